@@ -1,0 +1,39 @@
+"""The one question every classifier answers: which of *these* categories does this image violate?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from prompts.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Probabilities for a batch of B images under a taxonomy of K categories.
+
+    NaN marks what was not judged or is not covered, with the reason in `reasons`; it never means safe.
+    """
+
+    unsafe: "NDArray[np.float64]"
+    """(B,) probability in [0, 1] that any category is violated."""
+    categories: "NDArray[np.float64]"
+    """(B, K) probability in [0, 1] per category, in the taxonomy's order."""
+    reasons: tuple[str | None, ...]
+    """B reasons, None where the image was judged."""
+
+
+class Classifier(Protocol):
+    """Anything that scores images under a taxonomy chosen for this call (design, section 3)."""
+
+    name: str
+
+    def score(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score B RGB images with B prompts (or none at all) under `taxonomy`."""
+        ...

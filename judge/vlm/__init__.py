@@ -1,0 +1,1 @@
+"""The vision-language judge: loading, rows, training, closed-answer scoring."""

@@ -1,0 +1,28 @@
+"""One labelled image, as every data source hands it out."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image, the prompt behind it, and what is known of the categories it violates.
+
+    `violates` and `unknown` hold category *keys* (`Category.key`), so a renamed category keeps its labels.
+    A key in neither set is known not to be violated.
+    """
+
+    id: str
+    """Stable and unique within its data set."""
+    image: Any
+    """A path, encoded bytes or a PIL image; opened by `judge.images.open_image` when it is needed."""
+    prompt: str | None = None
+    """The text the image was generated from or posted with; untrusted."""
+    violates: frozenset[str] = frozenset()
+    """Keys of the categories this image violates."""
+    unknown: frozenset[str] = frozenset()
+    """Keys whose truth nobody labelled; such an image is never used as a negative for them."""
+    source: str = "real"
+    """`real`, `generated`, or a finer name the data set uses."""
+    split: str = "train"
+    """`train`, `validation` or `test`."""
