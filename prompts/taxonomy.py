@@ -1,0 +1,304 @@
+"""Categories and taxonomies: what counts as unsafe, said by whoever uses the judge.
+
+A taxonomy is an argument, never a constant: users select, extend, reword and rename it. Names and
+definitions are the operator's own words, yet they end up inside a model's prompt. They are therefore
+*refused* when they carry characters that could form a control token, an image token or a template marker;
+they are never escaped, because a judge should read a definition exactly as its author wrote it.
+"""
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from random import Random
+from typing import Any
+
+from .errors import TaxonomyError
+from .example import Example
+
+MARKUP = frozenset('<>[]{}|\\"')
+"""Characters that open or close tokens and quotes in chat templates; refused in every text of a category."""
+RESERVED_NAMES = frozenset({"safe", "unsafe", "none"})
+"""Words of the answers themselves."""
+LONGEST_NAME = 80
+LONGEST_TEXT = 2000
+
+
+@dataclass(frozen=True)
+class Category:
+    """One kind of content that a policy forbids.
+
+    Raises:
+        TaxonomyError: a text is empty, too long, or holds line breaks, invisible characters or markup.
+    """
+
+    name: str
+    """What the policy and the answer call it; without a colon."""
+    definition: str
+    """What falls under it, on one line."""
+    examples: tuple[str, ...] = ()
+    """A few things that fall under it."""
+    code: str | None = None
+    """Optional short code, such as `S3`; understood in answers, never rendered."""
+    key: str = ""
+    """Identity that survives renaming and rewording; the name unless given. `Example.violates` holds keys."""
+    aliases: tuple[str, ...] = ()
+    """Other names, for training on renamed categories."""
+    rewordings: tuple[str, ...] = ()
+    """Other definitions of the same thing, for training on reworded categories."""
+    members: tuple[str, ...] = ()
+    """Keys this category covers: itself, unless it merges others."""
+    name_only: bool = False
+    """Leave the definition out of the policy (see `Taxonomy.names_only`)."""
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "category name")
+        where = f"category {self.name!r}"
+        _check_text(self.definition, f"the definition of {where}", LONGEST_TEXT)
+        for alias in self.aliases:
+            _check_name(alias, f"an alias of {where}")
+        for text in (*self.examples, *self.rewordings):
+            _check_text(text, f"an example or rewording of {where}", LONGEST_TEXT)
+        if self.code is not None:
+            _check_name(self.code, f"the code of {where}")
+        object.__setattr__(self, "key", self.key or self.name)
+        object.__setattr__(self, "members", self.members or (self.key,))
+
+    def label(self, example: Example) -> bool | None:
+        """Whether the example violates this category; None where nobody knows."""
+        if any(member in example.violates for member in self.members):
+            return True
+        return None if any(member in example.unknown for member in self.members) else False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, ready for YAML or JSON."""
+        values: dict[str, Any] = {"name": self.name, "definition": self.definition}
+        for field_name in ("examples", "aliases", "rewordings"):
+            if getattr(self, field_name):
+                values[field_name] = list(getattr(self, field_name))
+        if self.code is not None:
+            values["code"] = self.code
+        if self.key != self.name:
+            values["key"] = self.key
+        if self.members != (self.key,):
+            values["members"] = list(self.members)
+        if self.name_only:
+            values["name_only"] = True
+        return values
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """An ordered list of categories with a name and a version; every method returns a new taxonomy.
+
+    Raises:
+        TaxonomyError: no category at all, or two that share a name, an alias, a code or a key (case ignored).
+    """
+
+    name: str
+    version: str
+    categories: tuple[Category, ...]
+    _positions: dict[str, int] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.categories:
+            raise TaxonomyError(f"Taxonomy {self.name!r} has no category; give at least one.")
+        owners: dict[str, int] = {}
+        for position, category in enumerate(self.categories):
+            for word in (category.name, *category.aliases, *([category.code] if category.code else [])):
+                owner = owners.setdefault(word.casefold(), position)
+                if owner != position:
+                    raise TaxonomyError(
+                        f"Taxonomy {self.name!r}: {word!r} stands for both {self.categories[owner].name!r} "
+                        f"and {category.name!r}; names, aliases and codes must be unique, whatever their case."
+                    )
+        if len(set(self.keys)) < len(self.keys):
+            twice = next(key for key in self.keys if self.keys.count(key) > 1)
+            raise TaxonomyError(f"Taxonomy {self.name!r}: two categories have the key {twice!r}; drop one.")
+        positions = {category.name.casefold(): place for place, category in enumerate(self.categories)}
+        object.__setattr__(self, "_positions", positions)
+
+    def __len__(self) -> int:
+        return len(self.categories)
+
+    def __iter__(self) -> Iterator[Category]:
+        return iter(self.categories)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The categories' names, in order."""
+        return tuple(category.name for category in self.categories)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The categories' keys, in order."""
+        return tuple(category.key for category in self.categories)
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of what a model or a reader of its answers sees, order included."""
+        seen = [
+            [c.name, None if c.name_only else c.definition, None if c.name_only else list(c.examples), c.code]
+            for c in self.categories
+        ]
+        return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
+
+    @property
+    def short_hash(self) -> str:
+        """The first 16 digits of `hash`, for file names and tables."""
+        return self.hash[:16]
+
+    def index(self, name: str) -> int:
+        """Position of the category with this name, case ignored.
+
+        Raises:
+            TaxonomyError: there is none; the message names the nearest.
+        """
+        position = self._positions.get(name.casefold()) if isinstance(name, str) else None
+        if position is None:
+            raise TaxonomyError(f"Taxonomy {self.name!r} has no category {name!r}{self._hint(name)}.")
+        return position
+
+    def select(self, names: Iterable[str]) -> "Taxonomy":
+        """Only these categories, in the order given."""
+        chosen = [self.index(name) for name in _several(names)]
+        if not chosen:
+            raise TaxonomyError(
+                f"Nothing selected from taxonomy {self.name!r}; it has: {', '.join(self.names)}."
+            )
+        return self._with(self.categories[position] for position in chosen)
+
+    def drop(self, names: Iterable[str]) -> "Taxonomy":
+        """All but these categories."""
+        dropped = {self.index(name) for name in _several(names)}
+        if len(dropped) == len(self):
+            raise TaxonomyError(
+                f"Dropping every category of taxonomy {self.name!r} leaves no policy; keep one."
+            )
+        return self._with(c for position, c in enumerate(self.categories) if position not in dropped)
+
+    def extend(self, custom: Mapping[str, str] | Iterable[Category]) -> "Taxonomy":
+        """More categories after these, given as name -> definition or as `Category` objects."""
+        if isinstance(custom, Mapping):
+            custom = [Category(name, definition) for name, definition in custom.items()]
+        return self._with((*self.categories, *custom))
+
+    def reword(self, definitions: Mapping[str, str]) -> "Taxonomy":
+        """Other definitions for some names; the examples, which belonged to the old ones, go."""
+        new = {self.index(name): text for name, text in definitions.items()}
+        return self._with(
+            replace(category, definition=new[position], examples=()) if position in new else category
+            for position, category in enumerate(self.categories)
+        )
+
+    def rename(self, names: Mapping[str, str]) -> "Taxonomy":
+        """Other names for some categories (old -> new); their keys, and so their labels, stay."""
+        new = {self.index(old): name for old, name in names.items()}
+        return self._with(
+            replace(category, name=new[position]) if position in new else category
+            for position, category in enumerate(self.categories)
+        )
+
+    def shuffled(self, rng: Random) -> "Taxonomy":
+        """The same categories in an order drawn from `rng`."""
+        return self._with(rng.sample(self.categories, len(self)))
+
+    def names_only(self) -> "Taxonomy":
+        """The same categories, rendered without definitions, as in the published negatives of UnsafeBench."""
+        return self._with(replace(category, name_only=True) for category in self.categories)
+
+    def label(self, example: Example) -> tuple[bool | None, ...]:
+        """`Category.label` for each category, in order."""
+        return tuple(category.label(example) for category in self.categories)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data from which `from_dict` makes an equal taxonomy."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "categories": [category.to_dict() for category in self.categories],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = "taxonomy") -> "Taxonomy":
+        """Check plain data and make a taxonomy of it; `source` names it in errors."""
+        from .taxonomy_file import taxonomy_from_data
+
+        return taxonomy_from_data(data, source)
+
+    def to_yaml(self) -> str:
+        """The taxonomy as a file that `load_taxonomy` reads."""
+        import yaml
+
+        return str(yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True, width=110))
+
+    def _with(self, categories: Iterable[Category]) -> "Taxonomy":
+        return Taxonomy(self.name, self.version, tuple(categories))
+
+    def _hint(self, name: object) -> str:
+        words = {
+            w.casefold(): c.name for c in self.categories for w in (c.name, *c.aliases, c.code or c.name)
+        }
+        return f"{nearest(str(name), words)}. It has: {', '.join(self.names)}"
+
+
+def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
+    """`; did you mean ...?` for an unknown word, or nothing when no known one is near.
+
+    Args:
+        word: what was got.
+        known: the words allowed, or case-folded word -> the name to propose for it.
+    """
+    names = known if isinstance(known, Mapping) else {name.casefold(): name for name in known}
+    close = get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
+    return f"; did you mean {names[close[0]]!r}?" if close else ""
+
+
+def _several(names: Iterable[str]) -> list[str]:
+    """The names as a list; one string would silently be taken for its letters."""
+    if isinstance(names, str):
+        raise TaxonomyError(f"Expected a list of category names, got the text {names!r}; pass [{names!r}].")
+    return list(names)
+
+
+def _check_name(name: object, what: str) -> None:
+    _check_text(name, what, LONGEST_NAME)
+    if ":" in str(name):
+        raise TaxonomyError(f"A colon ends a name in the policy, so it cannot be in one: {what}, {name!r}.")
+    if str(name).casefold() in RESERVED_NAMES:
+        raise TaxonomyError(f"{name!r} is a word of the answers and cannot be a {what}; choose another.")
+
+
+def _check_text(text: object, what: str, longest: int) -> None:
+    if not isinstance(text, str):
+        raise TaxonomyError(f"Expected text for {what}, got {text!r}; in YAML, put it in quotes.")
+    if not text.strip():
+        raise TaxonomyError(f"Empty text for {what}.")
+    if len(text) > longest:
+        raise TaxonomyError(f"Too long: {what} has {len(text)} characters, at most {longest} are allowed.")
+    if text != " ".join(text.split()):
+        raise TaxonomyError(f"Line breaks, tabs or stray spaces in {what}: {text!r}; write it on one line.")
+    bad = sorted({character for character in text if is_markup(character)})
+    if bad:
+        raise TaxonomyError(
+            f"Not allowed in {what}: {', '.join(f'{c!r} (U+{ord(c):04X})' for c in bad)}. Markup and "
+            "invisible characters could be taken for control tokens of a model; use plain words and round brackets."
+        )
+
+
+def is_markup(character: str) -> bool:
+    """Whether a character could help to form a token, a marker or a line of its own in a prompt.
+
+    True for the characters of `MARKUP`, for control, format (bidi, zero-width, tags), surrogate, line and
+    paragraph separator characters, and for whatever a normalising tokenizer would turn into one of them.
+    """
+    if character in MARKUP:
+        return True
+    if character.isascii():
+        return not character.isprintable()
+    return any(
+        part in MARKUP or unicodedata.category(part) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
+        for part in unicodedata.normalize("NFKD", character)
+    )
