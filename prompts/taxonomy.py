@@ -112,7 +112,7 @@ class Taxonomy:
                 if owner != position:
                     raise TaxonomyError(
                         f"Taxonomy {self.name!r}: {word!r} stands for both {self.categories[owner].name!r} "
-                        f"and {category.name!r}; names, aliases and codes must be unique, whatever their case."
+                        f"and {category.name!r}; names, aliases and codes must differ, whatever their case."
                     )
         if len(set(self.keys)) < len(self.keys):
             twice = next(key for key in self.keys if self.keys.count(key) > 1)
@@ -284,7 +284,7 @@ def _check_text(text: object, what: str, longest: int) -> None:
     if bad:
         raise TaxonomyError(
             f"Not allowed in {what}: {', '.join(f'{c!r} (U+{ord(c):04X})' for c in bad)}. Markup and "
-            "invisible characters could be taken for control tokens of a model; use plain words and round brackets."
+            "invisible characters could pass for control tokens of a model; use plain words, round brackets."
         )
 
 

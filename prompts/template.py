@@ -20,7 +20,7 @@ PROMPT_LIMIT = 1000
 _SHORTEST_LIMIT = 60
 _SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SHORT_UNESCAPES = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
-_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U([0-9a-f]{8})|([\\nrt]))")
+_ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U(000[1-9a-f][0-9a-f]{4}|0010[0-9a-f]{4})|([\\nrt]))")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def quote(prompt: str) -> str:
 
     Quotes, backslashes, markup (`< > [ ] { } |` and what normalises to them), control, bidi and zero-width
     characters, line separators and lone surrogates become JSON-style escapes, so no raw quote is left inside.
-    Outside the basic plane the escape is `\U` with eight digits: JSON's surrogate pairs would be confused with
-    lone surrogates.
+    Outside the basic plane the escape is `\U` with eight digits: JSON's surrogate pairs could be confused
+    with lone surrogates.
     """
     return '"' + "".join(map(_escaped, prompt)) + '"'
 

@@ -1,0 +1,214 @@
+"""What a classifier concluded about one image, and how scores or free text become that conclusion.
+
+"Could not judge" is a conclusion of its own, with a reason; it is never safe.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from .errors import TaxonomyError, TemplateError
+from .taxonomy import Taxonomy
+from .template import TEMPLATES, quote, shorten
+
+Status = Literal["safe", "unsafe", "unjudged"]
+DEFAULT_THRESHOLD = 0.5
+_ROUNDING = 1e-6
+"""Scores may leave [0, 1] by this much before they count as broken."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Flagged or not, how surely, for what, and who said so."""
+
+    status: Status
+    unsafe: float | None = None
+    """Probability that anything in the taxonomy is violated; None when unjudged."""
+    scores: dict[str, float] = field(default_factory=dict)
+    """Category name -> score in [0, 1]; categories without a score are missing."""
+    category: str | None = None
+    """The category the flag is mainly for; None when not flagged, or when none was named."""
+    decided_by: str = "judge"
+    model: str = ""
+    taxonomy: str = ""
+    """Hash of the taxonomy that was asked about."""
+    reason: str | None = None
+    """Why nothing could be judged."""
+
+    def __post_init__(self) -> None:
+        if self.status not in ("safe", "unsafe", "unjudged"):
+            raise ValueError(f"No verdict status {self.status!r}; allowed: safe, unsafe, unjudged.")
+        if self.status == "unjudged" and not self.reason:
+            raise ValueError("An unjudged verdict needs a reason.")
+
+    @property
+    def flagged(self) -> bool | None:
+        """True for unsafe, False for safe, None for unjudged."""
+        return None if self.status == "unjudged" else self.status == "unsafe"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, `flagged` included."""
+        return {"flagged": self.flagged, **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Verdict":
+        """The verdict that `to_dict` described."""
+        return cls(**{name: value for name, value in data.items() if name != "flagged"})
+
+
+def verdict_from_scores(
+    unsafe: float,
+    categories: Sequence[float],
+    taxonomy: Taxonomy,
+    *,
+    threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD,
+    decided_by: str = "judge",
+    model: str = "",
+    reason: str | None = None,
+) -> Verdict:
+    """Turn the scores of one image into a verdict.
+
+    One threshold is held against `unsafe`. A threshold per category is held against that category's score (0.5
+    where the mapping has none); then a category without a score leaves the image unjudged unless another one
+    flags it. A score equal to its threshold flags.
+
+    Args:
+        unsafe: probability that anything is violated; NaN where the classifier could not judge.
+        categories: one score for each category of the taxonomy, in order; NaN where it is not covered.
+        taxonomy: what was asked.
+        threshold: one number in [0, 1], or category name -> number.
+        decided_by: `filter`, `student` or `judge`.
+        model: name and version of the classifier.
+        reason: why the classifier could not judge, if it said so.
+
+    Raises:
+        ValueError: scores or thresholds outside [0, 1], or not one score a category.
+        TaxonomyError: a threshold for a category that does not exist.
+    """
+    if len(categories) != len(taxonomy):
+        raise ValueError(f"Got {len(categories)} category scores for {len(taxonomy)} categories; one each.")
+    checked = [
+        _probability(score, f"the score of {name!r}") for name, score in zip(taxonomy.names, categories)
+    ]
+    scores = {name: score for name, score in zip(taxonomy.names, checked) if not math.isnan(score)}
+    total = _probability(unsafe, "the unsafe score")
+    limits = _limits(threshold, taxonomy)
+
+    def conclude(status: Status, category: str | None = None, why: str | None = None) -> Verdict:
+        known = None if status == "unjudged" else total
+        return Verdict(status, known, scores, category, decided_by, model, taxonomy.hash, why)
+
+    if math.isnan(total):
+        return conclude("unjudged", why=reason or "the classifier gave no score")
+    if isinstance(limits, float):
+        over = scores if total >= limits else {}
+        return conclude("unsafe" if total >= limits else "safe", _highest(over))
+    over = {name: score for name, score in scores.items() if score >= limits[name]}
+    missing = [name for name in taxonomy.names if name not in scores]
+    if missing and not over:
+        return conclude(
+            "unjudged", why=f"no score for {', '.join(missing)}, which has a threshold of its own"
+        )
+    return conclude("unsafe" if over else "safe", _highest(over))
+
+
+def parse_answer(text: str, taxonomy: Taxonomy, template: str = TEMPLATES[0]) -> Verdict:
+    """Read the free text of a model that could not be scored on closed answers; no text raises.
+
+    Accepted: the template's answers, whatever their case, spacing, quotes or final full stop; a category's code
+    for its name; several known categories separated by commas. Everything else is unjudged: truncated answers,
+    two verdicts, refusals, explanations, categories outside the taxonomy.
+
+    Text carries no probability: `unsafe` and the scores of the categories named are 1, or 0 for safe.
+
+    Raises:
+        TemplateError: no such template.
+    """
+    if template not in TEMPLATES:
+        raise TemplateError(f"No template {template!r}. Known: {', '.join(TEMPLATES)}.")
+    words = " ".join(_UNDECORATED.sub("", text).split()).rstrip(".!").rstrip()
+    if not words:
+        return _unread("the reply is empty", taxonomy)
+    status, listed = (_split_perspective if template == "perspective" else _split_plain)(words)
+    if status == "safe" and listed is None:
+        return Verdict("safe", 0.0, dict.fromkeys(taxonomy.names, 0.0), taxonomy=taxonomy.hash)
+    if status != "unsafe" or (listed is not None and template.startswith("zero_shot")):
+        return _unread(f"the reply is not one of the allowed answers: {_shown(text)}", taxonomy)
+    if listed is None:
+        return Verdict("unsafe", 1.0, taxonomy=taxonomy.hash)
+    named = _named(listed, taxonomy)
+    if not named:
+        return _unread(f"the reply names no category of the taxonomy: {_shown(text)}", taxonomy)
+    return Verdict("unsafe", 1.0, dict.fromkeys(named, 1.0), named[0], taxonomy=taxonomy.hash)
+
+
+_UNDECORATED = re.compile(r"[\"'`*]")
+_PLAIN = re.compile(r"(safe|unsafe)(?: ?[:,–—-] ?(.*)| (.+))?", re.IGNORECASE)
+_PERSPECTIVE = re.compile(r"safety status ?: ?(safe|unsafe) ?[,;.]? ?unsafe category ?: ?(.+)", re.IGNORECASE)
+
+
+def _split_plain(words: str) -> tuple[str | None, str | None]:
+    match = _PLAIN.fullmatch(words)
+    if not match:
+        return None, None
+    status, after_mark, after_space = match.groups()
+    return status.lower(), after_space if after_mark is None else after_mark
+
+
+def _split_perspective(words: str) -> tuple[str | None, str | None]:
+    match = _PERSPECTIVE.fullmatch(words)
+    if not match:
+        return None, None
+    status, listed = match[1].lower(), match[2]
+    if listed.lower() != "none":
+        return status, listed
+    return (status, None) if status == "safe" else (None, None)  # "unsafe: none" contradicts itself
+
+
+def _named(listed: str, taxonomy: Taxonomy) -> list[str]:
+    """Names of the categories listed, or nothing if a single one is unknown."""
+    known = {
+        " ".join(_UNDECORATED.sub("", word).split()).rstrip(".!").casefold(): category.name
+        for category in taxonomy
+        for word in (category.name, category.code or category.name)
+    }
+    whole = known.get(listed.casefold())
+    parts = [known.get(part.strip().casefold()) for part in listed.split(",")] if whole is None else [whole]
+    names = [name for name in parts if name is not None]
+    return list(dict.fromkeys(names)) if len(names) == len(parts) else []
+
+
+def _unread(reason: str, taxonomy: Taxonomy) -> Verdict:
+    return Verdict("unjudged", taxonomy=taxonomy.hash, reason=reason)
+
+
+def _shown(text: str) -> str:
+    return quote(shorten(text, 120))
+
+
+def _highest(scores: Mapping[str, float]) -> str | None:
+    return max(scores, key=scores.__getitem__) if scores else None
+
+
+def _limits(threshold: float | Mapping[str, float], taxonomy: Taxonomy) -> float | dict[str, float]:
+    if not isinstance(threshold, Mapping):
+        return _limit(threshold, "the threshold")
+    limits = dict.fromkeys(taxonomy.names, DEFAULT_THRESHOLD)
+    for name, value in threshold.items():
+        limits[taxonomy.names[taxonomy.index(name)]] = _limit(value, f"the threshold of {name!r}")
+    return limits
+
+
+def _limit(value: float, what: str) -> float:
+    if math.isnan(value) or not 0.0 <= value <= 1.0:
+        raise ValueError(f"Expected a number from 0 to 1 for {what}, got {value!r}.")
+    return float(value)
+
+
+def _probability(value: float, what: str) -> float:
+    number = float(value)
+    if not math.isnan(number) and not -_ROUNDING <= number <= 1.0 + _ROUNDING:
+        raise ValueError(f"Expected a number from 0 to 1, or NaN, for {what}, got {value!r}.")
+    return number if math.isnan(number) else min(max(number, 0.0), 1.0)
