@@ -1,0 +1,55 @@
+"""Errors of the classifiers and what serves them; the root lives in `prompts.errors`.
+
+ArbiterError
+├── ImageError           an image that cannot be judged: a status from a closed set, and a reason
+├── ConfigError          options that contradict each other, or name what does not exist
+├── CheckpointError      a base model, adapter or run folder that cannot be used
+└── MissingExtraError    an optional dependency that is not installed
+"""
+
+from typing import Literal, get_args
+
+from prompts.errors import ArbiterError
+
+ImageStatus = Literal[
+    "missing",
+    "unreadable",
+    "not_an_image",
+    "unsupported_format",
+    "truncated",
+    "too_large",
+    "too_many_pixels",
+    "too_narrow",
+    "animated",
+]
+IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
+"""Every `ImageError.status` there is; `judge.images` says what each one means."""
+
+
+class ImageError(ArbiterError, ValueError):
+    """An image that was not judged. Never to be taken for a safe one."""
+
+    def __init__(self, status: ImageStatus, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status: ImageStatus = status
+        """What went wrong, for machines."""
+        self.reason = reason
+        """What went wrong, for people, on one line."""
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}"
+
+
+class ConfigError(ArbiterError, ValueError):
+    """Options that contradict each other or name something that does not exist."""
+
+
+class CheckpointError(ArbiterError, RuntimeError):
+    """A base model, adapter or run folder that is missing, damaged, or belongs to something else."""
+
+
+class MissingExtraError(ArbiterError, ImportError):
+    """An optional dependency that is not installed; the message names the extra to install."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'arbiter-vision[{extra}]'")
