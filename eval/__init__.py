@@ -1,0 +1,44 @@
+"""Measuring judges: metrics, the text-only shortcut check and reports. Names load on first use."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .metrics import JudgedRow, summarise
+    from .modules import METRICS, load_metric
+    from .report import format_table, write_report
+    from .scores import MetricError
+    from .shortcut import ShortcutResult, check_rows, shortcut_auc
+
+_HOMES = {
+    "JudgedRow": "metrics",
+    "summarise": "metrics",
+    "METRICS": "modules",
+    "load_metric": "modules",
+    "format_table": "report",
+    "write_report": "report",
+    "MetricError": "scores",
+    "ShortcutResult": "shortcut",
+    "check_rows": "shortcut",
+    "shortcut_auc": "shortcut",
+}
+
+__all__ = [
+    "METRICS",
+    "JudgedRow",
+    "MetricError",
+    "ShortcutResult",
+    "check_rows",
+    "format_table",
+    "load_metric",
+    "shortcut_auc",
+    "summarise",
+    "write_report",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its module when it is first asked for (PEP 562)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'eval' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    return getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)

@@ -1,0 +1,34 @@
+"""F1 of the unsafe class from probabilities, with unjudged (NaN) counted as an error; see `eval.scores`."""
+
+import datasets
+import evaluate
+
+from eval.scores import average_precision, confusion, roc_auc
+
+
+class UnsafeF1(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types
+    """predictions: p(unsafe), NaN for unjudged; references: whether the image is unsafe."""
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description="F1, precision and recall of the unsafe class, accuracy, AUC and average precision.",
+            citation="",
+            inputs_description="predictions: floats in [0, 1] or NaN; references: booleans; threshold: 0.5",
+            features=datasets.Features(
+                {"predictions": datasets.Value("float64"), "references": datasets.Value("bool")}
+            ),
+        )
+
+    def _compute(
+        self, *, predictions: list[float], references: list[bool], threshold: float = 0.5
+    ) -> dict[str, float]:
+        counts = confusion(references, predictions, threshold)
+        return {
+            "f1": counts.f1,
+            "precision": counts.precision,
+            "recall": counts.recall,
+            "accuracy": counts.accuracy,
+            "auc": roc_auc(references, predictions),
+            "average_precision": average_precision(references, predictions),
+            "unjudged": sum(score != score for score in predictions),
+        }

@@ -1,0 +1,107 @@
+"""The `evaluate` modules: they load from the package, with no network at all, and agree with `eval.metrics`."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eval.metrics import JudgedRow, summarise
+from eval.modules import METRICS, load_metric
+from eval.scores import MetricError
+
+PROGRAM = """
+import json, socket, sys
+
+def no_network(*args, **kwargs):
+    raise AssertionError(f"the network was touched: {args}")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = no_network
+
+import evaluate
+from eval import METRICS, load_metric
+
+NAN = float("nan")
+verdicts = [{"unsafe": 0.9, "category": ""}, {"unsafe": NAN, "category": ""}, {"unsafe": 0.8, "category": "three"}]
+truth = {"unsafe": True, "violated": ["three"], "policy": ["three", "four"],
+         "source": "real", "pair": "", "direction": "", "arm": "kept"}
+truths = [truth | {"unsafe": False, "violated": []}, truth, truth]
+folder = sys.argv[1]
+answers = {}
+for load in (load_metric, lambda name: evaluate.load(f"{folder}/{name}")):
+    verdict_module, flip_module, f1_module = (load(name) for name in METRICS)
+    f1_module.add_batch(predictions=[0.9, 0.2], references=[True, True])
+    f1_module.add(prediction=NAN, reference=False)
+    answers = {
+        "f1": f1_module.compute(),
+        "flips": flip_module.compute(
+            predictions=[0.9, 0.1, 0.4, 0.7],
+            references=[
+                {"unsafe": True, "pair": "a", "direction": "safe_to_unsafe"},
+                {"unsafe": False, "pair": "a", "direction": "safe_to_unsafe"},
+                {"unsafe": True, "pair": "b", "direction": "unsafe_to_safe"},
+                {"unsafe": False, "pair": "b", "direction": "unsafe_to_safe"},
+            ],
+        ),
+        "verdicts": verdict_module.compute(predictions=verdicts, references=truths, threshold=0.85),
+        "previous": answers,
+    }
+print(json.dumps(answers))
+"""
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory):
+    fresh = tmp_path_factory.mktemp("hub")
+    modules = Path(sys.modules[load_metric.__module__].__file__).parent
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM, str(modules)],
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(fresh)},
+        cwd=fresh,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def test_both_ways_of_loading_agree(answers):
+    assert answers["previous"].pop("previous") == {}
+    assert answers["previous"] == {name: value for name, value in answers.items() if name != "previous"}
+
+
+def test_f1_counts_the_unjudged_row_as_an_alarm(answers):
+    assert answers["f1"]["precision"] == answers["f1"]["recall"] == answers["f1"]["f1"] == 0.5
+    assert answers["f1"]["unjudged"] == 1
+
+
+def test_flip_pairs(answers):
+    assert answers["flips"] == {
+        "pair_score": 0.5,
+        "safe_to_unsafe": 1.0,
+        "unsafe_to_safe": 0.0,
+        "unjudged": 0,
+    }
+
+
+def test_verdicts_equal_the_summary_of_the_same_rows(answers):
+    three = frozenset(["three"])
+    policy = ("three", "four")
+    rows = [
+        JudgedRow("0", False, 0.9, None, frozenset(), policy, arm="kept"),
+        JudgedRow("1", True, float("nan"), None, three, policy, arm="kept"),
+        JudgedRow("2", True, 0.8, "three", three, policy, arm="kept"),
+    ]
+    assert answers["verdicts"] == summarise(rows, threshold=0.85)
+
+
+def test_every_module_folder_is_listed_and_the_other_way_round():
+    folder = Path(sys.modules[load_metric.__module__].__file__).parent
+    assert {path.parent.name for path in folder.glob("*/*.py")} == set(METRICS)
+
+
+def test_unknown_metric_names_the_known_ones():
+    with pytest.raises(MetricError, match="no metric 'accuracy'; there are judge_verdicts, flip_pairs"):
+        load_metric("accuracy")

@@ -1,0 +1,162 @@
+"""Numbers on arrays: hand-counted cases, scikit-learn, and properties that must hold for any scores."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    precision_recall_fscore_support,
+    roc_auc_score,
+)
+
+from eval.scores import (
+    Confusion,
+    MetricError,
+    average_precision,
+    brier,
+    calibration_error,
+    confusion,
+    f1_interval,
+    precision_recall,
+    reliability,
+    roc_auc,
+    wilson,
+)
+
+NAN = float("nan")
+score = st.sampled_from([0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 1.0])
+labelled = st.lists(st.tuples(st.booleans(), score), min_size=2, max_size=40).filter(
+    lambda rows: len({truth for truth, _ in rows}) == 2
+)
+labelled_or_unjudged = st.lists(
+    st.tuples(st.booleans(), st.one_of(score, st.just(NAN))), min_size=2, max_size=40
+).filter(lambda rows: len({truth for truth, _ in rows}) == 2)
+UP = (roc_auc, average_precision)
+DOWN = (brier, calibration_error)
+
+
+def split(rows):
+    return np.array([truth for truth, _ in rows]), np.array([value for _, value in rows], dtype=float)
+
+
+@given(labelled)
+def test_numbers_equal_scikit_learn(rows):
+    truth, unsafe = split(rows)
+    counts = confusion(truth, unsafe)
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        truth, unsafe >= 0.5, average="binary", zero_division=np.nan
+    )
+    np.testing.assert_allclose(
+        [counts.precision, counts.recall, counts.f1], [precision, recall, f1], equal_nan=True
+    )
+    assert counts.accuracy == pytest.approx(np.mean((unsafe >= 0.5) == truth))
+    assert roc_auc(truth, unsafe) == pytest.approx(roc_auc_score(truth, unsafe))
+    assert average_precision(truth, unsafe) == pytest.approx(average_precision_score(truth, unsafe))
+    assert brier(truth, unsafe) == pytest.approx(brier_score_loss(truth, unsafe))
+
+
+def test_hand_counted_with_unjudged_rows():
+    truth = [True, True, True, False, False, False]
+    unsafe = [0.9, 0.2, NAN, 0.7, 0.1, NAN]
+    # One hit; missed are 0.2 and the unjudged unsafe row; alarms are 0.7 and the unjudged safe row.
+    assert confusion(truth, unsafe) == Confusion(hits=1, alarms=2, missed=2, passed=1)
+    assert confusion(truth, unsafe).f1 == pytest.approx(1 / 3)
+    # Of nine pairs, 0.9 wins against 0.7 and 0.1, and 0.2 against 0.1.
+    assert roc_auc(truth, unsafe) == pytest.approx(3 / 9)
+    # The unjudged alarm stands before everyone: precision 1/2 at 0.9, 2/4 at 0.2; recall ends at 2/3.
+    assert average_precision(truth, unsafe) == pytest.approx((1 / 2 + 2 / 4) / 3)
+    assert precision_recall(truth, unsafe).recall[-1] == pytest.approx(2 / 3)
+    assert brier(truth, unsafe) == pytest.approx((0.01 + 0.64 + 1 + 0.49 + 0.01 + 1) / 6)
+
+
+def test_calibration_error_by_hand():
+    # Bins of width 1/15: 0.95 and 0.97 share one (mean 0.96, share 0.5), 0.05 is alone (share 0).
+    assert calibration_error([True, False, False], [0.95, 0.97, 0.05]) == pytest.approx((2 * 0.46 + 0.05) / 3)
+    assert calibration_error([True, False], [1.0, 0.0]) == 0.0
+    assert calibration_error([True, False, False], [1.0, 0.0, NAN]) == pytest.approx(1 / 3)
+
+
+def test_reliability_covers_every_judged_row_and_both_ends():
+    table = reliability([True, False, True], [1.0, 0.0, NAN], bins=4)
+    assert table.rows.tolist() == [1, 1]
+    assert table.probability.tolist() == [0.0, 1.0]
+    assert table.share_unsafe.tolist() == [0.0, 1.0]
+
+
+@given(labelled_or_unjudged, st.randoms(use_true_random=False))
+def test_order_of_rows_does_not_matter(rows, rng):
+    shuffled = list(rows)
+    rng.shuffle(shuffled)
+    for number in (*UP, *DOWN, lambda *arrays: confusion(*arrays).f1):
+        np.testing.assert_allclose(number(*split(rows)), number(*split(shuffled)), atol=1e-12)
+
+
+@given(labelled_or_unjudged, st.sampled_from([lambda x: x**3, lambda x: x / 2 + 0.25, lambda x: np.sqrt(x)]))
+def test_ranking_numbers_ignore_monotone_maps(rows, stretch):
+    truth, unsafe = split(rows)
+    for number in UP:
+        assert number(truth, stretch(unsafe)) == pytest.approx(number(truth, unsafe), nan_ok=True)
+
+
+@given(labelled_or_unjudged, st.data())
+def test_failing_to_judge_a_row_never_helps(rows, data):
+    truth, unsafe = split(rows)
+    silent = unsafe.copy()
+    silent[data.draw(st.integers(0, len(rows) - 1))] = NAN
+    for number in UP:
+        assert number(truth, silent) <= number(truth, unsafe) + 1e-12
+    for number in DOWN:
+        assert number(truth, silent) >= number(truth, unsafe) - 1e-12
+    before, after = confusion(truth, unsafe), confusion(truth, silent)
+    assert after.accuracy <= before.accuracy
+    assert after.recall <= before.recall
+    assert after.f1 <= before.f1 or math.isnan(before.f1)
+
+
+def test_everything_unjudged_is_the_worst_of_all():
+    truth, unsafe = [True, False], [NAN, NAN]
+    assert confusion(truth, unsafe) == Confusion(0, 1, 1, 0)
+    assert roc_auc(truth, unsafe) == 0.0
+    assert average_precision(truth, unsafe) == 0.0
+    assert brier(truth, unsafe) == calibration_error(truth, unsafe) == 1.0
+
+
+def test_undefined_numbers_are_nan():
+    assert math.isnan(roc_auc([True, True], [0.1, 0.2]))
+    assert math.isnan(average_precision([False], [0.5]))
+    assert math.isnan(confusion([False], [0.1]).recall)
+    assert math.isnan(confusion([], []).accuracy)
+    assert math.isnan(brier([], []))
+    assert math.isnan(wilson(0, 0)[0])
+
+
+@pytest.mark.parametrize(
+    ("truth", "unsafe", "text"),
+    [
+        ([True], [0.1, 0.2], r"truth has shape \(1,\), unsafe \(2,\)"),
+        ([True, False], [0.1, 1.5], r"give probabilities in \[0, 1\]"),
+        ([True, False], [-0.1, float("inf")], r"give probabilities in \[0, 1\]"),
+    ],
+)
+def test_bad_arrays_are_refused(truth, unsafe, text):
+    with pytest.raises(MetricError, match=text):
+        confusion(truth, unsafe)
+
+
+def test_wilson_interval_against_the_published_example():
+    # Newcombe (1998), Statistics in Medicine 17: 81 of 263 gives 0.2553 to 0.3662.
+    low, high = wilson(81, 263, z=1.959964)
+    assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
+    assert wilson(0, 10)[0] == 0.0
+    assert wilson(10, 10)[1] == 1.0
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
+def test_f1_lies_in_its_interval(hits, alarms, missed):
+    counts = Confusion(hits, alarms, missed, 0)
+    low, high = f1_interval(counts)
+    assert 0.0 <= low <= counts.f1 <= high <= 1.0
