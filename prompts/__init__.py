@@ -2,9 +2,12 @@
 
 from .errors import ArbiterError, ExampleError, TaxonomyError, TemplateError
 from .example import Example
+from .flip import FlipOptions, Group, Pair, Row, draw_groups, draw_pairs, format_report, report
+from .published import paper_rows
 from .taxonomy import Category, Taxonomy
 from .taxonomy_file import load_taxonomy, shipped_taxonomies
 from .template import TEMPLATES, Answer, Chat, quote, render, unquote
+from .verdict import Verdict, parse_answer, verdict_from_scores
 
 __all__ = [
     "TEMPLATES",
@@ -14,12 +17,24 @@ __all__ = [
     "Chat",
     "Example",
     "ExampleError",
+    "FlipOptions",
+    "Group",
+    "Pair",
+    "Row",
     "Taxonomy",
     "TaxonomyError",
     "TemplateError",
+    "Verdict",
+    "draw_groups",
+    "draw_pairs",
+    "format_report",
     "load_taxonomy",
+    "paper_rows",
+    "parse_answer",
     "quote",
     "render",
+    "report",
     "shipped_taxonomies",
     "unquote",
+    "verdict_from_scores",
 ]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from .errors import TaxonomyError, TemplateError
+from .errors import TemplateError
 from .taxonomy import Taxonomy
 from .template import TEMPLATES, quote, shorten
 
@@ -70,9 +70,9 @@ def verdict_from_scores(
 ) -> Verdict:
     """Turn the scores of one image into a verdict.
 
-    One threshold is held against `unsafe`. A threshold per category is held against that category's score (0.5
-    where the mapping has none); then a category without a score leaves the image unjudged unless another one
-    flags it. A score equal to its threshold flags.
+    One threshold is held against `unsafe`. A threshold per category is held against that category's score
+    (0.5 where the mapping has none); then a category without a score leaves the image unjudged unless another
+    one flags it. A score equal to its threshold flags.
 
     Args:
         unsafe: probability that anything is violated; NaN where the classifier could not judge.
@@ -90,9 +90,12 @@ def verdict_from_scores(
     if len(categories) != len(taxonomy):
         raise ValueError(f"Got {len(categories)} category scores for {len(taxonomy)} categories; one each.")
     checked = [
-        _probability(score, f"the score of {name!r}") for name, score in zip(taxonomy.names, categories)
+        _probability(score, f"the score of {name!r}")
+        for name, score in zip(taxonomy.names, categories, strict=True)
     ]
-    scores = {name: score for name, score in zip(taxonomy.names, checked) if not math.isnan(score)}
+    scores = {
+        name: score for name, score in zip(taxonomy.names, checked, strict=True) if not math.isnan(score)
+    }
     total = _probability(unsafe, "the unsafe score")
     limits = _limits(threshold, taxonomy)
 
@@ -117,9 +120,9 @@ def verdict_from_scores(
 def parse_answer(text: str, taxonomy: Taxonomy, template: str = TEMPLATES[0]) -> Verdict:
     """Read the free text of a model that could not be scored on closed answers; no text raises.
 
-    Accepted: the template's answers, whatever their case, spacing, quotes or final full stop; a category's code
-    for its name; several known categories separated by commas. Everything else is unjudged: truncated answers,
-    two verdicts, refusals, explanations, categories outside the taxonomy.
+    Accepted: the template's answers, whatever their case, spacing, quotes or final full stop; a category's
+    code for its name; several known categories separated by commas. Everything else is unjudged: truncated
+    answers, two verdicts, refusals, explanations, categories outside the taxonomy.
 
     Text carries no probability: `unsafe` and the scores of the categories named are 1, or 0 for safe.
 

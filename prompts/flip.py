@@ -1,0 +1,271 @@
+"""Label flipping: examples and a taxonomy -> rows in which the policy decides the label.
+
+UnsafeBench's paper (CCS 2025, section 5.2) asks about an unsafe image under a list without its category and
+flips the target to safe. Its published code renders those negatives without definitions, so a model can tell
+them by their form. Here no text can give a label away, by construction:
+
+- a policy is drawn first, from a distribution that knows no image (`prompts.policies`);
+- a group asks about several images under that one policy, half of them unsafe, half safe;
+- rows come in pairs of opposite label, and the prompts of a pair are kept or exchanged with equal
+  probability, or left out for both. An exchanged prompt lies about its image.
+
+Beyond the paper: partial drops, other names and wordings, custom and held-out categories, questions about a
+single category, and a fresh draw every epoch. A draw depends on its seed and epoch alone, not on the number
+of processes or on hash seeds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from random import Random
+from typing import TypeVar
+
+from .errors import ExampleError
+from .example import Example
+from .flip_report import format_report, report
+from .policies import draw_entries
+from .pool import Bucket, Pool
+from .rows import FlipOptions, Group, Pair, Row
+from .taxonomy import Category, Taxonomy
+
+__all__ = ["FlipOptions", "Group", "Pair", "Row", "draw_groups", "draw_pairs", "format_report", "report"]
+
+Drawn = TypeVar("Drawn")
+Labels = list[tuple[Bucket, tuple[bool | None, ...]]]
+Prompt = tuple[str | None, str | None]
+"""A prompt and the id of the image it belongs to, or neither."""
+
+_TRIES = 50
+"""Policies of one length to try before settling for a shorter one."""
+
+
+def draw_groups(
+    examples: Sequence[Example],
+    taxonomy: Taxonomy,
+    options: FlipOptions,
+    *,
+    seed: int,
+    epoch: int,
+    groups: int | None = None,
+) -> list[Group]:
+    """Draw the training rows of one epoch.
+
+    Args:
+        examples: the images of one split; those that violate a held-out key are left out.
+        taxonomy: where policies come from; every key not held out needs images that violate it.
+        options: shape of policies and rows.
+        seed: of the run.
+        epoch: another epoch is another draw.
+        groups: how many groups; by default so many that an image is used about twice.
+
+    Raises:
+        ExampleError: the data cannot give unsafe or safe images; the message says for what and what to add.
+        TaxonomyError: a held-out key that does not exist.
+    """
+    draw = _start(examples, taxonomy, options, Random(f"groups/{seed}/{epoch}"))
+    if groups is None:
+        groups = ceil(2 * len(draw.pool.examples) / options.group_size)
+    return [draw.until_filled(draw.group, draw.cover) for _ in range(groups)]
+
+
+def draw_pairs(
+    examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, *, seed: int, pairs: int
+) -> list[Pair]:
+    """Draw images that are unsafe under one policy and safe under another, for the pair score.
+
+    Two policies differ in one category, in half of the draws at the same place, else with the others in a
+    new order. `options.group_size` images share such a couple: half of them are unsafe under the first policy
+    only, half under the second only, so again neither policy tells a label. Both rows of a pair show the same
+    prompt. Directions alternate.
+
+    Raises:
+        ExampleError: no two policies of opposite label can be drawn from these images.
+        TaxonomyError: a held-out key that does not exist.
+    """
+    draw = _start(examples, taxonomy, options, Random(f"pairs/{seed}"))
+    if len(draw.keys) < 2:
+        raise ExampleError("Pairs exchange one category for another; give a taxonomy with at least two.")
+    drawn: list[Pair] = []
+    while len(drawn) < pairs:
+        couple = draw.until_filled(draw.couple, len(draw.keys) - 1)
+        for unsafe, safe in couple[: pairs - len(drawn)]:
+            direction = ("safe_to_unsafe", "unsafe_to_safe")[len(drawn) % 2]
+            drawn.append(Pair(unsafe, safe, direction))
+    return drawn
+
+
+def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, rng: Random) -> "_Draw":
+    """Check that the data has unsafe and safe images for every category."""
+    keys = options.training_keys(taxonomy)
+    pool = Pool(examples, options.held_out, rng)
+    missing = [key for key in keys if not pool.violating(key)]
+    if missing:
+        raise ExampleError(
+            f"No image violates {', '.join(missing)}: there can be no unsafe row for it. Add such images, "
+            "hold the category out, or select the others from the taxonomy."
+        )
+    harmless = pool.count(lambda example: not (example.violates | example.unknown).intersection(keys))
+    cover = len(keys) if harmless >= options.group_size // 2 else len(keys) - 1
+    if cover < options.min_categories:
+        raise ExampleError(
+            f"A policy of {options.min_categories} of the {len(keys)} categories leaves {harmless} safe "
+            f"images and a group needs {options.group_size // 2}: add images known to violate none of them, "
+            "or lower min_categories or group_size."
+        )
+    return _Draw(pool, taxonomy, keys, cover, options, rng)
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """One draw under way: the data, the options and the source of chance."""
+
+    pool: Pool
+    taxonomy: Taxonomy
+    keys: list[str]
+    """Keys that policies may use."""
+    cover: int
+    """Most keys a policy may cover so that safe images are left."""
+    options: FlipOptions
+    rng: Random
+
+    def until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
+        """Try policies of a random length until the data can fill one, settling for shorter ones."""
+        longest = min(self.options.max_categories, longest)
+        shortest = min(self.options.min_categories, longest)
+        for count in range(self.rng.randint(shortest, longest), shortest - 1, -1):
+            for _ in range(_TRIES):
+                result = attempt(count)
+                self.pool.settle(used=result is not None)
+                if result is not None:
+                    return result
+        raise ExampleError(self._scarcity())
+
+    def group(self, count: int) -> Group | None:
+        """One policy of `count` categories and its rows, or None where the images do not suffice."""
+        policy = self._policy(
+            draw_entries(self.taxonomy, self.keys, count, self.cover, self.options, self.rng)
+        )
+        labels = [(bucket, policy.label(bucket.example)) for bucket in self.pool.buckets]
+        rows: list[Row] = []
+        for _ in range(self.options.group_size // 2):
+            opposites = self._opposites(policy, labels)
+            if opposites is None:
+                return None
+            rows.extend(opposites)
+        self.rng.shuffle(rows)
+        return Group(policy, tuple(rows))
+
+    def couple(self, count: int) -> list[tuple[Row, Row]] | None:
+        """Unsafe and safe row of each image under two policies of `count` categories that differ in one."""
+        covered = len(self.keys)
+        *kept, first, second = draw_entries(
+            self.taxonomy, self.keys, count + 1, covered, self.options, self.rng
+        )
+        place = self.rng.randrange(count)
+        one = self._policy([*kept[:place], first, *kept[place:]])
+        if self.rng.random() < 0.5:
+            self.rng.shuffle(kept)
+            place = self.rng.randrange(count)
+        two = self._policy([*kept[:place], second, *kept[place:]])
+        under_one, under_two = self._unsafe_only_for(first, two), self._unsafe_only_for(second, one)
+        rows: list[tuple[Row, Row]] = []
+        for _ in range(self.options.group_size // 2):
+            images = self.pool.take(under_one), self.pool.take(under_two)
+            if images[0] is None or images[1] is None:
+                return None
+            prompts = self._prompts(images[0], images[1])
+            rows.append(_both_rows(images[0], prompts[0], one, two, first))
+            rows.append(_both_rows(images[1], prompts[1], two, one, second))
+        return rows
+
+    def _opposites(self, policy: Taxonomy, labels: Labels) -> tuple[Row, Row] | None:
+        """An unsafe and a safe row that ask the same question."""
+        focused = self.rng.random() < self.options.focus
+        for position in self.rng.sample(range(len(policy)), len(policy)):
+            unsafe = self.pool.take(bucket for bucket, label in labels if label[position])
+            if unsafe is not None:
+                break
+        else:
+            return None
+        safe = self._safe_image(labels, position if focused else None)
+        if safe is None:
+            return None
+        name = policy.names[position]
+        focus = name if focused else None
+        arms = _unsafe_arm(unsafe, policy), "flip" if safe.violates else "benign"
+        if focused:
+            arms = "focus_keep", f"focus_{arms[1]}"
+        prompts = self._prompts(unsafe, safe)
+        return (
+            Row(unsafe, policy, *prompts[0], True, name, focus, arms[0]),
+            Row(safe, policy, *prompts[1], False, None, focus, arms[1]),
+        )
+
+    def _safe_image(self, labels: Labels, focus: int | None) -> Example | None:
+        """An image known to be safe under the policy, or for the category in focus; preferably a hard one."""
+        if focus is None:
+            safe = [bucket for bucket, label in labels if all(known is False for known in label)]
+            hard = [bucket for bucket in safe if bucket.example.violates]
+        else:
+            safe = [bucket for bucket, label in labels if label[focus] is False]
+            hard = [bucket for bucket, label in labels if label[focus] is False and any(label)]
+        benign = [bucket for bucket in safe if not bucket.example.violates]
+        order = [benign, hard] if self.rng.random() < self.options.benign else [hard, benign]
+        for buckets in (*order, safe):
+            image = self.pool.take(buckets)
+            if image is not None:
+                return image
+        return None
+
+    def _unsafe_only_for(self, category: Category, other: Taxonomy) -> list[Bucket]:
+        """Images that violate this category and nothing of the other policy."""
+        return [
+            bucket
+            for bucket in self.pool.buckets
+            if category.label(bucket.example) and all(known is False for known in other.label(bucket.example))
+        ]
+
+    def _prompts(self, one: Example, two: Example) -> tuple[Prompt, Prompt]:
+        """Prompts to show with two images of opposite label: kept, exchanged, or none at all.
+
+        Keeping and exchanging are equally likely whatever the data, so no prompt can hint at a label.
+        """
+        if self.rng.random() < self.options.no_prompt:
+            return (None, None), (None, None)
+        own = _own_prompt(one), _own_prompt(two)
+        return own if self.rng.random() < 0.5 else (own[1], own[0])
+
+    def _policy(self, entries: Sequence[Category]) -> Taxonomy:
+        return Taxonomy(self.taxonomy.name, self.taxonomy.version, tuple(entries))
+
+    def _scarcity(self) -> str:
+        """Why no policy could be filled: how many images each category has, the rarest first."""
+        counts = {key: self.pool.violating(key) for key in self.keys}
+        rarest = sorted(self.keys, key=counts.__getitem__)
+        known = self.pool.count(lambda example: not example.unknown.intersection(self.keys))
+        half = self.options.group_size // 2
+        return (
+            f"Could not fill a policy with {half} different unsafe and {half} different safe images. Images "
+            f"that violate a category: {', '.join(f'{key} {counts[key]}' for key in rarest)}; images whose "
+            f"label is known for every category: {known} of {len(self.pool.examples)}. Add images of "
+            f"{rarest[0]!r} and images known to violate nothing, or lower group_size."
+        )
+
+
+def _both_rows(
+    image: Example, prompt: Prompt, unsafe_under: Taxonomy, safe_under: Taxonomy, category: Category
+) -> tuple[Row, Row]:
+    arm = _unsafe_arm(image, unsafe_under)
+    return (
+        Row(image, unsafe_under, *prompt, True, category.name, None, arm),
+        Row(image, safe_under, *prompt, False, None, None, "flip"),
+    )
+
+
+def _own_prompt(image: Example) -> Prompt:
+    return (image.prompt, image.id) if image.prompt and image.prompt.strip() else (None, None)
+
+
+def _unsafe_arm(image: Example, policy: Taxonomy) -> str:
+    covered = {member for category in policy for member in category.members}
+    return "keep" if image.violates <= covered else "partial"
