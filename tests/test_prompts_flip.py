@@ -1,0 +1,383 @@
+"""Label flipping: what holds for every draw, whatever the data."""
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prompts import (
+    ArbiterError,
+    Example,
+    ExampleError,
+    FlipOptions,
+    Group,
+    Row,
+    Taxonomy,
+    TaxonomyError,
+    draw_groups,
+    draw_pairs,
+    format_report,
+    load_taxonomy,
+    paper_rows,
+    render,
+    report,
+)
+
+DIGITS = load_taxonomy("digits")
+
+
+def examples_of(
+    count: int, *, seed: int = 0, most: int = 2, benign: float = 0.1, unknown: float = 0.0
+) -> list[Example]:
+    """Images that violate one to `most` digits, or none; truthful prompts, some missing."""
+    rng = Random(seed)
+    examples = []
+    for number in range(count):
+        drawn = [] if rng.random() < benign else rng.sample(DIGITS.keys, rng.randint(1, most))
+        examples.append(
+            Example(
+                id=f"image-{number}",
+                image=None,
+                prompt=None
+                if rng.random() < 0.1
+                else f"picture {number} of {' and '.join(drawn) or 'nothing'}",
+                violates=frozenset(drawn),
+                unknown=frozenset(key for key in DIGITS.keys if key not in drawn and rng.random() < unknown),
+                source=rng.choice(["real", "generated"]),
+            )
+        )
+    return examples
+
+
+EXAMPLES = examples_of(300)
+BY_ID = {image.id: image for image in EXAMPLES}
+shares = st.sampled_from([0.0, 0.3, 1.0])
+options = st.builds(
+    FlipOptions,
+    min_categories=st.integers(1, 3),
+    max_categories=st.integers(3, 10),
+    group_size=st.sampled_from([2, 4, 8]),
+    rename=shares,
+    reword=shares,
+    custom=shares,
+    neutral_name=shares,
+    no_prompt=shares,
+    focus=shares,
+    benign=shares,
+    held_out=st.sampled_from([frozenset(), frozenset({"three"}), frozenset({"three", "eight"})]),
+)
+
+
+def rows_of(groups: Iterable[Group]) -> list[Row]:
+    return [row for group in groups for row in group.rows]
+
+
+def check_row(row: Row, held_out: frozenset[str] = frozenset()) -> None:
+    """Everything a row says is true of its image and its policy."""
+    labels = dict(zip(row.taxonomy.names, row.taxonomy.label(row.example), strict=True))
+    asked = [labels[row.focus]] if row.focus else list(labels.values())
+    assert row.unsafe is any(asked)
+    assert row.unsafe or None not in asked
+    assert (row.category is not None) == row.unsafe
+    if row.category is not None:
+        assert labels[row.category] is True
+        assert row.focus in (None, row.category)
+    assert row.arm.startswith("focus_") == (row.focus is not None)
+    covered = {member for category in row.taxonomy for member in category.members}
+    assert not covered & held_out
+    assert not row.example.violates & held_out
+    if row.arm in ("keep", "partial"):
+        assert (row.arm == "keep") == (row.example.violates <= covered)
+    if row.arm in ("benign", "focus_benign"):
+        assert not row.example.violates
+    if row.arm in ("flip", "focus_flip"):
+        assert row.example.violates
+    assert row.unsafe == (row.arm in ("keep", "partial", "focus_keep"))
+    assert (row.prompt is None) == (row.prompt_of is None)
+    answers = {a.category: a.text for a in render(row.taxonomy, row.prompt, focus=row.focus).answers}
+    assert (row.taxonomy.index(row.category) if row.category else None) in answers
+
+
+@given(options, st.integers(0, 5))
+def test_groups_keep_their_promises(chosen: FlipOptions, epoch: int) -> None:
+    for group in draw_groups(EXAMPLES, DIGITS, chosen, seed=1, epoch=epoch, groups=6):
+        assert len(group.rows) == chosen.group_size
+        assert sum(row.unsafe for row in group.rows) == chosen.group_size // 2
+        assert len({row.example.id for row in group.rows}) == chosen.group_size
+        assert 1 <= len(group.taxonomy) <= chosen.max_categories
+        assert all(not category.aliases and not category.rewordings for category in group.taxonomy)
+        members = [member for category in group.taxonomy for member in category.members]
+        assert len(set(members)) == len(members)
+        for row in group.rows:
+            assert row.taxonomy is group.taxonomy
+            check_row(row, chosen.held_out)
+            assert row.prompt is None or BY_ID[row.prompt_of or ""].prompt == row.prompt
+
+
+@given(options)
+def test_questions_come_in_pairs_of_opposite_label(chosen: FlipOptions) -> None:
+    """The same questions and the same number of prompts on both sides: nothing to learn from the text."""
+    for group in draw_groups(EXAMPLES, DIGITS, chosen, seed=2, epoch=0, groups=6):
+        unsafe, safe = ([row for row in group.rows if row.unsafe is side] for side in (True, False))
+        assert Counter(row.focus for row in unsafe) == Counter(row.focus for row in safe)
+        shown = Counter(row.prompt_of for row in group.rows if row.prompt_of)
+        assert set(shown) <= {row.example.id for row in group.rows}
+        assert all(number == 1 for number in shown.values())
+
+
+def test_prompts_are_kept_and_exchanged_equally_often_on_both_sides() -> None:
+    complete = [replace(image, prompt=f"picture {image.id}") for image in EXAMPLES]
+    rows = rows_of(draw_groups(complete, DIGITS, FlipOptions(no_prompt=0.2), seed=0, epoch=0, groups=400))
+    for side in (True, False):
+        kinds = Counter(row.prompt_kind for row in rows if row.unsafe is side)
+        assert kinds["lie"] / kinds.total() == pytest.approx(0.4, abs=0.04)
+        assert kinds["kept"] / kinds.total() == pytest.approx(0.4, abs=0.04)
+    own = Counter(row.unsafe for row in rows if row.prompt_of and BY_ID[row.prompt_of].violates)
+    truth = Counter(row.unsafe for row in rows if row.prompt_of and "three" in BY_ID[row.prompt_of].violates)
+    assert own[True] / own.total() == pytest.approx(0.5, abs=0.03)
+    assert truth[True] / truth.total() == pytest.approx(0.5, abs=0.06)
+
+
+def test_shares_are_met_and_categories_balanced() -> None:
+    chosen = FlipOptions(focus=0.3, custom=0.4, rename=0.5, reword=0.5, no_prompt=0.2, neutral_name=0.5)
+    groups = draw_groups(examples_of(600), DIGITS, chosen, seed=0, epoch=0, groups=600)
+    rows = rows_of(groups)
+    counts = report(rows)
+    assert sum(row.focus is not None for row in rows) / len(rows) == pytest.approx(0.3, abs=0.03)
+    custom = [category for group in groups for category in group.taxonomy if len(category.members) > 1]
+    assert len(custom) / len(groups) == pytest.approx(0.4, abs=0.06)
+    assert sum(category.name in chosen.names for category in custom) / len(custom) == pytest.approx(
+        0.5, abs=0.1
+    )
+    single = [category for group in groups for category in group.taxonomy if len(category.members) == 1]
+    assert sum(category.name != category.key for category in single) / len(single) == pytest.approx(
+        0.5, abs=0.05
+    )
+    reworded = sum(DIGITS.categories[DIGITS.index(c.key)].definition != c.definition for c in single)
+    assert reworded / len(single) == pytest.approx(0.5, abs=0.05)
+    by_key = [counts["category"][key] for key in DIGITS.keys]
+    assert max(by_key) < 1.35 * min(by_key)
+    lengths = list(counts["policy length"].values())
+    assert list(counts["policy length"]) == [str(number) for number in range(1, 10)]
+    assert max(lengths) < 2 * min(lengths)
+    assert set(counts["arm"]) == {
+        "keep",
+        "partial",
+        "flip",
+        "benign",
+        "focus_keep",
+        "focus_flip",
+        "focus_benign",
+    }
+
+
+def test_focused_safe_images_prefer_those_unsafe_for_another_category() -> None:
+    chosen = FlipOptions(focus=1.0, benign=0.0, min_categories=3)
+    rows = [row for row in rows_of(draw_groups(EXAMPLES, DIGITS, chosen, seed=0, epoch=0)) if not row.unsafe]
+    hard = [row for row in rows if any(row.taxonomy.label(row.example))]
+    assert len(hard) > 0.9 * len(rows)
+
+
+def test_images_are_used_about_equally() -> None:
+    examples = examples_of(400, benign=0.0)
+    rows = rows_of(draw_groups(examples, DIGITS, FlipOptions(benign=0.0), seed=0, epoch=0))
+    uses = Counter(row.example.id for row in rows)
+    assert len(uses) == len(examples)
+    assert max(uses.values()) <= 4
+    assert len(rows) == 2 * len(examples)
+
+
+def test_a_draw_depends_on_seed_and_epoch_only() -> None:
+    def draw(seed: int, epoch: int) -> list[Group]:
+        return draw_groups(EXAMPLES, DIGITS, FlipOptions(), seed=seed, epoch=epoch, groups=20)
+
+    assert draw(0, 0) == draw(0, 0)
+    assert draw(0, 0) != draw(0, 1) != draw(1, 1)
+    assert {group.taxonomy.hash for group in draw(0, 0)}.isdisjoint(
+        group.taxonomy.hash for group in draw(0, 1) if len(group.taxonomy) > 3
+    )
+    shorter = draw_groups(EXAMPLES, DIGITS, FlipOptions(), seed=0, epoch=0, groups=5)
+    assert shorter == draw(0, 0)[:5]
+
+
+def test_a_draw_is_the_same_in_any_process() -> None:
+    code = """
+from random import Random
+from prompts import *
+taxonomy = load_taxonomy("digits")
+rng = Random(0)
+images = [Example(str(n), None, str(n), frozenset(rng.sample(taxonomy.keys, 2))) for n in range(60)]
+for group in draw_groups(images, taxonomy, FlipOptions(held_out=frozenset({"one", "two"})), seed=0, epoch=3):
+    print(group.taxonomy.short_hash, [(r.example.id, r.prompt, r.unsafe, r.category, r.focus) for r in group.rows])
+"""
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1
+    assert next(iter(outputs)).count("\n") > 5
+
+
+def test_images_with_unknown_labels_are_never_safe_rows_for_them() -> None:
+    examples = examples_of(300, most=1, benign=0.3, unknown=0.3)
+    for group in draw_groups(examples, DIGITS, FlipOptions(max_categories=4), seed=0, epoch=0, groups=40):
+        for row in group.rows:
+            check_row(row)
+
+
+@given(options)
+def test_pairs_flip_the_label_of_one_image(chosen: FlipOptions) -> None:
+    pairs = draw_pairs(EXAMPLES, DIGITS, chosen, seed=3, pairs=17)
+    assert len(pairs) == 17
+    assert [pair.direction for pair in pairs[:2]] == ["safe_to_unsafe", "unsafe_to_safe"]
+    for pair in pairs:
+        assert pair.flipped is (pair.unsafe if pair.direction == "safe_to_unsafe" else pair.safe)
+        assert (pair.unsafe.unsafe, pair.safe.unsafe) == (True, False)
+        assert pair.unsafe.example is pair.safe.example
+        assert (pair.unsafe.prompt, pair.unsafe.prompt_of) == (pair.safe.prompt, pair.safe.prompt_of)
+        assert len(pair.unsafe.taxonomy) == len(pair.safe.taxonomy)
+        shared = set(pair.unsafe.taxonomy.categories) & set(pair.safe.taxonomy.categories)
+        assert len(shared) == len(pair.unsafe.taxonomy) - 1
+        for row in (pair.unsafe, pair.safe):
+            check_row(row, chosen.held_out)
+
+
+def test_each_policy_of_pairs_has_both_labels_and_several_images() -> None:
+    pairs = draw_pairs(EXAMPLES, DIGITS, FlipOptions(group_size=6), seed=0, pairs=120)
+    labels: dict[int, list[bool]] = {}
+    for pair in pairs:
+        for row in (pair.unsafe, pair.safe):
+            labels.setdefault(id(row.taxonomy), []).append(row.unsafe)
+    assert len(labels) == 40
+    assert all(len(found) == 6 and sum(found) == 3 for found in labels.values())
+    same_place = [
+        [c.key for c in p.unsafe.taxonomy if c in p.safe.taxonomy.categories] == [c.key for c in p.safe.taxonomy if c in p.unsafe.taxonomy.categories]
+        for p in pairs if len(p.safe.taxonomy) > 4
+    ]  # fmt: skip
+    assert 0.2 < sum(same_place) / len(same_place) < 0.8
+
+
+def test_policies_stay_short_enough_to_leave_safe_images() -> None:
+    every = [
+        Example(str(n), None, None, frozenset({key}))
+        for key in DIGITS.keys
+        for n in [f"{key}{i}" for i in range(8)]
+    ]
+    groups = draw_groups(
+        every, DIGITS, FlipOptions(max_categories=10, group_size=4), seed=0, epoch=0, groups=100
+    )
+    assert max(sum(len(c.members) for c in group.taxonomy) for group in groups) == 9
+    benign = [Example(f"none{n}", None) for n in range(5)]
+    groups = draw_groups(
+        [*every, *benign], DIGITS, FlipOptions(max_categories=10, group_size=4), seed=0, epoch=0, groups=100
+    )
+    assert max(sum(len(c.members) for c in group.taxonomy) for group in groups) == 10
+
+
+def test_data_without_one_side_is_refused_by_name() -> None:
+    single = [Example(str(n), None, None, frozenset({"three"})) for n in range(20)]
+    with pytest.raises(ExampleError, match="No image violates zero, one, two, four"):
+        draw_groups(single, DIGITS, FlipOptions(), seed=0, epoch=0)
+    with pytest.raises(ExampleError, match="leaves 0 safe images"):
+        draw_groups(single, DIGITS.select(["three"]), FlipOptions(), seed=0, epoch=0)
+    few = [*single, Example("rare", None, None, frozenset({"seven"}))]
+    with pytest.raises(ExampleError, match=r"seven 1, three 20.*Add images of 'seven'"):
+        draw_groups(few, DIGITS.select(["three", "seven"]), FlipOptions(), seed=0, epoch=0)
+    with pytest.raises(ExampleError, match="No image violates"):
+        draw_groups([], DIGITS, FlipOptions(), seed=0, epoch=0)
+    with pytest.raises(ExampleError, match="at least two"):
+        draw_pairs(
+            [*single, *[Example(f"b{n}", None) for n in range(9)]],
+            DIGITS.select(["three"]),
+            FlipOptions(),
+            seed=0,
+            pairs=1,
+        )
+    unknown = [
+        replace(image, unknown=frozenset(DIGITS.keys) - image.violates)
+        for image in EXAMPLES
+        if image.violates
+    ]
+    with pytest.raises(ExampleError, match=r"known for every category: 0 of"):
+        draw_groups(unknown, DIGITS, FlipOptions(), seed=0, epoch=0)
+    with pytest.raises(ExampleError, match="Two examples have the id '1'"):
+        draw_groups([Example("1", None), Example("1", None)], DIGITS, FlipOptions(), seed=0, epoch=0)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"group_size": 3}, {"group_size": 0}, {"min_categories": 0}, {"min_categories": 5, "max_categories": 4},
+        {"rename": 1.5}, {"focus": -0.1}, {"held_out": "three"}, {"names": "abc"}, {"benign": float("nan")},
+    ],
+)  # fmt: skip
+def test_bad_options_are_refused(values: dict[str, object]) -> None:
+    with pytest.raises(ArbiterError):
+        FlipOptions(**values)  # type: ignore[arg-type]
+
+
+def test_lists_from_yaml_are_accepted_and_held_out_keys_checked() -> None:
+    chosen = FlipOptions(held_out=["three"], names=["a", "b"])  # type: ignore[arg-type]
+    assert (chosen.held_out, chosen.names) == (frozenset({"three"}), ("a", "b"))
+    with pytest.raises(TaxonomyError, match="did you mean 'three'"):
+        draw_groups(EXAMPLES, DIGITS, FlipOptions(held_out=frozenset({"thre"})), seed=0, epoch=0)
+    with pytest.raises(TaxonomyError, match="held out"):
+        draw_groups(EXAMPLES, DIGITS.select(["three"]), chosen, seed=0, epoch=0)
+
+
+def test_long_names_and_texts_are_not_merged_beyond_their_limits() -> None:
+    wordy = Taxonomy.from_dict(
+        {"name": "wordy", "version": 1, "categories": [{"name": f"{key} {'x' * 40}", "definition": f"{key} {'y' * 900}", "key": key} for key in DIGITS.keys]}
+    )  # fmt: skip
+    groups = draw_groups(EXAMPLES, wordy, FlipOptions(custom=1.0), seed=0, epoch=0, groups=20)
+    custom = [c for group in groups for c in group.taxonomy if len(c.members) > 1]
+    assert custom
+    assert all(len(c.members) == 2 and c.name in FlipOptions().names for c in custom)
+
+
+def test_report_counts_every_row_and_goes_to_json() -> None:
+    rows = rows_of(draw_groups(EXAMPLES, DIGITS, FlipOptions(), seed=0, epoch=0))
+    counts = json.loads(json.dumps(report(rows)))
+    for name in ("label", "arm", "policy length", "prompt", "source"):
+        assert sum(counts[name].values()) == len(rows) == counts["rows"]
+    assert sum(counts["category"].values()) == sum(counts["called"].values()) == counts["label"]["unsafe"]
+    assert counts["label"] == {"safe": len(rows) // 2, "unsafe": len(rows) // 2}
+    assert counts["images"] == len({row.example.id for row in rows})
+    table = format_report(counts)
+    assert f"{len(rows)} rows" in table
+    assert all(value in table for name in ("arm", "category", "source") for value in counts[name])
+    assert format_report(report([])).startswith("0 rows")
+
+
+def test_published_scheme_tells_negatives_by_their_form() -> None:
+    rows = paper_rows(EXAMPLES, DIGITS, seed=0)
+    assert rows == paper_rows(EXAMPLES, DIGITS, seed=0) != paper_rows(EXAMPLES, DIGITS, seed=1)
+    assert {row.arm for row in rows} == {"paper_keep", "paper_flip", "paper_safe"}
+    assert sum(row.unsafe for row in rows) * 2 == len(rows)
+    for row in rows:
+        labels = row.taxonomy.label(row.example)
+        assert row.unsafe is any(labels)
+        bare = all(category.name_only for category in row.taxonomy)
+        assert bare == (row.arm == "paper_flip")
+        text = render(row.taxonomy, row.prompt).messages[0]["content"][0]["text"]
+        assert ("the digit" in text) != bare
+    fixed = paper_rows(EXAMPLES, DIGITS, seed=0, definitions_in_negatives=True)
+    assert not any(category.name_only for row in fixed for category in row.taxonomy)
+    with pytest.raises(ExampleError, match="at least two"):
+        paper_rows(EXAMPLES, DIGITS.select(["one"]), seed=0)
+    with pytest.raises(ExampleError, match="No image violates"):
+        paper_rows([Example("1", None)], DIGITS, seed=0)
