@@ -1,15 +1,20 @@
 """Errors of the classifiers and what serves them; the root lives in `prompts.errors`.
 
 ArbiterError
+├── ExampleError (of `prompts.errors`)
+│   └── UnusableRowsError  too many rows of a data set cannot be used
 ├── ImageError           an image that cannot be judged: a status from a closed set, and a reason
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 └── MissingExtraError    an optional dependency that is not installed
 """
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
-from prompts.errors import ArbiterError
+from prompts.errors import ArbiterError, ExampleError
+
+if TYPE_CHECKING:
+    from .sources import Skipped
 
 ImageStatus = Literal[
     "missing",
@@ -24,6 +29,14 @@ ImageStatus = Literal[
 ]
 IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
 """Every `ImageError.status` there is; `judge.images` says what each one means."""
+
+
+class UnusableRowsError(ExampleError):
+    """More rows of a data set cannot be used than the caller allows; `skipped` lists them all."""
+
+    def __init__(self, message: str, skipped: "tuple[Skipped, ...]" = ()) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 class ImageError(ArbiterError, ValueError):

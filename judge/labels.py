@@ -1,0 +1,148 @@
+"""What a row of a data set says of its image, in keys of categories.
+
+- A safe row violates nothing that the data set looked for.
+- An unsafe row violates the categories it names. UnsafeBench names one; whether others are violated too was
+  not asked. The paper counts them as not violated, and so does `others="safe"`; `others="unknown"` does not,
+  and then such a row never serves as a negative for them.
+- An unsafe row that names no category violates the stand-in key `UNSPECIFIED`, and every category is unknown:
+  it can be used to measure "unsafe or not" under the whole policy (`unsafe_label`), never to flip a label.
+- Categories of the taxonomy that the data set did not look for are unknown in every row.
+"""
+
+from typing import Any, Literal
+
+from prompts.example import Example
+from prompts.taxonomy import Taxonomy, nearest
+
+from .sources import Row
+
+UNSPECIFIED = "unsafe-unspecified"
+"""In `Example.violates`: something is violated, and nobody wrote down what."""
+_SOURCES = {"laion5b": "real", "lexica": "generated"}
+_LABELS = {"safe": False, "0": False, "false": False, "unsafe": True, "1": True, "true": True}
+
+
+def unsafe_label(example: Example, taxonomy: Taxonomy) -> bool | None:
+    """Whether the example is unsafe under the taxonomy as a whole; None where nobody knows.
+
+    An image that is unsafe in an unnamed way counts as unsafe, which holds for the whole policy that its data
+    set was labelled under, not for a selection of it.
+    """
+    labels = taxonomy.label(example)
+    if any(labels) or UNSPECIFIED in example.violates:
+        return True
+    return None if None in labels else False
+
+
+class UnusableRowError(Exception):
+    """Why one row cannot become an example; ends up in `ExampleSet.skipped`."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(status, reason)
+        self.status, self.reason = status, reason
+
+
+class Labels:
+    """Turns a row's label and category strings into keys.
+
+    Args:
+        taxonomy: its names, aliases, codes and keys are matched first, case ignored.
+        others: whether the categories that an unsafe row does not name are `safe` or `unknown`.
+        known: the vocabulary that the data set was labelled with, if it is not the taxonomy.
+        only: the one category that the data set's unsafe rows violate.
+        safe_names: whether safe rows may name a category, as UnsafeBench's do (what was searched for).
+    """
+
+    def __init__(
+        self,
+        taxonomy: Taxonomy,
+        others: Literal["safe", "unknown"],
+        *,
+        known: Taxonomy | None = None,
+        only: str | None = None,
+        safe_names: bool = False,
+    ) -> None:
+        self._keys = {member for category in taxonomy for member in category.members}
+        # The taxonomy comes last, so that its words win over those of the data set's own vocabulary.
+        words = [_words(vocabulary) for vocabulary in (known, taxonomy) if vocabulary]
+        self._by_word = {word: key for vocabulary in words for word, key in vocabulary.items()}
+        self._names = [name for vocabulary in (known, taxonomy) if vocabulary for name in vocabulary.names]
+        self._looked_for = self._keys if known is None else {self._key(name) for name in known.names}
+        self._only = self._key(only) if only else None
+        self._others_unknown = others == "unknown"
+        self._safe_names = safe_names
+
+    def example(self, row: Row) -> Example:
+        """The row as an example.
+
+        Raises:
+            UnusableRowError: no label, one that cannot be understood, or an unknown category.
+        """
+        violates, unknown = self._labels(row)
+        source = "" if row.source is None else str(row.source)
+        return Example(
+            id=row.id,
+            image=row.image,
+            prompt=str(row.prompt) if row.prompt not in (None, "") and row.prompt == row.prompt else None,
+            violates=violates,
+            unknown=unknown,
+            source=_SOURCES.get(source.casefold(), source) or "real",
+            split=row.split,
+        )
+
+    def _labels(self, row: Row) -> tuple[frozenset[str], frozenset[str]]:
+        """The keys violated, and those of which nobody knows."""
+        unsafe = _is_unsafe(row.label)
+        never_looked_for = frozenset(self._keys - self._looked_for)
+        names = _names(row.categories)
+        if not unsafe:
+            if names and not self._safe_names:
+                raise UnusableRowError("contradictory_label", f"safe, yet in category {names[0]!r}")
+            others = self._keys - {self._only} if self._only and self._others_unknown else never_looked_for
+            return frozenset(), frozenset(others)
+        violates = frozenset([self._only] if self._only else [self._key(name) for name in names])
+        if not violates:
+            return frozenset({UNSPECIFIED}), frozenset(self._keys)
+        others = self._keys if self._others_unknown else never_looked_for
+        return violates, frozenset(others - violates)
+
+    def _key(self, name: str) -> str:
+        key = self._by_word.get(name.strip().casefold())
+        if key is None:
+            hint = nearest(name, self._names)
+            raise UnusableRowError(
+                "unknown_category", f"{name!r}{hint}; known: {', '.join(dict.fromkeys(self._names))}"
+            )
+        return key
+
+
+def _words(taxonomy: Taxonomy) -> dict[str, str]:
+    """Case-folded word -> key; a category that merges others answers to their keys, not to its own name."""
+    words: dict[str, str] = {}
+    for category in taxonomy:
+        words |= {member.casefold(): member for member in category.members}
+        if category.key in category.members:
+            own = (category.name, *category.aliases, *([category.code] if category.code else []))
+            words |= {word.casefold(): category.key for word in own}
+    return words
+
+
+def _is_unsafe(label: Any) -> bool:
+    if isinstance(label, float):
+        label = None if label != label else int(label) if label.is_integer() else label
+    word = "" if label is None else str(label).strip().casefold()
+    if not word:
+        raise UnusableRowError("no_label", "the row has no label")
+    if word not in _LABELS:
+        raise UnusableRowError("bad_label", f"{label!r}; allowed: safe, unsafe, 0, 1, true, false")
+    return _LABELS[word]
+
+
+def _names(categories: Any) -> list[str]:
+    if categories is None or categories != categories:
+        return []
+    if isinstance(categories, str):
+        return [name.strip() for name in categories.split(";") if name.strip()]
+    if isinstance(categories, (list, tuple)) and all(isinstance(name, str) for name in categories):
+        return [name for name in categories if name.strip()]
+    raise UnusableRowError("bad_row", f"categories {categories!r}; expected a list or text separated by ';'")

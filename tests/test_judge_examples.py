@@ -1,0 +1,530 @@
+"""Data intake: what becomes an example, what is skipped, and that nothing is dropped silently."""
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from judge import check_splits, load_examples, open_image
+from judge.errors import ImageError, UnusableRowsError
+from judge.examples import ExampleSet
+from judge.images import pixels_hash
+from judge.labels import UNSPECIFIED, unsafe_label
+from judge.sources import Skipped, StoredImage
+from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
+
+UNSAFEBENCH = load_taxonomy("unsafebench")
+PETS = Taxonomy(
+    "pets",
+    "1",
+    (
+        Category("Cats", "cats of every kind", aliases=("Felines",), code="P1"),
+        Category("Dogs", "dogs of every kind", key="dog"),
+    ),
+)
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    datasets.disable_progress_bars()
+
+
+def png(seed: int) -> bytes:
+    file = BytesIO()
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, "PNG")
+    return file.getvalue()
+
+
+def folder(root: Path, rows: list[dict[str, Any]], *, table: str = "labels.jsonl") -> Path:
+    """A folder with an image for each row's path that does not exist yet, and a table of the rows."""
+    root.mkdir(parents=True, exist_ok=True)
+    for seed, row in enumerate(rows):
+        path = row.get("path")
+        if isinstance(path, str) and path and ".." not in path and not Path(path).is_absolute():
+            file = root / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if not file.exists():
+                file.write_bytes(png(seed))
+    (root / table).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return root
+
+
+def unsafebench_rows(count: int, first: int = 0) -> dict[str, list[Any]]:
+    """The published columns; every third row is unsafe."""
+    names = [UNSAFEBENCH.names[index % 11] for index in range(count)]
+    return {
+        "image": [{"bytes": png(first + index), "path": None} for index in range(count)],
+        "safety_label": ["Unsafe" if index % 3 == 0 else "Safe" for index in range(count)],
+        "category": names,
+        "source": ["Laion5B" if index % 2 == 0 else "Lexica" for index in range(count)],
+        "text": [None if index % 4 == 0 else f"prompt {index}" for index in range(count)],
+    }
+
+
+def write_parquet(path: Path, columns: dict[str, list[Any]], **features: Any) -> Path:
+    import datasets
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = datasets.Dataset.from_dict(columns)
+    for column, feature in ({"image": datasets.Image()} | features).items():
+        rows = rows.cast_column(column, feature)
+    rows.to_parquet(path)
+    return path
+
+
+def unsafebench_copy(root: Path, columns: dict[str, list[Any]] | None = None) -> Path:
+    write_parquet(root / "data" / "train-00000-of-00001.parquet", columns or unsafebench_rows(24))
+    write_parquet(root / "data" / "test-00000-of-00001.parquet", unsafebench_rows(9, first=500))
+    return root
+
+
+def skipped(load: Any) -> dict[str, tuple[str, str]]:
+    return {row.id: (row.status, row.reason) for row in load.skipped}
+
+
+# --- UnsafeBench -------------------------------------------------------------------------------------------
+
+
+def test_unsafebench_rows_become_examples(tmp_path: Path) -> None:
+    spec = f"unsafebench:{unsafebench_copy(tmp_path)}"
+    test = load_examples(spec, split="test", taxonomy=UNSAFEBENCH)
+    assert [example.id for example in test.examples] == [f"test/{index}" for index in range(9)]
+    unsafe, safe = test.examples[3], test.examples[1]
+    assert unsafe.violates == {UNSAFEBENCH.keys[3]}
+    assert unsafe.unknown == frozenset()
+    assert (unsafe.source, unsafe.prompt, unsafe.split) == ("generated", "prompt 3", "test")
+    assert (safe.violates, safe.unknown, safe.source) == (frozenset(), frozenset(), "generated")
+    assert (test.examples[0].source, test.examples[0].prompt) == ("real", None)
+    assert test.skipped == ()
+
+
+def test_unsafebench_images_stay_on_disk_until_they_are_opened(tmp_path: Path) -> None:
+    test = load_examples(f"unsafebench:{unsafebench_copy(tmp_path)}", split="test", taxonomy=UNSAFEBENCH)
+    image = test.examples[2].image
+    assert not isinstance(image, bytes)
+    assert bytes(image) == png(502)
+    assert pixels_hash(open_image(image)) == test.fingerprints["test/2"]
+
+
+def test_other_categories_of_an_unsafe_row_are_safe_as_in_the_paper_or_unknown(tmp_path: Path) -> None:
+    spec = f"unsafebench:{unsafebench_copy(tmp_path)}"
+    [row] = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, limit=1, others="unknown").examples
+    assert row.violates == {UNSAFEBENCH.keys[0]}
+    assert row.unknown == frozenset(UNSAFEBENCH.keys[1:])
+    assert UNSAFEBENCH.label(row) == (True, *(None,) * 10)
+    with pytest.raises(ExampleError, match="'safe' or 'unknown'"):
+        load_examples(spec, split="test", taxonomy=UNSAFEBENCH, others="no")  # type: ignore[arg-type]
+
+
+def test_validation_is_cut_from_train_and_shares_no_picture_with_it(tmp_path: Path) -> None:
+    columns = unsafebench_rows(60)
+    columns["image"][1] = columns["image"][0]  # a copy must follow its original
+    spec = f"unsafebench:{unsafebench_copy(tmp_path, columns)}"
+    parts = {
+        s: load_examples(spec, split=s, taxonomy=UNSAFEBENCH) for s in ("train", "validation", "test", "all")
+    }
+    check_splits(parts["train"], parts["validation"], parts["test"])
+    ids = {split: {example.id for example in part.examples} for split, part in parts.items()}
+    assert len(ids["validation"]) > 0
+    assert ids["train"] | ids["validation"] == {f"train/{index}" for index in range(60)}
+    assert ids["all"] == ids["train"] | ids["validation"] | ids["test"]
+    assert all(example.split == "validation" for example in parts["validation"].examples)
+    assert {e.id: e.split for e in parts["all"].examples} == {
+        e.id: e.split for split in ("train", "validation", "test") for e in parts[split].examples
+    }
+
+
+def test_a_selection_and_a_custom_category(tmp_path: Path) -> None:
+    """Rows of unselected categories stay, as safe ones; nobody looked for the custom category."""
+    taxonomy = UNSAFEBENCH.select([UNSAFEBENCH.names[3]]).extend({"Balloons": "balloons"})
+    test = load_examples(f"unsafebench:{unsafebench_copy(tmp_path)}", split="test", taxonomy=taxonomy)
+    assert test.skipped == ()
+    assert taxonomy.label(test.examples[0]) == (False, None)
+    assert taxonomy.label(test.examples[3]) == (True, None)
+    assert taxonomy.label(test.examples[1]) == (False, None)
+
+
+def test_words_of_the_users_taxonomy_win_and_merged_categories_match_by_their_members(tmp_path: Path) -> None:
+    spec = f"unsafebench:{unsafebench_copy(tmp_path)}"
+    renamed = Taxonomy("mine", "1", (Category("HATE", "hate", key="h"),))
+    assert load_examples(spec, split="test", taxonomy=renamed, limit=1).examples[0].violates == {"h"}
+    merged = Taxonomy("mine", "1", (Category("Harm", "harm", members=("Hate", "Self-harm")),))
+    labels = [merged.label(e)[0] for e in load_examples(spec, split="test", taxonomy=merged).examples]
+    assert labels == [True, False, False, True, False, False, False, False, False]
+
+
+def test_class_labels_missing_labels_and_corrupt_images_are_listed(tmp_path: Path) -> None:
+    import datasets
+
+    columns = unsafebench_rows(12)
+    columns["image"][4] = {"bytes": png(4)[:60], "path": None}
+    columns["image"][5] = {"bytes": b"not an image", "path": None}
+    columns["image"][7] = None
+    columns["category"][9] = "Violense"
+    columns["safety_label"] = [0 if label == "Unsafe" else 1 for label in columns["safety_label"]]
+    columns["safety_label"][8] = -1
+    path = tmp_path / "copy"
+    rows = datasets.Dataset.from_dict(columns).cast_column("image", datasets.Image())
+    rows.cast_column("safety_label", datasets.ClassLabel(names=["Unsafe", "Safe"])).save_to_disk(path)
+    loaded = load_examples(f"unsafebench:{path}", split="all", taxonomy=UNSAFEBENCH, max_failures=0.5)
+    found = skipped(loaded)
+    assert {row: status for row, (status, _) in found.items()} == {
+        "undeclared/4": "truncated",
+        "undeclared/5": "not_an_image",
+        "undeclared/7": "missing",
+        "undeclared/8": "no_label",
+        "undeclared/9": "unknown_category",
+    }
+    assert "did you mean 'Violence'" in found["undeclared/9"][1]
+    assert len(loaded.examples) == 7
+    assert loaded.examples[0].violates == {UNSAFEBENCH.keys[0]}
+
+
+@pytest.mark.parametrize(
+    ("value", "status", "reason"),
+    [
+        ({"bytes": None, "path": "/etc/hostname"}, "missing", "embed it"),
+        ({"bytes": None, "path": None}, "missing", "no image"),
+        (None, "missing", "no image"),
+        ("%%%", "not_an_image", "no base64"),
+        (7, "not_an_image", "type int"),
+    ],
+)
+def test_values_that_hold_no_image(value: object, status: str, reason: str) -> None:
+    """A path inside a data set is never followed: it would be somebody else's choice of our files."""
+    with pytest.raises(ImageError, match=reason) as caught:
+        bytes(StoredImage([{"image": value}], 0, "image"))
+    assert caught.value.status == status
+
+
+def test_values_that_hold_an_image() -> None:
+    text = base64.b64encode(png(1)).decode()
+    for value in (
+        {"bytes": png(1), "path": "x.png"},
+        png(1),
+        text,
+        f"data:image/png;base64,{text}",
+        text[:9] + "\n" + text[9:],
+    ):
+        assert bytes(StoredImage([{"image": value}], 0, "image")) == png(1)
+
+
+def test_too_many_failures_stop_the_run_and_say_where_the_list_is(tmp_path: Path) -> None:
+    columns = unsafebench_rows(12)
+    columns["safety_label"][1] = columns["safety_label"][2] = None
+    spec = f"unsafebench:{unsafebench_copy(tmp_path, columns)}"
+    ledger = tmp_path / "run" / "skipped.jsonl"
+    with pytest.raises(UnusableRowsError, match=r"2 of \d+ rows cannot be used") as caught:
+        load_examples(spec, split="train", taxonomy=UNSAFEBENCH, max_failures=0.1, ledger=ledger)
+    assert "train/1: no_label" in str(caught.value)
+    assert str(ledger) in str(caught.value)
+    assert [json.loads(line)["id"] for line in ledger.read_text().splitlines()] == ["train/1", "train/2"]
+    assert [row.id for row in caught.value.skipped] == ["train/1", "train/2"]
+    assert load_examples(spec, split="train", taxonomy=UNSAFEBENCH, max_failures=0.3, ledger=ledger).skipped
+
+
+def test_verification_can_be_left_for_later(tmp_path: Path) -> None:
+    columns = unsafebench_rows(12)
+    columns["image"][0] = {"bytes": b"broken", "path": None}
+    spec = f"unsafebench:{unsafebench_copy(tmp_path, columns)}"
+    loaded = load_examples(spec, split="all", taxonomy=UNSAFEBENCH, verify=False)
+    assert len(loaded.examples) == 21
+    assert loaded.fingerprints == {}
+
+
+# --- external sets -----------------------------------------------------------------------------------------
+
+
+def external(path: Path) -> Path:
+    columns = {
+        "index": list(range(4)),
+        "image": [base64.b64encode(png(index)).decode() for index in range(3)] + ["%%%"],
+        "label": [0, 1, 1, 0],
+    }
+    import datasets
+
+    rows = datasets.Dataset.from_dict(columns)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(path)
+    return path
+
+
+def test_external_sets_are_read_from_base64_and_serve_for_testing_only(tmp_path: Path) -> None:
+    spec = f"violence:{external(tmp_path / 'train.parquet')}"
+    loaded = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, max_failures=0.5)
+    assert skipped(loaded) == {"test/3": ("not_an_image", "text that is no base64")}
+    assert [example.violates for example in loaded.examples] == [set(), {"Violence"}, {"Violence"}]
+    assert {example.split for example in loaded.examples} == {"test"}
+    with pytest.raises(ExampleError, match="no such split; there are: test, all"):
+        load_examples(spec, split="train", taxonomy=UNSAFEBENCH)
+
+
+def test_external_set_of_one_category_read_strictly(tmp_path: Path) -> None:
+    spec = f"violence:{external(tmp_path / 'x.parquet')}"
+    loaded = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, max_failures=0.5, others="unknown")
+    others = frozenset(UNSAFEBENCH.keys) - {"Violence"}
+    assert [example.unknown for example in loaded.examples] == [others, others, others]
+
+
+def test_unsafe_without_a_named_category_is_unsafe_yet_no_label_of_any_category(tmp_path: Path) -> None:
+    spec = f"smid:{external(tmp_path / 'train.parquet')}"
+    safe, unsafe, _ = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, max_failures=0.5).examples
+    assert unsafe.violates == {UNSPECIFIED}
+    assert UNSAFEBENCH.label(unsafe) == (None,) * 11
+    assert unsafe_label(unsafe, UNSAFEBENCH) is True
+    assert unsafe_label(safe, UNSAFEBENCH) is False
+    assert unsafe_label(Example("x", None, unknown=frozenset({"Hate"})), UNSAFEBENCH) is None
+
+
+# --- folders -----------------------------------------------------------------------------------------------
+
+
+def test_folder_with_json_lines(tmp_path: Path) -> None:
+    rows = [
+        {"path": "a/1.png", "label": "safe", "prompt": "a house", "split": "train"},
+        {
+            "path": "2.png",
+            "label": "UNSAFE",
+            "categories": ["cats", "DOG"],
+            "source": "Lexica",
+            "split": "train",
+        },
+        {"path": "3.png", "label": 1, "categories": "Felines; Dogs", "id": 7, "split": "train"},
+        {"path": "4.png", "label": True, "split": "train"},
+        {"path": "5.png", "label": False, "split": "val"},
+    ]
+    loaded = load_examples(f"folder:{folder(tmp_path, rows)}", split="train", taxonomy=PETS)
+    first, second, third, fourth = loaded.examples
+    assert (first.id, first.prompt, first.violates, first.source) == (
+        "a/1.png",
+        "a house",
+        frozenset(),
+        "real",
+    )
+    assert first.image == (tmp_path / "a" / "1.png").resolve()
+    assert (second.violates, second.source) == ({"Cats", "dog"}, "generated")
+    assert (third.id, third.violates) == ("7", {"Cats", "dog"})
+    assert (fourth.violates, fourth.unknown) == ({UNSPECIFIED}, {"Cats", "dog"})
+    assert [e.id for e in load_examples(tmp_path, split="validation", taxonomy=PETS).examples] == ["5.png"]
+    with pytest.raises(ExampleError, match="there are: train, validation, all"):
+        load_examples(tmp_path, split="test", taxonomy=PETS)
+
+
+def test_folder_with_csv(tmp_path: Path) -> None:
+    folder(tmp_path, [{"path": "a.png"}, {"path": "b.png"}], table="ignored.jsonl")
+    (tmp_path / "ignored.jsonl").unlink()
+    (tmp_path / "labels.csv").write_text(
+        '﻿path,label,prompt,categories\na.png,unsafe,"a cat, and a dog",P1;Dogs\nb.png,0,,\n', encoding="utf-8"
+    )
+    first, second = load_examples(tmp_path / "labels.csv", split="all", taxonomy=PETS).examples
+    assert (first.prompt, first.violates) == ("a cat, and a dog", {"Cats", "dog"})
+    assert (second.prompt, second.violates) == (None, frozenset())
+
+
+def test_unusable_rows_of_a_folder_are_listed_with_reasons(tmp_path: Path) -> None:
+    (tmp_path / "outside.png").write_bytes(png(1))
+    root = tmp_path / "set"
+    rows: list[dict[str, Any]] = [
+        {"path": "good.png", "label": "safe"},
+        {"path": "good.png", "label": "safe"},
+        {"path": "no-label.png", "label": None},
+        {"path": "odd-label.png", "label": "perhaps"},
+        {"path": "odd-category.png", "label": "unsafe", "categories": ["Cat"]},
+        {"path": "odd-categories.png", "label": "unsafe", "categories": {"Cats": 1}},
+        {"path": "contradiction.png", "label": "safe", "categories": "Cats"},
+        {"path": "../outside.png", "label": "safe"},
+        {"path": str(tmp_path / "outside.png"), "label": "safe"},
+        {"path": "link.png", "label": "safe"},
+        {"path": "", "label": "safe"},
+        {"path": "inside/../good2.png", "label": "safe"},
+    ]
+    folder(root, rows)
+    (root / "link.png").unlink()
+    (root / "link.png").symlink_to(tmp_path / "outside.png")
+    (root / "gone.png").touch()
+    with (root / "labels.jsonl").open("a") as table:
+        table.write(
+            '{"path": "missing.png", "label": "safe"}\n{"path": "gone.png", "label": 0}\n{oops\n[1]\n'
+        )
+    loaded = load_examples(root, split="all", taxonomy=PETS, max_failures=1)
+    assert [example.id for example in loaded.examples] == ["good.png"]
+    assert {row: status for row, (status, _) in skipped(loaded).items()} == {
+        "good.png": "duplicate_id",
+        "no-label.png": "no_label",
+        "odd-label.png": "bad_label",
+        "odd-category.png": "unknown_category",
+        "odd-categories.png": "bad_row",
+        "contradiction.png": "contradictory_label",
+        "../outside.png": "outside_folder",
+        str(tmp_path / "outside.png"): "outside_folder",
+        "link.png": "outside_folder",
+        "labels.jsonl:11": "bad_row",
+        "inside/../good2.png": "missing",
+        "missing.png": "missing",
+        "gone.png": "not_an_image",
+        "labels.jsonl:15": "bad_row",
+        "labels.jsonl:16": "bad_row",
+    }
+    assert "did you mean 'Cats'" in skipped(loaded)["odd-category.png"][1]
+    loaded.write_skipped(tmp_path / "skipped.jsonl")
+    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 15
+
+
+def test_csv_rows_of_the_wrong_length_are_listed(tmp_path: Path) -> None:
+    folder(tmp_path, [{"path": "a.png"}], table="x.jsonl")
+    (tmp_path / "x.jsonl").unlink()
+    (tmp_path / "x.csv").write_text("path,label,prompt\na.png,safe,one\nb.png,safe,one, two\nc.png,safe\n")
+    loaded = load_examples(tmp_path, split="all", taxonomy=PETS, max_failures=1)
+    assert {row: status for row, (status, _) in skipped(loaded).items()} == {
+        "x.csv:3": "bad_row",
+        "x.csv:4": "bad_row",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,prompt\na.png,x\n", "no column 'label'"),
+        ("image,label\na.png,x\n", "no column 'path'"),
+        ("path,label,catagories\na.png,safe,\n", "unknown column 'catagories'; did you mean 'categories'"),
+        ('path,label\n"a.png,safe\n', "cannot be read as CSV"),
+        ("path,label\n", "has no rows"),
+        ("", "has no rows"),
+    ],
+)
+def test_tables_that_cannot_be_used(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(content)
+    with pytest.raises(ExampleError, match=message):
+        load_examples(tmp_path, split="all", taxonomy=PETS)
+
+
+def test_a_table_in_another_encoding_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("path,label\nbär.png,safe\n".encode("latin-1"))
+    with pytest.raises(ExampleError, match="UTF-8"):
+        load_examples(tmp_path, split="all", taxonomy=PETS)
+
+
+def test_a_folder_must_have_one_table(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match=r"must hold one table .* found: none"):
+        load_examples(f"folder:{tmp_path}", split="all", taxonomy=PETS)
+    (tmp_path / "a.csv").touch()
+    (tmp_path / "b.jsonl").touch()
+    with pytest.raises(ExampleError, match=r"found: a\.csv, b\.jsonl"):
+        load_examples(tmp_path, split="all", taxonomy=PETS)
+
+
+def test_rows_without_a_split_are_shared_out_by_content(tmp_path: Path) -> None:
+    rows = [{"path": f"{index}.png", "label": index % 2} for index in range(100)]
+    folder(tmp_path, rows)
+    parts = [load_examples(tmp_path, split=s, taxonomy=PETS) for s in ("train", "validation", "test")]
+    check_splits(*parts)
+    sizes = [len(part.examples) for part in parts]
+    assert sum(sizes) == 100
+    assert 65 <= sizes[0] <= 92
+    assert min(sizes[1:]) >= 2
+
+
+def test_limit_stops_early(tmp_path: Path) -> None:
+    folder(tmp_path, [{"path": f"{index}.png", "label": 0} for index in range(6)])
+    (tmp_path / "5.png").write_bytes(b"broken, and never looked at")
+    assert [e.id for e in load_examples(tmp_path, split="all", taxonomy=PETS, limit=2).examples] == [
+        "0.png",
+        "1.png",
+    ]
+
+
+# --- data sets ---------------------------------------------------------------------------------------------
+
+
+def test_any_data_set_with_the_same_columns(tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": png(index), "path": None} for index in range(3)],
+        "label": ["safe", "unsafe", "unsafe"],
+        "categories": [[], ["Cats"], ["dog", "P1"]],
+        "prompt": ["a", None, ""],
+        "split": ["train", "test", "test"],
+    }
+    path = write_parquet(tmp_path / "pets.parquet", columns)
+    loaded = load_examples(f"dataset:{path}", split="test", taxonomy=PETS)
+    assert [example.violates for example in loaded.examples] == [{"Cats"}, {"Cats", "dog"}]
+    assert [example.prompt for example in loaded.examples] == [None, None]
+    assert [example.split for example in loaded.examples] == ["test", "test"]
+    assert len(load_examples(path, split="all", taxonomy=PETS).examples) == 3
+
+
+def test_saved_data_set_with_declared_splits(tmp_path: Path) -> None:
+    import datasets
+
+    columns = {"image": [png(1), png(2)], "label": [0, 1], "id": ["x", "y"]}
+    parts = {"train": datasets.Dataset.from_dict(columns), "valid": datasets.Dataset.from_dict(columns)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    train = load_examples(tmp_path / "saved", split="train", taxonomy=PETS)
+    validation = load_examples(tmp_path / "saved", split="validation", taxonomy=PETS)
+    assert [example.id for example in validation.examples] == ["validation/x", "validation/y"]
+    with pytest.raises(ExampleError, match="2 pictures stand in two splits"):
+        check_splits(train, validation)
+
+
+def test_data_sets_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(ExampleError, match="no column 'safety_label'; it has: image"):
+        load_examples(
+            f"unsafebench:{write_parquet(tmp_path / 'a.parquet', {'image': [None]})}",
+            split="all",
+            taxonomy=PETS,
+        )
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(ExampleError, match="cannot be loaded"):
+        load_examples(tmp_path / "broken.parquet", split="all", taxonomy=PETS)
+    (tmp_path / "pickled.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(ExampleError, match="no Parquet file"):
+        load_examples(f"dataset:{tmp_path / 'pickled.pkl'}", split="all", taxonomy=PETS)
+    with pytest.raises(ExampleError, match="cannot be loaded"):
+        load_examples("owner/name", split="all", taxonomy=PETS)  # the hub is out of reach in tests
+
+
+@pytest.mark.parametrize("spec", ["unsafebensh", "folder", "dataset:", "nothing", "digits:here"])
+def test_unknown_sources(spec: str) -> None:
+    with pytest.raises(ExampleError, match=r"did you mean 'unsafebench'|write|No data source"):
+        load_examples(spec, split="all", taxonomy=PETS)
+
+
+# --- digits and splits -------------------------------------------------------------------------------------
+
+
+def test_digits_are_handed_on() -> None:
+    digits = load_taxonomy("digits")
+    loaded = load_examples("digits", split="test", taxonomy=digits, limit=5)
+    assert len(loaded.examples) == 5
+    assert {example.split for example in loaded.examples} == {"test"}
+    assert all(example.violates <= set(digits.keys) for example in loaded.examples)
+    check_splits(loaded, load_examples("digits", split="train", taxonomy=digits, limit=5))
+    with pytest.raises(ExampleError, match="no split 'tset'"):
+        load_examples("digits", split="tset", taxonomy=digits)
+
+
+def test_the_same_picture_in_another_file_format_is_found_across_splits() -> None:
+    file = BytesIO()
+    Image.open(BytesIO(png(1))).save(file, "WEBP", lossless=True)
+    train = ExampleSet((Example("a", png(1), split="train"), Example("b", png(2), split="train")), name="one")
+    test = ExampleSet((Example("z", file.getvalue(), split="test"),), name="two")
+    with pytest.raises(ExampleError, match=r"1 pictures .* one: a \(train\) and two: z \(test\)"):
+        check_splits(train, test)
+    check_splits(train, train)
+
+
+def test_one_id_in_two_splits_of_a_set_is_found_and_broken_images_are_named() -> None:
+    one = ExampleSet((Example("a", png(1), split="train"),), name="set")
+    two = ExampleSet((Example("a", png(2), split="test"),), name="set")
+    with pytest.raises(ExampleError, match="set: a"):
+        check_splits(one, two)
+    with pytest.raises(ExampleError, match="set: x cannot be compared: not_an_image"):
+        check_splits(ExampleSet((Example("x", b"?"),), (Skipped("y", "no_label", ""),), "set"))
