@@ -1,0 +1,121 @@
+"""What a text-only classifier may look at in a rendered row; see `eval.shortcut`."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse  # type: ignore[import-untyped]  # comes with scikit-learn
+from sklearn.feature_extraction.text import CountVectorizer
+
+from prompts.taxonomy import Category
+from prompts.template import Chat
+
+if TYPE_CHECKING:
+    from prompts.flip import Row
+
+Floats = NDArray[np.float64]
+WORD = re.compile(r"\w+")
+SHORTEST_WORD = 4
+"""Shorter words of a definition ("the", "of") are in any prompt; numbers count whatever their length."""
+
+
+def text_of(chat: Chat) -> str:
+    """The text parts of a chat, one after the other."""
+    parts = (part for message in chat.messages for part in message["content"])
+    return "\n".join(str(part["text"]) for part in parts if part["type"] == "text")
+
+
+def words_of(text: str) -> frozenset[str]:
+    """The distinct words of a text, in lower case."""
+    return frozenset(WORD.findall(text.casefold()))
+
+
+def explicit_features(texts: Sequence[str], prompts: Sequence[str]) -> dict[str, Floats]:
+    """Features of form, (N,) each, of any text: how long, how many lines, how many with a definition."""
+    lines = [text.split("\n") for text in texts]
+    columns = {
+        "characters": [len(text) for text in texts],
+        "words": [len(text.split()) for text in texts],
+        "lines": [len(entry) for entry in lines],
+        "share_of_lines_with_colon": [np.mean([":" in line for line in entry]) for entry in lines],
+        "longest_line": [max(map(len, entry)) for entry in lines],
+        "shortest_line": [min(map(len, entry)) for entry in lines],
+        "prompt_characters": [len(prompt) for prompt in prompts],
+        "prompt_words": [len(prompt.split()) for prompt in prompts],
+        "prompt_words_elsewhere": [
+            sum(text.count(word) > 1 for word in set(prompt.split()))
+            for text, prompt in zip(texts, prompts, strict=True)
+        ],
+    }
+    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+
+
+def row_features(rows: "Sequence[Row]") -> dict[str, Floats]:
+    """Features of meaning, (N,) each: does the prompt mention a category, where in the list, is it the focus?
+
+    -1 stands for "no such place": no category mentioned, no focus.
+    """
+    table = [_row_features(row) for row in rows]
+    return {name: np.array([entry[name] for entry in table], dtype=np.float64) for name in table[0]}
+
+
+def _row_features(row: "Row") -> dict[str, float]:
+    prompt = words_of(row.prompt or "")
+    categories = row.taxonomy.categories
+    named = [place for place, category in enumerate(categories) if words_of(category.name) <= prompt]
+    shared = [len(prompt & _definition_words(category)) for category in categories]
+    focus = -1 if row.focus is None else row.taxonomy.index(row.focus)
+    size = len(categories)
+    return {
+        "categories": size,
+        "share_defined": sum(not category.name_only for category in categories) / size,
+        "share_with_examples": sum(bool(category.examples) for category in categories) / size,
+        "definition_characters": sum(len(category.definition) for category in categories) / size,
+        "names_in_prompt": len(named),
+        "first_named_place": named[0] / size if named else -1,
+        "last_named_place": named[-1] / size if named else -1,
+        "definitions_in_prompt": sum(map(bool, shared)),
+        "definition_words_in_prompt": max(shared),
+        "definition_place": int(np.argmax(shared)) / size if max(shared) else -1,
+        "focused": focus >= 0,
+        "focus_place": focus / size,
+        "focus_in_prompt": focus in named if focus >= 0 else -1,
+        "focus_words_in_prompt": shared[focus] if focus >= 0 else -1,
+    }
+
+
+def _definition_words(category: Category) -> frozenset[str]:
+    if category.name_only:
+        return frozenset()
+    text = " ".join((category.definition, *category.examples))
+    return frozenset(word for word in words_of(text) if len(word) >= SHORTEST_WORD or word.isdigit())
+
+
+def frequent_words(lines: Sequence[str], incidence: sparse.csr_matrix, most: int = 48) -> Floats:
+    """(N, up to `most`) counts of the words that divide the rows most evenly, for the trees."""
+    counts = incidence @ CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(lines)
+    held = np.asarray((counts > 0).mean(axis=0)).ravel()
+    chosen = np.argsort(-held * (1 - held), kind="stable")[:most]
+    return np.asarray(counts[:, chosen].todense(), dtype=np.float64)
+
+
+def pair_incidence(
+    prompts: Sequence[str], lines: Sequence[str], incidence: sparse.csr_matrix
+) -> sparse.csr_matrix:
+    """(N, pairs) which word of the prompt meets which line of the text, the line cut at its colon.
+
+    So a linear model can learn that "7" in a prompt and "seven" in a policy go together, in any wording.
+    """
+    heads = [line.split(":")[0] for line in lines]
+    index: dict[tuple[str, str], int] = {}
+    columns: list[int] = []
+    ends = [0]
+    for row, prompt in enumerate(prompts):
+        held = {heads[line] for line in incidence.indices[incidence.indptr[row] : incidence.indptr[row + 1]]}
+        pairs = ((word, head) for word in sorted(words_of(prompt)) for head in sorted(held))
+        columns += [index.setdefault(pair, len(index)) for pair in pairs]
+        ends.append(len(columns))
+    shape = (len(prompts), max(1, len(index)))
+    return sparse.csr_matrix((np.ones(len(columns)), columns, ends), shape=shape)
