@@ -1,0 +1,232 @@
+"""Base models, adapters and whole runs, loaded so that nothing is missing without a word.
+
+Weights come from safetensors only, remote code is never run, and an adapter is accepted only if every one of its
+tensors found its place.
+"""
+
+import re
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError, MissingExtraError
+
+SHIPPED = ("tiny-llava",)
+"""Names of bases inside the package."""
+LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+"""Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""
+
+
+@dataclass
+class BaseOptions:
+    """Which base model, and how it is held in memory."""
+
+    model_name_or_path: str = field(
+        default="tiny-llava",
+        metadata={"help": "A hub id, a folder, or tiny-llava, which ships: any image-text-to-text chat model."},
+    )
+    model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Of the base: float32, bfloat16, float16, or auto (as saved)."}
+    )
+    load_in_4bit: bool = field(
+        default=False,
+        metadata={"help": "QLoRA: hold the language model in 4 bits; tower, projector and head stay as they are."},
+    )
+    bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "4-bit format: nf4 or fp4."})
+    use_bnb_nested_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales as well."})
+
+
+@dataclass
+class LoraOptions:
+    """Which layers are adapted, and how."""
+
+    lora_r: int = field(default=16, metadata={"help": "Rank."})
+    lora_alpha: int = field(default=32, metadata={"help": "Scale: the update counts alpha / r times."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter, 0 to 1."})
+    use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead (rsLoRA)."})
+    use_dora: bool = field(default=False, metadata={"help": "Learn magnitude and direction apart (DoRA)."})
+    lora_target_modules: str = field(
+        default=LANGUAGE_TARGETS,
+        metadata={"help": "Regular expression on the full name of each module to adapt."},
+    )
+    train_projector: bool = field(
+        default=False, metadata={"help": "Train the whole projector between tower and language model too."}
+    )
+
+
+def base_path(name_or_path: str) -> str:
+    """The folder of a base that ships; any other name is given back."""
+    if name_or_path in SHIPPED and not Path(name_or_path).exists():
+        return str(files("judge") / "checkpoints" / name_or_path)
+    return name_or_path
+
+
+def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, Any]:
+    """Load a base model in evaluation mode, with its processor.
+
+    Raises:
+        CheckpointError: it cannot be loaded, or lacks what a judge needs.
+        MissingExtraError: 4 bits without bitsandbytes.
+    """
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    path = base_path(options.model_name_or_path)
+    common = {"revision": options.model_revision, "trust_remote_code": False}
+    kwargs: dict[str, Any] = {"dtype": options.dtype, "use_safetensors": True, "attn_implementation": "sdpa"}
+    if options.load_in_4bit:
+        kwargs["quantization_config"] = _four_bits(options, path)
+    try:
+        processor = AutoProcessor.from_pretrained(path, **common)
+        model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise CheckpointError(
+            f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {_first_line(error)} "
+            f"Give a hub id, a folder with config.json and safetensors, or one of {', '.join(SHIPPED)}."
+        ) from error
+    if not hasattr(processor, "tokenizer") or processor.tokenizer.eos_token is None:
+        raise CheckpointError(
+            f"{options.model_name_or_path!r} has no tokenizer with an end token; a closed answer cannot end."
+        )
+    if device is not None and not options.load_in_4bit:
+        model.to(device)
+    return model.eval(), processor
+
+
+def _four_bits(options: BaseOptions, path: str) -> Any:
+    """4-bit settings that spare everything but the language model.
+
+    transformers matches names from the start of the path, and a list of one's own replaces the default that spares
+    the head, so the full names are read off an empty copy of the model (finetune.md, section 3).
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
+
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError as error:
+        raise MissingExtraError("load_in_4bit needs bitsandbytes: pip install 'arbiter-vision[qlora]'.") from error
+    config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
+    with torch.device("meta"):
+        empty = AutoModelForImageTextToText.from_config(config)
+    spared = [f"model.{name}" for name, _ in empty.model.named_children() if name != "language_model"]
+    compute = torch.float32 if options.dtype in ("float32", "auto") else getattr(torch, options.dtype)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=options.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=options.use_bnb_nested_quant,
+        bnb_4bit_compute_dtype=compute,
+        bnb_4bit_quant_storage=compute,
+        llm_int8_skip_modules=[*spared, "lm_head"],
+    )
+
+
+def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[str, int]]:
+    """Wrap `model` with fresh adapters; count what is trained.
+
+    Returns:
+        The peft model, and counts: `modules` adapted, `trainable` and `all` parameters.
+
+    Raises:
+        ConfigError: the expression matches nothing, or reaches the vision tower by accident.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    pattern = re.compile(options.lora_target_modules)
+    matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    if not matched:
+        raise ConfigError(
+            f"lora_target_modules {options.lora_target_modules!r} matches no module of this base. "
+            f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
+        )
+    config = LoraConfig(
+        r=options.lora_r,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=options.lora_dropout,
+        use_rslora=options.use_rslora,
+        use_dora=options.use_dora,
+        target_modules=options.lora_target_modules,
+        modules_to_save=_projectors(model) if options.train_projector else None,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+    )
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    counts = {
+        "modules": len(matched),
+        "trainable": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
+        "all": sum(p.numel() for p in wrapped.parameters()),
+    }
+    return wrapped, counts
+
+
+def _projectors(model: Any) -> list[str]:
+    names = [name for name, _ in model.model.named_children() if "projector" in name]
+    if not names:
+        raise ConfigError("train_projector: this family has no module named as a projector; leave it out.")
+    return names
+
+
+def _example_names(model: Any) -> str:
+    from torch import nn
+
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return ", ".join(names[-3:])
+
+
+def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
+    """Put a saved adapter on its base, and see that every tensor found its place.
+
+    Raises:
+        CheckpointError: no adapter there, another base, or tensors missing or left over.
+    """
+    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    weights = Path(path) / "adapter_model.safetensors"
+    if not weights.is_file():
+        raise CheckpointError(f"{path} holds no adapter_model.safetensors (pickled adapters are never loaded).")
+    config = PeftConfig.from_pretrained(str(path))
+    config.inference_mode = not trainable
+    state = load_file(weights)
+    try:
+        wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
+        result = set_peft_model_state_dict(wrapped, state)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"The adapter {path} does not fit this base (it was trained on {config.base_model_name_or_path!r}): "
+            f"{_first_line(error)}"
+        ) from error
+    lost = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
+    if lost or result.unexpected_keys:
+        raise CheckpointError(
+            f"The adapter {path} matches this base only in part: {len(lost)} of its tensors are missing, "
+            f"{len(result.unexpected_keys)} left over (such as {[*lost, *result.unexpected_keys][0]}). "
+            f"It was trained on {config.base_model_name_or_path!r}; load that base."
+        )
+    return wrapped if trainable else wrapped.eval()
+
+
+def merge_run(run: str | Path, out: str | Path) -> Path:
+    """Write base and adapter of a run as one plain checkpoint that any engine can serve.
+
+    Raises:
+        CheckpointError: not a run of this kind, or `out` is in use.
+    """
+    from ..rundir import RunDir
+
+    folder = RunDir.open(run, kind="vlm")
+    target = Path(out)
+    if target.exists() and any(target.iterdir()):
+        raise CheckpointError(f"{target} is not empty; choose another folder.")
+    options = BaseOptions(model_name_or_path=folder.manifest["base"], dtype=folder.manifest.get("dtype", "float32"))
+    model, processor = load_base(options)
+    merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
+    merged.save_pretrained(target)
+    processor.save_pretrained(target)
+    return target
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,289 @@
+"""The judge as a classifier: probabilities over a closed set of answers, never free text.
+
+For each image the model's probability of every allowed answer is computed, and normalised over that set; so
+P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens before the
+image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the answers
+are packed behind each image as a token tree, so an image costs one forward pass.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from prompts.errors import ArbiterError
+from prompts.taxonomy import Taxonomy
+
+from ..errors import CheckpointError
+from ..protocol import Scores
+from .encode import ChatEncoder, Encoded, Variant
+from .positions import chain_positions
+from .tree import TokenTree, answer_log_probabilities, build_tree
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Visual = dict[str, Tensor]
+KEPT_POLICIES = 16
+"""Prefix caches held at a time; the least recently used goes first."""
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Tokens shared by every row of a call, and their keys and values in each layer."""
+
+    length: int
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    def expanded(self, rows: int) -> Any:
+        """A fresh cache of `rows` copies (views; the forward pass does not change them)."""
+        from transformers import DynamicCache
+
+        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
+
+
+@dataclass
+class VisionLanguageJudge:
+    """A vision-language model that answers under the caller's taxonomy (design, section 4).
+
+    Attributes:
+        model: any `AutoModelForImageTextToText` that is not in training mode.
+        processor: its processor, with a chat template.
+        template: one of `prompts.TEMPLATES`; a tuned judge keeps the one it was trained with.
+        name: what verdicts and reports call it.
+        default_taxonomy: used where the caller has none of his own.
+        batch_size: images in one forward pass.
+    """
+
+    model: Any
+    processor: Any
+    template: str = "policy_first"
+    name: str = "judge"
+    default_taxonomy: Taxonomy | None = None
+    batch_size: int = 8
+    _prefixes: "OrderedDict[tuple[int, ...], Prefix]" = field(default_factory=OrderedDict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.encoder = ChatEncoder(self.processor, self.template)
+
+    def score(
+        self,
+        images: "Sequence[Image]",
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        multilabel: bool = False,
+    ) -> Scores:
+        """Judge B images under one taxonomy of K categories.
+
+        Without `multilabel`, `categories` holds the probability that the answer names each category: with
+        `unsafe` they make one distribution, so an image that violates two splits its mass between them. With
+        it, each category is asked about on its own, from the same image prefix, and gets its own probability.
+
+        An image whose text does not fit the context, or whose scores are not finite, is NaN with a reason.
+        """
+        return self.score_taxonomies(images, prompts, [taxonomy], multilabel=multilabel)[0]
+
+    def score_taxonomies(
+        self,
+        images: "Sequence[Image]",
+        prompts: Sequence[str | None] | None,
+        taxonomies: Sequence[Taxonomy],
+        *,
+        multilabel: bool = False,
+    ) -> list[Scores]:
+        """Judge B images under several taxonomies; under `perspective` each image runs once for all of them."""
+        prompts = [None] * len(images) if prompts is None else list(prompts)
+        if len(prompts) != len(images):
+            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        found = [_Table(len(images), taxonomy) for taxonomy in taxonomies]
+        together = [list(range(len(taxonomies)))] if self.template == "perspective" else None
+        for chosen in together or [[index] for index in range(len(taxonomies))]:
+            for start in range(0, len(images), self.batch_size):
+                rows = range(start, min(start + self.batch_size, len(images)))
+                variants = [
+                    [
+                        variant
+                        for index in chosen
+                        for variant in self.encoder.variants(
+                            taxonomies[index], prompts[row], multilabel=multilabel, index=index
+                        )
+                    ]
+                    for row in rows
+                ]
+                for row, log_probabilities, reason in self._run([images[row] for row in rows], variants):
+                    _spread(found, start + row, variants[row], log_probabilities, reason)
+        return [table.scores() for table in found]
+
+    def margins(self, visual: Visual, encoded: Sequence[Encoded]) -> Tensor:
+        """log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
+
+        Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe.
+        """
+        scores = self.answer_scores(visual, encoded, keep_gradient=True)
+        return scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
+
+    def answer_scores(
+        self, visual: Visual, encoded: Sequence[Encoded], *, keep_gradient: bool = False
+    ) -> Tensor:
+        """(B, C) log-probabilities of the C continuations that the B rows share."""
+        tree = build_tree(encoded[0].continuations)
+        with nullcontext() if keep_gradient else torch.no_grad():
+            prefix = self._prefix(encoded[0].prefix)
+            inputs = _pack(self.model, [row.chain for row in encoded], tree, prefix, visual)
+            cache = {"past_key_values": prefix.expanded(len(encoded)), "use_cache": True} if prefix.length else {}
+            output = self.model(**inputs, **cache)
+            return answer_log_probabilities(tree, output.logits)
+
+    def _run(
+        self, images: "Sequence[Image]", variants: Sequence[Sequence[Variant]]
+    ) -> Iterator[tuple[int, Tensor | None, str | None]]:
+        """Yield (row, log-probabilities of its continuations or None, reason)."""
+        encoded, visual = self.encoder.encode(variants, images)
+        limit = self._context()
+        alike: dict[Any, list[int]] = {}
+        for row, encoding in enumerate(encoded):
+            if len(encoding) > limit:
+                if len(encoding.prefix) >= limit:
+                    raise ArbiterError(
+                        f"The policy takes {len(encoding.prefix)} tokens and the model reads {limit}; "
+                        "select fewer categories or shorten their definitions."
+                    )
+                yield row, None, f"the text takes {len(encoding)} tokens, the model reads {limit}"
+            else:
+                alike.setdefault((encoding.prefix, encoding.continuations), []).append(row)
+        for rows in alike.values():
+            batch = stack_visual([visual[row] for row in rows])
+            scores = self.answer_scores(batch, [encoded[row] for row in rows]).cpu()
+            for row, row_scores in zip(rows, scores, strict=True):
+                finite = bool(torch.isfinite(row_scores).all())
+                yield row, row_scores if finite else None, None if finite else "the model gave no finite score"
+
+    def _context(self) -> int:
+        config = self.model.config.get_text_config()
+        return int(getattr(config, "max_position_embeddings", None) or 10**9)
+
+    def _prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        if tokens in self._prefixes:
+            self._prefixes.move_to_end(tokens)
+            return self._prefixes[tokens]
+        layers: tuple[tuple[Tensor, Tensor], ...] = ()
+        if tokens:
+            ids = torch.tensor([tokens], device=self.model.device)
+            with torch.no_grad():
+                cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+            layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+        self._prefixes[tokens] = Prefix(len(tokens), layers)
+        while len(self._prefixes) > KEPT_POLICIES:
+            self._prefixes.popitem(last=False)
+        return self._prefixes[tokens]
+
+    def forget(self) -> None:
+        """Drop the kept policies; needed after the weights have changed."""
+        self._prefixes.clear()
+
+
+def stack_visual(visual: Sequence[Visual]) -> Visual:
+    """Join the pixel tensors of several images along their first dimension.
+
+    Raises:
+        CheckpointError: the family's pixel tensors do not stack and must be scored one by one.
+    """
+    joined = {}
+    for key in visual[0]:
+        parts = [image[key] for image in visual]
+        if len({part.shape[1:] for part in parts}) == 1:
+            joined[key] = torch.cat(parts)
+        elif key == "pixel_values" and all(part.ndim == 5 for part in parts):
+            joined[key] = _pad_patches(parts)
+        else:
+            raise CheckpointError(f"{key} of these images differ in shape; use a batch size of 1.")
+    return joined
+
+
+def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
+    """LLaVA-NeXT cuts images into differing numbers of tiles (1, T, 3, H, W); missing ones are zeros."""
+    most = max(part.shape[1] for part in parts)
+    return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1])) for p in parts])
+
+
+def _pack(
+    model: Any, chains: Sequence[tuple[int, ...]], tree: TokenTree, prefix: Prefix, visual: Visual
+) -> dict[str, Any]:
+    """Model inputs for B chains padded on the right, each followed by the whole tree.
+
+    With P prefix tokens, chains of at most L tokens and T nodes: input_ids (B, L + T); positions continue each
+    row's own chain, so padding changes nothing; the additive mask is (B, 1, L + T, P + L + T).
+    """
+    device, dtype = model.device, model.dtype
+    rows, longest, nodes = len(chains), max(map(len, chains)), len(tree.tokens)
+    lengths = torch.tensor([len(chain) for chain in chains])
+    ids = torch.zeros(rows, longest + nodes, dtype=torch.long)
+    for row, chain in enumerate(chains):
+        ids[row, : len(chain)] = torch.tensor(chain)
+        ids[row, longest:] = torch.tensor(tree.tokens, dtype=torch.long)
+
+    real = torch.arange(longest) < lengths[:, None]
+    reads = torch.zeros(rows, longest + nodes, prefix.length + longest + nodes, dtype=torch.bool)
+    reads[:, :, : prefix.length] = True
+    own = reads[:, :, prefix.length :]
+    own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    own[:, longest:, :longest] = real[:, None, :]
+    own[:, longest:, longest:] = tree.ancestry()
+    mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
+
+    places = torch.tensor(tree.predictors)
+    keep = torch.where(places < 0, lengths[:, None] - 1, longest + places)
+    positions = chain_positions(model, ids[:, :longest], lengths, visual, prefix.length)
+    following = positions.amax(dim=-1, keepdim=True) + 1 + torch.tensor(tree.depths, dtype=torch.long)
+    return {
+        "input_ids": ids.to(device),
+        "attention_mask": mask[:, None].to(device),
+        "position_ids": torch.cat([positions, following], dim=-1).to(device),
+        "logits_to_keep": keep.to(device),
+        **{key: _on(value, device, dtype) for key, value in visual.items()},
+    }
+
+
+def _on(tensor: Tensor, device: Any, dtype: torch.dtype) -> Tensor:
+    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
+
+class _Table:
+    """Scores of one taxonomy, filled row by row."""
+
+    def __init__(self, rows: int, taxonomy: Taxonomy) -> None:
+        self.unsafe = np.full(rows, np.nan)
+        self.categories = np.full((rows, len(taxonomy)), np.nan)
+        self.reasons: list[str | None] = [None] * rows
+
+    def scores(self) -> Scores:
+        return Scores(self.unsafe, self.categories, tuple(self.reasons))
+
+
+def _spread(
+    tables: Sequence[_Table],
+    row: int,
+    variants: Sequence[Variant],
+    log_probabilities: Tensor | None,
+    reason: str | None,
+) -> None:
+    """Turn log-probabilities of all continuations of a row into its scores."""
+    start = 0
+    for variant in variants:
+        table, answers = tables[variant.taxonomy], variant.chat.answers
+        if log_probabilities is None:
+            table.reasons[row] = reason
+            continue
+        chances = log_probabilities[start : start + len(answers)].double().softmax(dim=0).numpy()
+        start += len(answers)
+        if variant.focus is None:
+            table.unsafe[row] = float(chances[1:].sum())
+        for answer, chance in zip(answers, chances, strict=True):
+            if answer.category is not None:
+                table.categories[row, answer.category] = float(chance)
