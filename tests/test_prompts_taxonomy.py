@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -133,6 +134,14 @@ def test_hash_follows_what_is_rendered_and_nothing_else() -> None:
         DIGITS.names_only(), DIGITS.drop(["one"]),
     ]  # fmt: skip
     assert len({taxonomy.hash for taxonomy in changed} | {base}) == 6
+
+
+def test_hash_covers_examples_and_codes() -> None:
+    plain = Category("red", "red things")
+    variants = [plain, replace(plain, examples=("a rose",)), replace(plain, code="S1")]
+    assert len({Taxonomy("own", "1", (category,)).hash for category in variants}) == 3
+    spare = replace(plain, aliases=("crimson",), rewordings=("crimson things",), key="r")
+    assert Taxonomy("own", "1", (spare,)).hash == Taxonomy("own", "1", (plain,)).hash
 
 
 def test_hash_is_the_same_in_another_process() -> None:
