@@ -1,0 +1,199 @@
+"""The command line: `arbiter judge`, `merge`, `taxonomy`, `recipes`.
+
+Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+EXIT_SAFE, EXIT_FLAGGED, EXIT_USAGE, EXIT_UNJUDGED = 0, 1, 2, 3
+_INTERRUPTED = 130
+
+_JUDGE_TEXT = """\
+exit codes:
+  0  every image was judged, and none is flagged
+  1  at least one image is flagged (even if others could not be judged)
+  2  stopped by an error: wrong usage, or a taxonomy, judge or file list that cannot be used
+  3  no image is flagged, but at least one could not be judged; it is not safe
+
+In folders, files are looked at by content: whatever starts like an image is judged, the rest is counted.
+
+examples:
+  arbiter judge photo.jpg --judge runs/demo --taxonomy digits --categories three,seven
+  arbiter judge uploads/ --judge runs/demo --custom "Balloons: toy balloons of any colour" --json
+  find uploads -name '*.png' | arbiter judge - --judge runs/demo
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code; errors go to standard error, on one line."""
+    from prompts.errors import ArbiterError
+
+    options = build_parser().parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except ArbiterError as error:
+        print(f"arbiter: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except BrokenPipeError:  # `arbiter judge ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all commands; each sets `run`, a function from the options to an exit code."""
+    parser = argparse.ArgumentParser(
+        prog="arbiter", description="Judge images by your own list of unsafe categories.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_judge(commands)
+    merge = commands.add_parser("merge", help="merge a run's adapter into its base, for other engines")
+    merge.add_argument("judged", metavar="RUN", type=Path, help="a run folder, such as runs/demo")
+    merge.add_argument("out", metavar="OUT", type=Path, help="folder to write; must not exist")
+    merge.set_defaults(run=_merge)
+    _add_taxonomy(commands)
+    _add_recipes(commands)
+    return parser
+
+
+def _add_judge(commands: Any) -> None:
+    judge = commands.add_parser(
+        "judge",
+        help="judge files, folders, or paths from standard input",
+        description="Judge images: one line each, in the order given.",
+        epilog=_JUDGE_TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    judge.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or - for paths from stdin")
+    judge.add_argument("--judge", required=True, metavar="RUN", help="a run folder, or a name on the hub")
+    judge.add_argument(
+        "--taxonomy", metavar="NAME", help="a shipped taxonomy or a YAML file [the judge's own]"
+    )
+    judge.add_argument("--categories", metavar="A,B", action="append", help="only these categories")
+    judge.add_argument(
+        "--custom", metavar='"NAME: DEFINITION"', action="append", default=[], help="one more category"
+    )
+    judge.add_argument("--prompt", metavar="TEXT", help="the text all these images were generated from")
+    judge.add_argument(
+        "--threshold",
+        metavar="T",
+        action="append",
+        help="flag from this probability on [0.5], or NAME=T for a category of its own",
+    )
+    judge.add_argument("--json", action="store_true", help="one JSON object a line")
+    judge.add_argument("--multilabel", action="store_true", help="score every category on its own")
+    judge.add_argument("--batch-size", type=_positive, default=8, metavar="N", help="images at once [8]")
+    judge.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, ... [the best there is]")
+    judge.set_defaults(run=_judge)
+
+
+def _add_taxonomy(commands: Any) -> None:
+    taxonomy = commands.add_parser("taxonomy", help="list, show or check taxonomies")
+    actions = taxonomy.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("list", help="the shipped ones").set_defaults(run=_taxonomy_list)
+    show = actions.add_parser("show", help="print one as YAML, ready to be changed")
+    show.add_argument("name", metavar="NAME")
+    show.set_defaults(run=_taxonomy_show)
+    check = actions.add_parser("check", help="check a YAML file")
+    check.add_argument("file", metavar="FILE", type=Path)
+    check.set_defaults(run=_taxonomy_check)
+
+
+def _add_recipes(commands: Any) -> None:
+    recipes = commands.add_parser("recipes", help="list the recipes, or copy one to change it")
+    actions = recipes.add_subparsers(metavar="ACTION", required=True)
+    actions.add_parser("list", help="names and what they do").set_defaults(run=_recipes_list)
+    copy = actions.add_parser("copy", help="copy a recipe and the configurations; never overwrites")
+    copy.add_argument("name", metavar="NAME")
+    copy.add_argument("destination", metavar="DEST", nargs="?", type=Path, default=Path("."))
+    copy.set_defaults(run=_recipes_copy)
+
+
+def _judge(options: argparse.Namespace) -> int:
+    from .judging import judge_paths
+
+    return judge_paths(options)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from judge.vlm.load import merge_run
+
+    merge_run(options.judged, options.out)
+    print(f"Wrote {options.out}")
+    return EXIT_SAFE
+
+
+def _taxonomy_list(options: argparse.Namespace) -> int:
+    from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
+
+    for name in shipped_taxonomies():
+        taxonomy = load_taxonomy(name)
+        print(
+            f"{name:<20} version {taxonomy.version:<6} {len(taxonomy):>3} categories  {taxonomy.short_hash}"
+        )
+    return EXIT_SAFE
+
+
+def _taxonomy_show(options: argparse.Namespace) -> int:
+    from prompts.taxonomy_file import load_taxonomy
+
+    print(load_taxonomy(options.name).to_yaml(), end="")
+    return EXIT_SAFE
+
+
+def _taxonomy_check(options: argparse.Namespace) -> int:
+    from prompts.errors import TaxonomyError
+    from prompts.taxonomy_file import load_taxonomy
+
+    if not options.file.is_file():
+        raise TaxonomyError(f"{options.file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")
+    taxonomy = load_taxonomy(options.file)
+    print(f"{options.file}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}")
+    return EXIT_SAFE
+
+
+def _recipes_list(options: argparse.Namespace) -> int:
+    from .recipes import recipe_names
+
+    for name, text in recipe_names().items():
+        print(f"{name:<28} {text}")
+    return EXIT_SAFE
+
+
+def _recipes_copy(options: argparse.Namespace) -> int:
+    from .recipes import copy_recipe
+
+    for path in copy_recipe(options.name, options.destination):
+        print(path)
+    return EXIT_SAFE
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: reading package metadata is slow."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(f"arbiter {version('arbiter-vision')}")
+        except PackageNotFoundError:
+            print("arbiter, from a checkout that is not installed")
+        parser.exit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,454 @@
+"""`arbiter`: every option, exit code and error, with a classifier that reads colours."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import judge
+from judge.protocol import Scores
+from judge.serve import recipes
+from judge.serve.cli import main
+from judge.serve.judging import find_images, parse_threshold
+from prompts import ArbiterError, Taxonomy, load_taxonomy
+
+DIGITS = load_taxonomy("digits")
+
+
+class RedJudge:
+    """The redder, the less safe; blames the first category. A blue image cannot be judged."""
+
+    name = "red-judge"
+    default_taxonomy: Taxonomy | None = DIGITS
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def score(
+        self,
+        images: Sequence[Image.Image],
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        multilabel: bool = False,
+    ) -> Scores:
+        self.calls.append(
+            {"n": len(images), "prompts": prompts, "taxonomy": taxonomy, "multilabel": multilabel}
+        )
+        colours = np.array([image.getpixel((0, 0)) for image in images], dtype=float).reshape(-1, 3)
+        unsafe = np.where(colours[:, 2] > 0, np.nan, colours[:, 0] / 255)
+        categories = np.zeros((len(images), len(taxonomy)))
+        categories[:, 0] = unsafe
+        reasons = tuple("too blue" if np.isnan(value) else None for value in unsafe)
+        return Scores(unsafe, categories, reasons)
+
+
+@pytest.fixture
+def red(monkeypatch: pytest.MonkeyPatch) -> RedJudge:
+    """Stands in for `load_classifier`; `loaded` on it keeps what was asked for."""
+    classifier = RedJudge()
+
+    def load(name: str, **options: Any) -> RedJudge:
+        classifier.loaded = (name, options)  # type: ignore[attr-defined]
+        return classifier
+
+    monkeypatch.setattr(judge, "load_classifier", load, raising=False)
+    return classifier
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Callable[..., str]:
+    def make(name: str, red: int = 0, blue: int = 0) -> str:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (red, 0, blue)).save(path, "PNG")
+        return str(path)
+
+    return make
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
+    """(exit code, lines on standard output, standard error)."""
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse leaves this way
+        code = int(stop.code or 0)
+    captured = capsys.readouterr()
+    return code, captured.out.splitlines(), captured.err
+
+
+# --- exit codes --------------------------------------------------------------------------------------------
+
+
+def test_all_safe_is_zero(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, errors = run(capsys, "judge", picture("a.png"), picture("b.png", red=100), "--judge", "run")
+    assert (code, len(lines)) == (0, 2)
+    assert errors == "2 images: 0 flagged, 2 safe, 0 not judged\n"
+
+
+def test_something_flagged_is_one_even_beside_something_unjudged(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, errors = run(capsys, "judge", picture("a.png", red=255), "missing.png", "--judge", "run")
+    assert code == 1
+    assert lines[0].startswith("unsafe ")
+    assert lines[1].startswith("unjudged ")
+    assert "1 flagged, 0 safe, 1 not judged" in errors
+
+
+def test_unjudged_is_three_and_never_safe(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines, _ = run(capsys, "judge", picture("blue.png", blue=9), picture("a.png"), "--judge", "run")
+    assert code == 3
+    assert "too blue" in lines[0]
+    assert lines[1].startswith("safe ")
+
+
+def test_unreadable_images_do_not_stop_the_rest(
+    red: RedJudge, picture: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.png").write_bytes(Path(picture("x.png")).read_bytes()[:40])
+    code, lines, _ = run(
+        capsys,
+        "judge",
+        str(tmp_path / "broken.png"),
+        str(tmp_path / "x.png"),
+        str(tmp_path / "none"),
+        "--judge",
+        "r",
+    )
+    assert code == 3
+    assert [line.split()[0] for line in lines] == ["unjudged", "safe", "unjudged"]
+    assert "(unreadable: starts like PNG" in lines[0]
+    assert "missing: no such file" in lines[2]
+    assert red.calls[0]["n"] == 1
+
+
+def test_nothing_readable_never_reaches_the_classifier(
+    red: RedJudge, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, _ = run(capsys, "judge", "nothing.png", "--judge", "run")
+    assert code == 3
+    assert red.calls == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "required"),
+        (["judge"], "required"),
+        (["judge", "a.png"], "--judge"),
+        (["judge", "a.png", "--judge", "r", "--unknown"], "unrecognized"),
+        (["judge", "a.png", "--judge", "r", "--batch-size", "0"], "not a positive whole number"),
+        (["judge", "a.png", "--judge", "r", "--threshold", "2"], "from 0 to 1"),
+        (["judge", "a.png", "--judge", "r", "--threshold", "three=x"], "from 0 to 1"),
+        (["judge", "a.png", "--judge", "r", "--threshold", "nan"], "from 0 to 1"),
+        (["judge", "a.png", "--judge", "r", "--threshold", ".5", "--threshold", "three=.2"], "not both"),
+        (["judge", "a.png", "--judge", "r", "--threshold", "thre=.2"], "did you mean 'three'"),
+        (["judge", "a.png", "--judge", "r", "--taxonomy", "digitz"], "digits"),
+        (["judge", "a.png", "--judge", "r", "--categories", "thre"], "did you mean 'three'"),
+        (["judge", "a.png", "--judge", "r", "--categories", ","], "Nothing selected"),
+        (["judge", "a.png", "--judge", "r", "--custom", "no definition"], 'write "NAME: DEFINITION"'),
+        (["judge", "a.png", "--judge", "r", "--custom", "three: again"], "three"),
+        (["judge", "--judge", "r", "."], "No images found"),
+        (["nonsense"], "invalid choice"),
+        (["taxonomy", "show", "digitz"], "digits"),
+        (["taxonomy", "check", "nowhere.yaml"], "no file"),
+        (["recipes", "copy", "lora_lava"], "No recipe 'lora_lava'"),
+    ],
+)
+def test_usage_errors_are_two(
+    red: RedJudge,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, lines, errors = run(capsys, *arguments)
+    assert (code, lines) == (2, [])
+    assert message in errors
+    assert "Traceback" not in errors
+
+
+def test_errors_of_ours_are_one_line_and_others_are_not_hidden(
+    monkeypatch: pytest.MonkeyPatch, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ours(*_: object, **__: object) -> None:
+        raise ArbiterError("no such run")
+
+    monkeypatch.setattr(judge, "load_classifier", ours, raising=False)
+    assert run(capsys, "judge", picture("a.png"), "--judge", "r") == (2, [], "arbiter: no such run\n")
+
+    def theirs(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(judge, "load_classifier", theirs, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        main(["judge", picture("a.png"), "--judge", "r"])
+
+
+def test_a_judge_without_a_taxonomy_asks_for_one(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    red.default_taxonomy = None
+    code, _, errors = run(capsys, "judge", picture("a.png"), "--judge", "run")
+    assert code == 2
+    assert "give --taxonomy" in errors
+    assert run(capsys, "judge", picture("a.png"), "--judge", "run", "--taxonomy", "digits")[0] == 0
+
+
+# --- options -----------------------------------------------------------------------------------------------
+
+
+def test_options_reach_the_judge(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [picture(f"{index}.png") for index in range(5)]
+    options = ["--batch-size", "2", "--device", "cpu", "--prompt", "a red house", "--multilabel"]
+    assert run(capsys, "judge", *paths, "--judge", "runs/x", *options)[0] == 0
+    assert red.loaded == ("runs/x", {"device": "cpu", "batch_size": 2})  # type: ignore[attr-defined]
+    assert [call["n"] for call in red.calls] == [2, 2, 1]
+    assert red.calls[0]["prompts"] == ["a red house"] * 2
+    assert red.calls[2]["multilabel"] is True
+
+
+def test_plain_calls_pass_no_multilabel(
+    red: RedJudge,
+    picture: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = RedJudge.score
+    monkeypatch.setattr(
+        RedJudge, "score", lambda self, images, prompts, taxonomy: whole(self, images, prompts, taxonomy)
+    )
+    assert run(capsys, "judge", picture("a.png"), "--judge", "r")[0] == 0
+    code, _, errors = run(capsys, "judge", picture("a.png"), "--judge", "r", "--multilabel")
+    assert code == 2
+    assert "--multilabel: red-judge" in errors
+
+
+def test_categories_and_custom_ones(
+    red: RedJudge, picture: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(DIGITS.to_yaml())
+    options = [
+        "--categories",
+        "THREE, seven",
+        "--categories",
+        "one",
+        "--custom",
+        "Balloons: toy balloons: any colour",
+    ]
+    assert run(capsys, "judge", picture("a.png"), "--judge", "r", "--taxonomy", str(file), *options)[0] == 0
+    taxonomy = red.calls[0]["taxonomy"]
+    assert taxonomy.names == ("three", "seven", "one", "Balloons")
+    assert taxonomy.categories[3].definition == "toy balloons: any colour"
+
+
+def test_thresholds(red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    path = picture("a.png", red=102)  # 0.4
+    assert run(capsys, "judge", path, "--judge", "r")[0] == 0
+    assert run(capsys, "judge", path, "--judge", "r", "--threshold", "0.4")[0] == 1
+    named = f"{DIGITS.names[0]}=0.3"
+    assert run(capsys, "judge", path, "--judge", "r", "--threshold", named)[0] == 1
+    assert parse_threshold(None) == 0.5
+    assert parse_threshold(["a=b=0.25"]) == {"a=b": 0.25}
+
+
+def test_json_lines(red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [picture("a.png", red=255), picture("b.png", blue=1), "gone.png"]
+    code, lines, _ = run(capsys, "judge", *paths, "--judge", "r", "--json")
+    first, second, third = map(json.loads, lines)
+    assert code == 1
+    assert [row["path"] for row in (first, second, third)] == paths
+    assert (first["status"], first["flagged"], first["unsafe"]) == ("unsafe", True, 1.0)
+    assert (first["category"], first["model"], first["taxonomy"]) == (
+        DIGITS.names[0],
+        "red-judge",
+        DIGITS.hash,
+    )
+    assert (second["status"], second["flagged"], second["unsafe"]) == ("unjudged", None, None)
+    assert second["reason"] == "too blue"
+    assert third["reason"] == "missing: no such file"
+
+
+def test_text_lines_are_aligned_and_harmless(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [picture("a.png", red=255), picture("b\x1b[2J\n.png"), picture("ü.png", blue=3)]
+    _, lines, _ = run(capsys, "judge", *paths, "--judge", "r")
+    assert len(lines) == 3
+    assert {line.index("/") for line in lines} == {lines[0].index("/")}
+    assert "\x1b" not in lines[1]
+    assert "b\\x1b[2J\\n.png" in lines[1]
+    assert lines[2].endswith("ü.png  (too blue)")
+
+
+# --- which files -------------------------------------------------------------------------------------------
+
+
+def test_folders_are_searched_by_content(
+    red: RedJudge, picture: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture("in/b.png")
+    picture("in/a/c.txt")  # an image under another name
+    picture("in/.hidden")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / "empty.png").touch()
+    (tmp_path / "in" / "old.tif").write_bytes(b"II*\0rest")
+    (tmp_path / "in" / "dangling.png").symlink_to("nowhere")
+    code, lines, errors = run(capsys, "judge", str(tmp_path / "in"), "--judge", "r")
+    assert code == 3
+    names = [line.split("/in/")[1].split()[0] for line in lines]
+    assert names == [".hidden", "b.png", "dangling.png", "old.tif", "a/c.txt"]
+    assert "unsupported_format: TIFF" in lines[3]
+    assert "2 files are no images" in errors
+
+
+def test_unreadable_folders_stop_the_search(
+    tmp_path: Path, red: RedJudge, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def forbidden(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", forbidden)
+    code, _, errors = run(capsys, "judge", str(tmp_path), "--judge", "r")
+    assert code == 2
+    assert "Cannot look into" in errors
+
+
+def test_paths_from_standard_input(
+    red: RedJudge,
+    picture: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    listed = f"{picture('a b.png')}\n\n-\n{picture('c.png', red=255)}\r\n".encode() + b"\xff.png\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    code, lines, _ = run(capsys, "judge", "-", "--judge", "r", "--json")
+    assert code == 1
+    assert [json.loads(line)["status"] for line in lines] == ["safe", "unsafe", "unjudged"]
+
+
+def test_files_that_are_named_are_always_judged(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("no image")
+    assert list(find_images([str(tmp_path / "notes.txt"), "missing"])) == [
+        str(tmp_path / "notes.txt"),
+        "missing",
+    ]
+
+
+# --- the other commands ------------------------------------------------------------------------------------
+
+
+def test_taxonomy_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = run(capsys, "taxonomy", "list")
+    assert code == 0
+    assert {line.split()[0] for line in lines} >= {"digits", "unsafebench", "openai-moderation"}
+    code, lines, _ = run(capsys, "taxonomy", "show", "digits")
+    (tmp_path / "mine.yaml").write_text("\n".join(lines))
+    assert load_taxonomy(tmp_path / "mine.yaml") == DIGITS
+    code, lines, _ = run(capsys, "taxonomy", "check", str(tmp_path / "mine.yaml"))
+    assert code == 0
+    assert "10 categories" in lines[0]
+    assert DIGITS.short_hash in lines[0]
+    (tmp_path / "mine.yaml").write_text("name: x\n")
+    code, _, errors = run(capsys, "taxonomy", "check", str(tmp_path / "mine.yaml"))
+    assert code == 2
+    assert "mine.yaml" in errors
+
+
+def test_merge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import types
+
+    calls: list[tuple[Path, Path]] = []
+    fake = types.ModuleType("judge.vlm.load")
+    fake.merge_run = lambda run, out: calls.append((run, out))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "judge.vlm.load", fake)
+    assert run(capsys, "merge", "runs/demo", "merged") == (0, ["Wrote merged"], "")
+    assert calls == [(Path("runs/demo"), Path("merged"))]
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "shelf"
+    (folder / "configs" / "accelerate").mkdir(parents=True)
+    (folder / "lora_llava.py").write_text('"""Train a judge.\n\nMore.\n"""\nraise SystemExit("never run")\n')
+    (folder / "other.py").write_text("x = 1\n")
+    (folder / "configs" / "lora_llava.yaml").write_text("a: 1\n")
+    (folder / "configs" / "accelerate" / "cpu.yaml").write_text("b: 2\n")
+    (folder / "configs" / "junk.pyc").write_text("")
+    monkeypatch.setattr(recipes, "recipes_folder", lambda: folder)
+    return folder
+
+
+def test_recipes_are_listed_without_running(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = run(capsys, "recipes", "list")
+    assert code == 0
+    assert [line.split(maxsplit=1) for line in lines] == [["lora_llava", "Train a judge."], ["other"]]
+
+
+def test_recipes_are_copied_and_nothing_is_overwritten(
+    shelf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, lines, _ = run(capsys, "recipes", "copy", "lora_llava", str(out))
+    assert code == 0
+    wanted = ["lora_llava.py", "configs/accelerate/cpu.yaml", "configs/lora_llava.yaml"]
+    assert [str(Path(line).relative_to(out)) for line in lines] == wanted
+    assert sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file()) == sorted(wanted)
+    assert run(capsys, "recipes", "copy", "other.py", str(out)) == (0, [str(out / "other.py")], "")
+    (out / "configs" / "lora_llava.yaml").write_text("a: mine\n")
+    (out / "lora_llava.py").unlink()
+    code, _, errors = run(capsys, "recipes", "copy", "lora_llava", str(out))
+    assert code == 2
+    assert "Would overwrite" in errors
+    assert not (out / "lora_llava.py").exists()
+    assert (out / "configs" / "lora_llava.yaml").read_text() == "a: mine\n"
+
+
+def test_recipes_of_this_checkout_are_found() -> None:
+    assert recipes.recipes_folder().name in ("recipes", "_recipes")
+
+
+def test_missing_recipes_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recipes, "files", lambda package: tmp_path / "judge")
+    with pytest.raises(ArbiterError, match="No recipes beside"):
+        recipes.recipes_folder()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = run(capsys, "--version")
+    assert code == 0
+    assert lines[0].startswith("arbiter")
+
+
+def test_help_explains_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    code, lines, _ = run(capsys, "judge", "--help")
+    assert code == 0
+    assert "exit codes:" in lines
+    assert any("even if others could not be judged" in line for line in lines)
+
+
+def test_a_closed_pipe_is_no_traceback(tmp_path: Path) -> None:
+    """As in `arbiter taxonomy show digits | head -1`, where the reader goes first."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "judge.serve.cli", "taxonomy", "show", "unsafebench"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert "Traceback" not in done.stderr
