@@ -130,7 +130,7 @@ class RunDir:
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Keep the options as they were resolved."""
-        self._write("config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+        self.write_text("config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
     @property
     def config(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class RunDir:
 
     def write_taxonomy(self, taxonomy: Taxonomy) -> None:
         """Keep the categories, and their hash in the manifest."""
-        self._write("taxonomy.yaml", taxonomy.to_yaml())
+        self.write_text("taxonomy.yaml", taxonomy.to_yaml())
         self.note(taxonomy={"name": taxonomy.name, "version": str(taxonomy.version), "hash": taxonomy.hash})
 
     @property
@@ -219,14 +219,16 @@ class RunDir:
         return content
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        self._write(name, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+        self.write_text(
+            name, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
 
     def _write_lines(self, name: str, entries: Iterable[Mapping[str, Any]]) -> Path:
         lines = (json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False) + "\n" for entry in entries)
-        return self._write(name, "".join(lines))
+        return self.write_text(name, "".join(lines))
 
-    def _write(self, name: str, text: str) -> Path:
-        """Write beside the file, then take its place: readers see the old content or the new."""
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the run and move it into its place: readers see the old text or the new."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}.{os.getpid()}")

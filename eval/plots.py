@@ -1,0 +1,146 @@
+"""Figures of a report, drawn off screen through matplotlib's objects: no window, no shared state."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from .metrics import JudgedRow, columns
+from .scores import average_precision, calibration_error, precision_recall, reliability
+
+BEFORE, AFTER, SAFE, UNSAFE = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
+"""Colours that stay apart in the common colour-vision deficiencies; line styles and labels tell them too."""
+SIZE = (5.2, 3.7)
+DPI = 130
+
+Stages = Mapping[str, Sequence[JudgedRow]]
+"""Name of a stage (before, after) -> its judged rows, in the order they are drawn."""
+
+
+def draw_plots(
+    stages: Stages, history: Sequence[Mapping[str, Any]], folder: Path, threshold: float
+) -> dict[str, Path]:
+    """Draw every figure there is data for as PNG into `folder`; title -> file, in the order of the report."""
+    last = list(stages)[-1]
+    figures = {
+        "Precision and recall": ("precision_recall", _precision_recall(stages)),
+        f"Scores {last} training": ("scores", _scores(stages[last], threshold)),
+        "Reliability": ("reliability", _reliability(stages)),
+        "Training loss": ("loss", _loss(history)),
+    }
+    paths = {}
+    for title, (name, figure) in figures.items():
+        if figure is not None:
+            paths[title] = folder / f"{name}.png"
+            figure.savefig(paths[title], dpi=DPI)
+    return paths
+
+
+def _precision_recall(stages: Stages) -> Figure | None:
+    figure, axes = _figure("recall of unsafe images", "precision")
+    for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
+        truth, unsafe = columns(rows)
+        if not truth.any() or np.isnan(unsafe).all():
+            continue
+        curve = precision_recall(truth, unsafe)
+        label = f"{name} (average precision {average_precision(truth, unsafe):.3f})"
+        axes.step(
+            np.append(0, curve.recall), np.append(curve.precision[:1], curve.precision),
+            where="pre", color=colour, label=label, linestyle="-" if colour == AFTER else "--", linewidth=1.8,
+        )  # fmt: skip
+    if not axes.lines:
+        return None
+    axes.set(xlim=(0, 1.01), ylim=(0, 1.02))
+    axes.legend(loc="lower left", frameon=False, fontsize=8)
+    return figure
+
+
+def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
+    truth, unsafe = columns(rows)
+    judged = ~np.isnan(unsafe)
+    if not judged.any():
+        return None
+    figure, axes = _figure("p(unsafe)", "images (log scale)")
+    edges = np.linspace(0, 1, 41)
+    for name, members, colour, hatch in (("safe", ~truth, SAFE, ""), ("unsafe", truth, UNSAFE, "///")):
+        axes.hist(
+            unsafe[judged & members], bins=list(edges), color=colour, alpha=0.55, label=name, hatch=hatch,
+            edgecolor="white", linewidth=0.3,
+        )  # fmt: skip
+    axes.axvline(threshold, color="#333333", linestyle=":", linewidth=1.2, label=f"threshold {threshold:g}")
+    axes.set_yscale("log")
+    axes.set(xlim=(0, 1))
+    axes.legend(
+        fontsize=8, title="truth", title_fontsize=8, loc="upper center", edgecolor="none", framealpha=1
+    )
+    return figure
+
+
+def _reliability(stages: Stages) -> Figure | None:
+    figure, axes = _figure("p(unsafe), mean of the bin", "share that is unsafe")
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
+    for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
+        truth, unsafe = columns(rows)
+        table = reliability(truth, unsafe)
+        if not len(table.rows):
+            continue
+        label = f"{name} (calibration error {calibration_error(truth, unsafe):.3f})"
+        axes.plot(table.probability, table.share_unsafe, color=colour, linewidth=1.2, label=label)
+        size = 12 + 160 * table.rows / table.rows.sum()
+        axes.scatter(table.probability, table.share_unsafe, s=size, color=colour, zorder=3)
+    if len(axes.lines) < 2:
+        return None
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.legend(loc="upper left", frameon=False, fontsize=8)
+    return figure
+
+
+def _loss(history: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """The trainer's log: entries with `step` and `loss`, some with `eval_loss`."""
+    figure, axes = _figure("step", "loss (log scale)")
+    for key, name, colour, marker in (
+        ("loss", "training", BEFORE, ""),
+        ("eval_loss", "held out", AFTER, "o"),
+    ):
+        points = [(entry["step"], entry[key]) for entry in history if key in entry and "step" in entry]
+        if len(points) > (0 if marker else 1):
+            steps, losses = np.array(points, dtype=np.float64).T
+            axes.plot(steps, losses, color=colour, marker=marker, markersize=4, linewidth=1.0, label=name)
+            if key == "loss" and len(points) >= 20:
+                axes.plot(steps, _smooth(losses), color=UNSAFE, linewidth=1.8, label="training, smoothed")
+    if not axes.lines:
+        return None
+    if all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
+        axes.set_yscale("log")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _smooth(losses: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Mean over a window of a twentieth of the run, shorter at the ends."""
+    window = np.ones(max(3, len(losses) // 20))
+    sums = np.convolve(losses, window, mode="same")
+    smooth: np.ndarray[Any, np.dtype[np.float64]] = sums / np.convolve(
+        np.ones(len(losses)), window, mode="same"
+    )
+    return smooth
+
+
+def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="#e8e8e8", linewidth=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _colours(stages: Stages) -> list[str]:
+    return [AFTER if name == list(stages)[-1] else BEFORE for name in stages]
