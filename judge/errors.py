@@ -63,6 +63,3 @@ class CheckpointError(ArbiterError, RuntimeError):
 
 class MissingExtraError(ArbiterError, ImportError):
     """An optional dependency that is not installed; the message names the extra to install."""
-
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; run: pip install 'arbiter-vision[{extra}]'")
