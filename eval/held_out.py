@@ -1,0 +1,159 @@
+"""Held-out questions for a policy judge: drawn once, judged by any classifier, before and after training.
+
+Three sets, because one number hides what matters: `flips` (images under two policies of opposite label, and under
+policies of their own), `held_out` (categories that no training policy contained) and `lying` (prompts that belong
+to another image, of opposite label).
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+from judge.images import open_image
+from judge.protocol import Classifier
+from prompts.errors import ExampleError
+from prompts.example import Example
+from prompts.flip import FlipOptions, Group, Row, draw_groups, draw_pairs
+from prompts.taxonomy import Taxonomy
+
+from .metrics import JudgedRow, summarise
+
+
+@dataclass(frozen=True)
+class Question:
+    """A drawn row and its place in an evaluation."""
+
+    id: str
+    row: Row
+    pair: str | None = None
+    direction: Literal["safe_to_unsafe", "unsafe_to_safe"] | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Questions by set."""
+
+    flips: tuple[Question, ...]
+    held_out: tuple[Question, ...] = ()
+
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """Every question of every set."""
+        return self.flips + self.held_out
+
+
+def draw_evaluation(
+    examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, *, seed: int, rows: int
+) -> Evaluation:
+    """Draw about `rows` questions for the flips, half in pairs, and half as many for held-out categories.
+
+    Policies are drawn as for training (`options`), without questions about single categories. For held-out keys,
+    policies hold at least one of them, an unsafe image violates nothing else of its policy, and as many safe
+    images stand beside them.
+
+    Raises:
+        ExampleError: the examples cannot give the questions.
+    """
+    plain = replace(options, focus=0.0)
+    pairs = draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
+    flips = []
+    for number, pair in enumerate(pairs):
+        direction = cast(Literal["safe_to_unsafe", "unsafe_to_safe"], pair.direction)
+        for side, row in (("unsafe", pair.unsafe), ("safe", pair.safe)):
+            flips.append(Question(f"pair-{number}-{side}", row, f"pair-{number}", direction))
+    groups = draw_groups(
+        examples, taxonomy, plain, seed=seed, epoch=0, groups=max(1, rows // (2 * options.group_size))
+    )
+    flips += [
+        Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
+    ]
+    held_out = _held_out(examples, taxonomy, plain, seed, rows // 2) if options.held_out else ()
+    return Evaluation(tuple(flips), tuple(held_out))
+
+
+def _held_out(
+    examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, seed: int, rows: int
+) -> Iterable[Question]:
+    everything = replace(options, held_out=frozenset())
+    found: list[Row] = []
+    for epoch in range(1, 200):
+        for group in draw_groups(examples, taxonomy, everything, seed=seed, epoch=epoch, groups=20):
+            found += _about_held_out(group, options.held_out)
+        if len(found) >= rows:
+            return (Question(f"held-out-{i}", row) for i, row in enumerate(found[:rows]))
+    raise ExampleError(
+        f"Too few images violate the held-out categories {', '.join(sorted(options.held_out))}; "
+        "add some to the held-out split, or hold out others."
+    )
+
+
+def _about_held_out(group: Group, held_out: frozenset[str]) -> list[Row]:
+    """The group's rows that turn on a held-out category, and as many safe ones."""
+    seen = [category for category in group.taxonomy if not held_out & set(category.members)]
+    if len(seen) == len(group.taxonomy):
+        return []
+    unsafe = [
+        row for row in group.rows if row.unsafe and not any(category.label(row.example) for category in seen)
+    ]
+    safe = [row for row in group.rows if not row.unsafe][: len(unsafe)]
+    return unsafe + safe
+
+
+def judge_questions(
+    classifier: Classifier, questions: Sequence[Question], *, told: Callable[[int], Any] | None = None
+) -> list[JudgedRow]:
+    """Ask a classifier; rows under one policy go together. `told` hears how many are done, for a progress bar."""
+    by_policy: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        by_policy.setdefault(question.row.taxonomy.hash, []).append(place)
+    judged: dict[int, JudgedRow] = {}
+    for places in by_policy.values():
+        rows = [questions[place].row for place in places]
+        scores = classifier.score(
+            [open_image(row.example.image) for row in rows], [row.prompt for row in rows], rows[0].taxonomy
+        )
+        for place, row, unsafe, categories, reason in zip(
+            places, rows, scores.unsafe, scores.categories, scores.reasons, strict=True
+        ):
+            names = row.taxonomy.names
+            named = [score for score in categories if score == score]
+            judged[place] = JudgedRow(
+                id=questions[place].id,
+                truth=row.unsafe,
+                unsafe=float(unsafe),
+                category=names[int(categories.argmax())] if len(named) == len(names) else None,
+                violated=frozenset(c.name for c in row.taxonomy if c.label(row.example)),
+                policy=names,
+                source=row.example.source,
+                pair=questions[place].pair,
+                direction=questions[place].direction,
+                arm=row.arm,
+                prompt=row.prompt,
+                reason=reason,
+            )
+        if told is not None:
+            told(len(judged))
+    return [judged[place] for place in range(len(questions))]
+
+
+def summarise_evaluation(
+    evaluation: Evaluation, judged: Sequence[JudgedRow], threshold: float = 0.5
+) -> dict[str, Any]:
+    """`eval.metrics.summarise` of the flips, with `lying_prompt_f1` and `heldout_*` beside it.
+
+    `judged` holds one row for each of `evaluation.questions`, in their order.
+    """
+    flips, held_out = judged[: len(evaluation.flips)], judged[len(evaluation.flips) :]
+    summary = summarise(flips, threshold)
+    lying = [
+        row
+        for question, row in zip(evaluation.flips, flips, strict=True)
+        if question.row.prompt_kind == "lie"
+    ]
+    summary["lying_prompt_rows"] = len(lying)
+    summary["lying_prompt_f1"] = summarise(lying, threshold)["f1"] if lying else None
+    summary["heldout_rows"] = len(held_out)
+    about_held_out = summarise(held_out, threshold) if held_out else {}
+    for key in ("f1", "auc", "category_accuracy"):
+        summary[f"heldout_{key}"] = about_held_out.get(key)
+    return summary

@@ -1,0 +1,165 @@
+"""Training: fresh flipped rows every epoch, the policy of a group computed once, metrics that mean something.
+
+`JudgeTrainer` is transformers' Trainer, so accelerate, DeepSpeed, checkpoints, resuming and loggers work as people
+know them. It changes three things: what is logged at evaluation, the loss (answer tokens only, on logits that are
+computed at answer positions only), and, where the vision tower is frozen, that each image passes it once.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback
+
+from prompts.example import Example
+from prompts.flip import FlipOptions, Group, draw_groups
+from prompts.taxonomy import Taxonomy
+
+FEATURE_BYTES = 4 * 1024**3
+"""Most memory that kept image features may take; past it, images go through the tower again."""
+
+
+class FlippedGroups(Dataset[Group]):
+    """The groups of the current epoch; `set_epoch` draws others."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        taxonomy: Taxonomy,
+        options: FlipOptions,
+        *,
+        seed: int,
+        groups: int | None = None,
+    ) -> None:
+        self._draw = lambda epoch: draw_groups(
+            examples, taxonomy, options, seed=seed, epoch=epoch, groups=groups
+        )
+        self.epoch = 0
+        self.groups = self._draw(0)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw the groups of this epoch, unless they are there already."""
+        if epoch != self.epoch:
+            self.epoch, self.groups = epoch, self._draw(epoch)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def __getitem__(self, index: int) -> Group:
+        return self.groups[index]
+
+
+class _NewEpoch(TrainerCallback):  # type: ignore[misc]
+    """Redraws at the start of each epoch, also of one that a resumed run begins in the middle of."""
+
+    def __init__(self, dataset: FlippedGroups) -> None:
+        self.dataset = dataset
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.dataset.set_epoch(math.floor((state.epoch or 0.0) + 1e-6))
+
+
+def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int | None = None) -> Tensor:
+    """Mean cross-entropy of the answer tokens, over all of them in an optimizer step.
+
+    `outputs.logits` is (A, V) at the A positions that predict `labels` (A,). With `num_items_in_batch`, the sum is
+    divided by that count, so gradient accumulation and several processes weigh every token alike.
+    """
+    total = F.cross_entropy(outputs.logits.float(), labels, reduction="sum")
+    return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
+
+
+class FrozenFeatures:
+    """Projected image features by example id, for a tower and projector that do not change."""
+
+    def __init__(self, limit: int = FEATURE_BYTES) -> None:
+        self.limit, self.size = limit, 0
+        self._kept: dict[str, Tensor] = {}
+
+    @staticmethod
+    def fit(model: Any) -> bool:
+        """Whether this model takes ready features and nothing before its language model is trained."""
+        takes = "mm_encoder_outputs" in inspect.signature(model.get_base_model().forward).parameters
+        trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+        return takes and all("language_model" in name for name in trained)
+
+    def of(self, model: Any, ids: Sequence[str], visual: dict[str, Tensor]) -> Any:
+        """The features of a batch, as `mm_encoder_outputs` wants them."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        fresh = [place for place, name in enumerate(ids) if name not in self._kept]
+        found: dict[int, Tensor] = {}
+        if fresh:
+            chosen = {key: value[fresh] for key, value in visual.items()}
+            with torch.no_grad():
+                features = model.get_image_features(**chosen, return_dict=True).pooler_output
+            for place, feature in zip(fresh, features, strict=True):
+                found[place] = feature
+                if self.size + feature.nbytes <= self.limit:
+                    self._kept[ids[place]] = feature.clone()
+                    self.size += feature.nbytes
+        features = tuple(found.get(place, self._kept.get(name)) for place, name in enumerate(ids))
+        return {"image": BaseModelOutputWithPooling(pooler_output=features)}
+
+
+class JudgeTrainer(Trainer):  # type: ignore[misc]
+    """See the module text.
+
+    Args:
+        evaluator: judges held-out rows with the current model and returns numbers; called at each evaluation on
+            every process.
+        keep_features: pass each image through the frozen tower once; ignored where something before the
+            language model is trained, where the family takes no ready features, and under ZeRO-3.
+        options: Trainer's own.
+    """
+
+    def __init__(
+        self,
+        *,
+        evaluator: Callable[[Any], Mapping[str, float]] | None = None,
+        keep_features: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(compute_loss_func=answer_loss, **options)
+        self.evaluator = evaluator
+        # Under ZeRO-3 ranks must run the same modules in the same order, which a cache does not promise.
+        suits = keep_features and not self.is_deepspeed_enabled and FrozenFeatures.fit(options["model"])
+        self.features = FrozenFeatures() if suits else None
+        if isinstance(self.train_dataset, FlippedGroups):
+            self.add_callback(_NewEpoch(self.train_dataset))
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Trainer's, after the pixels were exchanged for kept features."""
+        ids = inputs.pop("image_ids")
+        if self.features is not None:
+            visual = {key: inputs.pop(key) for key in _visual_keys(inputs)}
+            plain = self.accelerator.unwrap_model(model).get_base_model()
+            inputs["mm_encoder_outputs"] = self.features.of(plain, ids, visual)
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Judge the held-out rows; the memory this takes does not depend on the vocabulary."""
+        if self.evaluator is None:
+            return {}
+        training = self.model.training
+        self.model.eval()
+        found = self.evaluator(self.accelerator.unwrap_model(self.model))
+        self.model.train(training)
+        metrics = {f"{metric_key_prefix}_{key}": value for key, value in found.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _visual_keys(inputs: Mapping[str, Any]) -> list[str]:
+    return [key for key in ("pixel_values", "image_sizes", "image_grid_thw") if key in inputs]
