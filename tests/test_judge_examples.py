@@ -17,6 +17,7 @@ from judge.images import pixels_hash
 from judge.labels import UNSPECIFIED, unsafe_label
 from judge.sources import Skipped, StoredImage
 from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
+from prompts.flip import FlipOptions, draw_groups
 
 UNSAFEBENCH = load_taxonomy("unsafebench")
 PETS = Taxonomy(
@@ -283,6 +284,18 @@ def test_unsafe_without_a_named_category_is_unsafe_yet_no_label_of_any_category(
     assert unsafe_label(unsafe, UNSAFEBENCH) is True
     assert unsafe_label(safe, UNSAFEBENCH) is False
     assert unsafe_label(Example("x", None, unknown=frozenset({"Hate"})), UNSAFEBENCH) is None
+
+
+def test_flips_never_draw_an_image_whose_category_nobody_named() -> None:
+    unnamed = [
+        Example(f"unnamed-{i}", None, violates=frozenset({UNSPECIFIED}), unknown=frozenset(UNSAFEBENCH.keys))
+        for i in range(50)
+    ]
+    named = [Example(str(i), None, violates=frozenset(UNSAFEBENCH.keys[i : i + 1])) for i in range(40)]
+    groups = draw_groups([*unnamed, *named], UNSAFEBENCH, FlipOptions(), seed=0, epoch=0, groups=20)
+    drawn = {row.example.id for group in groups for row in group.rows}
+    assert drawn
+    assert not [name for name in drawn if name.startswith("unnamed")]
 
 
 # --- folders -----------------------------------------------------------------------------------------------
