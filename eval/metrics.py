@@ -35,7 +35,7 @@ DIRECTIONS: tuple[Direction, ...] = ("safe_to_unsafe", "unsafe_to_safe")
 class JudgedRow:
     """One image under one policy: what is true and what the judge said.
 
-    `category`, `violated` and `policy` must speak one language: names as the policy shows them, or keys.
+    `category`, `violated` and `policy` hold names as this policy shows them.
     """
 
     id: str
@@ -61,12 +61,17 @@ class JudgedRow:
     """The text shown beside the image; for reports, no metric reads it."""
     reason: str | None = None
     """Why it was not judged."""
+    keys: tuple[str, ...] = ()
+    """What each category of `policy` counts as in the table by category; its name unless given. So a renamed
+    category is counted with its own kind, and custom ones can be counted together."""
 
     def __post_init__(self) -> None:
         if not (math.isnan(self.unsafe) or 0.0 <= self.unsafe <= 1.0):
             raise MetricError(
                 f"row {self.id!r}: unsafe is {self.unsafe}; give a probability in [0, 1] or NaN"
             )
+        if self.keys and len(self.keys) != len(self.policy):
+            raise MetricError(f"row {self.id!r}: {len(self.keys)} keys for {len(self.policy)} categories")
         if self.direction not in (None, *DIRECTIONS):
             raise MetricError(
                 f"row {self.id!r}: direction {self.direction!r}; allowed are {DIRECTIONS} and None"
@@ -92,6 +97,7 @@ class JudgedRow:
             "unsafe": self.unsafe if self.judged else None,
             "violated": sorted(self.violated),
             "policy": list(self.policy),
+            "keys": list(self.keys),
         }
 
     @classmethod
@@ -103,6 +109,7 @@ class JudgedRow:
                 "unsafe": NAN if fields["unsafe"] is None else float(fields["unsafe"]),
                 "violated": frozenset(fields.get("violated", ())),
                 "policy": tuple(fields.get("policy", ())),
+                "keys": tuple(fields.get("keys", ())),
             }
         )
 
@@ -146,18 +153,13 @@ def by_category(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, 
     A row that violates two categories counts for both. Unsafe rows that violate only others are left out:
     they are neither a hit nor a false alarm for this one, because p(unsafe) is right to be high there.
     """
-    names = sorted({name for row in rows for name in (*row.violated, *row.policy)})
-    return {
-        name: _short(
-            [
-                row
-                for row in rows
-                if name in row.violated or (not row.truth and name in (row.policy or names))
-            ],
-            threshold,
-        )
-        for name in names
-    }
+    members: defaultdict[str, list[JudgedRow]] = defaultdict(list)
+    everywhere = [row for row in rows if not row.truth and not row.policy]
+    for row in rows:
+        key_of = dict(zip(row.policy, row.keys or row.policy, strict=True))
+        for key in {key_of.get(name, name) for name in row.violated} if row.truth else set(key_of.values()):
+            members[key].append(row)
+    return {key: _short(members[key] + everywhere, threshold) for key in sorted(members)}
 
 
 def by_group(
@@ -229,6 +231,8 @@ def _short(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
         "f1_interval": f1_interval(counts),
         "precision": counts.precision,
         "recall": counts.recall,
+        "accuracy": counts.accuracy,
+        "accuracy_interval": wilson(counts.hits + counts.passed, len(rows)),
         "auc": roc_auc(truth, unsafe),
         "category_accuracy": share(*categories_right(rows, threshold)),
         "unjudged": int(np.isnan(unsafe).sum()),

@@ -53,7 +53,15 @@ COLUMNS = {
     "category_accuracy": "named right",
     "unjudged": "unjudged",
 }
-"""The same for the tables by category, source and arm."""
+"""The same for the tables by category and source."""
+ARM_COLUMNS = {
+    "rows": "rows",
+    "unsafe_rows": "unsafe",
+    "accuracy": "right",
+    "category_accuracy": "named right",
+    "unjudged": "unjudged",
+}
+"""The same by arm, whose rows mostly share one label."""
 
 
 def write_report(
@@ -93,8 +101,9 @@ def write_report(
         headlines=[(label, _cells(key, summaries)) for key, label in HEADLINES.items()],
         stages=list(stages),
         tables={
-            f"By {name}": (COLUMNS, summaries["after"][f"by_{name}"])
-            for name in ("category", "source", "arm")
+            "By category": (COLUMNS, "f1", summaries["after"]["by_category"]),
+            "By source": (COLUMNS, "f1", summaries["after"]["by_source"]),
+            "By kind of row": (ARM_COLUMNS, "accuracy", summaries["after"]["by_arm"]),
         },
         figures={name: _inline(path.read_bytes()) for name, path in figures.items()},
         wrong=[_sheet_entry(row, images, threshold) for row in wrong[:MOST_WRONG]],

@@ -100,6 +100,23 @@ def test_by_category_takes_safe_rows_of_policies_that_contain_it():
     assert (table["four"]["rows"], table["four"]["recall"]) == (3, 0.0)
 
 
+def test_by_category_counts_renamed_categories_by_key():
+    rows = [
+        JudgedRow(
+            "a", True, 0.9, "trio", frozenset(["trio"]), ("trio", "our list"), keys=("three", "custom")
+        ),
+        JudgedRow("b", True, 0.1, "three", frozenset(["three"]), ("three",)),
+        JudgedRow("c", False, 0.1, None, frozenset(), ("own rule", "numeral 3"), keys=("custom", "three")),
+    ]
+    table = by_category(rows)
+    assert {name: (entry["rows"], entry["unsafe_rows"]) for name, entry in table.items()} == {
+        "custom": (1, 0),
+        "three": (3, 2),
+    }
+    with pytest.raises(MetricError, match="1 keys for 2 categories"):
+        replace(rows[0], keys=("three",))
+
+
 def test_by_group_leaves_out_rows_without_group():
     rows = [unsafe_row(0, 0.9, arm="kept"), safe_row(1, 0.1, arm="kept"), safe_row(2, 0.9)]
     assert {name: entry["rows"] for name, entry in by_group(rows, lambda row: row.arm).items()} == {"kept": 2}
