@@ -291,7 +291,9 @@ def test_flips_never_draw_an_image_whose_category_nobody_named() -> None:
         Example(f"unnamed-{i}", None, violates=frozenset({UNSPECIFIED}), unknown=frozenset(UNSAFEBENCH.keys))
         for i in range(50)
     ]
-    named = [Example(str(i), None, violates=frozenset(UNSAFEBENCH.keys[i : i + 1])) for i in range(40)]
+    named = [
+        Example(str(i), None, violates=frozenset(UNSAFEBENCH.keys[i % 12 : i % 12 + 1])) for i in range(120)
+    ]
     groups = draw_groups([*unnamed, *named], UNSAFEBENCH, FlipOptions(), seed=0, epoch=0, groups=20)
     drawn = {row.example.id for group in groups for row in group.rows}
     assert drawn
