@@ -124,6 +124,7 @@ def judge_questions(
                 category=names[int(categories.argmax())] if len(named) == len(names) else None,
                 violated=frozenset(c.name for c in row.taxonomy if c.label(row.example)),
                 policy=names,
+                keys=tuple("custom" if len(c.members) > 1 else c.key for c in row.taxonomy),
                 source=row.example.source,
                 pair=questions[place].pair,
                 direction=questions[place].direction,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse  # type: ignore[import-untyped]  # comes with scikit-learn
+from scipy import sparse  # comes with scikit-learn
 from sklearn.feature_extraction.text import CountVectorizer
 
 from prompts.taxonomy import Category

@@ -56,7 +56,9 @@ class DataOptions:
 
     dataset: str = field(
         default="digits",
-        metadata={"help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.examples)."},
+        metadata={
+            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.examples)."
+        },
     )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
     held_out: list[str] = field(
@@ -84,14 +86,16 @@ class JudgeArguments(TrainingArguments):
     """
 
     max_length: int = field(
-        default=2048, metadata={"help": "Most tokens in a row; a longer one stops the run, as a cut loses its answer."}
+        default=2048,
+        metadata={"help": "Most tokens in a row; a longer one stops the run, as a cut loses its answer."},
     )
     eval_rows: int = field(default=200, metadata={"help": "Validation questions asked at each evaluation."})
     test_rows: int = field(default=1600, metadata={"help": "Test questions asked before and after training."})
     threshold: float = field(default=0.5, metadata={"help": "P(unsafe) from which an image is flagged."})
     judge_batch_size: int = field(default=8, metadata={"help": "Images in one forward pass when judging."})
     keep_features: bool = field(
-        default=True, metadata={"help": "Pass each image through the frozen vision tower once and keep the features."}
+        default=True,
+        metadata={"help": "Pass each image through the frozen vision tower once and keep the features."},
     )
 
     def __post_init__(self) -> None:
@@ -113,9 +117,7 @@ def main() -> None:
     flip = FlipOptions(held_out=frozenset(data.held_out), **data.flip)
     train, validation, test = load_splits(data, taxonomy, run)
 
-    dataset = FlippedGroups(
-        train.examples, taxonomy, flip, seed=args.seed, groups=data.groups_per_epoch
-    )
+    dataset = FlippedGroups(train.examples, taxonomy, flip, seed=args.seed, groups=data.groups_per_epoch)
     in_loop = draw_evaluation(validation.examples, taxonomy, flip, seed=args.seed, rows=args.eval_rows)
     final = draw_evaluation(test.examples, taxonomy, flip, seed=args.seed, rows=args.test_rows)
     rows = [row for group in dataset.groups for row in group.rows]

@@ -12,7 +12,6 @@ turning these skills into a judge is what LoRA is for.
 
 import argparse
 import json
-import random
 import re
 import time
 from dataclasses import dataclass
@@ -33,25 +32,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from judge.digits import CANVAS, DIGIT_NAMES, caption, compose_with_boxes
-from prompts import load_taxonomy, render
+from judge.digit_talk import Conversations, Row
+from judge.digits import CANVAS, caption, compose_with_boxes
 
 PATCH = 8
 VOCABULARY = 1024
 MEAN, DEVIATION = 0.5, 0.25
-MADE_UP = (
-    "amber anchor arrow basket bell birch bridge candle canyon cedar cloud comet coral crystal dune ember falcon "
-    "fern flint forest garnet glacier harbor hazel island ivory jasper kettle lagoon lantern maple marble meadow "
-    "mirror nectar oasis onyx orchid otter pebble pepper piano quartz raven ribbon river saddle saffron sparrow "
-    "summit thistle timber topaz tulip valley velvet violet walnut willow winter zephyr"
-).split()
-LIST_OPENINGS = (
-    "Here are some words:",
-    "Choose from these words:",
-    "Words and what they mean:",
-    "A list of names:",
-    "These are the names to use:",
-)
 # The layout of Llava 1.5: system text, then in each turn the images before the text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -61,147 +47,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A name of a list, what it means, and the digits it covers."""
-
-    name: str
-    meaning: str
-    digits: frozenset[int]
-
-
-@dataclass(frozen=True)
-class Row:
-    """One picture and a conversation about it: text pieces, each supervised or not."""
-
-    picture: int
-    pieces: tuple[tuple[str, bool], ...]
-
-
-class Conversations:
-    """Draws generic questions and answers about the digits of a picture."""
-
-    def __init__(self, seed: int) -> None:
-        """Read the names and wordings of the digits; they are the words the base has to know."""
-        self.random = random.Random(seed)
-        digits = load_taxonomy("digits")
-        self.names = [(c.name, *c.aliases, str(i)) for i, c in enumerate(digits)]
-        self.meanings = [(c.definition, *c.rewordings) for c in digits]
-        # Single words of the templates, so that no policy is made of tokens the base has never used.
-        text = " ".join(
-            part.get("text", "")
-            for template in ("policy_first", "perspective", "zero_shot_3")
-            for message in render(digits, "a prompt", template=template).messages
-            for part in message["content"]
-        )
-        self.words = sorted({*re.findall(r"[A-Za-z]+", text), *MADE_UP, "safe", "unsafe", "none", "only", "For"})
-
-    def entry(self, used: set[int]) -> Entry:
-        """One list entry over digits not used yet: mostly one digit, sometimes two or three under one name."""
-        r = self.random
-        free = [d for d in range(10) if d not in used]
-        count = 1 if r.random() < 0.88 or len(free) < 3 else r.choice((2, 2, 3))
-        chosen = r.sample(free, count)
-        used.update(chosen)
-        joint = r.choice((" or ", "; ", ", or "))
-        meaning = joint.join(r.choice(self.meanings[d]) for d in chosen)
-        if r.random() < 0.25:
-            name = " ".join(r.sample(MADE_UP, r.choice((1, 1, 2))))
-        elif count > 1:
-            name = " or ".join(self.names[d][0] for d in chosen)
-        else:
-            name = r.choice(self.names[chosen[0]][: r.choice((1, 3, 3, 4))])
-        return Entry(name, meaning, frozenset(chosen))
-
-    def entries(self, shown: frozenset[int]) -> list[Entry]:
-        """One to nine entries; three times in five one of them is shown."""
-        r = self.random
-        used: set[int] = set()
-        wanted, count = r.random() < 0.6, 1 + int(9 * r.random() ** 1.4)
-        if not wanted:
-            used |= shown
-        drawn: list[Entry] = []
-        while len(drawn) < count and len(used) < 10:
-            drawn.append(self.entry(used))
-        if wanted and shown and not any(e.digits & shown for e in drawn):
-            used = set(range(10)) - {r.choice(sorted(shown))}
-            drawn[r.randrange(len(drawn))] = self.entry(used)
-        unique = {e.name: e for e in drawn}
-        return list(unique.values())
-
-    def listing(self, entries: list[Entry]) -> tuple[str, bool]:
-        """The list as text, and whether it says what the names mean."""
-        r = self.random
-        made_up = any(set(e.name.split()) & set(MADE_UP) for e in entries)
-        style = r.choice((0, 0, 0, 1, 2, 3)) if not made_up else r.choice((0, 0, 1, 2))
-        opening = r.choice(LIST_OPENINGS)
-        if style == 3:
-            return f"{opening} {', '.join(e.name for e in entries)}.", False
-        line = ("- {0}: {1}", "{0} = {1}", "* {0} ({1})")[style]
-        return "\n".join([opening, *(line.format(e.name, e.meaning) for e in entries)]), True
-
-    def question(
-        self, entries: list[Entry], shown: frozenset[int], described: bool, choice: bool
-    ) -> tuple[str, str]:
-        """One question and its only right answer."""
-        r = self.random
-        kind = r.choices(("listed", "named", "naming", "words"), (45, 25, 15, 15))[0]
-        if choice and entries:
-            hits = [e.name for e in entries if e.digits & shown]
-            ask = r.choice(
-                ("Which of these do you see?", "Which word fits, or none?", "What from the list is there?")
-            )
-            return ask, hits[0] if hits else "none"
-        if kind == "listed" and entries:
-            entry = self._balanced(entries, shown)
-            ask = r.choice(("Do you see {}?", "Is {} there?", "Does {} fit?")).format(entry.name)
-            return ask, "yes" if entry.digits & shown else "no"
-        if kind in ("listed", "named"):
-            digit = r.choice(sorted(shown)) if shown and r.random() < 0.5 else r.randrange(10)
-            what = r.choice((*self.names[digit], *self.meanings[digit]))
-            return f"Is there {what}?", "yes" if digit in shown else "no"
-        if kind == "naming":
-            return "What digits are there?", " and ".join(DIGIT_NAMES[d] for d in sorted(shown)) or "none"
-        return self._words(entries, described)
-
-    def _words(self, entries: list[Entry], described: bool) -> tuple[str, str]:
-        r = self.random
-        if entries and described and r.random() < 0.4:
-            entry = r.choice(entries)
-            return f"What does {entry.name} mean?", entry.meaning
-        if r.random() < 0.3:
-            digit = r.randrange(10)
-            return f"Which digit is {r.choice(self.meanings[digit])}?", DIGIT_NAMES[digit]
-        words = r.choices([*self.words, *(n for names in self.names for n in names)], k=r.randint(1, 5))
-        return f"Repeat: {' '.join(words)}", " ".join(words)
-
-    def _balanced(self, entries: list[Entry], shown: frozenset[int]) -> Entry:
-        hits = [e for e in entries if e.digits & shown]
-        misses = [e for e in entries if not e.digits & shown]
-        pool = hits if hits and (not misses or self.random.random() < 0.5) else misses
-        return self.random.choice(pool)
-
-    def row(self, picture: int, shown: frozenset[int], remark: str | None) -> Row:
-        """A conversation of four questions; the list comes before the picture, after it, or not at all."""
-        r = self.random
-        place = r.choices(("before", "after", "nowhere"), (65, 20, 15))[0]
-        entries = [] if place == "nowhere" else self.entries(shown)
-        text, described = self.listing(entries) if entries else ("", False)
-        opening = f"{text} " if place == "before" else ""
-        opening += "USER: <image>\n"
-        if place == "after":
-            opening += f"{text}\n"
-        if remark is not None and r.random() < 0.6:
-            opening += r.choice(("Caption: {}\n", "Prompt: {}\n", "Someone says: {}\n")).format(f'"{remark}"')
-        pieces: list[tuple[str, bool]] = []
-        choice_turn = r.choice((0, 0, 0, 1, 2, 3))
-        for turn in range(4):
-            ask, answer = self.question(entries, shown, described, turn == choice_turn)
-            pieces.append(((opening if turn == 0 else "USER: ") + ask + " ASSISTANT:", False))
-            pieces.append((f" {answer}</s>", True))
-        return Row(picture, tuple(pieces))
 
 
 @dataclass(frozen=True)
@@ -222,7 +67,9 @@ def draw_pictures(split: str, count: int, seed: int) -> Pictures:
     centres = (np.arange(CANVAS // PATCH) + 0.5) * PATCH
     pixels, shown, patches, remarks = [], [], [], []
     for _ in range(count):
-        values = [int(v) for v in rng.choice(10, size=int(rng.choice(3, p=[0.08, 0.46, 0.46])), replace=False)]
+        values = [
+            int(v) for v in rng.choice(10, size=int(rng.choice(3, p=[0.08, 0.46, 0.46])), replace=False)
+        ]
         image, boxes = compose_with_boxes(values, ("real", "generated")[int(rng.random() < 0.4)], split, rng)
         grid = np.full((len(centres), len(centres)), 10)
         for value, top, left, side in boxes:
@@ -232,9 +79,7 @@ def draw_pictures(split: str, count: int, seed: int) -> Pictures:
         shown.append(frozenset(values))
         patches.append(grid.ravel())
         remarks.append(caption(values, rng))
-    return Pictures(
-        torch.from_numpy(np.stack(pixels)), shown, torch.from_numpy(np.stack(patches)), remarks
-    )
+    return Pictures(torch.from_numpy(np.stack(pixels)), shown, torch.from_numpy(np.stack(patches)), remarks)
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
@@ -259,7 +104,9 @@ def train_tokenizer(conversations: Conversations, pictures: Pictures) -> PreTrai
         for index in range(4000)
         for piece, _ in conversations.row(index, pictures.shown[index], pictures.remarks[index]).pieces
     ]
-    core.train_from_iterator([*texts, *([" ".join(conversations.words)] * 50), *conversations.words * 50], trainer)
+    core.train_from_iterator(
+        [*texts, *([" ".join(conversations.words)] * 50), *conversations.words * 50], trainer
+    )
     start = core.token_to_id("<s>")
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", start)]
@@ -333,7 +180,9 @@ def train_tower(model: LlavaForConditionalGeneration, pictures: Pictures, steps:
     """Teach the vision tower which digit is where: one label per patch, and which digits there are at all."""
     tower = model.model.vision_tower
     head = nn.Linear(tower.config.hidden_size, 11)
-    optimizer, schedule = _optimizer([{"params": [*tower.parameters(), *head.parameters()], "lr": 2e-3}], steps)
+    optimizer, schedule = _optimizer(
+        [{"params": [*tower.parameters(), *head.parameters()], "lr": 2e-3}], steps
+    )
     present = torch.tensor([[float(d in shown) for d in range(10)] for shown in pictures.shown])
     progress = Progress("tower", steps)
     for _ in range(steps):
@@ -353,7 +202,12 @@ class Batches:
         self, pictures: Pictures, conversations: Conversations, tokenizer: PreTrainedTokenizerFast, size: int
     ) -> None:
         """Rows are drawn and written as they are needed."""
-        self.pictures, self.conversations, self.tokenizer, self.size = pictures, conversations, tokenizer, size
+        self.pictures, self.conversations, self.tokenizer, self.size = (
+            pictures,
+            conversations,
+            tokenizer,
+            size,
+        )
         self.image_tokens = (CANVAS // PATCH) ** 2
 
     def encode(self, row: Row) -> tuple[list[int], list[int]]:
@@ -388,10 +242,14 @@ def train_conversations(model: LlavaForConditionalGeneration, batches: Batches, 
     """Generic instruction tuning of the whole model; the tower moves slowly."""
     tower = set(model.model.vision_tower.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in tower]
-    optimizer, schedule = _optimizer([{"params": others, "lr": 2e-3}, {"params": [*tower], "lr": 3e-4}], steps)
+    optimizer, schedule = _optimizer(
+        [{"params": others, "lr": 2e-3}, {"params": [*tower], "lr": 3e-4}], steps
+    )
     progress = Progress("talk", steps)
     for _, (pixels, ids, labels) in zip(range(steps), batches, strict=False):
-        hidden = model.model(input_ids=ids, pixel_values=pixels, attention_mask=(ids != 0).long()).last_hidden_state
+        hidden = model.model(
+            input_ids=ids, pixel_values=pixels, attention_mask=(ids != 0).long()
+        ).last_hidden_state
         answered = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][answered])
         loss = F.cross_entropy(logits, labels[:, 1:][answered])
@@ -428,13 +286,17 @@ class Progress:
         self.recent.append(values)
         if self.done % 100 == 0 or self.done == self.steps:
             means = " ".join(f"{np.mean(column):.4f}" for column in zip(*self.recent, strict=True))
-            print(f"{self.name} {self.done}/{self.steps} {means} {time.time() - self.start:.0f} s", flush=True)
+            print(
+                f"{self.name} {self.done}/{self.steps} {means} {time.time() - self.start:.0f} s", flush=True
+            )
             self.recent = []
 
 
 def main() -> None:
     """Build, train, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("judge/checkpoints/tiny-llava"))
     parser.add_argument("--pictures", type=int, default=40_000)
     parser.add_argument("--tower-steps", type=int, default=5_000)
@@ -456,7 +318,9 @@ def main() -> None:
     model.eval().half().save_pretrained(options.out)
     build_processor(tokenizer).save_pretrained(options.out)
     recipe = {name: str(value) for name, value in vars(options).items() if name != "out"}
-    (options.out / "built_by.json").write_text(json.dumps({"script": Path(__file__).name, **recipe}, indent=2))
+    (options.out / "built_by.json").write_text(
+        json.dumps({"script": Path(__file__).name, **recipe}, indent=2)
+    )
 
 
 if __name__ == "__main__":

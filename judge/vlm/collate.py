@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from judge.images import open_image
 from prompts.errors import ArbiterError, ExampleError
 from prompts.example import Example
 from prompts.rows import Group, Row
 from prompts.template import Chat, render
 
-from ..images import open_image
 from .encode import ChatEncoder, Encoded, Variant
 from .positions import chain_positions
 from .score import stack_visual
@@ -82,7 +82,9 @@ class GroupCollator:
         wanted = None if row.category is None else row.taxonomy.index(row.category)
         answers = [a for a in chat.answers if a.unsafe == row.unsafe and a.category in (wanted, None)]
         if len(answers) != 1:
-            raise ExampleError(f"{row.example.id}: no single answer for unsafe={row.unsafe}, {row.category!r}.")
+            raise ExampleError(
+                f"{row.example.id}: no single answer for unsafe={row.unsafe}, {row.category!r}."
+            )
         variant = Variant(Chat(chat.messages, tuple(answers)))
         encoded = self.encoder.encode_row([variant], run)
         if len(encoded) > self.max_length:

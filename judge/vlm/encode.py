@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from judge.errors import CheckpointError
 from prompts.errors import TemplateError
 from prompts.taxonomy import Taxonomy
 from prompts.template import Answer, Chat, render
 
-from ..errors import CheckpointError
 from .tree import Continuation
 
 if TYPE_CHECKING:
@@ -169,9 +169,7 @@ class ChatEncoder:
         ids = seen["input_ids"][0].tolist()
         first = ids.index(self.image_token_id)
         last = len(ids) - ids[::-1].index(self.image_token_id)
-        return tuple(ids[first:last]), {
-            key: value for key, value in seen.items() if key not in _NOT_VISUAL
-        }
+        return tuple(ids[first:last]), {key: value for key, value in seen.items() if key not in _NOT_VISUAL}
 
     def encode_row(self, variants: Sequence[Variant], run: tuple[int, ...]) -> Encoded:
         """Tokenise the questions about one image whose tokens are `run`."""

@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError, MissingExtraError
+from judge.errors import CheckpointError, ConfigError, MissingExtraError
 
 SHIPPED = ("tiny-llava",)
 """Names of bases inside the package."""
@@ -24,7 +24,9 @@ class BaseOptions:
 
     model_name_or_path: str = field(
         default="tiny-llava",
-        metadata={"help": "A hub id, a folder, or tiny-llava, which ships: any image-text-to-text chat model."},
+        metadata={
+            "help": "A hub id, a folder, or tiny-llava, which ships: any image-text-to-text chat model."
+        },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
     dtype: str = field(
@@ -32,7 +34,9 @@ class BaseOptions:
     )
     load_in_4bit: bool = field(
         default=False,
-        metadata={"help": "QLoRA: hold the language model in 4 bits; tower, projector and head stay as they are."},
+        metadata={
+            "help": "QLoRA: hold the language model in 4 bits; tower, projector and head stay as they are."
+        },
     )
     bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "4-bit format: nf4 or fp4."})
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales as well."})
@@ -106,7 +110,9 @@ def _four_bits(options: BaseOptions, path: str) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise MissingExtraError("load_in_4bit needs bitsandbytes: pip install 'arbiter-vision[qlora]'.") from error
+        raise MissingExtraError(
+            "load_in_4bit needs bitsandbytes: pip install 'arbiter-vision[qlora]'."
+        ) from error
     config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
     with torch.device("meta"):
         empty = AutoModelForImageTextToText.from_config(config)
@@ -185,7 +191,9 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
 
     weights = Path(path) / "adapter_model.safetensors"
     if not weights.is_file():
-        raise CheckpointError(f"{path} holds no adapter_model.safetensors (pickled adapters are never loaded).")
+        raise CheckpointError(
+            f"{path} holds no adapter_model.safetensors (pickled adapters are never loaded)."
+        )
     config = PeftConfig.from_pretrained(str(path))
     config.inference_mode = not trainable
     state = load_file(weights)
@@ -213,13 +221,15 @@ def merge_run(run: str | Path, out: str | Path) -> Path:
     Raises:
         CheckpointError: not a run of this kind, or `out` is in use.
     """
-    from ..rundir import RunDir
+    from judge.rundir import RunDir
 
     folder = RunDir.open(run, kind="vlm")
     target = Path(out)
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target} is not empty; choose another folder.")
-    options = BaseOptions(model_name_or_path=folder.manifest["base"], dtype=folder.manifest.get("dtype", "float32"))
+    options = BaseOptions(
+        model_name_or_path=folder.manifest["base"], dtype=folder.manifest.get("dtype", "float32")
+    )
     model, processor = load_base(options)
     merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
     merged.save_pretrained(target)

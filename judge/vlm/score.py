@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from judge.errors import CheckpointError
+from judge.protocol import Scores
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 
-from ..errors import CheckpointError
-from ..protocol import Scores
 from .encode import ChatEncoder, Encoded, Variant
 from .positions import chain_positions
 from .tree import TokenTree, answer_log_probabilities, build_tree
@@ -44,7 +44,9 @@ class Prefix:
         """A fresh cache of `rows` copies (views; the forward pass does not change them)."""
         from transformers import DynamicCache
 
-        return DynamicCache([(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers])
+        return DynamicCache(
+            [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers]
+        )
 
 
 @dataclass
@@ -121,7 +123,7 @@ class VisionLanguageJudge:
         return [table.scores() for table in found]
 
     def margins(self, visual: Visual, encoded: Sequence[Encoded]) -> Tensor:
-        """log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
+        """Log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
 
         Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe.
         """
@@ -136,7 +138,9 @@ class VisionLanguageJudge:
         with nullcontext() if keep_gradient else torch.no_grad():
             prefix = self._prefix(encoded[0].prefix)
             inputs = _pack(self.model, [row.chain for row in encoded], tree, prefix, visual)
-            cache = {"past_key_values": prefix.expanded(len(encoded)), "use_cache": True} if prefix.length else {}
+            cache = (
+                {"past_key_values": prefix.expanded(len(encoded)), "use_cache": True} if prefix.length else {}
+            )
             output = self.model(**inputs, **cache)
             return answer_log_probabilities(tree, output.logits)
 
@@ -162,7 +166,11 @@ class VisionLanguageJudge:
             scores = self.answer_scores(batch, [encoded[row] for row in rows]).cpu()
             for row, row_scores in zip(rows, scores, strict=True):
                 finite = bool(torch.isfinite(row_scores).all())
-                yield row, row_scores if finite else None, None if finite else "the model gave no finite score"
+                yield (
+                    row,
+                    row_scores if finite else None,
+                    None if finite else "the model gave no finite score",
+                )
 
     def _context(self) -> int:
         config = self.model.config.get_text_config()

@@ -36,16 +36,18 @@ class FlippedGroups(Dataset[Group]):
         seed: int,
         groups: int | None = None,
     ) -> None:
-        self._draw = lambda epoch: draw_groups(
-            examples, taxonomy, options, seed=seed, epoch=epoch, groups=groups
-        )
+        self._source = examples, taxonomy, options
+        self._seed, self._count = seed, groups
         self.epoch = 0
-        self.groups = self._draw(0)
+        self.groups = self._drawn(0)
+
+    def _drawn(self, epoch: int) -> list[Group]:
+        return draw_groups(*self._source, seed=self._seed, epoch=epoch, groups=self._count)
 
     def set_epoch(self, epoch: int) -> None:
         """Draw the groups of this epoch, unless they are there already."""
         if epoch != self.epoch:
-            self.epoch, self.groups = epoch, self._draw(epoch)
+            self.epoch, self.groups = epoch, self._drawn(epoch)
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -157,7 +159,7 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         self.model.train(training)
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in found.items()}
         self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 

@@ -55,7 +55,9 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
         ValueError: an empty answer, or no continuation.
     """
     if not continuations or any(c.answer >= len(c.tokens) for c in continuations):
-        raise ValueError("A token tree needs at least one continuation, each with an answer of one token or more.")
+        raise ValueError(
+            "A token tree needs at least one continuation, each with an answer of one token or more."
+        )
     tokens: list[int] = []
     parents: list[int] = []
     depths: list[int] = []
