@@ -157,24 +157,13 @@ def main() -> None:
 
     after = ask(trained(run, trainer, processor, base, data, args), final, "after")
     if trainer.is_world_process_zero():
-        (run.path / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
-        summaries = {
-            "before": summarise_evaluation(final, before, args.threshold) if before else None,
-            "after": summarise_evaluation(final, after, args.threshold),
+        extra = {
+            "shortcut_auc": shortcut.auc,
+            "seconds": time.time() - started,
+            "parameters": counts,
+            "taxonomy_hash": taxonomy.hash,
         }
-        place = environment()
-        run.write_metrics(
-            {
-                **summaries,
-                "shortcut_auc": shortcut.auc,
-                "seconds": time.time() - started,
-                "parameters": counts,
-                "taxonomy_hash": taxonomy.hash,
-                "machine": place["machine"],
-                "versions": place["packages"],
-                "commit": place["git"],
-            }
-        )
+        summaries = write_results(run, final, before, after, extra, args)
         write_pictures(run, final, before, after, trainer, drawn, shortcut, summaries, args)
         show(run, summaries, time.time() - started)
 
@@ -211,16 +200,19 @@ def load_splits(data: DataOptions, taxonomy: Taxonomy, run: RunDir) -> list[Exam
     """Train, validation and test examples; no image in two of them; what could not be used is listed."""
     splits = [
         load_examples(
-            data.dataset, split=split, taxonomy=taxonomy, max_failures=data.max_failures, limit=data.limit
+            data.dataset,
+            split=split,
+            taxonomy=taxonomy,
+            max_failures=data.max_failures,
+            limit=data.limit,
+            ledger=run.path / f"skipped-{split}.jsonl" if PartialState().is_main_process else None,
         )
         for split in ("train", "validation", "test")
     ]
     check_splits(*splits)
-    skipped = [(entry.id, entry.reason) for examples in splits for entry in examples.skipped]
-    if PartialState().is_main_process:
-        run.write_skipped(skipped)
+    skipped = sum(len(examples.skipped) for examples in splits)
     sizes = ", ".join(f"{len(examples.examples):,} {examples.name}" for examples in splits)
-    say(f"{sizes}; {len(skipped)} rows could not be used (skipped.jsonl)")
+    say(f"{sizes}; {skipped} rows could not be used (skipped-*.jsonl)")
     return splits
 
 
@@ -257,6 +249,29 @@ def trained(
     return VisionLanguageJudge(model.eval(), processor, data.template, batch_size=args.judge_batch_size)
 
 
+def write_results(
+    run: RunDir,
+    final: Evaluation,
+    before: list[JudgedRow] | None,
+    after: list[JudgedRow],
+    extra: dict[str, Any],
+    args: JudgeArguments,
+) -> dict[str, Any]:
+    """metrics.json and every judged row; gives the summaries before and after back."""
+    (run.path / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+    summaries = {
+        "before": summarise_evaluation(final, before, args.threshold) if before else None,
+        "after": summarise_evaluation(final, after, args.threshold),
+    }
+    place = environment()
+    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
+    run.write_metrics({**summaries, **extra, **about})
+    run.write_rows("after", (row.to_dict() for row in after))
+    if before:
+        run.write_rows("before", (row.to_dict() for row in before))
+    return summaries
+
+
 def write_pictures(
     run: RunDir,
     final: Evaluation,
@@ -268,11 +283,8 @@ def write_pictures(
     summaries: dict[str, Any],
     args: JudgeArguments,
 ) -> None:
-    """report.html, its plots, and every judged row."""
+    """report.html and its plots."""
     images = {question.id: question.row.example.image for question in final.questions}
-    run.write_rows("after", (row.to_dict() for row in after))
-    if before:
-        run.write_rows("before", (row.to_dict() for row in before))
     count = len(final.flips)
     special = {
         name: {key: value for key, value in found.items() if key.startswith(("heldout", "lying"))}
