@@ -165,7 +165,8 @@ def main() -> None:
         }
         summaries = write_results(run, final, before, after, extra, args)
         write_pictures(run, final, before, after, trainer, drawn, shortcut, summaries, args)
-        show(run, summaries, time.time() - started)
+        shown = save_examples(run, test)
+        show(run, summaries, time.time() - started, shown)
 
 
 def parse() -> tuple[BaseOptions, LoraOptions, DataOptions, JudgeArguments]:
@@ -304,7 +305,19 @@ def write_pictures(
     )
 
 
-def show(run: RunDir, summaries: dict[str, Any], seconds: float) -> None:
+def save_examples(run: RunDir, test: ExampleSet, count: int = 8) -> list[Path]:
+    """A few test images beside the judge, to try it on."""
+    folder = run.path / "examples"
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for example in test.examples[:count]:
+        violated = "-".join(sorted(example.violates)) or "nothing"
+        paths.append(folder / f"{len(paths)}-{violated}.png".replace("/", "_").replace(" ", "_"))
+        open_image(example.image).save(paths[-1])
+    return paths
+
+
+def show(run: RunDir, summaries: dict[str, Any], seconds: float, shown: list[Path]) -> None:
     """The table, the folder, and what to type next."""
     before, after = summaries["before"], summaries["after"]
     say("")
@@ -312,8 +325,12 @@ def show(run: RunDir, summaries: dict[str, Any], seconds: float) -> None:
     for key, label in (("heldout_f1", "F1, held-out categories"), ("lying_prompt_f1", "F1, prompt lies")):
         values = [found[key] for found in (before, after) if found and found[key] is not None]
         say(f"{label:28}" + "  ".join(f"{value:.3f}" for value in values))
+    names = ",".join(run.taxonomy.names[3:8:4]) or run.taxonomy.names[0]
     say(f"\n{seconds:.0f} s in all; {run.path}/report.html shows the curves and the wrong verdicts. Next:")
-    say(f"  arbiter judge IMAGE --judge {run.path} --taxonomy {run.taxonomy.name} --categories three,seven")
+    say(
+        f"  arbiter judge {shown[0] if shown else 'IMAGE'} --judge {run.path} "
+        f"--taxonomy {run.manifest['taxonomy']['name']} --categories {names}"
+    )
 
 
 def checkpoint(args: JudgeArguments) -> str | None:
