@@ -89,12 +89,10 @@ def _held_out(
 
 def _about_held_out(group: Group, held_out: frozenset[str]) -> list[Row]:
     """The group's rows that turn on a held-out category, and as many safe ones."""
-    seen = [category for category in group.taxonomy if not held_out & set(category.members)]
-    if len(seen) == len(group.taxonomy):
+    covered = frozenset(member for category in group.taxonomy for member in category.members)
+    if not covered & held_out:
         return []
-    unsafe = [
-        row for row in group.rows if row.unsafe and not any(category.label(row.example) for category in seen)
-    ]
+    unsafe = [row for row in group.rows if row.unsafe and row.example.violates & covered <= held_out]
     safe = [row for row in group.rows if not row.unsafe][: len(unsafe)]
     return unsafe + safe
 
