@@ -128,6 +128,8 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(compute_loss_func=answer_loss, **options)
+        # Our labels are aligned with the kept logits; Trainer would leave the first one out of its count.
+        self._loss_shifts_labels = False
         self.evaluator = evaluator
         # Under ZeRO-3 ranks must run the same modules in the same order, which a cache does not promise.
         suits = keep_features and not self.is_deepspeed_enabled and FrozenFeatures.fit(options["model"])

@@ -1,0 +1,171 @@
+"""LLaVAs of a chosen size with random weights: for benches and tests, where shapes matter and answers do not.
+
+The layout is that of `llava-hf/llava-1.5-7b-hf`: CLIP tower, two-layer projector, Llama, 32,000 tokens, a chat in
+which the system text comes first and an image stands before the text of its turn.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
+from prompts.template import render
+
+VOCABULARY = 32_000
+CHARACTERS_PER_TOKEN = 4.3
+"""What Llama's tokenizer reaches on English prose, about; ours stops merging there, or its policies were too short."""
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ '<image>\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}"
+    "{{ part['text'] + (eos_token if message['role'] == 'assistant' else ' ') }}{% endfor %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+_SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers that make up a size; (width, inner width, layers, heads) of tower and language model."""
+
+    image: int
+    patch: int
+    tower: tuple[int, int, int, int]
+    language: tuple[int, int, int, int]
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens an image takes in the language model."""
+        return (self.image // self.patch) ** 2
+
+
+SHAPES = {
+    "tiny": Shape(56, 14, (32, 64, 2, 2), (64, 160, 2, 4)),
+    "mid": Shape(336, 14, (256, 1024, 4, 4), (768, 2048, 8, 12)),
+    "7b": Shape(336, 14, (1024, 4096, 24, 16), (4096, 11008, 32, 32)),
+}
+"""`mid` keeps the tower at the few per cent of the language model that it is in LLaVA-1.5-7B, whose shape `7b` is."""
+
+
+def random_llava(size: str, seed: int = 0, *, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
+    """Build a model in evaluation mode, directly on its device, and its processor.
+
+    Args:
+        size: `tiny`, `mid` or `7b`.
+        seed: of the weights; the same seed on the same kind of device gives the same weights.
+        device: where the model is built; `7b` takes 14 GB in bfloat16.
+        dtype: name of a torch dtype.
+
+    Raises:
+        ValueError: no such size.
+    """
+    import torch
+    from transformers import LlavaForConditionalGeneration
+
+    if size not in SHAPES:
+        raise ValueError(f"No size {size!r}; known: {', '.join(SHAPES)}.")
+    processor = build_processor(SHAPES[size])
+    config = _config(SHAPES[size], processor.tokenizer)
+    before = torch.get_default_dtype()
+    torch.manual_seed(seed)
+    torch.set_default_dtype(getattr(torch, dtype))
+    try:
+        with torch.device(device):
+            model = LlavaForConditionalGeneration(config)
+    finally:
+        torch.set_default_dtype(before)
+    model.set_attn_implementation("sdpa")
+    return model.eval(), processor
+
+
+def build_processor(shape: Shape) -> Any:
+    """The processor of a size: its image shape, the chat, and a tokenizer of 32,000 tokens."""
+    from transformers import CLIPImageProcessorPil, LlavaProcessor
+
+    return LlavaProcessor(
+        image_processor=CLIPImageProcessorPil(
+            size={"shortest_edge": shape.image}, crop_size={"height": shape.image, "width": shape.image}
+        ),
+        tokenizer=_tokenizer(),
+        patch_size=shape.patch,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _tokenizer() -> Any:
+    """Byte-level BPE over the texts of the taxonomies that ship, filled up with tokens nobody uses."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    texts = [
+        part["text"]
+        for name in shipped_taxonomies()
+        for template in ("policy_first", "perspective")
+        for message in render(load_taxonomy(name), "A photo of a dog", template=template).messages
+        for part in message["content"]
+        if part["type"] == "text"
+    ]
+    characters = sum(map(len, texts))
+    low, high = 300, 4000
+    while high - low > 20:
+        core = Tokenizer(models.BPE(unk_token="<unk>"))
+        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        core.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=(low + high) // 2,
+            special_tokens=list(_SPECIAL),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        core.train_from_iterator([*texts, *["Yes No"] * 50], trainer)
+        tokens = sum(len(core.encode(text).ids) for text in texts)
+        low, high = (
+            (low, (low + high) // 2)
+            if characters / tokens > CHARACTERS_PER_TOKEN
+            else ((low + high) // 2, high)
+        )
+    unused = VOCABULARY - core.get_vocab_size()
+    core.add_tokens([AddedToken(f"<unused{number}>") for number in range(unused)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        extra_special_tokens={"image_token": "<image>"},
+        model_max_length=4096,
+        padding_side="left",
+    )
+
+
+def _config(shape: Shape, tokenizer: Any) -> Any:
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+
+    def sizes(part: tuple[int, int, int, int]) -> dict[str, int]:
+        names = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        return dict(zip(names, part, strict=True))
+
+    text = LlamaConfig(
+        **sizes(shape.language),
+        vocab_size=VOCABULARY,
+        max_position_embeddings=4096,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            **sizes(shape.tower),
+            image_size=shape.image,
+            patch_size=shape.patch,
+            projection_dim=shape.tower[0],
+        ),
+        text_config=text,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=shape.image_tokens,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+    )

@@ -1,0 +1,404 @@
+"""Time and memory of one training step: TRL's stock vision-language SFT against policy-grouped rows.
+
+    python scripts/bench_train.py                                    # mid-size model, 2 CPU threads
+    python scripts/bench_train.py --size 7b --device cuda --dtype bfloat16
+
+The model has random weights and LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tokens, 32,000 tokens,
+`7b`: LLaVA-1.5-7B's shape); the rows are drawn by `prompts.flip` under the whole taxonomy, 8 to a policy, on images
+of noise. Every competitor trains LoRA r 16 on the same rows, through its own trainer, its own collator and its own
+loss, in a process of its own. TRL's batch is its default, 8 rows, when the group has 8.
+
+TRL's defaults checkpoint activations; so both ways are compared like with like, and across. On a CPU, TRL scores
+every position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients of the first step must agree.
+
+The mid size takes about 8 minutes on 2 quiet cores of an x86 server and 6 GB; expect at least 2.0 times the samples
+a second of TRL's defaults. The last line is JSON; `--only NAME ...` measures some competitors alone.
+"""
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import TrainerCallback, TrainingArguments
+from transformers.utils import logging
+
+from judge.vlm.attention import register
+from judge.vlm.collate import GroupCollator
+from judge.vlm.encode import ChatEncoder
+from judge.vlm.load import LoraOptions, add_lora
+from judge.vlm.random_llava import random_llava
+from judge.vlm.train import JudgeTrainer
+from prompts import Example, FlipOptions, Group, draw_groups, load_taxonomy, render
+
+WORDS = (
+    "a quiet street in the old town painted in bright colours while people walk home after the rain".split()
+)
+
+
+@dataclass(frozen=True)
+class Competitor:
+    """One way to train on the rows."""
+
+    title: str
+    ours: bool
+    checkpointing: bool
+    answer_head: bool = False
+    """TRL's trainer with the head at answer positions only."""
+    kept_features: bool = False
+    """Ours from the second epoch on: images have passed the frozen tower before."""
+
+
+COMPETITORS = {
+    "trl": Competitor("TRL, its defaults", False, True),
+    "trl_plain": Competitor("TRL, no checkpointing", False, False),
+    "trl_answers": Competitor("TRL, answer-only head", False, True, answer_head=True),
+    "trl_answers_plain": Competitor(
+        "TRL, answer-only head, no checkpointing", False, False, answer_head=True
+    ),
+    "ours": Competitor("grouped by policy, checkpointing", True, True),
+    "ours_plain": Competitor("grouped by policy", True, False),
+    "ours_kept": Competitor("grouped by policy, image features kept", True, False, kept_features=True),
+}
+
+
+def main() -> None:
+    """Measure each competitor in a fresh process, compare, print."""
+    options = parse()
+    if options.one:
+        print(json.dumps(measure(COMPETITORS[options.one], options)))
+        return
+    names = options.only or list(COMPETITORS)
+    found: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            command = [sys.executable, __file__, *sys.argv[1:], "--one", name, "--folder", folder]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise SystemExit(f"{done.stderr}\n{name} failed with exit code {done.returncode}.")
+            found[name] = json.loads(done.stdout.splitlines()[-1])
+            print(f"measured {name}: {found[name]['samples_per_second']:.3f} samples/s", flush=True)
+        gradients = {name: load_file(Path(folder) / f"{name}.safetensors") for name in names}
+    show(found, options)
+    print(json.dumps(summary(found, gradients, options)))
+
+
+def parse() -> argparse.Namespace:
+    """Options; `--one` and `--folder` are for the processes this script starts."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=("tiny", "mid", "7b"), default="mid")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one to warm up")
+    parser.add_argument("--group-size", type=int, default=8)
+    parser.add_argument("--taxonomy", default="unsafebench")
+    parser.add_argument("--only", nargs="+", choices=COMPETITORS)
+    parser.add_argument("--one", choices=COMPETITORS, help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def draw_group(options: argparse.Namespace, folder: Path) -> Group:
+    """One group under the whole taxonomy, on images of noise that lie on disk as PNG."""
+    taxonomy = load_taxonomy(options.taxonomy)
+    noise = np.random.default_rng(0)
+    keys = [*taxonomy.keys, *[None] * len(taxonomy)]
+    examples = []
+    for number, key in enumerate(keys):
+        path = folder / f"{number}.png"
+        Image.fromarray(noise.integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(path)
+        prompt = " ".join(noise.choice(WORDS, 15))
+        examples.append(Example(str(number), path, prompt, frozenset(() if key is None else (key,))))
+    flip = FlipOptions(
+        min_categories=len(taxonomy), max_categories=len(taxonomy), group_size=options.group_size, custom=0.0
+    )
+    return draw_groups(examples, taxonomy, flip, seed=0, epoch=0, groups=1)[0]
+
+
+def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, Any]:
+    """Train a few steps; the times and the memory of them, the first loss, and where its gradients lie."""
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    warnings.simplefilter("ignore")
+    images = options.folder / f"images-{options.one}"
+    images.mkdir()
+    group = draw_group(options, images)
+    model, processor = random_llava(options.size, device=options.device, dtype=options.dtype)
+    if competitor.ours:
+        model.set_attn_implementation({"text_config": register()})
+    model, _ = add_lora(model, LoraOptions(), base="random")
+    stir(model)
+    build = grouped_trainer if competitor.ours else trl_trainer
+    watch = Watch(options.folder / f"{options.one}.safetensors")
+    trainer = build(competitor, options, model, processor, group, watch)
+    loaded = memory(options.device, reset=True)
+    trainer.train()
+    peak = memory(options.device)
+    times = [later - sooner for sooner, later in zip(watch.ends, watch.ends[1:], strict=False)]
+    encoder = ChatEncoder(processor)
+    policy, _ = encoder.split(encoder.text(render(group.taxonomy)))
+    return {
+        "seconds": statistics.median(times),
+        "samples_per_second": options.group_size / statistics.median(times),
+        "loss": watch.loss,
+        "peak_bytes": peak,
+        "above_loaded_bytes": peak - loaded,
+        "policy_tokens": len(policy),
+        "image_tokens": model.config.image_seq_length,
+        "vocabulary": len(processor.tokenizer),
+    }
+
+
+def stir(model: Any) -> None:
+    """Fresh adapters are zero on one side and would give half of all gradients as zeros; start from random ones."""
+    generator = torch.Generator().manual_seed(1)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            drawn = torch.randn(parameter.shape, generator=generator) * 0.02
+            parameter.data.copy_(drawn)
+
+
+class Watch(TrainerCallback):
+    """Notes when steps end, the first step's loss, and the gradients that the first step leaves."""
+
+    def __init__(self, path: Path) -> None:
+        """The file for the gradients."""
+        self.path, self.ends, self.loss = path, [], None
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Keep the first gradients."""
+        if not self.ends:
+            parameters = kwargs["model"].named_parameters()
+            save_file({name: p.grad.float().cpu() for name, p in parameters if p.grad is not None}, self.path)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The clock, when the device is done."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.ends.append(time.perf_counter())
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """The first loss."""
+        if self.loss is None and "loss" in logs:
+            self.loss = float(logs["loss"])
+
+
+def trainer_options(competitor: Competitor, options: argparse.Namespace) -> dict[str, Any]:
+    """What both trainers are told: an epoch is the one batch, so every step trains on the same rows."""
+    return {
+        "output_dir": str(options.folder / options.one),
+        "num_train_epochs": options.steps + 1,
+        "learning_rate": 1e-5,
+        "max_grad_norm": 1e9,  # the norm is taken as always, and nothing is clipped
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": options.device == "cpu",
+        "bf16": options.dtype == "bfloat16",
+        "dataloader_pin_memory": options.device != "cpu",
+        "remove_unused_columns": False,
+    }
+
+
+def grouped_trainer(
+    competitor: Competitor,
+    options: argparse.Namespace,
+    model: Any,
+    processor: Any,
+    group: Group,
+    watch: Watch,
+) -> Any:
+    """Arbiter's: one group is one packed row. Each step opens its images anew, as TRL's does."""
+    collator = GroupCollator(ChatEncoder(processor), 4096, model)
+    collator.pixels.limit = 0
+    return JudgeTrainer(
+        model=model,
+        args=TrainingArguments(
+            per_device_train_batch_size=1,
+            activation_checkpointing=competitor.checkpointing,
+            **trainer_options(competitor, options),
+        ),
+        train_dataset=[group],
+        data_collator=collator,
+        callbacks=[watch],
+        keep_features=competitor.kept_features,
+    )
+
+
+def trl_trainer(
+    competitor: Competitor,
+    options: argparse.Namespace,
+    model: Any,
+    processor: Any,
+    group: Group,
+    watch: Watch,
+) -> Any:
+    """TRL's own, with prompt and completion columns whose image part stands where our chat has it."""
+    from datasets import Dataset, Features, List, Value
+    from datasets import Image as ImageFeature
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [chat_columns(row) for row in group.rows]
+    part = {"type": Value("string"), "text": Value("string")}
+    turns = List({"role": Value("string"), "content": List(part)})
+    features = Features({"prompt": turns, "completion": turns, "image": ImageFeature()})
+    kind = answer_only(SFTTrainer) if competitor.answer_head else SFTTrainer
+    return kind(
+        model=model,
+        args=SFTConfig(
+            per_device_train_batch_size=options.group_size,
+            gradient_checkpointing=competitor.checkpointing,
+            max_length=None,
+            **trainer_options(competitor, options),
+        ),
+        train_dataset=Dataset.from_list(rows, features=features),
+        processing_class=processor,
+        callbacks=[watch],
+    )
+
+
+def chat_columns(row: Any) -> dict[str, Any]:
+    """A row as TRL wants it: the same chat and the same answer."""
+    chat = render(row.taxonomy, row.prompt, focus=row.focus)
+    wanted = None if row.category is None else row.taxonomy.index(row.category)
+    [answer] = [a for a in chat.answers if a.unsafe == row.unsafe and a.category == wanted]
+    prompt = [
+        {**turn, "content": [{"type": p["type"], "text": p.get("text")} for p in turn["content"]]}
+        for turn in chat.messages
+    ]
+    completion = [{"role": "assistant", "content": [{"type": "text", "text": answer.text}]}]
+    return {"prompt": prompt, "completion": completion, "image": str(row.example.image)}
+
+
+def answer_only(trainer: type) -> type:
+    """TRL's trainer with a loss that calls the head where an answer token is predicted and nowhere else."""
+
+    class AnswerOnly(trainer):  # type: ignore[misc, valid-type]
+        """See `answer_only`."""
+
+        def compute_loss(
+            self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+        ) -> Tensor:
+            """Mean cross-entropy of the answer tokens."""
+            labels = inputs.pop("labels")
+            following = F.pad(labels[:, 1:], (0, 1), value=-100)
+            predicted = following != -100
+            logits = model(**inputs, use_cache=False, logits_to_keep=predicted).logits
+            total = F.cross_entropy(logits.float(), following[predicted], reduction="sum")
+            return total / (predicted.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    return AnswerOnly
+
+
+def memory(device: str, *, reset: bool = False) -> int:
+    """Most bytes in use since the last reset; after a reset, the bytes in use now.
+
+    On CUDA what torch's tensors took; elsewhere the resident memory of this process, which Linux can reset.
+    """
+    if device != "cpu":
+        if reset:
+            torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if not status.exists():  # no Linux: the peak of the whole process, which cannot be reset
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    [line] = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) * 1024
+
+
+def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """The table."""
+    one = next(iter(found.values()))
+    print(
+        f"\n{options.size} on {options.device}, {options.dtype}; {options.group_size} rows a step under one policy of "
+        f"{one['policy_tokens']} tokens, {one['image_tokens']} image tokens, {one['vocabulary']:,} in the vocabulary"
+    )
+    print(f"{'':42}{'s/step':>9}{'samples/s':>11}{'peak MB':>9}{'above model':>12}{'loss':>13}")
+    for name, row in found.items():
+        print(
+            f"{COMPETITORS[name].title:42}{row['seconds']:9.3f}{row['samples_per_second']:11.3f}"
+            f"{row['peak_bytes'] / 1e6:9.0f}{row['above_loaded_bytes'] / 1e6:12.0f}{row['loss']:13.8f}"
+        )
+
+
+def summary(
+    found: dict[str, dict[str, Any]], gradients: dict[str, dict[str, Tensor]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Ratios of what was measured, and whether everyone computed the same thing."""
+    tolerance = 1e-5 if options.dtype == "float32" else 5e-2
+    first = next(iter(found))
+    losses = [abs(row["loss"] / found[first]["loss"] - 1) for row in found.values()]
+    apart = [distance(gradients[first], gradients[name]) for name in found]
+
+    def ratio(left: str, right: str, key: str) -> float | None:
+        return found[left][key] / found[right][key] if left in found and right in found else None
+
+    speed, peak, above = "samples_per_second", "peak_bytes", "above_loaded_bytes"
+    return {
+        "samples_per_second_ratio": ratio("ours", "trl", speed),
+        "peak_memory_ratio": ratio("ours", "trl", above),
+        "peak_memory_ratio_whole_process": ratio("ours", "trl", peak),
+        "samples_per_second_ratio_no_checkpointing": ratio("ours_plain", "trl_plain", speed),
+        "peak_memory_ratio_no_checkpointing": ratio("ours_plain", "trl_plain", above),
+        "samples_per_second_ratio_ours_plain_to_defaults": ratio("ours_plain", "trl", speed),
+        "peak_memory_ratio_ours_plain_to_defaults": ratio("ours_plain", "trl", above),
+        "samples_per_second_ratio_answer_head": ratio("ours", "trl_answers", speed),
+        "samples_per_second_ratio_answer_head_no_checkpointing": ratio(
+            "ours_plain", "trl_answers_plain", speed
+        ),
+        "samples_per_second_ratio_kept_features": ratio("ours_kept", "trl", speed),
+        "equal_loss": max(losses) < tolerance,
+        "loss_difference": max(losses),
+        "equal_gradients": max(apart) < tolerance,
+        "gradient_difference": max(apart),
+        "memory": "peak above the loaded model: "
+        + ("resident" if options.device == "cpu" else "CUDA allocated"),
+        "rows_per_step": options.group_size,
+        "policy_tokens": found[first]["policy_tokens"],
+        "competitors": found,
+        "machine": machine(options),
+        "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
+    }
+
+
+def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Length of the difference of two sets of gradients, in lengths of the first."""
+    if left.keys() != right.keys():
+        raise SystemExit(f"Not the same parameters have gradients: {sorted(left.keys() ^ right.keys())[:3]}.")
+    difference = sum(float((left[name] - right[name]).square().sum()) for name in left)
+    return (difference / sum(float(gradient.square().sum()) for gradient in left.values())) ** 0.5
+
+
+def machine(options: argparse.Namespace) -> str:
+    """What the numbers were taken on."""
+    if options.device != "cpu":
+        return torch.cuda.get_device_name()
+    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return f"{model[0].split(': ')[1] if model else platform.processor()}, {options.threads} threads"
+
+
+if __name__ == "__main__":
+    main()
