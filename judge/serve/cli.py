@@ -120,10 +120,25 @@ def _add_recipes(commands: Any) -> None:
 def _judge(options: argparse.Namespace) -> int:
     from .judging import judge_paths
 
+    _quiet_libraries()
     return judge_paths(options)
 
 
+def _quiet_libraries() -> None:
+    """Keep the libraries' own bars and notices out of a moderator's output; their errors still come through."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft still asks transformers 5.23 by a name that v6 will drop.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
 def _merge(options: argparse.Namespace) -> int:
+    _quiet_libraries()
     from judge.vlm.load import merge_run
 
     merge_run(options.judged, options.out)

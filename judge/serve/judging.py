@@ -62,21 +62,26 @@ def judge_paths(options: argparse.Namespace) -> int:
 def choose_categories(
     taxonomy: Taxonomy, categories: Sequence[str] | None, custom: Sequence[str]
 ) -> Taxonomy:
-    """The taxonomy narrowed by `--categories`, then extended by `--custom`.
+    """The taxonomy with `--custom` added, narrowed by `--categories`; what is custom always stays.
+
+    So `--custom "Balloons: ..." --categories Balloons` judges by the custom category alone.
 
     Raises:
         TaxonomyError: a category that does not exist, or one that cannot be added.
         ConfigError: a custom category without a definition.
     """
-    if categories is not None:
-        names = [name.strip() for text in categories for name in text.split(",") if name.strip()]
-        taxonomy = taxonomy.select(names)
+    added = []
     for text in custom:
         name, colon, definition = text.partition(":")
         if not (colon and name.strip() and definition.strip()):
             raise ConfigError(f'--custom {text!r}: write "NAME: DEFINITION".')
-        taxonomy = taxonomy.extend({name.strip(): definition.strip()})
-    return taxonomy
+        added.append(name.strip())
+        taxonomy = taxonomy.extend({added[-1]: definition.strip()})
+    if categories is None:
+        return taxonomy
+    names = [name.strip() for text in categories for name in text.split(",") if name.strip()]
+    known = {name.casefold() for name in names}
+    return taxonomy.select([*names, *(name for name in added if name.casefold() not in known)])
 
 
 def parse_threshold(texts: Sequence[str] | None) -> float | dict[str, float]:
