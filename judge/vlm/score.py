@@ -1,7 +1,7 @@
 """The judge as a classifier: probabilities over a closed set of answers, never free text.
 
-For each image the model's probability of every allowed answer is computed, and normalised over that set; so
-P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens before the
+For each image the model chooses, token by token, among the allowed answers only (constrained decoding, all branches
+at once); so P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens before the
 image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the answers
 are packed behind each image as a token tree, so an image costs one forward pass.
 """
@@ -20,8 +20,10 @@ from judge.errors import CheckpointError
 from judge.protocol import Scores
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
+from prompts.template import render
 
 from .encode import ChatEncoder, Encoded, Variant
+from .pixels import preprocess
 from .positions import chain_positions
 from .tree import TokenTree, answer_log_probabilities, build_tree
 
@@ -119,6 +121,8 @@ class VisionLanguageJudge:
                     for row in rows
                 ]
                 for row, log_probabilities, reason in self._run([images[row] for row in rows], variants):
+                    if log_probabilities is None:
+                        self._check_policies([taxonomies[index] for index in chosen])
                     _spread(found, start + row, variants[row], log_probabilities, reason)
         return [table.scores() for table in found]
 
@@ -129,6 +133,45 @@ class VisionLanguageJudge:
         """
         scores = self.answer_scores(visual, encoded, keep_gradient=True)
         return scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
+
+    def pixel_margins(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        focus: str | None = None,
+    ) -> Tensor:
+        """Log P(unsafe) - log P(safe), differentiable in the pixels of the images as they were posted.
+
+        Args:
+            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
+            prompts: B prompts, or None.
+            taxonomy: the policy.
+            focus: ask about this category alone.
+
+        Returns:
+            (B,) float32, the logit of `Scores.unsafe`; positive means unsafe.
+
+        Raises:
+            CheckpointError: a family whose image processor is not known to `pixels.preprocess`.
+            ArbiterError: a row does not fit the context.
+        """
+        from PIL import Image
+
+        prompts = [None] * len(pixels) if prompts is None else list(prompts)
+        if len(prompts) != len(pixels):
+            raise ValueError(f"Got {len(pixels)} images but {len(prompts)} prompts; give one each, or None.")
+        visual = {"pixel_values": preprocess(self.processor.image_processor, pixels)}
+        run, _ = self.encoder.see(Image.new("RGB", (pixels.shape[3], pixels.shape[2])))
+        chats = [render(taxonomy, prompt, template=self.template, focus=focus) for prompt in prompts]
+        encoded = [self.encoder.encode_row([Variant(chat)], run) for chat in chats]
+        longest = max(map(len, encoded))
+        if longest > self._context():
+            raise ArbiterError(
+                f"A row takes {longest} tokens and the model reads {self._context()}; shorten it."
+            )
+        return self.margins(visual, encoded)
 
     def answer_scores(
         self, visual: Visual, encoded: Sequence[Encoded], *, keep_gradient: bool = False
@@ -153,11 +196,6 @@ class VisionLanguageJudge:
         alike: dict[Any, list[int]] = {}
         for row, encoding in enumerate(encoded):
             if len(encoding) > limit:
-                if len(encoding.prefix) >= limit:
-                    raise ArbiterError(
-                        f"The policy takes {len(encoding.prefix)} tokens and the model reads {limit}; "
-                        "select fewer categories or shorten their definitions."
-                    )
                 yield row, None, f"the text takes {len(encoding)} tokens, the model reads {limit}"
             else:
                 alike.setdefault((encoding.prefix, encoding.continuations), []).append(row)
@@ -170,6 +208,17 @@ class VisionLanguageJudge:
                     row,
                     row_scores if finite else None,
                     None if finite else "the model gave no finite score",
+                )
+
+    def _check_policies(self, taxonomies: Sequence[Taxonomy]) -> None:
+        """Raise if a policy by itself does not fit: then no image could ever be judged under it."""
+        for taxonomy in taxonomies:
+            whole = self.encoder.variants(taxonomy, None, multilabel=False)
+            tokens = len(self.encoder.encode_row(whole, run=()))
+            if tokens > self._context():
+                raise ArbiterError(
+                    f"The policy {taxonomy.name!r} takes {tokens} tokens and the model reads {self._context()}; "
+                    "select fewer categories or shorten their definitions."
                 )
 
     def _context(self) -> int:
@@ -288,7 +337,7 @@ def _spread(
         if log_probabilities is None:
             table.reasons[row] = reason
             continue
-        chances = log_probabilities[start : start + len(answers)].double().softmax(dim=0).numpy()
+        chances = log_probabilities[start : start + len(answers)].double().exp().numpy()
         start += len(answers)
         if variant.focus is None:
             table.unsafe[row] = float(chances[1:].sum())

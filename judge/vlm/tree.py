@@ -81,21 +81,27 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
 
 
 def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
-    """Log-probability of each continuation's answer given everything before it.
+    """Log-probability of each continuation's answer among those that may stand in its place.
+
+    At every step the model chooses between the tokens with which an allowed answer goes on, and nothing else: the
+    distribution of constrained decoding, which sums to one over the answers to one question. (Normalising whole
+    sequences instead would punish an answer for its length: what the model puts on other ways to go on after
+    "unsafe" would count for "safe".)
 
     Args:
         tree: of C continuations.
         logits: (B, J, V) at the tree's J `predictors`, in their order.
 
     Returns:
-        (B, C) float32 sums over each answer's tokens.
+        (B, C) float32.
     """
-    place = {node: index for index, node in enumerate(tree.predictors)}
-    scores = logits.float()
-    normaliser = scores.logsumexp(dim=-1)
-    columns = []
-    for steps in tree.steps:
-        at = torch.tensor([place[node] for node, _ in steps], device=logits.device)
-        token = torch.tensor([token for _, token in steps], device=logits.device)
-        columns.append((scores[:, at, token] - normaliser[:, at]).sum(dim=1))
-    return torch.stack(columns, dim=1)
+    places = {node: place for place, node in enumerate(tree.predictors)}
+    allowed: dict[int, list[int]] = {node: [] for node in places}
+    for node, token in dict.fromkeys(step for steps in tree.steps for step in steps):
+        allowed[node].append(token)
+    chances = {}
+    for node, tokens in allowed.items():
+        chosen = logits[:, places[node], torch.tensor(tokens, device=logits.device)].float().log_softmax(dim=-1)
+        chances.update({(node, token): chosen[:, place] for place, token in enumerate(tokens)})
+    totals = [torch.stack([chances[step] for step in steps]).sum(dim=0) for steps in tree.steps]
+    return torch.stack(totals, dim=1)
