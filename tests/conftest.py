@@ -28,3 +28,226 @@ def _one_thread(request: pytest.FixtureRequest) -> None:
     if torch is not None:
         torch.set_num_threads(1)
         torch.manual_seed(0)
+
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}{{ 'IMAGE\n' }}{% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
+    "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
+)
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+GRIDS = [[16, 32], [32, 16], [32, 32]]
+
+
+def tiny_tokenizer(image_token):
+    """Byte-level BPE of 420 entries, trained on the templates, so that answers are several tokens each."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    from prompts import load_taxonomy, render
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=420,
+        special_tokens=["<pad>", "<s>", "</s>", image_token, "<vision>", "</vision>", "<video>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    chats = [
+        render(load_taxonomy("digits"), "a photo", template=name) for name in ("policy_first", "perspective")
+    ]
+    texts = [
+        part.get("text", "") for chat in chats for message in chat.messages for part in message["content"]
+    ]
+    core.train_from_iterator(texts + [answer.text for chat in chats for answer in chat.answers], trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        extra_special_tokens={"image_token": image_token},
+    )
+
+
+class StandInProcessor:
+    """The family's own image processor and a tokenizer, for families whose processor wants torchvision.
+
+    `count(visual)` says how many tokens the model makes of an image.
+    """
+
+    def __init__(self, image_processor, tokenizer, image_token, count):
+        self.image_processor, self.tokenizer, self.count = image_processor, tokenizer, count
+        self.image_token = image_token
+        self.chat_template = CHAT_TEMPLATE.replace("IMAGE", image_token)
+
+    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        rendered, _ = render_jinja_template(
+            [messages], chat_template=self.chat_template, add_generation_prompt=add_generation_prompt
+        )
+        return rendered[0]
+
+    def __call__(self, text, images, return_tensors):
+        visual = self.image_processor(images=images, return_tensors=return_tensors)
+        expanded = [line.replace(self.image_token, self.image_token * self.count(visual)) for line in text]
+        return {**self.tokenizer(expanded, return_tensors=return_tensors), **visual}
+
+
+def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
+    """A random model of the family with two layers, and a processor for it."""
+    import torch
+    import transformers as t
+
+    torch.manual_seed(seed)
+    qwen = family.startswith("qwen")
+    image_token = "<|image_pad|>" if qwen else "<image>"
+    tokenizer = tiny_tokenizer(image_token)
+    # Wide initial weights: scores of random models that hardly differ would hide mistakes.
+    text = {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": context,
+        "initializer_range": 0.25,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+        "initializer_range": 0.25,
+        "initializer_factor": 10.0,
+    }
+    chat_template = CHAT_TEMPLATE.replace("IMAGE", image_token)
+    crop = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+    llava = {
+        "patch_size": 8,
+        "vision_feature_select_strategy": "default",
+        "num_additional_image_tokens": 1,
+        "chat_template": chat_template,
+    }
+    if family == "llava":
+        config = t.LlavaConfig(
+            vision_config=t.CLIPVisionConfig(**vision),
+            text_config=t.LlamaConfig(**text),
+            image_token_index=3,
+            image_seq_length=4,
+        )
+        model = t.LlavaForConditionalGeneration(config)
+        return model, t.LlavaProcessor(t.CLIPImageProcessorPil(**crop), tokenizer, **llava)
+    if family == "llava_next":
+        config = t.LlavaNextConfig(
+            vision_config=t.CLIPVisionConfig(**vision),
+            text_config=t.LlamaConfig(**text),
+            image_token_index=3,
+            image_grid_pinpoints=GRIDS,
+            image_seq_length=4,
+        )
+        tiles = t.LlavaNextImageProcessorPil(**crop, image_grid_pinpoints=GRIDS)
+        return t.LlavaNextForConditionalGeneration(config), t.LlavaNextProcessor(tiles, tokenizer, **llava)
+    if family == "llava_onevision":
+        siglip = {key: value for key, value in vision.items() if not key.startswith("initializer")}
+        config = t.LlavaOnevisionConfig(
+            vision_config=t.SiglipVisionConfig(**siglip, vision_use_head=False),
+            text_config=t.Qwen2Config(**text),
+            image_token_index=3,
+            video_token_index=6,
+            vision_feature_layer=-1,
+            vision_feature_select_strategy="full",
+            image_grid_pinpoints=GRIDS,
+        )
+        model = t.LlavaOnevisionForConditionalGeneration(config)
+        tiles = t.LlavaOnevisionImageProcessorPil(
+            size={"height": 16, "width": 16}, image_grid_pinpoints=GRIDS
+        )
+
+        def count(visual):
+            with torch.no_grad():
+                return len(model.get_image_features(**visual, return_dict=True).pooler_output[0])
+
+        return model, StandInProcessor(tiles, tokenizer, image_token, count)
+    text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
+    special = {
+        "image_token_id": 3,
+        "vision_start_token_id": 4,
+        "vision_end_token_id": 5,
+        "video_token_id": 6,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    tower = {"depth": 2, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+    if family == "qwen2_vl":
+        tower |= {"embed_dim": 32, "hidden_size": width, "mlp_ratio": 2}
+        config = t.Qwen2VLConfig(vision_config=tower, text_config=text, **special)
+        model = t.Qwen2VLForConditionalGeneration(config)
+    else:
+        tower |= {"hidden_size": 32, "out_hidden_size": width, "intermediate_size": 64, "window_size": 16}
+        config = t.Qwen2_5_VLConfig(
+            vision_config=tower | {"fullatt_block_indexes": [1]}, text_config=text, **special
+        )
+        model = t.Qwen2_5_VLForConditionalGeneration(config)
+    grid = t.Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
+    processor = StandInProcessor(
+        grid, tokenizer, image_token, lambda visual: int(visual["image_grid_thw"].prod()) // 4
+    )
+    return model, processor
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory):
+    """`base_folder(family="llava", **options)` -> a folder in the hub's layout, saved once a session."""
+    saved = {}
+
+    def make(family="llava", **options):
+        key = (family, *sorted(options.items()))
+        if key not in saved:
+            model, processor = build_tiny(family, **options)
+            saved[key] = tmp_path_factory.mktemp(family)
+            model.save_pretrained(saved[key])
+            processor.save_pretrained(saved[key])
+        return saved[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(base_folder):
+    """`tiny_vlm(family="llava", **options)` -> fresh model and processor, by `load_base` where that works."""
+    from judge.vlm.load import BaseOptions, load_base
+
+    def make(family="llava", **options):
+        if family in ("llava", "llava_next"):
+            return load_base(BaseOptions(model_name_or_path=str(base_folder(family, **options))))
+        model, processor = build_tiny(family, **options)
+        return model.eval(), processor
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def noise_image():
+    """`noise_image(seed, size=(20, 16))` -> a random RGB picture, (width, height)."""
+    import numpy as np
+    from PIL import Image
+
+    def make(seed, size=(20, 16)):
+        noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+        return Image.fromarray(noise)
+
+    return make

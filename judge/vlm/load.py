@@ -155,9 +155,9 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         target_modules=options.lora_target_modules,
         modules_to_save=_projectors(model) if options.train_projector else None,
         task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    config.base_model_name_or_path = base  # peft puts the folder there, which is of this machine
     counts = {
         "modules": len(matched),
         "trainable": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
