@@ -164,6 +164,7 @@ def main() -> None:
             "taxonomy_hash": taxonomy.hash,
         }
         summaries = write_results(run, final, before, after, extra, args)
+        run.write_rows("history", trainer.state.log_history)
         write_pictures(run, final, before, after, trainer, drawn, shortcut, summaries, args)
         shown = save_examples(run, test)
         show(run, summaries, time.time() - started, shown)
