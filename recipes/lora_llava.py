@@ -102,8 +102,9 @@ class JudgeArguments(TrainingArguments):
         self.remove_unused_columns = False
         if not torch.cuda.is_available():
             self.dataloader_pin_memory = False
-            if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # accelerate finds no backend by itself on CPU
-                self.ddp_backend = self.ddp_backend or "gloo"
+            if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+                # Not told so, accelerate would wrap no model, or find no backend for DeepSpeed.
+                self.use_cpu, self.ddp_backend = True, "gloo"
         super().__post_init__()
 
 
@@ -129,6 +130,7 @@ def main() -> None:
     judge = VisionLanguageJudge(model, processor, data.template, batch_size=args.judge_batch_size)
     before = None if zero3(args) else ask(judge, final, "before")
     model.set_attn_implementation({"text_config": register()})
+    set_seed(args.seed)  # adapters start alike, whatever loading drew, which differs under ZeRO-3
     model, counts = add_lora(model, lora, base=base.model_name_or_path)
     say(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
     say(f"{rows_per_step(args, flip)} rows in an optimizer step, {len(dataset)} policies an epoch")
