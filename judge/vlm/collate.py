@@ -15,8 +15,8 @@ from prompts.rows import Group, Row
 from prompts.template import Chat, render
 
 from .encode import ChatEncoder, Encoded, Variant
+from .pack import stack_visual
 from .positions import chain_positions
-from .score import stack_visual
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -22,7 +22,6 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-_SPECIAL = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,9 @@ def build_processor(shape: Shape) -> Any:
 
 def _tokenizer() -> Any:
     """Byte-level BPE over the texts of the taxonomies that ship, filled up with tokens nobody uses."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+    import json
+
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     texts = [
@@ -108,27 +109,19 @@ def _tokenizer() -> Any:
         for part in message["content"]
         if part["type"] == "text"
     ]
-    characters = sum(map(len, texts))
-    low, high = 300, 4000
-    while high - low > 20:
-        core = Tokenizer(models.BPE(unk_token="<unk>"))
-        core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        core.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=(low + high) // 2,
-            special_tokens=list(_SPECIAL),
-            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-            show_progress=False,
-        )
-        core.train_from_iterator([*texts, *["Yes No"] * 50], trainer)
+    fewest, most = 300, 4000
+    while most - fewest > 20:
+        middle = (fewest + most) // 2
+        core = _trained(texts, middle)
         tokens = sum(len(core.encode(text).ids) for text in texts)
-        low, high = (
-            (low, (low + high) // 2)
-            if characters / tokens > CHARACTERS_PER_TOKEN
-            else ((low + high) // 2, high)
-        )
-    unused = VOCABULARY - core.get_vocab_size()
-    core.add_tokens([AddedToken(f"<unused{number}>") for number in range(unused)])
+        if sum(map(len, texts)) / tokens > CHARACTERS_PER_TOKEN:
+            most = middle
+        else:
+            fewest = middle
+    data = json.loads(core.to_str())
+    # Words of the model, not added tokens: those would be searched for in every text.
+    data["model"]["vocab"] |= {f"<unused{n}>": n for n in range(core.get_vocab_size(), VOCABULARY)}
+    core = Tokenizer.from_str(json.dumps(data))
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
         unk_token="<unk>",
@@ -139,6 +132,22 @@ def _tokenizer() -> Any:
         model_max_length=4096,
         padding_side="left",
     )
+
+
+def _trained(texts: list[str], size: int) -> Any:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    core = Tokenizer(models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=["<unk>", "<s>", "</s>", "<image>", "<pad>"],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts, trainer)
+    return core
 
 
 def _config(shape: Shape, tokenizer: Any) -> Any:

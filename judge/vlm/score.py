@@ -1,9 +1,11 @@
 """The judge as a classifier: probabilities over a closed set of answers, never free text.
 
 For each image the model chooses, token by token, among the allowed answers only (constrained decoding, all branches
-at once); so P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens before the
-image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the answers
-are packed behind each image as a token tree, so an image costs one forward pass.
+at once); so P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens
+before the image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the
+answers are packed behind each image as a token tree, so an image costs one forward pass. Where several taxonomies or many
+categories are asked about, the image runs first and the branches of a large tree run beside each other; questions
+that taxonomies have in common are one branch.
 """
 
 from collections import OrderedDict
@@ -16,39 +18,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from judge.errors import CheckpointError
 from judge.protocol import Scores
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 from prompts.template import render
 
 from .encode import ChatEncoder, Encoded, Variant
+from .pack import Prefix, Visual, pack_bins, pack_trees, stack_visual
 from .pixels import preprocess
-from .positions import chain_positions
-from .tree import TokenTree, answer_log_probabilities, build_tree
+from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Visual = dict[str, Tensor]
 KEPT_POLICIES = 16
 """Prefix caches held at a time; the least recently used goes first."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Tokens shared by every row of a call, and their keys and values in each layer."""
-
-    length: int
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    def expanded(self, rows: int) -> Any:
-        """A fresh cache of `rows` copies (views; the forward pass does not change them)."""
-        from transformers import DynamicCache
-
-        return DynamicCache(
-            [(k.expand(rows, -1, -1, -1), v.expand(rows, -1, -1, -1)) for k, v in self.layers]
-        )
+TREE_WIDTH = 256
+"""Tokens up to which a tree is packed behind its image in one row; a larger one is cut into rows of its own."""
 
 
 @dataclass
@@ -178,14 +164,48 @@ class VisionLanguageJudge:
     ) -> Tensor:
         """(B, C) log-probabilities of the C continuations that the B rows share."""
         tree = build_tree(encoded[0].continuations)
+        chains = [row.chain for row in encoded]
         with nullcontext() if keep_gradient else torch.no_grad():
             prefix = self._prefix(encoded[0].prefix)
-            inputs = _pack(self.model, [row.chain for row in encoded], tree, prefix, visual)
+            bins = tree.bins(TREE_WIDTH)
+            if len(bins) > 1:
+                return answer_log_probabilities(tree, self._branched(chains, tree, bins, prefix, visual))
+            inputs = pack_trees(self.model, chains, tree, prefix, visual)
             cache = (
-                {"past_key_values": prefix.expanded(len(encoded)), "use_cache": True} if prefix.length else {}
+                {"past_key_values": prefix.expanded(len(chains)), "use_cache": True} if prefix.length else {}
             )
-            output = self.model(**inputs, **cache)
-            return answer_log_probabilities(tree, output.logits)
+            return answer_log_probabilities(tree, self.model(**inputs, **cache).logits)
+
+    def _branched(
+        self,
+        chains: Sequence[tuple[int, ...]],
+        tree: TokenTree,
+        bins: Sequence[Sequence[int]],
+        prefix: Prefix,
+        visual: Visual,
+    ) -> Tensor:
+        """Logits (B, J, V) at the J predictors of a large tree: the chains first, then the bins beside each other.
+
+        Packed into one row, every node's attention would be computed to all others and thrown away.
+        """
+        stem = pack_trees(self.model, chains, EMPTY_TREE, prefix, visual)
+        first = self.model(**stem, past_key_values=prefix.expanded(len(chains)), use_cache=True)
+        layers = [(layer.keys, layer.values) for layer in first.past_key_values.layers]
+        wanted = set(tree.predictors)
+        order = [-1, *(node for nodes in bins for node in nodes if node in wanted)]
+        place = {node: number for number, node in enumerate(order)}
+        places = torch.tensor([place[node] for node in tree.predictors], device=first.logits.device)
+        found = []
+        for row, chain in enumerate(chains):
+            ends = stem["position_ids"][..., row : row + 1, :].amax(dim=-1, keepdim=True).cpu()
+            read = prefix.length + len(chain)
+            kept = Prefix(
+                read, tuple((k[row : row + 1, :, :read], v[row : row + 1, :, :read]) for k, v in layers)
+            )
+            inputs = pack_bins(self.model, tree, bins, read, ends)
+            output = self.model(**inputs, past_key_values=kept.expanded(len(bins)), use_cache=True)
+            found.append(torch.cat([first.logits[row], output.logits.flatten(0, -2)])[places])
+        return torch.stack(found)
 
     def _run(
         self, images: "Sequence[Image]", variants: Sequence[Sequence[Variant]]
@@ -243,72 +263,6 @@ class VisionLanguageJudge:
     def forget(self) -> None:
         """Drop the kept policies; needed after the weights have changed."""
         self._prefixes.clear()
-
-
-def stack_visual(visual: Sequence[Visual]) -> Visual:
-    """Join the pixel tensors of several images along their first dimension.
-
-    Raises:
-        CheckpointError: the family's pixel tensors do not stack and must be scored one by one.
-    """
-    joined = {}
-    for key in visual[0]:
-        parts = [image[key] for image in visual]
-        if len({part.shape[1:] for part in parts}) == 1:
-            joined[key] = torch.cat(parts)
-        elif key == "pixel_values" and all(part.ndim == 5 for part in parts):
-            joined[key] = _pad_patches(parts)
-        else:
-            raise CheckpointError(f"{key} of these images differ in shape; use a batch size of 1.")
-    return joined
-
-
-def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
-    """LLaVA-NeXT cuts images into differing numbers of tiles (1, T, 3, H, W); missing ones are zeros."""
-    most = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1])) for p in parts])
-
-
-def _pack(
-    model: Any, chains: Sequence[tuple[int, ...]], tree: TokenTree, prefix: Prefix, visual: Visual
-) -> dict[str, Any]:
-    """Model inputs for B chains padded on the right, each followed by the whole tree.
-
-    With P prefix tokens, chains of at most L tokens and T nodes: input_ids (B, L + T); positions continue each
-    row's own chain, so padding changes nothing; the additive mask is (B, 1, L + T, P + L + T).
-    """
-    device, dtype = model.device, model.dtype
-    rows, longest, nodes = len(chains), max(map(len, chains)), len(tree.tokens)
-    lengths = torch.tensor([len(chain) for chain in chains])
-    ids = torch.zeros(rows, longest + nodes, dtype=torch.long)
-    for row, chain in enumerate(chains):
-        ids[row, : len(chain)] = torch.tensor(chain)
-        ids[row, longest:] = torch.tensor(tree.tokens, dtype=torch.long)
-
-    real = torch.arange(longest) < lengths[:, None]
-    reads = torch.zeros(rows, longest + nodes, prefix.length + longest + nodes, dtype=torch.bool)
-    reads[:, :, : prefix.length] = True
-    own = reads[:, :, prefix.length :]
-    own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
-    own[:, longest:, :longest] = real[:, None, :]
-    own[:, longest:, longest:] = tree.ancestry()
-    mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
-
-    places = torch.tensor(tree.predictors)
-    keep = torch.where(places < 0, lengths[:, None] - 1, longest + places)
-    positions = chain_positions(model, ids[:, :longest], lengths, visual, prefix.length)
-    following = positions.amax(dim=-1, keepdim=True) + 1 + torch.tensor(tree.depths, dtype=torch.long)
-    return {
-        "input_ids": ids.to(device),
-        "attention_mask": mask[:, None].to(device),
-        "position_ids": torch.cat([positions, following], dim=-1).to(device),
-        "logits_to_keep": keep.to(device),
-        **{key: _on(value, device, dtype) for key, value in visual.items()},
-    }
-
-
-def _on(tensor: Tensor, device: Any, dtype: torch.dtype) -> Tensor:
-    return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
 
 class _Table:

@@ -5,6 +5,7 @@ taxonomies after an image are all continuations. Packed one node after another u
 its ancestors only, all of them are scored in one forward pass, exactly as if each had been run alone.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,16 +23,19 @@ class Continuation:
 
 @dataclass(frozen=True)
 class TokenTree:
-    """The union of continuations. Node numbers are in depth-first order: parents come before children."""
+    """The union of continuations. Parents have smaller numbers than their children."""
 
     tokens: tuple[int, ...]
-    """(T,) token of each node that has to be fed: the last token of an answer is predicted, never fed."""
+    """(T,) token of each node that has to be fed: those that a choice reads."""
     parents: tuple[int, ...]
     """(T,) node before this one, -1 for the end of the text itself."""
     depths: tuple[int, ...]
     """(T,) tokens between the end of the text and this node, from 0."""
     steps: tuple[tuple[tuple[int, int], ...], ...]
-    """For each continuation, its answer's tokens as (node that predicts, token predicted)."""
+    """For each continuation, the choices on the way to the end of its answer: (node that predicts, token).
+
+    A token that is the only one allowed has probability one: it is no choice, and nobody predicts it.
+    """
 
     def ancestry(self) -> Tensor:
         """(T, T) bool: which nodes each node reads, itself included."""
@@ -42,10 +46,36 @@ class TokenTree:
                 reads[node] |= reads[parent]
         return reads
 
+    def bins(self, width: int) -> tuple[tuple[int, ...], ...]:
+        """All nodes in bins of at most `width`, or of the largest branch; a branch is never divided.
+
+        Nodes of different branches do not read each other, so bins can run side by side.
+        """
+        of_node: list[list[int]] = []
+        for node, parent in enumerate(self.parents):
+            of_node.append([] if parent < 0 else of_node[parent])
+            of_node[node].append(node)
+        branches = [of_node[node] for node, parent in enumerate(self.parents) if parent < 0]
+        branches.sort(key=len, reverse=True)
+        width = max([width, *map(len, branches)])
+        found: list[list[int]] = []
+        for branch in branches:
+            for place in found:
+                if len(place) + len(branch) <= width:
+                    place.extend(branch)
+                    break
+            else:
+                found.append(branch)
+        return tuple(tuple(sorted(place)) for place in found)
+
     @property
     def predictors(self) -> tuple[int, ...]:
         """Nodes whose logits are needed, in order; -1 is the last token of the text."""
-        return tuple(sorted({node for steps in self.steps for node, _ in steps}))
+        return tuple(sorted({node for steps in self.steps for node, _ in steps})) or (-1,)
+
+
+EMPTY_TREE = TokenTree((), (), (), ())
+"""Nothing but the end of the text itself."""
 
 
 def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
@@ -58,26 +88,38 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
         raise ValueError(
             "A token tree needs at least one continuation, each with an answer of one token or more."
         )
-    tokens: list[int] = []
-    parents: list[int] = []
-    depths: list[int] = []
     children: dict[tuple[int, int], int] = {}
-    steps = []
+    steps: list[list[tuple[int, int]]] = []
     for continuation in continuations:
         node, wanted = -1, []
         for depth, token in enumerate(continuation.tokens):
             if depth >= continuation.answer:
                 wanted.append((node, token))
-            if depth == len(continuation.tokens) - 1:
-                break
-            if (node, token) not in children:
-                children[node, token] = len(tokens)
-                tokens.append(token)
-                parents.append(node)
-                depths.append(depth)
-            node = children[node, token]
-        steps.append(tuple(wanted))
-    return TokenTree(tuple(tokens), tuple(parents), tuple(depths), tuple(steps))
+            node = children.setdefault((node, token), len(children))
+        steps.append(wanted)
+    allowed = Counter(node for node, _ in {step for wanted in steps for step in wanted})
+    choices = [[(node, token) for node, token in wanted if allowed[node] > 1] for wanted in steps]
+    return _pruned(children, choices)
+
+
+def _pruned(children: dict[tuple[int, int], int], choices: Sequence[Sequence[tuple[int, int]]]) -> TokenTree:
+    """The part of a tree, given as (parent, token) -> node, that leads to nodes where something is chosen."""
+    edges = list(children)
+    needed: set[int] = set()
+    for node in {node for wanted in choices for node, _ in wanted}:
+        while node >= 0 and node not in needed:
+            needed.add(node)
+            node = edges[node][0]
+    places = {-1: -1} | {node: place for place, node in enumerate(sorted(needed))}
+    depths = {-1: -1}
+    for node in sorted(needed):
+        depths[node] = depths[edges[node][0]] + 1
+    return TokenTree(
+        tokens=tuple(edges[node][1] for node in sorted(needed)),
+        parents=tuple(places[edges[node][0]] for node in sorted(needed)),
+        depths=tuple(depths[node] for node in sorted(needed)),
+        steps=tuple(tuple((places[node], token) for node, token in wanted) for wanted in choices),
+    )
 
 
 def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
@@ -101,7 +143,9 @@ def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
         allowed[node].append(token)
     chances = {}
     for node, tokens in allowed.items():
-        chosen = logits[:, places[node], torch.tensor(tokens, device=logits.device)].float().log_softmax(dim=-1)
+        chosen = (
+            logits[:, places[node], torch.tensor(tokens, device=logits.device)].float().log_softmax(dim=-1)
+        )
         chances.update({(node, token): chosen[:, place] for place, token in enumerate(tokens)})
-    totals = [torch.stack([chances[step] for step in steps]).sum(dim=0) for steps in tree.steps]
-    return torch.stack(totals, dim=1)
+    certain = logits.new_zeros(len(logits), dtype=torch.float32)
+    return torch.stack([sum((chances[step] for step in steps), certain) for steps in tree.steps], dim=1)
