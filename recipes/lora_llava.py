@@ -27,7 +27,6 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from trl import TrlParser
 
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
@@ -113,7 +112,7 @@ def main() -> None:
     started = time.time()
     base, lora, data, args = parse()
     set_seed(args.seed)
-    run = open_run(base, data, args)
+    run = open_run(base, lora, data, args)
     taxonomy = load_taxonomy(data.taxonomy)
     flip = FlipOptions(held_out=frozenset(data.held_out), **data.flip)
     train, validation, test = load_splits(data, taxonomy, run)
@@ -133,7 +132,9 @@ def main() -> None:
     set_seed(args.seed)  # adapters start alike, whatever loading drew, which differs under ZeRO-3
     model, counts = add_lora(model, lora, base=base.model_name_or_path)
     say(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
-    say(f"{rows_per_step(args, flip)} rows in an optimizer step, {len(dataset)} policies an epoch")
+    say(
+        f"{args.world_size} processes, {rows_per_step(args, flip)} rows in a step, {len(dataset)} policies an epoch"
+    )
 
     def evaluate(current: Any) -> dict[str, float]:
         """Short numbers on validation questions; ZeRO-3 has no whole model to ask while it trains."""
@@ -181,7 +182,7 @@ def parse() -> tuple[BaseOptions, LoraOptions, DataOptions, JudgeArguments]:
     return parser.parse_args_and_config(arguments)
 
 
-def open_run(base: BaseOptions, data: DataOptions, args: JudgeArguments) -> RunDir:
+def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: JudgeArguments) -> RunDir:
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
@@ -195,7 +196,7 @@ def open_run(base: BaseOptions, data: DataOptions, args: JudgeArguments) -> RunD
         )
         run.write_taxonomy(load_taxonomy(data.taxonomy))
         run.write_environment()
-        run.write_config({**asdict(base), **asdict(data), **args.to_dict()})
+        run.write_config({**asdict(base), **asdict(lora), **asdict(data), **args.to_dict()})
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="vlm")
 
@@ -337,12 +338,14 @@ def show(run: RunDir, summaries: dict[str, Any], seconds: float, shown: list[Pat
 
 
 def checkpoint(args: JudgeArguments) -> str | None:
-    """What to resume from: a folder, or `true` for the newest one of this run, if there is any."""
+    """What to resume from: a folder, or `true` for the newest whole one of this run, if there is any."""
     if args.resume_from_checkpoint in (None, "", "false", "False"):
         return None
     if str(args.resume_from_checkpoint).lower() != "true":
         return args.resume_from_checkpoint
-    return get_last_checkpoint(args.output_dir)
+    # trainer_state.json is written last; a run that was killed while saving leaves a folder without it.
+    whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
+    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
 
 
 def rows_per_step(args: JudgeArguments, flip: FlipOptions) -> int:

@@ -251,3 +251,85 @@ def noise_image():
         return Image.fromarray(noise)
 
     return make
+
+
+RECIPE_OPTIONS = {
+    "dataset": "digits",
+    "taxonomy": "digits",
+    "held_out": ["four", "eight"],
+    "flip": {"group_size": 4, "max_categories": 2, "custom": 0.0},
+    "limit": 200,
+    "groups_per_epoch": 60,
+    "lora_r": 4,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 20,  # three steps an epoch, so six steps cross into the second
+    "max_steps": 6,
+    "eval_rows": 20,
+    "test_rows": 20,
+    "judge_batch_size": 32,
+    "logging_steps": 1,
+    "save_steps": 2,
+    "eval_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+
+
+@pytest.fixture(scope="session")
+def recipe_config(base_folder, tmp_path_factory):
+    """A YAML for recipes/lora_llava.py: six steps on a random tiny base and a few digits."""
+    import yaml
+
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(RECIPE_OPTIONS | {"model_name_or_path": str(base_folder())}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def launch(recipe_config):
+    """`launch(out, *options, profile="single", wait=True)` runs the recipe as users do, by `accelerate launch`."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parent.parent
+
+    def run(out, *options, profile="single", wait=True):
+        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
+        command += ["--config_file", f"recipes/configs/accelerate/{profile}.yaml", "--main_process_port", "0"]
+        command += [
+            "recipes/lora_llava.py",
+            "--config",
+            str(recipe_config),
+            "--output_dir",
+            str(out),
+            *options,
+        ]
+        log = Path(f"{out}.log")
+        with log.open("w") as sink:
+            process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=sink, start_new_session=True)
+        if wait and process.wait(timeout=500):
+            pytest.fail(log.read_text()[-4000:])
+        return process
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def single_run(launch, tmp_path_factory):
+    """The folder of an uninterrupted run in one process."""
+    out = tmp_path_factory.mktemp("runs") / "single"
+    launch(out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def step_losses():
+    """`step_losses(run)` -> loss by step, unrounded."""
+    import json
+
+    def read(run):
+        lines = [json.loads(line) for line in (run / "rows" / "history.jsonl").read_text().splitlines()]
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+    return read

@@ -1,0 +1,210 @@
+"""recipes/lora_llava.py as a file: what it leaves behind, what it refuses, and how it goes on after a kill."""
+
+import hashlib
+import json
+import os
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+CONFIGS = sorted((RECIPES / "configs").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    """The recipe's functions, without running it."""
+    return runpy.run_path(str(RECIPES / "lora_llava.py"), run_name="recipe")
+
+
+@pytest.fixture
+def parse(recipe, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["lora_llava.py", *arguments])
+        return recipe["parse"]()
+
+    return run
+
+
+def weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.mark.slow
+def test_a_run_explains_itself(single_run):
+    files = {path.relative_to(single_run).as_posix() for path in single_run.rglob("*") if path.is_file()}
+    wanted = {"run.json", "config.yaml", "taxonomy.yaml", "environment.json", "metrics.json", "report.html"}
+    wanted |= {"adapter/adapter_model.safetensors", "adapter/adapter_config.json"}
+    wanted |= {"rows/before.jsonl", "rows/after.jsonl", "rows/history.jsonl"}
+    assert not wanted - files
+    assert not [
+        name for name in files if name.startswith("adapter/") and name.endswith((".bin", ".pt", ".pth"))
+    ]
+    metrics = json.loads((single_run / "metrics.json").read_text())
+    assert {
+        "before",
+        "after",
+        "shortcut_auc",
+        "seconds",
+        "taxonomy_hash",
+        "machine",
+        "versions",
+        "commit",
+    } <= set(metrics)
+    keys = {"f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accuracy", "unjudged"}
+    keys |= {"heldout_f1", "lying_prompt_f1", "auc"}
+    assert keys <= set(metrics["before"])
+    assert keys <= set(metrics["after"])
+    assert metrics["after"]["unjudged"] == 0
+    assert metrics["taxonomy_hash"] == json.loads((single_run / "run.json").read_text())["taxonomy"]["hash"]
+    assert {"torch", "transformers", "peft", "trl"} <= set(metrics["versions"])
+    assert metrics["seconds"] > 0
+    rows = [json.loads(line) for line in (single_run / "rows" / "after.jsonl").read_text().splitlines()]
+    assert len(rows) >= 20
+    config = yaml.safe_load((single_run / "config.yaml").read_text())
+    assert config["flip"]["group_size"] == 4
+    assert config["learning_rate"] == 1e-3
+    assert config["dataset"] == "digits"
+    assert config["lora_r"] == 4
+
+
+@pytest.mark.slow
+def test_the_adapter_names_its_base_as_it_was_given(single_run, base_folder):
+    config = json.loads((single_run / "adapter" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(base_folder())
+    assert json.loads((single_run / "run.json").read_text())["base"] == str(base_folder())
+
+
+@pytest.mark.slow
+def test_loss_falls_and_every_adapter_tensor_moves_and_nothing_else_is_saved(
+    single_run, step_losses, base_folder
+):
+    losses = step_losses(single_run)
+    assert sorted(losses) == [1, 2, 3, 4, 5, 6]
+    assert losses[6] < losses[1] - 0.1
+    early, late = weights(single_run / "checkpoint-2"), weights(single_run / "adapter")
+    assert early.keys() == late.keys()
+    assert len(late) == 2 * 7 * 2, "A and B of seven linear layers in each of two layers"
+    for name, tensor in late.items():
+        assert "language_model" in name
+        assert "lora_" in name
+        assert (tensor != early[name]).any(), f"{name} did not move"
+        assert tensor.abs().max() > 0
+    digest = hashlib.sha256((base_folder() / "model.safetensors").read_bytes()).hexdigest()
+    import torch
+
+    from judge.vlm.load import BaseOptions, load_base
+
+    model, _ = load_base(BaseOptions(model_name_or_path=str(base_folder())))
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert digest == hashlib.sha256((base_folder() / "model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_along_the_same_curve(launch, single_run, step_losses, tmp_path):
+    out = tmp_path / "killed"
+    process = launch(out, wait=False)
+    done = out / "checkpoint-2" / "trainer_state.json"
+    deadline = time.monotonic() + 300
+    while not done.is_file():
+        assert process.poll() is None, Path(f"{out}.log").read_text()[-3000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    assert not (out / "metrics.json").exists(), "the run was over before it was killed"
+    # As if the kill had come in the middle of saving the next checkpoint.
+    (out / "checkpoint-5").mkdir()
+    (out / "checkpoint-5" / "adapter_model.safetensors").write_bytes(b"half")
+
+    launch(out, "--resume_from_checkpoint", "true")
+    assert step_losses(out) == pytest.approx(step_losses(single_run), abs=1e-5)
+    resumed, straight = weights(out / "adapter"), weights(single_run / "adapter")
+    for name in straight:
+        assert (resumed[name] - straight[name]).abs().max() < 1e-5, name
+    found, expected = (json.loads((run / "metrics.json").read_text()) for run in (out, single_run))
+    assert found["after"]["f1"] == expected["after"]["f1"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_not_overwritten(recipe, parse, single_run, recipe_config):
+    options = parse("--config", str(recipe_config), "--output_dir", str(single_run), "--use_cpu", "true")
+    with pytest.raises(recipe["ArbiterError"], match="already holds a run"):
+        recipe["open_run"](*options)
+
+
+def test_an_unknown_option_stops_the_run(parse, recipe_config, tmp_path):
+    with pytest.raises((ValueError, SystemExit), match="lora_rank"):
+        parse("--config", str(recipe_config), "--output_dir", "x", "--lora_rank", "4")
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(recipe_config.read_text() + "learning_rat: 1\n")
+    with pytest.raises((ValueError, SystemExit), match="learning_rat"):
+        parse("--config", str(wrong), "--output_dir", "x")
+
+
+def test_unknown_flip_options_stop_the_run(recipe, monkeypatch, recipe_config, tmp_path):
+    options = yaml.safe_load(recipe_config.read_text()) | {"flip": {"groupsize": 4}}
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(yaml.safe_dump(options))
+    arguments = ["--config", str(wrong), "--output_dir", str(tmp_path / "run"), "--use_cpu", "true"]
+    monkeypatch.setattr(sys, "argv", ["lora_llava.py", *arguments])
+    with pytest.raises((TypeError, ValueError), match="groupsize"):
+        recipe["main"]()
+
+
+def test_help_lists_every_option(parse, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse("--help")
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for option in (
+        "--lora_r",
+        "--held_out",
+        "--flip",
+        "--load_in_4bit",
+        "--train_projector",
+        "--learning_rate",
+    ):
+        assert option in shown
+
+
+def test_the_number_of_configs_is_known():
+    assert [path.stem for path in CONFIGS] == [
+        "lora_llava",
+        "lora_llava_7b",
+        "lora_onevision_7b",
+        "qlora_llava_7b_24gb",
+    ]
+    assert len(list((RECIPES / "configs").rglob("*.yaml"))) == len(CONFIGS) + 8
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_configs_parse_and_say_how_to_use_them(parse, path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("accelerate launch recipes/lora_llava.py" in line for line in header)
+    base, lora, data, args = parse("--config", str(path), "--use_cpu", "true")
+    given = yaml.safe_load(path.read_text())
+    merged = {**vars(base), **vars(lora), **vars(data), **vars(args)}
+    for key in given.keys() - {"lr_scheduler_type", "eval_strategy", "optim", "report_to"}:
+        assert merged[key] == given[key], key
+    from prompts import FlipOptions, load_taxonomy
+
+    FlipOptions(**data.flip)
+    load_taxonomy(data.taxonomy)
+
+
+def test_the_papers_settings(parse):
+    base, lora, data, args = parse(
+        "--config", str(RECIPES / "configs" / "lora_llava_7b.yaml"), "--use_cpu", "true"
+    )
+    assert base.model_name_or_path == "llava-hf/llava-1.5-7b-hf"
+    assert (lora.lora_r, lora.lora_alpha, args.learning_rate, args.num_train_epochs) == (128, 256, 2e-4, 1)
+    rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * data.flip["group_size"]
+    assert rows == 16
+    assert data.dataset == data.taxonomy == "unsafebench"
