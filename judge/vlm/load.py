@@ -74,6 +74,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         CheckpointError: it cannot be loaded, or lacks what a judge needs.
         MissingExtraError: 4 bits without bitsandbytes.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     path = base_path(options.model_name_or_path)
@@ -84,7 +85,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     try:
         processor = AutoProcessor.from_pretrained(path, **common)
         model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(
             f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {_first_line(error)} "
             f"Give a hub id, a folder with config.json and safetensors, or one of {', '.join(SHIPPED)}."
@@ -93,9 +94,18 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         raise CheckpointError(
             f"{options.model_name_or_path!r} has no tokenizer with an end token; a closed answer cannot end."
         )
-    if device is not None and not options.load_in_4bit:
+    if options.load_in_4bit:
+        _keep_gradients(model)
+    elif device is not None:
         model.to(device)
     return model.eval(), processor
+
+
+def _keep_gradients(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights when a CPU evaluates them: no gradient passes them after."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _four_bits(options: BaseOptions, path: str) -> Any:
@@ -157,7 +167,9 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         task_type="CAUSAL_LM",
     )
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
-    config.base_model_name_or_path = base  # peft puts the folder there, which is of this machine
+    config.base_model_name_or_path = base_path(
+        base
+    )  # looked up at every save: a name would be sought on the hub
     counts = {
         "modules": len(matched),
         "trainable": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
@@ -187,6 +199,7 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
         CheckpointError: no adapter there, another base, or tensors missing or left over.
     """
     from peft import PeftConfig, PeftModel, set_peft_model_state_dict
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     weights = Path(path) / "adapter_model.safetensors"
@@ -196,11 +209,11 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
         )
     config = PeftConfig.from_pretrained(str(path))
     config.inference_mode = not trainable
-    state = load_file(weights)
     try:
+        state = load_file(weights)
         wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
         result = set_peft_model_state_dict(wrapped, state)
-    except (RuntimeError, ValueError, KeyError) as error:
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
             f"The adapter {path} does not fit this base (it was trained on {config.base_model_name_or_path!r}): "
             f"{_first_line(error)}"
