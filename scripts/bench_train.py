@@ -8,15 +8,21 @@ The model has random weights and LLaVA-1.5's layout (`judge/vlm/random_llava.py`
 of noise. Every competitor trains LoRA r 16 on the same rows, through its own trainer, its own collator and its own
 loss, in a process of its own. TRL's batch is its default, 8 rows, when the group has 8.
 
-TRL's defaults checkpoint activations; so both ways are compared like with like, and across. On a CPU, TRL scores
-every position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients of the first step must agree.
+TRL's defaults checkpoint activations; both ways are compared like with like, and across. On a CPU, TRL scores every
+position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients of the first step must agree.
 
-The mid size takes about 8 minutes on 2 quiet cores of an x86 server and 6 GB; expect at least 2.0 times the samples
-a second of TRL's defaults. The last line is JSON; `--only NAME ...` measures some competitors alone.
+Peak memory on a CPU is resident memory, taken in a run of its own in which freed tensors go back to the system at
+once; else the allocator keeps several times what is in use. On CUDA it is what torch allocated.
+
+The mid size takes about 15 minutes on 2 quiet cores of an x86 server and 10 GB; expect at least 2.0 times the
+samples a second of TRL's defaults at 0.55 of its memory or less. The last line is JSON; `--only NAME ...` measures
+some competitors alone.
 """
 
 import argparse
 import json
+import math
+import os
 import platform
 import resource
 import statistics
@@ -27,6 +33,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -59,22 +66,33 @@ class Competitor:
     title: str
     ours: bool
     checkpointing: bool
-    answer_head: bool = False
-    """TRL's trainer with the head at answer positions only."""
-    kept_features: bool = False
-    """Ours from the second epoch on: images have passed the frozen tower before."""
+    answer_head: bool = False  # TRL's trainer with the head at answer positions only
+    kept_features: bool = False  # ours from the second epoch on: images have passed the frozen tower before
 
 
 COMPETITORS = {
     "trl": Competitor("TRL, its defaults", False, True),
     "trl_plain": Competitor("TRL, no checkpointing", False, False),
     "trl_answers": Competitor("TRL, answer-only head", False, True, answer_head=True),
-    "trl_answers_plain": Competitor(
-        "TRL, answer-only head, no checkpointing", False, False, answer_head=True
-    ),
+    "trl_answers_plain": Competitor("TRL, answer-only, no checkpointing", False, False, answer_head=True),
     "ours": Competitor("grouped by policy, checkpointing", True, True),
     "ours_plain": Competitor("grouped by policy", True, False),
     "ours_kept": Competitor("grouped by policy, image features kept", True, False, kept_features=True),
+}
+
+PAIRS = {
+    "": ("ours", "trl"),
+    "_no_checkpointing": ("ours_plain", "trl_plain"),
+    "_answer_head": ("ours", "trl_answers"),
+    "_answer_head_no_checkpointing": ("ours_plain", "trl_answers_plain"),
+    "_plain_to_defaults": ("ours_plain", "trl"),
+    "_kept_features_to_defaults": ("ours_kept", "trl"),
+}
+"""Suffix of a ratio's key -> whom it compares; the first four differ in nothing but the method."""
+RATIOS = {
+    "samples_per_second_ratio": "samples_per_second",
+    "peak_memory_ratio": "above_loaded_bytes",
+    "whole_peak_memory_ratio": "peak_bytes",
 }
 
 
@@ -88,15 +106,23 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            command = [sys.executable, __file__, *sys.argv[1:], "--one", name, "--folder", folder]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise SystemExit(f"{done.stderr}\n{name} failed with exit code {done.returncode}.")
-            found[name] = json.loads(done.stdout.splitlines()[-1])
+            found[name] = run_alone(name, folder)
+            if options.device == "cpu" and options.size != "tiny":
+                frugal = run_alone(name, folder, "--steps", "0", MALLOC_MMAP_THRESHOLD_="65536")
+                found[name] |= {key: frugal[key] for key in ("peak_bytes", "above_loaded_bytes")}
             print(f"measured {name}: {found[name]['samples_per_second']:.3f} samples/s", flush=True)
         gradients = {name: load_file(Path(folder) / f"{name}.safetensors") for name in names}
     show(found, options)
     print(json.dumps(summary(found, gradients, options)))
+
+
+def run_alone(name: str, folder: str, *extra: str, **environment: str) -> dict[str, Any]:
+    """One competitor in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], *extra, "--one", name, "--folder", folder]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
+    if done.returncode:
+        raise SystemExit(f"{done.stderr}\n{name} failed with exit code {done.returncode}.")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def parse() -> argparse.Namespace:
@@ -108,7 +134,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=3, help="measured steps, after one to warm up")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps, after one to warm up")
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--taxonomy", default="unsafebench")
     parser.add_argument("--only", nargs="+", choices=COMPETITORS)
@@ -141,7 +167,7 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     logging.disable_progress_bar()
     warnings.simplefilter("ignore")
     images = options.folder / f"images-{options.one}"
-    images.mkdir()
+    images.mkdir(exist_ok=True)
     group = draw_group(options, images)
     model, processor = random_llava(options.size, device=options.device, dtype=options.dtype)
     if competitor.ours:
@@ -149,18 +175,19 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     model, _ = add_lora(model, LoraOptions(), base="random")
     stir(model)
     build = grouped_trainer if competitor.ours else trl_trainer
-    watch = Watch(options.folder / f"{options.one}.safetensors")
-    trainer = build(competitor, options, model, processor, group, watch)
+    watch = _Watch(options.folder / f"{options.one}.safetensors")
+    common = {"model": model, "processing_class": processor, "callbacks": [watch]}
+    trainer = build(competitor, options, group, common)
     loaded = memory(options.device, reset=True)
     trainer.train()
     peak = memory(options.device)
-    times = [later - sooner for sooner, later in zip(watch.ends, watch.ends[1:], strict=False)]
+    taken = statistics.median([b - a for a, b in pairwise(watch.ends)] or [math.nan])
     encoder = ChatEncoder(processor)
     policy, _ = encoder.split(encoder.text(render(group.taxonomy)))
     return {
-        "seconds": statistics.median(times),
-        "samples_per_second": options.group_size / statistics.median(times),
-        "loss": watch.loss,
+        "seconds": taken,
+        "samples_per_second": options.group_size / taken,
+        "loss": next(log["loss"] for log in trainer.state.log_history if "loss" in log),
         "peak_bytes": peak,
         "above_loaded_bytes": peak - loaded,
         "policy_tokens": len(policy),
@@ -174,36 +201,27 @@ def stir(model: Any) -> None:
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            drawn = torch.randn(parameter.shape, generator=generator) * 0.02
-            parameter.data.copy_(drawn)
+            parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
-class Watch(TrainerCallback):
-    """Notes when steps end, the first step's loss, and the gradients that the first step leaves."""
+class _Watch(TrainerCallback):
+    """Notes when steps end, and the gradients of the first one."""
 
     def __init__(self, path: Path) -> None:
-        """The file for the gradients."""
-        self.path, self.ends, self.loss = path, [], None
+        self.path, self.ends = path, []
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Keep the first gradients."""
         if not self.ends:
             parameters = kwargs["model"].named_parameters()
             save_file({name: p.grad.float().cpu() for name, p in parameters if p.grad is not None}, self.path)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The clock, when the device is done."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """The first loss."""
-        if self.loss is None and "loss" in logs:
-            self.loss = float(logs["loss"])
 
-
-def trainer_options(competitor: Competitor, options: argparse.Namespace) -> dict[str, Any]:
+def trainer_options(options: argparse.Namespace) -> dict[str, Any]:
     """What both trainers are told: an epoch is the one batch, so every step trains on the same rows."""
     return {
         "output_dir": str(options.folder / options.one),
@@ -222,37 +240,26 @@ def trainer_options(competitor: Competitor, options: argparse.Namespace) -> dict
 
 
 def grouped_trainer(
-    competitor: Competitor,
-    options: argparse.Namespace,
-    model: Any,
-    processor: Any,
-    group: Group,
-    watch: Watch,
+    competitor: Competitor, options: argparse.Namespace, group: Group, common: dict[str, Any]
 ) -> Any:
     """Arbiter's: one group is one packed row. Each step opens its images anew, as TRL's does."""
-    collator = GroupCollator(ChatEncoder(processor), 4096, model)
+    collator = GroupCollator(ChatEncoder(common["processing_class"]), 4096, common["model"])
     collator.pixels.limit = 0
     return JudgeTrainer(
-        model=model,
         args=TrainingArguments(
             per_device_train_batch_size=1,
             activation_checkpointing=competitor.checkpointing,
-            **trainer_options(competitor, options),
+            **trainer_options(options),
         ),
         train_dataset=[group],
         data_collator=collator,
-        callbacks=[watch],
         keep_features=competitor.kept_features,
+        **common,
     )
 
 
 def trl_trainer(
-    competitor: Competitor,
-    options: argparse.Namespace,
-    model: Any,
-    processor: Any,
-    group: Group,
-    watch: Watch,
+    competitor: Competitor, options: argparse.Namespace, group: Group, common: dict[str, Any]
 ) -> Any:
     """TRL's own, with prompt and completion columns whose image part stands where our chat has it."""
     from datasets import Dataset, Features, List, Value
@@ -265,16 +272,14 @@ def trl_trainer(
     features = Features({"prompt": turns, "completion": turns, "image": ImageFeature()})
     kind = answer_only(SFTTrainer) if competitor.answer_head else SFTTrainer
     return kind(
-        model=model,
         args=SFTConfig(
             per_device_train_batch_size=options.group_size,
             gradient_checkpointing=competitor.checkpointing,
             max_length=None,
-            **trainer_options(competitor, options),
+            **trainer_options(options),
         ),
         train_dataset=Dataset.from_list(rows, features=features),
-        processing_class=processor,
-        callbacks=[watch],
+        **common,
     )
 
 
@@ -294,13 +299,10 @@ def chat_columns(row: Any) -> dict[str, Any]:
 def answer_only(trainer: type) -> type:
     """TRL's trainer with a loss that calls the head where an answer token is predicted and nowhere else."""
 
-    class AnswerOnly(trainer):  # type: ignore[misc, valid-type]
-        """See `answer_only`."""
-
+    class _AnswerOnly(trainer):  # type: ignore[misc, valid-type]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Tensor:
-            """Mean cross-entropy of the answer tokens."""
             labels = inputs.pop("labels")
             following = F.pad(labels[:, 1:], (0, 1), value=-100)
             predicted = following != -100
@@ -308,7 +310,7 @@ def answer_only(trainer: type) -> type:
             total = F.cross_entropy(logits.float(), following[predicted], reduction="sum")
             return total / (predicted.sum() if num_items_in_batch is None else num_items_in_batch)
 
-    return AnswerOnly
+    return _AnswerOnly
 
 
 def memory(device: str, *, reset: bool = False) -> int:
@@ -353,29 +355,18 @@ def summary(
     losses = [abs(row["loss"] / found[first]["loss"] - 1) for row in found.values()]
     apart = [distance(gradients[first], gradients[name]) for name in found]
 
-    def ratio(left: str, right: str, key: str) -> float | None:
-        return found[left][key] / found[right][key] if left in found and right in found else None
-
-    speed, peak, above = "samples_per_second", "peak_bytes", "above_loaded_bytes"
+    ratios = {
+        f"{key}{suffix}": found[left][value] / found[right][value] if {left, right} <= found.keys() else None
+        for suffix, (left, right) in PAIRS.items()
+        for key, value in RATIOS.items()
+    }
     return {
-        "samples_per_second_ratio": ratio("ours", "trl", speed),
-        "peak_memory_ratio": ratio("ours", "trl", above),
-        "peak_memory_ratio_whole_process": ratio("ours", "trl", peak),
-        "samples_per_second_ratio_no_checkpointing": ratio("ours_plain", "trl_plain", speed),
-        "peak_memory_ratio_no_checkpointing": ratio("ours_plain", "trl_plain", above),
-        "samples_per_second_ratio_ours_plain_to_defaults": ratio("ours_plain", "trl", speed),
-        "peak_memory_ratio_ours_plain_to_defaults": ratio("ours_plain", "trl", above),
-        "samples_per_second_ratio_answer_head": ratio("ours", "trl_answers", speed),
-        "samples_per_second_ratio_answer_head_no_checkpointing": ratio(
-            "ours_plain", "trl_answers_plain", speed
-        ),
-        "samples_per_second_ratio_kept_features": ratio("ours_kept", "trl", speed),
+        **ratios,
         "equal_loss": max(losses) < tolerance,
         "loss_difference": max(losses),
         "equal_gradients": max(apart) < tolerance,
         "gradient_difference": max(apart),
-        "memory": "peak above the loaded model: "
-        + ("resident" if options.device == "cpu" else "CUDA allocated"),
+        "memory": f"peak above the loaded model, {'resident' if options.device == 'cpu' else 'CUDA allocated'}",
         "rows_per_step": options.group_size,
         "policy_tokens": found[first]["policy_tokens"],
         "competitors": found,
@@ -396,8 +387,10 @@ def machine(options: argparse.Namespace) -> str:
     """What the numbers were taken on."""
     if options.device != "cpu":
         return torch.cuda.get_device_name()
-    model = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{model[0].split(': ')[1] if model else platform.processor()}, {options.threads} threads"
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.processor()}, {options.threads} threads"
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.vlm.random_llava import SHAPES, VOCABULARY, random_llava
+from judge.vlm.random_llava import SHAPES, random_llava
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.tree import Continuation, build_tree
 from prompts import Category, Taxonomy
@@ -137,7 +137,7 @@ def test_bins_hold_every_node_once_and_whole_branches(drawn, width):
 
 def test_random_models_have_the_layout_they_stand_for(loaded, noise_image):
     model, processor = loaded
-    assert len(processor.tokenizer) == model.get_output_embeddings().out_features == VOCABULARY
+    assert len(processor.tokenizer) == model.get_output_embeddings().out_features == SHAPES["tiny"].vocabulary
     assert (SHAPES["mid"].image_tokens, SHAPES["7b"].image_tokens) == (576, 576)
     again, _ = random_llava("tiny")
     assert torch.equal(

@@ -1,7 +1,7 @@
 """LLaVAs of a chosen size with random weights: for benches and tests, where shapes matter and answers do not.
 
-The layout is that of `llava-hf/llava-1.5-7b-hf`: CLIP tower, two-layer projector, Llama, 32,000 tokens, a chat in
-which the system text comes first and an image stands before the text of its turn.
+The layout is that of `llava-hf/llava-1.5-7b-hf`: CLIP tower, two-layer projector, Llama, 32,000 tokens (fewer
+in `tiny`), a chat in which the system text comes first and an image stands before the text of its turn.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from typing import Any
 from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
 from prompts.template import render
 
-VOCABULARY = 32_000
 CHARACTERS_PER_TOKEN = 4.3
 """What Llama's tokenizer reaches on English prose, about; ours stops merging there, or its policies were too short."""
 CHAT_TEMPLATE = (
@@ -32,6 +31,7 @@ class Shape:
     patch: int
     tower: tuple[int, int, int, int]
     language: tuple[int, int, int, int]
+    vocabulary: int = 32_000
 
     @property
     def image_tokens(self) -> int:
@@ -40,7 +40,7 @@ class Shape:
 
 
 SHAPES = {
-    "tiny": Shape(56, 14, (32, 64, 2, 2), (64, 160, 2, 4)),
+    "tiny": Shape(56, 14, (32, 64, 2, 2), (64, 160, 2, 4), vocabulary=4_000),
     "mid": Shape(336, 14, (256, 1024, 4, 4), (768, 2048, 8, 12)),
     "7b": Shape(336, 14, (1024, 4096, 24, 16), (4096, 11008, 32, 32)),
 }
@@ -79,14 +79,14 @@ def random_llava(size: str, seed: int = 0, *, device: str = "cpu", dtype: str = 
 
 
 def build_processor(shape: Shape) -> Any:
-    """The processor of a size: its image shape, the chat, and a tokenizer of 32,000 tokens."""
+    """The processor of a size: its image shape, the chat, and a tokenizer as large as its vocabulary."""
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
     return LlavaProcessor(
         image_processor=CLIPImageProcessorPil(
             size={"shortest_edge": shape.image}, crop_size={"height": shape.image, "width": shape.image}
         ),
-        tokenizer=_tokenizer(),
+        tokenizer=_tokenizer(shape.vocabulary),
         patch_size=shape.patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
@@ -94,7 +94,7 @@ def build_processor(shape: Shape) -> Any:
     )
 
 
-def _tokenizer() -> Any:
+def _tokenizer(vocabulary: int) -> Any:
     """Byte-level BPE over the texts of the taxonomies that ship, filled up with tokens nobody uses."""
     import json
 
@@ -120,7 +120,7 @@ def _tokenizer() -> Any:
             fewest = middle
     data = json.loads(core.to_str())
     # Words of the model, not added tokens: those would be searched for in every text.
-    data["model"]["vocab"] |= {f"<unused{n}>": n for n in range(core.get_vocab_size(), VOCABULARY)}
+    data["model"]["vocab"] |= {f"<unused{n}>": n for n in range(core.get_vocab_size(), vocabulary)}
     core = Tokenizer.from_str(json.dumps(data))
     return PreTrainedTokenizerFast(
         tokenizer_object=core,
@@ -159,7 +159,7 @@ def _config(shape: Shape, tokenizer: Any) -> Any:
 
     text = LlamaConfig(
         **sizes(shape.language),
-        vocab_size=VOCABULARY,
+        vocab_size=shape.vocabulary,
         max_position_embeddings=4096,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -3,9 +3,9 @@
 For each image the model chooses, token by token, among the allowed answers only (constrained decoding, all branches
 at once); so P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens
 before the image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the
-answers are packed behind each image as a token tree, so an image costs one forward pass. Where several taxonomies or many
-categories are asked about, the image runs first and the branches of a large tree run beside each other; questions
-that taxonomies have in common are one branch.
+answers are packed behind each image as a token tree, so an image costs one forward pass. Where several taxonomies or
+many categories are asked about, the image runs first and the branches of a large tree run beside each other;
+questions that taxonomies have in common are one branch.
 """
 
 from collections import OrderedDict

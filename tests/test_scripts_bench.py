@@ -1,0 +1,50 @@
+"""The benches run and say what they promise; no times are compared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+
+
+def last_line(script, *options):
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / script), "--size", "tiny", "--threads", "1", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_training_steps_are_equal_and_their_ratios_told():
+    pytest.importorskip("trl")
+    found = last_line("bench_train.py", "--steps", "1", "--group-size", "4", "--only", "trl", "ours")
+    assert found["equal_loss"], found["loss_difference"]
+    assert found["equal_gradients"], found["gradient_difference"]
+    assert found["samples_per_second_ratio"] > 0
+    assert found["peak_memory_ratio"] > 0
+    assert found["samples_per_second_ratio_no_checkpointing"] is None
+    assert {"machine", "versions", "whole_peak_memory_ratio", "policy_tokens"} <= found.keys()
+
+
+@pytest.mark.slow
+def test_ways_to_judge_are_compared():
+    found = last_line("bench_judge.py", "--images", "8", "--steps", "1")
+    for key in (
+        "stream_vs_generate",
+        "stream_vs_decision_pipeline",
+        "eight_taxonomies_cost",
+        "eight_taxonomies_shared_cost",
+    ):
+        assert found[key] > 0
+    assert len(found["taxonomy_tokens"]) == 8
+    assert all(280 <= tokens <= 360 for tokens in found["taxonomy_tokens"])
+    assert {"machine", "versions", "policy_tokens", "written_tokens"} <= found.keys()
