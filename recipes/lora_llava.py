@@ -132,9 +132,7 @@ def main() -> None:
     set_seed(args.seed)  # adapters start alike, whatever loading drew, which differs under ZeRO-3
     model, counts = add_lora(model, lora, base=base.model_name_or_path)
     say(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
-    say(
-        f"{args.world_size} processes, {rows_per_step(args, flip)} rows in a step, {len(dataset)} policies an epoch"
-    )
+    say(f"{step_size(args, flip)}, {len(dataset)} policies an epoch")
 
     def evaluate(current: Any) -> dict[str, float]:
         """Short numbers on validation questions; ZeRO-3 has no whole model to ask while it trains."""
@@ -169,8 +167,7 @@ def main() -> None:
         summaries = write_results(run, final, before, after, extra, args)
         run.write_rows("history", trainer.state.log_history)
         write_pictures(run, final, before, after, trainer, drawn, shortcut, summaries, args)
-        shown = save_examples(run, test)
-        show(run, summaries, time.time() - started, shown)
+        show(run, summaries, time.time() - started, save_examples(run, test))
 
 
 def parse() -> tuple[BaseOptions, LoraOptions, DataOptions, JudgeArguments]:
@@ -348,10 +345,10 @@ def checkpoint(args: JudgeArguments) -> str | None:
     return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
 
 
-def rows_per_step(args: JudgeArguments, flip: FlipOptions) -> int:
-    """Rows that make one optimizer step, over all processes."""
+def step_size(args: JudgeArguments, flip: FlipOptions) -> str:
+    """How many processes share a step, and how many rows it takes over all of them."""
     policies = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return policies * flip.group_size
+    return f"{args.world_size} processes, {policies * flip.group_size} rows in a step"
 
 
 def zero3(args: JudgeArguments) -> bool:
