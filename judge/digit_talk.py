@@ -78,13 +78,43 @@ class Conversations:
         used.update(chosen)
         joint = r.choice((" or ", "; ", ", or "))
         meaning = joint.join(r.choice(self.meanings[d]) for d in chosen)
-        if r.random() < 0.25:
+        if r.random() < 0.2:
             name = " ".join(r.sample(MADE_UP, r.choice((1, 1, 2))))
         elif count > 1:
             name = " or ".join(self.names[d][0] for d in chosen)
         else:
             name = r.choice(self.names[chosen[0]][: r.choice((1, 3, 3, 4))])
         return Entry(name, meaning, frozenset(chosen))
+
+    def shared_list(self) -> tuple[list[Entry], str, bool]:
+        """A list that knows no picture, as text, and whether it says what the names mean."""
+        used: set[int] = set()
+        count = 1 + int(9 * self.random.random())
+        drawn: dict[str, Entry] = {}
+        while len(drawn) < count and len(used) < 10:
+            entry = self.entry(used)
+            drawn[entry.name] = entry
+        entries = list(drawn.values())
+        return entries, *self.listing(entries)
+
+    def about(
+        self, entries: list[Entry], described: bool, shown: frozenset[int], remark: str | None
+    ) -> tuple[tuple[str, bool], ...]:
+        """Two questions about one picture under a list that stands before it: which one, and another."""
+        pieces = []
+        opening = f"<image>\n{self._remark(remark)}"
+        for choice in (True, False):
+            ask, answer = self.question(entries, shown, described, choice)
+            pieces += [(f"{opening}{ask} ASSISTANT:", False), (f" {answer}</s>", True)]
+            opening = "USER: "
+        return tuple(pieces)
+
+    def _remark(self, remark: str | None) -> str:
+        if remark is None or self.random.random() < 0.4:
+            return ""
+        return self.random.choice(("Caption: {}\n", "Prompt: {}\n", "Someone says: {}\n")).format(
+            f'"{remark}"'
+        )
 
     def entries(self, shown: frozenset[int]) -> list[Entry]:
         """One to nine entries; three times in five one of them is shown."""
@@ -164,8 +194,7 @@ class Conversations:
         opening += "USER: <image>\n"
         if place == "after":
             opening += f"{text}\n"
-        if remark is not None and r.random() < 0.6:
-            opening += r.choice(("Caption: {}\n", "Prompt: {}\n", "Someone says: {}\n")).format(f'"{remark}"')
+        opening += self._remark(remark)
         pieces: list[tuple[str, bool]] = []
         choice_turn = r.choice((0, 0, 0, 1, 2, 3))
         for turn in range(4):

@@ -12,7 +12,8 @@ LLaVA-1.5-7B on UnsafeBench, as in the paper (CCS 2025, section 5.2), on GPUs of
     accelerate launch recipes/lora_llava.py --config recipes/configs/qlora_llava_7b_24gb.yaml
     accelerate launch --config_file recipes/configs/accelerate/zero2.yaml recipes/lora_llava.py --config ...
 
-Every option can stand in the YAML or on the command line; `--help` lists them; an unknown one stops the run.
+Every option can stand in the YAML, and all but `flip` on the command line; `--help` lists them; an unknown one stops
+the run.
 """
 
 import os
@@ -40,7 +41,7 @@ from judge.rundir import RunDir, environment
 from judge.vlm.attention import register
 from judge.vlm.collate import GroupCollator
 from judge.vlm.encode import ChatEncoder
-from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_base
+from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_base, tidy_adapter
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.train import FlippedGroups, JudgeTrainer
 from prompts import FlipOptions, Taxonomy, format_report, load_taxonomy, report
@@ -65,7 +66,8 @@ class DataOptions:
     )
     template: str = field(default="policy_first", metadata={"help": "policy_first or perspective."})
     flip: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Label flipping: any field of prompts.FlipOptions."}
+        default_factory=dict,
+        metadata={"help": "Label flipping: any field of prompts.FlipOptions. In a YAML only."},
     )
     groups_per_epoch: int | None = field(
         default=None, metadata={"help": "Policies an epoch; by default each image is used about twice."}
@@ -260,7 +262,7 @@ def write_results(
     args: JudgeArguments,
 ) -> dict[str, Any]:
     """metrics.json and every judged row; gives the summaries before and after back."""
-    (run.path / "adapter" / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+    tidy_adapter(run.path / "adapter", base=run.manifest["base"])
     summaries = {
         "before": summarise_evaluation(final, before, args.threshold) if before else None,
         "after": summarise_evaluation(final, after, args.threshold),

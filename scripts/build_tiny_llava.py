@@ -34,6 +34,7 @@ from transformers import (
 
 from judge.digit_talk import Conversations, Row
 from judge.digits import CANVAS, caption, compose_with_boxes
+from judge.vlm.attention import register
 
 PATCH = 8
 VOCABULARY = 1024
@@ -210,9 +211,9 @@ class Batches:
         )
         self.image_tokens = (CANVAS // PATCH) ** 2
 
-    def encode(self, row: Row) -> tuple[list[int], list[int]]:
-        """Token ids and labels (-100 where not supervised)."""
-        ids, labels = [self.tokenizer.bos_token_id], [-100]
+    def encode(self, row: Row, *, start: bool = True) -> tuple[list[int], list[int]]:
+        """Token ids and labels (-100 where not supervised), with the start token or without."""
+        ids, labels = ([self.tokenizer.bos_token_id], [-100]) if start else ([], [])
         for text, supervised in row.pieces:
             text = text.replace("<image>", "<image>" * self.image_tokens)
             piece = self.tokenizer(text, add_special_tokens=False).input_ids
@@ -221,7 +222,7 @@ class Batches:
         return ids, labels
 
     def __iter__(self):
-        """Yield (pixels, ids, labels, mask)."""
+        """Yield (pixels, inputs of the model, labels (N, S))."""
         while True:
             chosen = self.conversations.random.sample(range(len(self.pictures.shown)), 16 * self.size)
             rows = [
@@ -235,26 +236,89 @@ class Batches:
                 width = len(batch[-1][0][0])
                 ids = torch.tensor([ids + [0] * (width - len(ids)) for (ids, _), _ in batch])
                 labels = torch.tensor([labels + [-100] * (width - len(labels)) for (_, labels), _ in batch])
-                yield normalised(self.pictures.pixels[[i for _, i in batch]]), ids, labels
+                inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+                yield normalised(self.pictures.pixels[[i for _, i in batch]]), inputs, labels
 
 
-def train_conversations(model: LlavaForConditionalGeneration, batches: Batches, steps: int) -> None:
-    """Generic instruction tuning of the whole model; the tower moves slowly."""
+class SharedLists:
+    """Endless batches in which a list stands before several pictures, half of them with something listed.
+
+    The list runs once for its pictures (`judge.vlm.attention`), so a step holds three times as many of the
+    questions that are hard to learn: which of these, or none, when the list was read before the picture.
+    """
+
+    def __init__(self, plain: Batches, lists: int, each: int) -> None:
+        """Use the pictures, tokenizer and chance of `plain`."""
+        self.plain, self.lists, self.each = plain, lists, each
+
+    def __iter__(self):
+        """Yield (pixels, inputs of the model, labels (N, S))."""
+        while True:
+            groups = [self.group() for _ in range(self.lists)]
+            chosen = [picture for _, rows in groups for picture, _ in rows]
+            yield normalised(self.plain.pictures.pixels[chosen]), *self.packed(groups)
+
+    def group(self):
+        """A list's tokens, and for each of its pictures the number and the encoded questions."""
+        talk, shown = self.plain.conversations, self.plain.pictures.shown
+        entries, text, described = talk.shared_list()
+        listed = frozenset().union(*(entry.digits for entry in entries))
+        rows: list[tuple[int, tuple[list[int], list[int]]]] = []
+        hits = 0 if len(listed) < 10 else self.each // 2
+        for _ in range(200):
+            picture = talk.random.randrange(len(shown))
+            hit = bool(shown[picture] & listed)
+            if len(rows) == self.each:
+                break
+            if hit and hits == self.each // 2 and len(listed) < 9:
+                continue
+            if not hit and len(rows) - hits == self.each // 2 and len(listed) < 9:
+                continue
+            hits += hit
+            pieces = talk.about(entries, described, shown[picture], self.plain.pictures.remarks[picture])
+            rows.append((picture, self.plain.encode(Row(picture, pieces), start=False)))
+        return self.plain.encode(Row(0, ((f"{text} USER: ", False),)))[0], rows
+
+    def packed(self, groups):
+        """The layout of `judge.vlm.collate.pack`, with several answers in a row."""
+        policy = max(len(ids) for ids, _ in groups)
+        length = max(len(ids) for _, rows in groups for _, (ids, _) in rows)
+        size = (len(groups), policy + self.each * length)
+        ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)
+        positions = torch.arange(size[1]).repeat(len(groups), 1)
+        reads = torch.zeros(len(groups), self.each, length, policy + length, dtype=torch.bool)
+        reads[..., policy:] = torch.ones(length, length, dtype=torch.bool).tril()
+        for number, (before, rows) in enumerate(groups):
+            ids[number, : len(before)] = torch.tensor(before)
+            reads[number, :, :, : len(before)] = True
+            for slot, (_, (tokens, wanted)) in enumerate(rows):
+                start = policy + slot * length
+                ids[number, start : start + len(tokens)] = torch.tensor(tokens)
+                labels[number, start : start + len(wanted)] = torch.tensor(wanted)
+                positions[number, start : start + length] = len(before) + torch.arange(length)
+        return {"input_ids": ids, "attention_mask": reads, "position_ids": positions}, labels
+
+
+def train_conversations(model: LlavaForConditionalGeneration, plain: Batches, steps: int) -> None:
+    """Generic instruction tuning; the tower moves slowly. Two batches in three share their lists."""
     tower = set(model.model.vision_tower.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in tower]
     optimizer, schedule = _optimizer(
-        [{"params": others, "lr": 2e-3}, {"params": [*tower], "lr": 3e-4}], steps
+        [{"params": others, "lr": 2e-3}, {"params": [*tower], "lr": 2e-4}], steps
     )
+    model.set_attn_implementation({"text_config": register()})
+    shared = iter(SharedLists(plain, lists=8, each=8))
+    alone = iter(plain)
     progress = Progress("talk", steps)
-    for _, (pixels, ids, labels) in zip(range(steps), batches, strict=False):
-        hidden = model.model(
-            input_ids=ids, pixel_values=pixels, attention_mask=(ids != 0).long()
-        ).last_hidden_state
+    for step in range(steps):
+        pixels, inputs, labels = next(alone if step % 3 == 2 else shared)
+        hidden = model.model(pixel_values=pixels, **inputs).last_hidden_state
         answered = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][answered])
         loss = F.cross_entropy(logits, labels[:, 1:][answered])
         _step(loss, optimizer, schedule)
         progress.tell(loss.item(), (logits.argmax(-1) == labels[:, 1:][answered]).float().mean().item())
+    model.set_attn_implementation({"text_config": "sdpa"})
 
 
 def _optimizer(groups: list[dict], steps: int):

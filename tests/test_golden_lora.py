@@ -30,7 +30,7 @@ def test_scores_of_the_shipped_base(recorder, golden):
 @pytest.mark.slow
 def test_loss_curve_of_the_recipe(recorder, golden):
     """Six steps of AdamW in float32: other CPUs round differently, and steps add that up."""
-    assert recorder.OPTIONS == golden["options"]
+    assert golden["options"] == recorder.OPTIONS
     losses = recorder.measure()["losses"]
     difference = np.abs(np.array(losses) - golden["losses"])
     assert len(losses) == 6

@@ -4,6 +4,7 @@ Weights come from safetensors only, remote code is never run, and an adapter is 
 tensors found its place.
 """
 
+import json
 import re
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -148,6 +149,7 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         ConfigError: the expression matches nothing, or reaches the vision tower by accident.
     """
     from peft import LoraConfig, get_peft_model
+    from transformers.integrations import is_deepspeed_zero3_enabled
 
     pattern = re.compile(options.lora_target_modules)
     matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
@@ -166,10 +168,9 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         modules_to_save=_projectors(model) if options.train_projector else None,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
-    config.base_model_name_or_path = base_path(
-        base
-    )  # looked up at every save: a name would be sought on the hub
+    # Adapters learn in float32 on a 16-bit base; ZeRO-3 gathers one dtype only and keeps float32 copies itself.
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
+    config.base_model_name_or_path = base_path(base)  # looked up at every save: a name would mean the hub
     counts = {
         "modules": len(matched),
         "trainable": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
@@ -226,6 +227,14 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
             f"It was trained on {config.base_model_name_or_path!r}; load that base."
         )
     return wrapped if trainable else wrapped.eval()
+
+
+def tidy_adapter(path: str | Path, *, base: str) -> None:
+    """Make a saved adapter fit to be passed on: its base by name, and no pickle beside it."""
+    config = Path(path) / "adapter_config.json"
+    content = json.loads(config.read_text(encoding="utf-8"))
+    config.write_text(json.dumps(content | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
+    (Path(path) / "training_args.bin").unlink(missing_ok=True)
 
 
 def merge_run(run: str | Path, out: str | Path) -> Path:
