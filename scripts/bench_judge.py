@@ -10,8 +10,8 @@ Random weights in LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tok
    as the median answer has, as random weights would never stop by themselves: kinder to it than the longest answer.
    DecisionPipeline asks one choice between safe and the categories with their definitions, its cheapest form: one
    prompt an image, one letter read. It takes prompts one at a time.
-2. One image under eight taxonomies of about 300 tokens, `perspective`: cost in terms of one taxonomy, for whole
-   policies and for a score per category, where categories that taxonomies share are asked about once.
+2. One image under eight taxonomies, `perspective`, each about 300 tokens with prompt and question: the cost, when one
+   taxonomy costs 1; for whole policies, and for a score per category, where shared categories are asked about once.
 
 Rounds go through all ways in turn; medians are compared. The mid size takes about 3 minutes on 2 quiet cores of an
 x86 server; expect 2.5 times `generate`, 2 times DecisionPipeline, eight taxonomies for at most 3.6 times one. The
@@ -70,7 +70,7 @@ def main() -> None:
     )
     for name, seconds in stream.items():
         print(f"  {name:34}{seconds / ROUND:9.4f} s/image{ROUND / seconds:9.3f} images/s")
-    print(f"\none image under taxonomies of {min(sizes)} to {max(sizes)} tokens")
+    print(f"\none image under taxonomies that add {min(sizes)} to {max(sizes)} tokens each")
     for name, seconds in several.items():
         print(f"  {name:34}{seconds:9.4f} s")
     print(json.dumps(summary(stream, several, tokens, sizes, options)))
@@ -189,8 +189,8 @@ def time_taxonomies(
     model: Any, processor: Any, post: tuple[Image.Image, str], options: argparse.Namespace
 ) -> tuple[dict[str, float], list[int]]:
     """Median seconds of one image under one and under eight taxonomies, and the tokens of these."""
-    taxonomies, sizes = draw_taxonomies(processor.tokenizer)
     judge = VisionLanguageJudge(model, processor, "perspective")
+    taxonomies, sizes = draw_taxonomies(judge.encoder, post[1])
     times: dict[str, list[float]] = {}
     for step in range(options.steps + 1):
         for multilabel in (False, True):
@@ -207,21 +207,21 @@ def time_taxonomies(
     return medians({name: values[1:] for name, values in times.items()}), sizes
 
 
-def draw_taxonomies(tokenizer: Any) -> tuple[list[Taxonomy], list[int]]:
-    """Eight lists of about 300 tokens from the categories of two taxonomies; so any two share some."""
+def draw_taxonomies(encoder: Any, said: str) -> tuple[list[Taxonomy], list[int]]:
+    """Eight lists drawn from the categories of two taxonomies, and how many tokens follow the image under each."""
     pool = [category for name in ("unsafebench", "openai-moderation") for category in load_taxonomy(name)]
     pool = list({category.name.casefold(): category for category in pool}.values())
     chance = random.Random(0)
     taxonomies, sizes = [], []
     for number in range(TAXONOMIES):
-        chosen: list[Any] = []
-        size = 0
-        for category in chance.sample(pool, len(pool)):
-            if size < TAXONOMY_TOKENS - 20:
-                chosen.append(category)
-                size += len(tokenizer(f"{category.name}: {defined(category)}\n").input_ids)
-        taxonomies.append(Taxonomy(f"list {number}", 1, tuple(chosen)))
-        sizes.append(size)
+        order = chance.sample(pool, len(pool))
+        lists = [Taxonomy(f"list {number}", 1, tuple(order[:count])) for count in range(1, len(order))]
+        tails = [
+            len(encoder.split(encoder.text(render(one, said, template="perspective")))[1]) for one in lists
+        ]
+        best = min(range(len(lists)), key=lambda place, tails=tails: abs(tails[place] - TAXONOMY_TOKENS))
+        taxonomies.append(lists[best])
+        sizes.append(tails[best])
     return taxonomies, sizes
 
 

@@ -126,13 +126,15 @@ def test_only_choices_and_what_they_read_are_fed(drawn):
 
 
 @given(continuations, st.integers(1, 12))
-def test_bins_hold_every_node_once_and_whole_branches(drawn, width):
+def test_bins_hold_every_choice_and_what_it_reads(drawn, width):
     tree = build_tree(drawn)
-    bins = tree.bins(width)
-    assert sorted(node for place in bins for node in place) == list(range(len(tree.tokens)))
-    of = {node: number for number, place in enumerate(bins) for node in place}
-    assert all(parent < 0 or of[parent] == of[node] for node, parent in enumerate(tree.parents))
-    assert all(len(place) <= width or sum(tree.parents[node] < 0 for node in place) == 1 for place in bins)
+    bins, reads = tree.bins(width), tree.ancestry()
+    assert {node for place in bins for node in place} == set(range(len(tree.tokens)))
+    assert all(
+        set(reads[node].nonzero().flatten().tolist()) <= set(place) for place in bins for node in place
+    )
+    limit = max(width, max(map(len, (c.tokens for c in drawn))) * 5 // 4)
+    assert all(len(place) <= limit and place == tuple(sorted(place)) for place in bins)
 
 
 def test_random_models_have_the_layout_they_stand_for(loaded, noise_image):

@@ -47,26 +47,23 @@ class TokenTree:
         return reads
 
     def bins(self, width: int) -> tuple[tuple[int, ...], ...]:
-        """All nodes in bins of at most `width`, or of the largest branch; a branch is never divided.
+        """Sets of nodes, each complete with all that its nodes read, that together hold every choice.
 
-        Nodes of different branches do not read each other, so bins can run side by side.
+        Continuations are put together in their order while a bin has no more than `width` nodes, or a quarter more
+        than the longest of them; what bins have in common stands in each. So bins can run side by side.
         """
-        of_node: list[list[int]] = []
+        reads: list[frozenset[int]] = []
         for node, parent in enumerate(self.parents):
-            of_node.append([] if parent < 0 else of_node[parent])
-            of_node[node].append(node)
-        branches = [of_node[node] for node, parent in enumerate(self.parents) if parent < 0]
-        branches.sort(key=len, reverse=True)
-        width = max([width, *map(len, branches)])
-        found: list[list[int]] = []
-        for branch in branches:
-            for place in found:
-                if len(place) + len(branch) <= width:
-                    place.extend(branch)
-                    break
-            else:
-                found.append(branch)
-        return tuple(tuple(sorted(place)) for place in found)
+            reads.append((reads[parent] if parent >= 0 else frozenset()) | {node})
+        needed = [frozenset().union(*(reads[node] for node, _ in steps if node >= 0)) for steps in self.steps]
+        width = max(width, max(map(len, needed), default=0) * 5 // 4)
+        found: list[frozenset[int]] = [frozenset()]
+        for nodes in needed:
+            if len(found[-1] | nodes) <= width:
+                found[-1] |= nodes
+            elif not any(nodes <= place for place in found):
+                found.append(nodes)
+        return tuple(tuple(sorted(place)) for place in found if place)
 
     @property
     def predictors(self) -> tuple[int, ...]:
