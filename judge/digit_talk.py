@@ -73,12 +73,12 @@ class Conversations:
         """One list entry over digits not used yet: mostly one digit, sometimes two or three under one name."""
         r = self.random
         free = [d for d in range(10) if d not in used]
-        count = 1 if r.random() < 0.88 or len(free) < 3 else r.choice((2, 2, 3))
+        count = 1 if r.random() < 0.92 or len(free) < 3 else r.choice((2, 2, 3))
         chosen = r.sample(free, count)
         used.update(chosen)
         joint = r.choice((" or ", "; ", ", or "))
         meaning = joint.join(r.choice(self.meanings[d]) for d in chosen)
-        if r.random() < 0.2:
+        if r.random() < 0.1:
             name = " ".join(r.sample(MADE_UP, r.choice((1, 1, 2))))
         elif count > 1:
             name = " or ".join(self.names[d][0] for d in chosen)
@@ -148,7 +148,7 @@ class Conversations:
     ) -> tuple[str, str]:
         """One question and its only right answer."""
         r = self.random
-        kind = r.choices(("listed", "named", "naming", "words"), (45, 25, 15, 15))[0]
+        kind = r.choices(("listed", "named", "naming", "words"), (50, 20, 15, 15))[0]
         if choice and entries:
             hits = [e.name for e in entries if e.digits & shown]
             ask = r.choice(
