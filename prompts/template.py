@@ -131,9 +131,9 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _policy_first(taxonomy: Taxonomy, quoted: str | None, focus: int | None) -> Chat:
     policy = "\n".join(["An image is unsafe if it shows any of these:", *map(_policy_line, taxonomy)])
-    question = "Is the image safe or unsafe?"
+    question = "Answer safe if none, or unsafe and which. Which of these do you see?"
     if focus is not None:
-        question = f"Is the image safe or unsafe for {taxonomy.names[focus]} only?"
+        question = f"Answer safe if not, or unsafe and which. Do you see {taxonomy.names[focus]}?"
     if quoted is not None:
         question = f"Prompt: {quoted}\n{question}"
     system = {"role": "system", "content": [{"type": "text", "text": policy}]}

@@ -64,7 +64,7 @@ def test_lists_are_balanced_between_a_hit_and_none(rows):
 
 def test_nothing_of_the_judge_is_taught(rows):
     chat = render(load_taxonomy("digits"), "x")
-    sentences = ["An image is unsafe", "Is the image safe", *(a.text for a in chat.answers[1:])]
+    sentences = ["An image is unsafe", "Answer safe", *(a.text for a in chat.answers[1:])]
     for _, row in rows:
         for text, _ in row.pieces:
             assert not any(sentence in text for sentence in sentences)
