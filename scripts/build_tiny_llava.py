@@ -2,12 +2,15 @@
 
     python scripts/build_tiny_llava.py --out judge/checkpoints/tiny-llava
 
-Takes about 80 minutes on one core, or half of it on two with `--threads 2`. It has the layout of
+Takes about an hour on two cores. It has the layout of
 `llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector, Llama with a byte-level tokenizer) and learns generic
 skills on canvases composed of training glyphs: where which digit is (the tower, as CLIP would know it), naming,
 yes/no, "which of these, or none" from lists of names with and without descriptions, repeating and describing
 words. It never sees a policy, the words safe and unsafe in an answer about an image, or a template of Arbiter's:
 turning these skills into a judge is what LoRA is for.
+
+The weights that ship were made by these lessons in several sittings, while the mix of lessons changed
+(`judge/checkpoints/tiny-llava/built_by.json` tells which); a rebuild in one go gives a sister, not the same numbers.
 """
 
 import argparse
@@ -361,10 +364,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("judge/checkpoints/tiny-llava"))
     parser.add_argument("--pictures", type=int, default=40_000)
-    parser.add_argument("--tower-steps", type=int, default=5_000)
-    parser.add_argument("--steps", type=int, default=4_000)
+    parser.add_argument("--tower-steps", type=int, default=2_500)
+    parser.add_argument("--steps", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
