@@ -1,10 +1,9 @@
-"""Rebuild `tiny-llava`, the LLaVA of 1.7 M parameters that ships, from nothing but handwritten digits.
+"""Rebuild `tiny-llava`, the LLaVA of 1.6 M parameters that ships, from nothing but handwritten digits.
 
     python scripts/build_tiny_llava.py --out judge/checkpoints/tiny-llava
 
-Takes about an hour on two cores. It has the layout of
-`llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector, Llama with a byte-level tokenizer) and learns generic
-skills on canvases composed of training glyphs: where which digit is (the tower, as CLIP would know it), naming,
+Takes about an hour on two cores. It has the layout of `llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector,
+Llama with a byte-level tokenizer) and learns generic skills on canvases composed of training glyphs: where which digit is (the tower, as CLIP would know it), naming,
 yes/no, "which of these, or none" from lists of names with and without descriptions, repeating and describing
 words. It never sees a policy, the words safe and unsafe in an answer about an image, or a template of Arbiter's:
 turning these skills into a judge is what LoRA is for.
@@ -127,7 +126,7 @@ def train_tokenizer(conversations: Conversations, pictures: Pictures) -> PreTrai
 
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
-    """A LLaVA of 1.7 M parameters with fresh weights."""
+    """A LLaVA of 1.6 M parameters with fresh weights."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=384,
