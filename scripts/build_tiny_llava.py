@@ -3,8 +3,8 @@
     python scripts/build_tiny_llava.py --out judge/checkpoints/tiny-llava
 
 Takes about an hour on two cores. It has the layout of `llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector,
-Llama with a byte-level tokenizer) and learns generic skills on canvases composed of training glyphs: where which digit is (the tower, as CLIP would know it), naming,
-yes/no, "which of these, or none" from lists of names with and without descriptions, repeating and describing
+Llama with a byte-level tokenizer) and learns generic skills on canvases composed of training glyphs: where which
+digit is (the tower, as CLIP would know it), naming, yes/no, "which of these, or none" from lists of names with and without descriptions, repeating and describing
 words. It never sees a policy, the words safe and unsafe in an answer about an image, or a template of Arbiter's:
 turning these skills into a judge is what LoRA is for.
 
