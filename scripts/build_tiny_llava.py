@@ -4,9 +4,9 @@
 
 Takes about an hour on two cores. It has the layout of `llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector,
 Llama with a byte-level tokenizer) and learns generic skills on canvases composed of training glyphs: where which
-digit is (the tower, as CLIP would know it), naming, yes/no, "which of these, or none" from lists of names with and without descriptions, repeating and describing
-words. It never sees a policy, the words safe and unsafe in an answer about an image, or a template of Arbiter's:
-turning these skills into a judge is what LoRA is for.
+digit is (the tower, as CLIP would know it), naming, yes/no, "which of these, or none" from lists of names with and
+without descriptions, repeating and describing words. It never sees a policy, the words safe and unsafe in an answer
+about an image, or a template of Arbiter's: turning these skills into a judge is what LoRA is for.
 
 The weights that ship were made by these lessons in several sittings, while the mix of lessons changed
 (`judge/checkpoints/tiny-llava/built_by.json` tells which); a rebuild in one go gives a sister, not the same numbers.
