@@ -87,6 +87,23 @@ class RunDir:
         run.note(**about)
         return run
 
+    def check_resumable(self, taxonomy: Taxonomy, **about: Any) -> None:
+        """See that a run that goes on is still the same run; a folder without a run passes.
+
+        Raises:
+            CheckpointError: it was begun under another taxonomy, or with other values of `about`.
+        """
+        if not self._manifest_path.exists():
+            return
+        begun = self.manifest
+        found = {"taxonomy": begun.get("taxonomy", {}).get("hash"), **{key: begun.get(key) for key in about}}
+        for key, value in {"taxonomy": taxonomy.hash, **about}.items():
+            if found[key] not in (None, value):
+                raise CheckpointError(
+                    f"{self.path} was begun with {key} {found[key]!r}, not {value!r}; resume it with the same "
+                    "one, or choose another output_dir"
+                )
+
     @classmethod
     def open(cls, path: str | Path, *, kind: str | None = None) -> "RunDir":
         """Check that `path` is a run folder this version can read (and of `kind`, where one is asked for).

@@ -185,15 +185,12 @@ def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: Judg
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        run = RunDir.create(
-            args.output_dir,
-            kind="vlm",
-            resume=args.resume_from_checkpoint is not None,
-            base=base.model_name_or_path,
-            dtype=base.dtype,
-            template=data.template,
-        )
-        run.write_taxonomy(load_taxonomy(data.taxonomy))
+        taxonomy, resume = load_taxonomy(data.taxonomy), args.resume_from_checkpoint is not None
+        about = {"base": base.model_name_or_path, "dtype": base.dtype, "template": data.template}
+        if resume:
+            RunDir(args.output_dir).check_resumable(taxonomy, **about)
+        run = RunDir.create(args.output_dir, kind="vlm", resume=resume, **about)
+        run.write_taxonomy(taxonomy)
         run.write_environment()
         run.write_config({**asdict(base), **asdict(lora), **asdict(data), **args.to_dict()})
     state.wait_for_everyone()

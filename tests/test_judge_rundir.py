@@ -170,3 +170,16 @@ def test_the_module_and_the_environment_need_no_torch():
     program = "import sys, judge.rundir as r; r.environment(); print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
+
+
+def test_a_run_goes_on_only_under_its_own_taxonomy_and_base(tmp_path):
+    run = RunDir.create(tmp_path / "run", kind="vlm", base="tiny-llava", template="policy_first")
+    digits = load_taxonomy("digits")
+    run.write_taxonomy(digits)
+    same = {"base": "tiny-llava", "template": "policy_first"}
+    RunDir(run.path).check_resumable(digits, **same)
+    RunDir(tmp_path / "none").check_resumable(digits, **same)
+    with pytest.raises(CheckpointError, match="begun with taxonomy"):
+        RunDir(run.path).check_resumable(digits.drop(["one"]), **same)
+    with pytest.raises(CheckpointError, match=r"begun with base 'tiny-llava', not 'other'.*output_dir"):
+        RunDir(run.path).check_resumable(digits, base="other")
