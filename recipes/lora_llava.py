@@ -19,6 +19,7 @@ the run.
 import os
 import sys
 import time
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     try:
         main()
     except (ArbiterError, ConfigError) as error:
