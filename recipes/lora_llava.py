@@ -214,7 +214,7 @@ def load_splits(data: DataOptions, taxonomy: Taxonomy, run: RunDir) -> list[Exam
     check_splits(*splits)
     skipped = sum(len(examples.skipped) for examples in splits)
     sizes = ", ".join(f"{len(examples.examples):,} {examples.name}" for examples in splits)
-    say(f"{sizes}; {skipped} rows could not be used (skipped-*.jsonl)")
+    say(f"{sizes}; {skipped} rows could not be used (listed in skipped-SPLIT.jsonl, if any)")
     return splits
 
 

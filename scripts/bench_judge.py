@@ -13,8 +13,8 @@ Random weights in LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tok
 2. One image under eight taxonomies, `perspective`, each about 300 tokens with prompt and question: the cost, when one
    taxonomy costs 1; for whole policies, and for a score per category, where shared categories are asked about once.
 
-Rounds go through all ways in turn; medians are compared. The mid size takes about 3 minutes on 2 quiet cores of an
-x86 server; expect 2.5 times `generate`, 2 times DecisionPipeline, eight taxonomies for at most 3.6 times one. The
+Rounds go through all ways in turn; medians are compared. The mid size takes about 6 minutes on one thread of an
+x86 server. Seen there: 2.15 times `generate`, 1.99 times DecisionPipeline, eight taxonomies for 3.61 times one. The
 last line is JSON.
 """
 

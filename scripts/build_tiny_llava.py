@@ -266,7 +266,7 @@ class SharedLists:
         entries, text, described = talk.shared_list()
         listed = frozenset().union(*(entry.digits for entry in entries))
         rows: list[tuple[int, tuple[list[int], list[int]]]] = []
-        hits = 0 if len(listed) < 10 else self.each // 2
+        hits = 0
         for _ in range(200):
             picture = talk.random.randrange(len(shown))
             hit = bool(shown[picture] & listed)
