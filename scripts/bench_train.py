@@ -14,9 +14,9 @@ position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients o
 Peak memory on a CPU is resident memory, taken in a run of its own in which freed tensors go back to the system at
 once; else the allocator keeps several times what is in use. On CUDA it is what torch allocated.
 
-The mid size takes about 20 minutes on 2 cores of an x86 server and 12 GB. Seen on 2 quiet cores: 2.5 times the samples a
-second of TRL's answer-only head at 0.62 of its memory, neither checkpointing; the README has the rest. The last line is JSON; `--only NAME ...` measures
-some competitors alone.
+The mid size takes about 20 minutes on 2 cores of an x86 server and 12 GB. Seen on 2 quiet cores: 2.5 times the
+samples a second of TRL's answer-only head at 0.62 of its memory, neither checkpointing; the README has the rest.
+The last line is JSON; `--only NAME ...` measures some competitors alone.
 """
 
 import argparse
