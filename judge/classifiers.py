@@ -1,12 +1,23 @@
-"""Any classifier by name: a run folder, a model folder, a hub id, or a base that ships."""
+"""Any classifier by name: a run folder, a model folder, a hub id, a served model, or an exported student."""
 
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .errors import CheckpointError
+from .rundir import MANIFEST, RunDir
 
 if TYPE_CHECKING:
     from .protocol import Classifier
+
+LOADERS = {
+    "student": ("heads.student", "load_student"),
+    "linear_probe": ("heads.probes", "load_linear_probe"),
+    "prompt_learning": ("heads.prompt_learning", "load_prompt_learning"),
+    "pooled_attention": ("heads.pooled_attention", "load_pooled_attention"),
+    "cascade": ("cascade", "load_cascade"),
+}
+"""What reads a run of each kind: `load(run, device=...)` of this module; the kind `vlm` is read here."""
 
 
 def load_classifier(
@@ -15,33 +26,60 @@ def load_classifier(
     """Load what answers the one question: which of these categories does this image violate?
 
     Args:
-        name_or_path: a run folder (`runs/demo`); or a base model, judged zero-shot.
+        name_or_path: a run folder (`runs/demo`, `runs/student`, `runs/cascade`); an exported `student.onnx`, which
+            needs no torch; `http://host:8000/v1#model` of a chat server; or a base model, judged zero-shot.
         device: such as `cpu` or `cuda`; by default a GPU where there is one.
-        template: overrides the template of a base; a run keeps the one it was trained with.
-        batch_size: images in one forward pass.
+        template: overrides the template of a base or a server; a run keeps the one it was trained with.
+        batch_size: images in one forward pass, or requests to a server at a time.
 
     Raises:
         CheckpointError: nothing there that could be loaded; the message says what was expected.
+        ConfigError: a template for something that has none, or a server that cannot be used.
     """
+    text, path = str(name_or_path), Path(name_or_path)
+    if text.startswith(("http://", "https://")):
+        from .vlm.remote import load_remote
+
+        return load_remote(text, template=template, batch_size=batch_size)
+    if path.suffix == ".onnx":
+        from .heads.onnx_student import load_onnx_student
+
+        return load_onnx_student(path)
     import torch
 
-    from .rundir import MANIFEST, RunDir
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if not (path / MANIFEST).is_file():
+        return _base(text, device, template, batch_size)
+    run = RunDir.open(path)
+    if run.kind in LOADERS:
+        if template is not None:
+            raise CheckpointError(f"{path} is a {run.kind!r}, which has no template; leave the option out.")
+        home, name = LOADERS[run.kind]
+        return cast("Classifier", getattr(import_module(f".{home}", __package__), name)(run, device=device))
+    return _judge(run, device, template, batch_size)
+
+
+def _base(name: str, device: str, template: str | None, batch_size: int) -> "Classifier":
+    """A base model, judged zero-shot."""
+    from .vlm.load import BaseOptions, load_base
+    from .vlm.score import VisionLanguageJudge
+
+    path = Path(name)
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise CheckpointError(f"{path} is neither a run (no {MANIFEST}) nor a model (no config.json).")
+    model, processor = load_base(BaseOptions(model_name_or_path=name), device=device)
+    return VisionLanguageJudge(model, processor, template or "policy_first", name=name, batch_size=batch_size)
+
+
+def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "Classifier":
+    """A base model with the adapter of a run."""
     from .vlm.load import BaseOptions, load_adapter, load_base
     from .vlm.score import VisionLanguageJudge
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    path = Path(name_or_path)
-    if not (path / MANIFEST).is_file():
-        if path.is_dir() and not (path / "config.json").is_file():
-            raise CheckpointError(f"{path} is neither a run (no {MANIFEST}) nor a model (no config.json).")
-        model, processor = load_base(BaseOptions(model_name_or_path=str(name_or_path)), device=device)
-        return VisionLanguageJudge(
-            model, processor, template or "policy_first", name=str(name_or_path), batch_size=batch_size
-        )
-    run = RunDir.open(path, kind="vlm")
+    run = RunDir.open(run.path, kind="vlm")
     trained_with = run.manifest["template"]
     if template not in (None, trained_with):
-        raise CheckpointError(f"{path} was trained with the template {trained_with!r}, not {template!r}.")
+        raise CheckpointError(f"{run.path} was trained with the template {trained_with!r}, not {template!r}.")
     model, processor = load_base(
         BaseOptions(model_name_or_path=run.manifest["base"], dtype=run.manifest["dtype"]), device=device
     )
@@ -50,7 +88,7 @@ def load_classifier(
         model,
         processor,
         trained_with,
-        name=f"{path.name}",
+        name=f"{run.path.name}",
         default_taxonomy=run.taxonomy,
         batch_size=batch_size,
     )

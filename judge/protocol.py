@@ -25,6 +25,10 @@ class Scores:
     """(B, K) probability in [0, 1] per category, in the taxonomy's order."""
     reasons: tuple[str | None, ...]
     """B reasons, None where the image was judged."""
+    decided_by: tuple[str, ...] | None = None
+    """B names of the stage that decided (`filter`, `student`, `judge`), from a cascade; else None."""
+    because: tuple[str, ...] | None = None
+    """B short lines, why that stage decided so; else None."""
 
 
 class Classifier(Protocol):

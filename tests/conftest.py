@@ -240,6 +240,104 @@ def tiny_vlm(base_folder):
     return make
 
 
+def caption_tokenizer(special, template):
+    """Byte-level BPE over a few captions; `special` are (unknown, start, end, pad), `template` places them."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    unknown, start, end, pad = special
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=list(dict.fromkeys((pad, start, unknown, end))),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["a photo of two and three", "handwritten seven on a wall"] * 3, trainer)
+    core.post_processor = processors.TemplateProcessing(
+        single=template,
+        special_tokens=[(token, core.token_to_id(token)) for token in dict.fromkeys((start, end))],
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token=pad, bos_token=start, eos_token=end, unk_token=unknown
+    )
+
+
+TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 8,
+}
+
+
+def save_tiny_encoder(folder, family, **vision):
+    """A random encoder of 2 layers in the hub's layout: contexts of 12 tokens, images of 16 x 16, patches of 8 x 8.
+
+    As in OpenAI's CLIP, and in SigLIP, texts are padded with the token that ends them.
+    """
+    import torch
+    import transformers as t
+
+    torch.manual_seed(0)
+    if family == "clip":
+        start, end = "<|startoftext|>", "<|endoftext|>"
+        tokenizer = caption_tokenizer((end, start, end, end), f"{start} $A {end}")
+        images = t.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    else:
+        tokenizer = caption_tokenizer(("<unk>", "<s>", "</s>", "</s>"), "$A </s>")
+        images = t.SiglipImageProcessorPil(size={"height": 16, "width": 16})
+    text = {key: TOWER[key] for key in list(TOWER)[:4]} | {
+        "vocab_size": len(tokenizer),
+        "max_position_embeddings": 12,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if family == "clip":
+        config = t.CLIPConfig(vision_config=TOWER | vision, text_config=text, projection_dim=24)
+        model = t.CLIPModel(config)
+    else:
+        model = t.SiglipModel(t.SiglipConfig(vision_config=TOWER | vision, text_config=text))
+    with torch.no_grad():  # far from their initial values, so that no wrong path gives nearly the same
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    images.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder_folder(tmp_path_factory):
+    """`tiny_encoder_folder(family, **vision)` -> a folder with a random CLIP or SigLIP, saved once a session."""
+    saved = {}
+
+    def make(family, **vision):
+        key = (family, *sorted(vision.items()))
+        if key not in saved:
+            saved[key] = save_tiny_encoder(tmp_path_factory.mktemp(family), family, **vision)
+        return saved[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_clip_folder(tiny_encoder_folder):
+    """A random CLIP: joint space 24 wide."""
+    return tiny_encoder_folder("clip")
+
+
+@pytest.fixture(scope="session")
+def tiny_siglip_folder(tiny_encoder_folder):
+    """A random SigLIP (a SigLIP 2 of fixed resolution is the same model): joint space 32 wide."""
+    return tiny_encoder_folder("siglip")
+
+
 @pytest.fixture(scope="session")
 def noise_image():
     """`noise_image(seed, size=(20, 16))` -> a random RGB picture, (width, height)."""

@@ -1,4 +1,4 @@
-"""The command line: `arbiter judge`, `merge`, `taxonomy`, `recipes`.
+"""The command line: `arbiter judge`, `merge`, `export`, `taxonomy`, `recipes`.
 
 Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
 """
@@ -58,6 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
     merge.add_argument("judged", metavar="RUN", type=Path, help="a run folder, such as runs/demo")
     merge.add_argument("out", metavar="OUT", type=Path, help="folder to write; must not exist")
     merge.set_defaults(run=_merge)
+    export = commands.add_parser("export", help="write a student as ONNX, which is judged with without torch")
+    export.add_argument("student", metavar="RUN", type=Path, help="a run folder, such as runs/student")
+    export.add_argument("out", metavar="OUT.onnx", type=Path, help="file to write; others go beside it")
+    export.add_argument("--int8", action="store_true", help="matrix products in 8 bits: smaller and faster")
+    export.set_defaults(run=_export)
     _add_taxonomy(commands)
     _add_recipes(commands)
     return parser
@@ -143,6 +148,18 @@ def _merge(options: argparse.Namespace) -> int:
 
     merge_run(options.judged, options.out)
     print(f"Wrote {options.out}")
+    return EXIT_SAFE
+
+
+def _export(options: argparse.Namespace) -> int:
+    _quiet_libraries()
+    from judge.heads.export import export_student
+
+    written = export_student(options.student, options.out, int8=options.int8)
+    print(
+        f"Wrote {', '.join(map(str, written.files))} ({written.megabytes:.1f} MB); largest difference of a "
+        f"probability from PyTorch's on noise: {written.difference:.1e}"
+    )
     return EXIT_SAFE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 
-SHIPPED = ("tiny-llava",)
+SHIPPED = ("tiny-llava", "tiny-clip")
 """Names of bases inside the package."""
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""

@@ -1,0 +1,244 @@
+"""A cascade on labelled questions: every stage's answers once, then what they settle, cost and get wrong together.
+
+Asking is what takes time, so it is done once; tuning, calibrating and resampling (`judge.stages`) work on the answers.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from judge.calibrate import Labelled, check_levels, conformal_threshold
+from judge.cascade import Cascade, TokenClassifier
+from judge.filters import Platt, Similarities
+from judge.images import open_image
+from judge.protocol import Classifier, Scores
+from judge.stages import STAGES, Cutoffs, Decided, Family, StageScores, decided_losses
+from prompts.taxonomy import Taxonomy
+
+from .held_out import Question
+from .scores import Confusion, confusion, share
+
+Array = NDArray[np.float64]
+Result = TypeVar("Result")
+FILTERS = {"text_filter": "text", "image_filter": "image"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Every stage's answers to N questions."""
+
+    questions: list[Question]
+    similarities: dict[str, Array]
+    """`text` and `image`: (N,) largest cosine to the policy's categories; NaN without a prompt."""
+    student: Array
+    """(N,) p(unsafe)."""
+    judge: Array | None
+    """(N,) p(unsafe), where there is a judge."""
+    labelled: dict[str, list[Labelled]]
+    """`student` and `judge`: their scores with the truth, by policy, for temperatures."""
+    seconds: dict[str, float]
+    """Seconds an image by what was computed: `encoder`, `text`, `image`, `student`, `judge`."""
+
+    @property
+    def unsafe(self) -> NDArray[np.bool_]:
+        """(N,) the truth."""
+        return np.array([question.row.unsafe for question in self.questions])
+
+    @property
+    def unsafe_images(self) -> list[str]:
+        """Ids of the unsafe rows' images."""
+        return [question.row.example.id for question in self.questions if question.row.unsafe]
+
+    def scores(self, text: Platt, image: Platt) -> StageScores:
+        """The stages' probabilities."""
+        filters = {"text": text(self.similarities["text"]), "image": image(self.similarities["image"])}
+        return StageScores(**filters, student=self.student, judge=self.judge)
+
+
+class Stopwatch:
+    """Calls functions and adds up their seconds under a name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def __call__(self, name: str, function: Callable[..., Result], *arguments: Any) -> Result:
+        """Call it and give its result; what is computed on a GPU is waited for by whoever reads it."""
+        started = time.perf_counter()
+        result = function(*arguments)
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
+        return result
+
+
+def ask_stages(
+    student: TokenClassifier,
+    judge: Classifier | None,
+    questions: Sequence[Question],
+    *,
+    told: Callable[[int], Any] | None = None,
+) -> Asked:
+    """Ask every stage about every question; rows under one policy go together, and stand together in the answer.
+
+    `told` hears how many are done, for a progress bar.
+    """
+    similarities, watch = Similarities(student.encoder), Stopwatch()
+    found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
+    labelled: dict[str, list[Labelled]] = {"student": [], "judge": []}
+    ordered: list[Question] = []
+    for group in _by_policy(questions):
+        policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
+        images = [open_image(question.row.example.image) for question in group]
+        tokens = watch("encoder", student.encoder.see_images, images)
+        found["text"].append(watch("text", similarities.of_prompts, prompts, policy).max(axis=1))
+        found["image"].append(watch("image", similarities.of_images, tokens, policy).max(axis=1))
+        answers = {"student": watch("student", student.score_tokens, tokens, prompts, policy)}
+        if judge is not None:
+            answers["judge"] = watch("judge", judge.score, images, prompts, policy)
+        for stage, scores in answers.items():
+            found[stage].append(scores.unsafe)
+            labelled[stage].append(_with_truth(policy, scores, group))
+        ordered += group
+        if told is not None:
+            told(len(ordered))
+    columns = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    return Asked(
+        ordered,
+        {name: columns[name] for name in ("text", "image")},
+        columns["student"],
+        columns.get("judge"),
+        labelled,
+        {what: total / len(ordered) for what, total in watch.seconds.items()},
+    )
+
+
+def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs) -> dict[str, Any]:
+    """F1 of the cascade, the student and the judge on N test rows, the judge's share, and `stages`.
+
+    A stage's seconds are what it adds to an image that reaches it; the filters' include the encoder's pass, and the
+    prompt's reading where the text filter has a say.
+    """
+    cost = asked.seconds
+    filters = cost["encoder"] + cost["image"] + cost["text"] * cutoffs.text_has_a_say
+    seconds = {"filter": filters, "student": cost["student"], "judge": cost.get("judge")}
+    truth = asked.unsafe
+    counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
+    stages = {}
+    for number, name in enumerate(STAGES):
+        mine = decided.stage == number
+        stages[name] = {
+            "share": float(mine.mean()),
+            "rows": int(mine.sum()),
+            "misses": int((mine & decided.safe & truth).sum()),
+            "false_alarms": int((mine & flagged & ~truth).sum()),
+            "unjudged": int((mine & np.isnan(decided.unsafe)).sum()),
+            "seconds_per_image": seconds[name],
+        }
+    return {
+        "rows": len(truth),
+        **_measures(counts),
+        "judge_f1": None if asked.judge is None else confusion(truth, asked.judge).f1,
+        "student_f1": confusion(truth, asked.student).f1,
+        "judge_share": stages["judge"]["share"],
+        "miss_rate": share(int(decided.safe[truth].sum()), int(truth.sum())),
+        "false_alarm_rate": share(int(flagged[~truth].sum()), int((~truth).sum())),
+        "unjudged": int(np.isnan(decided.unsafe).sum()),
+        "stages": stages,
+    }
+
+
+def alone(test: Asked, calibration: Asked, text: Platt, image: Platt, promise: float) -> dict[str, Any]:
+    """Each stage by itself on the test rows: at 0.5, and at the threshold that makes the same promise.
+
+    Raises:
+        ConfigError: too few unsafe calibration rows for the promise.
+    """
+    scores, held, cost = test.scores(text, image), calibration.scores(text, image), test.seconds
+    seconds = {
+        "text_filter": cost["text"],
+        "image_filter": cost["encoder"] + cost["image"],
+        "student": cost["encoder"] + cost["student"],
+        "judge": cost.get("judge"),
+    }
+    found = {}
+    for name, spent in seconds.items():
+        column = FILTERS.get(name, name)
+        values = getattr(scores, column)
+        if values is None:
+            continue
+        threshold = conformal_threshold(calibration.unsafe, getattr(held, column), miss_rate=promise)
+        counts, strict = (confusion(test.unsafe, values, limit) for limit in (0.5, threshold))
+        found[name] = {
+            **_measures(counts),
+            "at_promise": {
+                "threshold": threshold,
+                **_measures(strict),
+                "miss_rate": 1 - strict.recall,
+                "false_alarm_rate": share(strict.alarms, strict.alarms + strict.passed),
+            },
+            "seconds_per_image": spent,
+        }
+    return found
+
+
+def resample_promise(
+    family: Family, asked: Sequence[Asked], text: Platt, image: Platt, promise: float
+) -> dict[str, Any]:
+    """Choose the level anew on 200 random halves of all unsafe images, and measure the misses on the other half."""
+    tables = [
+        decided_losses(family, a.scores(text, image).rows(a.unsafe), images=a.unsafe_images) for a in asked
+    ]
+    check = check_levels(np.concatenate(tables), promise)
+    return {"mean_miss_rate": check.mean, "resampling": check.to_dict()}
+
+
+def run_live(cascade: Cascade, asked: Asked, decided: Decided) -> dict[str, Any]:
+    """Run the cascade itself: seconds an image, and how many rows it decides otherwise than was calibrated.
+
+    Those can only be rows whose score lies on a cutoff up to rounding, as batches are other ones.
+    """
+    watch, start, differ = Stopwatch(), 0, 0
+    for group in _by_policy(asked.questions):
+        images = [open_image(question.row.example.image) for question in group]
+        prompts, policy = [question.row.prompt for question in group], group[0].row.taxonomy
+        scores = watch("cascade", cascade.score, images, prompts, policy)
+        for place in range(len(group)):
+            wanted = STAGES[decided.stage[start + place]], decided.unsafe[start + place] >= 0.5
+            got = scores.decided_by[place] if scores.decided_by else "", scores.unsafe[place] >= 0.5
+            differ += wanted != got
+        start += len(group)
+    return {"seconds_per_image": watch.seconds["cascade"] / start, "rows_decided_otherwise_live": differ}
+
+
+def cascade_rows(asked: Asked, scores: StageScores, decided: Decided) -> Iterator[dict[str, Any]]:
+    """One record a row, for the run folder."""
+    for place, question in enumerate(asked.questions):
+        yield {
+            "id": question.id,
+            "image": question.row.example.id,
+            "truth": question.row.unsafe,
+            "unsafe": decided.unsafe[place],
+            "decided_by": STAGES[decided.stage[place]],
+            "text_filter": scores.text[place],
+            "image_filter": scores.image[place],
+            "student": scores.student[place],
+            "judge": None if scores.judge is None else scores.judge[place],
+        }
+
+
+def _by_policy(questions: Sequence[Question]) -> list[list[Question]]:
+    policies: dict[str, list[Question]] = {}
+    for question in questions:
+        policies.setdefault(question.row.taxonomy.hash, []).append(question)
+    return list(policies.values())
+
+
+def _with_truth(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> Labelled:
+    labels = np.array([policy.label(question.row.example) for question in group], dtype=np.float64)
+    return Labelled(policy, scores, np.array([float(question.row.unsafe) for question in group]), labels)
+
+
+def _measures(counts: Confusion) -> dict[str, float]:
+    return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall}

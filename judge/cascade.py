@@ -1,0 +1,296 @@
+"""The cascade as a classifier: cheap filters first, the student next, the judge for what is left (design, section 6).
+
+One pass of the image encoder serves the filters and the student. What each stage settles, and how a promised total
+miss rate is kept, is said in `judge.stages`; `recipes/cascade.py` calibrates one and says what it is worth.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from prompts.taxonomy import Taxonomy
+
+from .errors import CheckpointError, ConfigError
+from .filters import Platt, Similarities
+from .heads.encoder import DualEncoder
+from .protocol import Classifier, Scores
+from .rundir import MANIFEST, RunDir
+from .stages import STAGES, Cutoffs, FilterVerdict, band_verdict, filter_verdict
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Array = NDArray[np.float64]
+SETTINGS = "cascade.json"
+
+
+class TokenClassifier(Protocol):
+    """What stage two has to be: a classifier of images that its encoder has seen already."""
+
+    name: str
+    encoder: DualEncoder
+
+    def score_tokens(
+        self, image_tokens: "Tensor", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score (B, 1 + P, D) tokens of `DualEncoder.see` with B prompts under `taxonomy`."""
+        ...
+
+
+@dataclass(frozen=True)
+class CascadeSettings:
+    """What a cascade was calibrated to; belongs to one student and one judge."""
+
+    text: Platt
+    image: Platt
+    cutoffs: Cutoffs
+    with_judge: bool
+    """Whether a judge was there when the cutoffs were chosen."""
+    promise: float
+    """Promised total miss rate, from 0 to 1; on average over calibration sets (`judge.conformal`)."""
+    level: float
+    """The level of `judge.stages.Family` that keeps it."""
+    unsafe_rows: int
+    """Unsafe calibration rows that the promise rests on."""
+
+    def to_json(self) -> str:
+        """The settings as text that `from_json` reads."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str = SETTINGS) -> Self:
+        """Read what `to_json` wrote; `source` names it in errors.
+
+        Raises:
+            CheckpointError: it is something else.
+        """
+        try:
+            data = json.loads(text)
+            text_platt, image_platt = (Platt(**data.pop(name)) for name in ("text", "image"))
+            settings = cls(text_platt, image_platt, Cutoffs(**data.pop("cutoffs")), **data)
+            numbers = [settings.promise, settings.level, settings.unsafe_rows]
+            numbers += [value for platt in (text_platt, image_platt) for value in asdict(platt).values()]
+            if not all(math.isfinite(number) for number in numbers) or type(settings.with_judge) is not bool:
+                raise ConfigError("a number is not finite, or with_judge is neither true nor false")
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"{source} holds no settings of a cascade ({error}); run recipes/cascade.py again."
+            ) from None
+        return settings
+
+
+class Cascade:
+    """A student behind two filters and, if given, before a judge; itself a `Classifier`.
+
+    `Scores.unsafe` is moved so that 0.5 is the cutoff of the stage that decided; only there the promise holds.
+    `Scores.categories` are that stage's own probabilities. `decided_by` and `because` say which stage and why.
+    """
+
+    def __init__(
+        self,
+        student: TokenClassifier,
+        settings: CascadeSettings,
+        judge: Classifier | None = None,
+        *,
+        name: str = "cascade",
+        default_taxonomy: Taxonomy | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        """Put the stages together.
+
+        Without the judge that it was calibrated with, the cascade flags what the student is unsure of: more false
+        alarms, no more misses.
+
+        Raises:
+            ConfigError: a judge that the settings do not know.
+        """
+        if judge is not None and not settings.with_judge:
+            raise ConfigError(
+                "These settings were calibrated without a judge, so they cannot say when to believe it; calibrate with "
+                "the judge, or leave it out."
+            )
+        self.student, self.settings, self.judge = student, settings, judge
+        self.cutoffs = settings.cutoffs if judge is not None else settings.cutoffs.without_judge()
+        self.name, self.default_taxonomy, self.batch_size = name, default_taxonomy, batch_size
+        self.similarities = Similarities(student.encoder)
+
+    def score(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Judge B RGB images with B prompts (or none at all) under a taxonomy of K categories.
+
+        What no stage could judge is NaN with the last stage's reason, never safe.
+        """
+        prompts = [None] * len(images) if prompts is None else list(prompts)
+        if len(prompts) != len(images):
+            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        table = _Table(len(images), len(taxonomy))
+        for start in range(0, len(images), self.batch_size):
+            rows = range(start, min(start + self.batch_size, len(images)))
+            tokens = self.student.encoder.see_images([images[row] for row in rows])
+            left = self._filter(table, rows, tokens, [prompts[row] for row in rows], taxonomy)
+            if left:
+                some = [prompts[start + place] for place in left]
+                scores = self.student.score_tokens(tokens[left], some, taxonomy)
+                c = self.cutoffs
+                table.settle(
+                    "student", [start + place for place in left], scores, c.student_safe, c.student_unsafe
+                )
+        left = np.flatnonzero(np.isnan(table.unsafe)).tolist()
+        if self.judge is not None and left:
+            scores = self.judge.score([images[row] for row in left], [prompts[row] for row in left], taxonomy)
+            table.settle("judge", left, scores, self.cutoffs.judge, self.cutoffs.judge)
+        return table.scores()
+
+    def _filter(
+        self,
+        table: "_Table",
+        rows: Sequence[int],
+        tokens: "Tensor",
+        prompts: Sequence[str | None],
+        taxonomy: Taxonomy,
+    ) -> list[int]:
+        """Stage one; gives the places of the rows that go on."""
+        c = self.cutoffs
+        image = self.settings.image(self.similarities.of_images(tokens, taxonomy))
+        text = np.full_like(image, np.nan)
+        if c.text_has_a_say:
+            text = self.settings.text(self.similarities.of_prompts(prompts, taxonomy))
+        of_text, of_image = text.max(axis=1), image.max(axis=1)
+        verdict = filter_verdict(of_text, of_image, c)
+        for place, row in enumerate(rows):
+            table.why[row] = _filter_reason(verdict, place, float(of_text[place]), float(of_image[place]))
+            if not math.isnan(verdict.unsafe[place]):
+                table.unsafe[row] = verdict.unsafe[place]
+                table.categories[row] = (text if verdict.by_text[place] else image)[place]
+        return [place for place, settled in enumerate(~np.isnan(verdict.unsafe)) if not settled]
+
+
+class _Table:
+    """What is known of B images so far."""
+
+    def __init__(self, rows: int, categories: int) -> None:
+        self.unsafe = np.full(rows, np.nan)
+        self.categories = np.full((rows, categories), np.nan)
+        self.reasons: list[str | None] = [None] * rows
+        self.stage = [STAGES[0]] * rows
+        self.why = [""] * rows
+
+    def settle(self, stage: str, rows: Sequence[int], scores: Scores, safe: float, unsafe: float) -> None:
+        """Take over what a later stage says about these rows, and why it was asked."""
+        verdict = band_verdict(scores.unsafe, safe, unsafe)
+        for place, row in enumerate(rows):
+            self.stage[row], self.unsafe[row] = stage, verdict[place]
+            probability = float(scores.unsafe[place])
+            self.reasons[row] = None
+            if math.isnan(probability):
+                self.reasons[row] = scores.reasons[place] or f"the {stage} gave no score"
+                self.why[row] += f": {stage} could not judge"
+            elif math.isnan(verdict[place]):
+                self.why[row] = f"{stage} unsure at {probability:.2f}"
+            else:
+                self.categories[row] = scores.categories[place]
+                self.why[row] += f": {stage} says {_word(verdict[place])} at {probability:.2f}"
+
+    def scores(self) -> Scores:
+        return Scores(self.unsafe, self.categories, tuple(self.reasons), tuple(self.stage), tuple(self.why))
+
+
+def _filter_reason(verdict: FilterVerdict, place: int, text: float, image: float) -> str:
+    """Why stage one settled a row, or did not, on one line."""
+    says_text, says_image = verdict.text[place], verdict.image[place]
+    both = f"({_number(text)}, {_number(image)})"
+    if says_text * says_image < 0:
+        return f"text and image filter disagree {both}"
+    if not says_text and not says_image:
+        return f"text and image filter unsure {both}"
+    word = _word(verdict.unsafe[place])
+    if says_text and says_image:
+        return f"text and image filter agree: {word} {both}"
+    return f"{'text' if says_text else 'image'} filter alone is sure: {word} {both}"
+
+
+def _word(unsafe: float) -> str:
+    return "unsafe" if unsafe >= 0.5 else "safe"
+
+
+def _number(probability: float) -> str:
+    return "-" if math.isnan(probability) else f"{probability:.2f}"
+
+
+def save_cascade(
+    run: RunDir, settings: CascadeSettings, *, student: str | Path, judge: str | Path | None
+) -> None:
+    """Keep the settings, and in the manifest which student and judge they belong to.
+
+    A run is named by its path from this one, with its weights' hash; a judge that is no run (a base, a server) by name.
+    """
+    run.write_text(SETTINGS, settings.to_json())
+    about: dict[str, Any] = {"student": None, "judge": None}
+    for stage, name in (("student", student), ("judge", judge)):
+        if name is not None and (Path(name) / MANIFEST).is_file():
+            where = os.path.relpath(Path(name).resolve(), run.path.resolve())
+            about[stage] = {"path": where, "weights": _fingerprint(RunDir.open(name))}
+        elif name is not None:
+            about[stage] = {"name": str(name)}
+    run.note(**about)
+
+
+def load_cascade(run: RunDir, *, device: str | None = None) -> Cascade:
+    """Load what `save_cascade` wrote, with its student and judge.
+
+    Raises:
+        CheckpointError: settings or a run are missing or damaged, or a run was trained again since.
+    """
+    from .classifiers import load_classifier
+    from .heads.student import load_student
+
+    try:
+        text = (run.path / SETTINGS).read_text(encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"{run.path} holds no {SETTINGS} ({error}); run recipes/cascade.py again."
+        ) from None
+    settings = CascadeSettings.from_json(text, str(run.path / SETTINGS))
+    student = load_student(_stage_run(run, "student"), device=device)
+    judge = load_classifier(_judge_name(run), device=device) if settings.with_judge else None
+    return Cascade(student, settings, judge, name=run.path.name, default_taxonomy=run.taxonomy)
+
+
+def _judge_name(run: RunDir) -> str | Path:
+    about: Any = run.manifest.get("judge")
+    named = isinstance(about, dict) and isinstance(about.get("name"), str)
+    return str(about["name"]) if named else _stage_run(run, "judge").path
+
+
+def _stage_run(run: RunDir, stage: str) -> RunDir:
+    """The run of a stage, which must be the one that was calibrated."""
+    about: Any = run.manifest.get(stage)
+    if not isinstance(about, dict) or not isinstance(about.get("path"), str):
+        raise CheckpointError(f"{run.path} names no {stage}; run recipes/cascade.py again.")
+    found = RunDir.open(run.path / about["path"], kind="student" if stage == "student" else None)
+    if _fingerprint(found) != about.get("weights"):
+        raise CheckpointError(
+            f"The weights in {found.path} are not those that {run.path} was calibrated with, and its promise says "
+            f"nothing about another {stage}; run recipes/cascade.py again."
+        )
+    return found
+
+
+def _fingerprint(run: RunDir) -> str:
+    """SHA-256 of a run's weights, those of its checkpoints on the way aside."""
+    digest = hashlib.sha256()
+    for path in sorted([*run.path.glob("*.safetensors"), *run.path.glob("adapter/*.safetensors")]):
+        digest.update(path.relative_to(run.path).as_posix().encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

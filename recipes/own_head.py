@@ -1,0 +1,164 @@
+"""Write your own head in 30 lines: a new classifier on frozen features, measured by the same questions as all others.
+
+    python recipes/own_head.py
+
+`BestPatch` is the whole head. What it needs of this repository: tokens of images and texts in one space
+(`DualEncoder`), kept on disk (`encode_images`), a category as phrases (`phrases`), and a method `score`. Whatever has
+that method is a `Classifier`: the questions, the cascade and the reports take it as they take the judge. Change
+`forward` and run the file again.
+
+With no options: digits and tiny-clip, 600 policies with 8 images each, two digits held out of all of them. On one CPU
+core it takes 15 to 30 seconds, 1 to 3 for training. Of the table it prints (1,600 images x policies, 800 held-out):
+
+                                before  after  95 % interval (after)
+    F1                           0.974  0.993          0.987 – 0.996
+    flips safe → unsafe right    0.950  0.990          0.964 – 0.997
+    flips unsafe → safe right    1.000  0.990          0.964 – 0.997
+    pair score                   0.943  0.983          0.964 – 0.991
+    F1 on categories no training policy held (four, eight): 0.963 before, 0.964 after
+
+"Before" is tiny-clip as it is, which knows the names of all ten digits.
+"""
+
+import argparse
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
+from eval.report import format_table
+from judge.examples import load_examples
+from judge.heads.encoder import DualEncoder
+from judge.heads.features import TokenTable, encode_images
+from judge.heads.phrases import phrases
+from judge.protocol import Scores
+from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
+from prompts.errors import ArbiterError
+from prompts.example import Example
+
+
+class BestPatch(nn.Module):
+    """A category is there if any patch is like any of its phrases, in a space that one matrix has turned a little."""
+
+    name = "best_patch"
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.encoder, self.known = encoder, {}
+        self.turn = nn.Linear(encoder.width, encoder.width, bias=False, device=encoder.device)
+        nn.init.eye_(self.turn.weight)
+        self.scale = nn.Parameter(torch.tensor([20.0, -10.0], device=encoder.device))
+
+    def forward(self, tokens: Tensor, taxonomy: Taxonomy) -> Tensor:
+        """Tokens of B images (B, T, D) -> logits (B, K) of the taxonomy's K categories."""
+        patches = F.normalize(self.turn(tokens), dim=-1)
+        best = [(patches @ self.read(category).T).amax((1, 2)) for category in taxonomy]
+        return torch.stack(best, dim=1) * self.scale[0] + self.scale[1]
+
+    def read(self, category) -> Tensor:
+        """A category's phrases as unit vectors (M, D), encoded once."""
+        if category not in self.known:
+            texts = [phrase.text for phrase in phrases(category)]
+            self.known[category] = F.normalize(self.encoder.read(texts)[0][:, 0], dim=-1)
+        return self.known[category]
+
+    @torch.no_grad()
+    def score(self, images, prompts, taxonomy: Taxonomy) -> Scores:
+        """Answer as every classifier does; this one does not look at prompts."""
+        scores = self(self.encoder.see_images(images), taxonomy).sigmoid().double().cpu().numpy()
+        return Scores(scores.max(axis=1), scores, (None,) * len(images))
+
+
+def main() -> None:
+    """Encode once, ask, train, ask again."""
+    options = parse()
+    started = time.time()
+    torch.manual_seed(options.seed)
+    taxonomy = load_taxonomy(options.taxonomy)
+    flip = FlipOptions(held_out=frozenset(options.held_out))
+    train, test = (
+        load_examples(options.dataset, split=split, taxonomy=taxonomy, limit=options.limit).examples
+        for split in ("train", "test")
+    )
+    questions = draw_evaluation(test, taxonomy, flip, seed=options.seed, rows=options.rows)
+    encoder = DualEncoder.load(options.encoder)
+    features = encode_images(encoder, train, cache=options.cache)
+    print(f"{len(features):,} training images encoded, {time.time() - started:.0f} s so far")
+
+    head = BestPatch(encoder)
+    before = ask(head, questions)
+    began = time.time()
+    fit(head, features, train, taxonomy, flip, options)
+    trained = time.time() - began
+    after = ask(head, questions)
+    print(format_table(before, after))
+    untrained = f"F1 on categories no training policy held ({', '.join(options.held_out)})"
+    print(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
+    print(f"trained in {trained:.0f} s, {time.time() - started:.0f} s in all")
+
+
+def fit(
+    head: BestPatch,
+    features: TokenTable,
+    examples: Sequence[Example],
+    taxonomy: Taxonomy,
+    flip: FlipOptions,
+    options: argparse.Namespace,
+) -> None:
+    """Learn from labels under policies drawn as for the judge: other categories, names and wordings at each step."""
+    place = {example.id: number for number, example in enumerate(examples)}
+    groups = draw_groups(examples, taxonomy, flip, seed=options.seed, epoch=0, groups=options.steps)
+    optimizer = torch.optim.Adam(head.parameters(), lr=options.learning_rate)
+    known = {True: 1.0, False: 0.0, None: float("nan")}
+    for group in tqdm(groups, desc="training", delay=1, leave=False):
+        tokens, _ = features.rows([place[row.example.id] for row in group.rows])
+        logits = head(tokens.to(head.encoder.device), group.taxonomy)
+        labels = [[known[label] for label in group.taxonomy.label(row.example)] for row in group.rows]
+        wanted = torch.tensor(labels, device=logits.device)
+        told = ~wanted.isnan()
+        loss = F.binary_cross_entropy_with_logits(logits[told], wanted[told])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def ask(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
+    """The numbers that every classifier here is measured by."""
+    with tqdm(total=len(questions.questions), desc="judging", delay=1, leave=False) as bar:
+        judged = judge_questions(head, questions.questions, told=lambda done: bar.update(done - bar.n))
+    return summarise_evaluation(questions, judged)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--encoder", default="tiny-clip", help="a CLIP or SigLIP: hub id, folder, or tiny-clip"
+    )
+    parser.add_argument("--dataset", default="digits", help="as in judge.examples, such as folder:PATH")
+    parser.add_argument("--taxonomy", default="digits", help="one that ships, or a YAML file")
+    parser.add_argument(
+        "--held-out", nargs="+", default=["four", "eight"], help="keys that no training policy may contain"
+    )
+    parser.add_argument("--cache", type=Path, default=Path("runs/features"), help="folder for the features")
+    parser.add_argument("--limit", type=int, help="at most so many images of each split")
+    parser.add_argument("--steps", type=int, default=600, help="policies to learn from, each with 8 images")
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--rows", type=int, default=1600, help="test questions, as for the judge")
+    parser.add_argument("--seed", type=int, default=42)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ArbiterError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,629 @@
+"""The cascade: what each stage settles, that misses fall with the level, and that the live path is the one calibrated."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.special import expit, logit
+
+from judge.calibrate import average_by, check_levels
+from judge.cascade import SETTINGS, Cascade, CascadeSettings, load_cascade, save_cascade
+from judge.errors import CheckpointError, ConfigError
+from judge.filters import Platt, Similarities
+from judge.heads.phrases import phrases
+from judge.protocol import Scores
+from judge.rundir import RunDir
+from judge.stages import (
+    LEVELS,
+    NEVER,
+    STAGES,
+    Cutoffs,
+    Family,
+    Shape,
+    StageScores,
+    choose_level,
+    decide,
+    default_shapes,
+    precise_cutoff,
+    tune,
+)
+from prompts import Category, Taxonomy, load_taxonomy
+
+DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
+PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+SILENT_TEXT = Cutoffs(0, NEVER, 0.05, 0.9, 0.3, 0.6, 0.5)
+
+
+def simulated(rows=800, seed=0, judge=True, unjudged=0.0):
+    """Scores of four stages, each better than the one before, and the truth."""
+    rng = np.random.default_rng(seed)
+    unsafe = rng.random(rows) < 0.5
+    columns = []
+    for strength in (0.3, 3.0, 5.0, 9.0):
+        column = expit(strength * (unsafe - 0.5) + rng.normal(0, 1.5, rows))
+        column[rng.random(rows) < unjudged] = np.nan
+        columns.append(column)
+    return StageScores(*columns[:3], columns[3] if judge else None), unsafe
+
+
+# One row through the stages
+
+
+@pytest.mark.parametrize(
+    ("row", "stage", "status"),
+    [
+        ((0.1, 0.05, 0.9, 0.9), "filter", "safe"),  # both filters are sure
+        ((0.5, 0.05, 0.9, 0.9), "filter", "safe"),  # one is, the other does not deny it
+        ((np.nan, 0.05, 0.9, 0.9), "filter", "safe"),  # no prompt
+        ((0.9, 0.5, 0.1, 0.1), "filter", "unsafe"),
+        ((0.8, 0.9, 0.1, 0.1), "filter", "unsafe"),  # a cutoff belongs to the unsafe side
+        ((0.9, 0.05, 0.1, 0.9), "student", "safe"),  # the filters contradict each other
+        ((0.1, 0.95, 0.6, 0.1), "student", "unsafe"),
+        ((0.2, 0.1, 0.29, 0.9), "student", "safe"),  # below means below
+        ((0.5, 0.5, 0.3, 0.4), "judge", "safe"),
+        ((0.5, 0.5, 0.59, 0.5), "judge", "unsafe"),
+        ((np.nan, np.nan, 0.1, 0.9), "student", "safe"),
+        ((0.5, 0.5, np.nan, 0.1), "judge", "safe"),  # the student could not: the judge is asked
+        ((0.5, 0.5, 0.4, np.nan), "judge", "unjudged"),
+        ((np.nan,) * 4, "judge", "unjudged"),
+    ],
+)
+def test_who_settles_what(row, stage, status):
+    decided = decide(StageScores(*(np.array([p]) for p in row)), PLAIN)
+    assert STAGES[decided.stage[0]] == stage
+    assert np.isnan(decided.unsafe[0]) == (status == "unjudged")
+    assert decided.safe[0] == (status == "safe")
+
+
+def test_without_a_judge_the_student_is_last():
+    scores = StageScores(*(np.array([p, 0.5]) for p in (0.5, 0.5, 0.4)))
+    decided = decide(replace(scores, student=np.array([0.4, np.nan])), PLAIN.without_judge())
+    assert decided.stage.tolist() == [1, 1]
+    assert decided.unsafe[0] >= 0.5  # from student_safe on
+    assert np.isnan(decided.unsafe[1])
+
+
+probability = st.one_of(st.just(np.nan), st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0, 1e-17]))
+cutoff = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, NEVER]))
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(st.tuples(*[probability] * 4), min_size=1, max_size=8), st.tuples(*[cutoff] * 7), st.booleans()
+)
+def test_decisions_are_those_of_a_plain_loop(rows, cuts, with_judge):
+    cutoffs = Cutoffs(*cuts)
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    decided = decide(StageScores(*columns[:3], columns[3] if with_judge else None), cutoffs)
+    for number, row in enumerate(rows):
+        stage, says = by_hand(row, cutoffs, with_judge)
+        assert STAGES[decided.stage[number]] == stage
+        value = decided.unsafe[number]
+        assert {None: np.isnan(value), True: value >= 0.5, False: value < 0.5}[says]
+
+
+def by_hand(row, cutoffs, with_judge):
+    def ask(p, safe, unsafe):
+        return True if p >= unsafe else False if p < safe else None
+
+    text = ask(row[0], cutoffs.text_safe, cutoffs.text_unsafe)
+    image = ask(row[1], cutoffs.image_safe, cutoffs.image_unsafe)
+    sure = {text, image} - {None}
+    if len(sure) == 1:
+        return "filter", sure.pop()
+    student = ask(row[2], cutoffs.student_safe, cutoffs.student_unsafe)
+    if student is not None or not with_judge:
+        return "student", student
+    return "judge", ask(row[3], cutoffs.judge, cutoffs.judge)
+
+
+def test_one_half_is_the_cutoff_and_the_order_within_a_stage_stays():
+    student = np.array([0.01, 0.29, 0.3, 0.6, 0.61, 0.99])
+    nothing = np.full(6, np.nan)
+    moved = decide(StageScores(nothing, nothing, student), PLAIN).unsafe
+    assert moved[3] == 0.5
+    assert moved[1] == pytest.approx(expit(logit(0.29) - logit(0.3)))
+    assert moved[5] == pytest.approx(expit(logit(0.99) - logit(0.6)))
+    assert (np.diff(moved[[0, 1, 3, 4, 5]]) > 0).all()
+
+
+def test_where_both_filters_are_sure_the_surer_gives_the_score():
+    scores = StageScores(np.array([0.19, 0.001]), np.array([0.01, 0.09]), np.full(2, 0.5))
+    moved = decide(scores, PLAIN).unsafe
+    assert moved[0] == pytest.approx(expit(logit(0.01) - logit(0.1)))
+    assert moved[1] == pytest.approx(expit(logit(0.001) - logit(0.2)))
+
+
+@pytest.mark.parametrize("value", [-0.1, 2.5, float("nan"), True, "x"])
+def test_cutoffs_are_probabilities(value):
+    with pytest.raises(ConfigError, match="text_safe"):
+        Cutoffs(value, 1, 0, 1, 0, 1, 0.5)
+
+
+# The family
+
+
+shares = st.floats(0, 1)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 10**6),
+    st.tuples(shares, shares, shares, shares, st.floats(0.4, 1.2), st.floats(0.4, 1.2), st.floats(0, 0.6)),
+    st.floats(0, 0.3),
+    st.booleans(),
+)
+def test_a_miss_can_only_disappear_as_the_level_falls(seed, shape, unjudged, judge):
+    scores, unsafe = simulated(60, seed, judge, unjudged)
+    family = Family(scores, unsafe, Shape(*shape))
+    new, _ = simulated(60, seed + 1, judge, unjudged)
+    losses = family.losses(new, (*LEVELS[::10], 1.0))
+    assert (np.diff(losses.astype(int), axis=1) >= 0).all()
+    assert not losses[:, 0].any()
+    undecided = np.isnan(decide(new, family.at(1.0)).unsafe)
+    assert not losses[undecided].any()
+
+
+def test_the_family_is_not_trivial():
+    scores, unsafe = simulated()
+    losses = Family(scores, unsafe, Shape()).losses(scores.rows(unsafe))
+    assert losses[:, -1].mean() > 0.3
+    assert len(np.unique(losses.mean(axis=0))) > 50
+
+
+def test_the_students_band_keeps_its_size_in_rows_at_every_level():
+    scores, unsafe = simulated(1000)
+    family = Family(scores, unsafe, Shape(band=0.05))
+    for level in LEVELS[50:250:40]:
+        cutoffs = family.at(level)
+        inside = (scores.student >= cutoffs.student_safe) & (scores.student < cutoffs.student_unsafe)
+        assert inside.sum() == 50
+
+
+def test_safe_cutoffs_are_lower_quantiles_of_unsafe_rows():
+    scores, unsafe = simulated(1000)
+    family = Family(scores, unsafe, Shape(text=0.0, image=0.5, student=1.0, judge=0.25))
+    cutoffs = family.at(0.2)
+    assert cutoffs.text_safe == 0
+    for column, cut, share in (
+        (scores.image, cutoffs.image_safe, 0.1),
+        (scores.student, cutoffs.student_safe, 0.2),
+        (scores.judge, cutoffs.judge, 0.05),
+    ):
+        assert (column[unsafe] < cut).mean() == pytest.approx(share, abs=2 / unsafe.sum())
+
+
+def test_a_tuning_set_needs_both_kinds():
+    scores, unsafe = simulated(50)
+    with pytest.raises(ConfigError, match="50 unsafe and 0 safe"):
+        Family(scores, np.ones_like(unsafe), Shape())
+
+
+@pytest.mark.parametrize("change", [{"image": 1.5}, {"band": -0.1}, {"text_precision": 3.0}])
+def test_a_shape_is_made_of_shares(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Shape(**change)
+
+
+def test_the_precise_cutoff_against_a_loop():
+    scores, unsafe = simulated(400, seed=2)
+    column = np.round(scores.image, 2)  # ties
+    found = precise_cutoff(column, unsafe, 0.95)
+    fit = [c for c in column if unsafe[column >= c].mean() >= 0.95 and (column >= c).sum() >= 20]
+    assert found == min(fit)
+    assert precise_cutoff(column, unsafe, 1.01) == NEVER
+    assert precise_cutoff(column, ~unsafe, 0.95) == NEVER
+    assert precise_cutoff(np.full(3, np.nan), unsafe[:3], 0.5) == NEVER
+
+
+# The promise
+
+
+def test_the_total_miss_rate_is_promised_over_draws_of_calibration_and_new_rows():
+    tuning, unsafe = simulated(300, seed=1)
+    family = Family(tuning, unsafe, Shape(image=0.5, student=1.0, judge=1.0))
+    # A large population, of which every draw takes calibration rows; the rest of it are the new rows.
+    population, truth = simulated(40000, seed=2, unjudged=0.01)
+    levels = LEVELS[::15]
+    table = family.losses(population.rows(truth), levels)
+    truly = table.mean(axis=0)
+    rng = np.random.default_rng(0)
+    for promise, rows in ((0.05, 40), (0.1, 60)):
+        missed = []
+        for _ in range(400):
+            chosen = table[rng.integers(0, len(table), rows)]
+            kept = (chosen.sum(axis=0) + 1) / (rows + 1) <= promise
+            missed.append(truly[np.flatnonzero(kept)[-1]])
+        assert np.mean(missed) <= promise
+        assert np.mean(missed) > promise / 4  # not by passing nothing
+
+
+def test_choose_level_is_the_most_lenient_that_keeps_the_bound():
+    tuning, unsafe = simulated(400, seed=1)
+    family = Family(tuning, unsafe, Shape())
+    calibration, truth = simulated(400, seed=3)
+    rows = calibration.rows(truth)
+    level = choose_level(family, rows, 0.05)
+    place = LEVELS.index(level)
+
+    def bound(level):
+        return (decide(rows, family.at(level)).safe.sum() + 1) / (len(rows) + 1)
+
+    assert bound(level) <= 0.05 < bound(LEVELS[place + 1])
+    assert choose_level(family, rows, 0.02) <= level <= choose_level(family, rows, 0.2)
+
+
+def test_rows_that_every_stage_failed_on_buy_no_laxer_level():
+    tuning, unsafe = simulated(400, seed=1)
+    family = Family(tuning, unsafe, Shape())
+    rows = simulated(400, seed=3)[0]
+    failed = StageScores(
+        *(np.append(c, np.full(2000, np.nan)) for c in (rows.text, rows.image, rows.student, rows.judge))
+    )
+    assert choose_level(family, failed, 0.05) == choose_level(family, rows, 0.05)
+
+
+def test_too_few_rows_for_a_promise_say_how_many():
+    tuning, unsafe = simulated(400)
+    family = Family(tuning, unsafe, Shape())
+    with pytest.raises(ConfigError, match="at least 49 unsafe calibration examples"):
+        choose_level(family, tuning.rows(slice(0, 30)), 0.02)
+
+
+@pytest.mark.parametrize("judge", [True, False])
+def test_tuning_spares_the_judge_and_keeps_the_promise_on_other_rows(judge):
+    tuning, unsafe = simulated(600, seed=5, judge=judge)
+    family = tune(tuning, unsafe, 0.05, judge_share=0.1, shapes=default_shapes(0.1, with_judge=judge)[::7])
+    other, truth = simulated(2000, seed=6, judge=judge)
+    level = choose_level(family, other.rows(truth), 0.05)
+    decided = decide(other, family.at(level))
+    assert np.mean(decided.stage == 2) < 0.13
+    assert (decided.safe & truth).sum() / truth.sum() <= 0.05
+    losses = average_by(family.losses(other.rows(truth)), np.arange(truth.sum()))
+    assert check_levels(losses, 0.05, splits=50).mean <= 0.0505
+    # Better than the image filter by itself at the same promise.
+    safe_image = other.image[truth]
+    threshold = np.sort(safe_image)[int(0.05 * len(safe_image)) - 1]
+    assert (~decided.safe & ~truth).mean() < ((other.image >= threshold) & ~truth).mean()
+
+
+def test_a_band_that_no_shape_can_keep_is_refused():
+    tuning, unsafe = simulated(200)
+    with pytest.raises(ConfigError, match=r"at most 0\.5%"):
+        tune(tuning, unsafe, 0.05, judge_share=0.005, shapes=[Shape(image=0.0, band=0.5)])
+
+
+def test_means_over_images():
+    losses = np.array([[0, 1, 1], [0, 0, 1], [0, 1, 1.0]])
+    assert average_by(losses, ["b", "a", "b"]).tolist() == [[0, 0, 1], [0, 1, 1]]
+
+
+# Filters
+
+
+class FakeEncoder:
+    """Every word has a direction; an image's is its red value's word, and a patch keeps its green value. Counts what it is asked."""
+
+    width, context, device = 8, 10, torch.device("cpu")
+
+    def __init__(self):
+        self.seen, self.read_texts = 0, []
+
+    def direction(self, text):
+        rng = np.random.default_rng([*text.encode()])
+        return torch.tensor(rng.normal(size=self.width), dtype=torch.float32)
+
+    def token_count(self, text):
+        return len(text.split())
+
+    def read(self, texts):
+        self.read_texts += texts
+        tokens = torch.stack([self.direction(text) * 3 for text in texts])[:, None].expand(-1, 2, -1)
+        return tokens, torch.ones(len(texts), 2, dtype=torch.bool)
+
+    def see_images(self, images):
+        self.seen += len(images)
+        words = ["zero", "one", "two", "nothing of it"]
+        pooled = [self.direction(words[image.getpixel((0, 0))[0] % 4]) * 2 for image in images]
+        tokens = torch.stack(pooled)[:, None].repeat(1, 5, 1)
+        tokens[:, 1, 0] = torch.tensor([float(image.getpixel((0, 0))[1]) for image in images])
+        return tokens
+
+
+def test_a_similarity_is_the_largest_cosine_over_phrases():
+    encoder = FakeEncoder()
+    found = Similarities(encoder).of_prompts(["zero", None, " ", "the digit 0"], DIGITS)
+    assert np.isnan(found[1:3]).all()
+    for row, text in ((0, "zero"), (3, "the digit 0")):
+        for column, category in enumerate(DIGITS):
+            mine = encoder.direction(text).double()
+            cosines = [
+                float(torch.cosine_similarity(mine, encoder.direction(phrase.text).double(), dim=0))
+                for phrase in phrases(category)
+            ]
+            assert found[row, column] == pytest.approx(max(cosines), abs=1e-6)
+    assert found[0, 0] == pytest.approx(1)
+
+
+def test_phrases_are_read_once_a_taxonomy_and_repeated_prompts_once_a_batch():
+    encoder = FakeEncoder()
+    similarities = Similarities(encoder)
+    similarities.of_prompts(["a", "a", "b"], DIGITS)
+    count = len(encoder.read_texts)
+    similarities.of_prompts(["a"], DIGITS)
+    assert encoder.read_texts[count:] == ["a"]
+    assert encoder.read_texts.count("b") == 1
+
+
+def test_an_order_of_categories_is_an_order_of_similarities():
+    encoder = FakeEncoder()
+    other = Taxonomy("x", "1", DIGITS.categories[::-1])
+    tokens = encoder.see_images([Image.new("RGB", (2, 2), (1, 0, 0))])
+    forward = Similarities(encoder).of_images(tokens, DIGITS)
+    assert Similarities(encoder).of_images(tokens, other) == pytest.approx(forward[:, ::-1])
+
+
+def test_a_phrase_that_does_not_fit_is_refused():
+    long = Taxonomy("x", "1", (Category("long", "word " * 20 + "end"),))
+    with pytest.raises(ConfigError, match="21 tokens"):
+        Similarities(FakeEncoder()).of_prompts(["a"], long)
+
+
+def test_platt_finds_the_logistic_curve_on_cosines_that_hardly_differ():
+    rng = np.random.default_rng(0)
+    cosines = rng.normal(0.24, 0.02, 20000)
+    truth = rng.random(20000) < expit(150 * cosines - 36)
+    found = Platt.fit(truth, np.append(cosines, [])[:20000])
+    assert found.slope == pytest.approx(150, rel=0.05)
+    assert found(np.array([0.24, np.nan]))[0] == pytest.approx(0.5, abs=0.02)
+    assert np.isnan(found(np.array([np.nan])))
+
+
+@pytest.mark.parametrize("similarity", [[0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.9, 0.9]])
+def test_a_filter_that_knows_nothing_is_never_sure(similarity):
+    found = Platt.fit([1, 1, 0, 0], similarity)
+    assert found.slope == 0
+    assert found(np.array([-1.0, 1.0])).tolist() == [0.5, 0.5]
+
+
+def test_platt_needs_both_kinds():
+    with pytest.raises(ConfigError, match="2 unsafe and 0 safe"):
+        Platt.fit([1, 1, 0], [0.1, 0.2, np.nan])
+
+
+# The classifier
+
+
+@dataclass
+class Fake:
+    """Answers the green value (as a student) or the blue one (as a judge) of the image; NaN for 0."""
+
+    name: str
+    encoder: FakeEncoder | None = None
+    asked: int = 0
+
+    def answers(self, values, taxonomy):
+        self.asked += len(values)
+        unsafe = np.array([np.nan if v == 0 else v / 255 for v in values])
+        reasons = tuple(f"{self.name} failed" if np.isnan(p) else None for p in unsafe)
+        return Scores(unsafe, np.repeat(unsafe[:, None] / 2, len(taxonomy), axis=1), reasons)
+
+    def score(self, images, prompts, taxonomy):
+        return self.answers([image.getpixel((0, 0))[2] for image in images], taxonomy)
+
+    def score_tokens(self, tokens, prompts, taxonomy):
+        return self.answers(tokens[:, 1, 0].tolist(), taxonomy)
+
+
+def cascade(cutoffs=PLAIN, judge=True, batch_size=4):
+    student = Fake("student", FakeEncoder())
+    chosen = CascadeSettings(Platt(8, -4), Platt(8, -4), cutoffs, True, 0.02, 0.1, 400)
+    return Cascade(student, chosen, Fake("judge") if judge else None, batch_size=batch_size)
+
+
+def picture(red, green, blue):
+    return Image.new("RGB", (4, 4), (red, green, blue))
+
+
+def run(found, rows, prompts=None):
+    """Judge pictures (red: what the filters see, green: student, blue: judge)."""
+    return found.score([picture(*row) for row in rows], prompts, DIGITS)
+
+
+def test_each_answer_says_who_decided_and_why():
+    rows = [(0, 9, 9), (3, 26, 9), (3, 230, 9), (3, 115, 230), (3, 115, 26), (3, 115, 0), (3, 0, 26)]
+    found = cascade(SILENT_TEXT)
+    image = found.settings.image(
+        found.similarities.of_images(FakeEncoder().see_images([picture(3, 0, 0)]), DIGITS)
+    ).max()
+    assert 0.05 < image < 0.9, "the fake's fourth direction is one that the image filter is unsure of"
+    scores = run(found, rows)
+    assert scores.decided_by == ("filter", "student", "student", "judge", "judge", "judge", "judge")
+    unsure = f"text and image filter unsure (-, {image:.2f})"
+    assert scores.because == (
+        "image filter alone is sure: unsafe (-, 0.98)",
+        f"{unsure}: student says safe at 0.10",
+        f"{unsure}: student says unsafe at 0.90",
+        "student unsure at 0.45: judge says unsafe at 0.90",
+        "student unsure at 0.45: judge says safe at 0.10",
+        "student unsure at 0.45: judge could not judge",
+        f"{unsure}: student could not judge: judge says safe at 0.10",
+    )
+    assert scores.reasons == (None, None, None, None, None, "judge failed", None)
+    assert (scores.unsafe >= 0.5).tolist() == [True, False, True, True, False, False, False]
+    assert np.isnan(scores.unsafe).tolist() == [False] * 5 + [True, False]
+    assert np.isnan(scores.categories[5]).all()
+    assert scores.categories[1] == pytest.approx(26 / 255 / 2)  # the student's own, not moved
+    assert scores.categories[0, 0] == pytest.approx(expit(4), abs=1e-6)  # the filter's, through Platt
+
+
+def test_agreement_and_disagreement_of_the_filters_are_told():
+    scores = run(cascade(), [(0, 26, 9), (0, 26, 9)], ["zero", "nothing like any of them, surely"])
+    assert scores.because[0] == "text and image filter agree: unsafe (0.98, 0.98)"
+    low = cascade(replace(PLAIN, text_safe=0.97, text_unsafe=0.975))
+    second = run(low, [(0, 26, 9)], ["nothing like any of them, surely"]).because[0]
+    assert second.startswith("text and image filter disagree (0.")
+    assert second.endswith(": student says safe at 0.10")
+
+
+def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
+    rng = np.random.default_rng(0)
+    rows = [tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(60)]
+    texts = [[None, "zero", "one", "something", "a b"][i] for i in rng.integers(0, 5, 60)]
+    found = cascade(Cutoffs(0.3, 0.9, 0.3, 0.9, 0.3, 0.6, 0.5))
+    live = run(found, rows, texts)
+    tokens = FakeEncoder().see_images([picture(*row) for row in rows])
+    kept = found.settings
+    offline = decide(
+        StageScores(
+            kept.text(found.similarities.of_prompts(texts, DIGITS)).max(axis=1),
+            kept.image(found.similarities.of_images(tokens, DIGITS)).max(axis=1),
+            found.student.answers([row[1] for row in rows], DIGITS).unsafe,
+            found.judge.answers([row[2] for row in rows], DIGITS).unsafe,
+        ),
+        kept.cutoffs,
+    )
+    assert live.decided_by == tuple(STAGES[stage] for stage in offline.stage)
+    assert live.unsafe == pytest.approx(offline.unsafe, nan_ok=True, abs=1e-6)
+    assert len(set(live.decided_by)) == 3
+
+
+def test_the_encoder_sees_an_image_once_and_later_stages_only_what_is_left():
+    found = cascade(SILENT_TEXT)
+    encoder = found.student.encoder
+    run(found, [(0, 9, 9)] * 6 + [(3, 26, 9)] * 3 + [(3, 115, 9)])
+    assert encoder.seen == 10
+    assert found.student.asked == 4
+    assert found.judge.asked == 1
+
+
+def test_a_text_filter_without_a_say_reads_no_prompt():
+    found = cascade(SILENT_TEXT)
+    run(found, [(3, 26, 9)], ["a prompt"])
+    assert "a prompt" not in found.student.encoder.read_texts
+
+
+def test_without_the_judge_it_was_calibrated_with_the_band_is_flagged():
+    scores = run(cascade(judge=False), [(3, 26, 9), (3, 115, 9), (3, 0, 9)])
+    assert scores.decided_by == ("student",) * 3
+    assert (scores.unsafe[:2] >= 0.5).tolist() == [False, True]
+    assert np.isnan(scores.unsafe[2])
+    assert scores.reasons == (None, None, "student failed")
+
+
+def test_a_judge_that_the_settings_do_not_know_is_refused():
+    chosen = replace(cascade().settings, with_judge=False)
+    with pytest.raises(ConfigError, match="calibrated without a judge"):
+        Cascade(Fake("student", FakeEncoder()), chosen, Fake("judge"))
+
+
+def test_no_images_and_too_few_prompts():
+    found = cascade()
+    scores = found.score([], None, DIGITS)
+    assert scores.categories.shape == (0, 3)
+    assert scores.decided_by == ()
+    with pytest.raises(ValueError, match="2 images but 1 prompts"):
+        found.score([picture(0, 0, 0)] * 2, ["a"], DIGITS)
+
+
+# On disk
+
+
+def settings_text():
+    return cascade().settings.to_json()
+
+
+def test_settings_come_back_from_their_text():
+    chosen = cascade().settings
+    assert CascadeSettings.from_json(chosen.to_json()) == chosen
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d.pop("cutoffs"),
+        lambda d: d.update(level=None),
+        lambda d: d.update(level=float("nan")),
+        lambda d: d.update(with_judge=1),
+        lambda d: d.update(more=1),
+        lambda d: d["cutoffs"].update(judge=7),
+        lambda d: d["text"].update(slope="steep"),
+    ],
+)
+def test_damaged_settings_are_refused(change):
+    data = json.loads(settings_text())
+    change(data)
+    with pytest.raises(CheckpointError, match="no settings of a cascade"):
+        CascadeSettings.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", '"x"'])
+def test_settings_that_are_no_object_are_refused(text):
+    with pytest.raises(CheckpointError, match="no settings"):
+        CascadeSettings.from_json(text)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """A cascade's run beside a student's and a judge's, whose loading is faked."""
+    for kind in ("student", "vlm"):
+        made = RunDir.create(tmp_path / kind, kind=kind)
+        (made.path / f"{kind}.safetensors").write_bytes(kind.encode())
+    made = RunDir.create(tmp_path / "cascade", kind="cascade")
+    made.write_taxonomy(DIGITS)
+    save_cascade(made, cascade().settings, student=tmp_path / "student", judge=tmp_path / "vlm")
+    monkeypatch.setattr(
+        "judge.heads.student.load_student", lambda run, device: Fake(run.path.name, FakeEncoder())
+    )
+    monkeypatch.setattr("judge.classifiers.load_classifier", lambda path, device: Fake(path.name))
+    return made
+
+
+def test_a_cascade_comes_back_with_its_student_and_judge_also_when_all_were_moved(runs, tmp_path):
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    for name in ("student", "vlm", "cascade"):
+        (tmp_path / name).rename(there / name)
+    found = load_cascade(RunDir.open(there / "cascade"), device="cpu")
+    assert (found.name, found.student.name, found.judge.name) == ("cascade", "student", "vlm")
+    assert found.settings == cascade().settings
+    assert found.default_taxonomy == DIGITS
+
+
+def test_a_judge_that_is_no_run_is_named_as_it_was_given(runs, tmp_path, monkeypatch):
+    save_cascade(
+        runs, cascade().settings, student=tmp_path / "student", judge="http://localhost:8000/v1#model"
+    )
+    monkeypatch.setattr("judge.classifiers.load_classifier", lambda name, device: Fake(name))
+    assert load_cascade(runs).judge.name == "http://localhost:8000/v1#model"
+
+
+def test_a_cascade_without_a_judge_loads_none(runs, tmp_path):
+    save_cascade(
+        runs, replace(cascade().settings, with_judge=False), student=tmp_path / "student", judge=None
+    )
+    assert load_cascade(runs).judge is None
+
+
+@pytest.mark.parametrize("kind", ["student", "vlm"])
+def test_a_stage_that_was_trained_again_is_refused(runs, tmp_path, kind):
+    (tmp_path / kind / f"{kind}.safetensors").write_bytes(b"other")
+    with pytest.raises(CheckpointError, match="not those that"):
+        load_cascade(runs)
+
+
+def test_a_stage_that_is_gone_or_not_named_is_refused(runs, tmp_path):
+    (tmp_path / "vlm").rename(tmp_path / "gone")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        load_cascade(runs)
+    runs.note(judge=None)
+    with pytest.raises(CheckpointError, match="names no judge"):
+        load_cascade(runs)
+    (runs.path / SETTINGS).unlink()
+    with pytest.raises(CheckpointError, match=SETTINGS):
+        load_cascade(runs)

@@ -1,0 +1,338 @@
+"""Lessons, their variation, the losses, and calibration."""
+
+import json
+import math
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from judge.digits import digits_examples
+from judge.errors import CheckpointError, ConfigError
+from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
+from judge.heads.distill import (
+    Distillation,
+    DistillOptions,
+    Lessons,
+    alignment_loss,
+    calibrate_head,
+    hard_loss,
+    soft_loss,
+    state,
+)
+from judge.heads.teacher import SHARD, Lesson, read_lessons, teach, teacher_identity
+from judge.protocol import Scores
+from prompts import FlipOptions, draw_groups, load_taxonomy
+from prompts.example import Example
+
+TAXONOMY = load_taxonomy("digits")
+SOURCE = {category.key: category for category in TAXONOMY}
+STILL = DistillOptions(drop=0, rename=0, reword=0, no_prompt=0)
+
+
+@pytest.fixture(scope="module")
+def examples():
+    return digits_examples("train", count=300)
+
+
+@pytest.fixture(scope="module")
+def groups(examples):
+    options = FlipOptions(focus=0.0, group_size=4, custom=0.5)
+    return draw_groups(examples, TAXONOMY, options, seed=0, epoch=0, groups=SHARD + 6)
+
+
+class Teacher:
+    """Knows the truth but for the rows it cannot judge; counts what it is asked."""
+
+    name = "teacher"
+
+    def __init__(self, groups, refuses=()):
+        self.truth = {
+            (group.taxonomy.hash, row.prompt, np.asarray(row.example.image).tobytes()): row
+            for group in groups
+            for row in group.rows
+        }
+        self.refuses, self.asked = set(refuses), 0
+
+    def score(self, images, prompts, taxonomy, *, multilabel=False):
+        assert multilabel
+        self.asked += len(images)
+        rows = [
+            self.truth[taxonomy.hash, prompt, np.asarray(image).tobytes()]
+            for image, prompt in zip(images, prompts, strict=True)
+        ]
+        categories = np.array(
+            [[0.9 if label else 0.1 for label in taxonomy.label(row.example)] for row in rows]
+        )
+        unsafe = categories.max(axis=1)
+        refused = [row.example.id in self.refuses for row in rows]
+        unsafe[refused], categories[refused] = np.nan, np.nan
+        return Scores(unsafe, categories, tuple("tired" if no else None for no in refused))
+
+
+ABOUT = {"teacher": "t@1", "seed": 0}
+
+
+def test_lessons_come_back_as_they_were_taught(groups, tmp_path):
+    tired = groups[1].rows[0].example.id
+    teach(Teacher(groups, [tired]), groups, tmp_path, about=ABOUT)
+    lessons = read_lessons(tmp_path, groups, about=ABOUT)
+    assert len(lessons) == len(groups)
+    for lesson, group in zip(lessons, groups, strict=True):
+        assert lesson.rows == group.rows
+        assert lesson.categories.shape == (len(group.rows), len(group.taxonomy))
+        for row, unsafe, scores in zip(lesson.rows, lesson.unsafe, lesson.categories, strict=True):
+            if row.example.id == tired:
+                assert math.isnan(unsafe)
+                assert np.isnan(scores).all()
+            else:
+                assert (scores > 0.5).tolist() == list(group.taxonomy.label(row.example))
+                assert unsafe == scores.max()
+
+
+def test_anybody_can_read_the_data_set(groups, tmp_path):
+    import datasets
+
+    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    table = datasets.Dataset.from_parquet(
+        [str(p) for p in sorted(tmp_path.glob("*.parquet"))], cache_dir=str(tmp_path / "c")
+    )
+    assert len(table) == sum(len(group.rows) for group in groups)
+    policies = json.loads((tmp_path / "taxonomies.json").read_text())
+    first = table[0]
+    assert len(policies[first["taxonomy"]]["categories"]) == len(first["categories"])
+    assert first["example"] == groups[0].rows[0].example.id
+
+
+def test_a_killed_teacher_goes_on_after_its_last_shard(groups, tmp_path):
+    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    (tmp_path / "lessons-00001.parquet").unlink()
+    again = Teacher(groups)
+    teach(again, groups, tmp_path, about=ABOUT)
+    assert again.asked == 4 * 6
+    assert len(read_lessons(tmp_path, groups, about=ABOUT)) == len(groups)
+
+
+def test_processes_share_the_shards(groups, tmp_path):
+    asked = []
+    for process in (1, 0):
+        teacher = Teacher(groups)
+        teach(teacher, groups, tmp_path, about=ABOUT, process=process, processes=2)
+        asked.append(teacher.asked)
+    assert asked == [4 * 6, 4 * SHARD]
+    assert len(read_lessons(tmp_path, groups, about=ABOUT)) == len(groups)
+
+
+def test_lessons_of_something_else_are_refused(groups, examples, tmp_path):
+    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    with pytest.raises(CheckpointError, match="made with teacher 't@1', not 't@2'"):
+        teach(Teacher(groups), groups, tmp_path, about=ABOUT | {"teacher": "t@2"})
+    with pytest.raises(CheckpointError, match="made with groups 38, not 37"):
+        read_lessons(tmp_path, groups[:-1], about=ABOUT)
+    other = draw_groups(
+        examples, TAXONOMY, FlipOptions(group_size=4, focus=0), seed=1, epoch=0, groups=len(groups)
+    )
+    with pytest.raises(CheckpointError, match="are for the taxonomy"):
+        read_lessons(tmp_path, other, about=ABOUT)
+    swapped = [type(g)(g.taxonomy, (*g.rows[1:], g.rows[0])) for g in groups]
+    with pytest.raises(CheckpointError, match="for other rows"):
+        read_lessons(tmp_path, swapped, about=ABOUT)
+    (tmp_path / "lessons-00000.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(CheckpointError, match="missing or damaged"):
+        read_lessons(tmp_path, groups, about=ABOUT)
+    (tmp_path / "about.json").write_text("{")
+    with pytest.raises(CheckpointError, match="not JSON"):
+        read_lessons(tmp_path, groups, about=ABOUT)
+
+
+def test_a_teacher_is_known_by_its_weights(tmp_path):
+    weights = tmp_path / "run" / "adapter" / "adapter_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    first = teacher_identity(tmp_path / "run")
+    (tmp_path / "run" / "checkpoint-5").mkdir()
+    (tmp_path / "run" / "checkpoint-5" / "model.safetensors").write_bytes(b"x")
+    assert teacher_identity(tmp_path / "run") == first
+    weights.write_bytes(b"two")
+    assert teacher_identity(tmp_path / "run") != first
+    assert teacher_identity("http://host/v1#m") == "http://host/v1#m"
+
+
+def lesson_of(group, seed=0):
+    rng = np.random.default_rng(seed)
+    return Lesson(
+        group.taxonomy,
+        group.rows,
+        rng.random(len(group.rows)),
+        rng.random((len(group.rows), len(group.taxonomy))),
+    )
+
+
+@given(st.integers(0, 37), st.integers(0, 10_000))
+def test_a_restated_lesson_keeps_scores_and_labels_in_step(groups, number, seed):
+    lesson = lesson_of(groups[number])
+    task = state(lesson, SOURCE, DistillOptions(drop=0.4, rename=0.5, reword=0.5), Random(seed))
+    keys = [lesson.taxonomy.keys.index(key) for key in task.taxonomy.keys]
+    assert keys == sorted(keys)
+    np.testing.assert_array_equal(task.soft[:, 1:], lesson.categories[:, keys])
+    for row, hard in zip(lesson.rows, task.hard, strict=True):
+        labels = [lesson.taxonomy.categories[k].label(row.example) for k in keys]
+        assert hard[1:].tolist() == [float(label) for label in labels]
+        assert hard[0] == float(any(labels))
+    if len(keys) == len(lesson.taxonomy):
+        np.testing.assert_array_equal(task.soft[:, 0], lesson.unsafe)
+    else:
+        np.testing.assert_allclose(task.soft[:, 0], 1 - np.prod(1 - lesson.categories[:, keys], axis=1))
+
+
+def test_nothing_is_restated_when_nothing_is_asked(groups):
+    lesson = lesson_of(groups[0])
+    task = state(lesson, SOURCE, STILL, Random(0))
+    assert task.taxonomy == lesson.taxonomy
+    assert task.prompts == tuple(row.prompt for row in lesson.rows)
+
+
+def test_names_and_definitions_vary_between_epochs(groups):
+    lessons = Lessons([lesson_of(group) for group in groups], TAXONOMY, DistillOptions(), seed=3)
+    first = [lessons[i].taxonomy for i in range(len(lessons))]
+    assert first == [lessons[i].taxonomy for i in range(len(lessons))]
+    lessons.set_epoch(1)
+    assert first != [lessons[i].taxonomy for i in range(len(lessons))]
+
+
+def test_unknown_labels_stay_unknown(groups):
+    group = groups[0]
+    unknown = frozenset(group.taxonomy.categories[0].members)
+    rows = tuple(
+        type(row)(
+            Example("x", row.example.image, None, frozenset(), unknown=unknown),
+            row.taxonomy,
+            None,
+            None,
+            False,
+            None,
+            None,
+            "flip",
+        )
+        for row in group.rows
+    )
+    task = state(
+        Lesson(group.taxonomy, rows, np.zeros(4), np.zeros((4, len(group.taxonomy)))), {}, STILL, Random(0)
+    )
+    assert np.isnan(task.hard[:, :2]).all()
+    assert (task.hard[:, 2:] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"drop": 1.5}, {"hard_weight": -0.1}, {"temperature": 0.0}, {"alignment_weight": -1.0}]
+)
+def test_options_out_of_range(wrong):
+    with pytest.raises(ConfigError, match=next(iter(wrong))):
+        DistillOptions(**wrong)
+
+
+def test_no_lessons():
+    with pytest.raises(ConfigError, match="no lessons"):
+        Lessons([], TAXONOMY, STILL, seed=0)
+
+
+def test_the_soft_loss_is_a_divergence():
+    logits = torch.tensor([[[0.3, -2.0, 1.0]]], requires_grad=True)
+    same = soft_loss(logits, logits.detach().sigmoid(), 2.0)
+    assert abs(same.item()) < 1e-6
+    p = torch.tensor([[[0.9, 0.2, float("nan")]]])
+    loss = soft_loss(logits, p, 2.0)
+    loss.backward()
+    assert logits.grad[..., 2] == 0
+
+    def divergence(z, q):
+        a, b = 1 / (1 + math.exp(-math.log(q / (1 - q)) / 2)), 1 / (1 + math.exp(-z / 2))
+        return 4 * (a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b)))
+
+    assert loss.item() == pytest.approx(divergence(0.3, 0.9) + divergence(-2.0, 0.2), abs=1e-5)
+
+
+def test_the_hard_loss_weighs_the_whole_like_all_categories():
+    logits = torch.tensor([[[1.0, 2.0, -1.0], [0.5, 0.0, 3.0]]])
+    label = torch.tensor([[[1.0, 1.0, 0.0], [float("nan"), float("nan"), 1.0]]])
+    bce = torch.nn.functional.softplus
+    want = (
+        bce(torch.tensor(-1.0))
+        + (bce(torch.tensor(-2.0)) + bce(torch.tensor(-1.0)) + bce(torch.tensor(-3.0))) / 3
+    )
+    assert hard_loss(logits, label).item() == pytest.approx(want.item())
+
+
+def make_head():
+    torch.manual_seed(0)
+    return CrossAttentionHead(HeadConfig(16, inner=16, heads=2, rank=4))
+
+
+def test_alignment_pulls_an_image_towards_what_it_violates():
+    head = make_head()
+    image, texts = torch.randn(1, 4, 3, 16), torch.randn(1, 5, 1, 16)
+    kinds = torch.zeros(1, 5, 1, dtype=torch.long)
+    kinds[:, 4] = -1
+    labels = torch.zeros(1, 4, 5)
+    labels[0, 0, 1] = labels[0, 1, 2] = labels[0, 1, 3] = 1
+    labels[..., 4] = float("nan")
+    soft = torch.full_like(labels, 0.9)
+    optimizer = torch.optim.Adam(head.parameters(), 0.03)
+    start = None
+    for _ in range(40):
+        loss = alignment_loss(head, image, head.queries(texts, kinds), labels, soft)
+        start = loss.item() if start is None else start
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.5 * start
+    similar = head.similarity(image, head.queries(texts, kinds))
+    assert similar[0, 0].argmax() == 1
+    assert set(similar[0, 1].topk(2).indices.tolist()) == {2, 3}
+    nothing = alignment_loss(head, image, head.queries(texts, kinds), torch.zeros_like(labels), soft * 0)
+    assert nothing.item() == 0
+
+
+def test_a_step_lowers_every_part_of_the_loss():
+    torch.manual_seed(1)
+    model = Distillation(make_head(), DistillOptions())
+    hard = torch.randint(0, 2, (3, 4, 2)).float()
+    batch = {
+        "image": torch.randn(3, 4, 5, 16),
+        "prompt": torch.randn(3, 4, 2, 16),
+        "prompt_mask": torch.ones(3, 4, 2, dtype=torch.bool),
+        "phrases": torch.randn(3, 2, 2, 16),
+        "kinds": torch.zeros(3, 2, 2, dtype=torch.long),
+        "hard": torch.cat([hard.amax(-1, keepdim=True), hard], -1),
+    }
+    batch["soft"] = batch["hard"] * 0.8 + 0.1
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    before = model(**batch)
+    for _ in range(60):
+        optimizer.zero_grad()
+        model(**batch)["loss"].backward()
+        optimizer.step()
+    after = model(**batch)
+    assert all(after[name] < before[name] for name in ("loss", "soft", "hard", "alignment"))
+
+
+def test_calibration_undoes_a_known_distortion():
+    rng = torch.Generator().manual_seed(0)
+    true = torch.randn(4000, 3, generator=rng) * 2
+    labels = torch.bernoulli(true.sigmoid(), generator=rng)
+    logits = torch.cat([true[:, :1] * 2 + 1, (true[:, 1:] - 0.5) / 3], dim=1)
+    labels[:50, 1] = float("nan")
+    head = make_head()
+    calibrate_head(head, logits, labels)
+    found = head.calibration.tolist()
+    assert found[0] == pytest.approx([3.0, 0.5], abs=0.2)
+    assert found[1] == pytest.approx([0.5, -0.5], abs=0.15)
+
+
+@pytest.mark.parametrize("label", [0.0, 1.0])
+def test_calibration_needs_both_kinds(label):
+    with pytest.raises(ConfigError, match="unsafe and safe"):
+        calibrate_head(make_head(), torch.randn(10, 3), torch.full((10, 3), label))

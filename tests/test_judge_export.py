@@ -1,0 +1,479 @@
+"""A student as ONNX files answers as it does in PyTorch, also where there is no torch."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.special import logit
+
+from judge import load_classifier
+from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.heads.onnx_student import SIDES, ImageSteps, OnnxStudent, load_onnx_student
+from judge.serve.cli import main
+from prompts import Taxonomy, load_taxonomy
+from prompts.taxonomy import Category
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+
+ROOT = Path(__file__).parents[1]
+NEEDED = ("numpy", "pillow", "pyyaml", "onnxruntime", "tokenizers")
+"""Distributions that `arbiter judge --judge student.onnx` needs; none of them brings torch."""
+FEW = Taxonomy(
+    "few", 1, (Category("dogs", "dog; cat", ("toy",)), Category("rain", "rain"), Category("7", "7"))
+)
+MANY = Taxonomy("many", 1, tuple(Category(f"no {number}", "red; blue") for number in range(20)))
+
+
+def make_student(folder, inner=64):
+    """An encoder with a head none of whose parameters is at its start."""
+    from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
+    from judge.heads.encoder import DualEncoder
+    from judge.heads.student import Student
+
+    torch.manual_seed(1)
+    encoder = DualEncoder.load(folder)
+    head = CrossAttentionHead(HeadConfig(width=encoder.width, inner=inner, heads=2, rank=8))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        head.calibration.copy_(torch.tensor([[1.3, 0.2], [0.8, -0.4]]))
+    return Student(encoder, head, default_taxonomy=load_taxonomy("digits"))
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
+    """`exported(family)` -> the student in PyTorch, and the path of its image side; `tiny-clip` ships."""
+    from judge.heads.export import export_student
+
+    homes, made = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}, {}
+
+    def make(family):
+        if family not in made:
+            student = make_student(homes[family])
+            path = tmp_path_factory.mktemp("export") / "student.onnx"
+            assert export_student(student, path).difference < 1e-4
+            made[family] = student, path
+        return made[family]
+
+    return make
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    """The path of an export that may be damaged."""
+    shutil.copytree(exported("clip")[1].parent, tmp_path / "copy")
+    return tmp_path / "copy" / "student.onnx"
+
+
+def edit(path, **changes):
+    manifest = path.with_suffix(".json")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+
+
+def assert_same(ours, theirs, tolerance=1e-4):
+    """Logits agree: probabilities near 0 or 1 would hide differences."""
+    assert ours.reasons == theirs.reasons
+    np.testing.assert_allclose(logit(theirs.unsafe), logit(ours.unsafe), atol=tolerance)
+    np.testing.assert_allclose(logit(theirs.categories), logit(ours.categories), atol=tolerance)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip", "tiny-clip"])
+def test_onnx_answers_as_pytorch(exported, noise_image, family):
+    student, path = exported(family)
+    runtime = load_onnx_student(path)
+    images = [
+        noise_image(seed, size) for seed, size in enumerate([(20, 16), (16, 41), (90, 33), (16, 16), (5, 7)])
+    ]
+    said = ["two dogs", None, " ", "a very long prompt, longer than one window " * 3, "\ud800 rain"]
+    for taxonomy in (FEW, MANY, FEW.select(["rain"]), FEW.names_only()):
+        for batch in (1, 3, 5):
+            for prompts in (None, said[:batch], [None] * batch):
+                ours = student.score(images[:batch], prompts, taxonomy)
+                assert_same(ours, runtime.score(images[:batch], prompts, taxonomy))
+    assert (
+        np.ptp(logit(ours.categories), axis=0).max() > 0.1
+    )  # answers that hardly differ would hide mistakes
+    assert runtime.name == student.name
+    assert runtime.default_taxonomy == student.default_taxonomy
+
+
+def test_batches_do_not_matter(exported, noise_image):
+    _, path = exported("clip")
+    images, prompts = [noise_image(seed) for seed in range(5)], ["a", None, "rain " * 9, None, "toy"]
+    small, large = OnnxStudent(path, batch_size=2), OnnxStudent(path, batch_size=32)
+    assert_same(large.score(images, prompts, FEW), small.score(images, prompts, FEW))
+
+
+def test_a_permuted_taxonomy_permutes_the_answers(exported, noise_image):
+    runtime = load_onnx_student(exported("siglip")[1])
+    shuffled = MANY.shuffled(random.Random(3))
+    images, prompts = [noise_image(0), noise_image(1)], ["rain", None]
+    before, after = (runtime.score(images, prompts, taxonomy) for taxonomy in (MANY, shuffled))
+    np.testing.assert_allclose(after.unsafe, before.unsafe, atol=1e-6)
+    places = [MANY.index(name) for name in shuffled.names]
+    np.testing.assert_allclose(after.categories, before.categories[:, places], atol=1e-6)
+
+
+def test_prompt_and_definition_have_an_effect(exported, noise_image):
+    runtime = load_onnx_student(exported("clip")[1])
+    score = lambda prompt, taxonomy: runtime.score([noise_image(0)], [prompt], taxonomy).categories  # noqa: E731
+    plain = score("rain", FEW)
+    assert np.abs(plain - score("two dogs", FEW)).max() > 1e-4
+    assert np.abs(plain - score(None, FEW)).max() > 1e-4
+    assert np.abs(plain - score("rain", FEW.reword({"dogs": "a car"}))).max() > 1e-4
+
+
+def test_no_image_gives_no_score(exported):
+    scores = load_onnx_student(exported("clip")[1]).score([], None, FEW)
+    assert scores.unsafe.shape == (0,)
+    assert scores.categories.shape == (0, 3)
+
+
+def test_taxonomies_and_phrases_are_read_once(exported, noise_image, monkeypatch):
+    from judge.heads import onnx_student
+
+    runtime = load_onnx_student(exported("clip")[1])
+    read, monkey = [], runtime.read
+    monkeypatch.setattr(runtime, "read", lambda texts: read.append(list(texts)) or monkey(texts))
+    runtime.queries(FEW)
+    runtime.queries(FEW)
+    runtime.queries(FEW.extend({"snow": "rain"}))
+    assert [len(texts) for texts in read] == [7, 1]
+    monkeypatch.setattr(onnx_student, "KEPT_TAXONOMIES", 1)
+    runtime.queries(MANY)
+    assert list(runtime._kept) == [MANY.hash]
+    monkeypatch.setattr(onnx_student, "KEPT_PHRASES", 0)
+    runtime.queries(FEW)
+    assert set(runtime._known) <= {"dogs", "dog; cat", "dog", "cat", "toy", "rain", "7"}
+
+
+def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
+    runtime = load_onnx_student(exported("clip")[1])
+    monkeypatch.setattr(
+        runtime,
+        "logits",
+        lambda images, prompts, taxonomy: (
+            np.array([0.0, np.nan], np.float32),
+            np.array([[1, -1000, 1000], [0, 0, 0]], np.float32),
+        ),
+    )
+    scores = runtime.score([noise_image(0)] * 2, None, FEW)
+    np.testing.assert_allclose(scores.categories[0], [1 / (1 + np.exp(-1)), 0, 1])
+    assert scores.unsafe[0] == 0.5
+    assert np.isnan(scores.unsafe[1])
+    assert np.isnan(scores.categories[1]).all()
+    assert scores.reasons == (None, "the student gave no finite score")
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 40), (40, 17), (9, 33), (5, 5), (301, 200)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}},
+        {"size": {"shortest_edge": 13}, "crop_size": {"height": 16, "width": 11}, "resample": 2},
+        {"size": {"height": 16, "width": 12}, "do_center_crop": False, "image_mean": [0.5] * 3},
+        {"do_resize": False, "crop_size": {"height": 18, "width": 25}, "do_normalize": False},
+        {
+            "size": {"height": 8, "width": 8},
+            "do_center_crop": False,
+            "do_rescale": False,
+            "do_normalize": False,
+        },
+    ],
+)
+def test_images_are_prepared_as_transformers_does(noise_image, size, settings):
+    from types import SimpleNamespace
+
+    from transformers import CLIPImageProcessorPil
+
+    from judge.heads.export import image_steps
+
+    processor = CLIPImageProcessorPil(**settings)
+    steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
+    image = noise_image(3, size)
+    expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
+    np.testing.assert_array_equal(steps(image), expected.astype(np.float32))
+
+
+def test_siglip_images_are_prepared_as_transformers_does(noise_image):
+    from types import SimpleNamespace
+
+    from transformers import SiglipImageProcessorPil
+
+    from judge.heads.export import image_steps
+
+    processor = SiglipImageProcessorPil(size={"height": 20, "width": 20})
+    steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
+    image = noise_image(3, (33, 50))
+    expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
+    np.testing.assert_array_equal(steps(image), expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_center_crop": False},  # sizes would differ from image to image
+        {"size": {"longest_edge": 16}},
+        {"do_pad": True},
+    ],
+)
+def test_unknown_image_processors_are_refused(settings):
+    from types import SimpleNamespace
+
+    from transformers import CLIPImageProcessorPil
+
+    from judge.heads.export import image_steps
+
+    with pytest.raises(CheckpointError, match="prepares images by CLIPImageProcessorPil"):
+        image_steps(SimpleNamespace(name="x", image_processor=CLIPImageProcessorPil(**settings)))
+
+
+def test_tokenizers_without_a_file_are_refused():
+    from types import SimpleNamespace
+
+    from judge.heads.export import text_steps
+
+    for tokenizer in (
+        SimpleNamespace(),
+        SimpleNamespace(backend_tokenizer=1, padding_side="left", pad_token_id=0),
+    ):
+        with pytest.raises(CheckpointError, match="fast tokenizer that pads and cuts on the right"):
+            text_steps(SimpleNamespace(name="x", tokenizer=tokenizer))
+
+
+def test_a_phrase_that_is_too_long(exported):
+    runtime = load_onnx_student(exported("clip")[1])
+    student = exported("clip")[0]
+    taxonomy = FEW.extend({"long": "a definition of more words than fit at once"})
+    with pytest.raises(ConfigError) as ours:
+        student.queries(taxonomy)
+    with pytest.raises(ConfigError, match=r"the text encoder reads 12: 'a definition") as theirs:
+        runtime.queries(taxonomy)
+    assert str(theirs.value).split("reads")[1] == str(ours.value).split("reads")[1]
+
+
+def test_a_prompt_that_is_too_long(exported, noise_image):
+    student, path = exported("clip")
+    for classifier in (student, load_onnx_student(path)):
+        with pytest.raises(CheckpointError, match="at most 32 are read"):
+            classifier.score([noise_image(0)], ["word " * 1000], FEW)
+
+
+def test_one_prompt_each(exported, noise_image):
+    with pytest.raises(ValueError, match="1 images but 2 prompts"):
+        load_onnx_student(exported("clip")[1]).score([noise_image(0)], ["a", "b"], FEW)
+
+
+def test_files_that_are_missing(copied, tmp_path):
+    with pytest.raises(CheckpointError, match="arbiter export RUN"):
+        load_onnx_student(tmp_path / "nothing.onnx")
+    copied.with_suffix(".text.onnx").unlink()
+    with pytest.raises(CheckpointError, match=r"student.text.onnx cannot be read"):
+        load_onnx_student(copied)
+    copied.with_suffix(".json").unlink()
+    with pytest.raises(CheckpointError, match=r"student.json is missing"):
+        load_onnx_student(copied)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_files_that_are_damaged(copied, side):
+    from judge.heads.onnx_student import file_hash
+
+    file = copied.with_suffix(SIDES[side])
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+    with pytest.raises(CheckpointError, match="is not the file that was exported"):
+        load_onnx_student(copied)
+    manifest = json.loads(copied.with_suffix(".json").read_text())
+    edit(copied, sha256=manifest["sha256"] | {side: file_hash(file)})
+    with pytest.raises(CheckpointError, match=f"{file.name} is damaged"):
+        load_onnx_student(copied)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "export format 2"),
+        ({"kinds": ["name"]}, "export it again"),
+        ({"format": "one"}, "is damaged"),
+        ({"sha256": []}, "is damaged"),
+        ({"head": {}}, "is damaged"),
+        ({"image": {"size": 3}}, "is damaged"),
+        ({"taxonomy": {"name": "x"}}, "is damaged"),
+    ],
+)
+def test_manifests_of_something_else(copied, changes, message):
+    edit(copied, **changes)
+    with pytest.raises(CheckpointError, match=message):
+        load_onnx_student(copied)
+
+
+def test_a_manifest_that_is_no_json(copied):
+    copied.with_suffix(".json").write_text("{")
+    with pytest.raises(CheckpointError, match=r"student.json is damaged"):
+        load_onnx_student(copied)
+
+
+@pytest.mark.parametrize("package", ["onnxruntime", "tokenizers"])
+def test_running_without_the_extra(exported, monkeypatch, package):
+    _, path = exported("clip")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingExtraError, match=rf"needs {package}; .*arbiter-vision\[onnx\]"):
+        load_onnx_student(path)
+
+
+def test_exporting_without_the_extra(monkeypatch, tmp_path):
+    from judge.heads import export
+
+    monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(MissingExtraError, match=r"needs onnxscript; .*arbiter-vision\[onnx\]"):
+        export.export_student("runs/student", tmp_path / "student.onnx")
+
+
+def test_nothing_is_overwritten(exported, tmp_path):
+    from judge.heads.export import export_student
+
+    student, path = exported("clip")
+    with pytest.raises(ConfigError, match="nothing is overwritten"):
+        export_student(student, path)
+    (tmp_path / "new.tokenizer.json").write_text("mine")
+    with pytest.raises(ConfigError, match=r"new.tokenizer.json: there already"):
+        export_student(student, tmp_path / "new.onnx")
+    with pytest.raises(ConfigError, match=r"must end in .onnx"):
+        export_student(student, tmp_path / "new.pt")
+    assert [file.name for file in tmp_path.iterdir()] == ["new.tokenizer.json"]
+
+
+def test_other_precisions_are_not_exported(tiny_clip_folder, tmp_path):
+    from judge.heads.export import export_student
+
+    student = make_student(tiny_clip_folder)
+    student.encoder.model.half()
+    with pytest.raises(ConfigError, match="float32 on the CPU"):
+        export_student(student, tmp_path / "student.onnx")
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path, monkeypatch):
+    from judge.heads import export
+
+    student = make_student(tiny_clip_folder)
+    for wrong in (0.01, float("nan")):
+        monkeypatch.setattr(export, "largest_difference", lambda *_, wrong=wrong: wrong)
+        monkeypatch.setattr(export, "_write_graphs", lambda student, made, int8: None)
+        monkeypatch.setattr(export, "file_hash", lambda file: "")
+        monkeypatch.setattr(export, "OnnxStudent", lambda file: None)
+        with pytest.raises(CheckpointError, match="differs from PyTorch"):
+            export.export_student(student, tmp_path / "student.onnx")
+        assert not list(tmp_path.iterdir())
+
+
+def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeypatch):
+    from judge.heads import export
+
+    def write(student, made, int8):
+        made["image"].with_name("student.onnx.data").write_bytes(b"")
+
+    monkeypatch.setattr(export, "_write_graphs", write)
+    with pytest.raises(CheckpointError, match=r"one ONNX file of 2 GB .* int8"):
+        export.export_student(make_student(tiny_clip_folder), tmp_path / "student.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_students_are_exported(tmp_path, capsys):
+    from judge.rundir import RunDir
+
+    RunDir.create(tmp_path / "run", kind="vlm")
+    assert main(["export", str(tmp_path / "run"), str(tmp_path / "student.onnx")]) == 2
+    assert "is a run of kind 'vlm', not 'student'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_in_int_8_judges_digits_alike(tmp_path, capsys):
+    from judge.digits import digits_examples
+    from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
+    from judge.heads.encoder import DualEncoder
+    from judge.heads.student import Student, save_student
+    from judge.images import open_image
+    from judge.rundir import RunDir
+
+    encoder = DualEncoder.load("tiny-clip")
+    torch.manual_seed(0)
+    student = Student(encoder, CrossAttentionHead(HeadConfig(width=encoder.width, inner=64, heads=2, rank=8)))
+    run = RunDir.create(tmp_path / "run", kind="student")
+    run.write_taxonomy(load_taxonomy("digits"))
+    save_student(run, student)
+    out = tmp_path / "small.onnx"
+    assert main(["export", str(run.path), str(out), "--int8"]) == 0
+    assert "largest difference" in capsys.readouterr().out
+    assert out.stat().st_size < 0.7 * 4 * sum(p.numel() for p in encoder.model.vision_model.parameters())
+    runtime = load_classifier(out)
+    assert isinstance(runtime, OnnxStudent)
+    assert runtime.manifest["precision"] == "int8"
+    images = [open_image(example.image) for example in digits_examples("test", count=80)]
+    taxonomy = load_taxonomy("digits")
+    ours, theirs = (one.score(images, None, taxonomy) for one in (student, runtime))
+    assert np.abs(ours.categories - theirs.categories).mean() < 0.02
+    assert ((ours.categories > 0.5) == (theirs.categories > 0.5)).mean() > 0.98
+    assert main(["export", str(run.path), str(out)]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
+
+
+def environment_without_torch(folder):
+    """A virtual environment in which only what an exported student needs can be imported."""
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True)
+    [packages] = folder.glob("lib/python*/site-packages")
+    for name in NEEDED:
+        home = distribution(name)
+        for top in {file.parts[0] for file in home.files or () if file.parts[0] not in ("..", "__pycache__")}:
+            (packages / top).symlink_to(Path(str(home.locate_file(top))))
+    return folder / "bin" / "python"
+
+
+def test_judging_without_torch(exported, noise_image, tmp_path):
+    student, path = exported("tiny-clip")
+    python = environment_without_torch(tmp_path / "environment")
+    for missing in ("torch", "transformers", "huggingface_hub", "scipy"):
+        assert subprocess.run([python, "-c", f"import {missing}"], capture_output=True).returncode == 1
+    noise_image(5, (50, 40)).save(tmp_path / "image.png")
+    command = [python, "-m", "judge.serve.cli", "judge", str(tmp_path / "image.png"), "--judge", str(path)]
+    done = subprocess.run(
+        [*command, "--taxonomy", "digits", "--prompt", "a photo of three", "--json"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(ROOT), "PATH": os.environ["PATH"]},
+        timeout=120,
+    )
+    assert done.returncode in (0, 1), done.stderr
+    verdict = json.loads(done.stdout)
+    scores = student.score(
+        [Image.open(tmp_path / "image.png").convert("RGB")], ["a photo of three"], load_taxonomy("digits")
+    )
+    assert verdict["unsafe"] == pytest.approx(scores.unsafe[0], abs=1e-5)
+
+
+def test_judging_imports_no_torch_where_it_is_installed(exported, noise_image, tmp_path):
+    noise_image(5).save(tmp_path / "image.png")
+    code = (
+        "import sys\nfrom judge.serve.cli import main\n"
+        f"main(['judge', {str(tmp_path / 'image.png')!r}, '--judge', {str(exported('tiny-clip')[1])!r}])\n"
+        "print(*sorted({'torch', 'transformers', 'huggingface_hub', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "image.png" in done.stdout
+    assert done.stdout.splitlines()[-1] == ""
+
+
+def test_steps_without_any(noise_image):
+    steps = ImageSteps(resize=None, resample=3, crop=None, scale=None, mean=None, deviation=None)
+    image = noise_image(0)
+    np.testing.assert_array_equal(steps(image), np.asarray(image).transpose(2, 0, 1))

@@ -1,0 +1,208 @@
+"""The student as a classifier: protocol, caches, gradients, saving, and what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from judge import load_classifier
+from judge.errors import CheckpointError, ConfigError
+from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
+from judge.heads.encoder import DualEncoder
+from judge.heads.student import Student, load_student, save_student
+from judge.rundir import RunDir
+from prompts import Category, Taxonomy, load_taxonomy
+
+DIGITS = Taxonomy(
+    "short", "1", (Category("one", "a 1"), Category("two", "a 2"), Category("six", "a 6; or 9"))
+)
+
+
+def make_student(folder, seed=0, **options):
+    torch.manual_seed(seed)
+    encoder = DualEncoder.load(folder)
+    head = CrossAttentionHead(HeadConfig(encoder.width, inner=32, heads=4, rank=4))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return Student(encoder, head, **options)
+
+
+@pytest.fixture
+def student(tiny_clip_folder):
+    return make_student(tiny_clip_folder, batch_size=2)
+
+
+@pytest.fixture
+def images(noise_image):
+    return [noise_image(seed) for seed in range(5)]
+
+
+PROMPTS = ["a two", None, "", "a photo of six and more words than one window holds", "one"]
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_scores_are_probabilities_of_the_right_shape(tiny_encoder_folder, images, family):
+    scores = make_student(tiny_encoder_folder(family)).score(images, PROMPTS, DIGITS)
+    assert scores.unsafe.shape == (5,)
+    assert scores.categories.shape == (5, 3)
+    assert scores.reasons == (None,) * 5
+    for values in (scores.unsafe, scores.categories):
+        assert ((values > 0) & (values < 1)).all()
+
+
+def test_batches_do_not_matter(student, images):
+    whole = student.score(images, PROMPTS, DIGITS)
+    for row, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
+        alone = student.score([image], [prompt], DIGITS)
+        np.testing.assert_allclose(alone.unsafe[0], whole.unsafe[row], atol=1e-5)
+        np.testing.assert_allclose(alone.categories[0], whole.categories[row], atol=1e-5)
+
+
+def test_a_blank_prompt_is_no_prompt(student, images):
+    scores = student.score([images[0]] * 3, [None, "", "  "], DIGITS).unsafe
+    np.testing.assert_allclose(scores, scores[0], atol=1e-6)
+    assert abs(student.score(images[:1], ["two"], DIGITS).unsafe[0] - scores[0]) > 1e-6
+
+
+def test_order_names_and_definitions(student, images):
+    base = student.score(images, None, DIGITS)
+    turned = student.score(images, None, DIGITS.select(["six", "one", "two"]))
+    np.testing.assert_allclose(turned.categories, base.categories[:, [2, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(turned.unsafe, base.unsafe, atol=1e-6)
+    renamed = student.score(images, None, DIGITS.rename({"one": "1"}))
+    assert np.abs(renamed.categories[:, 0] - base.categories[:, 0]).max() > 1e-6
+    np.testing.assert_allclose(renamed.categories[:, 1:], base.categories[:, 1:], atol=1e-6)
+    reworded = student.score(images, None, DIGITS.reword({"one": "big"}))
+    assert np.abs(reworded.categories[:, 0] - base.categories[:, 0]).max() > 1e-6
+
+
+def test_the_taxonomy_side_is_computed_once(student, images, monkeypatch):
+    student.score(images, None, DIGITS)
+    read = []
+    monkeypatch.setattr(
+        student.encoder, "read", lambda texts: read.append(texts) or DualEncoder.read(student.encoder, texts)
+    )
+    student.score(images, None, DIGITS)
+    assert all(text == "" for texts in read for text in texts)
+    student.forget()
+    student.score(images, None, DIGITS.extend({"nine": "a 9"}))
+    assert sorted(text for texts in read for text in texts if text) == ["a 9", "nine"]
+
+
+def test_no_images(student):
+    scores = student.score([], None, DIGITS)
+    assert scores.unsafe.shape == (0,)
+    assert scores.categories.shape == (0, 3)
+
+
+def test_pixel_margins_are_the_logits_with_a_gradient(student, images):
+    pixels = (
+        torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
+    )
+    pixels.requires_grad_(True)
+    margins = student.pixel_margins(pixels, PROMPTS, DIGITS)
+    np.testing.assert_allclose(
+        margins.detach().sigmoid().numpy(), student.score(images, PROMPTS, DIGITS).unsafe, atol=2e-2
+    )
+    (gradient,) = torch.autograd.grad(margins.sum(), pixels)
+    assert (gradient.abs().amax((1, 2, 3)) > 0).all()
+    pushed = (pixels + 0.02 * gradient.sign()).clamp(0, 1).detach()
+    assert (student.pixel_margins(pushed, PROMPTS, DIGITS) > margins).float().mean() > 0.7
+
+
+def test_numbers_that_are_not_finite_are_unjudged(student, images):
+    with torch.no_grad():
+        student.head.plain.bias.fill_(float("nan"))
+    scores = student.score(images[:2], None, DIGITS)
+    assert np.isnan(scores.unsafe).all()
+    assert np.isnan(scores.categories).all()
+    assert all("finite" in reason for reason in scores.reasons)
+
+
+def test_prompts_must_match_images(student, images):
+    with pytest.raises(ValueError, match="5 images but 1 prompts"):
+        student.score(images, ["one"], DIGITS)
+
+
+def test_a_phrase_longer_than_the_context(student, images):
+    with pytest.raises(ConfigError, match="reads 12: 'far too many"):
+        student.score(
+            images, None, DIGITS.extend({"long": "far too many words for this little text encoder to read"})
+        )
+
+
+def save(student, path):
+    run = RunDir.create(path, kind="student")
+    run.write_taxonomy(DIGITS)
+    save_student(run, student)
+    return run
+
+
+def test_saved_and_loaded(student, images, tmp_path):
+    with torch.no_grad():
+        student.head.calibration.copy_(torch.tensor([[1.5, 0.3], [0.7, -0.2]]))
+    run = save(student, tmp_path / "run")
+    loaded = load_classifier(run.path)
+    assert loaded.name == "run"
+    assert loaded.default_taxonomy == DIGITS
+    np.testing.assert_allclose(
+        loaded.score(images, PROMPTS, DIGITS).unsafe, student.score(images, PROMPTS, DIGITS).unsafe, atol=1e-6
+    )
+
+
+def test_another_encoder_is_refused(student, tmp_path, tiny_encoder_folder):
+    run = save(student, tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"of width 24, and .* has width 32"):
+        load_student(run, encoder=DualEncoder.load(tiny_encoder_folder("siglip")))
+    with torch.no_grad():
+        other = DualEncoder.load(student.encoder.name)
+        other.fingerprint = "0" * 64
+    with pytest.raises(CheckpointError, match="fingerprint 0000000000000000; load that encoder and revision"):
+        load_student(run, encoder=other)
+
+
+def test_a_head_of_another_width_is_refused(tiny_clip_folder):
+    with pytest.raises(CheckpointError, match="encoder of width 16"):
+        Student(DualEncoder.load(tiny_clip_folder), CrossAttentionHead(HeadConfig(16, inner=8, heads=2)))
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "shape", "unknown", "json"])
+def test_damaged_runs_are_refused(student, tmp_path, damage):
+    run = save(student, tmp_path / "run")
+    weights, shape = run.path / "head.safetensors", run.path / "head.json"
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:200])
+    elif damage == "json":
+        shape.write_text("{")
+    else:
+        content = json.loads(shape.read_text())
+        content |= {"inner": 64} if damage == "shape" else {"colour": "red"}
+        shape.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="holds no student that can be loaded"):
+        load_student(run)
+
+
+def test_a_template_makes_no_sense(student, tmp_path):
+    run = save(student, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="has no template"):
+        load_classifier(run.path, template="perspective")
+
+
+@pytest.mark.slow
+def test_the_encoder_that_ships_knows_digits_it_was_never_asked_about():
+    """Zero-shot: an untrained head on tiny-clip judges all ten digits."""
+    from judge.digits import digits_examples
+
+    encoder = DualEncoder.load("tiny-clip")
+    student = Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, inner=32)))
+    taxonomy = load_taxonomy("digits")
+    examples = [example for example in digits_examples("validation", count=120) if example.violates]
+    scores = student.score([e.image for e in examples], [None] * len(examples), taxonomy)
+    right = [
+        taxonomy.keys[row.argmax()] in e.violates for row, e in zip(scores.categories, examples, strict=True)
+    ]
+    assert np.mean(right) > 0.93
