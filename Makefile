@@ -1,13 +1,23 @@
 # make demo   fresh machine: environment, install, train the judge on the data that ships
+# make student distil that judge, train the paper's small heads beside it, calibrate the cascade
 # make test   fresh machine: environment, install, lint, types, the whole suite
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo student test lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
+
+student: .venv/installed
+	test -f runs/demo/metrics.json || $(MAKE) demo
+	rm -rf runs/student runs/cascade runs/linear_probe runs/prompt_learning runs/pooled_attention
+	$(BIN)/python recipes/linear_probe.py
+	$(BIN)/python recipes/prompt_learning.py
+	$(BIN)/python recipes/pooled_attention.py
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/distill_cross_attention.py
+	$(BIN)/python recipes/cascade.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -161,6 +161,9 @@ class Cascade:
     ) -> list[int]:
         """Stage one; gives the places of the rows that go on."""
         c = self.cutoffs
+        # What nobody can read through is not settled here, whatever the image shows.
+        long = [prompt is not None and self.student.encoder.too_long(prompt) for prompt in prompts]
+        prompts = [None if unread else prompt for prompt, unread in zip(prompts, long, strict=True)]
         image = self.settings.image(self.similarities.of_images(tokens, taxonomy))
         text = np.full_like(image, np.nan)
         if c.text_has_a_say:
@@ -169,10 +172,13 @@ class Cascade:
         verdict = filter_verdict(of_text, of_image, c)
         for place, row in enumerate(rows):
             table.why[row] = _filter_reason(verdict, place, float(of_text[place]), float(of_image[place]))
-            if not math.isnan(verdict.unsafe[place]):
+            if long[place]:
+                table.why[row] = "the prompt is longer than the filters read"
+            elif not math.isnan(verdict.unsafe[place]):
                 table.unsafe[row] = verdict.unsafe[place]
                 table.categories[row] = (text if verdict.by_text[place] else image)[place]
-        return [place for place, settled in enumerate(~np.isnan(verdict.unsafe)) if not settled]
+        settled = ~np.isnan(verdict.unsafe) & ~np.array(long, dtype=bool)
+        return np.flatnonzero(~settled).tolist()
 
 
 class _Table:

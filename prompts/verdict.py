@@ -36,6 +36,8 @@ class Verdict:
     """Hash of the taxonomy that was asked about."""
     reason: str | None = None
     """Why nothing could be judged."""
+    because: str | None = None
+    """Why the stage that decided did so, where a cascade says it."""
 
     def __post_init__(self) -> None:
         if self.status not in ("safe", "unsafe", "unjudged"):

@@ -35,7 +35,7 @@ from transformers import TrainingArguments, set_seed
 from trl import TrlParser
 
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
-from eval.metrics import JudgedRow
+from eval.metrics import JudgedRow, summarise
 from judge import load_classifier
 from judge.errors import ConfigError
 from judge.examples import check_splits, load_examples
@@ -142,9 +142,8 @@ def main() -> None:
         HeadConfig(encoder.width, options.inner, options.heads, options.depth, options.rank)
     )
     student = Student(encoder, head, name=run.path.name, default_taxonomy=taxonomy)
-    say(
-        f"{sum(p.numel() for p in head.parameters()):,} parameters on {encoder.name} of width {encoder.width}"
-    )
+    parameters = sum(p.numel() for p in head.parameters())
+    say(f"{parameters:,} parameters on {encoder.name} of width {encoder.width}")
     untrained = ask(student, final)
 
     def evaluate(_: CrossAttentionHead) -> dict[str, float]:
@@ -168,16 +167,13 @@ def main() -> None:
     calibrate_head(head, *held_out_logits(student, validation[::2], taxonomy, asked, args))
     if trainer.is_world_process_zero():
         save_student(run, student)
-        answers = {
-            "untrained": untrained,
-            "student": ask(student, final),
-            "judge": judged(options.teacher, final),
-        }
+        answers = {"untrained": untrained, "student": ask(student, final)}
+        answers["judge"] = judged(options.teacher, final)
         answers |= {Path(name).name: ask(load_classifier(name), final) for name in data.baselines}
         extra = {
             "seconds": time.time() - started,
             "seconds_teaching": taught - started,
-            "parameters": sum(p.numel() for p in head.parameters()),
+            "parameters": parameters,
             "rows_taught": sum(len(lesson.rows) for lesson in lessons),
             "unjudged_by_teacher": int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons)),
         }
@@ -186,6 +182,7 @@ def main() -> None:
 
 
 SHOWN = ("f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accuracy", "auc", "heldout_f1")
+"""Columns of the table, and numbers of the evaluations in the loop."""
 
 
 def parse() -> tuple[StudentOptions, DataOptions, StudentArguments]:
@@ -321,25 +318,28 @@ def write_results(
     found = {name: summarise_evaluation(final, rows) for name, rows in answers.items()}
     place = environment()
     about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
-    heads = {
-        name: each["f1"] for name, each in found.items() if name not in ("student", "judge", "untrained")
-    }
+    for name, rows in answers.items():
+        # Users write categories that no head was trained on: flips and held-out categories in one.
+        found[name]["f1_everything"] = summarise(rows)["f1"]
+    heads = [name for name in found if name not in ("student", "judge", "untrained")]
     run.write_metrics(
         {
             **found["student"],
             "judge_f1": found["judge"]["f1"],
             "judge": found["judge"],
             "untrained": found["untrained"],
-            "baselines": heads,
+            "baselines": {name: found[name]["f1_everything"] for name in heads},
+            "baselines_trained_categories": {name: found[name]["f1"] for name in heads},
             "baselines_in_full": {name: found[name] for name in heads},
             **extra,
             **about,
         }
     )
     run.write_rows("test", (row.to_dict() for row in answers["student"]))
-    say(f"\n{'':18}" + "".join(f"{key:>19}" for key in SHOWN))
+    shown = (*SHOWN, "f1_everything")
+    say(f"\n{'':18}" + "".join(f"{key:>18}" for key in shown))
     for name, each in found.items():
-        cells = "".join(f"{'-' if each.get(key) is None else format(each[key], '.3f'):>19}" for key in SHOWN)
+        cells = "".join(f"{'-' if each.get(key) is None else format(each[key], '.3f'):>18}" for key in shown)
         say(f"{name:18}{cells}")
     say(f"\n{extra['seconds']:.0f} s in all, {extra['seconds_teaching']:.0f} s of them the judge's. Next:")
     say(f"  arbiter judge IMAGE --judge {run.path} --taxonomy {run.manifest['taxonomy']['name']}")

@@ -311,6 +311,9 @@ class FakeEncoder:
 
     width, context, device = 8, 10, torch.device("cpu")
 
+    def too_long(self, text):
+        return len(text) > 1000
+
     def __init__(self):
         self.seen, self.read_texts = 0, []
 

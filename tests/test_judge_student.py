@@ -121,6 +121,13 @@ def test_numbers_that_are_not_finite_are_unjudged(student, images):
     assert all("finite" in reason for reason in scores.reasons)
 
 
+def test_a_prompt_longer_than_is_read_is_unjudged(student, images):
+    scores = student.score(images[:2], ["two " * 3000, "two"], DIGITS)
+    assert np.isnan(scores.unsafe).tolist() == [True, False]
+    assert np.isnan(scores.categories[0]).all()
+    assert scores.reasons == ("the prompt is longer than the student reads", None)
+
+
 def test_prompts_must_match_images(student, images):
     with pytest.raises(ValueError, match="5 images but 1 prompts"):
         student.score(images, ["one"], DIGITS)

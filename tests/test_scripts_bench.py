@@ -48,3 +48,11 @@ def test_ways_to_judge_are_compared():
     assert len(found["taxonomy_tokens"]) == 8
     assert all(260 <= tokens <= 340 for tokens in found["taxonomy_tokens"])
     assert {"machine", "versions", "policy_tokens", "written_tokens"} <= found.keys()
+
+
+@pytest.mark.slow
+def test_what_the_head_adds_and_int8_saves_are_told():
+    found = last_line("bench_student.py", "--rounds", "1", "--batches", "1")
+    assert found["head_overhead"] > -1
+    assert found["int8_speedup"] > 0
+    assert {"machine", "versions", "load_average"} <= found.keys()

@@ -135,6 +135,13 @@ class DualEncoder:
         """Tokens of a text with the special ones; more than `context` do not fit at once."""
         return len(self.tokenizer(_readable(text), truncation=False, verbose=False).input_ids)
 
+    def too_long(self, text: str) -> bool:
+        """Whether a text takes more windows than `read` reads."""
+        special = int(self.tokenizer.num_special_tokens_to_add())
+        limit = LONGEST_PROMPT * (self.context - special)
+        # A token holds one byte at least, so that most texts need not be counted.
+        return len(_readable(text).encode()) > limit and self.token_count(_readable(text)) - special > limit
+
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B texts -> (B, 1 + L, D) float32 tokens and (B, 1 + L) bool mask, without gradients.
 

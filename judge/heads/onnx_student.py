@@ -28,7 +28,7 @@ from judge.protocol import Scores
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 
-from .phrases import KINDS, phrases
+from .phrases import KINDS, phrases, why_unjudged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -130,21 +130,29 @@ class OnnxStudent:
     ) -> Scores:
         """Score B RGB images with B prompts (or none at all) under a taxonomy of K categories.
 
+        An image whose prompt is longer than is read, or whose scores are not finite, is NaN with a reason.
+
         Raises:
-            CheckpointError: a prompt of more windows than are read.
             ConfigError: a phrase of a category that is longer than the text encoder's context.
         """
         prompts = [None] * len(images) if prompts is None else list(prompts)
         if len(prompts) != len(images):
             raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        long = [prompt is not None and self.too_long(prompt) for prompt in prompts]
+        prompts = [None if unread else prompt for prompt, unread in zip(prompts, long, strict=True)]
         whole, categories = np.zeros(len(images)), np.zeros((len(images), len(taxonomy)))
         for start in range(0, len(images), self.batch_size):
             part = slice(start, start + self.batch_size)
             whole[part], categories[part] = self.logits(images[part], prompts[part], taxonomy)
         finite = np.isfinite(whole) & np.isfinite(categories).all(-1)
-        whole[~finite], categories[~finite] = np.nan, np.nan
-        reasons = tuple(None if fine else "the student gave no finite score" for fine in finite.tolist())
+        reasons = tuple(why_unjudged(unread, fine) for unread, fine in zip(long, finite, strict=True))
+        unjudged = np.array([reason is not None for reason in reasons], dtype=bool)
+        whole[unjudged], categories[unjudged] = np.nan, np.nan
         return Scores(_sigmoid(whole), _sigmoid(categories), reasons)
+
+    def too_long(self, text: str) -> bool:
+        """Whether a text takes more windows than are read."""
+        return len(self._tokenizer.encode(_readable(text)).overflowing) >= self.texts.windows
 
     def logits(
         self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy

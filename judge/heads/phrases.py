@@ -38,3 +38,10 @@ def phrases(category: Category) -> tuple[Phrase, ...]:
         for kind, text in texts:
             found.setdefault(text, Phrase(text, kind))
     return tuple(found.values())
+
+
+def why_unjudged(prompt_too_long: bool, finite: bool) -> str | None:
+    """The reason of a student that could not judge, or None."""
+    if prompt_too_long:
+        return "the prompt is longer than the student reads"
+    return None if finite else "the student gave no finite score"

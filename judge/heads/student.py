@@ -17,7 +17,7 @@ from prompts.taxonomy import Taxonomy
 
 from .cross_attention import CrossAttentionHead, HeadConfig, Queries
 from .encoder import DualEncoder
-from .phrases import KINDS, phrases
+from .phrases import KINDS, phrases, why_unjudged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -119,15 +119,17 @@ class Student:
     ) -> Scores:
         """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.see`."""
         prompts = _one_each(len(image_tokens), prompts)
+        long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
+        read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
         with torch.no_grad():
-            whole, categories = self.logits(image_tokens, prompts, taxonomy)
-        finite = torch.isfinite(whole) & torch.isfinite(categories).all(-1)
-        whole = whole.masked_fill(~finite, float("nan"))
-        categories = categories.masked_fill(~finite[:, None], float("nan"))
+            whole, categories = self.logits(image_tokens, read, taxonomy)
+        finite = (torch.isfinite(whole) & torch.isfinite(categories).all(-1)).tolist()
+        reasons = [why_unjudged(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
+        unjudged = torch.tensor([reason is not None for reason in reasons], device=whole.device)
         return Scores(
-            whole.double().sigmoid().cpu().numpy(),
-            categories.double().sigmoid().cpu().numpy(),
-            tuple(None if fine else "the student gave no finite score" for fine in finite.tolist()),
+            whole.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
+            categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
+            tuple(reasons),
         )
 
     def logits(

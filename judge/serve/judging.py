@@ -211,7 +211,10 @@ def _judge_batch(
             model=model,
             reason=scores.reasons[row],
         )
-        yield path, replace(verdict, reason=verdict.reason or scores.reasons[row])
+        decided_by = verdict.decided_by if scores.decided_by is None else scores.decided_by[row]
+        because = None if scores.because is None else scores.because[row]
+        why = verdict.reason or scores.reasons[row]
+        yield path, replace(verdict, reason=why, because=because, decided_by=decided_by)
 
 
 def _json_line(path: str, verdict: Verdict) -> str:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from judge.errors import CheckpointError
 
-SUPPORTED = ("CLIPImageProcessor", "CLIPImageProcessorPil")
-"""Image processors whose steps are known here: those of LLaVA-1.5."""
+SUPPORTED = ("CLIPImageProcessor", "CLIPImageProcessorPil", "SiglipImageProcessor", "SiglipImageProcessorPil")
+"""Image processors whose steps are known here: those of LLaVA-1.5, CLIP and SigLIP."""
 _MODES = {2: "bilinear", 3: "bicubic"}
 _NEUTRAL_STEPS = ("do_pad",)
 
