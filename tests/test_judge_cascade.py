@@ -474,6 +474,13 @@ def test_agreement_and_disagreement_of_the_filters_are_told():
     assert second.endswith(": student says safe at 0.10")
 
 
+def test_filters_do_not_settle_what_they_cannot_read_through():
+    sure = run(cascade(), [(0, 26, 9)] * 2, ["zero", "zero " * 400])
+    assert sure.decided_by[0] == "filter"
+    assert sure.decided_by[1] != "filter"
+    assert sure.because[1].startswith("the prompt is longer than the filters read")
+
+
 def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
     rng = np.random.default_rng(0)
     rows = [tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(60)]

@@ -336,3 +336,36 @@ def test_calibration_undoes_a_known_distortion():
 def test_calibration_needs_both_kinds(label):
     with pytest.raises(ConfigError, match="unsafe and safe"):
         calibrate_head(make_head(), torch.randn(10, 3), torch.full((10, 3), label))
+
+
+@pytest.mark.slow
+def test_a_head_learns_what_only_prompt_and_image_together_tell():
+    """Unsafe is what the image shows and the prompt asks for; directions are new in every batch, so none is learnt."""
+    torch.manual_seed(0)
+    head = CrossAttentionHead(HeadConfig(48, inner=32, heads=2, rank=4))
+    optimizer = torch.optim.Adam(head.parameters(), 0.01)
+
+    def batch(rows=64):
+        phrases = torch.nn.functional.normalize(torch.randn(1, 2, 1, 48), dim=-1)
+        shown, said = torch.randint(0, 2, (2, rows, 2)).bool()
+        image, prompt = torch.randn(1, rows, 4, 48) * 0.05, torch.randn(1, rows, 3, 48) * 0.05
+        image[0, :, 1:3] += shown[..., None] * phrases[0, :, 0]
+        prompt[0, :, 1:3] += said[..., None] * phrases[0, :, 0]
+        kinds = torch.zeros(1, 2, 1, dtype=torch.long)
+        return image, prompt, torch.ones(1, rows, 3, dtype=torch.bool), phrases, kinds, shown & said
+
+    for _ in range(250):
+        image, prompt, mask, phrases, kinds, label = batch()
+        _, category = head(image, prompt, mask, head.queries(phrases, kinds))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(category[0], label.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        image, prompt, mask, phrases, kinds, label = batch(500)
+        right = ((head(image, prompt, mask, head.queries(phrases, kinds))[1][0] > 0) == label).float().mean()
+        silent = (
+            ((head(image, prompt, ~mask, head.queries(phrases, kinds))[1][0] > 0) == label).float().mean()
+        )
+    assert right > 0.97
+    assert silent < 0.85
