@@ -22,6 +22,7 @@ unknown one stops the run.
 
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -352,6 +353,8 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
+    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
     try:
         main()
     except (ArbiterError, ConfigError) as error:

@@ -332,6 +332,12 @@ def test_calibration_undoes_a_known_distortion():
     assert found[1] == pytest.approx([0.5, -0.5], abs=0.15)
 
 
+def test_few_rows_change_little():
+    head = make_head()
+    calibrate_head(head, torch.tensor([[3.0, 3.0], [-3.0, -3.0]]), torch.tensor([[1.0, 1.0], [0.0, 0.0]]))
+    torch.testing.assert_close(head.calibration, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), atol=0.3, rtol=0)
+
+
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_calibration_needs_both_kinds(label):
     with pytest.raises(ConfigError, match="unsafe and safe"):

@@ -318,7 +318,8 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
 def calibrate_head(head: CrossAttentionHead, logits: Tensor, labels: Tensor) -> None:
     """Fit the scale and shift of the head's probabilities (Platt 1999), in place.
 
-    One pair for all categories and one for the whole: categories never trained on must profit too.
+    One pair for all categories and one for the whole: categories never trained on must profit too. A prior that
+    counts like one row holds them near (1, 0), so that few rows, which anything separates, change little.
 
     Args:
         head: its `calibration` is replaced.
@@ -328,15 +329,20 @@ def calibrate_head(head: CrossAttentionHead, logits: Tensor, labels: Tensor) -> 
     Raises:
         ConfigError: no unsafe or no safe row among them.
     """
-    from sklearn.linear_model import LogisticRegression
+    from scipy.optimize import minimize
 
     fitted = []
     for columns in (slice(1, None), slice(0, 1)):
-        z, y = logits[:, columns].flatten(), labels[:, columns].flatten()
-        known = ~(z.isnan() | y.isnan())
-        z, y = z[known].double().cpu(), y[known].double().cpu()
-        if not 0 < float(y.mean()) < 1:
+        z, y = (values[:, columns].flatten().double().cpu().numpy() for values in (logits, labels))
+        known = ~(np.isnan(z) | np.isnan(y))
+        z, y = z[known], y[known]
+        if not 0 < y.mean() < 1:
             raise ConfigError("Calibration needs unsafe and safe rows; the held-out set has only one kind.")
-        model = LogisticRegression(C=1e3).fit(z[:, None].numpy(), y.numpy())
-        fitted.append([float(model.coef_[0, 0]), float(model.intercept_[0])])
+
+        def cost(pair: Any, z: Any = z, y: Any = y) -> float:
+            logit = pair[0] * z + pair[1]
+            prior = (pair[0] - 1) ** 2 + pair[1] ** 2
+            return float(np.sum(np.logaddexp(0, logit) - y * logit) + prior / 2)
+
+        fitted.append(minimize(cost, (1.0, 0.0), method="Nelder-Mead").x.tolist())
     head.calibration.copy_(torch.tensor(fitted))
