@@ -307,9 +307,16 @@ def test_a_run_keeps_its_template(save_run):
 
 
 def test_a_run_of_another_kind_is_refused(tmp_path):
-    RunDir.create(tmp_path / "student", kind="student")
-    with pytest.raises(CheckpointError, match="kind 'student', not 'vlm'"):
-        load_classifier(tmp_path / "student")
+    RunDir.create(tmp_path / "other", kind="other")
+    with pytest.raises(CheckpointError, match="kind 'other', not 'vlm'"):
+        load_classifier(tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["student", "linear_probe", "prompt_learning", "pooled_attention", "cascade"])
+def test_a_run_that_did_not_get_as_far_as_a_head(tmp_path, kind):
+    RunDir.create(tmp_path / "run", kind=kind)
+    with pytest.raises(CheckpointError, match="did not get that far|may not have got|holds no"):
+        load_classifier(tmp_path / "run")
 
 
 def test_saving_an_adapter_asks_no_hub(tiny_vlm, base_folder, tmp_path):

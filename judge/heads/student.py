@@ -205,6 +205,8 @@ def load_student(run: RunDir, *, device: str | None = None, encoder: DualEncoder
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if "encoder" not in run.manifest:
+        raise CheckpointError(f"{run.path} holds no trained head; the run did not get that far.")
     encoder = encoder or DualEncoder.load(run.manifest["encoder"], device=device)
     check_encoder(run, encoder)
     try:
