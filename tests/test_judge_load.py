@@ -312,7 +312,9 @@ def test_a_run_of_another_kind_is_refused(tmp_path):
         load_classifier(tmp_path / "other")
 
 
-@pytest.mark.parametrize("kind", ["student", "linear_probe", "prompt_learning", "pooled_attention", "cascade"])
+@pytest.mark.parametrize(
+    "kind", ["student", "linear_probe", "prompt_learning", "pooled_attention", "cascade"]
+)
 def test_a_run_that_did_not_get_as_far_as_a_head(tmp_path, kind):
     RunDir.create(tmp_path / "run", kind=kind)
     with pytest.raises(CheckpointError, match=r"did not get that far|may not have got|holds no"):

@@ -48,6 +48,7 @@ def test_scores_are_probabilities_of_the_right_shape(tiny_encoder_folder, images
     assert scores.unsafe.shape == (5,)
     assert scores.categories.shape == (5, 3)
     assert scores.reasons == (None,) * 5
+    assert scores.decided_by == ("student",) * 5
     for values in (scores.unsafe, scores.categories):
         assert ((values > 0) & (values < 1)).all()
 

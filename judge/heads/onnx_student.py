@@ -148,7 +148,8 @@ class OnnxStudent:
         reasons = tuple(why_unjudged(unread, fine) for unread, fine in zip(long, finite, strict=True))
         unjudged = np.array([reason is not None for reason in reasons], dtype=bool)
         whole[unjudged], categories[unjudged] = np.nan, np.nan
-        return Scores(_sigmoid(whole), _sigmoid(categories), reasons)
+        decided_by = ("student",) * len(images)
+        return Scores(_sigmoid(whole), _sigmoid(categories), reasons, decided_by=decided_by)
 
     def too_long(self, text: str) -> bool:
         """Whether a text takes more windows than are read."""

@@ -112,6 +112,7 @@ class Student:
             np.concatenate([part.unsafe for part in parts]),
             np.concatenate([part.categories for part in parts]),
             tuple(reason for part in parts for reason in part.reasons),
+            decided_by=("student",) * len(images),
         )
 
     def score_tokens(
