@@ -349,3 +349,10 @@ def test_remote_code_is_never_trusted_and_pickles_never_read():
         for value in re.findall(r"trust_remote_code\W+(\w+)", text):
             assert value == "False", file
         assert not re.search(r"\b(pickle|joblib)\.loads?\(|torch\.load\(|weights_only=False", text), file
+
+
+def test_an_address_is_a_served_judge():
+    pytest.importorskip("openai")
+    with load_classifier("http://127.0.0.1:9/v1#ours", template="perspective", batch_size=3) as found:
+        assert (type(found).__name__, found.model, found.template) == ("RemoteJudge", "ours", "perspective")
+        assert found.concurrency == 3

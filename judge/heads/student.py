@@ -160,8 +160,12 @@ class Student:
 
     def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
+        there = torch.tensor(
+            [bool(prompt and prompt.strip()) for prompt in prompts], device=self.encoder.device
+        )
+        if not there.any():  # the text encoder is not asked about nothing
+            return there.new_zeros(len(prompts), 1, self.encoder.width, dtype=torch.float32), there[:, None]
         tokens, mask = self.encoder.read([prompt or "" for prompt in prompts])
-        there = torch.tensor([bool(prompt and prompt.strip()) for prompt in prompts], device=mask.device)
         return tokens, mask & there[:, None]
 
     def queries(self, taxonomy: Taxonomy) -> Queries:
