@@ -319,6 +319,21 @@ def test_a_step_lowers_every_part_of_the_loss():
     assert all(after[name] < before[name] for name in ("loss", "soft", "hard", "alignment"))
 
 
+def test_the_teacher_alone_means_that_no_label_counts():
+    torch.manual_seed(1)
+    model = Distillation(make_head(), DistillOptions(hard_weight=0.0))
+    batch = {
+        "image": torch.randn(1, 4, 5, 16),
+        "prompt": torch.randn(1, 4, 2, 16),
+        "prompt_mask": torch.ones(1, 4, 2, dtype=torch.bool),
+        "phrases": torch.randn(1, 2, 2, 16),
+        "kinds": torch.zeros(1, 2, 2, dtype=torch.long),
+        "soft": torch.rand(1, 4, 3),
+    }
+    losses = [model(**batch, hard=torch.full((1, 4, 3), label))["loss"].item() for label in (0.0, 1.0)]
+    assert losses[0] == losses[1] > 0
+
+
 def test_calibration_undoes_a_known_distortion():
     rng = torch.Generator().manual_seed(0)
     true = torch.randn(4000, 3, generator=rng) * 2

@@ -126,10 +126,11 @@ def parse(monkeypatch):
     return run
 
 
-def test_the_default_config_parses_and_names_its_command(parse):
-    path = ROOT / "recipes/configs/distill_cross_attention.yaml"
+@pytest.mark.parametrize("name", ["distill_cross_attention", "distill_judge_only"])
+def test_the_configs_parse_and_name_their_command(parse, name):
+    path = ROOT / f"recipes/configs/{name}.yaml"
     assert "accelerate launch recipes/distill_cross_attention.py" in path.read_text()
-    options, data, args = parse()
+    options, data, args = parse("--config", str(path))
     given = yaml.safe_load(path.read_text())
     merged = {**vars(options), **vars(data), **vars(args)}
     for key in given.keys() - {"lr_scheduler_type", "eval_strategy", "save_strategy", "report_to"}:

@@ -218,6 +218,8 @@ class Distillation(nn.Module):
         whole, category = self.head(image, prompt, prompt_mask, queries)
         logits = torch.cat([whole[..., None], category], dim=-1)
         options = self.options
+        if not options.hard_weight:  # the teacher alone: no label may find another way in
+            hard = torch.full_like(hard, math.nan)
         parts = {
             "soft": soft_loss(logits, soft, options.temperature),
             "hard": hard_loss(logits, hard),
