@@ -475,10 +475,13 @@ def test_agreement_and_disagreement_of_the_filters_are_told():
 
 
 def test_filters_do_not_settle_what_they_cannot_read_through():
-    sure = run(cascade(), [(0, 26, 9)] * 2, ["zero", "zero " * 400])
-    assert sure.decided_by[0] == "filter"
-    assert sure.decided_by[1] != "filter"
-    assert sure.because[1].startswith("the prompt is longer than the filters read")
+    found = cascade(SILENT_TEXT)
+    alone = run(found, [(0, 9, 9)] * 2, [None, "zero " * 400])
+    assert found.student.asked == 1
+    assert not np.isnan(alone.unsafe).any()
+    assert alone.decided_by[0] == "filter"
+    assert alone.decided_by[1] != "filter"
+    assert alone.because[1].startswith("the prompt is longer than the filters read")
 
 
 def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
