@@ -1,0 +1,350 @@
+"""What an attack is given: images, what the victim is asked about each, and a budget; and its bookkeeping.
+
+Attacks differ only in where they step next. Everything else is here once: asking the victim in batches that share a
+policy, keeping the best of each image, closing those that are done so that batches stay full of open ones, and a last
+check that no attack can get around (`find`).
+"""
+
+import hashlib
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .errors import AttackError
+from .threat import ThreatModel
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a victim is asked beside the pixels."""
+
+    prompt: str | None
+    """The text behind the image, or None."""
+    policy: Hashable = None
+    """The taxonomy, which no attack on pixels looks into; images under one policy are asked together."""
+
+
+class Victim(Protocol):
+    """What is attacked: anything that says how unsafe pictures are (a judge, a student, filters, a cascade)."""
+
+    name: str
+    no_gradients: str | None
+    """None where `margins` is differentiable in the pixels; else which part is not, as an error says it."""
+
+    def margins(self, pixels: Tensor, contexts: Sequence[Context]) -> Tensor:
+        """(B, 3, H, W) floats in [0, 1] and B contexts -> (B,) float32; positive means it says unsafe."""
+        ...
+
+    def score(self, images: "Sequence[Image]", contexts: Sequence[Context]) -> "NDArray[np.float64]":
+        """The real path: B pictures as they would be posted -> (B,) p(unsafe), 0.5 the threshold, NaN unjudged."""
+        ...
+
+
+@dataclass
+class Spent:
+    """What attacks cost, and what they met."""
+
+    forwards: int = 0
+    """Images passed through the victim."""
+    backwards: int = 0
+    """Images whose gradient was taken."""
+    zero_gradients: int = 0
+    """Of those, gradients that were zero in every pixel."""
+    seconds: float = 0.0
+
+
+@dataclass
+class Found:
+    """What an attack made of N images, within its budget."""
+
+    pixels: Tensor
+    """(N, 3, H, W): what the victim misjudges, else what came nearest to it."""
+    gap: Tensor
+    """(N,) the victim's margin on the attacker's terms; below 0 the attack succeeded."""
+    steps: Tensor
+    """(N,) after how many steps `pixels` was found; 0 is the clean image."""
+    misjudged: Tensor
+    """(N,) whether the clean image was judged as the attacker wants already; not the attack's merit."""
+
+    @property
+    def success(self) -> Tensor:
+        """(N,) attacked pixels are misjudged, clean ones were not."""
+        return (self.gap < 0) & ~self.misjudged
+
+
+class Problem:
+    """N images and the verdicts that an attacker wants changed.
+
+    Attributes:
+        victim: who is asked.
+        images: (N, 3, H, W) float32 in [0, 1].
+        contexts: N prompts and policies.
+        signs: (N,) 1 where the victim shall stop saying unsafe, -1 where it shall start to.
+        threat: the budget.
+        seed: of every random draw; what is drawn for an image depends on nothing but the seed and its row.
+    """
+
+    def __init__(
+        self,
+        victim: Victim,
+        images: Tensor,
+        contexts: Sequence[Context],
+        signs: Tensor,
+        threat: ThreatModel,
+        *,
+        batch_size: int = 32,
+        seed: int = 0,
+        spent: Spent | None = None,
+    ) -> None:
+        """Check what is attacked.
+
+        Raises:
+            AttackError: images outside [0, 1], counts that differ, signs other than 1 and -1.
+        """
+        check_images(images)
+        if not len(images) == len(contexts) == len(signs):
+            raise AttackError(
+                f"Got {len(images)} images, {len(contexts)} contexts and {len(signs)} signs; give one each."
+            )
+        if not bool((signs.abs() == 1).all()):
+            raise AttackError(
+                "signs are 1 (unsafe shall be called safe) or -1 (safe shall be called unsafe)."
+            )
+        self.victim, self.images, self.contexts = victim, images, tuple(contexts)
+        self.signs, self.threat, self.batch_size, self.seed = signs.float(), threat, batch_size, seed
+        self.spent = spent if spent is not None else Spent()
+        self._clean: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, rows: Tensor) -> "Problem":
+        """The same problem for (n,) of the rows; costs are counted together."""
+        part = self._like(self.images[rows], [self.contexts[row] for row in rows.tolist()], self.signs[rows])
+        part._clean = None if self._clean is None else self._clean[rows]
+        return part
+
+    def at(self, epsilon: float) -> "Problem":
+        """The same problem with another budget."""
+        other = self._like(self.images, self.contexts, self.signs)
+        other.threat, other._clean = replace(self.threat, epsilon=epsilon), self._clean
+        return other
+
+    def against(self, victim: Victim) -> "Problem":
+        """The same images and goals for another victim, as a transfer attack needs it."""
+        other = self._like(self.images, self.contexts, self.signs)
+        other.victim = victim
+        return other
+
+    def asking(self, contexts: Sequence[Context]) -> "Problem":
+        """The same images with other prompts or policies."""
+        return self._like(self.images, contexts, self.signs)
+
+    def _like(self, images: Tensor, contexts: Sequence[Context], signs: Tensor) -> "Problem":
+        return Problem(
+            self.victim, images, contexts, signs, self.threat,
+            batch_size=self.batch_size, seed=self.seed, spent=self.spent,
+        )  # fmt: skip
+
+    def gap(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        """(B, 3, H, W) and (B,) rows -> (B,) signed margins; below 0 the attacker has what he wants."""
+        with torch.no_grad():
+            return self._ask(pixels, rows)
+
+    def gradient(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) gaps and their gradients (B, 3, H, W) in the pixels.
+
+        Raises:
+            AttackError: the victim has no gradients, or they are not finite.
+        """
+        if self.victim.no_gradients is not None:
+            raise AttackError(
+                f"{self.victim.name} gives no gradients to pixels: {self.victim.no_gradients}. Craft the attack on "
+                "another victim (transfer), or use an attack that only asks (Square)."
+            )
+        pixels = pixels.detach().requires_grad_(True)
+        with torch.enable_grad():
+            gap = self._ask(pixels, rows)
+            (gradient,) = torch.autograd.grad(gap.sum(), pixels)
+        if not bool(torch.isfinite(gradient).all()):
+            raise AttackError(
+                f"{self.victim.name} gives gradients that are not finite; half precision overflows so: load it in "
+                "float32 or bfloat16."
+            )
+        self.spent.backwards += len(rows)
+        self.spent.zero_gradients += int((gradient.flatten(1) == 0).all(1).sum())
+        return gap.detach(), gradient
+
+    def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        started = time.perf_counter()
+        margins = self.victim.margins(pixels, [self.contexts[row] for row in rows.tolist()])
+        margins = margins.float().to(pixels.device)
+        self.spent.forwards += len(rows)
+        self.spent.seconds += time.perf_counter() - started
+        if not bool(torch.isfinite(margins).all()):
+            raise AttackError(
+                f"{self.victim.name} gives margins that are not finite; half precision overflows so: load it in "
+                "float32 or bfloat16."
+            )
+        return margins * self.signs[rows].to(pixels.device)
+
+    def clean_gap(self) -> Tensor:
+        """(N,) gaps of the clean images, asked once."""
+        if self._clean is None:
+            clean = torch.empty(len(self))
+            for rows in self.batches(torch.arange(len(self))):
+                clean[rows] = self.gap(self.images[rows], rows)
+            self._clean = clean
+        return self._clean
+
+    def batches(self, rows: Tensor) -> list[Tensor]:
+        """(n,) rows in batches of one policy each, at most `batch_size`."""
+        by_policy: dict[Any, list[int]] = {}
+        for row in rows.tolist():
+            by_policy.setdefault(self.contexts[row].policy, []).append(row)
+        return [
+            torch.tensor(members[start : start + self.batch_size])
+            for members in by_policy.values()
+            for start in range(0, len(members), self.batch_size)
+        ]
+
+    def draw(self, rows: Tensor, salt: str, kind: str = "uniform") -> Tensor:
+        """Random numbers (B, 3, H, W): uniform in [-1, 1], or normal; the same for a row in any batch."""
+        drawn = []
+        for row in rows.tolist():
+            digest = hashlib.sha256(f"{self.seed}/{row}/{salt}".encode()).digest()
+            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            shape = self.images.shape[1:]
+            if kind == "normal":
+                drawn.append(torch.randn(shape, generator=generator))
+            else:
+                drawn.append(torch.rand(shape, generator=generator) * 2 - 1)
+        return torch.stack(drawn)
+
+    def start(self, rows: Tensor, restart: int, salt: str = "start") -> Tensor:
+        """(B, 3, H, W) where a restart begins: the clean image first (restart 0), then random points of the ball."""
+        clean = self.images[rows]
+        if restart == 0:
+            return clean.clone()
+        if self.threat.norm == "linf":
+            change = self.draw(rows, f"{salt}/{restart}") * self.threat.epsilon
+        else:
+            change = self.draw(rows, f"{salt}/{restart}", "normal")
+            size = change.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+            change = change / size * self.threat.epsilon
+        return self.threat.project(clean + change, clean)
+
+
+@dataclass
+class Search:
+    """Which images are open, and the best that was found of each.
+
+    An image closes once its attack succeeds and, where the threat model stores pictures as bytes, still succeeds
+    after rounding. What is closed costs nothing more, and batches are filled up with what is open.
+    """
+
+    problem: Problem
+    limit: int
+    """Steps for each image."""
+    early_stop: bool = True
+    taken: Tensor = field(init=False)
+    """(N,) steps done."""
+    open: Tensor = field(init=False)
+    """(N,) whether a step is left and wanted."""
+    found: Found = field(init=False)
+
+    def __post_init__(self) -> None:
+        clean, images = self.problem.clean_gap(), self.problem.images
+        count = len(images)
+        self.taken = torch.zeros(count, dtype=torch.long)
+        misjudged = clean < 0
+        self.found = Found(images.clone(), clean.clone(), self.taken.clone(), misjudged)
+        self.open = ~misjudged & (self.limit > 0)
+        self._survives = torch.zeros(count, dtype=torch.bool)
+
+    def batches(self) -> list[Tensor]:
+        """Open rows in full batches; take one step for each and `report` it, then ask again, until there are none."""
+        return self.problem.batches(self.open.nonzero().flatten())
+
+    def report(self, rows: Tensor, pixels: Tensor, gap: Tensor) -> None:
+        """Count one step for (B,) rows that stand at `pixels` with `gap`; keep what is better; close what is done.
+
+        Pixels must keep the budget.
+        """
+        self.taken[rows] += 1
+        survives = self._survives_storing(rows, pixels, gap)
+        better = torch.where(
+            survives == self._survives[rows], gap < self.found.gap[rows], survives & ~self._survives[rows]
+        )
+        chosen = rows[better]
+        self.found.pixels[chosen], self.found.gap[chosen] = pixels.detach()[better], gap[better]
+        self.found.steps[chosen] = self.taken[chosen]
+        self._survives[chosen] = survives[better]
+        self.open[rows] = self.taken[rows] < self.limit
+        if self.early_stop:
+            self.open[rows] &= ~self._survives[rows]
+
+    def _survives_storing(self, rows: Tensor, pixels: Tensor, gap: Tensor) -> Tensor:
+        survives, threat = gap < 0, self.problem.threat
+        if not threat.after or not threat.can_be_stored or not bool(survives.any()):
+            return survives
+        places = survives.nonzero().flatten()
+        stored = threat.stored(pixels.detach()[places], self.problem.images[rows[places]])
+        survives[places] = self.problem.gap(stored, rows[places]) < 0
+        return survives
+
+
+class Attack(Protocol):
+    """A way to search: give it a problem, get the best pixels it found."""
+
+    name: str
+    needs_gradients: bool
+
+    def run(self, problem: Problem) -> Found:
+        """Search within the problem's budget."""
+        ...
+
+
+def find(attack: Attack, problem: Problem) -> Found:
+    """Run an attack and believe nothing it says: check its budget and ask the victim again.
+
+    Raises:
+        AttackError: it left the budget, or claims a gap that the victim does not confirm.
+    """
+    found = attack.run(problem)
+    outside = ~problem.threat.keeps_budget(found.pixels, problem.images)
+    if bool(outside.any()):
+        raise AttackError(f"{attack.name} left its budget on {int(outside.sum())} of {len(outside)} images.")
+    again = torch.empty(len(problem))
+    for rows in problem.batches(torch.arange(len(problem))):
+        again[rows] = problem.gap(found.pixels[rows], rows)
+    return replace(found, gap=again, misjudged=problem.clean_gap() < 0)
+
+
+def check_images(images: Tensor) -> None:
+    """See that pictures are floats in [0, 1].
+
+    Raises:
+        AttackError: another shape, type or range.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise AttackError(
+            f"Images are {images.dtype} {tuple(images.shape)}; give floats (N, 3, H, W) in [0, 1], "
+            "bytes divided by 255."
+        )
+    if images.numel() and not bool(torch.isfinite(images).all()):
+        raise AttackError("Images hold values that are not finite.")
+    if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
+        raise AttackError(
+            f"Images range from {float(images.min()):.3g} to {float(images.max()):.3g}; give pixels in [0, 1]: divide "
+            "bytes by 255, and leave normalising to the victim."
+        )

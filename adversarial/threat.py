@@ -1,0 +1,152 @@
+"""The threat model as an object: what the attacker wants, knows and may change.
+
+An epsilon means nothing without the space it lives in. Here it is always in pixels of [0, 1] (write it in grey levels:
+`2/255`), either of the posted file or of the picture at the model's input; normalisation belongs to the victim.
+(UnsafeBench's code perturbs normalised tensors, where its epsilon of 0.01 is less than one grey level.)
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import AttackError
+
+Norm = Literal["linf", "l2"]
+Goal = Literal["opposite", "safe", "force", "hide"]
+Space = Literal["file", "input"]
+Knowledge = Literal["white_box", "transfer", "queries"]
+
+_AFTER = re.compile(r"8bit|png|jpeg:(\d{1,3})")
+_TOLERANCE = 1e-6
+"""Rounding that a projection in float32 may leave."""
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """One attacker.
+
+    Raises:
+        AttackError: a value that does not exist, or an epsilon in grey levels.
+    """
+
+    epsilon: float
+    """Budget: largest change of a value (linf), or length of the change over all values (l2), pixels in [0, 1]."""
+    norm: Norm = "linf"
+    goal: Goal = "opposite"
+    """The opposite verdict; a safe verdict for unsafe images; one category forced onto an image, or hidden."""
+    category: str | None = None
+    """Name of the category to force or hide."""
+    space: Space = "file"
+    """Pixels of the posted file, or of the picture at the model's input, which was resized beforehand."""
+    knowledge: Knowledge = "white_box"
+    """Gradients of the victim; only of another model; or only answers to queries."""
+    after: tuple[str, ...] = ("8bit", "jpeg:75")
+    """What the attacked picture goes through before it is judged: 8bit, png, jpeg:QUALITY; each is reported."""
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("norm", self.norm, get_args(Norm)),
+            ("goal", self.goal, get_args(Goal)),
+            ("space", self.space, get_args(Space)),
+            ("knowledge", self.knowledge, get_args(Knowledge)),
+        ):
+            if value not in allowed:
+                raise AttackError(f"{name} is {value!r}; it is one of {', '.join(allowed)}.")
+        check_epsilon(self.epsilon, self.norm)
+        if (self.goal in ("force", "hide")) != (self.category is not None):
+            raise AttackError(
+                f"The goal {self.goal!r} with category {self.category!r}: force and hide need a category, "
+                "the other goals have none."
+            )
+        for step in self.after:
+            found = _AFTER.fullmatch(step)
+            if not found or (found[1] and not 1 <= int(found[1]) <= 100):
+                raise AttackError(f"{step!r} is nothing a picture goes through; use 8bit, png or jpeg:75.")
+
+    def project(self, pixels: Tensor, clean: Tensor) -> Tensor:
+        """The nearest point that keeps budget and pixel range, of (B, 3, H, W) around (B, 3, H, W)."""
+        return clip_change(pixels, clean, self.epsilon, self.norm)
+
+    @property
+    def can_be_stored(self) -> bool:
+        """Whether the budget is one grey level at least; a smaller one vanishes in any file of bytes."""
+        return self.norm == "l2" or self.epsilon * 255 >= 1 - _TOLERANCE
+
+    def stored(self, pixels: Tensor, clean: Tensor) -> Tensor:
+        """What is left of (B, 3, H, W) once stored as bytes, rounded so that the budget is kept; still floats.
+
+        Rounded to the nearest byte, 2.55 grey levels would become 3. So a change is rounded to the nearest whole number
+        of levels that the budget allows; below one level nothing of it is left.
+        """
+        if self.norm == "l2":
+            return round_to_8_bits(pixels)
+        most = math.floor(self.epsilon * 255 + _TOLERANCE)
+        base = torch.round(clean * 255.0)
+        return (base + (pixels * 255.0 - base).round().clamp(-most, most)).clamp(0.0, 255.0) / 255.0
+
+    def keeps_budget(self, pixels: Tensor, clean: Tensor) -> Tensor:
+        """(B,) whether pixels lie in [0, 1] and within epsilon, up to rounding in float32."""
+        inside = ((pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)).flatten(1).all(1)
+        allowed = self.epsilon + _TOLERANCE * max(1.0, self.epsilon * 10)
+        return inside & (length(pixels - clean, self.norm) <= allowed)
+
+
+def clip_change(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:
+    """Bring (B, 3, H, W) into the ball of `epsilon` around `clean` and into [0, 1]."""
+    change = pixels - clean
+    if norm == "linf":
+        change = change.clamp(-epsilon, epsilon)
+    else:
+        size = length(change, norm).clamp(min=1e-12)[:, None, None, None]
+        change = change * (epsilon / size).clamp(max=1.0)
+    return (clean + change).clamp(0.0, 1.0)
+
+
+def length(change: Tensor, norm: Norm) -> Tensor:
+    """(B,) size of (B, ...) changes: the largest value (linf), or the Euclidean length (l2)."""
+    flat = change.flatten(1)
+    return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
+
+
+def parse_epsilon(text: str | float) -> float:
+    """`2/255` or `0.01` -> a number in pixels of [0, 1].
+
+    Raises:
+        AttackError: no number, or one above 1: then it was meant in grey levels.
+    """
+    written = str(text).strip()
+    try:
+        above, _, below = written.partition("/")
+        value = float(above) / float(below) if below else float(above)
+    except (ValueError, ZeroDivisionError):
+        raise AttackError(f"{written!r} is no epsilon; write grey levels as 2/255, or a number.") from None
+    check_epsilon(value, "linf")
+    return value
+
+
+def check_epsilon(epsilon: float, norm: Norm) -> None:
+    """See that a budget is in pixels of [0, 1].
+
+    Raises:
+        AttackError: negative, not finite, or an L-inf budget above 1.
+    """
+    if not math.isfinite(epsilon) or epsilon < 0:
+        raise AttackError(f"epsilon is {epsilon}; it is a finite number from 0.")
+    if norm == "linf" and epsilon > 1:
+        raise AttackError(
+            f"epsilon is {epsilon:g}, but pixels are in [0, 1]; for {epsilon:g} grey levels write {epsilon:g}/255."
+        )
+
+
+def in_grey_levels(epsilon: float) -> str:
+    """0.00784 -> `2/255`, for tables."""
+    return f"{round(epsilon * 255, 3):g}/255"
+
+
+def round_to_8_bits(pixels: Tensor) -> Tensor:
+    """What is left of pixels in [0, 1] once they are stored as bytes; still floats."""
+    return torch.round(pixels.clamp(0.0, 1.0) * 255.0) / 255.0
