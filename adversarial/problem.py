@@ -306,8 +306,15 @@ class Search:
 class Attack(Protocol):
     """A way to search: give it a problem, get the best pixels it found."""
 
-    name: str
-    needs_gradients: bool
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether it takes gradients of the victim, or only asks."""
+        ...
 
     def run(self, problem: Problem) -> Found:
         """Search within the problem's budget."""
@@ -315,10 +322,10 @@ class Attack(Protocol):
 
 
 def find(attack: Attack, problem: Problem) -> Found:
-    """Run an attack and believe nothing it says: check its budget and ask the victim again.
+    """Run an attack and believe nothing it says: check its budget, and replace its gaps by the victim's own.
 
     Raises:
-        AttackError: it left the budget, or claims a gap that the victim does not confirm.
+        AttackError: it left the budget.
     """
     found = attack.run(problem)
     outside = ~problem.threat.keeps_budget(found.pixels, problem.images)

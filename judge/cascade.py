@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from prompts.taxonomy import Taxonomy
 
+from .cascade_margins import Path as MarginPath
+from .cascade_margins import cascade_margins
 from .errors import CheckpointError, ConfigError
 from .filters import Platt, Similarities
 from .heads.encoder import DualEncoder
@@ -150,6 +152,27 @@ class Cascade:
             scores = self.judge.score([images[row] for row in left], [prompts[row] for row in left], taxonomy)
             table.settle("judge", left, scores, self.cutoffs.judge, self.cutoffs.judge)
         return table.scores()
+
+    def pixel_margins(
+        self,
+        pixels: "Tensor",
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+        path: MarginPath = "any",
+    ) -> "Tensor":
+        """How far (B, 3, H, W) pixels in [0, 1] are from the other verdict: `judge.cascade_margins`.
+
+        Raises:
+            ConfigError: a category, whose score is that of whichever stage decides and so has no margin.
+        """
+        if category is not None:
+            raise ConfigError(
+                f"A cascade has no margin for {category!r} alone: its cutoffs are held against p(unsafe). Ask its "
+                "student, its judge or its filters (FilterStage.of), or give it a policy of that category only."
+            )
+        return cascade_margins(self, pixels, prompts, taxonomy, path=path)
 
     def _filter(
         self,

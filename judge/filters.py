@@ -40,6 +40,10 @@ class Platt:
         probability: Array = expit(self.slope * similarity + self.intercept)
         return probability
 
+    def logits(self, similarity: Tensor) -> Tensor:
+        """The logits of those probabilities, differentiable in the similarities."""
+        return self.slope * similarity + self.intercept
+
     @classmethod
     def fit(cls, truth: ArrayLike, similarity: ArrayLike) -> "Platt":
         """Logistic regression on (N,) labels 1 or 0 (NaN unknown) and (N,) cosines (NaN where there is none).
@@ -92,11 +96,15 @@ class Similarities:
             found[there] = cosines[[texts.index(str(prompts[place])) for place in there]]
         return found
 
-    def _cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Array:
+    def cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Tensor:
+        """(B, D) pooled embeddings of images or texts -> (B, K) float32 cosines, differentiable in them."""
         phrases, missing = self._phrases(taxonomy)
+        cosines = torch.einsum("bd,kmd->bkm", F.normalize(pooled.float(), dim=-1), phrases)
+        return cosines.masked_fill(missing, -torch.inf).amax(dim=-1)
+
+    def _cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Array:
         with torch.no_grad():
-            cosines = torch.einsum("bd,kmd->bkm", F.normalize(pooled.float(), dim=-1), phrases)
-            best = cosines.masked_fill(missing, -torch.inf).amax(dim=-1)
+            best = self.cosines(pooled, taxonomy)
         found: Array = np.clip(best.double().cpu().numpy(), -1, 1)
         return found
 

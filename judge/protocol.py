@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from PIL.Image import Image
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,4 +41,29 @@ class Classifier(Protocol):
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B RGB images with B prompts (or none at all) under `taxonomy`."""
+        ...
+
+
+class DifferentiableClassifier(Classifier, Protocol):
+    """A classifier whose verdict can be followed back to the pixels, as attacks and robust training need it."""
+
+    def pixel_margins(
+        self,
+        pixels: "Tensor",
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+    ) -> "Tensor":
+        """How far the verdict is from the other one, differentiable in the pixels.
+
+        Args:
+            pixels: (B, 3, H, W) floats in [0, 1], at the images' own size; what the model does to them is done here.
+            prompts: B prompts, or None.
+            taxonomy: what is asked.
+            category: name of a category, to ask whether it is violated instead of whether any is.
+
+        Returns:
+            (B,) float32; positive where `Scores.unsafe` (or that category's score) is over 0.5, else negative.
+        """
         ...

@@ -132,6 +132,35 @@ class CategoryClassifier(FixedClassifier):
             ),
         )
 
+    def pixel_margins(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+    ) -> Tensor:
+        """Largest logit of the trained categories asked about, differentiable in (B, 3, H, W) pixels in [0, 1].
+
+        Returns:
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; prompts are not looked at.
+
+        Raises:
+            ConfigError: a category that was not trained: no verdict is ever safe then, so there is no margin.
+            TaxonomyError: no such category.
+        """
+        covered = trained_for(self.default_taxonomy, taxonomy, self.match)
+        places = range(len(covered)) if category is None else [taxonomy.index(category)]
+        missed = [taxonomy.names[place] for place in places if not covered[place]]
+        if missed:
+            raise ConfigError(
+                f"{self.name} does not cover {', '.join(missed)}, so it can call nothing safe under this taxonomy and "
+                "has no margin; ask about trained categories only."
+            )
+        logits: Tensor = self.head(self.encoder.see_pixels(pixels)[:, 0])
+        chosen = sorted({member for place in places for member in covered[place]})
+        return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
+
 
 def trained_for(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
     """For each category asked about, positions of the trained ones that cover it together; empty where none do.

@@ -8,6 +8,7 @@ the query says, so the text has no effect on the output and gets no gradient; th
 What differs: the original trains all of CLIP ViT-B/32 with it, here the encoder is frozen.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -85,6 +86,27 @@ class PooledAttention(FixedClassifier):
         unsafe = np.where(np.isfinite(unsafe), unsafe, np.nan)
         reasons = tuple(f"{self.name} gave no finite score" if np.isnan(p) else None for p in unsafe)
         return Scores(unsafe, np.full((len(unsafe), len(taxonomy)), np.nan), reasons)
+
+    def pixel_margins(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+    ) -> Tensor:
+        """Logit of unsafe (B,) float32, differentiable in (B, 3, H, W) pixels in [0, 1].
+
+        Raises:
+            ConfigError: a category, as it names none.
+        """
+        if category is not None:
+            raise ConfigError(f"{self.name} names no category, so it has no margin for {category!r}.")
+        prompts = [None] * len(pixels) if prompts is None else prompts
+        texts = self.encoder.read([prompt or "" for prompt in prompts])[0][:, 0]
+        logits = self.head(self.encoder.see_pixels(pixels)[:, 0], texts)[:, 0]
+        margins: Tensor = logits[:, 1] - logits[:, 0]
+        return margins
 
 
 def save_pooled_attention(run: RunDir, classifier: PooledAttention) -> None:

@@ -144,7 +144,12 @@ class Student:
         return whole[0], categories[0]
 
     def pixel_margins(
-        self, pixels: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
     ) -> Tensor:
         """Logit of unsafe, differentiable in the images' pixels.
 
@@ -152,11 +157,19 @@ class Student:
             pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
             prompts: B prompts, or None.
             taxonomy: what is asked.
+            category: name of a category, to give its logit instead.
 
         Returns:
-            (B,) float32, the logit of `Scores.unsafe`; positive means unsafe.
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
+
+        Raises:
+            TaxonomyError: no such category.
+            CheckpointError: a prompt that is longer than the student reads, or an image processor of unknown steps.
         """
-        return self.logits(self.encoder.see_pixels(pixels), _one_each(len(pixels), prompts), taxonomy)[0]
+        place = None if category is None else taxonomy.index(category)
+        prompts = _one_each(len(pixels), prompts)
+        whole, categories = self.logits(self.encoder.see_pixels(pixels), prompts, taxonomy)
+        return whole if place is None else categories[:, place]
 
     def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
@@ -212,7 +225,8 @@ def load_student(run: RunDir, *, device: str | None = None, encoder: DualEncoder
 
     if "encoder" not in run.manifest:
         raise CheckpointError(f"{run.path} holds no trained head; the run did not get that far.")
-    encoder = encoder or DualEncoder.load(run.manifest["encoder"], device=device)
+    own = run.path / "encoder"  # of a student whose encoder learnt with it; found wherever the run is moved to
+    encoder = encoder or DualEncoder.load(own if own.is_dir() else run.manifest["encoder"], device=device)
     check_encoder(run, encoder)
     try:
         config = HeadConfig(**json.loads((run.path / SHAPE).read_text(encoding="utf-8")))

@@ -11,13 +11,14 @@ questions that taxonomies have in common are one branch.
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from judge.errors import ConfigError
 from judge.protocol import Scores
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
@@ -26,13 +27,15 @@ from prompts.template import render
 from .encode import ChatEncoder, Encoded, Variant
 from .pack import Prefix, Visual, pack_bins, pack_trees, stack_visual
 from .pixels import preprocess
-from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree
+from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree, one_against_others
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 KEPT_POLICIES = 16
 """Prefix caches held at a time; the least recently used goes first."""
+KEPT_QUESTIONS = 1024
+"""Tokenised questions held at a time, for attacks; the least recently used goes first."""
 TREE_WIDTH = 256
 """Tokens up to which a tree is packed behind its image in one row; a larger one is cut into rows of its own."""
 
@@ -57,6 +60,8 @@ class VisionLanguageJudge:
     default_taxonomy: Taxonomy | None = None
     batch_size: int = 8
     _prefixes: "OrderedDict[tuple[int, ...], Prefix]" = field(default_factory=OrderedDict, repr=False)
+    _questions: "OrderedDict[Any, Encoded]" = field(default_factory=OrderedDict, repr=False)
+    _runs: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         self.encoder = ChatEncoder(self.processor, self.template)
@@ -112,13 +117,17 @@ class VisionLanguageJudge:
                     _spread(found, start + row, variants[row], log_probabilities, reason)
         return [table.scores() for table in found]
 
-    def margins(self, visual: Visual, encoded: Sequence[Encoded]) -> Tensor:
+    def margins(self, visual: Visual, encoded: Sequence[Encoded], *, answer: int | None = None) -> Tensor:
         """Log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
 
-        Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe.
+        Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe. With `answer`,
+        that answer stands against all others.
         """
-        scores = self.answer_scores(visual, encoded, keep_gradient=True)
-        return scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
+        asked = one_against_others(encoded[0].continuations, answer or 0)
+        rows = [replace(row, continuations=asked) for row in encoded]
+        scores = self.answer_scores(visual, rows, keep_gradient=True)
+        margin = scores[:, 0] - scores[:, 1:].logsumexp(dim=1)
+        return -margin if answer is None else margin
 
     def pixel_margins(
         self,
@@ -126,6 +135,7 @@ class VisionLanguageJudge:
         prompts: Sequence[str | None] | None,
         taxonomy: Taxonomy,
         *,
+        category: str | None = None,
         focus: str | None = None,
     ) -> Tensor:
         """Log P(unsafe) - log P(safe), differentiable in the pixels of the images as they were posted.
@@ -134,30 +144,63 @@ class VisionLanguageJudge:
             pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
             prompts: B prompts, or None.
             taxonomy: the policy.
+            category: ask whether the answer names this category; without `focus` it is the logit of its score.
             focus: ask about this category alone.
 
         Returns:
-            (B,) float32, the logit of `Scores.unsafe`; positive means unsafe.
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
 
         Raises:
+            TaxonomyError: no such category.
+            ConfigError: a template whose answers do not name it.
             CheckpointError: a family whose image processor is not known to `pixels.preprocess`.
             ArbiterError: a row does not fit the context.
         """
-        from PIL import Image
-
         prompts = [None] * len(pixels) if prompts is None else list(prompts)
         if len(prompts) != len(pixels):
             raise ValueError(f"Got {len(pixels)} images but {len(prompts)} prompts; give one each, or None.")
+        answer = None if category is None else self._answer(taxonomy, category, focus)
         visual = {"pixel_values": preprocess(self.processor.image_processor, pixels)}
-        run, _ = self.encoder.see(Image.new("RGB", (pixels.shape[3], pixels.shape[2])))
-        chats = [render(taxonomy, prompt, template=self.template, focus=focus) for prompt in prompts]
-        encoded = [self.encoder.encode_row([Variant(chat)], run) for chat in chats]
+        size = (int(pixels.shape[3]), int(pixels.shape[2]))
+        encoded = [self._question(taxonomy, prompt, focus, size) for prompt in prompts]
         longest = max(map(len, encoded))
         if longest > self._context():
             raise ArbiterError(
                 f"A row takes {longest} tokens and the model reads {self._context()}; shorten it."
             )
-        return self.margins(visual, encoded)
+        return self.margins(visual, encoded, answer=answer)
+
+    def _question(
+        self, taxonomy: Taxonomy, prompt: str | None, focus: str | None, size: tuple[int, int]
+    ) -> Encoded:
+        """The tokens of a question about a picture (width, height); attacks ask the same at every step."""
+        from PIL import Image
+
+        if size not in self._runs:
+            self._runs[size] = self.encoder.see(Image.new("RGB", size))[0]
+        key = (taxonomy, prompt, focus, size)
+        if key not in self._questions:
+            chat = render(taxonomy, prompt, template=self.template, focus=focus)
+            self._questions[key] = self.encoder.encode_row([Variant(chat)], self._runs[size])
+            while len(self._questions) > KEPT_QUESTIONS:
+                self._questions.popitem(last=False)
+        else:
+            self._questions.move_to_end(key)
+        return self._questions[key]
+
+    def _answer(self, taxonomy: Taxonomy, category: str, focus: str | None) -> int:
+        """Place of the answer that names a category."""
+        place = taxonomy.index(category)
+        answers = render(taxonomy, template=self.template, focus=focus).answers
+        for number, answer in enumerate(answers):
+            if answer.category == place:
+                return number
+        asked = (
+            f"asked about {focus!r} alone" if focus is not None else f"under the template {self.template!r}"
+        )
+        raise ConfigError(
+            f"No answer names {category!r} {asked}; use policy_first or perspective, and focus on it or on nothing."
+        )
 
     def answer_scores(
         self, visual: Visual, encoded: Sequence[Encoded], *, keep_gradient: bool = False

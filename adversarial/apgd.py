@@ -1,0 +1,166 @@
+"""APGD: gradient descent that sets its own step size.
+
+Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
+section 3 and algorithm 1. It begins with steps of 2 epsilon and momentum. At checkpoints that come ever closer, an
+image whose gap did not fall often enough, or whose best did not move, goes back to its best point with half the step.
+
+The paper's own loss, DLR, divides by a difference to the third largest logit; a verdict has two classes, so there is
+no DLR here. The margin does what DLR is for: it has no scale that could saturate (`adversarial/gradient.py` compares
+it with cross-entropy).
+"""
+
+import itertools
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from .gradient import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
+from .problem import Found, Problem, Search
+
+_ALPHA = 0.75
+"""Weight of the new step against momentum (section 3.1)."""
+_RHO = 0.75
+"""Share of steps between checkpoints that must have helped, else the step size is halved (section 3.2)."""
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Auto-PGD with restarts, keeping the best point of all runs.
+
+    Steps are counted as in PGD: the first run starts at the clean image, whose verdict is known, and moves at once;
+    any other start is asked about and costs one of its run's steps.
+
+    Raises:
+        AttackError: counts below 1, or a loss that does not exist.
+    """
+
+    steps: int = 100
+    """Points asked about in each run; the checkpoints are shares of it."""
+    restarts: int = 1
+    """Runs for each image, the first included; later ones start at random and only where earlier ones failed."""
+    loss: Loss = "margin"
+    early_stop: bool = True
+    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest gap."""
+    start: Tensor | None = field(default=None, compare=False, repr=False)
+    """(N, 3, H, W) where the first run begins, brought into the budget; None: the clean images."""
+
+    needs_gradients = True
+
+    def __post_init__(self) -> None:
+        check_counts(steps=self.steps, restarts=self.restarts)
+        check_loss(self.loss)
+
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        return named("apgd", self.loss)
+
+    def run(self, problem: Problem) -> Found:
+        """Descend for every image until it is misjudged or the steps are used up."""
+        search = Search(problem, self.steps * self.restarts, self.early_stop)
+        walk = _Walk(problem, self.loss, starting_points(problem, self.start))
+        if self.start is None:
+            for rows in search.batches():
+                _, gradient = problem.gradient(walk.points[rows], rows)
+                walk.begin(rows, problem.clean_gap()[rows], gradient)
+        stops = checkpoints(self.steps)
+        spans = {stop: stop - last for last, stop in itertools.pairwise(stops)}
+        while batches := search.batches():
+            for rows in batches:
+                # Open rows take one step a round, so they all are at the same one.
+                run, place = divmod(int(search.taken[rows[0]]), self.steps)
+                from_clean = run == 0 and self.start is None
+                here = walk.points[rows]
+                if place == self.steps - 1:
+                    gap = problem.gap(here, rows)
+                    if run + 1 < self.restarts:
+                        walk.points[rows] = problem.start(rows, run + 1, "apgd")
+                else:
+                    gap, gradient = problem.gradient(here, rows)
+                    if place == 0 and not from_clean:
+                        walk.begin(rows, gap, gradient)
+                    else:
+                        moves = place + 1 if from_clean else place
+                        walk.go_on(rows, gap, gradient, spans.get(moves, 0))
+                search.report(rows, here, gap)
+        return search.found
+
+
+def checkpoints(steps: int) -> list[int]:
+    """Steps after which the step size is looked at (section 3.2): 0, 22%, then ever shorter spans, 6% at least."""
+    shares = [0.0, 0.22]
+    while shares[-1] < 1:
+        shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
+    # 0.22 + 0.19 is 0.41000000000000003 in floats, which must not become one step more.
+    return sorted({min(math.ceil(share * steps - 1e-9), steps) for share in shares})
+
+
+class _Walk:
+    """Where each of N images stands in its run, and what decides its step size; (N, 3, H, W) and (N,) tensors."""
+
+    def __init__(self, problem: Problem, loss: Loss, points: Tensor) -> None:
+        self.problem, self.loss = problem, loss
+        self.points, self.before = points, points.clone()
+        """To be asked about next, and the point before the one asked about last, for momentum."""
+        self.best, self.best_gradient = points.clone(), torch.zeros_like(points)
+        self.value, self.best_value, self.checked_value = torch.zeros(3, len(points))
+        """Loss of the last point, of the best of this run, and of the best at the last checkpoint."""
+        self.size, self.checked_size = torch.zeros(2, len(points))
+        """Step size, now and between the last two checkpoints."""
+        self.falls = torch.zeros(len(points))
+        """Steps since the last checkpoint that lowered the loss."""
+
+    def begin(self, rows: Tensor, gap: Tensor, gradient: Tensor) -> None:
+        """Start a run of (B,) rows where they stand, with a whole step of 2 epsilon and no momentum."""
+        here = self.points[rows]
+        gradient = loss_gradient(self.problem, gap, gradient, self.loss)
+        self.best[rows], self.best_gradient[rows], self.before[rows] = here, gradient, here
+        self.value[rows] = self.best_value[rows] = self.checked_value[rows] = self._loss(gap)
+        self.size[rows] = self.checked_size[rows] = 2 * self.problem.threat.epsilon
+        self.falls[rows] = 0
+        self.points[rows] = self._ahead(rows, here, gradient)
+
+    def go_on(self, rows: Tensor, gap: Tensor, gradient: Tensor, span: int) -> None:
+        """Note what (B,) rows found where they stand, and move them; `span` is 0, or steps since a checkpoint."""
+        here, value = self.points[rows], self._loss(gap)
+        gradient = loss_gradient(self.problem, gap, gradient, self.loss)
+        self.falls[rows] += (value < self.value[rows]).float()
+        self.value[rows] = value
+        better = value < self.best_value[rows]
+        chosen = rows[better]
+        self.best[chosen], self.best_gradient[chosen] = here[better], gradient[better]
+        self.best_value[chosen] = value[better]
+        before = self.before[rows]
+        if span:
+            back = self._halve(rows, span)[:, None, None, None]
+            here = torch.where(back, self.best[rows], here)
+            gradient = torch.where(back, self.best_gradient[rows], gradient)
+        moved = here + _ALPHA * (self._ahead(rows, here, gradient) - here) + (1 - _ALPHA) * (here - before)
+        self.before[rows] = here
+        self.points[rows] = self.problem.threat.project(moved, self.problem.images[rows])
+
+    def _halve(self, rows: Tensor, span: int) -> Tensor:
+        """(B,) who halves the step and goes back to the best: conditions 1 and 2 of section 3.2."""
+        too_few = self.falls[rows] < _RHO * span
+        size, best = self.size[rows], self.best_value[rows]
+        stuck = (self.checked_size[rows] == size) & (self.checked_value[rows] == best)
+        halved: Tensor = too_few | stuck
+        self.checked_size[rows], self.checked_value[rows], self.falls[rows] = size, best, 0.0
+        self.size[rows] = torch.where(halved, size / 2, size)
+        self.value[rows] = torch.where(halved, best, self.value[rows])
+        return halved
+
+    def _ahead(self, rows: Tensor, here: Tensor, gradient: Tensor) -> Tensor:
+        """(B, 3, H, W) a plain projected step from where (B,) rows are: z in algorithm 1."""
+        threat = self.problem.threat
+        step = self.size[rows][:, None, None, None] * direction(gradient, threat.norm)
+        return threat.project(here - step, self.problem.images[rows])
+
+    def _loss(self, gap: Tensor) -> Tensor:
+        if self.loss == "margin":
+            return gap
+        entropy: Tensor = softplus(-gap)
+        return entropy.neg()

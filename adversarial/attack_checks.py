@@ -1,0 +1,172 @@
+"""Honesty checks of what attacks made: each compares results that should be ordered if attacks and gradients work."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor
+
+from .checks import Check, outcome
+from .problem import Attack, Found, Problem
+from .recording import Record
+
+SMALL_SHARE = 0.02
+"""Share of rows that may differ by chance; never less than one row."""
+_SLACK = 1e-9
+
+
+def success_rate(found: Found) -> float:
+    """Share of successes among the rows judged right when clean; 0 of none."""
+    return float(found.success.sum()) / max(1, int((~found.misjudged).sum()))
+
+
+def robust_accuracy(found: Found) -> float:
+    """Share of rows that are judged right, attacked or not."""
+    return float((~found.misjudged & (found.gap >= 0)).float().mean())
+
+
+def zero_epsilon_is_clean(problem: Problem, found: Found) -> Check:
+    """Without a budget the attack returns the clean images, their gaps and no success."""
+    clean = problem.clean_gap()
+    moved, changed = (
+        float((found.pixels - problem.images).abs().max()),
+        float((found.gap - clean).abs().max()),
+    )
+    limit, success = 1e-4 * max(1.0, float(clean.abs().max())), success_rate(found)
+    return outcome(
+        "zero_epsilon",
+        moved <= 1e-6 and changed <= limit and not success,
+        {"pixels": moved, "gap": changed, "success": success},
+        limit,
+        f"At epsilon 0 pixels move by {moved:.2g}, gaps by {changed:.2g}.",
+        "Something other than the budget changes the verdict: dropout, noise, preprocessing.",
+    )
+
+
+def more_epsilon_never_helps(found: Mapping[float, Found]) -> Check:
+    """Robust accuracy does not rise with the budget; `found` holds an independent run for each epsilon."""
+    curve = {f"{epsilon * 255:.4g}/255": robust_accuracy(found[epsilon]) for epsilon in sorted(found)}
+    values, limit = list(curve.values()), _some_rows(next(iter(found.values())))
+    rise = max(later - value for place, value in enumerate(values) for later in values[place:])
+    return outcome(
+        "more_epsilon",
+        rise <= limit + _SLACK,
+        curve,
+        limit,
+        f"Robust accuracy rises by at most {rise:.1%} of rows with epsilon.",
+        "A larger ball holds the smaller one: the attack fails to search it.",
+    )
+
+
+def huge_epsilon_breaks(found: Sequence[Found]) -> Check:
+    """With budgets that make any picture of any other, the attack succeeds; measured is the smallest success rate."""
+    success = min(success_rate(each) for each in found)
+    return outcome(
+        "huge_epsilon",
+        success >= 0.99,
+        success,
+        0.99,
+        f"At a huge epsilon the attack succeeds on {success:.1%} of rows.",
+        "No classifier survives that: the attack is broken, or the gradients are hidden.",
+    )
+
+
+def best_is_kept(found: Found, record: Record) -> Check:
+    """The attack returns the best point that it asked the victim about within its budget."""
+    slack = 1e-3 * found.gap.abs().clamp(min=1.0)
+    # Among successes, one that survives rounding to bytes may be preferred to one with a lower gap.
+    forgotten = (record.best < found.gap - slack) & (found.gap >= 0)
+    share, lost = float(forgotten.float().mean()), int((forgotten & (record.best < 0)).sum())
+    return outcome(
+        "best_kept",
+        not lost and share <= SMALL_SHARE,
+        share,
+        SMALL_SHARE,
+        f"A better point was forgotten on {share:.1%} of rows, on {lost} rows a success.",
+        "Keep the best iterate, not the last.",
+    )
+
+
+def gradients_are_not_zero(zeros: int, taken: int) -> Check:
+    """Hardly any gradient of those taken is zero in every pixel."""
+    share = zeros / max(1, taken)
+    return outcome(
+        "zero_gradients",
+        share <= 0.01,
+        share,
+        0.01,
+        f"Of {taken} gradients {share:.1%} are zero in every pixel.",
+        "The margins are flat there (rounding, saturation, half precision): attack a smooth stand-in (BPDA), or the "
+        "logits in place of what saturates.",
+    )
+
+
+def step_is_small(attack: Attack) -> Check | None:
+    """The attack's step (`step` or `alpha`, in epsilons) is shorter than the budget; None if it names none."""
+    step = getattr(attack, "step", None)
+    step = getattr(attack, "alpha", None) if step is None else step
+    if not isinstance(step, int | float):
+        return None
+    return outcome(
+        "step_size",
+        step < 1,
+        float(step),
+        1.0,
+        f"One step is {step:.3g} epsilons.",
+        "From 2 on no step remembers the one before: give it as a share of epsilon, below 1.",
+    )
+
+
+def moves_are_small(record: Record) -> Check:
+    """Moves do not cross the whole L-inf ball, whatever the attack says of its steps; measured is the share that do."""
+    return outcome(
+        "memory",
+        record.jumps <= 0.5,
+        record.jumps,
+        0.5,
+        f"Of all moves of a pixel {record.jumps:.1%} cross the whole ball.",
+        "Each step starts anew (FGSM in a loop): take smaller ones.",
+    )
+
+
+def iterative_beats_one_step(strong: Found, one_step: Found) -> Check:
+    """Where one step succeeds, many steps do; measured is the share of rows where only one step does."""
+    only, limit = float((one_step.success & ~strong.success).float().mean()), _some_rows(strong)
+    return outcome(
+        "one_step",
+        only <= limit + _SLACK and success_rate(strong) >= success_rate(one_step),
+        only,
+        limit,
+        f"Only one step succeeds on {only:.1%} of rows; success is {success_rate(one_step):.1%} with one step, "
+        f"{success_rate(strong):.1%} with many.",
+        "Many steps should find what the first one does: step size, or a loss that misleads.",
+    )
+
+
+def doubling_changes_little(strong: Found, doubled: Found) -> Check:
+    """Twice the steps raise the success by 5% of rows at most."""
+    rise, limit = success_rate(doubled) - success_rate(strong), max(0.05, 1 / max(1, len(strong.gap)))
+    return outcome(
+        "doubled_steps",
+        rise <= limit + _SLACK,
+        rise,
+        limit,
+        f"Twice the steps change the success by {rise:+.1%} of rows.",
+        "The attack has not converged: give it more steps.",
+    )
+
+
+def white_box_beats(name: str, strong: Found, fooled: Tensor) -> Check:
+    """A weaker attacker, who fools (N,) rows, does not do better than one who sees the gradients."""
+    lead = float((fooled & ~strong.misjudged).float().mean() - strong.success.float().mean())
+    limit = _some_rows(strong)
+    return outcome(
+        name,
+        lead <= limit + _SLACK,
+        lead,
+        limit,
+        f"Compared with the white box, an attacker who sees less succeeds on {lead:+.1%} of rows.",
+        "So masked gradients show: the victim is less robust than they say.",
+    )
+
+
+def _some_rows(found: Found) -> float:
+    return max(SMALL_SHARE, 1 / max(1, len(found.gap)))

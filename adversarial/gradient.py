@@ -1,0 +1,280 @@
+"""Attacks that follow the gradient of the margin: Gaussian noise as their floor, FGSM, and PGD.
+
+All of them minimise the gap, the victim's margin on the attacker's terms, and count alike: the clean image is step 0,
+and each further point that the victim is asked about is one step.
+
+**Two losses.** With two verdicts, the cross-entropy of the right one is `softplus(-gap)`. Its gradient in the pixels is
+that of the gap times `sigmoid(-gap)`: same direction, other length. Sign steps and normalised steps have no use for a
+length, so cross-entropy leads exactly where the margin does, until the factor is zero in float32 (a gap of about 104),
+or so small that its product with the gradient is. Then it stands still and the victim looks robust. The papers' attacks
+use it, so it is offered; the margin never saturates and is the default.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .errors import AttackError
+from .problem import Found, Problem, Search
+from .threat import Norm, ThreatModel
+
+Loss = Literal["margin", "cross_entropy"]
+
+
+@dataclass(frozen=True)
+class GaussianNoise:
+    """Random noise, best of a few draws; what an attack without any idea achieves.
+
+    UnsafeBench scales its noise to an L2 length of 0.01 over the whole image, 2e-5 a value, where nothing can happen.
+    Here sigma is the standard deviation of one value in pixels, and the noise is then brought into the budget.
+
+    Raises:
+        AttackError: less than one draw, a sigma or length that is not positive, or both of them.
+    """
+
+    sigma: float | None = None
+    """Of one value, in pixels of [0, 1]. None: half of epsilon (L-inf, where 5% of the values are then clipped), or
+    epsilon divided by the root of the number of values (L2, where the noise is then about as long as the budget)."""
+    draws: int = 10
+    length: float | None = None
+    """Instead of sigma, UnsafeBench's way: scale each draw to this Euclidean length over the whole image."""
+    early_stop: bool = True
+
+    name = "gaussian_noise"
+    needs_gradients = False
+
+    def __post_init__(self) -> None:
+        check_counts(draws=self.draws)
+        if self.sigma is not None and self.length is not None:
+            raise AttackError("Give sigma, of one value, or length, of the noise in a whole image; not both.")
+        for name, size in (("sigma", self.sigma), ("length", self.length)):
+            if size is not None and not size > 0:
+                raise AttackError(f"{name} is {size}; it is a positive number in pixels of [0, 1], as 4/255.")
+
+    def run(self, problem: Problem) -> Found:
+        """Draw noise for every image until it is misjudged or the draws are used up."""
+        search = Search(problem, self.draws, self.early_stop)
+        while batches := search.batches():
+            for rows in batches:
+                clean = problem.images[rows]
+                noise = problem.draw(rows, f"{self.name}/{int(search.taken[rows[0]])}", "normal")
+                pixels = problem.threat.project(clean + self._scaled(noise, problem.threat), clean)
+                search.report(rows, pixels, problem.gap(pixels, rows))
+        return search.found
+
+    def _scaled(self, noise: Tensor, threat: ThreatModel) -> Tensor:
+        if self.length is not None:
+            return self.length * direction(noise, "l2")
+        if self.sigma is not None:
+            return self.sigma * noise
+        return noise * threat.epsilon / (2.0 if threat.norm == "linf" else float(noise[0].numel()) ** 0.5)
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """One step of length epsilon along the sign of the gradient (L-inf), or along the gradient (L2).
+
+    Goodfellow et al. 2015, "Explaining and harnessing adversarial examples", section 4. Exact where the margin is
+    linear in the pixels; elsewhere the yardstick that every iterative attack must beat.
+
+    Raises:
+        AttackError: a loss that does not exist.
+    """
+
+    loss: Loss = "margin"
+
+    needs_gradients = True
+
+    def __post_init__(self) -> None:
+        check_loss(self.loss)
+
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        return named("fgsm", self.loss)
+
+    def run(self, problem: Problem) -> Found:
+        """Take the step from every clean image and ask once about where it ends."""
+        return PGD(steps=1, loss=self.loss).run(problem)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected gradient descent on the gap, with restarts, keeping the best point of all.
+
+    Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; L2 with normalised
+    gradients. The first run starts at the clean image (or at `start`), later ones at random points of the ball, and
+    only images that held so far are run again. The clean image is known, so the first step is already a move; another
+    start is asked about and costs one of its run's steps. A run's last point needs no gradient, and none is taken.
+
+    With `last_iterate`, `check_every=steps` and a step of 3.33 epsilon it is UnsafeBench's protocol. There a step
+    leads from anywhere in the ball beyond its far side, so the projection forgets where it came from: each iterate is
+    the FGSM point of the one before. That is why a step of epsilon or more must be asked for.
+
+    Raises:
+        AttackError: counts below 1, a step that is not positive, or too large; options that contradict each other.
+    """
+
+    steps: int = 100
+    """Points asked about in each run."""
+    alpha: float | None = None
+    """Step in units of epsilon. None: 2.5 / steps, enough to cross the ball (2 epsilon) with a quarter to spare, and
+    at most a half, so that a few steps still are several; one step alone goes all the way (FGSM)."""
+    restarts: int = 1
+    """Runs for each image, the first included."""
+    loss: Loss = "margin"
+    early_stop: bool = True
+    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest gap."""
+    last_iterate: bool = False
+    """Return the last point, however bad, instead of the best; weak, to reproduce others' figures."""
+    check_every: int | None = None
+    """With `last_iterate`: look for success only every so many steps, and stop there. None: at the end only."""
+    allow_large_steps: bool = False
+    """Permit a step of epsilon or more."""
+    start: Tensor | None = field(default=None, compare=False, repr=False)
+    """(N, 3, H, W) where the first run begins, brought into the budget; None: the clean images."""
+
+    needs_gradients = True
+
+    def __post_init__(self) -> None:
+        check_counts(
+            steps=self.steps,
+            restarts=self.restarts,
+            check_every=1 if self.check_every is None else self.check_every,
+        )
+        check_loss(self.loss)
+        if self.alpha is not None and not self.alpha > 0:
+            raise AttackError(f"alpha is {self.alpha}; it is a positive number, in units of epsilon.")
+        if self.step >= 1 and self.steps > 1 and not self.allow_large_steps:
+            raise AttackError(
+                f"alpha is {self.step:.4g} times epsilon: steps that large jump from edge to edge of the budget, and "
+                "from 2 on each forgets all before it. Use less than 1 (2.5 / steps is usual; alpha is relative to "
+                "epsilon, not in pixels), or set allow_large_steps to reproduce such an attack."
+            )
+        if self.last_iterate and self.restarts > 1:
+            raise AttackError(
+                "last_iterate keeps no best, so restarts would be thrown away; use one of the two."
+            )
+        if self.check_every is not None and not self.last_iterate:
+            raise AttackError(
+                "check_every goes with last_iterate; the best point is looked for at every step."
+            )
+
+    @property
+    def name(self) -> str:
+        """As tables say it."""
+        return named("pgd", self.loss) + ("_last_iterate" if self.last_iterate else "")
+
+    @property
+    def step(self) -> float:
+        """Length of a step in units of epsilon."""
+        if self.alpha is not None:
+            return self.alpha
+        return 1.0 if self.steps == 1 else min(0.5, 2.5 / self.steps)
+
+    def run(self, problem: Problem) -> Found:
+        """Descend for every image until it is misjudged or the steps are used up."""
+        search = Search(problem, self.steps * self.restarts, self.early_stop and not self.last_iterate)
+        points = starting_points(problem, self.start)
+        if self.start is None:
+            for rows in search.batches():
+                _, gradient = problem.gradient(points[rows], rows)
+                points[rows] = self._moved(problem, rows, points[rows], problem.clean_gap()[rows], gradient)
+        while batches := search.batches():
+            for rows in batches:
+                # Open rows take one step a round, so they all are at the same one.
+                run, place = divmod(int(search.taken[rows[0]]), self.steps)
+                here = points[rows]
+                if place < self.steps - 1:
+                    gap, gradient = problem.gradient(here, rows)
+                    points[rows] = self._moved(problem, rows, here, gap, gradient)
+                else:
+                    gap = problem.gap(here, rows)
+                    if run + 1 < self.restarts:
+                        points[rows] = problem.start(rows, run + 1, "pgd")
+                search.report(rows, here, gap)
+                if self.last_iterate:
+                    self._keep_last(search, rows, here, gap)
+        return search.found
+
+    def _moved(self, problem: Problem, rows: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
+        ahead = direction(loss_gradient(problem, gap, gradient, self.loss), problem.threat.norm)
+        return problem.threat.project(here - self.step * problem.threat.epsilon * ahead, problem.images[rows])
+
+    def _keep_last(self, search: Search, rows: Tensor, here: Tensor, gap: Tensor) -> None:
+        search.found.pixels[rows], search.found.gap[rows] = here, gap
+        search.found.steps[rows] = search.taken[rows]
+        if self.check_every is not None and int(search.taken[rows[0]]) % self.check_every == 0:
+            search.open[rows] &= gap >= 0
+
+
+def starting_points(problem: Problem, start: Tensor | None) -> Tensor:
+    """(N, 3, H, W) the clean images, or a warm start brought into the budget around them.
+
+    Raises:
+        AttackError: a start for other images.
+    """
+    if start is None:
+        return problem.images.clone()
+    if start.shape != problem.images.shape:
+        raise AttackError(
+            f"start is {tuple(start.shape)}, the images are {tuple(problem.images.shape)}; give one start for each."
+        )
+    return problem.threat.project(start.to(problem.images), problem.images)
+
+
+def loss_gradient(problem: Problem, gap: Tensor, gradient: Tensor, loss: Loss) -> Tensor:
+    """(B,) gaps and their gradients (B, 3, H, W) -> gradients of what is minimised.
+
+    That is the gap, or minus the cross-entropy; where the latter has saturated, a zero gradient is counted.
+    """
+    if loss == "margin":
+        return gradient
+    scaled = gradient * torch.sigmoid(-gap)[:, None, None, None]
+    vanished = (scaled.flatten(1) == 0).all(1) & (gradient.flatten(1) != 0).any(1)
+    problem.spent.zero_gradients += int(vanished.sum())
+    return scaled
+
+
+def direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """(B, 3, H, W) -> steepest direction of length 1 in the norm: the sign (linf), or the gradient scaled (l2).
+
+    A zero gradient has no direction and stays zero.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    # Squares of small gradients underflow in float32, so the largest value is divided out first.
+    scaled = gradient / gradient.flatten(1).abs().amax(1).clamp(min=1e-38)[:, None, None, None]
+    scaled /= scaled.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+    return scaled
+
+
+def named(attack: str, loss: Loss) -> str:
+    """`pgd`, or `pgd_cross_entropy` where the loss is not the usual one."""
+    return attack if loss == "margin" else f"{attack}_{loss}"
+
+
+def check_counts(**counts: int) -> None:
+    """See that steps, restarts and the like are 1 at least.
+
+    Raises:
+        AttackError: one is not.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise AttackError(f"{name} is {count}; it is a whole number from 1.")
+
+
+def check_loss(loss: str) -> None:
+    """See that a loss exists for two verdicts.
+
+    Raises:
+        AttackError: another name; the message says why it is not DLR.
+    """
+    if loss not in get_args(Loss):
+        raise AttackError(
+            f"loss is {loss!r}; it is one of {', '.join(get_args(Loss))}. (DLR divides by the gap to a third class, "
+            "and a verdict has two.)"
+        )

@@ -1,0 +1,142 @@
+"""Checks that an attack was an attack: they fail loudly where a number says more than was measured.
+
+A robust accuracy is an upper bound. It is loose where the attack is broken (steps too large, best point forgotten,
+too few steps) or where the victim hides its gradients without being robust. Both leave traces, and each check looks for
+one. They follow Carlini et al. 2019 (arXiv 1902.06705, section 3), the flags of AutoAttack (Croce and Hein 2020) and
+the indicators of Pintor et al. 2022 (arXiv 2106.09947).
+
+`check_honesty` runs the attacks on a sample of rows and all checks on what they made. Each check is a function of what
+it looks at, so that it can be used alone.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .attack_checks import (
+    best_is_kept,
+    doubling_changes_little,
+    gradients_are_not_zero,
+    huge_epsilon_breaks,
+    iterative_beats_one_step,
+    more_epsilon_never_helps,
+    moves_are_small,
+    step_is_small,
+    white_box_beats,
+    zero_epsilon_is_clean,
+)
+from .checks import Check, format_checks, require_honest
+from .errors import AttackError
+from .problem import Attack, Problem, find
+from .recording import RecordingProblem
+from .victim_checks import (
+    all_gaps,
+    both_paths,
+    margins_are_logits,
+    passes_agree,
+    paths_agree,
+    text_moves_margins,
+)
+
+__all__ = ["Check", "check_honesty", "format_checks", "require_honest"]
+
+HUGE = (128 / 255, 1.0)
+"""Budgets in L-inf at which a picture can be made grey, and made any other."""
+
+
+def check_honesty(
+    problem: Problem,
+    *,
+    strong: Attack,
+    one_step: Attack | None = None,
+    black_box: Attack | None = None,
+    transfer: Problem | None = None,
+    doubled: Attack | None = None,
+    reads_text: bool = False,
+    rows: int = 32,
+) -> list[Check]:
+    """All checks that apply, on a sample of rows that the victim judges right when clean.
+
+    The strong attack runs once for each of six budgets, the others once at the problem's own.
+
+    Args:
+        problem: victim, images and budget.
+        strong: the attack that the evaluation rests on.
+        one_step: a weaker gradient attack (FGSM), which it must beat.
+        black_box: an attack without gradients (Square), which must not beat it.
+        transfer: the same rows against another victim (`problem.against(other)`), where `strong` crafts pixels that
+            must not fool this victim more often than its own do.
+        doubled: the strong attack with twice the steps, which must change little.
+        reads_text: whether the victim claims that prompts matter.
+        rows: size of the sample.
+
+    Raises:
+        AttackError: no row is judged right when clean; an attack leaves its budget (see `find`).
+    """
+    places = sample_rows(problem, rows)
+    sample, recorded = problem.subset(places), RecordingProblem(problem.subset(places))
+    backwards, zeros = sample.spent.backwards, sample.spent.zero_gradients
+    found = find(strong, recorded)
+    backwards, zeros = sample.spent.backwards - backwards, sample.spent.zero_gradients - zeros
+    by_epsilon = {problem.threat.epsilon: found} | {
+        epsilon: find(strong, sample.at(epsilon)) for epsilon in epsilon_grid(sample)
+    }
+    checks = [
+        zero_epsilon_is_clean(sample, find(strong, sample.at(0.0))),
+        more_epsilon_never_helps(by_epsilon),
+        huge_epsilon_breaks([by_epsilon[epsilon] for epsilon in huge_epsilons(sample)]),
+        best_is_kept(found, recorded.record),
+    ]
+    if strong.needs_gradients:
+        checks.append(gradients_are_not_zero(zeros, backwards))
+        checks += [step] if (step := step_is_small(strong)) else []
+        checks += [moves_are_small(recorded.record)] if problem.threat.norm == "linf" else []
+    if one_step is not None:
+        checks.append(iterative_beats_one_step(found, find(one_step, sample)))
+    if doubled is not None:
+        checks.append(doubling_changes_little(found, find(doubled, sample)))
+    if black_box is not None:
+        checks.append(white_box_beats("black_box", found, find(black_box, sample).success))
+    if transfer is not None:
+        other = find(strong, transfer.subset(places))
+        checks.append(white_box_beats("transfer", found, all_gaps(sample, other.pixels) < 0))
+    stored = (
+        sample.threat.stored(found.pixels, sample.images) if sample.threat.can_be_stored else found.pixels
+    )
+    margins, probabilities = both_paths(sample, sample.images)
+    return [
+        *checks,
+        passes_agree(sample, found.pixels),
+        margins_are_logits(margins, probabilities),
+        paths_agree("clean", margins, probabilities),
+        paths_agree("attacked", *both_paths(sample, stored)),
+        text_moves_margins(sample, reads_text),
+    ]
+
+
+def sample_rows(problem: Problem, rows: int) -> Tensor:
+    """At most `rows` of those judged right when clean, evenly spaced.
+
+    Raises:
+        AttackError: there is none.
+    """
+    right = (problem.clean_gap() >= 0).nonzero().flatten()
+    if not len(right):
+        raise AttackError(
+            f"{problem.victim.name} misjudges all {len(problem)} images when clean: nothing is left to attack."
+        )
+    count = min(rows, len(right))
+    return right[torch.arange(count) * len(right) // count]
+
+
+def huge_epsilons(problem: Problem) -> tuple[float, ...]:
+    """`HUGE` in the problem's norm; in L2 a change of so much in every value."""
+    scale = 1.0 if problem.threat.norm == "linf" else math.sqrt(problem.images[0].numel())
+    return tuple(epsilon * scale for epsilon in HUGE)
+
+
+def epsilon_grid(problem: Problem) -> list[float]:
+    """Half and twice the problem's budget, and the huge ones."""
+    huge, epsilon = huge_epsilons(problem), problem.threat.epsilon
+    return sorted({epsilon / 2, min(2 * epsilon, huge[-1]), *huge} - {epsilon})

@@ -1,0 +1,75 @@
+"""A problem that remembers what the victim said, so that an attack is judged by what it saw, not by what it tells."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .problem import Problem
+
+_JUMP = 1.9
+"""In epsilons: a value that moves so far between two queries went from one face of the ball to the other."""
+_STILL = 1e-3
+"""In epsilons: what moves less stands still."""
+
+
+@dataclass
+class Record:
+    """What was asked about N images."""
+
+    images: Tensor
+    """(N, 3, H, W), the clean ones."""
+    best: Tensor = field(init=False)
+    """(N,) the lowest gap of any query within the budget."""
+    queries: Tensor = field(init=False)
+    """(N,) how often each was asked about."""
+    moved: int = 0
+    """Values that moved between two queries about one image, its first two queries left out."""
+    jumped: int = 0
+    """Of those, values that went from one face of the L-inf ball to the other."""
+
+    def __post_init__(self) -> None:
+        self.best = torch.full((len(self.images),), torch.inf)
+        self.queries = torch.zeros(len(self.images), dtype=torch.long)
+        self._last = self.images.clone()
+
+    @property
+    def jumps(self) -> float:
+        """Share of moves that cross the whole ball; 0 where nothing moved."""
+        return self.jumped / self.moved if self.moved else 0.0
+
+    def note(self, pixels: Tensor, gap: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
+        """Take down (B, 3, H, W) pixels, (B,) gaps and whether they keep the budget, of (B,) rows."""
+        self.best.scatter_reduce_(0, rows[inside], gap[inside].to(self.best.device), "amin")
+        # The first move, from the clean image or a random point, says nothing about the memory of those after it.
+        later = self.queries[rows] >= 2
+        change = (pixels[later] - self._last[rows[later]]).abs()
+        self.moved += int((change > _STILL * epsilon).sum())
+        self.jumped += int((change > _JUMP * epsilon).sum()) if epsilon else 0
+        self._last[rows] = pixels.to(self._last.device)
+        self.queries[rows] += 1
+
+
+class RecordingProblem(Problem):
+    """The same problem, with a record of all that is asked about it and its subsets under its own budget."""
+
+    def __init__(self, problem: Problem, record: Record | None = None, home: Tensor | None = None) -> None:
+        """Record a problem; `home` are the rows of the record, where only some of them are asked about."""
+        super().__init__(
+            problem.victim, problem.images, problem.contexts, problem.signs, problem.threat,
+            batch_size=problem.batch_size, seed=problem.seed, spent=problem.spent,
+        )  # fmt: skip
+        self._clean = problem.clean_gap()
+        self.record = record if record is not None else Record(problem.images)
+        self._home = home if home is not None else torch.arange(len(problem))
+
+    def subset(self, rows: Tensor) -> Problem:
+        """The same problem for (n,) of the rows, in the same record."""
+        return RecordingProblem(super().subset(rows), self.record, self._home[rows])
+
+    def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        gap = super()._ask(pixels, rows)
+        seen = pixels.detach()
+        inside = self.threat.keeps_budget(seen, self.images[rows])
+        self.record.note(seen, gap.detach(), self._home[rows], inside, self.threat.epsilon)
+        return gap

@@ -1,0 +1,128 @@
+"""One perturbation for all images: found on some, measured on others.
+
+Whoever has it needs neither the victim nor any computing at the time of posting. It is the cheapest attack there is to
+carry out, and says how far a victim's blind spots are shared between images.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .errors import AttackError
+from .gradient import check_counts, direction
+from .problem import Found, Problem, Search
+from .threat import clip_change, length
+
+
+@dataclass(frozen=True)
+class UniversalPerturbation:
+    """A change that is added to any image; an attack that needs one query to be checked, and none to be used."""
+
+    change: Tensor = field(repr=False)
+    """(3, H, W), within the epsilon it was found for."""
+
+    name = "universal"
+    needs_gradients = False
+
+    def run(self, problem: Problem) -> Found:
+        """Add it to every image, brought into the problem's budget.
+
+        Raises:
+            AttackError: images of another size.
+        """
+        self._check(problem)
+        search = Search(problem, 1)
+        while batches := search.batches():
+            for rows in batches:
+                pixels = problem.threat.project(problem.images[rows] + self.change, problem.images[rows])
+                search.report(rows, pixels, problem.gap(pixels, rows))
+        return search.found
+
+    def apply(self, problem: Problem) -> Found:
+        """`run`, by the name that says what happens."""
+        return self.run(problem)
+
+    def _check(self, problem: Problem) -> None:
+        if problem.images.shape[1:] != self.change.shape:
+            raise AttackError(
+                f"The universal perturbation is {tuple(self.change.shape)}, the images are "
+                f"{tuple(problem.images.shape[1:])}; resize the images, or find one on images of their size."
+            )
+
+
+@dataclass(frozen=True)
+class Universal:
+    """Find a universal perturbation by stochastic sign steps on the clipped mean gap.
+
+    Shafahi et al. 2020, "Universal adversarial training", section 3 (algorithm 2 and the clipped loss of equation 5):
+    each image's loss counts up to a bound only, or a few images that are beaten already would take all the gain. The
+    DeepFool-based original (Moosavi-Dezfooli et al. 2017) is slower and no stronger. Steps shrink linearly to nothing,
+    and the change with most successes on the given images is kept, of equal ones that with the lowest clipped gap.
+
+    Images of both goals (unsafe to safe, safe to unsafe) pull one change in opposite directions; give one kind.
+
+    Raises:
+        AttackError: no epochs, or a step or bound that is not positive.
+    """
+
+    epochs: int = 20
+    """Passes over the images."""
+    alpha: float = 0.25
+    """First step in units of epsilon."""
+    bound: float = 1.0
+    """How far below zero a gap still counts, in units of the mean clean gap."""
+
+    def __post_init__(self) -> None:
+        check_counts(epochs=self.epochs)
+        if not (self.alpha > 0 and self.bound > 0):
+            raise AttackError(f"alpha={self.alpha} and bound={self.bound} are positive numbers.")
+
+    def fit(self, problem: Problem) -> UniversalPerturbation:
+        """Find the change on a problem's images, those left out that are misjudged without it.
+
+        Raises:
+            AttackError: no image is judged right.
+        """
+        gaps = problem.clean_gap()
+        rows = (gaps >= 0).nonzero().flatten()
+        if not len(rows):
+            raise AttackError("No image is judged right, so there is nothing to learn a perturbation from.")
+        floor = -self.bound * float(gaps[rows].mean())
+        threat, change = problem.threat, torch.zeros(problem.images.shape[1:])
+        best, kept = self._value(problem, rows, change, floor), change
+        random = torch.Generator().manual_seed(problem.seed)
+        for epoch in range(self.epochs):
+            step = self.alpha * threat.epsilon * (1 - epoch / self.epochs)
+            for batch in problem.batches(rows[torch.randperm(len(rows), generator=random)]):
+                downhill = self._gradient(problem, batch, change, floor)
+                moved = change - step * direction(downhill[None], threat.norm)[0]
+                size = length(moved[None], threat.norm).clamp(min=1e-12)
+                change = (
+                    moved.clamp(-threat.epsilon, threat.epsilon)
+                    if threat.norm == "linf"
+                    else moved * (threat.epsilon / size).clamp(max=1.0)
+                )
+            value = self._value(problem, rows, change, floor)
+            if value > best:
+                best, kept = value, change
+        return UniversalPerturbation(kept)
+
+    def _gradient(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> Tensor:
+        clean = problem.images[rows]
+        gap, gradient = problem.gradient((clean + change).clamp(0.0, 1.0), rows)
+        # Where the sum leaves the pixel range, a change going further out does nothing, one coming back does.
+        wanted = clean + change
+        idle = ((wanted > 1) & (gradient < 0)) | ((wanted < 0) & (gradient > 0))
+        gradient = gradient.masked_fill(idle, 0.0)
+        return gradient[gap > floor].sum(0)
+
+    def _value(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> tuple[int, float]:
+        beaten, total = 0, 0.0
+        for batch in problem.batches(rows):
+            clean = problem.images[batch]
+            pixels = clip_change(clean + change, clean, problem.threat.epsilon, problem.threat.norm)
+            gap = problem.gap(pixels, batch)
+            beaten += int((gap < 0).sum())
+            total -= float(gap.clamp(min=floor).sum())
+        return beaten, total
