@@ -1,11 +1,12 @@
 # make demo   fresh machine: environment, install, train the judge on the data that ships
 # make student distil that judge, train the paper's small heads beside it, calibrate the cascade
+# make attack train the defences (robust encoder, student, judge), attack everything, say what it withstands
 # make test   fresh machine: environment, install, lint, types, the whole suite
 PYTHON ?= python3
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student test lint clean
+.PHONY: demo student defences attack test lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -18,6 +19,19 @@ student: .venv/installed
 	$(BIN)/python recipes/pooled_attention.py
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/distill_cross_attention.py
 	$(BIN)/python recipes/cascade.py
+
+defences: .venv/installed
+	test -f runs/cascade/metrics.json || $(MAKE) student
+	rm -rf runs/robust_encoder runs/robust_student runs/robust_cascade runs/robust_judge
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/robust_encoder.py
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/robust_student.py
+	$(BIN)/python recipes/cascade.py --student runs/robust_student --judge none --output_dir runs/robust_cascade
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/adversarial_lora.py
+
+attack: .venv/installed
+	test -f runs/robust_judge/metrics.json || $(MAKE) defences
+	rm -rf runs/attack
+	$(BIN)/python recipes/attack.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest

@@ -206,7 +206,7 @@ def problem_of(
             f"The goal {threat.goal!r} is about the category {threat.category!r} and {victim.name} is asked about "
             f"{victim.category!r}; give both the same: ClassifierVictim(classifier, category=...)."
         )
-    signs = {place: sign for place, q in enumerate(questions) if (sign := _sign(q, threat))}
+    signs = {place: sign for place, q in enumerate(questions) if (sign := sign_of(q, threat))}
     if not signs:
         raise AttackError(
             f"None of {len(questions)} questions is one that the goal {threat.goal!r} could be about"
@@ -260,7 +260,7 @@ def at_input_size(victim: ClassifierVictim, picture: Image.Image) -> Image.Image
     return small
 
 
-def _sign(question: Question, threat: ThreatModel) -> int:
+def sign_of(question: Question, threat: ThreatModel) -> int:
     """1 where the goal is a safe verdict, -1 where it is an unsafe one, 0 where the question is not about it."""
     row = question.row
     if threat.category is None:

@@ -1,4 +1,4 @@
-"""The command line: `arbiter judge`, `merge`, `export`, `taxonomy`, `recipes`.
+"""The command line: `arbiter judge`, `attack`, `merge`, `export`, `taxonomy`, `recipes`.
 
 Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
 """
@@ -33,8 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors go to standard error, on one line."""
     from prompts.errors import ArbiterError
 
-    options = build_parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        if given[:1] == ["attack"]:  # its options are the recipe's own
+            return _attack(given[1:])
+        options = build_parser().parse_args(given)
         return int(options.run(options))
     except ArbiterError as error:
         print(f"arbiter: {error}", file=sys.stderr)
@@ -54,6 +57,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_judge(commands)
+    commands.add_parser("attack", help="attack classifiers and say what they withstand", add_help=False)
     merge = commands.add_parser("merge", help="merge a run's adapter into its base, for other engines")
     merge.add_argument("judged", metavar="RUN", type=Path, help="a run folder, such as runs/demo")
     merge.add_argument("out", metavar="OUT", type=Path, help="folder to write; must not exist")
@@ -127,6 +131,15 @@ def _judge(options: argparse.Namespace) -> int:
 
     _quiet_libraries()
     return judge_paths(options)
+
+
+def _attack(arguments: Sequence[str]) -> int:
+    """`arbiter attack runs/student --preset strong`: what stands before the first option are the victims."""
+    from .recipes import run_recipe
+
+    count = next((i for i, text in enumerate(arguments) if text.startswith("-")), len(arguments))
+    victims = ["--victims", *arguments[:count]] if count else []
+    return run_recipe("attack", [*victims, *arguments[count:]])
 
 
 def _quiet_libraries() -> None:

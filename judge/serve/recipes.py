@@ -1,7 +1,10 @@
-"""The recipes that ride along: list them, copy one out to change it."""
+"""The recipes that ride along: list them, run one, copy one out to change it."""
 
 import ast
 import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -31,6 +34,11 @@ def recipe_names() -> dict[str, str]:
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
         names[path.stem] = text.split("\n", 1)[0]
     return names
+
+
+def run_recipe(name: str, arguments: Sequence[str]) -> int:
+    """Run a recipe in a Python of its own, as its docstring says, and give its exit code."""
+    return subprocess.call([sys.executable, str(recipes_folder() / f"{name}.py"), *arguments])
 
 
 def copy_recipe(name: str, destination: Path) -> list[Path]:

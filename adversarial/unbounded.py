@@ -1,0 +1,144 @@
+"""Edits as attacks: change each picture in every listed way and ask the victim's real path.
+
+Edits have no epsilon. What they do is reported in a table of its own, never on a curve against epsilon.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .edits import SEVERITIES, Edit
+from .errors import AttackError
+from .problem import Problem
+from .storing import is_misjudged, to_images
+
+Floats = NDArray[np.float64]
+Booleans = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What the real path says about N pictures under E edits at S severities.
+
+    Here an error is a verdict on the wrong side or none at all: an unjudged picture (NaN) is not right.
+    """
+
+    signs: Floats
+    """(N,) 1 for unsafe pictures, -1 for safe ones."""
+    severities: tuple[int, ...]
+    clean: Floats
+    """(N,) p(unsafe) before any edit."""
+    unsafe: dict[str, Floats]
+    """Edit -> (S, N) p(unsafe)."""
+
+    @property
+    def eligible(self) -> Booleans:
+        """(N,) rows that are judged rightly before any edit."""
+        return self._right(self.clean)
+
+    def success(self, edit: str) -> Booleans:
+        """(S, N) rows, right before, whose verdict the edit turned; unjudged ones are not among them."""
+        return is_misjudged(self.unsafe[edit], self.signs) & self.eligible
+
+    def unjudged(self, edit: str) -> Booleans:
+        """(S, N) rows without a verdict under the edit."""
+        return np.isnan(self.unsafe[edit])
+
+    def held(self, edit: str) -> Booleans:
+        """(S, N) rows that are right before and under the edit."""
+        return self._right(self.unsafe[edit]) & self.eligible
+
+    def accuracy(self) -> dict[str, Floats]:
+        """Edit -> (S,) share of all rows that are judged rightly, those misjudged before counting as errors."""
+        return {edit: self._right(values).mean(axis=-1) for edit, values in self.unsafe.items()}
+
+    def worst(self, severity: int | None = None) -> Booleans:
+        """(N,) rows that held under every edit, at one severity or at all.
+
+        Raises:
+            AttackError: a severity that was not run.
+        """
+        if severity is None:
+            chosen = np.arange(len(self.severities))
+        elif severity in self.severities:
+            chosen = np.array([self.severities.index(severity)])
+        else:
+            raise AttackError(f"Severity {severity} was not run; there are {self.severities}.")
+        held = [self.held(edit)[chosen].all(axis=0) for edit in self.unsafe]
+        worst: Booleans = np.all([self.eligible, *held], axis=0)
+        return worst
+
+    def mean_error(self, reference: "Edited | None" = None) -> float:
+        """Mean corruption error (Hendrycks and Dietterich 2019, section 4.1), over edits and severities.
+
+        Args:
+            reference: another victim on the same rows and edits: each edit's error is divided by its error, as the
+                paper divides by AlexNet's, so that hard edits do not outweigh easy ones. None: the plain mean.
+
+        Returns:
+            A share in [0, 1], or with a reference a ratio (1 is as bad as the reference). NaN if the reference makes
+            no error under some edit, for then there is no ratio.
+
+        Raises:
+            AttackError: the reference ran other edits, severities or rows.
+        """
+        mine = {edit: 1 - float(shares.mean()) for edit, shares in self.accuracy().items()}
+        if reference is None:
+            return float(np.mean(list(mine.values())))
+        if (
+            reference.unsafe.keys() != mine.keys()
+            or reference.severities != self.severities
+            or not np.array_equal(reference.signs, self.signs)
+        ):
+            raise AttackError("The reference ran other edits, severities or rows; run the same on both.")
+        theirs = {edit: 1 - float(shares.mean()) for edit, shares in reference.accuracy().items()}
+        if min(theirs.values()) <= 0:
+            return float("nan")
+        return float(np.mean([mine[edit] / theirs[edit] for edit in mine]))
+
+    def _right(self, unsafe: Floats) -> Booleans:
+        right: Booleans = ~np.isnan(unsafe) & (self.signs * (unsafe - 0.5) >= 0)
+        return right
+
+
+@dataclass(frozen=True)
+class EditAttack:
+    """Try every edit at every severity on every picture; it asks only, so any victim will do.
+
+    Raises:
+        AttackError: no edits, no severities, or severities that do not exist.
+    """
+
+    edits: Mapping[str, Edit]
+    severities: tuple[int, ...] = SEVERITIES
+    name: str = "edits"
+    needs_gradients: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.edits or not self.severities:
+            raise AttackError("There is nothing to try; give at least one edit and one severity.")
+        unknown = [severity for severity in self.severities if severity not in SEVERITIES]
+        if unknown:
+            raise AttackError(f"Severities {unknown} do not exist; they are 1, 2, 3, 4 and 5.")
+
+    def run(self, problem: Problem) -> Edited:
+        """Edit the problem's images, rounded to bytes, and score them by `victim.score`, a policy at a time.
+
+        The threat model's epsilon plays no part, nor does its `after`.
+        """
+        count = len(problem)
+        clean = np.full(count, np.nan)
+        unsafe = {edit: np.full((len(self.severities), count), np.nan) for edit in self.edits}
+        for rows in problem.batches(torch.arange(count)):
+            places = rows.numpy()
+            contexts = [problem.contexts[row] for row in rows.tolist()]
+            images = to_images(problem.images[rows])
+            clean[places] = problem.victim.score(images, contexts)
+            for name, edit in self.edits.items():
+                for level, severity in enumerate(self.severities):
+                    edited = [edit(image, severity) for image in images]
+                    unsafe[name][level, places] = problem.victim.score(edited, contexts)
+        return Edited(problem.signs.cpu().numpy().astype(np.float64), self.severities, clean, unsafe)

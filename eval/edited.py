@@ -1,0 +1,80 @@
+"""Edits, corruptions and writing on the picture, measured: no epsilon, so a table of its own."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from adversarial.corruptions import CORRUPTIONS
+from adversarial.edits import EDITS, Edit
+from adversarial.overlay import typographic, words_for
+from adversarial.problem import Problem
+from adversarial.threat import ThreatModel
+from adversarial.unbounded import EditAttack
+
+from .held_out import Question
+from .victims import ClassifierVictim, problem_of
+
+Booleans = NDArray[np.bool_]
+MOST_NAMES = 3
+"""Category names written on a safe picture, one after the other."""
+
+
+UNTOUCHED = ThreatModel(0.0)
+"""No epsilon: edits are no small changes."""
+
+
+def edit_pictures(
+    victim: ClassifierVictim,
+    questions: Sequence[Question],
+    threat: ThreatModel = UNTOUCHED,
+    *,
+    severities: tuple[int, ...] = (1, 3, 5),
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Every platform edit, natural corruption and line of writing, at some severities, by the real path.
+
+    Returns:
+        `edits`, `corruptions` and `writing`: name -> share of the rows judged right when clean that stay right, mean
+        over the severities; and `worst`, the share that stays right under all of them.
+    """
+    names = ("edits", "corruptions", "writing")
+    held: dict[str, dict[str, list[Booleans]]] = {name: defaultdict(list) for name in names}
+    worst: dict[str, list[Booleans]] = {name: [] for name in names}
+    threat = replace(threat, epsilon=0.0, space="file", after=())
+    for part in problem_of(victim, questions, threat, batch_size=batch_size):
+        for problem in _alike(part.problem):
+            families = {"edits": EDITS, "corruptions": CORRUPTIONS, "writing": _writing(problem)}
+            for name, edits in families.items():
+                done = EditAttack(edits, severities).run(problem)
+                worst[name].append(done.worst())
+                for edit in edits:
+                    label = "writing" if name == "writing" else edit
+                    held[name][label].append(done.held(edit).ravel())
+    return {
+        name: {
+            "held": {edit: float(np.concatenate(parts).mean()) for edit, parts in held[name].items()},
+            "worst": float(np.concatenate(worst[name]).mean()),
+        }
+        for name in names
+        if worst[name]
+    }
+
+
+def _alike(problem: Problem) -> list[Problem]:
+    """The problem in parts of one policy and one goal, as what is written on a picture depends on both."""
+    parts: dict[tuple[Any, float], list[int]] = defaultdict(list)
+    for row, (context, sign) in enumerate(zip(problem.contexts, problem.signs.tolist(), strict=True)):
+        parts[context.policy, sign].append(row)
+    return [problem.subset(torch.tensor(rows)) for rows in parts.values()]
+
+
+def _writing(problem: Problem) -> Mapping[str, Edit]:
+    """Words that speak for the other verdict: that it is harmless, or the name of a category of this policy."""
+    policy: Any = problem.contexts[0].policy
+    words = words_for(int(problem.signs[0]), policy.names[:MOST_NAMES])
+    return typographic(words, places=("bottom",), contrasts=(1.0,))

@@ -1,0 +1,162 @@
+"""Run a suite of attacks against one classifier: every attack, every budget, every success checked on the real path."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adversarial.apgd import APGD
+from adversarial.checks import Check
+from adversarial.gradient import FGSM
+from adversarial.honesty import check_honesty
+from adversarial.problem import Attack, Problem, Spent, find
+from adversarial.square import Square
+from adversarial.storing import recheck
+from adversarial.threat import ThreatModel
+from judge.heads.student import Student
+from judge.vlm.score import VisionLanguageJudge
+
+from .attacked import Attacked, Row, Trial
+from .held_out import Question
+from .suites import Suite
+from .victims import ClassifierVictim, Prepared, problem_of, sign_of
+
+Told = Callable[[str], Any]
+
+
+def attack_victim(
+    victim: ClassifierVictim,
+    questions: Sequence[Question],
+    suite: Suite,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+    told: Told = lambda text: None,
+) -> tuple[Attacked, dict[str, tuple[Tensor, Tensor]]]:
+    """Attack every question that the victim judges right, at every budget of the suite.
+
+    Args:
+        victim: who is attacked.
+        questions: the fixed rows; the same for every victim whose numbers stand beside each other.
+        suite: attacks and budgets.
+        batch_size: images in one forward pass.
+        seed: of every random start.
+        told: hears in one line what is done next.
+
+    Returns:
+        Everything that happened; and by question, for those broken up to the headline, the clean picture (3, H, W) and
+        the first that broke it, as stored.
+
+    Raises:
+        AttackError: the victim has no gradients and the suite wants some, or an attack breaks its own promise.
+    """
+    parts = problem_of(victim, questions, suite.threat, batch_size=batch_size, seed=seed)
+    attacked = Attacked(victim.name, _rows(questions, parts, suite.threat))
+    pictures: dict[str, tuple[Tensor, Tensor]] = {}
+    for part in parts:
+        names = [questions[place].id for place in part.places]
+        left = torch.ones(len(names), dtype=torch.bool)
+        for epsilon in suite.epsilons:
+            headline = epsilon == suite.threat.epsilon
+            for attack in suite.attacks_at(epsilon):
+                chosen = (left | headline).nonzero().flatten()
+                if not len(chosen):
+                    break
+                told(f"{victim.name}: {attack.name} at {epsilon * 255:.3g}/255 on {len(chosen)}")
+                problem = part.problem.subset(chosen).at(epsilon)
+                trials, stored = run_attack(attack, problem, [names[row] for row in chosen.tolist()])
+                attacked.trials += trials
+                _count(attacked, attack, problem.spent)
+                for place, trial in enumerate(trials):
+                    left[chosen[place]] &= not trial.success
+                    if trial.success and epsilon <= suite.threat.epsilon:
+                        pictures.setdefault(trial.id, (problem.images[place], stored[place]))
+    return attacked, pictures
+
+
+def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:
+    """One attack on (N,) images at one budget: its trials, and the pictures (N, 3, H, W) as they are stored."""
+    problem.spent = Spent()
+    found = find(attack, problem)
+    checked = recheck(problem.victim, found, problem)
+    clean = problem.clean_gap()
+    trials = [
+        Trial(
+            id=name,
+            attack=attack.name,
+            epsilon=problem.threat.epsilon,
+            gap_clean=float(clean[row]),
+            gap=float(found.gap[row]),
+            steps=int(found.steps[row]),
+            raw=bool(found.success[row]),
+            stored={entry: bool(checked.success[entry][row]) for entry in problem.threat.after},
+            unjudged=any(bool(checked.unjudged[entry][row]) for entry in problem.threat.after),
+            levels=max((float(values[row]) for values in checked.distance.values()), default=0.0),
+        )
+        for row, name in enumerate(names)
+    ]
+    return trials, problem.threat.stored(found.pixels, problem.images)
+
+
+def check_attack(
+    victim: ClassifierVictim,
+    questions: Sequence[Question],
+    suite: Suite,
+    *,
+    steps: int,
+    queries: int,
+    other: ClassifierVictim | None = None,
+    batch_size: int = 32,
+) -> list[Check]:
+    """The honesty checks of one victim, with the attack that its numbers rest on.
+
+    Args:
+        victim: who is attacked.
+        questions: of the suite; a sample is taken.
+        suite: its headline is the budget.
+        steps: of APGD; for a victim without gradients, Square is checked instead.
+        queries: of Square.
+        other: whose pictures must not fool the victim more often than its own do.
+        batch_size: images in one forward pass.
+    """
+    parts = problem_of(victim, questions, suite.threat, batch_size=batch_size)
+    problem = max((part.problem for part in parts), key=len)
+    reads_text = isinstance(victim.classifier, Student | VisionLanguageJudge)
+    if victim.no_gradients is not None:
+        return check_honesty(problem, strong=Square(queries=queries), reads_text=reads_text)
+    return check_honesty(
+        problem,
+        strong=APGD(steps=steps),
+        one_step=FGSM(),
+        black_box=Square(queries=queries),
+        transfer=None if other is None or other.no_gradients is not None else problem.against(other),
+        doubled=APGD(steps=2 * steps),
+        reads_text=reads_text,
+    )
+
+
+def _rows(questions: Sequence[Question], parts: Sequence[Prepared], threat: ThreatModel) -> list[Row]:
+    """The questions that the attacker's goal is about, in their order."""
+    scores = {place: score for part in parts for place, score in part.scores.items()}
+    return [
+        Row(
+            id=questions[place].id,
+            truth=sign_of(questions[place], threat) > 0,
+            source=questions[place].row.example.source,
+            categories=tuple(
+                "custom" if len(category.members) > 1 else category.key
+                for category in questions[place].row.taxonomy
+                if category.label(questions[place].row.example)
+            ),
+            clean=scores[place],
+        )
+        for place in sorted(scores)
+    ]
+
+
+def _count(attacked: Attacked, attack: Attack, spent: Spent) -> None:
+    total = attacked.spent.setdefault(attack.name, dict.fromkeys(asdict(spent), 0.0))
+    for name, value in asdict(spent).items():
+        total[name] += value

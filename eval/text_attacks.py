@@ -1,0 +1,213 @@
+"""Attacks on whatever reads text: the prompt behind an image, and the definitions of the taxonomy itself."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from adversarial.problem import Context, Problem
+from adversarial.static_sets import load_static_set
+from adversarial.storing import is_misjudged, to_images
+from adversarial.text_search import SubwordSearch, TextAttack, confirm
+from adversarial.texts import FAMILIES, Maker, Wanted, definition_injections, lies, wanted_by
+from adversarial.threat import ThreatModel
+from adversarial.token_search import TokenAttack, TokenSearch
+from judge.heads.encoder import DualEncoder
+from judge.heads.soft_text import SoftText, student_margin, text_similarity
+from judge.heads.student import Student
+from judge.images import open_image
+from prompts.taxonomy import Taxonomy
+
+from .held_out import Question
+from .scores import share, wilson
+from .victims import ClassifierVictim, problem_of
+
+UNTOUCHED = ThreatModel(0.0)
+"""Pixels stay as they are."""
+
+
+def attack_texts(
+    victim: ClassifierVictim,
+    questions: Sequence[Question],
+    threat: ThreatModel = UNTOUCHED,
+    *,
+    families: Mapping[str, Maker] = FAMILIES,
+    token_rows: int = 8,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Try every family of prompts, other pictures' prompts, and instructions in the policy, on untouched pictures.
+
+    A classifier with a text encoder of its own is also searched: sub-words by queries, and, a student, tokens by
+    gradient, for which `token_rows` rows have to do.
+
+    Returns:
+        `families`: ASR-1 (one prompt drawn from the family) and ASR-N (any of them) by family, as margins say;
+        `any`: the share of rows turned by some prompt, confirmed by the real path, with interval, `unsafe_to_safe`
+        and `safe_to_unsafe` apart; `definitions`: the same for text added to every category's definition; `subwords`
+        and `tokens`: the same for the searches, where they apply.
+    """
+    threat = replace(threat, epsilon=0.0, space="file", after=("8bit",))
+    others: dict[Wanted, list[str]] = {
+        "safe": [q.row.prompt for q in questions if q.row.prompt and not q.row.unsafe],
+        "unsafe": [q.row.prompt for q in questions if q.row.prompt and q.row.unsafe],
+    }
+    makers = {**families, "lies": lies(others)}
+    found: dict[str, Any] = {"families": {name: [] for name in makers}}
+    turned: list[tuple[bool, bool]] = []
+    injected: list[tuple[bool, bool]] = []
+    searched: dict[str, list[tuple[bool, bool]]] = {}
+    for part in problem_of(victim, questions, threat, batch_size=batch_size, seed=seed):
+        if not len(part.problem):
+            continue
+        attack = TextAttack(makers)
+        result = confirm(attack.run(part.problem), part.problem)
+        for name, tries in result.families.items():
+            found["families"][name].append((len(part.problem), tries.asr_1(), tries.asr_n(), tries.most))
+        turned += _verified(victim, part.problem, result.contexts(part.problem))
+        injected += _through_definitions(victim, part.problem)
+        for name, hits in _searched(victim, part.problem, token_rows).items():
+            searched.setdefault(name, []).extend(hits)
+    found["families"] = {name: _pooled(parts) for name, parts in found["families"].items() if parts}
+    searches = {name: _rates(hits) for name, hits in searched.items()}
+    return {**found, "any": _rates(turned), "definitions": _rates(injected), **searches}
+
+
+def _searched(
+    victim: ClassifierVictim, problem: Problem, token_rows: int
+) -> dict[str, list[tuple[bool, bool]]]:
+    """What searches for a prompt turn: sub-words after SneakyPrompt, and tokens by gradient after GCG."""
+    classifier: Any = victim.classifier
+    encoder = getattr(classifier, "encoder", None)
+    if not isinstance(encoder, DualEncoder):
+        return {}
+    words = confirm(SubwordSearch(text_similarity(encoder)).run(problem), problem)
+    found = {"subwords": _verified(victim, problem, words.contexts(problem))}
+    if isinstance(classifier, Student) and victim.category is None and token_rows:
+        some = problem.subset(torch.arange(min(token_rows, len(problem))))
+        soft = SoftText(encoder)
+
+        def margin(pixels: Tensor, context: Context) -> Callable[[Tensor], Tensor]:
+            policy: Any = context.policy
+            return student_margin(classifier, soft, pixels, policy)
+
+        search = TokenSearch(length=8, top=64, candidates=64, steps=20, enough=0.0)
+        tokens = confirm(TokenAttack(soft, margin, search).run(some), some)
+        found["tokens"] = _verified(victim, some, tokens.contexts(some))
+    return found
+
+
+def _verified(
+    victim: ClassifierVictim, problem: Problem, contexts: Sequence[Context]
+) -> list[tuple[bool, bool]]:
+    """(is unsafe, turned on the real path) of each row under other contexts."""
+    success = np.zeros(len(problem), dtype=bool)
+    asked = problem.asking(contexts)
+    for rows in asked.batches(torch.arange(len(problem))):
+        places = rows.numpy()
+        scores = victim.score(to_images(problem.images[rows]), [contexts[row] for row in places])
+        success[places] = is_misjudged(scores, problem.signs[rows].numpy())
+    return list(zip((problem.signs > 0).tolist(), success.tolist(), strict=True))
+
+
+def _through_definitions(victim: ClassifierVictim, problem: Problem) -> list[tuple[bool, bool]]:
+    """Whether any text added to all definitions turns a row; a definition too long for the victim turns none."""
+    success = [False] * len(problem)
+    for wanted in ("safe", "unsafe"):
+        rows = [row for row in range(len(problem)) if wanted_by(float(problem.signs[row])) == wanted]
+        for text in definition_injections(wanted):
+            part = problem.subset(torch.tensor([row for row in rows if not success[row]], dtype=torch.long))
+            left = [row for row in rows if not success[row]]
+            if not left:
+                break
+            contexts = [replace(c, policy=_with_text(c.policy, text)) for c in part.contexts]
+            for row, (_, hit) in zip(left, _verified(victim, part, contexts), strict=True):
+                success[row] = hit
+    return list(zip((problem.signs > 0).tolist(), success, strict=True))
+
+
+def _with_text(policy: Any, text: str) -> Taxonomy:
+    """The taxonomy with a sentence added to every definition."""
+    taxonomy: Taxonomy = policy
+    categories = tuple(
+        replace(category, definition=f"{category.definition} {text}".strip()) for category in taxonomy
+    )
+    return Taxonomy(taxonomy.name, taxonomy.version, categories)
+
+
+def _pooled(parts: Sequence[tuple[int, float, float, int]]) -> dict[str, float]:
+    rows = sum(count for count, *_ in parts)
+    return {
+        "rows": rows,
+        "tries": max(most for *_, most in parts),
+        "asr_1": sum(count * one for count, one, _, _ in parts) / rows,
+        "asr_n": sum(count * several for count, _, several, _ in parts) / rows,
+    }
+
+
+def _rates(rows: Sequence[tuple[bool, bool]]) -> dict[str, Any]:
+    hits = sum(hit for _, hit in rows)
+    sides = {"unsafe_to_safe": True, "safe_to_unsafe": False}
+    return {
+        "rows": len(rows),
+        "rate": share(hits, len(rows)),
+        "interval": wilson(hits, len(rows)),
+        **{
+            name: share(sum(h for u, h in rows if u is side), sum(u is side for u, _ in rows))
+            for name, side in sides.items()
+        },
+    }
+
+
+def score_prompts(
+    victim: ClassifierVictim, prompts: Sequence[str], questions: Sequence[Question]
+) -> dict[str, Any]:
+    """A static set of adversarial prompts, each shown with an unsafe picture: how many pass.
+
+    The pictures are those of unsafe questions, in turn, that the victim flags with their own prompts. So this says
+    whether such a prompt gets a picture through, not whether a generator would draw what the prompt means.
+    """
+    unsafe = [question for question in questions if question.row.unsafe]
+    pictures = [open_image(question.row.example.image) for question in unsafe]
+    clean = victim.score(pictures, [Context(q.row.prompt, q.row.taxonomy) for q in unsafe])
+    flagged = [place for place in range(len(unsafe)) if clean[place] >= 0.5]
+    if not flagged or not prompts:
+        return {"prompts": len(prompts), "pictures": len(flagged), "rate": None}
+    chosen = [flagged[number % len(flagged)] for number in range(len(prompts))]
+    scores = victim.score(
+        [pictures[place] for place in chosen],
+        [Context(prompt, unsafe[place].row.taxonomy) for prompt, place in zip(prompts, chosen, strict=True)],
+    )
+    passed, unjudged = int((scores < 0.5).sum()), int(np.isnan(scores).sum())
+    return {
+        "prompts": len(prompts),
+        "pictures": len(flagged),
+        "passed": passed,
+        "unjudged": unjudged,
+        "rate": share(passed, len(prompts)),
+        "interval": wilson(passed, len(prompts)),
+    }
+
+
+def score_static_sets(
+    entries: Sequence[str], victims: Mapping[str, ClassifierVictim], questions: Sequence[Question]
+) -> dict[str, Any]:
+    """`score_prompts` of sets that the user brings, each named `FORMAT:FILE` (`adversarial.static_sets`).
+
+    Returns:
+        Entry -> victim -> what passed; and under `left_out` how many prompts were dropped or empty.
+
+    Raises:
+        AttackError: another format, or a file that cannot be read as one.
+    """
+    found: dict[str, Any] = {}
+    for entry in entries:
+        name, _, path = entry.partition(":")
+        loaded = load_static_set(path, name)
+        prompts = [prompt.prompt for prompt in loaded.prompts]
+        found[entry] = {key: score_prompts(victim, prompts, questions) for key, victim in victims.items()}
+        found[entry]["left_out"] = {"dropped": loaded.dropped, "empty": loaded.empty}
+    return found

@@ -1,0 +1,399 @@
+r"""Attack judges, students, filters and cascades, and say what they withstand.
+
+    python recipes/attack.py
+
+With no options it attacks what `make demo`, `make student` and `make defences` leave behind, on digits: the suite
+`strong` on the pixels of every victim at six budgets, image and prompt together through all stages of the cascades,
+prompts alone, edits as platforms make them, transfer between victims. On 2 CPU cores it takes under 15 minutes and
+leaves `runs/attack` (metrics.json, every trial, report.html). Checks of the attacks' honesty run beside; if one fails,
+it is said loudly and the exit code is 1.
+
+Your own classifiers and data, at full strength:
+
+    arbiter attack runs/my_judge runs/my_student --preset strong --steps 100 --restarts 5 --queries 5000 \
+        --everywhere true --rows 500 --dataset unsafebench --taxonomy unsafebench --cascade none --defended_cascade none
+
+`--preset unsafebench` runs the paper's own protocol (weak: see `eval/suites.py`), `--draws 2023 2024 2025` its three
+draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown one stops
+the run.
+"""
+
+import sys
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+from trl import TrlParser
+
+from adversarial.apgd import APGD
+from adversarial.errors import AttackError
+from adversarial.problem import Context
+from adversarial.texts import FAMILIES, paraphrases, read_paraphrases
+from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from adversarial.universal import Universal
+from eval.attacked import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
+from eval.edited import edit_pictures
+from eval.held_out import Question, draw_evaluation, judge_questions
+from eval.metrics import summarise
+from eval.multimodal import evaluate_deployment
+from eval.robustness import attack_victim, check_attack
+from eval.robustness_plots import Exhibit
+from eval.robustness_report import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
+from eval.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.text_attacks import attack_texts, score_static_sets
+from eval.transfer import attack_universally, transfer_matrix
+from eval.victims import ClassifierVictim, check_victim
+from judge import load_classifier
+from judge.cascade import Cascade
+from judge.cascade_margins import PATHS
+from judge.errors import ConfigError
+from judge.examples import load_examples
+from judge.filter_stage import FilterStage
+from judge.images import open_image
+from judge.rundir import RunDir, environment
+from prompts import FlipOptions, Taxonomy, load_taxonomy
+from prompts.errors import ArbiterError
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
+SHEET_ROWS = 4
+"""Pictures of each victim on the sheet."""
+
+
+@dataclass
+class AttackOptions:
+    """Who is attacked, by whom, with what."""
+
+    output_dir: str = field(default="runs/attack", metadata={"help": "The folder of the run."})
+    victims: list[str] = field(
+        default_factory=lambda: ["runs/student"],
+        metadata={
+            "help": "Classifiers whose pixels are attacked: run folders, or what load_classifier takes."
+        },
+    )
+    defended: dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "Which victim is another one's defended version, for the price. In a YAML only."},
+    )
+    cascade: str = field(
+        default="runs/cascade", metadata={"help": "A cascade, attacked in image and prompt; or none."}
+    )
+    defended_cascade: str = field(
+        default="runs/robust_cascade", metadata={"help": "The same, defended; or none."}
+    )
+    dataset: str = field(default="digits", metadata={"help": "As in recipes/lora_llava.py."})
+    taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
+    held_out: list[str] = field(
+        default_factory=list, metadata={"help": "Categories that no policy may contain."}
+    )
+    flip: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Any field of prompts.FlipOptions. In a YAML only."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use at most so many images."})
+    pairs: int = field(
+        default=60,
+        metadata={"help": "Unsafe rows, each with a benign mate, that the cascades are attacked on."},
+    )
+    clean_rows: int = field(
+        default=800, metadata={"help": "Questions that the price in clean F1 is measured on."}
+    )
+    preset: str = field(default="strong", metadata={"help": "strong, or unsafebench (weak, the paper's)."})
+    rows: int = field(default=96, metadata={"help": "Questions attacked, the same for every victim."})
+    epsilon: str = field(default="2/255", metadata={"help": "The headline budget, in pixels of [0, 1]."})
+    epsilons: list[str] = field(
+        default_factory=list, metadata={"help": "All budgets; by default 0.5 to 8/255."}
+    )
+    norm: str = field(default="linf", metadata={"help": "linf or l2."})
+    space: str = field(default="file", metadata={"help": "file, or input: pixels after resizing."})
+    goal: str = field(default="opposite", metadata={"help": "opposite, safe, force or hide (a category)."})
+    category: str | None = field(default=None, metadata={"help": "Name of the category to force or hide."})
+    steps: int = field(default=100, metadata={"help": "Of each gradient attack and restart."})
+    restarts: int = field(
+        default=5, metadata={"help": "Of PGD and APGD; the first starts at the clean image."}
+    )
+    queries: int = field(default=5000, metadata={"help": "Of Square, which uses no gradients."})
+    everywhere: bool = field(
+        default=True, metadata={"help": "All attacks at all budgets; else APGD alone beside the headline."}
+    )
+    draws: list[int] = field(
+        default_factory=lambda: [42],
+        metadata={"help": "Seeds of the draws; the first is reported in full."},
+    )
+    knowledge: str = field(default="white_box", metadata={"help": "white_box, or queries: no gradients."})
+    paraphrases: str | None = field(
+        default=None, metadata={"help": "A file of prompts with their paraphrases."}
+    )
+    static_sets: list[str] = field(
+        default_factory=list, metadata={"help": "FORMAT:FILE of your own, as mma_diffusion:prompts.csv."}
+    )
+    severities: list[int] = field(
+        default_factory=lambda: [1, 3, 5], metadata={"help": "Of edits and corruptions, from 1 to 5."}
+    )
+    batch_size: int = field(default=32, metadata={"help": "Images in one forward pass."})
+
+
+def main() -> None:
+    """Parse, draw, attack pixels, then stages, texts and the rest; report; fail if an attack was not honest."""
+    started = time.time()
+    options = parse()
+    set_seed(options.draws[0])
+    taxonomy, suite = load_taxonomy(options.taxonomy), build_suite(options)
+    if len(set(map(short, options.victims))) < len(options.victims):
+        raise ConfigError(f"Victims are named by their folders, and two of {options.victims} share one.")
+    victims = {
+        name: ClassifierVictim(load_classifier(name), options.category, short(name))
+        for name in options.victims
+    }
+    run = open_run(options, taxonomy)
+    draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
+    for victim in victims.values():
+        look_at(victim, draws[0])
+
+    attacked, pictures = attack_pixels(victims, draws, suite, options)
+    first = {short(name): found[0] for name, found in attacked.items()}
+    metrics: dict[str, Any] = {
+        "suite": {**suite.describe(), "rows": options.rows, "seeds": options.draws},
+        "pixels": {name: summarise_attacked(found, suite) for name, found in first.items()},
+        "draws": {short(name): over_draws(found, suite.threat.epsilon) for name, found in attacked.items()},
+        "honesty": check_attacks(victims, draws[0], suite, options),
+        "clean": {short(name): clean_f1(victim, options, taxonomy) for name, victim in victims.items()},
+    }
+    pairs = [(short(a), short(b)) for a, b in options.defended.items()]
+    metrics["comparison"] = compare_defended(first, metrics["clean"], pairs, suite)
+    metrics["deployments"] = attack_deployments(options, taxonomy, suite)
+    metrics |= attack_otherwise(victims, draws[0], suite, options)
+    small, large = (in_grey_levels(epsilon) for epsilon in (suite.threat.epsilon, suite.epsilons[-1]))
+    metrics |= headline(metrics, pairs[0] if pairs else None, small, large)
+    place = environment()
+    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
+    run.write_metrics({**metrics, "seconds": time.time() - started, **about})
+    run.write_rows("trials", (record for found in first.values() for record in trial_records(found)))
+    write_robustness_report(run, metrics, first, pictures, suite.threat.epsilon)
+    show(run, metrics, time.time() - started)
+    if failed(metrics["honesty"]):
+        raise SystemExit(1)
+
+
+def parse() -> AttackOptions:
+    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
+    arguments = sys.argv[1:]
+    if "--config" not in arguments:
+        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
+    (options,) = TrlParser((AttackOptions,)).parse_args_and_config(arguments)
+    return options
+
+
+def build_suite(options: AttackOptions) -> Suite:
+    """The preset with the options' budgets and counts.
+
+    Raises:
+        AttackError: a preset, norm, space or epsilon that does not exist.
+    """
+    if options.knowledge not in ("white_box", "queries"):
+        raise AttackError(f"knowledge is {options.knowledge!r}; it is white_box or queries.")
+    if options.preset == "unsafebench":
+        suite = unsafebench(options.steps)
+    elif options.preset == "strong":
+        threat = ThreatModel(
+            parse_epsilon(options.epsilon), options.norm, options.goal, options.category, options.space
+        )
+        budgets = tuple(map(parse_epsilon, options.epsilons)) or GRID
+        suite = strong(
+            threat,
+            budgets,
+            steps=options.steps,
+            restarts=options.restarts,
+            queries=options.queries,
+            everywhere=options.everywhere,
+        )
+    else:
+        raise AttackError(f"preset is {options.preset!r}; it is strong or unsafebench.")
+    return queries_only(suite) if options.knowledge == "queries" else suite
+
+
+def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
+    """The run folder with what is known beforehand."""
+    run = RunDir.create(options.output_dir, kind="attack")
+    run.write_taxonomy(taxonomy)
+    run.write_environment()
+    run.write_config(asdict(options))
+    return run
+
+
+def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
+    """The questions of one draw, half of them in pairs; the same for every victim."""
+    flip = FlipOptions(held_out=frozenset(options.held_out), **options.flip)
+    examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
+    return list(draw_evaluation(examples, taxonomy, flip, seed=seed, rows=rows).flips)
+
+
+def short(name: str) -> str:
+    """What tables call a victim: the folder's name."""
+    return Path(name).name
+
+
+def look_at(victim: ClassifierVictim, questions: Sequence[Question]) -> None:
+    """Refuse a victim whose two paths disagree, or that is not in evaluation mode, before anything is attacked."""
+    if victim.no_gradients is None:
+        some = questions[:8]
+        check_victim(
+            victim,
+            [open_image(q.row.example.image) for q in some],
+            [Context(q.row.prompt, q.row.taxonomy) for q in some],
+        )
+
+
+def attack_pixels(
+    victims: Mapping[str, ClassifierVictim],
+    draws: Sequence[Sequence[Question]],
+    suite: Suite,
+    options: AttackOptions,
+) -> tuple[dict[str, list[Attacked]], list[Exhibit]]:
+    """The suite against each victim on each draw, and pictures for the sheet."""
+    found: dict[str, list[Attacked]] = {}
+    exhibits: list[Exhibit] = []
+    for name, victim in victims.items():
+        found[name] = []
+        for number, questions in enumerate(draws):
+            attacked, pictures = attack_victim(
+                victim, questions, suite, batch_size=options.batch_size, seed=options.draws[number], told=say
+            )
+            found[name].append(attacked)
+            if not number:
+                truth = {row.id: row.truth for row in attacked.rows}
+                exhibits += [
+                    Exhibit(f"{short(name)}: {'safe' if truth[key] else 'unsafe'} now", clean, shown)
+                    for key, (clean, shown) in list(pictures.items())[:SHEET_ROWS]
+                ]
+    return found, exhibits
+
+
+def check_attacks(
+    victims: Mapping[str, ClassifierVictim],
+    questions: Sequence[Question],
+    suite: Suite,
+    options: AttackOptions,
+) -> dict[str, list[dict[str, Any]]]:
+    """The honesty checks of each victim; pictures for their transfer come from the next victim in the list."""
+    found, ring = {}, list(victims.values())
+    for place, (name, victim) in enumerate(victims.items()):
+        say(f"{victim.name}: honesty checks")
+        other = ring[(place + 1) % len(ring)]
+        checks = check_attack(
+            victim, questions, suite, steps=options.steps, queries=options.queries,
+            other=None if other is victim else other, batch_size=options.batch_size,
+        )  # fmt: skip
+        found[short(name)] = [check.to_dict() for check in checks]
+    return found
+
+
+def clean_f1(victim: ClassifierVictim, options: AttackOptions, taxonomy: Taxonomy) -> float:
+    """F1 on more rows than are attacked, as a price of a few hundredths would not show on those."""
+    questions = draw(options, taxonomy, options.draws[0] + 1, options.clean_rows)
+    return float(summarise(judge_questions(victim.classifier, questions))["f1"])
+
+
+def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite) -> dict[str, Any]:
+    """Filters alone, the cascade and the defended cascade: text, image and both, adaptively and by transfer."""
+    names = [name for name in (options.cascade, options.defended_cascade) if name != "none"]
+    if not names:
+        return {}
+    cascades: dict[str, Any] = {name: load_classifier(name) for name in names}
+    deployed = {
+        f"filters of {short(names[0])}": [ClassifierVictim(FilterStage.of(cascades[names[0]]))],
+        **{short(name): through_stages(cascade) for name, cascade in cascades.items()},
+    }
+    drawn = draw(options, taxonomy, options.draws[0], 4 * options.pairs)
+    pairs = [question for question in drawn if question.pair is not None]
+    found = {}
+    crafted: dict[str, Any] = {}
+    for name, paths in deployed.items():
+        clean = clean_f1(paths[0], options, taxonomy)
+        say(f"{name}: image and text")
+        found[name] = {
+            "clean_f1": clean,
+            **evaluate_deployment(
+                paths,
+                pairs,
+                replace(suite.threat, goal="safe", space="file", after=("8bit",)),
+                sorted({suite.threat.epsilon, suite.epsilons[-1]}),
+                APGD(steps=options.steps),
+                crafted,
+                families=families(options),
+                batch_size=options.batch_size,
+                seed=options.draws[0],
+            ),
+        }
+    return found
+
+
+def through_stages(cascade: Cascade) -> list[ClassifierVictim]:
+    """The cascade as it is, and led through each of its stages."""
+    paths = [path for path in PATHS if path != "judge" or cascade.judge is not None]
+    return [ClassifierVictim(cascade, path=path) for path in paths]
+
+
+def families(options: AttackOptions) -> dict[str, Any]:
+    """Makers of texts, with the user's paraphrases if there are any."""
+    own = options.paraphrases
+    return {**FAMILIES, **({"paraphrases": paraphrases(read_paraphrases(own))} if own else {})}
+
+
+def attack_otherwise(
+    victims: Mapping[str, ClassifierVictim],
+    questions: Sequence[Question],
+    suite: Suite,
+    options: AttackOptions,
+) -> dict[str, Any]:
+    """Text alone, edits, transfer, one perturbation for all images, and the user's own sets of prompts."""
+    named = {victim.name: victim for victim in victims.values()}
+    white = {name: victim for name, victim in named.items() if victim.no_gradients is None}
+    largest = replace(suite.threat, epsilon=suite.epsilons[-1], space="file", after=("8bit",))
+    texts, edits = {}, {}
+    for name, victim in named.items():
+        say(f"{name}: texts and edits")
+        texts[name] = attack_texts(
+            victim, questions, families=families(options), batch_size=options.batch_size
+        )
+        edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
+    say("transfer")
+    maker = APGD(steps=options.steps, early_stop=False)
+    return {
+        "texts": texts,
+        "edits": edits,
+        "transfer": transfer_matrix(named, questions, largest, maker) if white else None,
+        "universal": {
+            name: attack_universally(victim, questions, largest, Universal())
+            for name, victim in white.items()
+        },
+        "static_sets": score_static_sets(options.static_sets, named, questions),
+    }
+
+
+def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
+    """Every table, the numbers that stand for them, and what is wrong with them."""
+    for table in tables(metrics):
+        print(f"\n{table.to_text()}")
+    print()
+    for key in HEADLINE_KEYS:
+        print(f"{key:28}{'–' if metrics[key] is None else f'{metrics[key]:.3f}'}")
+    for line in failed(metrics["honesty"]):
+        print(f"HONESTY CHECK FAILED: {line}")
+    print(f"\n{seconds:.0f} s in all; {run.path}/report.html has the curves and the pictures")
+
+
+def say(text: str) -> None:
+    """What is being done, on standard error, as it takes minutes."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    try:
+        main()
+    except (ArbiterError, ConfigError, AttackError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,355 @@
+"""Suites, trials and their numbers; a victim whose every margin is known by arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adversarial.apgd import APGD
+from adversarial.errors import AttackError
+from adversarial.gradient import FGSM, PGD
+from adversarial.square import Square
+from adversarial.threat import ThreatModel
+from adversarial.universal import Universal
+from eval.attacked import Attacked, Row, Trial, by_steps, compare, over_draws, summarise_attacked
+from eval.edited import edit_pictures
+from eval.held_out import Question
+from eval.multimodal import attack_deployment, evaluate_deployment, transfer_static
+from eval.robustness import attack_victim, check_attack
+from eval.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.text_attacks import attack_texts, score_prompts
+from eval.transfer import attack_universally, transfer_matrix
+from eval.victims import ClassifierVictim
+from judge.protocol import Scores
+from prompts import Category, Taxonomy
+from prompts.example import Example
+from prompts.rows import Row as Drawn
+
+POLICY = Taxonomy("bright", "1", (Category("bright picture", "a bright picture", key="bright"),))
+SHARP = 400.0
+
+
+class Bright:
+    """Unsafe where the mean is above a half; the word `harmless` in a prompt takes `fooled` off its logit."""
+
+    def __init__(self, name="bright", fooled=0.0, hidden=0.0):
+        self.name, self.fooled, self.hidden = name, fooled, hidden
+
+    def pixel_margins(self, pixels, prompts, taxonomy, *, category=None):
+        return SHARP * (pixels.flatten(1).mean(1) - 0.5) - torch.tensor(self._less(prompts))
+
+    def score(self, images, prompts, taxonomy):
+        means = np.array([np.asarray(image, dtype=np.float64).mean() / 255 for image in images])
+        logits = SHARP * (means - 0.5) - np.array(self._less(prompts)) + self.hidden
+        unsafe = 1 / (1 + np.exp(-logits))
+        unsafe[[prompt == "unreadable" for prompt in prompts]] = np.nan
+        return Scores(unsafe, np.repeat(unsafe[:, None], len(taxonomy), 1), (None,) * len(images))
+
+    def _less(self, prompts):
+        return [self.fooled if prompt and "harmless" in prompt else 0.0 for prompt in prompts]
+
+
+def question(number, level, prompt="a picture", pair=None):
+    """A flat picture of a grey level, unsafe above 127."""
+    unsafe = level > 127
+    picture = Image.new("RGB", (8, 8), (level, level, level))
+    source = "generated" if number % 2 else "real"
+    example = Example(
+        f"image-{number}", picture, prompt, frozenset({"bright"} if unsafe else ()), source=source
+    )
+    row = Drawn(
+        example, POLICY, prompt, example.id, unsafe, "bright picture" if unsafe else None, None,
+        "keep" if unsafe else "benign",
+    )  # fmt: skip
+    return Question(f"q-{number}", row, pair)
+
+
+LEVELS = (129, 131, 133, 140, 126, 124, 122, 110)
+"""1.5 to 12.5 levels above the half, and 1.5 to 17.5 below: budgets in levels break them one by one."""
+
+
+@pytest.fixture
+def questions():
+    return [question(number, level) for number, level in enumerate(LEVELS)]
+
+
+@pytest.fixture
+def suite():
+    return strong(ThreatModel(2 / 255), (1 / 255, 2 / 255, 4 / 255, 8 / 255), steps=4, restarts=1, queries=20)
+
+
+@pytest.fixture
+def victim():
+    return ClassifierVictim(Bright())
+
+
+def robust(summary, budget):
+    return summary["by_epsilon"][budget]["robust_accuracy"]
+
+
+def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
+    attacked, pictures = attack_victim(victim, questions, suite)
+    summary = summarise_attacked(attacked, suite)
+    assert robust(summary, "0/255") == 1.0
+    assert robust(summary, "1/255") == 1.0
+    assert robust(summary, "2/255") == summary["robust_accuracy"] == 6 / 8
+    assert robust(summary, "4/255") == 4 / 8
+    assert robust(summary, "8/255") == 2 / 8
+    assert set(pictures) == {"q-0", "q-4"}  # those broken up to the headline
+    clean, shown = pictures["q-0"]
+    assert 0 < float((shown - clean).abs().max()) * 255 <= 2 + 1e-4
+    assert summary["by_direction"]["unsafe"]["robust_accuracy"] == 3 / 4
+    assert summary["by_source"]["real"]["rows"] == 4
+    assert summary["by_category"]["bright"]["rows"] == 4
+
+
+def test_an_image_broken_once_is_not_attacked_at_a_larger_budget_and_stays_broken(victim, questions, suite):
+    attacked, _ = attack_victim(victim, questions, suite)
+    later = [trial for trial in attacked.trials if trial.epsilon > 2 / 255 and trial.id in ("q-0", "q-4")]
+    assert not later
+    at_headline = {(t.id, t.attack) for t in attacked.trials if t.epsilon == suite.threat.epsilon}
+    assert len(at_headline) == len(questions) * len(suite.attacks)
+    assert not attacked.robust(8 / 255)[[0, 4]].any()
+
+
+def test_a_misjudged_row_is_counted_and_not_attacked(questions, suite):
+    wrong = question(99, 120)
+    wrong = Question("wrong", Drawn(**{**vars(wrong.row), "unsafe": True}))
+    unread = question(98, 140, prompt="unreadable")
+    attacked, _ = attack_victim(ClassifierVictim(Bright()), [*questions, wrong, unread], suite)
+    summary = summarise_attacked(attacked, suite)
+    assert (summary["misjudged"], summary["unjudged"]) == (1, 1)
+    assert not {trial.id for trial in attacked.trials} & {"wrong", "q-98"}
+    assert summary["robust_accuracy"] == 6 / 10
+    assert summary["robust_accuracy_of_correct"] == 6 / 8
+
+
+def test_success_that_the_real_path_denies_is_raw_only(questions, suite):
+    """A deployment that leans to unsafe by 3 logits: what margins call safe is not."""
+    lopsided = ClassifierVictim(Bright(hidden=3.0))
+    unsafe = [q for q in questions if q.row.unsafe]
+    attacked, _ = attack_victim(lopsided, unsafe, suite)
+    first = [trial for trial in attacked.trials if trial.id == "q-0" and trial.attack == "fgsm"]
+    assert first[-1].raw
+    at = summarise_attacked(attacked, suite)["by_epsilon"]["2/255"]
+    assert at["raw"] == 3 / 4
+    assert at["robust_accuracy"] > at["raw"]
+
+
+def trial(id_, epsilon, success=True, attack="pgd", steps=3, **more):
+    return Trial(
+        id_, attack, epsilon, 1.0, -1.0 if success else 1.0, steps, success, {"8bit": success}, 1.0, **more
+    )
+
+
+def row(id_, clean=0.9, truth=True):
+    return Row(id_, truth, "real", (), clean)
+
+
+def test_unjudged_after_an_attack_is_neither_broken_nor_robust():
+    attacked = Attacked("x", [row("a"), row("b")], [trial("a", 0.01, success=False, unjudged=True)])
+    assert attacked.broken(0.01).tolist() == [False, False]
+    assert attacked.robust(0.01).tolist() == [False, True]
+
+
+def test_a_victim_is_compared_on_the_same_rows_only():
+    one = Attacked("one", [row(str(n)) for n in range(40)], [trial(str(n), 0.01) for n in range(30)])
+    two = Attacked("two", [row(str(n)) for n in range(40)], [trial("0", 0.01)])
+    found = compare(one, two, 0.01)
+    assert found["lead"] == pytest.approx(29 / 40)
+    assert (found["only_first"], found["only_second"]) == (0, 29)
+    assert found["interval"][0] > 0.5 > 0.05 > found["p_value"]
+    with pytest.raises(AttackError, match="other rows"):
+        compare(one, Attacked("three", [row("z")]), 0.01)
+
+
+def test_draws_give_mean_and_deviation():
+    rows = [row("a"), row("b"), row("wrong", clean=0.1)]
+    found = over_draws([Attacked("x", rows), Attacked("x", rows, [trial("a", 0.01)])], 0.01)
+    assert found["draws"] == [1.0, 0.5]
+    assert found["mean"] == 0.75
+    assert found["deviation"] == pytest.approx(math.sqrt(0.125))
+
+
+def test_the_curve_over_steps_falls_and_ends_at_the_attacks_own_number(victim, questions, suite):
+    attacked, _ = attack_victim(victim, questions, suite)
+    steps = by_steps(attacked, suite)["pgd"]
+    assert list(steps.values()) == sorted(steps.values(), reverse=True)
+    assert steps[0] == 1.0
+    assert list(steps.values())[-1] == summarise_attacked(attacked, suite)["by_attack"]["pgd"]["raw"]
+
+
+def test_presets():
+    full = strong()
+    assert full.epsilons == GRID
+    assert {type(attack).__name__ for attack in full.attacks} == {"FGSM", "PGD", "APGD", "FAB", "Square"}
+    assert full.attacks_at(8 / 255) == full.attacks
+    assert len({attack.name for attack in full.attacks}) == len(full.attacks)
+    assert strong(everywhere=False).attacks_at(8 / 255) == (APGD(steps=100),)
+    assert full.weak is None
+    assert all(not attack.needs_gradients for attack in queries_only(full).attacks)
+    assert queries_only(full).weak
+
+
+def test_the_papers_protocol_is_labelled_weak_and_steps_over_its_budget():
+    paper = unsafebench()
+    assert "WEAK" in paper.describe()["about"]
+    assert paper.epsilons[0] * 255 < 1
+    (pgd,) = [attack for attack in paper.attacks if isinstance(attack, PGD)]
+    assert pgd.step == pytest.approx(10 / 3)
+    assert pgd.last_iterate
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epsilons": ()}, "at least"),
+        ({"attacks": ()}, "at least"),
+        ({"epsilons": (0.5, 0.1)}, "ascending"),
+        ({"epsilons": (0.5,)}, "none of the budgets"),
+    ],
+)
+def test_a_suite_that_cannot_be_is_refused(change, says):
+    given = {"epsilons": (0.1,), "attacks": (FGSM(),), **change}
+    with pytest.raises(AttackError, match=says):
+        Suite("x", ThreatModel(0.1), grid=(FGSM(),), **given)
+    with pytest.raises(AttackError, match="needs gradients"):
+        queries_only(Suite("x", ThreatModel(0.1), (0.1,), (FGSM(),), (FGSM(),)))
+
+
+def test_honesty_is_checked_with_the_suites_budget(victim, questions, suite):
+    checks = {check.name: check for check in check_attack(victim, questions, suite, steps=4, queries=20)}
+    assert checks["huge_epsilon"].passed
+    assert checks["huge_epsilon"].measured == 1.0
+    assert all(check.passed for check in checks.values()), [c for c in checks.values() if not c.passed]
+
+
+# Image and text together
+
+PAIRS = [question(n, level, pair=f"pair-{n}") for n, level in enumerate((130, 132, 134, 120, 118, 116))]
+
+
+def rates(outcome, arm):
+    return outcome[arm].rates
+
+
+def test_only_both_together_pass_where_each_alone_does_not():
+    """3 levels of brightness take 4.7 logits, the word 4: the row 5.5 levels up (8.6 logits) needs both."""
+    victim = ClassifierVictim(Bright(fooled=4.0))
+    pairs = [question(0, 133, pair="p"), question(1, 120, pair="p")]
+    outcome = attack_deployment(
+        [victim], pairs, ThreatModel(3 / 255, goal="safe", after=("8bit",)), PGD(steps=5)
+    )
+    assert [rates(outcome, arm).asr_n.value for arm in ("text", "image", "both")] == [0.0, 0.0, 1.0]
+    assert rates(outcome, "both").false_alarms.value == 0.0
+    pixels, context = outcome["both"].pictures["q-0"]
+    assert "harmless" in context.prompt
+    assert victim.score([Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())], [context])[0] < 0.5
+
+
+def test_misses_when_clean_count_for_all_unsafe_rows_but_not_for_the_attack():
+    pairs = [*PAIRS[:1], question(7, 140, pair="x"), *PAIRS[3:]]
+    missed = Question("missed", Drawn(**{**vars(question(8, 100).row), "unsafe": True}), "y")
+    outcome = attack_deployment(
+        [ClassifierVictim(Bright())], [*pairs, missed], ThreatModel(3 / 255, goal="safe", after=("8bit",)), FGSM(),
+        arms=("image",),
+    )  # fmt: skip
+    found = rates(outcome, "image")
+    assert (found.asr_n.successes, found.asr_n.total) == (1, 2)
+    assert (found.passed_n.successes, found.passed_n.total) == (2, 3)
+    assert found.missed_clean.successes == 1
+
+
+def test_a_second_path_adds_attempts_and_never_loses_a_success():
+    stubborn = ClassifierVictim(Bright(), name="one way")
+    outcome = attack_deployment(
+        [stubborn, ClassifierVictim(Bright(), name="another")],
+        PAIRS,
+        ThreatModel(4 / 255, goal="safe", after=("8bit",)),
+        FGSM(),
+        arms=("image",),
+    )
+    found = rates(outcome, "image")
+    assert found.asr_n.successes == 1  # 2.5 levels away; the others are 4.5 and 6.5
+    assert found.attempts == 6
+
+
+def test_static_transfer_shows_the_same_pictures_to_another():
+    threat = ThreatModel(8 / 255, goal="safe", after=("8bit",))
+    crafted = {}
+    first = evaluate_deployment([ClassifierVictim(Bright())], PAIRS, threat, [8 / 255], FGSM(), crafted)
+    assert first["static"]["8/255"]["rate"] == first["adaptive"]["8/255"]["image"]["asr_n"]["rate"] == 1.0
+    hard = ClassifierVictim(Bright(hidden=50.0))
+    assert transfer_static(hard, PAIRS, crafted["8/255"])["rate"] == 0.0
+    assert transfer_static(hard, PAIRS, {}) == {"rows": 0, "successes": 0, "rate": None}
+
+
+# Texts, edits, transfer
+
+
+def test_texts_turn_what_reads_them_and_lies_do_not():
+    reads = attack_texts(ClassifierVictim(Bright(fooled=50.0)), PAIRS)
+    assert reads["any"]["unsafe_to_safe"] == 1.0
+    assert reads["any"]["safe_to_unsafe"] == 0.0
+    assert reads["families"]["disavowals"]["asr_n"] == 0.5
+    assert reads["families"]["lies"]["asr_n"] == 0.0
+    blind = attack_texts(ClassifierVictim(Bright()), PAIRS)
+    assert blind["any"]["rate"] == blind["definitions"]["rate"] == 0.0
+
+
+class Obedient(Bright):
+    """Does what the policy's definitions tell it."""
+
+    def score(self, images, prompts, taxonomy):
+        scores = super().score(images, prompts, taxonomy)
+        told = any("safe" in category.definition.casefold() for category in taxonomy)
+        return Scores(np.zeros(len(images)), scores.categories, scores.reasons) if told else scores
+
+
+def test_instructions_in_definitions_are_tried():
+    found = attack_texts(ClassifierVictim(Obedient()), PAIRS)["definitions"]
+    assert found["unsafe_to_safe"] == 1.0
+
+
+def test_static_prompts_are_shown_with_pictures_that_are_flagged():
+    victim = ClassifierVictim(Bright(fooled=50.0))
+    found = score_prompts(victim, ["a harmless thing", "a dog", "unreadable"], PAIRS)
+    assert (found["passed"], found["unjudged"], found["prompts"], found["pictures"]) == (1, 1, 3, 3)
+    assert score_prompts(victim, [], PAIRS)["rate"] is None
+
+
+def test_edits_are_reported_by_name(victim, questions):
+    found = edit_pictures(victim, questions, severities=(1,))
+    assert found["edits"]["held"]["flip"] == 1.0
+    assert found["edits"]["held"]["brightness"] < 1.0
+    assert found["edits"]["worst"] <= min(found["edits"]["held"].values())
+    assert set(found) == {"edits", "corruptions", "writing"}
+
+
+def test_pictures_travel_between_like_victims_only(questions):
+    victims = {"one": ClassifierVictim(Bright("one")), "two": ClassifierVictim(Bright("two", hidden=60.0))}
+    attack = APGD(steps=3, early_stop=False)
+    matrix = transfer_matrix(victims, questions, ThreatModel(20 / 255, after=("8bit",)), attack)["matrix"]
+    assert matrix["one"]["one"]["success"] == 1.0
+    assert matrix["one"]["two"]["success"] == 0.0
+
+
+def test_one_perturbation_for_all_is_measured_on_other_images(victim):
+    many = [question(n, 130 + n % 9) for n in range(20)]
+    found = attack_universally(victim, many, ThreatModel(12 / 255, after=("8bit",)), Universal())
+    assert (found["rows"], found["success"]) == (10, 1.0)
+
+
+def test_a_victim_without_gradients_is_named_and_square_still_runs(questions, suite):
+    class Remote(Bright):
+        pixel_margins = property()
+
+    victim = ClassifierVictim(Remote())
+    assert victim.no_gradients
+    with pytest.raises(AttackError, match="no gradients to pixels"):
+        attack_victim(victim, questions, suite)
+    attacked, _ = attack_victim(victim, questions, queries_only(suite))
+    assert {type(attack) for attack in queries_only(suite).attacks} == {Square}
+    assert attacked.trials

@@ -1,0 +1,192 @@
+"""recipes/attack.py as a file, and `arbiter attack`: what they leave behind, and what they refuse."""
+
+import json
+import runpy
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from adversarial.errors import AttackError
+from judge.cascade import CascadeSettings, save_cascade
+from judge.errors import CheckpointError
+from judge.filters import Platt
+from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
+from judge.heads.encoder import DualEncoder
+from judge.heads.student import Student, save_student
+from judge.rundir import RunDir
+from judge.serve import cli
+from judge.stages import Cutoffs
+from prompts import load_taxonomy
+
+RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "attack.py"
+CONFIG = RECIPE.parent / "configs" / "attack.yaml"
+
+
+@pytest.fixture(scope="module")
+def recipe():
+    return runpy.run_path(str(RECIPE), run_name="recipe")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two untrained heads on the encoder that ships, fair zero-shot classifiers already, and a cascade of one."""
+    home, taxonomy = tmp_path_factory.mktemp("runs"), load_taxonomy("digits")
+    encoder = DualEncoder.load("tiny-clip")
+    for seed, name in enumerate(("student", "defended")):
+        torch.manual_seed(seed)
+        run = RunDir.create(home / name, kind="student")
+        run.write_taxonomy(taxonomy)
+        save_student(run, Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, 32, 2, 1, 4))))
+    run = RunDir.create(home / "cascade", kind="cascade")
+    run.write_taxonomy(taxonomy)
+    cutoffs = Cutoffs(0.0, 2.0, 0.3, 0.9, 0.4, 0.4, 0.5)
+    settings = CascadeSettings(Platt(0.0, 0.0), Platt(14.0, -2.0), cutoffs, False, 0.05, 0.05, 99)
+    save_cascade(run, settings, student=home / "student", judge=None)
+    return home
+
+
+def arguments(runs, out, **more):
+    given = {
+        "victims": [runs / "student", runs / "defended"],
+        "cascade": runs / "cascade",
+        "defended_cascade": runs / "cascade",
+        "output_dir": out,
+        "rows": 8,
+        "pairs": 3,
+        "severities": [3],
+        "clean_rows": 20,
+        "limit": 120,
+        "steps": 4,
+        "restarts": 1,
+        "queries": 6,
+        "epsilons": ["2/255", "32/255"],
+        **more,
+    }
+    return [
+        text
+        for name, value in given.items()
+        for text in (f"--{name}", *(map(str, value) if isinstance(value, list) else [str(value)]))
+    ]
+
+
+def run_recipe(recipe, *given):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["attack.py", *given])
+        recipe["main"]()
+
+
+@pytest.fixture(scope="module")
+def config(runs):
+    path = runs / "attack.yaml"
+    path.write_text(yaml.safe_dump({"defended": {str(runs / "student"): str(runs / "defended")}}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def finished(recipe, runs, config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out") / "attack"
+    sets = runs / "prompts.csv"
+    sets.write_text("prompt\na harmless drawing of balloons\nzxqv balloons\n")
+    more = {"config": config, "static_sets": [f"generic:{sets}"]}
+    try:
+        run_recipe(recipe, *arguments(runs, out, **more))
+        code = 0
+    except SystemExit as stop:
+        code = stop.code
+    return out, code
+
+
+def test_it_leaves_numbers_trials_and_a_report(finished):
+    out, _ = finished
+    metrics = json.loads((out / "metrics.json").read_text())
+    for key in ("huge_epsilon_success", "filters_asr", "cascade_asr", "undefended_robust_accuracy"):
+        assert 0.0 <= metrics[key] <= 1.0
+    assert set(metrics["pixels"]) == {"student", "defended"}
+    assert set(metrics["deployments"]) == {"filters of cascade", "cascade"}
+    by_epsilon = metrics["pixels"]["student"]["by_epsilon"]
+    values = [by_epsilon[key]["robust_accuracy"] for key in ("0/255", "2/255", "32/255")]
+    assert values == sorted(values, reverse=True)
+    assert values[-1] < values[0]
+    assert metrics["static_sets"].popitem()[1]["student"]["prompts"] == 2
+    trials = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    assert {trial["victim"] for trial in trials} == {"student", "defended"}
+    assert all(trial["levels"] >= 0 for trial in trials)
+    page = (out / "report.html").read_text()
+    assert "Honesty checks" in page
+    assert page.count("data:image/png") == 4
+
+
+def test_the_exit_code_tells_of_failed_checks(finished):
+    out, code = finished
+    checks = [
+        c for found in json.loads((out / "metrics.json").read_text())["honesty"].values() for c in found
+    ]
+    assert code == int(not all(check["passed"] for check in checks))
+    assert ("honesty checks failed" in (out / "report.html").read_text()) == bool(code)
+
+
+def test_the_same_seed_gives_the_same_numbers(finished, recipe, runs, tmp_path):
+    out, _ = finished
+    only = {"victims": [runs / "student"], "cascade": "none", "defended_cascade": "none"}
+    with suppress(SystemExit):
+        run_recipe(recipe, *arguments(runs, tmp_path / "again", **only))
+    first, again = (json.loads((path / "metrics.json").read_text()) for path in (out, tmp_path / "again"))
+    for key in ("by_epsilon", "by_direction"):
+        assert first["pixels"]["student"][key] == again["pixels"]["student"][key]
+    assert again["filters_asr"] is None
+    assert again["defended_robust_accuracy"] is None
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"epsilon": "8"}, "8/255"),
+        ({"preset": "weakest"}, "strong or unsafebench"),
+        ({"knowledge": "everything"}, "white_box or queries"),
+        ({"norm": "l7"}, "linf"),
+    ],
+)
+def test_options_that_do_not_exist_stop_the_run(recipe, runs, tmp_path, more, says):
+    with pytest.raises(AttackError, match=says):
+        run_recipe(recipe, *arguments(runs, tmp_path / "out", **more))
+
+
+def test_an_unknown_option_and_a_missing_victim_stop_the_run(recipe, runs, tmp_path):
+    with pytest.raises((SystemExit, ValueError)):
+        run_recipe(recipe, *arguments(runs, tmp_path / "out", stepz=3))
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe, *arguments(runs, tmp_path / "out", victims=[tmp_path]))
+
+
+def test_the_papers_preset_runs_and_says_that_it_is_weak(recipe, runs, tmp_path, capsys):
+    more = {
+        "preset": "unsafebench",
+        "victims": [runs / "student"],
+        "cascade": "none",
+        "defended_cascade": "none",
+    }
+    with suppress(SystemExit):
+        run_recipe(recipe, *arguments(runs, tmp_path / "paper", draws=[2023, 2024], **more))
+    metrics = json.loads((tmp_path / "paper" / "metrics.json").read_text())
+    assert "WEAK" in metrics["suite"]["about"]
+    assert len(metrics["draws"]["student"]["draws"]) == 2
+
+
+def test_the_configuration_that_ships_names_known_options_only(recipe):
+    shipped = yaml.safe_load(CONFIG.read_text())
+    known = recipe["AttackOptions"].__dataclass_fields__
+    assert set(shipped) <= set(known)
+
+
+def test_arbiter_attack_hands_its_words_to_the_recipe(monkeypatch):
+    called = []
+    monkeypatch.setattr("judge.serve.recipes.subprocess.call", lambda words: called.append(words) or 7)
+    assert cli.main(["attack", "runs/a", "runs/b", "--preset", "strong"]) == 7
+    assert called[0][1].endswith("attack.py")
+    assert called[0][2:] == ["--victims", "runs/a", "runs/b", "--preset", "strong"]
+    assert cli.main(["attack", "--help"]) == 7
+    assert called[1][2:] == ["--help"]
