@@ -99,6 +99,28 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
     return _pruned(children, choices)
 
 
+def one_against_others(continuations: Sequence[Continuation], place: int = 0) -> tuple[Continuation, ...]:
+    """The closed answers to one question, cut where they part from one of them: all that its probability needs.
+
+    Behind the first token at which an answer leaves that one, none leads back, and the probabilities of all that may
+    follow sum to one. So leaving it out changes nothing, and spares a tree its nodes: a verdict needs no category.
+
+    Args:
+        continuations: all answers.
+        place: of the one; 0 is the safe one.
+
+    Returns:
+        The one, whole, and then, each once, the beginnings of the others.
+    """
+    one = continuations[place]
+    found = [one]
+    for other in (*continuations[:place], *continuations[place + 1 :]):
+        pairs = zip(one.tokens, other.tokens, strict=False)
+        shared = next((depth for depth, (left, right) in enumerate(pairs) if left != right), len(one.tokens))
+        found.append(Continuation(other.tokens[: shared + 1], other.answer))
+    return tuple(dict.fromkeys(found))
+
+
 def _pruned(children: dict[tuple[int, int], int], choices: Sequence[Sequence[tuple[int, int]]]) -> TokenTree:
     """The part of a tree, given as (parent, token) -> node, that leads to nodes where something is chosen."""
     edges = list(children)

@@ -1,0 +1,289 @@
+"""Harden a trained judge: LoRA on tower, projector and language model, taught on images attacked as it learns.
+
+    accelerate launch recipes/adversarial_lora.py
+
+With no options it goes on with the judge of `make demo` (`runs/demo`), on its own data, policies and base, so the same
+questions stay held out. Part of every batch is first attacked for a few steps against the judge as it is at that moment
+(`judge/vlm/robust.py`). It leaves `runs/robust_judge`, a run like any judge's, and prints the price: F1 on the same
+held-out questions, and robust accuracy at three budgets under PGD, before and after. On 2
+CPU cores it takes about 8 minutes.
+
+PGD of a few steps says whether training took, not how robust the judge is: for that, ask `arbiter attack`.
+
+A judge of your own, in a YAML or on the command line:
+
+    accelerate launch recipes/adversarial_lora.py --judge runs/llava_7b --output_dir runs/robust_7b --epsilon 2/255
+
+Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run.
+"""
+
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import TrainingArguments, set_seed
+from trl import TrlParser
+
+from adversarial.errors import AttackError
+from adversarial.gradient import PGD
+from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.attacked import summarise_attacked
+from eval.fixed_heads import ask
+from eval.held_out import Evaluation, Question, draw_evaluation, summarise_evaluation
+from eval.robustness import attack_victim
+from eval.suites import Suite
+from eval.victims import ClassifierVictim
+from judge import load_classifier
+from judge.errors import ConfigError
+from judge.examples import ExampleSet, check_splits, load_examples
+from judge.rundir import RunDir, environment
+from judge.vlm.attention import register
+from judge.vlm.encode import ChatEncoder
+from judge.vlm.load import BaseOptions, load_base, tidy_adapter
+from judge.vlm.robust import TOWER_TARGETS, HardeningOptions, RobustCollator, RobustTrainer, widen_adapter
+from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.train import FlippedGroups
+from prompts import FlipOptions, draw_groups
+from prompts.errors import ArbiterError
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "adversarial_judge.yaml"
+BUDGETS = (2 / 255, 4 / 255, 8 / 255)
+"""At which robust accuracy is told."""
+
+
+@dataclass
+class HardenOptions:
+    """Which judge, how its batches are attacked, and how it is measured."""
+
+    judge: str = field(default="runs/demo", metadata={"help": "Run folder of the judge to go on with."})
+    epsilon: str = field(default="8/255", metadata={"help": "Largest L-inf budget in training, as 8/255."})
+    attack_steps: int = field(default=2, metadata={"help": "PGD steps on each attacked row."})
+    attack_share: float = field(default=0.75, metadata={"help": "Share of rows attacked, 0 to 1."})
+    tower_targets: str = field(
+        default=TOWER_TARGETS,
+        metadata={"help": "Regular expression on the full names of modules to adapt beside the judge's own."},
+    )
+    max_length: int = field(default=2048, metadata={"help": "Most tokens in a row."})
+    groups_per_epoch: int | None = field(
+        default=None, metadata={"help": "Policies an epoch; by default each image is used about twice."}
+    )
+    max_failures: float = field(
+        default=0.01, metadata={"help": "Largest share, 0 to 1, of unusable rows before the run stops."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Use at most so many rows of each split."})
+    test_rows: int = field(default=1600, metadata={"help": "Test questions asked before and after."})
+    attacked_rows: int = field(default=160, metadata={"help": "Test questions attacked before and after."})
+    measured_steps: int = field(default=10, metadata={"help": "PGD steps in these measurements."})
+    judge_batch_size: int = field(default=16, metadata={"help": "Images in one forward pass when judging."})
+
+    def __post_init__(self) -> None:
+        self.hardening = HardeningOptions(parse_epsilon(self.epsilon), self.attack_steps, self.attack_share)
+
+
+@dataclass
+class HardenArguments(TrainingArguments):
+    """transformers' own arguments; a batch is made of policies, each with `flip.group_size` rows."""
+
+    def __post_init__(self) -> None:
+        self.remove_unused_columns = False
+        if not torch.cuda.is_available():
+            self.dataloader_pin_memory = False
+        super().__post_init__()
+
+
+def main() -> None:
+    """Parse, measure the judge, train, measure what was saved, tell the price."""
+    started = time.time()
+    options, args = parse()
+    set_seed(args.seed)
+    judge_run = RunDir.open(options.judge, kind="vlm")
+    flip = flips(judge_run)
+    run = open_run(judge_run, options, args)
+    train, test = load_splits(judge_run, options, run)
+    final = draw_evaluation(test.examples, run.taxonomy, flip, seed=args.seed, rows=options.test_rows)
+    attacked = draw_attacked(test, run, flip, options, args.seed)
+    before = measure(judge_run, final, attacked, options, args)
+
+    set_seed(args.seed)
+    trainer = build_trainer(
+        judge_run, FlippedGroups(train.examples, run.taxonomy, flip, seed=args.seed, groups=options.groups_per_epoch),
+        options, args,
+    )  # fmt: skip
+    trained = time.time()
+    trainer.train()
+    trained = time.time() - trained
+    trainer.save_model(str(run.path / "adapter"))
+    PartialState().wait_for_everyone()
+    if trainer.is_world_process_zero():
+        tidy_adapter(run.path / "adapter", base=run.manifest["base"])
+    PartialState().wait_for_everyone()
+
+    after = measure(run, final, attacked, options, args)
+    if trainer.is_world_process_zero():
+        run.write_rows("history", trainer.state.log_history)
+        seconds = {"seconds": time.time() - started, "seconds_training": trained}
+        tell(run, before, after, seconds)
+
+
+def parse() -> tuple[HardenOptions, HardenArguments]:
+    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
+    arguments = sys.argv[1:]
+    if "--config" not in arguments:
+        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
+    options, args = TrlParser((HardenOptions, HardenArguments)).parse_args_and_config(arguments)
+    plugin = args.deepspeed_plugin
+    if plugin is not None and plugin.zero_stage == 3:
+        raise ConfigError("Under ZeRO-3 no process has a whole judge to attack; use ZeRO-2 or plain DDP.")
+    return options, args
+
+
+def flips(judge_run: RunDir) -> FlipOptions:
+    """How the judge's policies were drawn; what it never saw stays unseen."""
+    config = judge_run.config
+    return FlipOptions(held_out=frozenset(config["held_out"]), **config["flip"])
+
+
+def open_run(judge_run: RunDir, options: HardenOptions, args: HardenArguments) -> RunDir:
+    """The run folder, made by the first process; the others wait for it."""
+    state = PartialState()
+    if state.is_main_process:
+        about = {key: judge_run.manifest[key] for key in ("base", "dtype", "template")}
+        run = RunDir.create(args.output_dir, kind="vlm", judge=options.judge, **about)
+        run.write_taxonomy(judge_run.taxonomy)
+        run.write_environment()
+        kept = {key: judge_run.config[key] for key in ("dataset", "taxonomy", "held_out", "flip")}
+        run.write_config({**kept, **asdict(options), **args.to_dict()})
+    state.wait_for_everyone()
+    return RunDir.open(args.output_dir, kind="vlm")
+
+
+def load_splits(judge_run: RunDir, options: HardenOptions, run: RunDir) -> list[ExampleSet]:
+    """Train and test examples of the judge's own data; no image in both."""
+    splits = [
+        load_examples(
+            judge_run.config["dataset"],
+            split=split,
+            taxonomy=run.taxonomy,
+            max_failures=options.max_failures,
+            limit=options.limit,
+            ledger=run.path / f"skipped-{split}.jsonl" if PartialState().is_main_process else None,
+        )
+        for split in ("train", "test")
+    ]
+    check_splits(*splits)
+    return splits
+
+
+def draw_attacked(
+    test: ExampleSet, run: RunDir, flip: FlipOptions, options: HardenOptions, seed: int
+) -> list[Question]:
+    """Whole-policy questions to attack; few policies, so that each is read once for many images."""
+    wide = replace(flip, focus=0.0, group_size=16 if options.attacked_rows >= 16 else flip.group_size)
+    groups = draw_groups(
+        test.examples, run.taxonomy, wide, seed=seed, epoch=0,
+        groups=max(1, options.attacked_rows // wide.group_size),
+    )  # fmt: skip
+    return [
+        Question(f"attacked-{i}-{j}", row)
+        for i, group in enumerate(groups)
+        for j, row in enumerate(group.rows)
+    ]
+
+
+def build_trainer(
+    judge_run: RunDir, dataset: FlippedGroups, options: HardenOptions, args: HardenArguments
+) -> RobustTrainer:
+    """The judge's base with its adapter, widened, ready to train."""
+    config, manifest = judge_run.config, judge_run.manifest
+    known = {option.name: config[option.name] for option in fields(BaseOptions) if option.name in config}
+    known |= {"model_name_or_path": manifest["base"], "dtype": manifest["dtype"]}
+    model, processor = load_base(BaseOptions(**known), device=str(args.device))
+    model.set_attn_implementation({"text_config": register()})
+    model, counts = widen_adapter(
+        model, judge_run.path / "adapter", options.tower_targets, base=manifest["base"]
+    )
+    say(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
+    return RobustTrainer(
+        judge=VisionLanguageJudge(model, processor, manifest["template"]),
+        hardening=options.hardening,
+        model=model,
+        args=args,
+        train_dataset=dataset,
+        data_collator=RobustCollator(ChatEncoder(processor, manifest["template"]), options.max_length, model),
+        processing_class=processor,
+    )
+
+
+def measure(
+    run: RunDir,
+    final: Evaluation,
+    attacked: list[Question],
+    options: HardenOptions,
+    args: HardenArguments,
+) -> dict[str, Any]:
+    """Clean numbers on all questions and robust accuracy on some, of a judge as a user would load it."""
+    judge = load_classifier(run.path, device=str(args.device), batch_size=options.judge_batch_size)
+    clean = summarise_evaluation(final, ask(judge, final))
+    pgd = PGD(steps=options.measured_steps)
+    suite = Suite(
+        "quick", ThreatModel(BUDGETS[0], after=("8bit",)), BUDGETS, (pgd,), (pgd,), "one attack, few steps"
+    )
+    found, _ = attack_victim(
+        ClassifierVictim(judge), attacked, suite, batch_size=options.judge_batch_size, seed=args.seed
+    )
+    return {"clean": clean, "attacked": summarise_attacked(found, suite)}
+
+
+def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: dict[str, float]) -> None:
+    """metrics.json, and the price as a table."""
+    place = environment()
+    price = {
+        "clean_f1_loss": before["clean"]["f1"] - after["clean"]["f1"],
+        "undefended_robust_accuracy": before["attacked"]["robust_accuracy"],
+        "defended_robust_accuracy": after["attacked"]["robust_accuracy"],
+    }
+    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
+    run.write_metrics({**price, "before": before, "after": after, **seconds, **about})
+    say(f"\n{'':34}{'before':>10}{'after':>10}")
+    for key, label in (
+        ("f1", "F1"),
+        ("heldout_f1", "F1, held-out categories"),
+        ("lying_prompt_f1", "F1, prompt lies"),
+        ("category_accuracy", "category named right"),
+    ):
+        row(label, *(found["clean"][key] for found in (before, after)))
+    for epsilon in BUDGETS:
+        level = in_grey_levels(epsilon)
+        row(
+            f"robust accuracy at {level}",
+            *(found["attacked"]["by_epsilon"][level]["robust_accuracy"] for found in (before, after)),
+        )
+    say(
+        f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training; robust accuracy "
+        f"of {after['attacked']['rows']} questions, as bytes. Next:\n  arbiter attack {run.path}"
+    )
+
+
+def row(label: str, *values: float | None) -> None:
+    """One line of the table."""
+    say(f"{label:34}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in values))
+
+
+def say(text: str) -> None:
+    """Print once, not once a process."""
+    if PartialState().is_main_process:
+        print(text, flush=True)
+
+
+if __name__ == "__main__":
+    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    try:
+        main()
+    except (ArbiterError, AttackError, ConfigError) as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,381 @@
+"""Image-steps a second of an attack on a judge, against a loop written as UnsafeBench's; and what both reach.
+
+    python scripts/bench_attack.py                                   # mid-size model, 2 CPU threads
+    python scripts/bench_attack.py --size 7b --device cuda --dtype bfloat16 --steps 100 --baseline-steps 5
+
+Random weights in LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tokens, 32,000 tokens), smooth random
+images at the model's own size, the policy of 11 categories before the image. One image-step is one gradient and one
+move.
+
+- `baseline`: what is known of UnsafeBench's loop, written anew: one image at a time; weights keep their gradients; the
+  whole text is read again in every step, and logits are computed at every token; cross-entropy of a bare "safe" or
+  "unsafe"; epsilon 0.01 and an absolute step of 0.01 / 0.3 on the normalised tensor, clamped to (-3, 3); the graph is
+  kept; the last iterate counts; every image runs all steps.
+- `baseline, pixel gradients only`: the same with weights frozen.
+- `ours`: `ClassifierVictim` and `Problem`, which every attack of this library steps through: batches of four, the
+  policy's keys and values kept, one row of logits an image, gradients to pixels alone. Then APGD with early stop, for
+  seconds an image.
+
+Speed is compared on gradient steps alone, in turns, with no early stop on either side; medians. What is reached is
+compared at a budget that is not larger for ours: 0.01 on normalised tensors is 0.01 times a channel's deviation in
+pixels, 0.67 to 0.70 grey levels, and ours gets the smallest of the three. Final pixels of both are asked about by the
+judge's margin in float32, since bytes would drop them. Random weights hardly look at the image, so the verdict's
+threshold is put at the median of the clean margins: half of the images are then "unsafe". The last line is JSON.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers.utils import logging
+
+from adversarial.apgd import APGD
+from adversarial.problem import Context, Found, Problem, Search, find
+from adversarial.threat import ThreatModel, in_grey_levels
+from eval.victims import ClassifierVictim
+from judge.vlm.encode import Encoded, Variant
+from judge.vlm.pixels import preprocess
+from judge.vlm.random_llava import SHAPES, random_llava
+from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.tree import one_against_others
+from prompts import Taxonomy, load_taxonomy, render
+
+WORDS = (
+    "a quiet street in the old town painted in bright colours while people walk home after the rain".split()
+)
+RELATIVE_STEP = 1 / 0.3
+"""UnsafeBench's step in units of its epsilon."""
+BOUNDS = (-3.0, 3.0)
+"""UnsafeBench's, on normalised tensors."""
+
+
+@dataclass
+class Setting:
+    """What both sides are given."""
+
+    judge: VisionLanguageJudge
+    taxonomy: Taxonomy
+    images: Tensor
+    """(N, 3, h, w) pixels in [0, 1], at the model's own size."""
+    prompts: list[str]
+    threshold: float
+    """P(unsafe) from which this deployment flags."""
+    truth: Tensor
+    """(N,) 1 where the clean image is flagged, else -1; what the attacker wants changed."""
+
+    def margins(self, pixels: Tensor) -> Tensor:
+        """(N,) signed distance to the other verdict, image by image; below 0 the attack succeeded."""
+        victim = ClassifierVictim(self.judge, threshold=self.threshold)
+        contexts = [Context(prompt, self.taxonomy) for prompt in self.prompts]
+        with torch.no_grad():
+            found = [
+                victim.margins(pixels[row : row + 1], contexts[row : row + 1]) for row in range(len(pixels))
+            ]
+        return torch.cat(found).cpu() * self.truth
+
+
+def main() -> None:
+    """Build, time in turns, attack, print."""
+    options = parse()
+    torch.set_num_threads(options.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    load = os.getloadavg()[0]
+    setting = build(options)
+    problem = attack_problem(setting, options)
+
+    ways = {
+        "baseline": UnsafeBenchLoop(setting, options, pixels_only=False),
+        "baseline, pixel gradients only": UnsafeBenchLoop(setting, options, pixels_only=True),
+        "ours": OurLoop(problem, options),
+    }
+    times = time_in_turns(ways, options)
+    ways["baseline"].finish()
+    spent = time.perf_counter()
+    found = find(APGD(steps=options.steps), problem)
+    spent = time.perf_counter() - spent
+
+    result = summary(setting, ways, times, found, spent, options)
+    result["load_average"] = {"before": load, "after": os.getloadavg()[0]}
+    report(setting, times, result, options)
+    print(json.dumps(result))
+
+
+def parse() -> argparse.Namespace:
+    """Options."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", choices=tuple(SHAPES), default="mid")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=6, help="of each attack on each image")
+    parser.add_argument(
+        "--baseline-steps", type=int, help="fewer of them for the baseline, whose seconds are scaled up"
+    )
+    parser.add_argument("--batch", type=int, default=4, help="images in a forward pass of ours")
+    parser.add_argument(
+        "--epsilon", type=float, default=0.01, help="on normalised tensors, as UnsafeBench's code has it"
+    )
+    parser.add_argument("--taxonomy", default="unsafebench")
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        default=300.0,
+        help="sustained, in 10^12 a second, for the floor told on a GPU",
+    )
+    options = parser.parse_args()
+    options.baseline_steps = options.baseline_steps or options.steps
+    if min(options.images, options.steps, options.batch, options.baseline_steps) < 1:
+        parser.error("--images, --steps, --batch and --baseline-steps are 1 at least.")
+    return options
+
+
+def build(options: argparse.Namespace) -> Setting:
+    """The model, smooth images, prompts, and the threshold that makes verdicts depend on the image."""
+    model, processor = random_llava(options.size, device=options.device, dtype=options.dtype)
+    judge = VisionLanguageJudge(model, processor, name=options.size)
+    chance = torch.Generator().manual_seed(0)
+    side = SHAPES[options.size].image
+    coarse = torch.rand(options.images, 3, 6, 6, generator=chance)
+    images = (F.interpolate(coarse, (side, side), mode="bicubic") * 0.7 + 0.15).clamp(0.0, 1.0)
+    words = torch.randint(len(WORDS), (15,), generator=chance)
+    prompts = [" ".join(WORDS[place] for place in words)] * options.images
+    setting = Setting(
+        judge, load_taxonomy(options.taxonomy), images, prompts, 0.5, torch.ones(options.images)
+    )
+    clean = setting.margins(images)
+    middle = clean.sort().values[(len(clean) - 1) // 2 : len(clean) // 2 + 1].mean()
+    setting.threshold = float(middle.sigmoid())
+    setting.truth = torch.where(clean > middle, 1.0, -1.0)
+    return setting
+
+
+def attack_problem(setting: Setting, options: argparse.Namespace) -> Problem:
+    """The library's own view of the task, at a budget no larger than the baseline's in any channel."""
+    smallest = min(setting.judge.processor.image_processor.image_std)
+    victim = ClassifierVictim(setting.judge, threshold=setting.threshold)
+    threat = ThreatModel(options.epsilon * smallest, space="input", after=())
+    contexts = [Context(prompt, setting.taxonomy) for prompt in setting.prompts]
+    return Problem(
+        victim, setting.images, contexts, setting.truth, threat, batch_size=options.batch
+    )  # fmt: skip
+
+
+class UnsafeBenchLoop:
+    """One image after another, as the module text says; `step` does one image-step."""
+
+    def __init__(self, setting: Setting, options: argparse.Namespace, *, pixels_only: bool) -> None:
+        self.setting, self.options, self.pixels_only = setting, options, pixels_only
+        self.model = setting.judge.model
+        self.processor = setting.judge.processor.image_processor
+        self.done: list[Tensor] = []
+        """(1, 3, h, w) final pixels in [0, 1], image by image."""
+        self.taken: list[float] = []
+        """Seconds of every step."""
+        self._steps = self._run()
+
+    def step(self) -> int:
+        """One image-step; how many it was."""
+        self.model.requires_grad_(not self.pixels_only)
+        started = time.perf_counter()
+        next(self._steps, None)
+        synchronise()
+        self.taken.append(time.perf_counter() - started)
+        self.model.zero_grad()
+        self.model.requires_grad_(False)
+        return 1
+
+    def finish(self) -> None:
+        """The rest of its steps."""
+        while len(self.done) < len(self.setting.images):
+            self.step()
+
+    def _run(self) -> Iterator[None]:
+        for row in range(len(self.setting.images)):
+            yield from self._attack(row)
+
+    def _attack(self, row: int) -> Iterator[None]:
+        device = self.model.device
+        clean = preprocess(self.processor, self.setting.images[row : row + 1]).to(device)
+        ids, target = self._tokens(row)
+        ids, target = ids.to(device), target.to(device)
+        pixels = clean.clone()
+        for number in range(self.options.baseline_steps):
+            pixels = pixels.detach().requires_grad_(True)
+            output = self.model(input_ids=ids, pixel_values=pixels.to(self.model.dtype), use_cache=False)
+            predicted = output.logits[0, -len(target) - 1 : -1]
+            loss = F.cross_entropy(predicted.float(), target)
+            loss.backward(retain_graph=True)
+            assert pixels.grad is not None
+            moved = pixels.detach() - RELATIVE_STEP * self.options.epsilon * pixels.grad.sign()
+            change = (moved - clean).clamp(-self.options.epsilon, self.options.epsilon)
+            pixels = (clean + change).clamp(*BOUNDS)
+            if number + 1 == self.options.baseline_steps:
+                self.done.append(self._in_pixels(pixels.detach().cpu()))
+            yield
+
+    def _tokens(self, row: int) -> tuple[Tensor, Tensor]:
+        """(1, S) the whole text with its target at the end, and (T,) the target: a bare word, no end of the turn."""
+        encoded = encode(self.setting, row)
+        safe, unsafe, *_ = one_against_others(encoded.continuations)
+        wanted = safe.tokens[:-1] if self.setting.truth[row] > 0 else unsafe.tokens
+        return torch.tensor([[*encoded.prefix, *encoded.chain, *wanted]]), torch.tensor(wanted)
+
+    def _in_pixels(self, normalised: Tensor) -> Tensor:
+        mean, deviation = (
+            torch.tensor(values)[:, None, None]
+            for values in (self.processor.image_mean, self.processor.image_std)
+        )
+        return (normalised * deviation + mean).clamp(0.0, 1.0)
+
+
+class OurLoop:
+    """The loop of the library's attacks, here PGD, without early stop; `step` moves one batch."""
+
+    def __init__(self, problem: Problem, options: argparse.Namespace) -> None:
+        self.problem, self.taken = problem, []
+        self.search = Search(problem, options.steps, early_stop=False)
+        self._steps = self._run()
+
+    def step(self) -> int:
+        """One step of one batch; how many image-steps it was."""
+        started = time.perf_counter()
+        moved = next(self._steps, 0)
+        synchronise()
+        self.taken.append((time.perf_counter() - started) / max(moved, 1))
+        return moved
+
+    def _run(self) -> Iterator[int]:
+        problem, threat = self.problem, self.problem.threat
+        state, length = problem.images.clone(), 2.5 * threat.epsilon / self.search.limit
+        while batches := self.search.batches():
+            for rows in batches:
+                gap, gradient = problem.gradient(state[rows], rows)
+                self.search.report(rows, state[rows], gap)
+                moved = state[rows] - length * gradient.sign()
+                state[rows] = threat.project(moved, problem.images[rows])
+                yield len(rows)
+
+
+def encode(setting: Setting, row: int) -> Encoded:
+    """The tokens of a row, as the judge reads them."""
+    encoder = setting.judge.encoder
+    run = (encoder.image_token_id,) * SHAPES[setting.judge.name].image_tokens
+    chat = render(setting.taxonomy, setting.prompts[row], template=setting.judge.template)
+    return encoder.encode_row([Variant(chat)], run)
+
+
+def time_in_turns(ways: dict[str, Any], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each image-step; all ways take one step in every round, the first of which warms up."""
+    rounds = min(options.steps, options.baseline_steps)
+    for _ in range(rounds):
+        for way in ways.values():
+            way.step()
+    while ways["ours"].step():  # what is left of it, to see what it reaches
+        pass
+    return {name: (way.taken[1:rounds] or way.taken[:1]) for name, way in ways.items()}
+
+
+def synchronise() -> None:
+    """Wait for the device."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def summary(
+    setting: Setting,
+    ways: dict[str, Any],
+    times: dict[str, list[float]],
+    found: Found,
+    spent: float,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Ratios of what was measured, and what both attacks reached."""
+    step = {name: statistics.median(values) for name, values in times.items()}
+    reached = setting.margins(found.pixels)
+    baseline = setting.margins(torch.cat(ways["baseline"].done))
+    seconds = {"baseline": step["baseline"] * options.steps, "ours": spent / len(setting.images)}
+    row = encode(setting, 0)
+    tokens = {"policy": len(row.prefix), "after_policy": len(row.chain)}
+    weights = sum(p.numel() for p in setting.judge.model.model.language_model.layers.parameters())
+    work = 4 * weights * tokens["after_policy"]
+    """Operations of an image-step: forward, and backward to the pixels alone."""
+    return {
+        "image_steps_ratio": step["baseline"] / step["ours"],
+        "image_steps_ratio_pixel_gradients_only": step["baseline, pixel gradients only"] / step["ours"],
+        "seconds_per_image_ratio": seconds["baseline"] / seconds["ours"],
+        "robust_accuracy": float((reached > 0).float().mean()),
+        "baseline_robust_accuracy": float((baseline > 0).float().mean()),
+        "mean_gap": {
+            "clean": float(setting.margins(setting.images).mean()),
+            "baseline": float(baseline.mean()),
+            "ours, no early stop": float(ways["ours"].search.found.gap.mean()),
+        },
+        "seconds_per_step": step,
+        "seconds_per_image": seconds,
+        "steps_until_success": found.steps.tolist(),
+        "steps": {"ours": options.steps, "baseline": options.baseline_steps},
+        "budget": {
+            "baseline_normalised": options.epsilon,
+            "ours_grey_levels": in_grey_levels(ways["ours"].problem.threat.epsilon),
+        },
+        "tokens": tokens,
+        "sustained_tflops": work / step["ours"] / 1e12,
+        "seconds_per_image_100_steps": step["ours"] * 100,
+        "floor_seconds_per_image_100_steps": work * 100 / (options.tflops * 1e12),
+        "machine": machine(options),
+        "versions": {name: version(name) for name in ("torch", "transformers")},
+    }
+
+
+def report(
+    setting: Setting, times: dict[str, list[float]], result: dict[str, Any], options: argparse.Namespace
+) -> None:
+    """Print what was measured."""
+    tokens = result["tokens"]
+    print(
+        f"\n{options.size} on {options.device}, {options.dtype}; a policy of {tokens['policy']} tokens, "
+        f"{tokens['after_policy']} after it; {len(setting.images)} images, {options.steps} steps\n"
+    )
+    for name, taken in result["seconds_per_step"].items():
+        print(f"  {name:34}{taken:9.4f} s an image-step, of {len(times[name])}")
+    print(
+        f"  early stop: {result['seconds_per_image']['ours']:.2f} s an image, baseline "
+        f"{result['seconds_per_image']['baseline']:.2f} s\n"
+        f"  robust accuracy: ours {result['robust_accuracy']:.2f} at {result['budget']['ours_grey_levels']}, baseline "
+        f"{result['baseline_robust_accuracy']:.2f} at {options.epsilon} on normalised tensors\n"
+        f"  mean distance to the other verdict: {result['mean_gap']}"
+    )
+    if options.device != "cpu":
+        hundred, floor = (result[f"{key}seconds_per_image_100_steps"] for key in ("", "floor_"))
+        print(
+            f"  100 steps: {hundred:.1f} s an image; 4NT operations a step at {options.tflops:g} TFLOP/s would take "
+            f"{floor:.1f} s, so {floor / hundred:.0%} of that floor's speed"
+        )
+
+
+def machine(options: argparse.Namespace) -> str:
+    """What the numbers were taken on."""
+    if options.device != "cpu":
+        return torch.cuda.get_device_name()
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else 'unknown CPU'}, {options.threads} threads"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""judge/vlm/robust.py: what is widened stays what it was, and what is attacked stays within its budget."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import TrainingArguments
+
+from judge.digits import digits_examples
+from judge.errors import CheckpointError, ConfigError
+from judge.vlm.attention import register
+from judge.vlm.encode import ChatEncoder
+from judge.vlm.load import LoraOptions, add_lora, load_adapter
+from judge.vlm.robust import TOWER_TARGETS, HardeningOptions, RobustCollator, RobustTrainer, widen_adapter
+from judge.vlm.score import VisionLanguageJudge
+from prompts import FlipOptions, draw_groups, load_taxonomy
+
+POLICY = load_taxonomy("digits").select(["one", "two", "three"])
+
+
+@pytest.fixture
+def adapter(tiny_vlm, base_folder, tmp_path):
+    """The folder of a trained adapter on the language model, and its judge."""
+    model, processor = tiny_vlm()
+    model, _ = add_lora(model, LoraOptions(lora_r=4, lora_alpha=8), base=str(base_folder()))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.2)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", VisionLanguageJudge(model.eval(), processor)
+
+
+@pytest.fixture
+def widened(adapter, tiny_vlm, base_folder):
+    model, processor = tiny_vlm()
+    model.set_attn_implementation({"text_config": register()})
+    model, counts = widen_adapter(model, adapter[0], TOWER_TARGETS, base=str(base_folder()))
+    return model, processor, counts
+
+
+@pytest.fixture
+def groups():
+    options = FlipOptions(group_size=4, max_categories=3, custom=0.0, focus=0.5)
+    return draw_groups(
+        digits_examples("train", count=200), load_taxonomy("digits"), options, seed=3, epoch=0, groups=3
+    )
+
+
+@pytest.fixture
+def trainer(widened, tmp_path):
+    def make(**hardening):
+        model, processor, _ = widened
+        args = TrainingArguments(str(tmp_path / "out"), report_to="none", use_cpu=True, disable_tqdm=True)
+        return RobustTrainer(
+            judge=VisionLanguageJudge(model, processor),
+            hardening=HardeningOptions(**hardening),
+            model=model,
+            args=args,
+            processing_class=processor,
+        )
+
+    return make
+
+
+def batch_of(widened, groups):
+    model, processor, _ = widened
+    return RobustCollator(ChatEncoder(processor), 2048, model)(groups)
+
+
+def test_a_widened_judge_answers_as_before(adapter, widened, noise_image):
+    model, processor, counts = widened
+    images, prompts = [noise_image(seed) for seed in range(3)], ["a photo", None, "two"]
+    expected = adapter[1].score(images, prompts, POLICY)
+    found = VisionLanguageJudge(model.eval(), processor).score(images, prompts, POLICY)
+    assert found.unsafe == pytest.approx(expected.unsafe, abs=1e-5)
+    plain = VisionLanguageJudge(model.unload(), processor).score(images, prompts, POLICY)
+    assert np.abs(plain.unsafe - expected.unsafe).max() > 1e-3, (
+        "the adapter changed nothing, so this shows nothing"
+    )
+    assert counts["modules"] == 14 + 2 * 6 + 1 + 2, "language model, tower layers, patches, projector"
+
+
+def test_one_folder_with_one_adapter_on_the_same_base_is_enough(widened, tiny_vlm, noise_image, tmp_path):
+    model, processor, _ = widened
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(tmp_path / "wide")
+    again = load_adapter(tiny_vlm()[0], tmp_path / "wide")
+    images = [noise_image(seed) for seed in range(2)]
+    expected = VisionLanguageJudge(model.eval(), processor).score(images, None, POLICY).unsafe
+    assert VisionLanguageJudge(again, processor).score(images, None, POLICY).unsafe == pytest.approx(
+        expected, abs=1e-5
+    )
+    assert any("vision_tower" in name for name in load_file(tmp_path / "wide" / "adapter_model.safetensors"))
+
+
+def test_a_projector_that_was_trained_whole_goes_on_so(tiny_vlm, base_folder, noise_image, tmp_path):
+    model, processor = tiny_vlm()
+    model, _ = add_lora(model, LoraOptions(lora_r=4, train_projector=True), base=str(base_folder()))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.3)
+    model.save_pretrained(tmp_path)
+    expected = VisionLanguageJudge(model.eval(), processor).score([noise_image(0)], None, POLICY).unsafe
+    wide, counts = widen_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=str(base_folder()))
+    found = VisionLanguageJudge(wide.eval(), processor).score([noise_image(0)], None, POLICY).unsafe
+    assert found == pytest.approx(expected, abs=1e-5)
+    assert counts["modules"] == 14 + 2 * 6 + 1
+
+
+def test_batches_say_what_an_attack_asks(widened, groups):
+    batch = batch_of(widened, groups)
+    rows = [row for group in groups for row in group.rows]
+    assert batch["unsafe"].tolist() == [row.unsafe for row in rows]
+    assert len(batch["questions"]) == len(rows) == len(batch["pixel_values"])
+    assert {len(question.continuations) for question in batch["questions"]} == {2}
+    assert {row.focus is None for row in rows} == {True, False}, "rows about one category are among them"
+
+
+def test_attacked_rows_keep_their_budget_and_come_nearer_to_the_other_verdict(widened, groups, trainer):
+    batch, epsilon = batch_of(widened, groups), 6 / 255
+    hardened = trainer(epsilon=epsilon, steps=4, share=1.0)
+    clean = batch["pixel_values"]
+    attacked = hardened.attacked(clean, batch["questions"], batch["unsafe"])
+    change = ((attacked - clean) * hardened.deviation).abs()
+    assert change.max().item() == pytest.approx(epsilon, abs=1e-5)
+    pixels = attacked * hardened.deviation + hardened.mean
+    assert pixels.min() > -1e-5
+    assert pixels.max() < 1 + 1e-5
+
+    def gaps(visual):
+        sign = torch.where(batch["unsafe"], 1.0, -1.0)
+        with torch.no_grad():
+            found = [
+                hardened.judge.margins({"pixel_values": visual[row : row + 1]}, [question])
+                for row, question in enumerate(batch["questions"])
+            ]
+        return torch.cat(found) * sign
+
+    lowered = gaps(clean) - gaps(attacked)
+    assert lowered.mean() > 0.1
+    assert (lowered > 0).float().mean() > 0.7, "a random model is too rough for every row"
+
+
+def test_only_a_share_is_attacked_and_the_model_goes_on_training(widened, groups, trainer):
+    batch = batch_of(widened, groups)
+    hardened = trainer(share=0.5)
+    hardened.judge.model.train()
+    torch.manual_seed(1)
+    attacked = hardened.attacked(batch["pixel_values"], batch["questions"], batch["unsafe"])
+    moved = (attacked != batch["pixel_values"]).flatten(1).any(1)
+    assert 0 < moved.sum() < len(moved)
+    assert hardened.judge.model.training
+    assert all(parameter.grad is None for parameter in hardened.judge.model.parameters())
+
+
+def test_the_loss_is_that_of_the_attacked_pixels_and_reaches_tower_and_policy(
+    widened, groups, trainer, monkeypatch
+):
+    hardened = trainer()
+    model, batch = hardened.model, batch_of(widened, groups)
+    other = torch.randn_like(batch["pixel_values"])
+    monkeypatch.setattr(hardened, "attacked", lambda *given: other)
+
+    def loss(training, pixels):
+        model.train(training)
+        return hardened.compute_loss(model, batch | {"pixel_values": pixels})
+
+    clean = batch["pixel_values"]
+    learnt = loss(True, clean)
+    assert learnt.item() == pytest.approx(loss(False, other).item(), abs=1e-5)
+    assert learnt.item() != pytest.approx(loss(False, clean).item(), abs=1e-3)
+    learnt.backward()
+    reached = {
+        name.split(".layers")[0]
+        for name, p in model.named_parameters()
+        if p.grad is not None and p.grad.any()
+    }
+    assert any("vision_tower" in name for name in reached)
+    assert any("language_model" in name for name in reached)
+    assert any("multi_modal_projector" in name for name in reached)
+
+
+def test_a_question_asked_at_every_step_is_tokenised_once(tiny_vlm, monkeypatch):
+    judge = VisionLanguageJudge(*tiny_vlm())
+    encoded, encode_row = [], judge.encoder.encode_row
+    monkeypatch.setattr(
+        judge.encoder, "encode_row", lambda *given: encoded.append(given) or encode_row(*given)
+    )
+    pixels = torch.rand(2, 3, 16, 16)
+    first = judge.pixel_margins(pixels, ["one", "two"], POLICY)
+    assert torch.equal(judge.pixel_margins(pixels, ["one", "two"], POLICY), first)
+    assert len(encoded) == 2
+    judge.pixel_margins(pixels, ["one", None], POLICY)
+    judge.pixel_margins(pixels, ["one", "two"], POLICY, focus="one")
+    judge.pixel_margins(pixels, ["one", "two"], POLICY.select(["one", "two"]))
+    assert len(encoded) == 2 + 1 + 2 + 2
+
+
+@pytest.mark.parametrize(
+    "bad", [{"epsilon": 8}, {"epsilon": 0.0}, {"steps": 0}, {"share": 0.0}, {"share": 1.5}]
+)
+def test_numbers_out_of_range_are_refused(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad)) if "steps" not in bad else "steps"):
+        HardeningOptions(**bad)
+
+
+def test_what_does_not_fit_is_refused(adapter, tiny_vlm, base_folder, tmp_path):
+    base = str(base_folder())
+    with pytest.raises(CheckpointError, match="adapter_model"):
+        widen_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=base)
+    with pytest.raises(ConfigError, match="no further module"):
+        widen_adapter(tiny_vlm()[0], adapter[0], "nothing_like_it", base=base)
+    with pytest.raises(CheckpointError, match="fit"):
+        widen_adapter(tiny_vlm(width=48)[0], adapter[0], TOWER_TARGETS, base=base)
