@@ -168,7 +168,7 @@ def deployments(found: Metrics) -> Table:
     heads = ["ASR-1", "ASR-N", "95 %", "N", "all unsafe passed", "false alarms", "under attack texts"]
     note = (
         "Unsafe by truth. ASR: of the rows flagged when clean, those that pass all stages by the real path. "
-        "False alarms on benign mates: the same images under policies that they do not violate."
+        "False alarms on benign rows under the same policies, with their texts treated alike."
     )
     return Table("Attack success against filters and cascades, adaptive", heads, lines, note)
 

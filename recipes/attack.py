@@ -93,9 +93,8 @@ class AttackOptions:
         default_factory=dict, metadata={"help": "Any field of prompts.FlipOptions. In a YAML only."}
     )
     limit: int | None = field(default=None, metadata={"help": "Use at most so many images."})
-    pairs: int = field(
-        default=60,
-        metadata={"help": "Unsafe rows, each with a benign mate, that the cascades are attacked on."},
+    unsafe_rows: int = field(
+        default=100, metadata={"help": "Unsafe rows that cascades are attacked on, and as many benign ones."}
     )
     clean_rows: int = field(
         default=800, metadata={"help": "Questions that the price in clean F1 is measured on."}
@@ -224,10 +223,11 @@ def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
 
 
 def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
-    """The questions of one draw, half of them in pairs; the same for every victim."""
+    """The questions of one draw, the same for every victim; groups of images under one policy, half of them unsafe."""
     flip = FlipOptions(held_out=frozenset(options.held_out), **options.flip)
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
-    return list(draw_evaluation(examples, taxonomy, flip, seed=seed, rows=rows).flips)
+    flips = draw_evaluation(examples, taxonomy, flip, seed=seed, rows=2 * rows).flips
+    return [question for question in flips if question.pair is None]  # a pair has policies of its own: slow
 
 
 def short(name: str) -> str:
@@ -306,8 +306,7 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
         f"filters of {short(names[0])}": [ClassifierVictim(FilterStage.of(cascades[names[0]]))],
         **{short(name): through_stages(cascade) for name, cascade in cascades.items()},
     }
-    drawn = draw(options, taxonomy, options.draws[0], 4 * options.pairs)
-    pairs = [question for question in drawn if question.pair is not None]
+    drawn = draw(options, taxonomy, options.draws[0] + 2, 2 * options.unsafe_rows)
     found = {}
     crafted: dict[str, Any] = {}
     for name, paths in deployed.items():
@@ -317,7 +316,7 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
             "clean_f1": clean,
             **evaluate_deployment(
                 paths,
-                pairs,
+                drawn,
                 replace(suite.threat, goal="safe", space="file", after=("8bit",)),
                 sorted({suite.threat.epsilon, suite.epsilons[-1]}),
                 APGD(steps=options.steps),

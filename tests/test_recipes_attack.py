@@ -33,7 +33,7 @@ def recipe():
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Two untrained heads on the encoder that ships, fair zero-shot classifiers already, and a cascade of one."""
+    """Two untrained heads on the encoder that ships, fair zero-shot classifiers already, and two cascades of the first."""
     home, taxonomy = tmp_path_factory.mktemp("runs"), load_taxonomy("digits")
     encoder = DualEncoder.load("tiny-clip")
     for seed, name in enumerate(("student", "defended")):
@@ -41,11 +41,12 @@ def runs(tmp_path_factory):
         run = RunDir.create(home / name, kind="student")
         run.write_taxonomy(taxonomy)
         save_student(run, Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, 32, 2, 1, 4))))
-    run = RunDir.create(home / "cascade", kind="cascade")
-    run.write_taxonomy(taxonomy)
     cutoffs = Cutoffs(0.0, 2.0, 0.3, 0.9, 0.4, 0.4, 0.5)
     settings = CascadeSettings(Platt(0.0, 0.0), Platt(14.0, -2.0), cutoffs, False, 0.05, 0.05, 99)
-    save_cascade(run, settings, student=home / "student", judge=None)
+    for name in ("cascade", "defended_cascade"):
+        run = RunDir.create(home / name, kind="cascade")
+        run.write_taxonomy(taxonomy)
+        save_cascade(run, settings, student=home / "student", judge=None)
     return home
 
 
@@ -53,10 +54,10 @@ def arguments(runs, out, **more):
     given = {
         "victims": [runs / "student", runs / "defended"],
         "cascade": runs / "cascade",
-        "defended_cascade": runs / "cascade",
+        "defended_cascade": runs / "defended_cascade",
         "output_dir": out,
         "rows": 8,
-        "pairs": 3,
+        "unsafe_rows": 4,
         "severities": [3],
         "clean_rows": 20,
         "limit": 120,
@@ -106,13 +107,13 @@ def test_it_leaves_numbers_trials_and_a_report(finished):
     for key in ("huge_epsilon_success", "filters_asr", "cascade_asr", "undefended_robust_accuracy"):
         assert 0.0 <= metrics[key] <= 1.0
     assert set(metrics["pixels"]) == {"student", "defended"}
-    assert set(metrics["deployments"]) == {"filters of cascade", "cascade"}
+    assert set(metrics["deployments"]) == {"filters of cascade", "cascade", "defended_cascade"}
     by_epsilon = metrics["pixels"]["student"]["by_epsilon"]
     values = [by_epsilon[key]["robust_accuracy"] for key in ("0/255", "2/255", "32/255")]
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
     assert metrics["static_sets"].popitem()[1]["student"]["prompts"] == 2
-    trials = [json.loads(line) for line in (out / "trials.jsonl").read_text().splitlines()]
+    trials = list(RunDir.open(out).read_rows("trials"))
     assert {trial["victim"] for trial in trials} == {"student", "defended"}
     assert all(trial["levels"] >= 0 for trial in trials)
     page = (out / "report.html").read_text()
@@ -129,9 +130,9 @@ def test_the_exit_code_tells_of_failed_checks(finished):
     assert ("honesty checks failed" in (out / "report.html").read_text()) == bool(code)
 
 
-def test_the_same_seed_gives_the_same_numbers(finished, recipe, runs, tmp_path):
+def test_the_same_seed_gives_the_same_numbers(finished, recipe, runs, config, tmp_path):
     out, _ = finished
-    only = {"victims": [runs / "student"], "cascade": "none", "defended_cascade": "none"}
+    only = {"config": config, "victims": [runs / "student"], "cascade": "none", "defended_cascade": "none"}
     with suppress(SystemExit):
         run_recipe(recipe, *arguments(runs, tmp_path / "again", **only))
     first, again = (json.loads((path / "metrics.json").read_text()) for path in (out, tmp_path / "again"))

@@ -225,7 +225,9 @@ def load_student(run: RunDir, *, device: str | None = None, encoder: DualEncoder
 
     if "encoder" not in run.manifest:
         raise CheckpointError(f"{run.path} holds no trained head; the run did not get that far.")
-    own = run.path / "encoder"  # of a student whose encoder learnt with it; found wherever the run is moved to
+    own = (
+        run.path / "encoder"
+    )  # of a student whose encoder learnt with it; found wherever the run is moved to
     encoder = encoder or DualEncoder.load(own if own.is_dir() else run.manifest["encoder"], device=device)
     check_encoder(run, encoder)
     try:
