@@ -28,6 +28,9 @@ from .held_out import Question
 from .victims import ClassifierVictim, problem_of
 
 ARMS = ("text", "image", "both")
+EACH = 1
+"""Texts of each family that are tried beside an image attack; each costs a pass of all stages in every round.
+`eval.text_attacks` tries them all, on untouched pictures."""
 
 
 @dataclass
@@ -108,11 +111,15 @@ def evaluate_deployment(
     it is shown to all others unchanged. `options` are those of `attack_deployment`.
     """
     found: dict[str, Any] = {"adaptive": {}, "static": {}}
+    text = attack_deployment(paths, rows, replace(threat, epsilon=0.0), image, arms=("text",), **options)
     for epsilon in epsilons:
         budget = in_grey_levels(epsilon)
-        outcome = attack_deployment(paths, rows, replace(threat, epsilon=epsilon), image, **options)
+        arms = ("image", "both")
+        outcome = attack_deployment(
+            paths, rows, replace(threat, epsilon=epsilon), image, arms=arms, **options
+        )
         crafted.setdefault(budget, outcome["both"].pictures)
-        found["adaptive"][budget] = {arm: each.rates.to_dict() for arm, each in outcome.items()}
+        found["adaptive"][budget] = {arm: each.rates.to_dict() for arm, each in (text | outcome).items()}
         found["static"][budget] = transfer_static(paths[0], rows, crafted[budget])
     return found
 
@@ -137,14 +144,15 @@ def _through_paths(
         problem.images.clone(), list(problem.contexts), torch.zeros(len(problem), 0, dtype=torch.bool)
     )
     open_rows = torch.arange(len(problem))
-    for victim in paths:
+    # Paths differ in their gradients alone, which a text has none of.
+    for victim in paths if image is not None else paths[:1]:
         if not len(open_rows):
             break
         part = problem.subset(open_rows).against(victim)
         texts: list[list[Context]] = [
             _texts(context, families, problem.seed) if arm != "image" else [] for context in part.contexts
         ]
-        found = find_joint(JointAttack(image, texts), part)
+        found = find_joint(JointAttack(image, texts, rounds=2 if arm == "both" else 1), part)
         stored = problem.threat.stored(found.pixels, part.images)
         verified = torch.from_numpy(victim.score(to_images(stored), found.contexts) < 0.5)
         columns = torch.zeros(len(problem), found.passed.shape[1], dtype=torch.bool)
@@ -160,8 +168,10 @@ def _through_paths(
 
 
 def _texts(context: Context, families: Mapping[str, Maker], seed: int) -> list[Context]:
-    """Everything the families make of a row's prompt, for the verdict safe."""
-    made = [prompt for maker in families.values() for prompt in maker(context.prompt, wanted_by(1.0), seed)]
+    """The first texts that each family makes of a row's prompt, for the verdict safe."""
+    made = [
+        prompt for maker in families.values() for prompt in maker(context.prompt, wanted_by(1.0), seed)[:EACH]
+    ]
     return [replace(context, prompt=prompt) for prompt in dict.fromkeys(made)]
 
 

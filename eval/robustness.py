@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,6 +26,17 @@ from .victims import ClassifierVictim, Prepared, problem_of, sign_of
 Told = Callable[[str], Any]
 
 
+class Broken(NamedTuple):
+    """A picture whose verdict was turned."""
+
+    clean: Tensor
+    """(3, H, W) in [0, 1]."""
+    stored: Tensor
+    """(3, H, W) as it was judged."""
+    epsilon: float
+    """The smallest budget of the suite at which it fell."""
+
+
 def attack_victim(
     victim: ClassifierVictim,
     questions: Sequence[Question],
@@ -34,7 +45,7 @@ def attack_victim(
     batch_size: int = 32,
     seed: int = 0,
     told: Told = lambda text: None,
-) -> tuple[Attacked, dict[str, tuple[Tensor, Tensor]]]:
+) -> tuple[Attacked, dict[str, Broken]]:
     """Attack every question that the victim judges right, at every budget of the suite.
 
     Args:
@@ -46,15 +57,14 @@ def attack_victim(
         told: hears in one line what is done next.
 
     Returns:
-        Everything that happened; and by question, for those broken up to the headline, the clean picture (3, H, W) and
-        the first that broke it, as stored.
+        Everything that happened; and by question the first picture that broke it.
 
     Raises:
         AttackError: the victim has no gradients and the suite wants some, or an attack breaks its own promise.
     """
     parts = problem_of(victim, questions, suite.threat, batch_size=batch_size, seed=seed)
     attacked = Attacked(victim.name, _rows(questions, parts, suite.threat))
-    pictures: dict[str, tuple[Tensor, Tensor]] = {}
+    pictures: dict[str, Broken] = {}
     for part in parts:
         names = [questions[place].id for place in part.places]
         left = torch.ones(len(names), dtype=torch.bool)
@@ -71,8 +81,8 @@ def attack_victim(
                 _count(attacked, attack, problem.spent)
                 for place, trial in enumerate(trials):
                     left[chosen[place]] &= not trial.success
-                    if trial.success and epsilon <= suite.threat.epsilon:
-                        pictures.setdefault(trial.id, (problem.images[place], stored[place]))
+                    if trial.success:
+                        pictures.setdefault(trial.id, Broken(problem.images[place], stored[place], epsilon))
     return attacked, pictures
 
 

@@ -61,6 +61,8 @@ from prompts.errors import ArbiterError
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
 SHEET_ROWS = 4
 """Pictures of each victim on the sheet."""
+VERDICTS = {True: "safe", False: "unsafe"}
+"""What an attack makes of an image that is unsafe, or not."""
 
 
 @dataclass
@@ -265,8 +267,8 @@ def attack_pixels(
             if not number:
                 truth = {row.id: row.truth for row in attacked.rows}
                 exhibits += [
-                    Exhibit(f"{short(name)}: {'safe' if truth[key] else 'unsafe'} now", clean, shown)
-                    for key, (clean, shown) in list(pictures.items())[:SHEET_ROWS]
+                    Exhibit(f"{victim.name}, {in_grey_levels(at)}: {VERDICTS[truth[key]]} now", clean, shown)
+                    for key, (clean, shown, at) in list(pictures.items())[:SHEET_ROWS]
                 ]
     return found, exhibits
 

@@ -97,8 +97,9 @@ def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
     assert robust(summary, "2/255") == summary["robust_accuracy"] == 6 / 8
     assert robust(summary, "4/255") == 4 / 8
     assert robust(summary, "8/255") == 2 / 8
-    assert set(pictures) == {"q-0", "q-4"}  # those broken up to the headline
-    clean, shown = pictures["q-0"]
+    levels = {name: round(broken.epsilon * 255) for name, broken in pictures.items()}
+    assert levels == {"q-0": 2, "q-4": 2, "q-1": 4, "q-5": 4, "q-2": 8, "q-6": 8}
+    clean, shown, _ = pictures["q-0"]
     assert 0 < float((shown - clean).abs().max()) * 255 <= 2 + 1e-4
     assert summary["by_direction"]["unsafe"]["robust_accuracy"] == 3 / 4
     assert summary["by_source"]["real"]["rows"] == 4
@@ -273,7 +274,7 @@ def test_a_second_path_adds_attempts_and_never_loses_a_success():
     )
     found = rates(outcome, "image")
     assert found.asr_n.successes == 1  # 2.5 levels away; the others are 4.5 and 6.5
-    assert found.attempts == 6
+    assert found.attempts == 4
 
 
 def test_static_transfer_shows_the_same_pictures_to_another():
