@@ -112,11 +112,11 @@ def length(change: Tensor, norm: Norm) -> Tensor:
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
 
 
-def parse_epsilon(text: str | float) -> float:
+def parse_epsilon(text: str | float, norm: Norm = "linf") -> float:
     """`2/255` or `0.01` -> a number in pixels of [0, 1].
 
     Raises:
-        AttackError: no number, or one above 1: then it was meant in grey levels.
+        AttackError: no number, or in L-inf one above 1: then it was meant in grey levels.
     """
     written = str(text).strip()
     try:
@@ -124,7 +124,7 @@ def parse_epsilon(text: str | float) -> float:
         value = float(above) / float(below) if below else float(above)
     except (ValueError, ZeroDivisionError):
         raise AttackError(f"{written!r} is no epsilon; write grey levels as 2/255, or a number.") from None
-    check_epsilon(value, "linf")
+    check_epsilon(value, norm)
     return value
 
 

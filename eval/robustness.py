@@ -140,7 +140,7 @@ def check_attack(
         problem,
         strong=APGD(steps=steps),
         one_step=FGSM(),
-        black_box=Square(queries=queries),
+        black_box=Square(queries=queries) if suite.threat.norm == "linf" else None,
         transfer=None if other is None or other.no_gradients is not None else problem.against(other),
         doubled=APGD(steps=2 * steps),
         reads_text=reads_text,

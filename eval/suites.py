@@ -89,7 +89,7 @@ def strong(
         epsilons: budgets; the headline is added.
         steps: of each gradient attack and restart.
         restarts: of PGD and of APGD on the margin; the first starts at the clean image, the others at random points.
-        queries: of Square.
+        queries: of Square, which is there in L-inf only.
         everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline.
     """
     threat = threat or ThreatModel(HEADLINE)
@@ -99,7 +99,7 @@ def strong(
         APGD(steps=steps, restarts=restarts),
         APGD(steps=steps, loss="cross_entropy"),
         FAB(steps=steps),
-        Square(queries=queries),
+        *((Square(queries=queries),) if threat.norm == "linf" else ()),
     )
     quick = (APGD(steps=steps),)
     budgets = tuple(sorted({*epsilons, threat.epsilon}))

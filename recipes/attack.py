@@ -46,7 +46,7 @@ from eval.robustness_report import HEADLINE_KEYS, failed, headline, tables, writ
 from eval.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.text_attacks import attack_texts, score_static_sets
 from eval.transfer import attack_universally, transfer_matrix
-from eval.victims import ClassifierVictim, check_victim
+from eval.victims import ClassifierVictim, check_victim, sign_of
 from judge import load_classifier
 from judge.cascade import Cascade
 from judge.cascade_margins import PATHS
@@ -59,8 +59,7 @@ from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
-SHEET_ROWS = 4
-"""Pictures of each victim on the sheet."""
+SHEET_ROWS = 4  # pictures of each victim
 VERDICTS = {True: "safe", False: "unsafe"}
 """What an attack makes of an image that is unsafe, or not."""
 
@@ -151,7 +150,7 @@ def main() -> None:
     run = open_run(options, taxonomy)
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():
-        look_at(victim, draws[0])
+        look_at(victim, draws[0], suite.threat)
 
     attacked, pictures = attack_pixels(victims, draws, suite, options)
     first = {short(name): found[0] for name, found in attacked.items()}
@@ -166,8 +165,8 @@ def main() -> None:
     metrics["comparison"] = compare_defended(first, metrics["clean"], pairs, suite)
     metrics["deployments"] = attack_deployments(options, taxonomy, suite)
     metrics |= attack_otherwise(victims, draws[0], suite, options)
-    small, large = (in_grey_levels(epsilon) for epsilon in (suite.threat.epsilon, suite.epsilons[-1]))
-    metrics |= headline(metrics, pairs[0] if pairs else None, small, large)
+    budgets = map(in_grey_levels, (suite.threat.epsilon, suite.epsilons[-1]))
+    metrics |= headline(metrics, pairs[0] if pairs else None, *budgets)
     place = environment()
     about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
     run.write_metrics({**metrics, "seconds": time.time() - started, **about})
@@ -198,10 +197,13 @@ def build_suite(options: AttackOptions) -> Suite:
     if options.preset == "unsafebench":
         suite = unsafebench(options.steps)
     elif options.preset == "strong":
-        threat = ThreatModel(
-            parse_epsilon(options.epsilon), options.norm, options.goal, options.category, options.space
-        )
-        budgets = tuple(map(parse_epsilon, options.epsilons)) or GRID
+        if options.norm == "l2" and not options.epsilons:
+            raise AttackError(
+                "L2 budgets have no default; give --epsilon and --epsilons, as 0.5 and 0.25 0.5 1."
+            )
+        budget = parse_epsilon(options.epsilon, options.norm)
+        threat = ThreatModel(budget, options.norm, options.goal, options.category, options.space)
+        budgets = tuple(parse_epsilon(text, threat.norm) for text in options.epsilons) or GRID
         suite = strong(
             threat,
             budgets,
@@ -226,7 +228,8 @@ def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
 
 def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
     """The questions of one draw, the same for every victim; groups of images under one policy, half of them unsafe."""
-    flip = FlipOptions(held_out=frozenset(options.held_out), **options.flip)
+    plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal calls its category by name
+    flip = FlipOptions(held_out=frozenset(options.held_out), **{**plain, **options.flip})
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
     flips = draw_evaluation(examples, taxonomy, flip, seed=seed, rows=2 * rows).flips
     return [question for question in flips if question.pair is None]  # a pair has policies of its own: slow
@@ -237,15 +240,12 @@ def short(name: str) -> str:
     return Path(name).name
 
 
-def look_at(victim: ClassifierVictim, questions: Sequence[Question]) -> None:
+def look_at(victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel) -> None:
     """Refuse a victim whose two paths disagree, or that is not in evaluation mode, before anything is attacked."""
+    some = [question for question in questions if sign_of(question, threat)][:8]
     if victim.no_gradients is None:
-        some = questions[:8]
-        check_victim(
-            victim,
-            [open_image(q.row.example.image) for q in some],
-            [Context(q.row.prompt, q.row.taxonomy) for q in some],
-        )
+        contexts = [Context(question.row.prompt, question.row.taxonomy) for question in some]
+        check_victim(victim, [open_image(question.row.example.image) for question in some], contexts)
 
 
 def attack_pixels(
@@ -319,7 +319,7 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
             **evaluate_deployment(
                 paths,
                 drawn,
-                replace(suite.threat, goal="safe", space="file", after=("8bit",)),
+                replace(suite.threat, goal="safe", category=None, space="file", after=("8bit",)),
                 sorted({suite.threat.epsilon, suite.epsilons[-1]}),
                 APGD(steps=options.steps),
                 crafted,
@@ -356,9 +356,7 @@ def attack_otherwise(
     texts, edits = {}, {}
     for name, victim in named.items():
         say(f"{name}: texts and edits")
-        texts[name] = attack_texts(
-            victim, questions, families=families(options), batch_size=options.batch_size
-        )
+        texts[name] = attack_texts(victim, questions, suite.threat, families=families(options))
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
     say("transfer")
     maker = APGD(steps=options.steps, early_stop=False)
@@ -387,7 +385,7 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
 
 
 def say(text: str) -> None:
-    """What is being done, on standard error, as it takes minutes."""
+    """What is being done, on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""judge/vlm/robust.py: what is widened stays what it was, and what is attacked stays within its budget."""
+"""judge/vlm/robust.py: what is widened stays what it was, features hold, attacked rows keep their budget."""
 
 import numpy as np
 import pytest
@@ -8,10 +8,20 @@ from transformers import TrainingArguments
 
 from judge.digits import digits_examples
 from judge.errors import CheckpointError, ConfigError
+from judge.heads.robust import perturb
 from judge.vlm.attention import register
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import LoraOptions, add_lora, load_adapter
-from judge.vlm.robust import TOWER_TARGETS, HardeningOptions, RobustCollator, RobustTrainer, widen_adapter
+from judge.vlm.robust import (
+    TOWER_TARGETS,
+    HardeningOptions,
+    MatchingOptions,
+    RobustCollator,
+    RobustTrainer,
+    TowerFeatures,
+    match_features,
+    widen_adapter,
+)
 from judge.vlm.score import VisionLanguageJudge
 from prompts import FlipOptions, draw_groups, load_taxonomy
 
@@ -35,8 +45,9 @@ def adapter(tiny_vlm, base_folder, tmp_path):
 def widened(adapter, tiny_vlm, base_folder):
     model, processor = tiny_vlm()
     model.set_attn_implementation({"text_config": register()})
-    model, counts = widen_adapter(model, adapter[0], TOWER_TARGETS, base=str(base_folder()))
-    return model, processor, counts
+    features = TowerFeatures(model, processor)
+    model, counts = widen_adapter(model, adapter[0], TOWER_TARGETS, base=str(base_folder()), rank=8)
+    return model, processor, counts, features
 
 
 @pytest.fixture
@@ -49,11 +60,18 @@ def groups():
 
 @pytest.fixture
 def trainer(widened, tmp_path):
-    def make(**hardening):
-        model, processor, _ = widened
-        args = TrainingArguments(str(tmp_path / "out"), report_to="none", use_cpu=True, disable_tqdm=True)
+    def make(accumulate=1, **hardening):
+        model, processor, _, features = widened
+        args = TrainingArguments(
+            str(tmp_path / "out"),
+            report_to="none",
+            use_cpu=True,
+            disable_tqdm=True,
+            gradient_accumulation_steps=accumulate,
+        )
         return RobustTrainer(
             judge=VisionLanguageJudge(model, processor),
+            features=features,
             hardening=HardeningOptions(**hardening),
             model=model,
             args=args,
@@ -64,12 +82,12 @@ def trainer(widened, tmp_path):
 
 
 def batch_of(widened, groups):
-    model, processor, _ = widened
+    model, processor, *_ = widened
     return RobustCollator(ChatEncoder(processor), 2048, model)(groups)
 
 
 def test_a_widened_judge_answers_as_before(adapter, widened, noise_image):
-    model, processor, counts = widened
+    model, processor, counts, _ = widened
     images, prompts = [noise_image(seed) for seed in range(3)], ["a photo", None, "two"]
     expected = adapter[1].score(images, prompts, POLICY)
     found = VisionLanguageJudge(model.eval(), processor).score(images, prompts, POLICY)
@@ -78,11 +96,11 @@ def test_a_widened_judge_answers_as_before(adapter, widened, noise_image):
     assert np.abs(plain.unsafe - expected.unsafe).max() > 1e-3, (
         "the adapter changed nothing, so this shows nothing"
     )
-    assert counts["modules"] == 14 + 2 * 6 + 1 + 2, "language model, tower layers, patches, projector"
+    assert counts["modules"] == 14 + 2 * 6 + 1, "language model, tower layers, patches"
 
 
 def test_one_folder_with_one_adapter_on_the_same_base_is_enough(widened, tiny_vlm, noise_image, tmp_path):
-    model, processor, _ = widened
+    model, processor, *_ = widened
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
@@ -126,9 +144,9 @@ def test_attacked_rows_keep_their_budget_and_come_nearer_to_the_other_verdict(wi
     hardened = trainer(epsilon=epsilon, steps=4, share=1.0)
     clean = batch["pixel_values"]
     attacked = hardened.attacked(clean, batch["questions"], batch["unsafe"])
-    change = ((attacked - clean) * hardened.deviation).abs()
+    change = ((attacked - clean) * hardened.tower.deviation).abs()
     assert change.max().item() == pytest.approx(epsilon, abs=1e-5)
-    pixels = attacked * hardened.deviation + hardened.mean
+    pixels = attacked * hardened.tower.deviation + hardened.tower.mean
     assert pixels.min() > -1e-5
     assert pixels.max() < 1 + 1e-5
 
@@ -161,7 +179,7 @@ def test_only_a_share_is_attacked_and_the_model_goes_on_training(widened, groups
 def test_the_loss_is_that_of_the_attacked_pixels_and_reaches_tower_and_policy(
     widened, groups, trainer, monkeypatch
 ):
-    hardened = trainer()
+    hardened = trainer(feature_weight=0.0)
     model, batch = hardened.model, batch_of(widened, groups)
     other = torch.randn_like(batch["pixel_values"])
     monkeypatch.setattr(hardened, "attacked", lambda *given: other)
@@ -182,7 +200,102 @@ def test_the_loss_is_that_of_the_attacked_pixels_and_reaches_tower_and_policy(
     }
     assert any("vision_tower" in name for name in reached)
     assert any("language_model" in name for name in reached)
-    assert any("multi_modal_projector" in name for name in reached)
+
+
+def stirred(model, scale=0.1):
+    """New adapters begin at nothing; these do not."""
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "vision_tower" in name and "lora_B" in name:
+                parameter.add_(torch.randn_like(parameter) * scale)
+
+
+def test_features_are_what_the_projector_gets_from_base_and_from_adapters(widened):
+    model, _, _, features = widened
+    stirred(model)
+    core, visual, got = model.get_base_model().model, torch.randn(2, 3, 16, 16), []
+    core.multi_modal_projector.register_forward_pre_hook(lambda module, given: got.append(given[0]))
+    with torch.no_grad():
+        core.get_image_features(pixel_values=visual)
+        found = torch.func.functional_call(features, features.weights(model), (visual,))
+        plain = features(visual)
+    with model.disable_adapter(), torch.no_grad():
+        core.get_image_features(pixel_values=visual)
+    assert torch.allclose(found, got[0].reshape(found.shape), atol=1e-4)
+    assert torch.allclose(plain, got[1].reshape(plain.shape), atol=1e-4)
+    assert (found - plain).abs().max() > 0.05
+
+
+def worst_distance(model, features, images, epsilon):
+    """From the clean features, at the end of ten steps that look for the largest."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        weights, clean = features.weights(model), images.float() / 255
+
+    def away(pixels):
+        return features.distance(weights, (pixels - features.mean) / features.deviation, wanted)
+
+    with torch.no_grad():
+        wanted = features((clean - features.mean) / features.deviation)
+    return away(perturb(away, clean, epsilon, 10)).item()
+
+
+def test_matching_holds_features_under_attack_and_teaches_the_tower_alone(widened):
+    model, _, _, features = widened
+    images = torch.stack(
+        [
+            torch.from_numpy(np.array(example.image.resize((16, 16)))).permute(2, 0, 1)
+            for example in digits_examples("train", count=32)
+        ]
+    )
+    options = MatchingOptions(
+        epsilon=16 / 255, steps=2, epochs=12, learning_rate=4e-3, batch_size=8, clean_weight=0.1
+    )
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    worst, distances = worst_distance(model, features, images, 16 / 255), []
+    history = match_features(
+        model, features, images, options, told=lambda step, loss: distances.append((step, loss))
+    )
+    assert [step for step, _ in distances] == list(range(1, 12 * 4 + 1))
+    assert [row["matching_epoch"] for row in history] == list(range(1, 13))
+    assert worst_distance(model, features, images, 16 / 255) < 0.8 * worst
+    assert history[-1]["matching_loss"] < 0.8 * history[0]["matching_loss"]
+    assert distances[0][1] > 0.5 * worst, "what is lowered are attacked pictures' distances, not random ones'"
+    assert history[0]["matching_loss"] == pytest.approx(np.mean([loss for _, loss in distances[:4]]))
+    changed = {
+        name for name, parameter in model.named_parameters() if (parameter.detach() != before[name]).any()
+    }
+    assert changed
+    assert all("vision_tower" in name and "lora_" in name for name in changed)
+
+
+def test_no_passes_change_nothing(widened):
+    model, _, _, features = widened
+    images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    assert match_features(model, features, images, MatchingOptions(epochs=0)) == []
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_features_distance_stands_beside_the_answers_loss(
+    widened, groups, trainer, monkeypatch, accumulate
+):
+    model, features, batch = widened[0], widened[3], batch_of(widened, groups)
+    stirred(model)
+    clean = batch["pixel_values"]
+    other = clean + 0.1 * torch.randn_like(clean)
+    losses = []
+    for weight in (0.0, 2.0):
+        hardened = trainer(accumulate, feature_weight=weight)
+        monkeypatch.setattr(hardened, "attacked", lambda *given: other)
+        model.train()
+        losses.append(hardened.compute_loss(model, dict(batch)).item())
+    with torch.no_grad():
+        distance = features.distance(features.weights(model), other, features(clean)).item()
+    assert distance > 1e-3
+    assert losses[1] - losses[0] == pytest.approx(2.0 * distance / accumulate, rel=1e-3, abs=1e-5)
 
 
 def test_a_question_asked_at_every_step_is_tokenised_once(tiny_vlm, monkeypatch):
@@ -202,11 +315,27 @@ def test_a_question_asked_at_every_step_is_tokenised_once(tiny_vlm, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "bad", [{"epsilon": 8}, {"epsilon": 0.0}, {"steps": 0}, {"share": 0.0}, {"share": 1.5}]
+    "bad",
+    [
+        {"epsilon": 8},
+        {"epsilon": 0.0},
+        {"steps": 0},
+        {"share": 0.0},
+        {"share": 1.5},
+        {"feature_weight": -1.0},
+    ],
 )
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(ConfigError, match=next(iter(bad)) if "steps" not in bad else "steps"):
         HardeningOptions(**bad)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"steps": 0}, {"epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}, {"clean_weight": -0.1}]
+)
+def test_numbers_of_feature_matching_out_of_range_are_refused(bad):
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        MatchingOptions(**bad)
 
 
 def test_what_does_not_fit_is_refused(adapter, tiny_vlm, base_folder, tmp_path):
@@ -215,5 +344,11 @@ def test_what_does_not_fit_is_refused(adapter, tiny_vlm, base_folder, tmp_path):
         widen_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=base)
     with pytest.raises(ConfigError, match="no further module"):
         widen_adapter(tiny_vlm()[0], adapter[0], "nothing_like_it", base=base)
+    settings = adapter[0] / "adapter_config.json"
+    plain = settings.read_text()
+    settings.write_text(plain.replace('"use_dora": false', '"use_dora": true'))
+    with pytest.raises(ConfigError, match="DoRA"):
+        widen_adapter(tiny_vlm()[0], adapter[0], TOWER_TARGETS, base=base)
+    settings.write_text(plain)
     with pytest.raises(CheckpointError, match="fit"):
         widen_adapter(tiny_vlm(width=48)[0], adapter[0], TOWER_TARGETS, base=base)

@@ -37,7 +37,17 @@ SMALL += (
     "--use_cpu",
     "true",
 )
-SMALL += ("--groups_per_epoch", "8")
+SMALL += (
+    "--groups_per_epoch",
+    "8",
+    "--feature_images",
+    "40",
+    "--feature_epochs",
+    "2",
+    "--feature_batch_size",
+    "20",
+)
+SMALL += ("--tower_rank", "8", "--learn_answers", "true")
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +128,9 @@ def test_a_run_loads_like_any_judge_and_tells_its_price(judge_run, tmp_path, noi
     assert metrics["clean_f1_loss"] == pytest.approx(
         metrics["before"]["clean"]["f1"] - metrics["after"]["clean"]["f1"]
     )
-    assert len([entry for entry in run.read_rows("history") if "loss" in entry]) == 2
+    history = list(run.read_rows("history"))
+    assert len([entry for entry in history if "loss" in entry]) == 2
+    assert [entry["matching_epoch"] for entry in history if "matching_loss" in entry] == [1, 2]
     assert run.config["held_out"] == ["four"]
     named = json.loads((moved / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
     assert named == judge_run.manifest["base"]
