@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
+from adversarial.storing import to_images
 from adversarial.threat import ThreatModel
 from judge.cascade import Cascade
 from judge.cascade_margins import PATHS, Path
@@ -97,7 +98,7 @@ class ClassifierVictim:
 
     def _margins(self, pixels: Tensor, contexts: Sequence[Context], taxonomy: Taxonomy) -> Tensor:
         if self.no_gradients is not None:
-            scores = self.score([_picture(image) for image in pixels], contexts)
+            scores = self.score(to_images(pixels), contexts)
             answers = np.clip(np.nan_to_num(scores, nan=0.5), 1e-6, 1 - 1e-6)
             return torch.from_numpy(logit(answers)).float()
         options: dict[str, Any] = {} if self.category is None else {"category": self.category}
@@ -368,12 +369,6 @@ def _as_pixels(images: "Sequence[Image.Image]", size: tuple[int, int]) -> Tensor
     return pixels
 
 
-def _picture(pixels: Tensor) -> Image.Image:
-    """(3, H, W) floats in [0, 1] as bytes."""
-    levels = (pixels.detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(levels.permute(1, 2, 0).cpu().numpy())
-
-
 def _resized(processor: Any, picture: Image.Image) -> Image.Image:
     values = processor(images=[picture], do_rescale=False, do_normalize=False, return_tensors="pt")[
         "pixel_values"
@@ -383,7 +378,7 @@ def _resized(processor: Any, picture: Image.Image) -> Image.Image:
             f"{type(processor).__name__} makes tensors of shape {tuple(values.shape)} of one picture, not one picture "
             "of another size; attack the posted file (space='file')."
         )
-    return _picture(values[0].float() / 255)
+    return to_images(values.float() / 255)[0]
 
 
 def _moved(probability: Array, threshold: float) -> Array:

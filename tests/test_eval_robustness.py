@@ -277,6 +277,35 @@ def test_a_second_path_adds_attempts_and_never_loses_a_success():
     assert found.attempts == 4
 
 
+def test_what_margins_let_pass_and_the_real_path_does_not_is_no_success():
+    outcome = attack_deployment(
+        [ClassifierVictim(Bright(hidden=50.0))],
+        PAIRS,
+        ThreatModel(9 / 255, goal="safe", after=("8bit",)),
+        FGSM(),
+    )
+    assert [rates(outcome, arm).asr_n.value for arm in ("text", "image", "both")] == [0.0, 0.0, 0.0]
+    assert rates(outcome, "image").false_alarms.value == 1.0
+
+
+class Stuck(Bright):
+    """The same verdicts, seen through a stage without gradients."""
+
+    def pixel_margins(self, pixels, prompts, taxonomy, *, category=None):
+        return super().pixel_margins(pixels.detach(), prompts, taxonomy) + 0 * pixels.flatten(1).sum(1)
+
+
+def test_rows_that_one_path_cannot_turn_go_on_to_the_next():
+    stuck, way = ClassifierVictim(Stuck()), ClassifierVictim(Bright())
+    threat = ThreatModel(9 / 255, goal="safe", after=("8bit",))
+    alone, both = (
+        attack_deployment(paths, PAIRS, threat, FGSM(), arms=("image",)) for paths in ([stuck], [stuck, way])
+    )
+    assert rates(alone, "image").asr_n.value == 0.0
+    assert rates(both, "image").asr_n.value == 1.0
+    assert rates(both, "image").asr_1.value == 0.0
+
+
 def test_static_transfer_shows_the_same_pictures_to_another():
     threat = ThreatModel(8 / 255, goal="safe", after=("8bit",))
     crafted = {}
@@ -284,6 +313,8 @@ def test_static_transfer_shows_the_same_pictures_to_another():
     assert first["static"]["8/255"]["rate"] == first["adaptive"]["8/255"]["image"]["asr_n"]["rate"] == 1.0
     hard = ClassifierVictim(Bright(hidden=50.0))
     assert transfer_static(hard, PAIRS, crafted["8/255"])["rate"] == 0.0
+    blind = ClassifierVictim(Bright(hidden=-99.0))  # flags nothing: passing it is no merit
+    assert transfer_static(blind, PAIRS, crafted["8/255"]) == {"rows": 0, "successes": 0, "rate": None}
     assert transfer_static(hard, PAIRS, {}) == {"rows": 0, "successes": 0, "rate": None}
 
 
