@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from .checks import Check, outcome
@@ -57,8 +58,13 @@ def more_epsilon_never_helps(found: Mapping[float, Found]) -> Check:
 
 
 def huge_epsilon_breaks(found: Sequence[Found]) -> Check:
-    """With budgets that make any picture of any other, the attack succeeds; measured is the smallest success rate."""
-    success = min(success_rate(each) for each in found)
+    """With budgets that make any picture of any other, the attack succeeds.
+
+    Measured is the share of rows that it turns at one of them: what lies in a smaller ball lies in the largest too,
+    where an attack may be stuck on a row.
+    """
+    turned = torch.stack([each.success for each in found]).any(0)
+    success = float(turned.sum()) / max(1, int((~found[0].misjudged).sum()))
     return outcome(
         "huge_epsilon",
         success >= 0.99,

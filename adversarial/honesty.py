@@ -53,6 +53,7 @@ def check_honesty(
     black_box: Attack | None = None,
     transfer: Problem | None = None,
     doubled: Attack | None = None,
+    huge: Attack | None = None,
     reads_text: bool = False,
     rows: int = 32,
 ) -> list[Check]:
@@ -68,6 +69,8 @@ def check_honesty(
         transfer: the same rows against another victim (`problem.against(other)`), where `strong` crafts pixels that
             must not fool this victim more often than its own do.
         doubled: the strong attack with twice the steps, which must change little.
+        huge: what runs at the huge budgets; by default the strong attack. There an attack may be stuck in a corner
+            of so large a ball, which says nothing against the victim's gradients; more starts get it out.
         reads_text: whether the victim claims that prompts matter.
         rows: size of the sample.
 
@@ -80,7 +83,8 @@ def check_honesty(
     found = find(strong, recorded)
     backwards, zeros = sample.spent.backwards - backwards, sample.spent.zero_gradients - zeros
     by_epsilon = {problem.threat.epsilon: found} | {
-        epsilon: find(strong, sample.at(epsilon)) for epsilon in epsilon_grid(sample)
+        epsilon: find((huge or strong) if epsilon in huge_epsilons(sample) else strong, sample.at(epsilon))
+        for epsilon in epsilon_grid(sample)
     }
     checks = [
         zero_epsilon_is_clean(sample, find(strong, sample.at(0.0))),

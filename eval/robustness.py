@@ -9,7 +9,8 @@ from torch import Tensor
 
 from adversarial.apgd import APGD
 from adversarial.checks import Check
-from adversarial.gradient import FGSM
+from adversarial.ensemble import Ensemble
+from adversarial.gradient import FGSM, PGD
 from adversarial.honesty import check_honesty
 from adversarial.problem import Attack, Problem, Spent, find
 from adversarial.square import Square
@@ -143,6 +144,7 @@ def check_attack(
         black_box=Square(queries=queries) if suite.threat.norm == "linf" else None,
         transfer=None if other is None or other.no_gradients is not None else problem.against(other),
         doubled=APGD(steps=2 * steps),
+        huge=Ensemble((APGD(steps=steps), APGD(steps=steps, restarts=5), PGD(steps=4 * steps, restarts=5))),
         reads_text=reads_text,
     )
 

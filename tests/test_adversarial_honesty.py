@@ -368,7 +368,9 @@ def test_orders_of_results():
     assert not more_epsilon_never_helps({0.1: strong, 0.2: weak}).passed
     assert more_epsilon_never_helps({0.2: strong, 0.1: weak}).passed
     assert huge_epsilon_breaks([found_of([-1.0, -1.0], [False, True])]).passed
-    assert not huge_epsilon_breaks([found_of([-1.0, -1.0]), found_of([-1.0, 1.0])]).passed
+    assert huge_epsilon_breaks([found_of([-1.0, -1.0]), found_of([-1.0, 1.0])]).passed
+    stuck = huge_epsilon_breaks([found_of([1.0, -1.0]), found_of([1.0, 1.0])])
+    assert (stuck.passed, stuck.measured) == (False, 0.5)
 
 
 def test_steps_by_any_name():

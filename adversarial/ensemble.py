@@ -1,0 +1,47 @@
+"""Several attacks as one: each runs on what the ones before left standing, and the best of each image counts.
+
+The worst case over an ensemble is what a robust accuracy should be taken over (Croce and Hein 2020, section 5): an
+attack that is stuck on an image says little about another one.
+"""
+
+from dataclasses import dataclass, replace
+
+from .errors import AttackError
+from .problem import Attack, Found, Problem
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Run attacks in turn, on survivors only.
+
+    Raises:
+        AttackError: no attacks.
+    """
+
+    attacks: tuple[Attack, ...]
+    """Cheap ones first: what they break costs the others nothing."""
+    name: str = "ensemble"
+
+    def __post_init__(self) -> None:
+        if not self.attacks:
+            raise AttackError("An ensemble needs one attack at least.")
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether any of the attacks does."""
+        return any(attack.needs_gradients for attack in self.attacks)
+
+    def run(self, problem: Problem) -> Found:
+        """The best of all attacks for every image."""
+        best = self.attacks[0].run(problem)
+        best = replace(best, pixels=best.pixels.clone(), gap=best.gap.clone(), steps=best.steps.clone())
+        for attack in self.attacks[1:]:
+            rows = ((best.gap >= 0) & ~best.misjudged).nonzero().flatten()
+            if not len(rows):
+                break
+            found = attack.run(problem.subset(rows))
+            better = found.gap < best.gap[rows]
+            chosen = rows[better]
+            best.pixels[chosen], best.gap[chosen] = found.pixels[better], found.gap[better]
+            best.steps[chosen] = found.steps[better]
+        return best
