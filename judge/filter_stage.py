@@ -5,7 +5,7 @@ where its own embedding or its prompt's comes near a category, so an attacker ha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -53,9 +53,14 @@ class FilterStage:
 
     @classmethod
     def of(cls, cascade: "Cascade", *, name: str = "filters") -> Self:
-        """The first stage of a cascade; encoder and kept phrases are shared."""
-        platt = cascade.settings
-        return cls(cascade.similarities, platt.text, platt.image, name, cascade.default_taxonomy)
+        """The first stage of a cascade; encoder and kept phrases are shared.
+
+        A text filter that calibration gave no say in the cascade, as it is never sure, has none here either.
+        """
+        text = cascade.settings.text
+        if not cascade.cutoffs.text_has_a_say:
+            text = replace(text, slope=0.0)
+        return cls(cascade.similarities, text, cascade.settings.image, name, cascade.default_taxonomy)
 
     @property
     def encoder(self) -> "DualEncoder":

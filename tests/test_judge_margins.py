@@ -1,5 +1,7 @@
 """Margins: every classifier's verdict as a differentiable function of the pixels, whole and by category."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -219,6 +221,14 @@ def test_filters_of_a_cascade_are_its_own(encoder, images):
     assert filters.default_taxonomy is POLICY
     expected = make_filters(encoder).score(images, PROMPTS, POLICY).unsafe
     assert filters.score(images, PROMPTS, POLICY).unsafe == pytest.approx(expected)
+
+
+def test_a_text_filter_without_a_say_in_the_cascade_has_none_alone(encoder, images):
+    silent = replace(CUTOFFS, text_safe=0.0, text_unsafe=2.0)
+    settings = CascadeSettings(Platt(8.0, -2.0), Platt(20.0, 0.0), silent, False, 0.05, 0.02, 100)
+    filters = FilterStage.of(Cascade(make_student(encoder), settings))
+    with_prompts, without = (filters.score(images, texts, POLICY).unsafe for texts in (PROMPTS, None))
+    assert with_prompts == pytest.approx(without)
 
 
 def test_no_images_and_too_few_prompts(encoder):
