@@ -4,7 +4,7 @@ r"""Attack judges, students, filters and cascades, and say what they withstand.
 
 With no options it attacks what `make demo`, `make student` and `make defences` leave behind, on digits: the suite
 `strong` on the pixels of every victim at six budgets, image and prompt together through all stages of the cascades,
-prompts alone, edits as platforms make them, transfer between victims. On 2 CPU cores it takes under 15 minutes and
+prompts alone, edits as platforms make them, transfer between victims. On 2 CPU cores it takes about 17 minutes and
 leaves `runs/attack` (metrics.json, every trial, report.html). Checks of the attacks' honesty run beside; if one fails,
 it is said loudly and the exit code is 1.
 
