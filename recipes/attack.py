@@ -10,8 +10,8 @@ it is said loudly and the exit code is 1.
 
 Your own classifiers and data, at full strength:
 
-    arbiter attack runs/my_judge runs/my_student --preset strong --steps 100 --restarts 5 --queries 5000 \
-        --everywhere true --rows 500 --dataset unsafebench --taxonomy unsafebench --cascade none --defended_cascade none
+    arbiter attack runs/my_judge runs/my_student --steps 100 --restarts 5 --queries 5000 --everywhere true --rows 500 \
+        --dataset unsafebench --taxonomy unsafebench --held_out Deception --cascade none --defended_cascade none
 
 `--preset unsafebench` runs the paper's own protocol (weak: see `eval/suites.py`), `--draws 2023 2024 2025` its three
 draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown one stops
@@ -147,6 +147,8 @@ def main() -> None:
         name: ClassifierVictim(load_classifier(name), options.category, short(name))
         for name in options.victims
     }
+    for name in {options.cascade, options.defended_cascade} - {"none"}:
+        RunDir.open(name, kind="cascade")  # a missing one is said now, not after minutes of attacks
     run = open_run(options, taxonomy)
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():

@@ -161,6 +161,9 @@ def test_an_unknown_option_and_a_missing_victim_stop_the_run(recipe, runs, tmp_p
         run_recipe(recipe, *arguments(runs, tmp_path / "out", stepz=3))
     with pytest.raises(CheckpointError):
         run_recipe(recipe, *arguments(runs, tmp_path / "out", victims=[tmp_path]))
+    with pytest.raises(CheckpointError):
+        run_recipe(recipe, *arguments(runs, tmp_path / "out", defended_cascade=tmp_path / "none"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_preset_runs_and_says_that_it_is_weak(recipe, runs, tmp_path, capsys):
