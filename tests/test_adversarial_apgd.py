@@ -110,6 +110,27 @@ def test_every_point_is_that_of_algorithm_1(seed, norm, steps, frequency):
         assert torch.allclose(one, other, atol=1e-4)
 
 
+def test_a_run_that_falls_at_every_step_and_beats_nothing_is_stuck():
+    """Condition 2 of section 3.2: the first step leaps to a hill whose descent never gets as low as the clean image."""
+    told = itertools.chain([1.0, 1.0], (9.0 - 0.1 * step for step in itertools.count()))
+
+    def script(pixels):  # the gap is what the script says, its gradient is always the same
+        slope = pixels.flatten(1).sum(1)
+        return slope - slope.detach() + next(told)
+
+    clean = torch.full((1, 3, 6, 6), 0.5)
+    victim = Victim(script)
+    problem = Problem(victim, clean, [Context(None)], torch.ones(1), ThreatModel(0.1, after=()))
+    APGD(steps=20).run(problem)
+    far = [float((clean - pixels).mean()) for pixels in victim.visited[2:]]
+    first, second = checkpoints(20)[1:3]
+    assert far[:first] == pytest.approx([0.1] * first)
+    # Back to the clean image, from where three quarters of a halved step lead ahead and the momentum a quarter back.
+    assert far[first] == pytest.approx(0.75 * 0.1 - 0.25 * 0.1)
+    # The step was halved at the last checkpoint, so that the best has not moved is no reason to halve it again.
+    assert min(far[first + 1 : second + 1]) > 0.05
+
+
 def test_checkpoints_are_the_papers():
     assert checkpoints(100) == [0, 22, 41, 57, 70, 80, 87, 93, 99, 100]
     assert checkpoints(1)[-1] == 1

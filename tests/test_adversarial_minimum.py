@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -242,6 +244,39 @@ def test_restarts_find_a_nearer_boundary():
     once, again = (FAB(steps=10, restarts=count).distances(problem)[0] for count in (1, 6))
     torch.testing.assert_close(once, torch.full((4,), 0.5), rtol=0.01, atol=0)
     torch.testing.assert_close(again, torch.full((4,), 0.1), rtol=0.06, atol=0)
+
+
+class Bent(nn.Module):
+    """exp(-20 s) - 0.1 along one direction: planes always fall short, so each point is seen on its way out."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(3))
+        self.weight /= self.weight.norm()
+        self.seen = []
+
+    def forward(self, pixels):
+        shift = ((pixels - 0.5) * self.weight).flatten(1).sum(1)
+        self.seen.append(float(shift.detach()[0]))
+        return (-20 * shift).exp() - 0.1
+
+
+@pytest.mark.parametrize("most", [0.0, 0.1, 0.3, 1.0])
+def test_the_clean_image_weighs_at_most_alpha_max(most):
+    """Algorithm 1 in one dimension: s is how far a point lies out, d how far the plane lies ahead of it."""
+    bent, eta = Bent(), 1.05
+    problem = problem_of(Net(bent), torch.full((1, 3, 4, 4), 0.5), norm="l2")
+    expected, weights = [0.0], []
+    for _ in range(2):
+        s = expected[-1]
+        d = (math.exp(-20 * s) - 0.1) / (20 * math.exp(-20 * s))
+        weights.append(min(d / (d + (s + d)), most))
+        expected.append((1 - weights[-1]) * (s + eta * d) + weights[-1] * eta * (s + d))
+    assert weights[0] == min(0.5, most)
+    assert 0.25 < weights[1] < 0.45 or weights[1] == most
+    bent.seen.clear()
+    FAB(steps=3, alpha_max=most, halvings=0).distances(problem)
+    assert bent.seen[1:4] == pytest.approx(expected, abs=1e-5)  # after the clean margin
 
 
 @pytest.mark.parametrize("attack", [FAB(steps=40), DeepFool(steps=40)])

@@ -250,6 +250,29 @@ def test_only_both_together_pass_where_each_alone_does_not():
     assert victim.score([Image.fromarray((pixels * 255).byte().permute(1, 2, 0).numpy())], [context])[0] < 0.5
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_benign_rows_are_counted_under_the_texts_of_the_attack(seed):
+    """A deployment that takes the attack's own words for guilt pays for it with false alarms, and only under texts."""
+    wary = ClassifierVictim(Bright(fooled=-50.0))
+    made = {"denials": lambda prompt, wanted, seed: [f"harmless {prompt}", "never the second text"]}
+    benign = [question(number, 110) for number in range(1, 41)]
+    outcome = attack_deployment(
+        [wary],
+        [question(0, 140), *benign],
+        ThreatModel(1 / 255, goal="safe"),
+        FGSM(),
+        families=made,
+        seed=seed,
+    )
+    for arm in ("text", "image", "both"):
+        assert rates(outcome, arm).false_alarms_clean.value == 0.0
+    assert rates(outcome, "image").false_alarms.value == 0.0
+    for arm in ("text", "both"):  # each row as it is or under a text, by a fair draw
+        alarms = rates(outcome, arm).false_alarms
+        assert alarms.total == 40
+        assert 0.2 < alarms.value < 0.8
+
+
 def test_misses_when_clean_count_for_all_unsafe_rows_but_not_for_the_attack():
     pairs = [*PAIRS[:1], question(7, 140, pair="x"), *PAIRS[3:]]
     missed = Question("missed", Drawn(**{**vars(question(8, 100).row), "unsafe": True}), "y")

@@ -126,6 +126,18 @@ def test_a_way_that_is_barred_gives_the_nearest_other():
     assert of(0.5, 0.5, 0.1, 0.1, cutoffs=always) >= FAR / 2
 
 
+def test_where_cutoffs_cross_a_row_is_safe_below_both():
+    """From `unsafe` on a stage says unsafe, also below its `safe` cutoff: so there is further to go."""
+    student = Cutoffs(0.0, NEVER, 0.0, NEVER, 0.7, 0.4, 0.5)
+    assert of(0.5, 0.5, 0.6, cutoffs=student, with_judge=False) == pytest.approx(logit(0.6) - logit(0.4))
+    assert of(0.5, 0.5, 0.3, cutoffs=student, with_judge=False) == pytest.approx(logit(0.3) - logit(0.4))
+    image = Cutoffs(0.0, NEVER, 0.7, 0.4, 0.1, 0.9, 0.5)
+    assert of(0.5, 0.6, 0.95, 0.9, cutoffs=image, path="filter") == pytest.approx(logit(0.6) - logit(0.4))
+    text = Cutoffs(0.7, 0.4, 0.0, NEVER, 0.1, 0.9, 0.5)
+    found = of(0.6, 0.5, 0.95, 0.9, cutoffs=text, path="filter", fixed_text=False)
+    assert found == pytest.approx(logit(0.6) - logit(0.4))
+
+
 def test_without_a_judge_the_student_has_no_band():
     cutoffs = PLAIN.without_judge()
     assert of(0.5, 0.5, 0.4, cutoffs=cutoffs, with_judge=False) == pytest.approx(logit(0.4) - logit(0.3))
