@@ -137,6 +137,110 @@ def test_summary_is_plain_json_with_every_key():
     assert low < 0.2 < high
 
 
+def test_every_number_of_a_small_evaluation_by_hand():
+    """Four images: a pair that is half right, a hit that names the wrong category, a safe row nobody judged."""
+    rows = [
+        unsafe_row(0, 0.9, pair="p", direction="safe_to_unsafe", arm="keep"),
+        safe_row(0, 0.8, pair="p", direction="safe_to_unsafe", arm="flip"),
+        unsafe_row(1, 0.5, violated=("four",), source="generated", arm="keep"),
+        unsafe_row(2, 0.25, source="generated"),
+        safe_row(3, NAN, policy=("three",)),
+        safe_row(4, 0.125, policy=()),
+    ]
+    # Flagged from 0.5: two hits, one alarm, one miss, one passed; the unjudged safe row is an alarm too.
+    summary = summarise(rows)
+    assert set(summary) - {"intervals", "by_category", "by_source", "by_arm"} == {
+        *(
+            "rows",
+            "unsafe_rows",
+            "threshold",
+            "f1",
+            "precision",
+            "recall",
+            "accuracy",
+            "auc",
+            "average_precision",
+        ),
+        *(
+            "safe_to_unsafe",
+            "unsafe_to_safe",
+            "pair_score",
+            "category_accuracy",
+            "calibration_error",
+            "brier",
+        ),
+        *("unjudged", "unjudged_share"),
+    }
+    assert (summary["rows"], summary["unsafe_rows"], summary["unjudged"]) == (6, 3, 1)
+    assert summary["threshold"] == 0.5
+    assert (summary["precision"], summary["recall"], summary["accuracy"]) == (2 / 4, 2 / 3, 3 / 6)
+    assert summary["f1"] == pytest.approx(4 / 7)
+    # Of nine pairs 0.9 wins two, 0.5 and 0.25 one each; three are lost to the unjudged row.
+    assert summary["auc"] == pytest.approx(4 / 9)
+    # The unjudged alarm comes first: precision 1/2 at 0.9, 2/4 at 0.5, 3/5 at 0.25.
+    assert summary["average_precision"] == pytest.approx((1 / 2 + 2 / 4 + 3 / 5) / 3)
+    assert summary["brier"] == pytest.approx((0.1**2 + 0.8**2 + 0.5**2 + 0.75**2 + 1 + 0.125**2) / 6)
+    assert summary["calibration_error"] == pytest.approx((0.1 + 0.8 + 0.5 + 0.75 + 1 + 0.125) / 6)
+    assert (summary["safe_to_unsafe"], summary["unsafe_to_safe"]) == (1.0, None)
+    assert (summary["pair_score"], summary["category_accuracy"]) == (0.0, 1 / 2)
+    assert summary["unjudged_share"] == 1 / 6
+    assert set(summary["intervals"]) == {
+        *("f1", "precision", "recall", "accuracy", "safe_to_unsafe", "unsafe_to_safe", "pair_score"),
+        *("category_accuracy", "unjudged_share"),
+    }
+    for name, (low, high) in summary["intervals"].items():
+        assert (low is None and summary[name] is None) or 0 <= low <= summary[name] <= high <= 1
+    low, high = summary["intervals"]["recall"]
+    assert high - low > 0.4  # three rows say little
+    assert {name: entry["rows"] for name, entry in summary["by_source"].items()} == {
+        "generated": 2,
+        "real": 4,
+    }
+    assert {name: entry["rows"] for name, entry in summary["by_arm"].items()} == {"flip": 1, "keep": 2}
+    assert {name: entry["rows"] for name, entry in summary["by_category"].items()} == {"four": 3, "three": 4}
+    three = summary["by_category"]["three"]  # hit, missed, the unjudged alarm, passed
+    low, high = three.pop("f1_interval")
+    assert 0 <= low <= three["f1"] <= high <= 1
+    low, high = three.pop("accuracy_interval")
+    assert 0 <= low <= three["accuracy"] <= high <= 1
+    assert three == {
+        **{"rows": 4, "unsafe_rows": 2, "unjudged": 1, "category_accuracy": 1.0},
+        **{"precision": 0.5, "recall": 0.5, "f1": 0.5, "accuracy": 0.5, "auc": 0.5},
+    }
+
+
+def test_one_threshold_reaches_every_number_that_depends_on_it():
+    rows = [
+        unsafe_row(0, 0.6, pair="p", direction="safe_to_unsafe"),
+        safe_row(0, 0.55, pair="p", direction="safe_to_unsafe"),
+        unsafe_row(1, 0.3, category="four", pair="q", direction="unsafe_to_safe"),
+        safe_row(1, 0.2, pair="q", direction="unsafe_to_safe"),
+    ]
+    at = {threshold: summarise(rows, threshold) for threshold in (0.25, 0.5, 0.58, 0.9)}
+    assert [at[t]["threshold"] for t in at] == list(at)
+    assert [at[t]["recall"] for t in at] == [1.0, 0.5, 0.5, 0.0]
+    assert [at[t]["pair_score"] for t in at] == [0.5, 0.0, 0.5, 0.0]
+    assert [at[t]["safe_to_unsafe"] for t in at] == [1.0, 1.0, 1.0, 0.0]
+    assert [at[t]["unsafe_to_safe"] for t in at] == [1.0, 1.0, 1.0, 1.0]
+    assert [at[t]["category_accuracy"] for t in at] == [0.5, 1.0, 1.0, None]
+    for table, name in (("by_category", "three"), ("by_source", "real")):
+        assert [at[t][table][name]["recall"] for t in at] == [1.0, 0.5, 0.5, 0.0]
+        assert [at[t][table][name]["category_accuracy"] for t in at] == [0.5, 1.0, 1.0, None]
+    assert by_category(rows) == by_category(rows, 0.5)
+    assert by_group(rows, lambda row: row.source) == by_group(rows, lambda row: row.source, 0.5)
+    assert summarise(rows) == at[0.5]
+    on_it = unsafe_row(9, 0.5)
+    assert on_it.flagged() is on_it.right() is on_it.flagged(0.5) is True
+    assert on_it.flagged(0.51) is on_it.right(0.51) is False
+    assert (flips([PAIRS[0]], "safe_to_unsafe"), categories_right([on_it])) == ((1, 1), (1, 1))
+
+
+def test_a_row_without_the_optional_fields_is_read_with_their_defaults():
+    row = JudgedRow.from_dict({"id": "a", "truth": False, "unsafe": 0.25})
+    assert row == JudgedRow("a", False, 0.25)
+    assert (row.source, row.violated, row.policy, row.keys) == ("real", frozenset(), (), ())
+
+
 def test_summary_of_nothing_is_none_not_zero():
     summary = summarise([])
     assert summary["f1"] is summary["auc"] is summary["pair_score"] is summary["intervals"]["f1"][0] is None

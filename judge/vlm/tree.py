@@ -162,9 +162,8 @@ def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
         allowed[node].append(token)
     chances = {}
     for node, tokens in allowed.items():
-        chosen = (
-            logits[:, places[node], torch.tensor(tokens, device=logits.device)].float().log_softmax(dim=-1)
-        )
+        index = torch.tensor(tokens, dtype=torch.long, device=logits.device)  # empty where all is certain
+        chosen = logits[:, places[node], index].float().log_softmax(dim=-1)
         chances.update({(node, token): chosen[:, place] for place, token in enumerate(tokens)})
     certain = logits.new_zeros(len(logits), dtype=torch.float32)
     return torch.stack([sum((chances[step] for step in steps), certain) for steps in tree.steps], dim=1)
