@@ -54,7 +54,10 @@ AREAS: dict[str, tuple[str, str]] = {
         "judge/stages.py judge/cascade_margins.py judge/cascade.py judge/filters.py judge/filter_stage.py",
         "test_judge_stages*.py test_judge_cascade*.py test_judge_filters*.py",
     ),
-    "conformal": ("judge/conformal.py judge/calibrate.py", "test_judge_conformal*.py test_judge_calibrate*.py"),
+    "conformal": (
+        "judge/conformal.py judge/calibrate.py",
+        "test_judge_conformal*.py test_judge_calibrate*.py",
+    ),
     "metrics": ("eval/metrics.py eval/scores.py", "test_eval_metrics*.py test_eval_scores*.py"),
     "problem": ("adversarial/problem.py", "test_adversarial_problem*.py"),
 }
@@ -135,7 +138,11 @@ class _Served(SourceFileLoader):
         return compile(self.source, self.path, "exec", dont_inherit=True)
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        return importlib.util.spec_from_file_location(name, self.path, loader=self) if name == self.name else None
+        return (
+            importlib.util.spec_from_file_location(name, self.path, loader=self)
+            if name == self.name
+            else None
+        )
 
 
 class _Quick:
@@ -149,7 +156,11 @@ class _Quick:
         from hypothesis import Phase, settings
 
         settings.register_profile(
-            "mutation", settings(), phases=[Phase.explicit, Phase.generate], report_multiple_bugs=False, database=None
+            "mutation",
+            settings(),
+            phases=[Phase.explicit, Phase.generate],
+            report_multiple_bugs=False,
+            database=None,
         )
         settings.load_profile("mutation")
 
@@ -170,7 +181,8 @@ def run_pytest(tests: Sequence[str], plugin: _Quick) -> int:
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:randomly", "-p", "no:xdist", "-p", "no:cov", "--tb=no"]
+    options = "-x -q -p no:cacheprovider -p no:randomly -p no:xdist -p no:cov --tb=no".split()
+    options.append("--assert=plain")  # what is preloaded can no longer be rewritten
     return int(pytest.main([*options, f"--rootdir={ROOT}", *tests], plugins=[plugin]))
 
 
@@ -213,7 +225,9 @@ class Baseline:
 
     def tests(self, first: int, last: int) -> list[str]:
         """Tests that may notice a change of some lines, file by file, quickest first."""
-        found = {name.rpartition("|") for line in range(first, last + 1) for name in self.reaching.get(line, ())}
+        found = {
+            name.rpartition("|") for line in range(first, last + 1) for name in self.reaching.get(line, ())
+        }
         if any(not name for name, _, _ in found):
             chosen = set(self.seconds)
         else:  # what a fixture of a module made, any test of that file may use
@@ -223,7 +237,9 @@ class Baseline:
         cost: dict[str, float] = {}
         for test in chosen:
             cost[test.split("::")[0]] = cost.get(test.split("::")[0], 0.0) + self.seconds[test]
-        return sorted(chosen, key=lambda test: (cost[test.split("::")[0]], test.split("::")[0], self.seconds[test]))
+        return sorted(
+            chosen, key=lambda test: (cost[test.split("::")[0]], test.split("::")[0], self.seconds[test])
+        )
 
 
 def baseline(module: str, tests: Sequence[str]) -> Baseline:
@@ -272,8 +288,15 @@ def judged(module: str, tests: Sequence[str], sample: int, seed: int) -> Iterato
     """The mutants of a module, or a fixed share of them, with what became of each."""
     base: Baseline | None = forked(lambda: baseline(module, tests), 1200)
     if base is None or base.status:
-        sys.exit(f"The tests of {module} do not pass on the code as it is; repair them first: {' '.join(tests)}")
+        sys.exit(
+            f"The tests of {module} do not pass on the code as it is; repair them first: {' '.join(tests)}"
+        )
     preload(base.imported)
+    source = (ROOT / module).read_text(encoding="utf-8")
+    if outcome(Mutant(module, 1, source.count("\n") + 1, "", "", source), base) != "survived":
+        sys.exit(
+            f"The tests of {module} fail on unchanged code that is served from memory; every mutant would die."
+        )
     mutants = mutants_of(module)
     if len(mutants) > sample > 0:
         mutants = sorted(random.Random(f"{seed}/{module}").sample(mutants, sample), key=lambda one: one.line)
@@ -284,8 +307,12 @@ def judged(module: str, tests: Sequence[str], sample: int, seed: int) -> Iterato
 def main() -> int:
     """Test the areas, print a table and the survivors that nobody has explained."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}, or one of their modules")
-    parser.add_argument("--sample", type=int, default=0, help="mutants of each module, drawn by seed; 0 takes all")
+    parser.add_argument(
+        "areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}, or one of their modules"
+    )
+    parser.add_argument(
+        "--sample", type=int, default=0, help="mutants of each module, drawn by seed; 0 takes all"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     os.chdir(ROOT)
@@ -295,9 +322,14 @@ def main() -> int:
         parser.error(f"no area or module {', '.join(wrong)}; there are {', '.join(AREAS)}")
     entries = yaml.safe_load(LISTED.read_text(encoding="utf-8")) or {} if LISTED.exists() else {}
     listed = {(module, one["was"], one["now"]) for module, ones in entries.items() for one in ones}
-    failed, table = False, ["| module | mutants | killed | explained | unexplained |", "|---|---|---|---|---|"]
+    failed, table = (
+        False,
+        ["| module | mutants | killed | explained | unexplained |", "|---|---|---|---|---|"],
+    )
     for area, (modules, patterns) in AREAS.items():
-        tests = sorted({str(p.relative_to(ROOT)) for part in patterns.split() for p in (ROOT / "tests").glob(part)})
+        tests = sorted(
+            {str(p.relative_to(ROOT)) for part in patterns.split() for p in (ROOT / "tests").glob(part)}
+        )
         chosen = [m for m in modules.split() if not options.areas or {area, m} & set(options.areas)]
         killed = total = 0
         for module in chosen:

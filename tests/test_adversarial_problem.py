@@ -266,6 +266,48 @@ class Made:
         )
 
 
+def test_parts_of_a_problem_keep_all_that_they_do_not_change():
+    victim, spent = Victim(), Spent()
+    threat = ThreatModel(EPSILON, norm="l2", after=())
+    problem = problem_of(
+        victim=victim, contexts=[A, B, A], signs=torch.tensor([1.0, -1.0, 1.0]), threat=threat, spent=spent,
+        batch_size=7, seed=5,
+    )  # fmt: skip
+    other = Victim()
+    parts = {
+        "subset": problem.subset(rows(2, 1)),
+        "at": problem.at(0.25),
+        "against": problem.against(other),
+        "asking": problem.asking([B, B, A]),
+    }
+    for name, part in parts.items():
+        chosen = [2, 1] if name == "subset" else [0, 1, 2]
+        assert torch.equal(part.images, problem.images[chosen])
+        assert part.signs.tolist() == [problem.signs[row] for row in chosen]
+        asked = (B, B, A) if name == "asking" else (A, B, A)
+        assert part.contexts == tuple(asked[row] for row in chosen)
+        assert part.victim is (other if name == "against" else victim)
+        assert part.threat == (replace(threat, epsilon=0.25) if name == "at" else threat)
+        assert (part.batch_size, part.seed) == (7, 5)
+        assert part.spent is spent
+    assert (problem_of().batch_size, problem_of().seed) == (32, 0)
+
+
+def test_a_gap_of_zero_is_no_success():
+    gap = torch.tensor([-1e-6, 0.0, 0.5, -0.5])
+    clean = torch.tensor([False, False, False, True])
+    found = Found(flat(1, 2, 3, 4), gap, torch.zeros(4), clean)
+    assert found.success.tolist() == [True, False, False, False]
+    edge = problem_of(flat(129), Victim(lambda margins: margins * 0))
+    assert find(Made(0.0), edge).success.tolist() == find(Made(0.0), edge).misjudged.tolist() == [False]
+    assert Search(edge, 1).open.tolist() == [True]
+
+
+def test_images_that_touch_the_edges_of_the_range_are_fine():
+    check_images(torch.tensor([0.0, 1.0, 0.5]).reshape(1, 3, 1, 1))
+    check_images(torch.rand(2, 3, 1, 5).half())
+
+
 def test_find_believes_no_attack():
     problem = problem_of(flat(129, 120, 140))
     with pytest.raises(AttackError, match="made left its budget on 3 of 3 images"):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from prompts import (
     ArbiterError,
+    Category,
     Example,
     ExampleError,
     FlipOptions,
@@ -222,6 +224,7 @@ def test_a_draw_depends_on_seed_and_epoch_only() -> None:
 def test_a_draw_is_the_same_in_any_process() -> None:
     code = """
 from random import Random
+from typing import Any
 from prompts import *
 taxonomy = load_taxonomy("digits")
 rng = Random(0)
@@ -392,3 +395,113 @@ def test_published_scheme_tells_negatives_by_their_form() -> None:
         paper_rows(EXAMPLES, DIGITS.select(["one"]), seed=0)
     with pytest.raises(ExampleError, match="No image violates"):
         paper_rows([Example("1", None)], DIGITS, seed=0)
+
+
+OWN = Taxonomy.from_dict(
+    {
+        "name": "own",
+        "version": 1,
+        "categories": [{"name": f"the {key}", "definition": key, "key": key} for key in ("a", "b", "c")],
+    }
+)
+
+
+def question(name: str, violates: str, category: str | None, arm: str, **more: Any) -> Row:
+    """A row about an image under the whole of `OWN`; `category` is a name in it."""
+    image = Example(name, None, None, frozenset(violates), source=more.pop("source", "real"))
+    values = {"prompt": None, "prompt_of": None, "focus": None, "taxonomy": OWN} | more
+    return Row(image, unsafe=category is not None, category=category, arm=arm, **values)
+
+
+def test_a_report_counted_by_hand() -> None:
+    """Five rows of four images, one of them drawn twice; names tell whether a category was renamed or merged."""
+    renamed = OWN.rename({"the a": "a"})  # called by its key: its own name
+    merged = Taxonomy("own", "1", (Category("list", "a; or b", key="a+b", members=("a", "b")),))
+    rows = [
+        question("one", "a", "the a", "keep", prompt="x", prompt_of="one"),
+        question("one", "a", "a", "focus_keep", taxonomy=renamed, focus="a", prompt="y", prompt_of="two"),
+        question("two", "b", "list", "keep", taxonomy=merged, source="generated"),
+        question("three", "", None, "benign"),
+        question("four", "c", None, "focus_flip", focus="the b", source="generated"),
+    ]
+    assert report(rows) == {
+        "rows": 5,
+        "policies": 3,
+        "images": 4,
+        "uses": {"min": 1, "max": 2},
+        "label": {"safe": 2, "unsafe": 3},
+        "arm": {"benign": 1, "focus_flip": 1, "focus_keep": 1, "keep": 2},
+        "category": {"a": 2, "custom": 1},
+        "called": {"custom": 1, "own": 1, "renamed": 1},
+        "focus": {"a": 1, "b": 1},
+        "policy length": {"1": 1, "3": 4},
+        "prompt": {"kept": 1, "lie": 1, "none": 3},
+        "source": {"generated": 2, "real": 3},
+    }
+    assert list(report(rows)["arm"]) == ["benign", "focus_flip", "focus_keep", "keep"]
+    lines = format_report(report(rows)).split("\n")
+    assert lines[0] == "5 rows, 3 policies, 4 images used 1 to 2 times"
+    assert lines[1:3] == [
+        "label          safe                            2   40.0%",
+        "label          unsafe                          3   60.0%",
+    ]
+    assert (
+        len(lines) == 1 + sum(len(values) for values in report(rows).values() if isinstance(values, dict)) - 2
+    )
+    assert report([])["uses"] == {"min": 0, "max": 0}
+
+
+def test_policy_lengths_are_listed_by_size() -> None:
+    digits = [
+        question(str(n), "", None, "benign", taxonomy=DIGITS.select(DIGITS.names[:n])) for n in (10, 9, 2)
+    ]
+    assert list(report(digits)["policy length"]) == ["2", "9", "10"]
+
+
+def test_the_published_scheme_in_detail() -> None:
+    """Section 5.2: a violated category and 1 to 10 others; 1 to 10 that are not violated; 2 to 11 random ones."""
+    wide = Taxonomy.from_dict(
+        {
+            "name": "wide",
+            "version": 1,
+            "categories": [{"name": f"c{n}", "definition": f"d{n}"} for n in range(14)],
+        }
+    )
+    images = [
+        Example(f"u{n}", None, "text", frozenset({f"c{n % 14}", f"c{(n + 5) % 14}"})) for n in range(150)
+    ]
+    images += [Example(f"s{n}", None, "text") for n in range(150)]
+    images += [Example("unknown", None, None, frozenset({"c1"}), frozenset({"c2"}))]
+    rows = paper_rows(images, wide, seed=0)
+    lengths: dict[str, Counter[int]] = {
+        "paper_keep": Counter(),
+        "paper_flip": Counter(),
+        "paper_safe": Counter(),
+    }
+    for row in rows:
+        lengths[row.arm][len(row.taxonomy)] += 1
+        assert (row.prompt, row.prompt_of, row.focus) == (None, None, None)
+        assert (row.category is not None) == row.unsafe == (row.arm == "paper_keep")
+        assert row.category is None or row.category in row.example.violates
+        assert (row.arm == "paper_safe") == (row.example.id[0] == "s")
+    assert {arm: (min(found), max(found)) for arm, found in lengths.items()} == {
+        **{"paper_keep": (2, 11), "paper_flip": (1, 10), "paper_safe": (2, 11)},
+    }
+    assert "unknown" not in {row.example.id for row in rows}
+    assert {arm: found.total() for arm, found in lengths.items()} == {
+        **{"paper_keep": 300, "paper_flip": 150, "paper_safe": 150},
+    }
+    assert Counter(row.example.id for row in rows if not row.unsafe) == dict.fromkeys(
+        [i.id for i in images[:-1]], 1
+    )
+    first = [
+        row.taxonomy.names.index(row.category) for row in rows if row.category and len(row.taxonomy) == 6
+    ]
+    assert set(first) == set(range(6))  # the answer may stand anywhere
+    assert [row.unsafe for row in rows[:40]] not in ([True] * 40, [False] * 40)
+
+
+def test_an_image_that_violates_everything_gives_no_published_negative() -> None:
+    two = DIGITS.select(["one", "two"])
+    rows = paper_rows([Example("all", None, None, frozenset({"one", "two"}))], two, seed=0)
+    assert [(row.arm, len(row.taxonomy)) for row in rows] == [("paper_keep", 2)]
