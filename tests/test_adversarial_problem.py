@@ -308,6 +308,59 @@ def test_images_that_touch_the_edges_of_the_range_are_fine():
     check_images(torch.rand(2, 3, 1, 5).half())
 
 
+def test_normal_draws_repeat_too():
+    wide = problem_of(torch.full((2, 3, 8, 8), 0.5), seed=3)
+    both = wide.draw(rows(0, 1), "x", "normal")
+    assert torch.equal(wide.draw(rows(1), "x", "normal"), both[1:])
+    assert not torch.equal(both[0], both[1])
+    before = torch.get_rng_state()
+    wide.draw(rows(0), "x", "normal")
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_random_starts_fill_the_cube_and_lie_on_the_sphere():
+    many = torch.full((40, 3, 1, 1), 0.5)
+    every = torch.arange(40)
+    cube = (problem_of(many, threat=ThreatModel(0.1)).start(every, 1) - many).abs() / 0.1
+    assert float(cube.mean()) == pytest.approx(
+        0.5, abs=0.1
+    )  # uniform: neither at the corners nor at the middle
+    assert float(cube.max()) > 0.9
+    sphere = problem_of(many, threat=ThreatModel(0.1, norm="l2")).start(every, 1) - many
+    assert sphere.flatten(1).norm(dim=1).tolist() == pytest.approx([0.1] * 40, rel=1e-3)
+    assert float(sphere.flatten(1).mean(0).abs().max()) < 0.04  # in all directions
+
+
+def test_nothing_is_spent_before_anybody_asks_and_everything_adds_up():
+    assert Spent() == Spent(forwards=0, backwards=0, zero_gradients=0, seconds=0.0)
+    problem = problem_of(victim=Victim(lambda margins: margins * 0))
+    for _ in range(2):
+        problem.gradient(problem.images, rows(0, 1, 2))
+    spent = problem.spent
+    assert (spent.forwards, spent.backwards, spent.zero_gradients) == (6, 6, 6)
+
+
+def test_a_row_closes_at_gaps_below_zero_only_before_and_after_storing():
+    search = Search(problem_of(flat(129), threat=ThreatModel(EPSILON, after=())), 9)
+    assert search.taken.dtype == search.found.steps.dtype == torch.long
+    for gap in (0.5, 0.0):
+        search.report(rows(0), flat(128), torch.tensor([gap]))
+        assert search.open.tolist() == [True]
+    search.report(rows(0), flat(127), torch.tensor([-0.1]))
+    assert search.open.tolist() == [False]
+    # 127.4 is stored as 127, where this victim's margin is exactly nothing: not misjudged.
+    level = float(flat(127).mean((1, 2, 3)))
+    victim = Victim(lambda margins: torch.where((margins / 100 + 0.5 - level).abs() < 1e-6, 0.0, margins))
+    stored = Search(problem_of(flat(129), victim, threat=ThreatModel(EPSILON, after=("8bit",))), 9)
+    stored.report(rows(0), flat(127.4), torch.tensor([-0.04]))
+    assert stored.open.tolist() == [True]
+
+
+def test_images_brighter_than_white_are_refused():
+    with pytest.raises(AttackError, match=r"from 1\.2 to 1\.2"):
+        check_images(torch.full((1, 3, 2, 2), 1.2))
+
+
 def test_find_believes_no_attack():
     problem = problem_of(flat(129, 120, 140))
     with pytest.raises(AttackError, match="made left its budget on 3 of 3 images"):

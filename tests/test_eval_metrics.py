@@ -239,6 +239,13 @@ def test_a_row_without_the_optional_fields_is_read_with_their_defaults():
     row = JudgedRow.from_dict({"id": "a", "truth": False, "unsafe": 0.25})
     assert row == JudgedRow("a", False, 0.25)
     assert (row.source, row.violated, row.policy, row.keys) == ("real", frozenset(), (), ())
+    assert {name for name, value in vars(row).items() if value is None} == {
+        *("category", "pair", "direction", "arm", "prompt", "reason"),
+    }
+
+
+def test_a_judge_may_be_certain():
+    assert (JudgedRow("a", False, 0.0).flagged(), JudgedRow("a", True, 1.0).flagged()) == (False, True)
 
 
 def test_summary_of_nothing_is_none_not_zero():
@@ -262,12 +269,19 @@ def test_unjudged_is_neither_flagged_nor_right():
 
 
 @pytest.mark.parametrize(
-    "row", [unsafe_row(0, NAN, reason="truncated"), PAIRS[0], safe_row(3, 0.25, prompt="<b>")]
+    "row",
+    [
+        unsafe_row(0, NAN, reason="truncated"),
+        PAIRS[0],
+        safe_row(3, 0.25, prompt="<b>"),
+        unsafe_row(4, 0.5, keys=("3", "4"), arm="keep"),
+    ],
 )
 def test_rows_survive_json(row):
     again = JudgedRow.from_dict(json.loads(json.dumps(row.to_dict(), allow_nan=False)))
     assert again.to_dict() == row.to_dict()
     assert (again.violated, again.policy, again.judged) == (row.violated, row.policy, row.judged)
+    assert again == row or not row.judged
 
 
 def test_bad_rows_are_refused():

@@ -1,0 +1,201 @@
+"""Stages counted by hand: cutoffs, levels, losses over images, and which shape tuning takes."""
+
+import numpy as np
+import pytest
+
+from judge.errors import ConfigError
+from judge.stages import (
+    LEVELS,
+    NEVER,
+    Cutoffs,
+    Family,
+    Shape,
+    StageScores,
+    choose_level,
+    decide,
+    decided_losses,
+    default_shapes,
+    precise_cutoff,
+    tune,
+)
+
+NAN = float("nan")
+NOTHING = (0.0, NEVER)
+
+
+def test_levels_run_from_nothing_to_everything():
+    assert (LEVELS[0], LEVELS[1], LEVELS[-1]) == (0.0, pytest.approx(1e-4), 1.0)
+    assert len(LEVELS) == 301
+    assert np.allclose(np.diff(np.log(LEVELS[1:])), np.log(1e4) / 299)
+
+
+@pytest.mark.parametrize(
+    ("safe", "unsafe", "has"),
+    [
+        (0.0, NEVER, False),
+        (0.0, 1.0, True),
+        (0.0, 0.5, True),
+        (0.01, NEVER, True),
+        (0.0, 1.5, False),
+        (1.0, 0.0, True),
+    ],
+)
+def test_a_text_filter_that_is_never_sure_has_no_say(safe, unsafe, has):
+    """Below 0 there is no probability, and none above 1."""
+    assert Cutoffs(safe, unsafe, *NOTHING, *NOTHING, 0.5).text_has_a_say is has
+
+
+def test_cutoffs_may_be_anything_from_never_safe_to_never_unsafe():
+    assert Cutoffs(*[0] * 7).judge == 0
+    assert Cutoffs(*[NEVER] * 7).without_judge() == Cutoffs(*[NEVER] * 7)
+    cutoffs = Cutoffs(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7).without_judge()
+    assert cutoffs == Cutoffs(0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.7)
+    with pytest.raises(ConfigError, match="judge"):
+        Cutoffs(*[0.5] * 6, NEVER + 1e-9)
+
+
+def test_shares_may_be_nothing_or_all_and_precisions_out_of_reach():
+    assert Shape(0, 0, 0, 0, NEVER, NEVER, 0).band == 0
+    assert Shape(1, 1, 1, 1, 0, 0, 1).band == 1
+    for name in ("text", "image", "student", "judge", "band"):
+        with pytest.raises(ConfigError, match=rf"^{name} of"):
+            Shape(**{name: 1.01})
+    for name in ("text_precision", "image_precision"):
+        with pytest.raises(ConfigError, match=rf"^{name} of"):
+            Shape(**{name: 2.01})
+
+
+def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
+    unsafe = np.array([True] * 20 + [False] * 20)
+    column = np.array([0.9] * 20 + [0.1] * 20)
+    assert precise_cutoff(column, unsafe, 1.0) == 0.9
+    assert precise_cutoff(column[1:], unsafe[1:], 1.0) == NEVER
+    assert precise_cutoff(column[1:], unsafe[1:], 1.0, least=19) == 0.9
+    assert precise_cutoff(column, unsafe, 0.5) == 0.1  # exactly half of all forty
+    assert precise_cutoff(column, unsafe, 0.51) == 0.9
+    column[5], column[6] = NAN, NAN  # what was not judged counts for neither
+    assert precise_cutoff(column, unsafe, 1.0) == NEVER
+    assert precise_cutoff(column, unsafe, 1.0, least=18) == 0.9
+
+
+def by_student(student, unsafe, share=1.0):
+    """A family in which the student decides alone; its scores, and the truth of the tuning rows."""
+    student = np.array(student, dtype=float)
+    silent = np.full(len(student), 0.5)
+    shape = Shape(0.0, 0.0, share, 0.0, NEVER, NEVER)
+    return Family(StageScores(silent, silent, student), np.array(unsafe), shape)
+
+
+def students(*values):
+    silent = np.full(len(values), 0.5)
+    return StageScores(silent, silent, np.array(values))
+
+
+def test_the_safe_cutoff_is_the_quantile_of_unsafe_rows_between_which_it_is_straight():
+    family = by_student([0.2, 0.4, 0.6, 0.8, 0.1, 0.3], [True] * 4 + [False] * 2)
+    found = [family.at(level).student_safe for level in (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)]
+    assert found == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
+    assert family.at(0.5).student_unsafe == family.at(0.5).student_safe  # without a judge no band
+    half = by_student([0.2, 0.4, 0.6, 0.8, 0.1, 0.3], [True] * 4 + [False] * 2, share=0.5)
+    assert half.at(1.0).student_safe == pytest.approx(0.4)
+
+
+def test_the_band_is_a_share_of_all_rows_that_the_judge_gets():
+    values = np.arange(1, 11) / 20
+    unsafe = np.array([False] * 5 + [True] * 5)
+    silent = np.full(10, 0.5)
+    with_judge = StageScores(silent, silent, values, values)
+    shape = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.2)
+    cutoffs = Family(with_judge, unsafe, shape).at(0.2)  # the lowest of five unsafe rows
+    assert (cutoffs.student_safe, cutoffs.judge) == (pytest.approx(0.3), pytest.approx(0.3))
+    assert cutoffs.student_unsafe == pytest.approx(0.4)  # two rows on: 0.30 and 0.35 are the judge's
+    decided = decide(with_judge, cutoffs)
+    assert decided.stage.tolist() == [1] * 5 + [2] * 2 + [1] * 3
+    assert decided.safe.tolist() == [True] * 5 + [False] * 5
+    top = Family(with_judge, unsafe, shape).at(1.0)
+    assert (top.student_safe, top.student_unsafe) == (
+        pytest.approx(0.5),
+        NEVER,
+    )  # the band ends above all rows
+
+
+def test_losses_over_images_leave_out_what_no_level_decides():
+    family = by_student([0.25, 0.5, 0.75, 0.1], [True, True, True, False])
+    rows = students(0.2, 0.6, NAN, 0.6, 0.9)
+    levels = (0.0, 0.5, 0.99)  # cutoffs 0, 0.375, and a little under 0.75
+    assert decided_losses(family, rows, levels=levels).tolist() == [
+        [0, 1, 1],
+        [0, 0, 1],
+        [0, 0, 1],
+        [0, 0, 0],
+    ]
+    images = ["a", "a", "b", "c", "c"]
+    assert decided_losses(family, rows, images=images, levels=levels).tolist() == [[0, 0.5, 1], [0, 0, 0.5]]
+    # Half of image a is missed at the second level, which keeps a promise of one half: (0.5 + 1) / (2 + 1).
+    assert choose_level(family, rows, 0.5, images=images, levels=levels) == 0.5
+    assert choose_level(family, rows, 0.5, levels=levels) == 0.5
+    assert choose_level(family, rows, 0.49, images=images, levels=levels) == 0.0
+
+
+def test_the_shapes_that_are_tried():
+    shapes = default_shapes(0.04)
+    assert len(set(shapes)) == len(shapes) == 2 * 4 * 3 * 3 * 3 * 5
+    assert sorted({shape.band for shape in shapes}) == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.12])
+    assert {shape.image_precision for shape in shapes} == {0.98, 0.995, NEVER}
+    assert {shape.text_precision for shape in shapes} == {0.99}
+    assert max(shape.band for shape in default_shapes(0.5)) == 1.0
+    alone = default_shapes(0.04, with_judge=False)
+    assert len(set(alone)) == len(alone) == 2 * 4 * 3 * 3
+    assert {(shape.judge, shape.band) for shape in alone} == {(1.0, 0.0)}
+    for name, values in (
+        ("text", {0.0, 0.1}),
+        ("image", {0.0, 0.1, 0.25, 0.5}),
+        ("student", {0.25, 0.5, 1.0}),
+    ):
+        assert {getattr(shape, name) for shape in (*shapes, *alone)} == values
+
+
+def tuning_rows(rows=200, seed=0):
+    """A judge that is always right, a student that errs in a grey zone, an image filter that knows the clear half."""
+    rng = np.random.default_rng(seed)
+    unsafe = np.arange(rows) % 2 == 1
+    noise = rng.random(rows)
+    student = np.where(unsafe, 0.35 + 0.6 * noise, 0.65 - 0.6 * noise)
+    image = np.where(noise > 0.5, np.where(unsafe, 0.9, 0.1) + 0.05 * noise, 0.5)
+    judge = np.where(unsafe, 0.99, 0.01)
+    return StageScores(np.full(rows, 0.5), image, student, judge), unsafe
+
+
+def test_tuning_takes_the_best_shape_that_spares_the_judge():
+    scores, unsafe = tuning_rows()
+    narrow = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    wide = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.3)
+    for shapes in ([narrow, wide], [wide, narrow]):
+        assert tune(scores, unsafe, 0.05, judge_share=0.35, shapes=shapes).shape == wide
+        assert tune(scores, unsafe, 0.05, judge_share=0.1, shapes=shapes).shape == narrow
+        assert tune(scores, unsafe, 0.05, shapes=shapes).shape == narrow  # 4 % unless more is allowed
+    with pytest.raises(ConfigError, match=r"at most 1\.0% of the rows"):
+        tune(scores, unsafe, 0.05, judge_share=0.01, shapes=[narrow])
+
+
+def test_of_shapes_equally_good_tuning_takes_the_cheapest():
+    """A student that is always right; the image filter spares it half of the rows, the text filter none."""
+    scores, unsafe = tuning_rows()
+    right = StageScores(scores.text, scores.image, np.where(unsafe, 0.9, 0.1))
+    asked = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    spared = Shape(0.0, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
+    chatty = Shape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
+    for shapes in ([asked, spared, chatty], [chatty, spared, asked]):
+        assert tune(right, unsafe, 0.05, shapes=shapes).shape == spared
+        dear = {"text": 9.0, "student": 1.0, "judge": 1.0}
+        assert tune(right, unsafe, 0.05, shapes=shapes, costs=dear).shape == spared
+    free = {"text": 0.0, "student": 0.0, "judge": 0.0}
+    assert tune(right, unsafe, 0.05, shapes=[asked, spared], costs=free).shape == asked  # all cost alike
+
+
+def test_a_much_better_shape_is_worth_its_price():
+    scores, unsafe = tuning_rows()
+    cheap = Shape(0.0, 0.0, 0.0, 0.0, NEVER, NEVER, 0.0)  # flags everything, asks no judge
+    dear = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    costs = {"text": 0.0, "student": 1.0, "judge": 1e6}
+    assert tune(scores, unsafe, 0.05, shapes=[cheap, dear], costs=costs).shape == dear
