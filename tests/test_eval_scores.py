@@ -138,7 +138,7 @@ def test_undefined_numbers_are_nan():
     ("truth", "unsafe", "text"),
     [
         ([True], [0.1, 0.2], r"truth has shape \(1,\), unsafe \(2,\)"),
-        ([True, False], [0.1, 1.5], r"give probabilities in \[0, 1\]"),
+        ([True, False], [0.1, 1.5], r"unsafe lies in \[0\.1, 1\.5\]; give probabilities in \[0, 1\]"),
         ([True, False], [-0.1, float("inf")], r"give probabilities in \[0, 1\]"),
     ],
 )
@@ -153,6 +153,8 @@ def test_wilson_interval_against_the_published_example():
     assert (round(low, 4), round(high, 4)) == (0.2553, 0.3662)
     assert wilson(0, 10)[0] == 0.0
     assert wilson(10, 10)[1] == 1.0
+    assert wilson(81, 263) == pytest.approx((low, high), abs=1e-5)  # 95 % unless said otherwise
+    assert wilson(0, 1)[1] <= 1.0 >= wilson(1, 1)[1]
 
 
 @given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
