@@ -37,7 +37,6 @@ CHAT_TEMPLATE = (
     "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] + ' ' }}{% endfor %}"
     "{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
 )
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
 GRIDS = [[16, 32], [32, 16], [32, 32]]
 
 
@@ -76,35 +75,12 @@ def tiny_tokenizer(image_token):
     )
 
 
-class StandInProcessor:
-    """The family's own image processor and a tokenizer, for families whose processor wants torchvision.
-
-    `count(visual)` says how many tokens the model makes of an image.
-    """
-
-    def __init__(self, image_processor, tokenizer, image_token, count):
-        self.image_processor, self.tokenizer, self.count = image_processor, tokenizer, count
-        self.image_token = image_token
-        self.chat_template = CHAT_TEMPLATE.replace("IMAGE", image_token)
-
-    def apply_chat_template(self, messages, tokenize, add_generation_prompt):
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        rendered, _ = render_jinja_template(
-            [messages], chat_template=self.chat_template, add_generation_prompt=add_generation_prompt
-        )
-        return rendered[0]
-
-    def __call__(self, text, images, return_tensors):
-        visual = self.image_processor(images=images, return_tensors=return_tensors)
-        expanded = [line.replace(self.image_token, self.image_token * self.count(visual)) for line in text]
-        return {**self.tokenizer(expanded, return_tensors=return_tensors), **visual}
-
-
 def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
     """A random model of the family with two layers, and a processor for it."""
     import torch
     import transformers as t
+
+    from judge.vlm.processor import for_stills
 
     torch.manual_seed(seed)
     qwen = family.startswith("qwen")
@@ -176,12 +152,14 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
         tiles = t.LlavaOnevisionImageProcessorPil(
             size={"height": 16, "width": 16}, image_grid_pinpoints=GRIDS
         )
-
-        def count(visual):
-            with torch.no_grad():
-                return len(model.get_image_features(**visual, return_dict=True).pooler_output[0])
-
-        return model, StandInProcessor(tiles, tokenizer, image_token, count)
+        processor = for_stills(t.LlavaOnevisionProcessor)(
+            tiles,
+            tokenizer,
+            num_image_tokens=4,
+            vision_feature_select_strategy="full",
+            chat_template=chat_template,
+        )
+        return model, processor
     text["rope_parameters"] = {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0}
     special = {
         "image_token_id": 3,
@@ -196,6 +174,13 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
         tower |= {"embed_dim": 32, "hidden_size": width, "mlp_ratio": 2}
         config = t.Qwen2VLConfig(vision_config=tower, text_config=text, **special)
         model = t.Qwen2VLForConditionalGeneration(config)
+    elif family == "qwen3_vl":
+        tower |= {"hidden_size": 32, "out_hidden_size": width, "intermediate_size": 64}
+        tower |= {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+        text["head_dim"] = width // 4
+        text["rope_parameters"]["mrope_interleaved"] = True
+        config = t.Qwen3VLConfig(vision_config=tower, text_config=text, **special)
+        model = t.Qwen3VLForConditionalGeneration(config)
     else:
         tower |= {"hidden_size": 32, "out_hidden_size": width, "intermediate_size": 64, "window_size": 16}
         config = t.Qwen2_5_VLConfig(
@@ -203,10 +188,8 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
         )
         model = t.Qwen2_5_VLForConditionalGeneration(config)
     grid = t.Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
-    processor = StandInProcessor(
-        grid, tokenizer, image_token, lambda visual: int(visual["image_grid_thw"].prod()) // 4
-    )
-    return model, processor
+    kind = t.Qwen3VLProcessor if family == "qwen3_vl" else t.Qwen2VLProcessor
+    return model, for_stills(kind)(grid, tokenizer, chat_template=chat_template)
 
 
 @pytest.fixture(scope="session")
@@ -228,14 +211,11 @@ def base_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_vlm(base_folder):
-    """`tiny_vlm(family="llava", **options)` -> fresh model and processor, by `load_base` where that works."""
+    """`tiny_vlm(family="llava", **options)` -> fresh model and processor, by `load_base`."""
     from judge.vlm.load import BaseOptions, load_base
 
     def make(family="llava", **options):
-        if family in ("llava", "llava_next"):
-            return load_base(BaseOptions(model_name_or_path=str(base_folder(family, **options))))
-        model, processor = build_tiny(family, **options)
-        return model.eval(), processor
+        return load_base(BaseOptions(model_name_or_path=str(base_folder(family, **options))))
 
     return make
 

@@ -24,7 +24,7 @@ from prompts.template import Chat
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = Taxonomy("policy", "1", (Category("blood", "wounds"), Category("hate", "contempt for a group")))
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def stirred(model, seed=0):

@@ -12,7 +12,7 @@ from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
 
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl")
+FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 POLICY = Taxonomy(
     "policy",
     "1",

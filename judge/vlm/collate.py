@@ -21,6 +21,9 @@ from .positions import chain_positions
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+PACKED = ("input_ids", "position_ids", "attention_mask", "logits_to_keep", "labels")
+"""What `pack` returns; all else in a batch is pixels and what goes with them."""
+
 
 class PixelCache:
     """Images as the processor returns them, kept up to a number of bytes; the least recently used goes first."""

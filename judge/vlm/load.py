@@ -13,6 +13,8 @@ from typing import Any
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 
+from .processor import load_processor
+
 SHIPPED = ("tiny-llava", "tiny-clip")
 """Names of bases inside the package."""
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
@@ -76,7 +78,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         MissingExtraError: 4 bits without bitsandbytes.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoModelForImageTextToText
 
     path = base_path(options.model_name_or_path)
     common = {"revision": options.model_revision, "trust_remote_code": False}
@@ -84,7 +86,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     if options.load_in_4bit:
         kwargs["quantization_config"] = _four_bits(options, path)
     try:
-        processor = AutoProcessor.from_pretrained(path, **common)
+        processor = load_processor(path, options.model_revision)
         model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise CheckpointError(

@@ -49,6 +49,21 @@ def stack_visual(visual: Sequence[Visual]) -> Visual:
     return joined
 
 
+def split_visual(visual: Visual, count: int) -> list[Visual] | None:
+    """The pixel tensors of each of `count` images, the other way round; None where rows and images do not match.
+
+    Qwen-VL's pixels are rows of patches, so many for each image as its `image_grid_thw` says: (time, rows, columns).
+    """
+    parts = {key: torch.split(value, 1) for key, value in visual.items() if len(value) == count}
+    if "image_grid_thw" in parts and "pixel_values" in visual:
+        sizes = visual["image_grid_thw"].prod(dim=1).tolist()
+        if sum(sizes) == len(visual["pixel_values"]):
+            parts["pixel_values"] = torch.split(visual["pixel_values"], sizes)
+    if parts.keys() != visual.keys():
+        return None
+    return [{key: value[place] for key, value in parts.items()} for place in range(count)]
+
+
 def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
     """LLaVA-NeXT cuts images into differing numbers of tiles (1, T, 3, H, W); missing ones are zeros."""
     most = max(part.shape[1] for part in parts)

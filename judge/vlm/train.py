@@ -20,6 +20,9 @@ from prompts.example import Example
 from prompts.flip import FlipOptions, Group, draw_groups
 from prompts.taxonomy import Taxonomy
 
+from .collate import PACKED
+from .pack import split_visual, stack_visual
+
 FEATURE_BYTES = 4 * 1024**3
 """Most memory that kept image features may take; past it, images go through the tower again."""
 
@@ -77,11 +80,15 @@ def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int |
 
 
 class FrozenFeatures:
-    """Projected image features by example id, for a tower and projector that do not change."""
+    """Projected image features by example id, for a tower and projector that do not change.
+
+    Of families that feed several depths of the tower to the language model (Qwen3-VL), all of them are kept.
+    """
 
     def __init__(self, limit: int = FEATURE_BYTES) -> None:
         self.limit, self.size = limit, 0
-        self._kept: dict[str, Tensor] = {}
+        self._kept: dict[str, tuple[Tensor, ...]] = {}
+        self._form: Any = None
 
     @staticmethod
     def fit(model: Any) -> bool:
@@ -91,22 +98,29 @@ class FrozenFeatures:
         return takes and all("language_model" in name for name in trained)
 
     def of(self, model: Any, ids: Sequence[str], visual: dict[str, Tensor]) -> Any:
-        """The features of a batch, as `mm_encoder_outputs` wants them."""
-        from transformers.modeling_outputs import BaseModelOutputWithPooling
-
-        fresh = [place for place, name in enumerate(ids) if name not in self._kept]
-        found: dict[int, Tensor] = {}
+        """The features of a batch, as `mm_encoder_outputs` wants them; None where its pixels cannot be told apart."""
+        images = split_visual(visual, len(ids))
+        if images is None:
+            return None
+        found = {name: self._kept[name] for name in ids if name in self._kept}
+        fresh = {name: image for name, image in zip(ids, images, strict=True) if name not in found}
         if fresh:
-            chosen = {key: value[fresh] for key, value in visual.items()}
             with torch.no_grad():
-                features = model.get_image_features(**chosen, return_dict=True).pooler_output
-            for place, feature in zip(fresh, features, strict=True):
-                found[place] = feature
-                if self.size + feature.nbytes <= self.limit:
-                    self._kept[ids[place]] = feature.clone()
-                    self.size += feature.nbytes
-        features = tuple(found.get(place, self._kept.get(name)) for place, name in enumerate(ids))
-        return {"image": BaseModelOutputWithPooling(pooler_output=features)}
+                seen = model.get_image_features(**stack_visual(list(fresh.values())), return_dict=True)
+            self._form = type(seen)
+            levels = (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))
+            for name, *features in zip(fresh, *levels, strict=True):
+                found[name] = tuple(features)
+                self._keep(name, found[name])
+        pooled, *deeper = zip(*(found[name] for name in ids), strict=True)
+        deep = {"deepstack_features": deeper} if deeper else {}
+        return {"image": self._form(pooler_output=pooled, **deep)}
+
+    def _keep(self, name: str, features: tuple[Tensor, ...]) -> None:
+        size = sum(feature.nbytes for feature in features)
+        if self.size + size <= self.limit:
+            self._kept[name] = tuple(feature.clone() for feature in features)
+            self.size += size
 
 
 class JudgeTrainer(Trainer):  # type: ignore[misc]
@@ -116,7 +130,8 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         evaluator: judges held-out rows with the current model and returns numbers; called at each evaluation on
             every process.
         keep_features: pass each image through the frozen tower once; ignored where something before the
-            language model is trained, where the family takes no ready features, and under ZeRO-3.
+            language model is trained, where the family takes no ready features or lays its pixels out in a way
+            that is not known here, and under DeepSpeed.
         options: Trainer's own.
     """
 
@@ -141,9 +156,12 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         """Trainer's, after the pixels were exchanged for kept features."""
         ids = inputs.pop("image_ids")
         if self.features is not None:
-            visual = {key: inputs.pop(key) for key in _visual_keys(inputs)}
+            visual = {key: value for key, value in inputs.items() if key not in PACKED}
             plain = self.accelerator.unwrap_model(model).get_base_model()
-            inputs["mm_encoder_outputs"] = self.features.of(plain, ids, visual)
+            features = self.features.of(plain, ids, visual)
+            if features is not None:
+                rest = {key: value for key, value in inputs.items() if key in PACKED}
+                inputs = {**rest, "mm_encoder_outputs": features}
         return super().compute_loss(model, inputs, *args, **kwargs)
 
     def evaluate(
@@ -163,7 +181,3 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         self.log(metrics)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def _visual_keys(inputs: Mapping[str, Any]) -> list[str]:
-    return [key for key in ("pixel_values", "image_sizes", "image_grid_thw") if key in inputs]
