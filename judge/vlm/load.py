@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from prompts.errors import ArbiterError
 
 from .processor import load_processor
 
@@ -19,6 +20,8 @@ SHIPPED = ("tiny-llava", "tiny-clip")
 """Names of bases inside the package."""
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""
+_RAISED = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
+"""What transformers raises on checkpoints that it cannot read."""
 
 
 @dataclass
@@ -74,11 +77,14 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     """Load a base model in evaluation mode, with its processor.
 
     Raises:
-        CheckpointError: it cannot be loaded, or lacks what a judge needs.
-        MissingExtraError: 4 bits without bitsandbytes.
+        CheckpointError: it cannot be loaded, lacks what a judge needs, or is of a family that a judge would misread
+            (`judge.vlm.agreement`).
+        MissingExtraError: 4 bits without bitsandbytes, or a processor that cannot do without torchvision.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
+
+    from .agreement import check_agreement
 
     path = base_path(options.model_name_or_path)
     common = {"revision": options.model_revision, "trust_remote_code": False}
@@ -88,7 +94,9 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     try:
         processor = load_processor(path, options.model_revision)
         model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except ArbiterError:
+        raise
+    except (*_RAISED, SafetensorError) as error:
         raise CheckpointError(
             f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {_first_line(error)} "
             f"Give a hub id, a folder with config.json and safetensors, or one of {', '.join(SHIPPED)}."
@@ -101,7 +109,8 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         _keep_gradients(model)
     elif device is not None:
         model.to(device)
-    return model.eval(), processor
+    check_agreement(model.eval(), processor)
+    return model, processor
 
 
 def _keep_gradients(model: Any) -> None:

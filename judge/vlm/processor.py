@@ -50,11 +50,22 @@ def load_processor(path: str, revision: str = "main") -> Any:
                 "pip install torchvision, from where torch came, in the version that fits it."
             ) from error
         raise
-    processor = kind.from_args_and_dict(found, settings, **rest)
-    if kind is not named:
-        # Only kept to be saved with the rest: a merged judge can serve videos elsewhere.
-        processor.video_processor = get_video_processor_config(path, revision=revision)
+    if kind is named:
+        return kind.from_args_and_dict(found, settings, **rest)
+    processor = kind.from_args_and_dict(found, settings | {"video_processor": None}, **rest)
+    # Kept to be saved with the rest: a merged judge can serve videos elsewhere.
+    processor.video_processor = VideoSettings(get_video_processor_config(path, revision=revision))
     return processor
+
+
+class VideoSettings(dict[str, Any]):
+    """A video processor's settings in its place, readable as its attributes are (SmolVLM does for stills too)."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
 
 
 def for_stills(kind: Any) -> Any:
