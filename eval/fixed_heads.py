@@ -27,12 +27,13 @@ from prompts.example import Example
 
 from .held_out import Evaluation, judge_questions, summarise_evaluation
 from .metrics import JudgedRow, summarise
+from .options import RecipeOptions
 
 TEACHERS = ("labels", "judge")
 
 
 @dataclass
-class HeadOptions:
+class HeadOptions(RecipeOptions):
     """What a head learns from, and what it is asked at the end."""
 
     output_dir: str = field(default="runs/head", metadata={"help": "Run folder to write; new or empty."})

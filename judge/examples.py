@@ -79,14 +79,14 @@ def load_examples(
     The external sets are for testing only.
 
     Args:
-        spec: `digits`; `unsafebench`, or `unsafebench:PATH` for a local copy (Parquet or saved); an
-            external set (`smid`, `nsfw`, `multiheaded`, `violence`, `self-harm`), also with a path;
-            `folder:PATH` (images with a CSV or JSON-lines table); `dataset:NAME` (hub name or path).
-            A bare path or `owner/name` works.
+        spec: `digits`, or `digits:COUNT` for so many canvases in each split; `unsafebench`, or
+            `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
+            `multiheaded`, `violence`, `self-harm`), also with a path; `folder:PATH` (images with a CSV or
+            JSON-lines table); `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
         split: `train`, `validation`, `test`, another declared one, or `all`.
         taxonomy: what category strings are matched to: names, aliases, codes and keys, case ignored.
         max_failures: largest share of rows, 0 to 1, that may be unusable.
-        limit: stop after so many usable rows, in the order of the data.
+        limit: stop after so many usable rows, in the order of the data; at most so many, never more.
         others: whether categories that an unsafe row does not name count as `safe` (as in the paper)
             or `unknown`; see `judge.labels`.
         verify: decode each image once now, rather than meet a broken one later.
@@ -101,7 +101,7 @@ def load_examples(
         raise ExampleError(f"others is {others!r}; use 'safe' or 'unknown'.")
     kind, where = _parse(str(spec))
     if kind == "digits":
-        return _digits(split, limit)
+        return _digits(split, where, limit)
     reader, labels = _open(kind, where, taxonomy, others)
     name = f"{spec}/{split}"
     examples: list[Example] = []
@@ -165,7 +165,7 @@ def _fingerprint(example: Example, examples: ExampleSet) -> str:
 def _parse(spec: str) -> tuple[str, str | None]:
     """`kind:where`, a bare kind, a path that exists, or a name on the hub."""
     kind, _, where = spec.partition(":")
-    if kind in SPECS and not (kind == "digits" and where):
+    if kind in SPECS:
         if kind in ("folder", "dataset") and not where:
             raise ExampleError(f"{spec!r} says not which; write {kind}:PATH.")
         return kind, where or None
@@ -236,13 +236,20 @@ def _share(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:7]) / 2**56
 
 
-def _digits(split: str, limit: int | None) -> ExampleSet:
-    from .digits import digits_examples
+def _digits(split: str, drawn: str | None, limit: int | None) -> ExampleSet:
+    """Canvases of one split: `drawn` of them, by default so many as usual, and never more than `limit`."""
+    from .digits import DEFAULT_COUNTS, digits_examples
 
-    if split == "all":
-        examples = [example for part in SPLITS for example in digits_examples(part)][:limit]
-    else:
-        examples = digits_examples(split, count=limit)
+    if drawn is not None and not (drawn.isdecimal() and int(drawn)):
+        raise ExampleError(
+            f"digits:{drawn} is no count; write digits, or digits:2000 for 2000 canvases a split."
+        )
+    examples: list[Example] = []
+    for part in SPLITS if split == "all" else (split,):
+        count = int(drawn) if drawn else DEFAULT_COUNTS.get(part)
+        if limit is not None and count is not None:
+            count = min(count, limit - len(examples))
+        examples += digits_examples(part, count=count)
     return ExampleSet(tuple(examples), name=f"digits/{split}")
 
 

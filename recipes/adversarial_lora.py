@@ -33,7 +33,6 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
-from trl import TrlParser
 
 from adversarial.errors import AttackError
 from adversarial.gradient import PGD
@@ -41,6 +40,7 @@ from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.attacked import summarise_attacked
 from eval.fixed_heads import ask
 from eval.held_out import Evaluation, Question, draw_evaluation, summarise_evaluation
+from eval.options import RecipeOptions, parse_options, resumes
 from eval.robustness import attack_victim
 from eval.suites import Suite
 from eval.victims import ClassifierVictim
@@ -73,7 +73,7 @@ BUDGETS = (2 / 255, 4 / 255, 8 / 255)
 
 
 @dataclass
-class HardenOptions:
+class HardenOptions(RecipeOptions):
     """Which judge, how its batches are attacked, and how it is measured."""
 
     judge: str = field(default="runs/demo", metadata={"help": "Run folder of the judge to go on with."})
@@ -94,7 +94,7 @@ class HardenOptions:
     )
     feature_images: int = field(
         default=16000,
-        metadata={"help": "Hold features on at most so many images; digits draws as many as asked."},
+        metadata={"help": "Hold features on at most so many images; of digits, so many are drawn."},
     )
     feature_epochs: int = field(default=3, metadata={"help": "Passes over these images; 0 leaves them out."})
     feature_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate of these passes."})
@@ -175,11 +175,13 @@ def main() -> None:
 
 
 def parse() -> tuple[HardenOptions, HardenArguments]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    options, args = TrlParser((HardenOptions, HardenArguments)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    options, args = parse_options((HardenOptions, HardenArguments), DEFAULT_CONFIG, sys.argv[1:])
+    if resumes(args):
+        raise ConfigError(
+            "Hardening takes minutes and its first stage keeps no checkpoints, so nothing can be resumed; give another "
+            "--output_dir and run it again."
+        )
     plugin = args.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
         raise ConfigError("Under ZeRO-3 no process has a whole judge to attack; use ZeRO-2 or plain DDP.")
@@ -212,19 +214,21 @@ def open_run(judge_run: RunDir, options: HardenOptions, args: HardenArguments) -
 
 def load_splits(judge_run: RunDir, options: HardenOptions, run: RunDir) -> list[ExampleSet]:
     """Train and test examples of the judge's own data, and images to hold features on; no test image among these."""
+    learnt = judge_run.config["dataset"]
+    many = f"digits:{options.feature_images}" if learnt.split(":")[0] == "digits" else learnt
     splits = [
         load_examples(
-            judge_run.config["dataset"],
+            dataset,
             split=split,
             taxonomy=run.taxonomy,
             max_failures=options.max_failures,
             limit=limit,
             ledger=run.path / f"skipped-{name}.jsonl" if PartialState().is_main_process else None,
         )
-        for name, split, limit in (
-            ("train", "train", options.limit),
-            ("test", "test", options.limit),
-            ("features", "train", options.feature_images),
+        for name, dataset, split, limit in (
+            ("train", learnt, "train", options.limit),
+            ("test", learnt, "test", options.limit),
+            ("features", many, "train", options.feature_images),
         )
     ]
     train, test, pictures = splits

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from trl import TrlParser
 
 from adversarial.apgd import APGD
 from adversarial.errors import AttackError
@@ -40,6 +39,7 @@ from eval.edited import edit_pictures
 from eval.held_out import Question, draw_evaluation, judge_questions
 from eval.metrics import summarise
 from eval.multimodal import evaluate_deployment
+from eval.options import RecipeOptions, parse_options
 from eval.robustness import attack_victim, check_attack
 from eval.robustness_plots import Exhibit
 from eval.robustness_report import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
@@ -65,7 +65,7 @@ VERDICTS = {True: "safe", False: "unsafe"}
 
 
 @dataclass
-class AttackOptions:
+class AttackOptions(RecipeOptions):
     """Who is attacked, by whom, with what."""
 
     output_dir: str = field(default="runs/attack", metadata={"help": "The folder of the run."})
@@ -80,11 +80,9 @@ class AttackOptions:
         metadata={"help": "Which victim is another one's defended version, for the price. In a YAML only."},
     )
     cascade: str = field(
-        default="runs/cascade", metadata={"help": "A cascade, attacked in image and prompt; or none."}
+        default="none", metadata={"help": "A cascade, attacked in image and prompt; or none."}
     )
-    defended_cascade: str = field(
-        default="runs/robust_cascade", metadata={"help": "The same, defended; or none."}
-    )
+    defended_cascade: str = field(default="none", metadata={"help": "The same, defended; or none."})
     dataset: str = field(default="digits", metadata={"help": "As in recipes/lora_llava.py."})
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
     held_out: list[str] = field(
@@ -180,11 +178,8 @@ def main() -> None:
 
 
 def parse() -> AttackOptions:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    (options,) = TrlParser((AttackOptions,)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    (options,) = parse_options((AttackOptions,), DEFAULT_CONFIG, sys.argv[1:])
     return options
 
 

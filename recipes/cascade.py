@@ -33,7 +33,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 from transformers import set_seed
-from trl import TrlParser
 
 from eval.cascade import (
     Asked,
@@ -45,6 +44,7 @@ from eval.cascade import (
     summarise_cascade,
 )
 from eval.held_out import Question, draw_evaluation
+from eval.options import RecipeOptions, parse_options
 from eval.scores import calibration_error, reliability
 from judge import load_classifier
 from judge.calibrate import Calibration, Labelled, allowed_misses, fit_calibration
@@ -63,7 +63,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cascade.yaml"
 
 
 @dataclass
-class CascadeOptions:
+class CascadeOptions(RecipeOptions):
     """Which stages, what is judged, and what is promised."""
 
     output_dir: str = field(default="runs/cascade", metadata={"help": "The folder of the run."})
@@ -147,11 +147,8 @@ def main() -> None:
 
 
 def parse() -> CascadeOptions:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    (options,) = TrlParser((CascadeOptions,)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    (options,) = parse_options((CascadeOptions,), DEFAULT_CONFIG, sys.argv[1:])
     return options
 
 

@@ -33,10 +33,10 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
-from trl import TrlParser
 
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow, summarise
+from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from judge import load_classifier
 from judge.errors import ConfigError
 from judge.examples import check_splits, load_examples
@@ -53,6 +53,7 @@ from judge.heads.encoder import DualEncoder
 from judge.heads.features import encode_images, encode_texts
 from judge.heads.student import PhraseBook, Student, save_student
 from judge.heads.teacher import Lesson, read_lessons, teach, teacher_identity
+from judge.images import open_image
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
@@ -61,7 +62,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "distill_cross_attention.ya
 
 
 @dataclass
-class StudentOptions:
+class StudentOptions(RecipeOptions):
     """Who teaches whom."""
 
     teacher: str = field(
@@ -162,9 +163,11 @@ def main() -> None:
         data_collator=collator(encoder, train, lessons, data),
         evaluator=evaluate,
     )
-    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.train(resume_from_checkpoint=resume_from(args))
     head.eval()
     student.forget()
+    if trainer.is_world_process_zero():
+        save_student(run, student)  # whatever fails from here on, the training is kept
     calibrate_head(head, *held_out_logits(student, validation[::2], taxonomy, asked, args))
     if trainer.is_world_process_zero():
         save_student(run, student)
@@ -187,18 +190,17 @@ SHOWN = ("f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accur
 
 
 def parse() -> tuple[StudentOptions, DataOptions, StudentArguments]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TrlParser((StudentOptions, DataOptions, StudentArguments)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    return parse_options((StudentOptions, DataOptions, StudentArguments), DEFAULT_CONFIG, sys.argv[1:])
 
 
 def open_run(options: StudentOptions, data: DataOptions, args: StudentArguments) -> RunDir:
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        taxonomy, resume = load_taxonomy(data.taxonomy), args.resume_from_checkpoint is not None
+        for name in data.baselines:
+            RunDir.open(name)  # a missing one is said now, not after the training
+        taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, teacher=options.teacher)
         run = RunDir.create(args.output_dir, kind="student", resume=resume, teacher=options.teacher)
@@ -299,7 +301,7 @@ def held_out_logits(
     logits, labels = (torch.full((len(rows), columns), float("nan")) for _ in range(2))
     place = 0
     for group in groups:
-        tokens = student.encoder.see_images([row.example.image for row in group.rows])
+        tokens = student.encoder.see_images([open_image(row.example.image) for row in group.rows])
         with torch.no_grad():
             whole, categories = student.logits(tokens, [row.prompt for row in group.rows], group.taxonomy)
         for number, row in enumerate(group.rows):

@@ -29,10 +29,10 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
-from trl import TrlParser
 
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow
+from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.report import format_table, write_report
 from eval.shortcut import check_rows
 from judge.errors import ConfigError
@@ -52,7 +52,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "lora_llava.yaml"
 
 
 @dataclass
-class DataOptions:
+class DataOptions(RecipeOptions):
     """What is judged, under which categories."""
 
     dataset: str = field(
@@ -156,7 +156,7 @@ def main() -> None:
         evaluator=evaluate,
         keep_features=args.keep_features,
     )
-    trainer.train(resume_from_checkpoint=checkpoint(args))
+    trainer.train(resume_from_checkpoint=resume_from(args))
     trainer.save_model(str(run.path / "adapter"))
 
     after = ask(trained(run, trainer, processor, base, data, args), final, "after")
@@ -174,19 +174,16 @@ def main() -> None:
 
 
 def parse() -> tuple[BaseOptions, LoraOptions, DataOptions, JudgeArguments]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    parser = TrlParser((BaseOptions, LoraOptions, DataOptions, JudgeArguments))
-    return parser.parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    groups = (BaseOptions, LoraOptions, DataOptions, JudgeArguments)
+    return parse_options(groups, DEFAULT_CONFIG, sys.argv[1:])
 
 
 def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: JudgeArguments) -> RunDir:
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        taxonomy, resume = load_taxonomy(data.taxonomy), args.resume_from_checkpoint is not None
+        taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
         about = {"base": base.model_name_or_path, "dtype": base.dtype, "template": data.template}
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, **about)
@@ -332,17 +329,6 @@ def show(run: RunDir, summaries: dict[str, Any], seconds: float, shown: list[Pat
         f"  arbiter judge {shown[0] if shown else 'IMAGE'} --judge {run.path} "
         f"--taxonomy {run.manifest['taxonomy']['name']} --categories {names}"
     )
-
-
-def checkpoint(args: JudgeArguments) -> str | None:
-    """What to resume from: a folder, or `true` for the newest whole one of this run, if there is any."""
-    if args.resume_from_checkpoint in (None, "", "false", "False"):
-        return None
-    if str(args.resume_from_checkpoint).lower() != "true":
-        return args.resume_from_checkpoint
-    # trainer_state.json is written last; a run that was killed while saving leaves a folder without it.
-    whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
 
 
 def step_size(args: JudgeArguments, flip: FlipOptions) -> str:

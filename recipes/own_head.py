@@ -20,9 +20,10 @@ core it takes 15 to 30 seconds, 1 to 3 for training. Of the table it prints (1,6
 "Before" is tiny-clip as it is, which knows the names of all ten digits.
 """
 
-import argparse
+import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
+from eval.options import RecipeOptions, parse_options
 from eval.report import format_table
 from judge.examples import load_examples
 from judge.heads.encoder import DualEncoder
@@ -41,6 +43,8 @@ from judge.protocol import Scores
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.example import Example
+
+DEFAULT_CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
 
 
 class BestPatch(nn.Module):
@@ -75,6 +79,26 @@ class BestPatch(nn.Module):
         return Scores(scores.max(axis=1), scores, (None,) * len(images))
 
 
+@dataclass
+class HeadOptions(RecipeOptions):
+    """What is learnt, and how long."""
+
+    encoder: str = field(
+        default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
+    )
+    dataset: str = field(default="digits", metadata={"help": "As in judge.examples, such as folder:PATH."})
+    taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
+    held_out: list[str] = field(
+        default_factory=list, metadata={"help": "Keys that no training policy may contain."}
+    )
+    cache: str = field(default="runs/features", metadata={"help": "Folder for the features."})
+    limit: int | None = field(default=None, metadata={"help": "At most so many images of each split."})
+    steps: int = field(default=600, metadata={"help": "Policies to learn from, each with 8 images."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Of Adam."})
+    rows: int = field(default=1600, metadata={"help": "Test questions, as for the judge."})
+    seed: int = field(default=42, metadata={"help": "Of weights and draws."})
+
+
 def main() -> None:
     """Encode once, ask, train, ask again."""
     options = parse()
@@ -88,7 +112,7 @@ def main() -> None:
     )
     questions = draw_evaluation(test, taxonomy, flip, seed=options.seed, rows=options.rows)
     encoder = DualEncoder.load(options.encoder)
-    features = encode_images(encoder, train, cache=options.cache)
+    features = encode_images(encoder, train, cache=Path(options.cache))
     print(f"{len(features):,} training images encoded, {time.time() - started:.0f} s so far")
 
     head = BestPatch(encoder)
@@ -98,8 +122,9 @@ def main() -> None:
     trained = time.time() - began
     after = ask(head, questions)
     print(format_table(before, after))
-    untrained = f"F1 on categories no training policy held ({', '.join(options.held_out)})"
-    print(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
+    if options.held_out:
+        untrained = f"F1 on categories no training policy held ({', '.join(options.held_out)})"
+        print(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
     print(f"trained in {trained:.0f} s, {time.time() - started:.0f} s in all")
 
 
@@ -109,7 +134,7 @@ def fit(
     examples: Sequence[Example],
     taxonomy: Taxonomy,
     flip: FlipOptions,
-    options: argparse.Namespace,
+    options: HeadOptions,
 ) -> None:
     """Learn from labels under policies drawn as for the judge: other categories, names and wordings at each step."""
     place = {example.id: number for number, example in enumerate(examples)}
@@ -135,26 +160,10 @@ def ask(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
     return summarise_evaluation(questions, judged)
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--encoder", default="tiny-clip", help="a CLIP or SigLIP: hub id, folder, or tiny-clip"
-    )
-    parser.add_argument("--dataset", default="digits", help="as in judge.examples, such as folder:PATH")
-    parser.add_argument("--taxonomy", default="digits", help="one that ships, or a YAML file")
-    parser.add_argument(
-        "--held-out", nargs="+", default=["four", "eight"], help="keys that no training policy may contain"
-    )
-    parser.add_argument("--cache", type=Path, default=Path("runs/features"), help="folder for the features")
-    parser.add_argument("--limit", type=int, help="at most so many images of each split")
-    parser.add_argument("--steps", type=int, default=600, help="policies to learn from, each with 8 images")
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--rows", type=int, default=1600, help="test questions, as for the judge")
-    parser.add_argument("--seed", type=int, default=42)
-    return parser.parse_args()
+def parse() -> HeadOptions:
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    (options,) = parse_options((HeadOptions,), DEFAULT_CONFIG, sys.argv[1:])
+    return options
 
 
 if __name__ == "__main__":

@@ -24,10 +24,10 @@ import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import set_seed
-from trl import TrlParser
 
 from eval.fixed_heads import HeadOptions, find_targets, load_splits, measure, open_run, write_results
 from eval.held_out import draw_evaluation
+from eval.options import parse_options
 from judge.heads.encoder import DualEncoder
 from judge.heads.features import encode_images
 from judge.heads.fit import FitOptions, fit
@@ -72,18 +72,16 @@ def main() -> None:
     with bar("epochs", options.epochs) as done:
         history = fit(head, [images], targets.categories, options, told=partial(move, done))
     classifier = PromptLearning(encoder, head, trained, name=run.path.name)
-    found = measure(classifier, questions, data.threshold)
     if state.is_main_process:
         save_prompt_learning(run, classifier)
+    found = measure(classifier, questions, data.threshold)
+    if state.is_main_process:
         say(write_results(run, classifier, found, history, started))
 
 
 def parse() -> tuple[HeadOptions, PromptOptions]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TrlParser((HeadOptions, PromptOptions)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    return parse_options((HeadOptions, PromptOptions), DEFAULT_CONFIG, sys.argv[1:])
 
 
 def bar(what: str, total: int) -> tqdm:

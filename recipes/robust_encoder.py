@@ -34,12 +34,12 @@ from accelerate import PartialState
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import set_seed
-from trl import TrlParser
 
 from adversarial.errors import AttackError
 from adversarial.gradient import PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.options import RecipeOptions, parse_options
 from judge.errors import ConfigError
 from judge.examples import ExampleSet, check_splits, load_examples
 from judge.filters import Similarities
@@ -63,7 +63,7 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "robust_encoder.yaml"
 
 
 @dataclass
-class EncoderOptions:
+class EncoderOptions(RecipeOptions):
     """What is made robust, on which images, and how it is measured."""
 
     output_dir: str = field(default="runs/robust_encoder", metadata={"help": "Run folder; new or empty."})
@@ -76,7 +76,7 @@ class EncoderOptions:
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
     limit: int | None = field(
         default=None,
-        metadata={"help": "Learn from at most so many images; digits draws as many as are asked for."},
+        metadata={"help": "Learn from at most so many images."},
     )
     test_images: int = field(default=256, metadata={"help": "Test images that are attacked in the end."})
     attack_steps: int = field(default=20, metadata={"help": "Steps of the attacks of the final table."})
@@ -110,10 +110,10 @@ def main() -> None:
     if not state.is_main_process:
         return
     robust = save_encoder(encoder, run.path / "encoder")
-    after = measured(robust)
-    place = environment()
     run.note(encoder="encoder", encoder_fingerprint=robust.fingerprint, made_from=original.fingerprint)
     run.write_rows("history", history)
+    after = measured(robust)
+    place = environment()
     run.write_metrics(
         {
             "before": before,
@@ -129,11 +129,8 @@ def main() -> None:
 
 
 def parse() -> tuple[EncoderOptions, FareOptions]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TrlParser((EncoderOptions, FareOptions)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    return parse_options((EncoderOptions, FareOptions), DEFAULT_CONFIG, sys.argv[1:])
 
 
 def open_run(options: EncoderOptions, how: FareOptions, taxonomy: Taxonomy) -> RunDir:

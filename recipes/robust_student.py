@@ -31,7 +31,6 @@ import torch
 import torch.nn.functional as F
 from accelerate import PartialState
 from transformers import TrainingArguments, set_seed
-from trl import TrlParser
 
 from adversarial.errors import AttackError
 from adversarial.gradient import PGD
@@ -39,6 +38,7 @@ from adversarial.problem import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.held_out import Evaluation, Question, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow, summarise
+from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.victims import as_victim, problem_of
 from judge.errors import ConfigError
 from judge.examples import check_splits, load_examples
@@ -49,6 +49,7 @@ from judge.heads.robust import copy_encoder, input_bytes, save_encoder
 from judge.heads.robust_distill import MisledLessons, PixelCollator, RobustDistillation, RobustOptions
 from judge.heads.student import Student, load_student, save_student
 from judge.heads.teacher import Lesson, read_lessons
+from judge.images import open_image
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Taxonomy, draw_groups
 from prompts.errors import ArbiterError
@@ -59,7 +60,7 @@ DRAWN_WITH = ("dataset", "held_out", "flip", "limit", "seed", "eval_rows", "test
 
 
 @dataclass
-class SourceOptions:
+class SourceOptions(RecipeOptions):
     """What the defended student is made from, and how it is looked at."""
 
     student: str = field(
@@ -132,12 +133,13 @@ def main() -> None:
     )
     trained = time.time() - trained
     student.forget()
-    asked = replace(rows.flip, focus=0.0)
-    calibrate_head(head, *held_out_logits(student, rows, asked))
-    if trainer.is_world_process_zero():
+    if trainer.is_world_process_zero():  # saved first: whatever fails from here on, the training is kept
         if robust.train_blocks:
             encoder = save_encoder(encoder, run.path / "encoder")
             student = Student(encoder, head, name=run.path.name, default_taxonomy=rows.taxonomy)
+        save_student(run, student)
+    calibrate_head(head, *held_out_logits(student, rows, replace(rows.flip, focus=0.0)))
+    if trainer.is_world_process_zero():
         save_student(run, student)
         kept = [JudgedRow.from_dict(row) for row in first.read_rows("test")]
         found = {"undefended": look.at(undefended, kept), "defended": look.at(student)}
@@ -146,18 +148,18 @@ def main() -> None:
 
 
 def parse() -> tuple[SourceOptions, RobustOptions, RobustArguments]:
-    """Defaults, then the YAML of `--config`, then the command line; unknown keys stop the run."""
-    arguments = sys.argv[1:]
-    if "--config" not in arguments:
-        arguments = ["--config", str(DEFAULT_CONFIG), *arguments]
-    return TrlParser((SourceOptions, RobustOptions, RobustArguments)).parse_args_and_config(arguments)
+    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
+    return parse_options((SourceOptions, RobustOptions, RobustArguments), DEFAULT_CONFIG, sys.argv[1:])
 
 
 def open_run(source: SourceOptions, robust: RobustOptions, args: RobustArguments, first: RunDir) -> RunDir:
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        run = RunDir.create(args.output_dir, kind="student", teacher=first.manifest["teacher"], defended=True)
+        about = {"teacher": first.manifest["teacher"], "defended": True}
+        if resumes(args):
+            RunDir(args.output_dir).check_resumable(first.taxonomy, **about)
+        run = RunDir.create(args.output_dir, kind="student", resume=resumes(args), **about)
         run.write_taxonomy(first.taxonomy)
         run.write_environment()
         drawn = {name: first.config[name] for name in DRAWN_WITH}
@@ -234,7 +236,7 @@ def train(
         evaluator=evaluate,
         optimizers=(torch.optim.AdamW(learning, weight_decay=args.weight_decay), None),
     )
-    trainer.train()
+    trainer.train(resume_from_checkpoint=resume_from(args))
     model.requires_grad_(False)
     student.head.eval()
     return trainer
@@ -246,7 +248,7 @@ def held_out_logits(student: Student, rows: Rows, flip: FlipOptions) -> tuple[to
     groups = draw_groups(rows.validation, rows.taxonomy, flip, seed=rows.seed, epoch=1, groups=count)
     columns: dict[str, list[torch.Tensor]] = {"logits": [], "labels": []}
     for group in groups:
-        tokens = student.encoder.see_images([row.example.image for row in group.rows])
+        tokens = student.encoder.see_images([open_image(row.example.image) for row in group.rows])
         with torch.no_grad():
             whole, categories = student.logits(tokens, [row.prompt for row in group.rows], group.taxonomy)
         columns["logits"].append(torch.cat([whole[:, None], categories], dim=1).cpu())

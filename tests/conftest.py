@@ -340,6 +340,9 @@ RECIPE_OPTIONS = {
     "groups_per_epoch": 60,
     "lora_r": 4,
     "learning_rate": 1e-3,
+    "lr_scheduler_type": "linear",
+    "warmup_steps": 0,
+    "save_total_limit": None,
     "per_device_train_batch_size": 20,  # three steps an epoch, so six steps cross into the second
     "max_steps": 6,
     "eval_rows": 20,

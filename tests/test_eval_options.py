@@ -1,0 +1,240 @@
+"""Options of recipes: defaults, the recipe's YAML, the user's, the command line, each over the one before."""
+
+import runpy
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+
+from eval.options import RecipeOptions, parse_options, resume_from, resumes
+from judge.errors import ConfigError
+
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+CONFIGS = RECIPES / "configs"
+OWN = {
+    "adversarial_lora": "adversarial_judge",
+    "attack": "attack",
+    "cascade": "cascade",
+    "distill_cross_attention": "distill_cross_attention",
+    "linear_probe": "linear_probe",
+    "lora_llava": "lora_llava",
+    "own_head": "own_head",
+    "pooled_attention": "pooled_attention",
+    "prompt_learning": "prompt_learning",
+    "robust_encoder": "robust_encoder",
+    "robust_student": "robust_student",
+}
+"""Recipe -> its own YAML."""
+OTHERS = {
+    "distill_judge_only": "distill_cross_attention",
+    "lora_llava_7b": "lora_llava",
+    "lora_onevision_7b": "lora_llava",
+    "pooled_attention_published": "pooled_attention",
+    "qlora_llava_7b_24gb": "lora_llava",
+}
+"""A YAML that ships for other work -> its recipe."""
+
+
+@dataclass
+class Some(RecipeOptions):
+    output_dir: str = "runs/library"
+    taxonomy: str = "digits"
+    held_out: list[str] = field(default_factory=list)
+    flip: dict[str, Any] = field(default_factory=dict)
+    limit: int | None = None
+
+
+@dataclass
+class More:
+    learning_rate: float = 5e-5
+    max_steps: int = -1
+    num_train_epochs: float = 3.0
+    everywhere: bool = True
+
+
+@pytest.fixture
+def parse(tmp_path):
+    """`parse(*words, mine=YAML)` under a recipe's YAML; `FILE` among the words is a file with `mine`."""
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "output_dir: runs/demo\ntaxonomy: digits\nheld_out: [four, eight]\nflip: {group_size: 8, max_categories: 9}\n"
+        "learning_rate: 1.0e-3\nmax_steps: 400\n"
+    )
+
+    def run(*words, mine=""):
+        path = tmp_path / "mine.yaml"
+        path.write_text(mine)
+        some, more = parse_options((Some, More), own, [word.replace("FILE", str(path)) for word in words])
+        return SimpleNamespace(**vars(some), **vars(more))
+
+    return run
+
+
+def test_each_source_lies_over_the_one_before(parse):
+    plain = parse()
+    assert (plain.output_dir, plain.learning_rate, plain.limit) == ("runs/demo", 1e-3, None)
+    mine = parse("--config", "FILE", mine="limit: 7\nmax_steps: 9\n")
+    assert (mine.output_dir, mine.learning_rate, mine.limit, mine.max_steps) == ("runs/demo", 1e-3, 7, 9)
+    last = parse("--max_steps", "2", "--config=FILE", mine="limit: 7\nmax_steps: 9\n")
+    assert (last.limit, last.max_steps, last.held_out) == (7, 2, ["four", "eight"])
+
+
+def test_several_files_lie_over_each_other(parse, tmp_path):
+    first = tmp_path / "first.yaml"
+    first.write_text("limit: 1\nmax_steps: 1\n")
+    found = parse("--config", str(first), "--config", "FILE", mine="limit: 2\n")
+    assert (found.limit, found.max_steps) == (2, 1)
+
+
+def test_a_mapping_is_replaced_as_a_whole(parse):
+    assert parse("--config", "FILE", mine="flip: {group_size: 2}\n").flip == {"group_size": 2}
+
+
+@pytest.mark.parametrize(("words", "mine"), [(["--held_out"], ""), (["--config", "FILE"], "held_out: []\n")])
+def test_an_empty_list_can_be_given(parse, words, mine):
+    assert parse(*words, mine=mine).held_out == []
+    assert parse(*words, "--limit", "3", mine=mine).limit == 3
+
+
+def test_numbers_without_a_point_are_numbers_in_a_file_too(parse):
+    assert parse("--config", "FILE", mine="learning_rate: 2e-4\n").learning_rate == 2e-4
+    assert parse("--max_steps", "-1", "--learning-rate", "3e-5").max_steps == -1
+
+
+def test_what_belongs_to_the_recipes_taxonomy_goes_with_it(parse):
+    assert parse("--taxonomy", "mine.yaml").held_out == []
+    assert parse("--config", "FILE", mine="taxonomy: mine.yaml\n").held_out == []
+    assert parse("--taxonomy", "mine.yaml", "--held_out", "hats").held_out == ["hats"]
+    assert parse("--taxonomy", "digits").held_out == ["four", "eight"]
+
+
+def test_epochs_are_not_overruled_by_the_recipes_steps(parse):
+    assert parse("--num_train_epochs", "3").max_steps == -1
+    assert parse("--config", "FILE", mine="num_train_epochs: 2\n").max_steps == -1
+    assert parse("--num_train_epochs", "3", "--max_steps", "5").max_steps == 5
+
+
+def test_what_differs_is_told_and_kept(parse, capsys, monkeypatch):
+    assert parse().changed == {}
+    assert capsys.readouterr().out == ""
+    found = parse("--taxonomy", "mine.yaml", "--learning_rate", "0.001", "--limit", "5")
+    assert found.changed == {
+        "taxonomy": {"recipe": "digits", "here": "mine.yaml"},
+        "held_out": {"recipe": ["four", "eight"], "here": []},
+        "limit": {"recipe": None, "here": 5},
+    }
+    told = capsys.readouterr().out
+    assert told.startswith("Not as in own.yaml:\n")
+    assert "held_out  four, eight -> none" in told
+    assert "learning_rate" not in told
+    monkeypatch.setenv("RANK", "1")
+    parse("--limit", "5")
+    assert capsys.readouterr().out == "", "once, not once a process"
+
+
+@pytest.mark.parametrize(
+    ("words", "mine", "says"),
+    [
+        (["--limits", "3"], "", "unknown option '--limits'; did you mean 'limit'"),
+        (["--lim", "3"], "", "unknown option '--lim'"),
+        (["stray"], "", "unknown option 'stray'"),
+        (["--resume_from_checkpoint", "true"], "", "keeps no checkpoints"),
+        (
+            ["--config", "FILE"],
+            "learning_rat: 1\n",
+            "mine.yaml has an unknown option 'learning_rat'; did you mean",
+        ),
+        (["--config", "FILE"], "- 1\n", "holds no mapping"),
+        (["--config", "FILE"], "", "holds no mapping"),
+        (["--config", "FILE"], "a: [1\n", "cannot be read as YAML"),
+        (["--config", "nowhere.yaml"], "", "nowhere.yaml cannot be read"),
+        (["--config", "FILE"], "held_out: four\n", r"held_out in .* is 'four'; write a list"),
+        (["--config", "FILE"], "held_out:\n", "write a list"),
+        (["--config", "FILE"], "flip: 8\n", "write a mapping"),
+        (["--config", "FILE"], "limit: 2.5\n", "write a whole number"),
+    ],
+)
+def test_what_cannot_be_meant_stops_the_run(parse, words, mine, says):
+    with pytest.raises(ConfigError, match=says):
+        parse(*words, mine=mine)
+
+
+def test_words_in_a_file_beside_the_program_are_not_read(parse, tmp_path, monkeypatch):
+    (tmp_path / "recipe.args").write_text("--limit 3")
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "recipe.py")])
+    assert parse().limit is None
+
+
+def test_what_resuming_means(tmp_path):
+    def about(given):
+        return SimpleNamespace(resume_from_checkpoint=given, output_dir=str(tmp_path))
+
+    for given in (None, "", "false", "False"):
+        assert (resume_from(about(given)), resumes(about(given))) == (None, False)
+    assert (resume_from(about("true")), resumes(about("true"))) == (None, True)
+    assert resume_from(about("elsewhere/checkpoint-3")) == "elsewhere/checkpoint-3"
+    for name, whole in (("checkpoint-9", True), ("checkpoint-10", True), ("checkpoint-11", False)):
+        (tmp_path / name).mkdir()
+        if whole:
+            (tmp_path / name / "trainer_state.json").touch()
+    assert resume_from(about("true")) == str(tmp_path / "checkpoint-10")
+
+
+@pytest.fixture
+def recipe(monkeypatch):
+    """`recipe(name, *words)` -> all options of a recipe as a mapping."""
+
+    def run(name, *words):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
+        found = runpy.run_path(str(RECIPES / f"{name}.py"), run_name="recipe")
+        options = found["parse"]()
+        return {
+            key: value
+            for part in (options if isinstance(options, tuple) else (options,))
+            for key, value in vars(part).items()
+        }
+
+    return run
+
+
+def test_every_recipe_and_every_yaml_is_known():
+    assert {path.stem for path in RECIPES.glob("*.py")} == set(OWN)
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*OWN.values(), *OTHERS}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_yaml_for_other_work_takes_nothing_from_the_recipes_own(name):
+    """It lies over the recipe's own, so it must state all that one does: no digits, rates or steps may leak in."""
+    own, given = (
+        yaml.safe_load((CONFIGS / f"{each}.yaml").read_text()) for each in (OWN[OTHERS[name]], name)
+    )
+    assert own.keys() <= given.keys()
+    assert given["output_dir"] != own["output_dir"]
+    if "7b" in name:
+        assert given["max_steps"] == -1
+        assert given["held_out"] == []
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_every_recipe_takes_a_file_over_its_own_yaml(recipe, name, tmp_path):
+    own = yaml.safe_load((CONFIGS / f"{OWN[name]}.yaml").read_text())
+    mine = tmp_path / "mine.yaml"
+    changed = next(
+        key
+        for key in ("rows", "steps", "test_rows", "max_steps", "epochs")
+        if key in own or name == "own_head"
+    )
+    mine.write_text(f"{changed}: 3\n")
+    use_cpu = ["--use_cpu", "true"] if "report_to" in own else []
+    found = recipe(name, f"--config={mine}", *use_cpu)
+    assert found[changed] == 3
+    assert found["changed"].keys() - {"use_cpu"} == {changed}
+    special = {"lr_scheduler_type", "eval_strategy", "save_strategy", "report_to", changed}
+    for key in own.keys() - special:
+        assert found[key] == own[key], key
+    if "held_out" in own:
+        assert recipe(name, "--held_out", *use_cpu)["held_out"] == []
