@@ -60,6 +60,7 @@ class Spent:
     zero_gradients: int = 0
     """Of those, gradients that were zero in every pixel."""
     seconds: float = 0.0
+    """Spent in the victim: forward passes and backward ones."""
 
 
 @dataclass
@@ -90,7 +91,9 @@ class Problem:
         contexts: N prompts and policies.
         signs: (N,) 1 where the victim shall stop saying unsafe, -1 where it shall start to.
         threat: the budget.
-        seed: of every random draw; what is drawn for an image depends on nothing but the seed and its row.
+        seed: of every random draw.
+        ids: N names; what is drawn for an image depends on the seed and its name, and so neither on the batch nor on
+            which other images are still attacked. Two of one name share their draws.
     """
 
     def __init__(
@@ -104,8 +107,9 @@ class Problem:
         batch_size: int = 32,
         seed: int = 0,
         spent: Spent | None = None,
+        ids: Sequence[str] | None = None,
     ) -> None:
-        """Check what is attacked.
+        """Check what is attacked; without `ids`, images are called by their numbers.
 
         Raises:
             AttackError: images outside [0, 1], counts that differ, signs other than 1 and -1.
@@ -122,6 +126,9 @@ class Problem:
         self.victim, self.images, self.contexts = victim, images, tuple(contexts)
         self.signs, self.threat, self.batch_size, self.seed = signs.float(), threat, batch_size, seed
         self.spent = spent if spent is not None else Spent()
+        self.ids = tuple(map(str, range(len(images)) if ids is None else ids))
+        if len(self.ids) != len(images):
+            raise AttackError(f"Got {len(self.ids)} names for {len(images)} images; give one each.")
         self._clean: Tensor | None = None
 
     def __len__(self) -> int:
@@ -129,7 +136,10 @@ class Problem:
 
     def subset(self, rows: Tensor) -> "Problem":
         """The same problem for (n,) of the rows; costs are counted together."""
-        part = self._like(self.images[rows], [self.contexts[row] for row in rows.tolist()], self.signs[rows])
+        chosen = rows.tolist()
+        part = self._like(
+            self.images[rows], [self.contexts[row] for row in chosen], self.signs[rows], [self.ids[row] for row in chosen]
+        )
         part._clean = None if self._clean is None else self._clean[rows]
         return part
 
@@ -149,10 +159,12 @@ class Problem:
         """The same images with other prompts or policies."""
         return self._like(self.images, contexts, self.signs)
 
-    def _like(self, images: Tensor, contexts: Sequence[Context], signs: Tensor) -> "Problem":
+    def _like(
+        self, images: Tensor, contexts: Sequence[Context], signs: Tensor, ids: Sequence[str] | None = None
+    ) -> "Problem":
         return Problem(
             self.victim, images, contexts, signs, self.threat,
-            batch_size=self.batch_size, seed=self.seed, spent=self.spent,
+            batch_size=self.batch_size, seed=self.seed, spent=self.spent, ids=self.ids if ids is None else ids,
         )  # fmt: skip
 
     def gap(self, pixels: Tensor, rows: Tensor) -> Tensor:
@@ -174,8 +186,11 @@ class Problem:
         pixels = pixels.detach().requires_grad_(True)
         with torch.enable_grad():
             gap = self._ask(pixels, rows)
+            started = time.perf_counter()
             (gradient,) = torch.autograd.grad(gap.sum(), pixels)
-        if not bool(torch.isfinite(gradient).all()):
+            finite = bool(torch.isfinite(gradient).all())  # reading it waits for a GPU, so the clock is right
+            self.spent.seconds += time.perf_counter() - started
+        if not finite:
             raise AttackError(
                 f"{self.victim.name} gives gradients that are not finite; half precision overflows so: load it in "
                 "float32 or bfloat16."
@@ -188,9 +203,10 @@ class Problem:
         started = time.perf_counter()
         margins = self.victim.margins(pixels, [self.contexts[row] for row in rows.tolist()])
         margins = margins.float().to(pixels.device)
+        finite = bool(torch.isfinite(margins).all())
         self.spent.forwards += len(rows)
         self.spent.seconds += time.perf_counter() - started
-        if not bool(torch.isfinite(margins).all()):
+        if not finite:
             raise AttackError(
                 f"{self.victim.name} gives margins that are not finite; half precision overflows so: load it in "
                 "float32 or bfloat16."
@@ -218,17 +234,21 @@ class Problem:
         ]
 
     def draw(self, rows: Tensor, salt: str, kind: str = "uniform") -> Tensor:
-        """Random numbers (B, 3, H, W): uniform in [-1, 1], or normal; the same for a row in any batch."""
+        """Random numbers (B, 3, H, W): uniform in [-1, 1], or normal; the same for an image among any others."""
         drawn = []
         for row in rows.tolist():
-            digest = hashlib.sha256(f"{self.seed}/{row}/{salt}".encode()).digest()
-            generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+            generator = torch.Generator().manual_seed(self.seed_of(row, salt))
             shape = self.images.shape[1:]
             if kind == "normal":
                 drawn.append(torch.randn(shape, generator=generator))
             else:
                 drawn.append(torch.rand(shape, generator=generator) * 2 - 1)
         return torch.stack(drawn)
+
+    def seed_of(self, row: int, salt: str) -> int:
+        """A seed below 2 ** 63 for what is drawn for one image; `salt` tells its draws apart."""
+        digest = hashlib.sha256(f"{self.seed}/{self.ids[row]}/{salt}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1
 
     def start(self, rows: Tensor, restart: int, salt: str = "start") -> Tensor:
         """(B, 3, H, W) where a restart begins: the clean image first (restart 0), then random points of the ball."""

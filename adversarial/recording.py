@@ -57,7 +57,7 @@ class RecordingProblem(Problem):
         """Record a problem; `home` are the rows of the record, where only some of them are asked about."""
         super().__init__(
             problem.victim, problem.images, problem.contexts, problem.signs, problem.threat,
-            batch_size=problem.batch_size, seed=problem.seed, spent=problem.spent,
+            batch_size=problem.batch_size, seed=problem.seed, spent=problem.spent, ids=problem.ids,
         )  # fmt: skip
         self._clean = problem.clean_gap()
         self.record = record if record is not None else Record(problem.images)

@@ -98,7 +98,7 @@ class Square:
 
 
 class _Draws:
-    """All random choices of a run, drawn row by row, so that they do not depend on what else is in a batch."""
+    """All random choices of a run, drawn for each image by its name, whatever else is attacked."""
 
     def __init__(self, problem: Problem, queries: int) -> None:
         images, threat = problem.images, problem.threat
@@ -108,7 +108,7 @@ class _Draws:
         self._codes = torch.empty(len(problem), queries, 2, dtype=torch.uint8)
         self._stripes = torch.empty(len(problem), 3, 1, images.shape[3], dtype=torch.bool)
         for row in range(len(problem)):
-            random = np.random.default_rng([problem.seed, row])
+            random = np.random.default_rng(problem.seed_of(row, "square"))
             self.places[row] = torch.from_numpy(random.random((queries, 2), dtype=np.float32))
             self._codes[row] = torch.from_numpy(random.integers((0, 1), 8, (queries, 2), dtype=np.uint8))
             self._stripes[row] = torch.from_numpy(random.random((3, 1, images.shape[3])) < 0.5)

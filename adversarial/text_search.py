@@ -202,7 +202,7 @@ class SubwordSearch:
             if prompt and prompt.strip() and not done and not found.misjudged[row]
         ]
         searches = {
-            row: _RowSearch(self, str(found.prompts[row]), float(found.gap[row]), problem.seed, row)
+            row: _RowSearch(self, str(found.prompts[row]), float(found.gap[row]), problem.seed_of(row, "sub-words"))
             for row in rows
         }
         while searches:
@@ -222,10 +222,10 @@ class SubwordSearch:
 class _RowSearch:
     """The search for one prompt: first which words matter, then what to put in their place."""
 
-    def __init__(self, settings: SubwordSearch, prompt: str, gap: float, seed: int, row: int) -> None:
+    def __init__(self, settings: SubwordSearch, prompt: str, gap: float, seed: int) -> None:
         self.settings, self.prompt = settings, prompt
         self.words = prompt.split()
-        self.draw = random.Random(f"{seed}/{row}/{prompt}".encode("utf-8", "surrogatepass"))
+        self.draw = random.Random(seed)
         told = {word.casefold() for word in settings.sensitive}
         self.order = [at for at, word in enumerate(self.words) if word.strip(".,;:!?\"'").casefold() in told]
         # Left out one by one, at most a third of the queries, the longest words first: they say most.

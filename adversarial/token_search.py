@@ -278,7 +278,7 @@ class TokenAttack:
         def gap(embedded: Tensor) -> Tensor:
             return sign * margin(embedded)
 
-        seed = problem.seed * 1_000_003 + row
+        seed = problem.seed_of(row, "tokens")
         prompt = (context.prompt or "").strip() if self.keep_prompt else ""
         own = self.soft.encode(prompt).cpu()[: max(self.soft.room - self.search.length, 0)]
         ids = self.search.extend(self.soft, own, torch.Generator().manual_seed(seed)) if len(own) else None

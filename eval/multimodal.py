@@ -182,8 +182,11 @@ def _false_alarms(
     images = [open_image(question.row.example.image) for question in benign]
     contexts = [Context(question.row.prompt, question.row.taxonomy) for question in benign]
     if arm in ("text", "both"):
-        draw = Random(f"benign/{seed}")
-        contexts = [draw.choice([*_texts(context, families, seed), context]) for context in contexts]
+        draws = [Random(f"benign/{seed}/{question.id}") for question in benign]
+        contexts = [
+            draw.choice([*_texts(context, families, seed), context])
+            for draw, context in zip(draws, contexts, strict=True)
+        ]
     return ~(victim.score(images, contexts) < 0.5)
 
 

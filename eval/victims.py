@@ -235,6 +235,7 @@ def problem_of(
             threat,
             batch_size=batch_size,
             seed=seed,
+            ids=[questions[place].id for place in right],
         )
         clean = {place: float(scores[place]) for place in members}
         prepared.append(Prepared(problem, right, misjudged, unjudged, clean))

@@ -1,3 +1,4 @@
+import time
 from dataclasses import dataclass, replace
 
 import pytest
@@ -384,3 +385,33 @@ def test_find_refuses_pixels_out_of_range():
 
     with pytest.raises(AttackError, match="left its budget on 1 of 2"):
         find(Bright(EPSILON), problem_of(flat(255, 200)))
+
+
+def test_draws_belong_to_an_image_wherever_it_stands():
+    """An attack on survivors draws for each what an attack on all rows would."""
+    problem = problem_of(seed=3, ids=["a", "b", "c"])
+    left = problem.subset(rows(2, 0))
+    for other in (left, left.at(0.1), left.against(Victim()), left.asking([B, B])):
+        assert torch.equal(other.draw(rows(0, 1), "x"), problem.draw(rows(2, 0), "x"))
+    assert torch.equal(left.subset(rows(1)).start(rows(0), 1), problem.start(rows(0), 1))
+    assert torch.equal(problem_of(flat(140), seed=3, ids=["c"]).draw(rows(0), "x"), problem.draw(rows(2), "x"))
+    with pytest.raises(AttackError, match="2 names for 3 images"):
+        problem_of(ids=["a", "b"])
+
+
+def test_seconds_hold_the_backward_pass():
+    class Slow(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, margins):
+            return margins.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            time.sleep(0.05)
+            return gradient
+
+    problem = problem_of(victim=Victim(Slow.apply))
+    problem.gap(problem.images, rows(0, 1, 2))
+    assert problem.spent.seconds < 0.05
+    problem.gradient(problem.images, rows(0, 1, 2))
+    assert problem.spent.seconds >= 0.05

@@ -8,6 +8,7 @@ from torch import nn
 
 from adversarial.errors import AttackError
 from adversarial.gradient import PGD
+from adversarial.minimum import FAB
 from adversarial.problem import Context, Problem, find
 from adversarial.square import Square
 from adversarial.threat import ThreatModel
@@ -251,3 +252,15 @@ def test_square_is_no_weaker_than_torchattacks():
 def test_what_makes_no_sense_is_refused(make, said):
     with pytest.raises(AttackError, match=said):
         make()
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6, unique=True), st.integers(1, 6))
+def test_an_image_is_attacked_alike_among_any_others(some, batch_size):
+    images = images_of(6, seed=3)
+    module = module_for(images, 3)
+    rows = torch.tensor(some)
+    for attack in (Square(queries=10), PGD(steps=3, restarts=2), FAB(steps=2, restarts=2)):
+        every = attack.run(problem_of(module, images, 0.01))
+        part = attack.run(problem_of(module, images, 0.01, batch_size=batch_size).subset(rows))
+        torch.testing.assert_close(part.pixels, every.pixels[rows], rtol=0, atol=1e-5)
