@@ -57,22 +57,31 @@ def more_epsilon_never_helps(found: Mapping[float, Found]) -> Check:
     )
 
 
-def huge_epsilon_breaks(found: Sequence[Found]) -> Check:
+def huge_epsilon_breaks(
+    found: Sequence[Found], attack: str = "the attack", alone: Mapping[str, Sequence[Found]] | None = None
+) -> Check:
     """With budgets that make any picture of any other, the attack succeeds.
 
     Measured is the share of rows that it turns at one of them: what lies in a smaller ball lies in the largest too,
-    where an attack may be stuck on a row.
+    where an attack may be stuck on a row. The message says which attack that was, and what those in `alone`, by name,
+    came to by themselves.
     """
-    turned = torch.stack([each.success for each in found]).any(0)
-    success = float(turned.sum()) / max(1, int((~found[0].misjudged).sum()))
+    success = _turned(found)
+    others = "".join(f", {name} alone on {_turned(each):.1%}" for name, each in (alone or {}).items())
     return outcome(
         "huge_epsilon",
         success >= 0.99,
         success,
         0.99,
-        f"At a huge epsilon the attack succeeds on {success:.1%} of rows.",
+        f"At a huge epsilon {attack} succeeds on {success:.1%} of rows{others}.",
         "No classifier survives that: the attack is broken, or the gradients are hidden.",
     )
+
+
+def _turned(found: Sequence[Found]) -> float:
+    """Share of the rows judged right when clean that are turned in any of these."""
+    turned = torch.stack([each.success for each in found]).any(0)
+    return float(turned.sum()) / max(1, int((~found[0].misjudged).sum()))
 
 
 def best_is_kept(found: Found, record: Record) -> Check:

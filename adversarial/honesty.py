@@ -59,7 +59,8 @@ def check_honesty(
 ) -> list[Check]:
     """All checks that apply, on a sample of rows that the victim judges right when clean.
 
-    The strong attack runs once for each of six budgets, the others once at the problem's own.
+    The strong attack runs once for each of six budgets, the others once at the problem's own; at the two huge ones
+    `huge` runs beside it, if given.
 
     Args:
         problem: victim, images and budget.
@@ -89,7 +90,13 @@ def check_honesty(
     checks = [
         zero_epsilon_is_clean(sample, find(strong, sample.at(0.0))),
         more_epsilon_never_helps(by_epsilon),
-        huge_epsilon_breaks([by_epsilon[epsilon] for epsilon in huge_epsilons(sample)]),
+        huge_epsilon_breaks(
+            [by_epsilon[epsilon] for epsilon in huge_epsilons(sample)],
+            (huge or strong).name,
+            {strong.name: [find(strong, sample.at(epsilon)) for epsilon in huge_epsilons(sample)]}
+            if huge
+            else None,
+        ),
         best_is_kept(found, recorded.record),
     ]
     if strong.needs_gradients:

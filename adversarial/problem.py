@@ -138,7 +138,10 @@ class Problem:
         """The same problem for (n,) of the rows; costs are counted together."""
         chosen = rows.tolist()
         part = self._like(
-            self.images[rows], [self.contexts[row] for row in chosen], self.signs[rows], [self.ids[row] for row in chosen]
+            self.images[rows],
+            [self.contexts[row] for row in chosen],
+            self.signs[rows],
+            [self.ids[row] for row in chosen],
         )
         part._clean = None if self._clean is None else self._clean[rows]
         return part

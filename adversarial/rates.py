@@ -7,6 +7,9 @@ the false alarms on benign rows under the same treatment: a filter that flags ev
 
 Rates of two models are compared on the same rows, by what differs between them: McNemar's test for verdicts, a paired
 bootstrap for anything that is a number per row. Intervals of the two rates that overlap say little of it.
+
+Several rows of one image stand and fall together. Intervals take this into account where the rows' images are given;
+McNemar's test knows rows only, and is too sure of itself where many share an image.
 """
 
 import math
@@ -15,8 +18,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm
 
+from .clusters import effective_size
 from .errors import AttackError
 
 _RESAMPLED = 2_000_000
@@ -49,8 +53,14 @@ class Rate:
         return f"{self.value:.3f} ({self.low:.3f} to {self.high:.3f}, {self.successes} of {self.total})"
 
 
-def wilson(successes: int, total: int, confidence: float = 0.95) -> Rate:
+def wilson(successes: int, total: int, confidence: float = 0.95, *, size: float | None = None) -> Rate:
     """A share and its score interval (Wilson 1927), which also holds near 0 and 1; of nothing it is [0, 1].
+
+    Args:
+        successes: rows that count.
+        total: all rows.
+        confidence: of the interval.
+        size: how many independent rows these are worth (`effective_size`); by default all.
 
     Raises:
         AttackError: counts that are no share, a confidence outside (0, 1).
@@ -62,8 +72,16 @@ def wilson(successes: int, total: int, confidence: float = 0.95) -> Rate:
         )
     if not total:
         return Rate(0, 0, 0.0, 1.0)
-    interval = binomtest(int(successes), int(total)).proportion_ci(confidence, method="wilson")
-    return Rate(int(successes), int(total), float(interval.low), float(interval.high))
+    if size is None or size == total:
+        interval = binomtest(int(successes), int(total)).proportion_ci(confidence, method="wilson")
+        return Rate(int(successes), int(total), float(interval.low), float(interval.high))
+    part, square = successes / total, float(norm.ppf((1 + confidence) / 2)) ** 2
+    centre, reach = (
+        part + square / (2 * size),
+        math.sqrt(square * part * (1 - part) / size + (square / size / 2) ** 2),
+    )
+    ends = (np.clip((centre + side * reach) / (1 + square / size), 0.0, 1.0) for side in (-1, 1))
+    return Rate(int(successes), int(total), *map(float, ends))
 
 
 @dataclass(frozen=True)
@@ -100,6 +118,8 @@ def attack_success_rate(
     *,
     benign_flagged: ArrayLike | None = None,
     benign_flagged_clean: ArrayLike | None = None,
+    images: ArrayLike | None = None,
+    benign_images: ArrayLike | None = None,
     confidence: float = 0.95,
 ) -> Rates:
     """Attack success rates of one stage, or of all stages together (a row passes a cascade if it passes every one).
@@ -113,6 +133,8 @@ def attack_success_rate(
         benign_flagged: (B,) whether benign rows are flagged under the same treatment (the same carrier texts, overlays,
             re-encoding), best matched to the unsafe ones in all but what makes those unsafe.
         benign_flagged_clean: (B,) the same rows untreated.
+        images: (R,) which image each row is about; without it rows are taken to be independent.
+        benign_images: (B,) the same of the benign rows.
         confidence: of all intervals.
 
     Raises:
@@ -134,19 +156,25 @@ def attack_success_rate(
         raise AttackError("No unsafe row, or no attempt: an attack success rate needs one of each.")
     flagged, attempts = flagged[unsafe], attempts[unsafe]
     first, anyhow = attempts[:, 0], np.logical_or.reduce(attempts, axis=1)
+    names = None if images is None else np.asarray(images)[unsafe]
 
-    def share(hits: NDArray[np.bool_]) -> Rate:
-        return wilson(int(hits.sum()), len(hits), confidence)
+    def share(hits: NDArray[np.bool_], groups: ArrayLike | None) -> Rate:
+        size = None if groups is None else effective_size(hits, groups)
+        return wilson(int(hits.sum()), len(hits), confidence, size=size)
 
+    def alarms(hits: ArrayLike | None) -> Rate | None:
+        return None if hits is None else share(_booleans(hits), benign_images)
+
+    of_flagged = None if names is None else names[flagged]
     return Rates(
         attempts=attempts.shape[1],
-        asr_1=share(first[flagged]),
-        asr_n=share(anyhow[flagged]),
-        passed_1=share(first | ~flagged),
-        passed_n=share(anyhow | ~flagged),
-        missed_clean=share(~flagged),
-        false_alarms=None if benign_flagged is None else share(_booleans(benign_flagged)),
-        false_alarms_clean=None if benign_flagged_clean is None else share(_booleans(benign_flagged_clean)),
+        asr_1=share(first[flagged], of_flagged),
+        asr_n=share(anyhow[flagged], of_flagged),
+        passed_1=share(first | ~flagged, names),
+        passed_n=share(anyhow | ~flagged, names),
+        missed_clean=share(~flagged, names),
+        false_alarms=alarms(benign_flagged),
+        false_alarms_clean=alarms(benign_flagged_clean),
     )
 
 
@@ -193,14 +221,21 @@ class Difference:
 
 
 def paired_bootstrap(
-    first: ArrayLike, second: ArrayLike, *, draws: int = 10_000, seed: int = 0, confidence: float = 0.95
+    first: ArrayLike,
+    second: ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    draws: int = 10_000,
+    seed: int = 0,
+    confidence: float = 0.95,
 ) -> Difference:
     """The mean difference of two models over the same rows, with a percentile interval (Efron 1979) over the rows.
 
     Args:
         first: (R,) a number per row, such as right or wrong under attack.
         second: (R,) the other model's on the same rows.
-        draws: samples of R rows, with replacement.
+        groups: (R,) names, as of the rows' images: whole groups are drawn. None: each row by itself.
+        draws: samples of R rows (or as many groups as there are), with replacement.
         seed: of the draws.
         confidence: of the interval.
 
@@ -216,13 +251,15 @@ def paired_bootstrap(
             "leave out rows that either model could not judge."
         )
     rng = np.random.default_rng(seed)
-    at_once = max(1, _RESAMPLED // len(difference))
-    means = [
-        difference[rng.integers(0, len(difference), (min(at_once, draws - done), len(difference)))].mean(
-            axis=1
-        )
-        for done in range(0, draws, at_once)
-    ]
+    _, member = np.unique(
+        np.arange(len(difference)) if groups is None else np.asarray(groups), return_inverse=True
+    )
+    sizes, totals = np.bincount(member), np.bincount(member, weights=difference)
+    at_once = max(1, _RESAMPLED // len(sizes))
+    means = []
+    for done in range(0, draws, at_once):
+        drawn = rng.integers(0, len(sizes), (min(at_once, draws - done), len(sizes)))
+        means.append(totals[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - confidence) / 2, (1 + confidence) / 2])
     return Difference(float(difference.mean()), float(low), float(high), draws, seed)
 

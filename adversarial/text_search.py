@@ -202,7 +202,9 @@ class SubwordSearch:
             if prompt and prompt.strip() and not done and not found.misjudged[row]
         ]
         searches = {
-            row: _RowSearch(self, str(found.prompts[row]), float(found.gap[row]), problem.seed_of(row, "sub-words"))
+            row: _RowSearch(
+                self, str(found.prompts[row]), float(found.gap[row]), problem.seed_of(row, "sub-words")
+            )
             for row in rows
         }
         while searches:

@@ -4,6 +4,9 @@ Rows stay what they are for every model: the same questions, drawn once. A row i
 right and no attack of the suite, at this or any smaller budget, turned its verdict; the worst case of each image, as in
 AutoAttack and RobustBench. A row that was misjudged before any attack is not robust, and no attack's merit; a row that
 could not be judged is neither.
+
+One rule for rows that nobody can judge any more once they were attacked: they are not robust, in any column, for they
+did not hold; and they are no success, for nobody let them pass. So the two need not add up to one.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +20,7 @@ from adversarial.errors import AttackError
 from adversarial.rates import mcnemar, paired_bootstrap
 from adversarial.threat import in_grey_levels
 
-from .scores import confusion, share, wilson
+from .scores import confusion, image_interval, share
 from .suites import Suite
 
 STORED = "8bit"
@@ -36,6 +39,8 @@ class Row:
     """Keys of the policy's categories that the image violates."""
     clean: float
     """p(unsafe) of the clean image by the real path; NaN where it was not judged."""
+    image: str = ""
+    """Which image it is about; rows of one image are not independent. Empty: of its own."""
 
     @property
     def right(self) -> bool:
@@ -91,6 +96,15 @@ class Attacked:
         """(N,) judged right when clean."""
         return np.array([row.right for row in self.rows])
 
+    @property
+    def images(self) -> NDArray[np.str_]:
+        """(N,) which image each row is about."""
+        return np.array([row.image or f"row {row.id}" for row in self.rows])
+
+    def interval(self, hits: NDArray[np.bool_]) -> tuple[float, float]:
+        """95 % interval of a share of the rows, (N,) bool, by image."""
+        return image_interval(hits, self.images)
+
     def broken(
         self, epsilon: float, counts: Callable[[Trial], bool] = lambda trial: trial.success
     ) -> NDArray[np.bool_]:
@@ -114,12 +128,13 @@ def summarise_attacked(attacked: Attacked, suite: Suite) -> dict[str, Any]:
         "suite": suite.name,
         "weak": suite.weak,
         "rows": len(attacked.rows),
+        "images": len(set(attacked.images)),
         "misjudged": int(sum(not row.right and row.clean == row.clean for row in attacked.rows)),
         "unjudged": int(sum(row.clean != row.clean for row in attacked.rows)),
         "clean_accuracy": counts.accuracy,
         "clean_f1": counts.f1,
         "robust_accuracy": float(robust.mean()),
-        "interval": wilson(int(robust.sum()), len(robust)),
+        "interval": attacked.interval(robust),
         "robust_accuracy_of_correct": share(int(robust.sum()), int(right.sum())),
         "by_epsilon": {in_grey_levels(e): _at(attacked, e) for e in (0.0, *suite.epsilons)},
         "by_attack": by_attack(attacked, suite),
@@ -132,12 +147,16 @@ def summarise_attacked(attacked: Attacked, suite: Suite) -> dict[str, Any]:
 
 
 def _at(attacked: Attacked, epsilon: float) -> dict[str, Any]:
-    """Robust accuracy at a budget: on bytes, on raw floats, and after each re-encoding."""
+    """Robust accuracy at a budget: on bytes, on raw floats, and after each re-encoding.
+
+    No attack knows of the re-encoding: what it undoes here, an attack that goes through it might keep.
+    """
     robust = attacked.robust(epsilon)
     names = sorted({name for trial in attacked.trials for name in trial.stored})
     return {
         "robust_accuracy": float(robust.mean()),
-        "interval": wilson(int(robust.sum()), len(robust)),
+        "interval": attacked.interval(robust),
+        "unjudged": int((robust != attacked.right & ~attacked.broken(epsilon)).sum()),
         "raw": float(attacked.robust(epsilon, lambda trial: trial.raw).mean()),
         **{name: float(attacked.robust(epsilon, _after(name)).mean()) for name in names},
     }
@@ -148,12 +167,15 @@ def _after(name: str) -> Callable[[Trial], bool]:
 
 
 def by_attack(attacked: Attacked, suite: Suite) -> dict[str, dict[str, float]]:
-    """Robust accuracy against each attack alone at the headline budget, where each ran on every image."""
+    """Robust accuracy against each attack alone at the headline budget, where each ran on every image.
+
+    By the rule of `Attacked.robust`: what an attack left without a verdict is not robust against it.
+    """
     found = {}
     for name in dict.fromkeys(attack.name for attack in suite.attacks):
         mine = [t for t in attacked.trials if t.attack == name and t.epsilon == suite.threat.epsilon]
-        turned = {trial.id for trial in mine if trial.success}
-        raw = {trial.id for trial in mine if trial.raw}
+        turned = {trial.id for trial in mine if trial.success or trial.unjudged}
+        raw = {trial.id for trial in mine if trial.raw or trial.unjudged}
         right = [row for row in attacked.rows if row.right]
         found[name] = {
             "robust_accuracy": share(sum(row.id not in turned for row in right), len(attacked.rows)),
@@ -175,7 +197,8 @@ def by_steps(attacked: Attacked, suite: Suite) -> dict[str, dict[int, float]]:
         marks = sorted({0, 1, 2, 5, 10, 20, 50, 100, 200, 500, most})
         found[attack.name] = {
             mark: share(
-                int(attacked.right.sum()) - sum(t.raw and t.steps <= mark for t in mine), len(attacked.rows)
+                int(attacked.right.sum()) - sum((t.raw or t.unjudged) and t.steps <= mark for t in mine),
+                len(attacked.rows),
             )
             for mark in marks
             if mark <= most
@@ -197,7 +220,7 @@ def _split(
             "rows": len(places),
             "clean_accuracy": float(right[places].mean()),
             "robust_accuracy": float(robust[places].mean()),
-            "interval": wilson(int(robust[places].sum()), len(places)),
+            "interval": image_interval(robust[places], attacked.images[places]),
         }
         for key, places in sorted(parts.items())
     }
@@ -252,9 +275,10 @@ def compare(first: Attacked, second: Attacked, epsilon: float) -> dict[str, Any]
     one, two = first.robust(epsilon), second.robust(epsilon)
     if [row.id for row in first.rows] != [row.id for row in second.rows]:
         raise AttackError(f"{first.name} and {second.name} were attacked on other rows; compare on the same.")
-    lead, test = paired_bootstrap(two, one), mcnemar(two, one)
+    lead, test = paired_bootstrap(two, one, groups=first.images), mcnemar(two, one)
     return {
         "epsilon": in_grey_levels(epsilon),
+        "rows": len(one),
         "undefended": float(one.mean()),
         "defended": float(two.mean()),
         "lead": lead.mean,

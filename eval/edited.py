@@ -40,7 +40,8 @@ def edit_pictures(
 
     Returns:
         `edits`, `corruptions` and `writing`: name -> share of the rows judged right when clean that stay right, mean
-        over the severities; and `worst`, the share that stays right under all of them.
+        over the severities; `worst`, the share that stays right under all of them; and `rows`, how many of them there
+        are. Beside them `severities`.
     """
     names = ("edits", "corruptions", "writing")
     held: dict[str, dict[str, list[Booleans]]] = {name: defaultdict(list) for name in names}
@@ -55,14 +56,16 @@ def edit_pictures(
                 for edit in edits:
                     label = "writing" if name == "writing" else edit
                     held[name][label].append(done.held(edit).ravel())
-    return {
+    found: dict[str, Any] = {
         name: {
+            "rows": len(np.concatenate(worst[name])),
             "held": {edit: float(np.concatenate(parts).mean()) for edit, parts in held[name].items()},
             "worst": float(np.concatenate(worst[name]).mean()),
         }
         for name in names
         if worst[name]
     }
+    return found | {"severities": list(severities)}
 
 
 def _alike(problem: Problem) -> list[Problem]:

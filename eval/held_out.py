@@ -129,6 +129,7 @@ def judge_questions(
                 arm=row.arm,
                 prompt=row.prompt,
                 reason=reason,
+                image=row.example.id,
             )
         if told is not None:
             told(len(judged))

@@ -35,7 +35,7 @@ class Exhibit:
 
 
 def draw_epsilons(summaries: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
-    """Robust accuracy against epsilon, on bytes, with Wilson intervals; one line a victim."""
+    """Robust accuracy against epsilon, on bytes, with 95 % intervals by image; one line a victim."""
     figure, axes = _figure("epsilon, grey levels (L-inf)", "robust accuracy")
     for number, (name, summary) in enumerate(summaries.items()):
         points = [(_levels(key), entry) for key, entry in summary["by_epsilon"].items()]
@@ -62,7 +62,8 @@ def draw_steps(summaries: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
             )  # fmt: skip
         axes.set(title=name, xlabel="steps", ylim=(-0.02, 1.02))
         axes.set_xscale("symlog", linthresh=1)
-        axes.legend(frameon=False, fontsize=8)
+        if summary["by_steps"]:  # attacks that only ask have no curve
+            axes.legend(frameon=False, fontsize=8)
     panels[0].set_ylabel("robust accuracy")
     figure.savefig(path, dpi=130)
     return path

@@ -54,8 +54,9 @@ def tables(metrics: Metrics) -> list[Table]:
     """Every table that the metrics of `recipes/attack.py` have data for, in the order of the report."""
     pixels = metrics["pixels"]
     found = [
-        by_budget(pixels),
+        by_budget(pixels, metrics["suite"]["ran"]),
         by_attack_table(pixels),
+        by_storing(pixels),
         *(
             split_table(pixels, key, title)
             for key, title in (
@@ -79,13 +80,14 @@ def tables(metrics: Metrics) -> list[Table]:
     return [table for table in found if table.lines]
 
 
-def by_budget(pixels: Metrics) -> Table:
-    """Robust accuracy of each victim against epsilon."""
+def by_budget(pixels: Metrics, ran: str) -> Table:
+    """Robust accuracy of each victim against epsilon; `ran` says which attacks that is about."""
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
     lines = [
         (
             name,
             [
+                summary["rows"],
                 summary["clean_f1"],
                 summary["misjudged"] + summary["unjudged"],
                 *(summary["by_epsilon"][budget]["robust_accuracy"] for budget in budgets),
@@ -95,12 +97,30 @@ def by_budget(pixels: Metrics) -> Table:
         for name, summary in pixels.items()
     ]
     note = (
-        "Share of all rows that are judged right and stay right under the worst attack of the ensemble, found again on "
-        "the stored picture by the real path. Below one grey level nothing can be stored."
+        "Share of all n rows that are judged right and stay right whatever ran at this budget or a smaller one, found "
+        "again on the stored picture by the real path; a row that nobody could judge any more did not stay right. "
+        f"{ran} Below one grey level nothing can be stored. 95 % by image: rows of one image count together."
     )
-    return Table(
-        "Robust accuracy by budget", ["F1 here", "wrong clean", *budgets, "at the headline"], lines, note
+    heads = ["n", "F1 here", "wrong clean", *budgets, "95 % at the headline"]
+    return Table("Robust accuracy by budget", heads, lines, note)
+
+
+def by_storing(pixels: Metrics) -> Table:
+    """The same on the attacks' own floats, and after each thing that a picture went through."""
+    budgets = list(next(iter(pixels.values()))["by_epsilon"])
+    other = ("robust_accuracy", "interval", "unjudged")
+    lines = [
+        (f"{name}: {entry}", [summary["rows"], *(summary["by_epsilon"][budget][entry] for budget in budgets)])
+        for name, summary in pixels.items()
+        for entry in summary["by_epsilon"][budgets[0]]
+        if entry not in other
+    ]
+    note = (
+        "raw: the attack's own floats. The others: what the pictures went through, judged by the real path. No attack "
+        "aims at a re-encoding, so what JPEG undoes here is no defence. A row that fell as bytes at a smaller budget "
+        "is attacked on by the first attack alone."
     )
+    return Table("Robust accuracy by how pictures are stored", ["n", *budgets], lines, note)
 
 
 def by_attack_table(pixels: Metrics) -> Table:
@@ -110,23 +130,32 @@ def by_attack_table(pixels: Metrics) -> Table:
         (
             name,
             [
+                summary["rows"],
                 *(summary["by_attack"].get(attack, {}).get("robust_accuracy") for attack in names),
                 summary["robust_accuracy"],
             ],
         )
         for name, summary in pixels.items()
     ]
-    return Table("Robust accuracy by attack, headline budget", [*names, "worst of all"], lines)
+    return Table("Robust accuracy by attack, headline budget", ["n", *names, "worst of all"], lines)
 
 
 def split_table(pixels: Metrics, key: str, title: str) -> Table:
     """Robust accuracy of parts of the rows."""
     parts = list(dict.fromkeys(part for summary in pixels.values() for part in summary[key]))
     lines = [
-        (name, [summary[key].get(part, {}).get("robust_accuracy") for part in parts])
+        (
+            name,
+            [
+                value
+                for part in parts
+                for value in (summary[key].get(part, {}).get(what) for what in ("rows", "robust_accuracy"))
+            ],
+        )
         for name, summary in pixels.items()
     ]
-    return Table(f"Robust accuracy by {title}, headline budget", parts, lines)
+    heads = [head for part in parts for head in ("n", part)]
+    return Table(f"Robust accuracy by {title}, headline budget", heads, lines)
 
 
 def comparison(found: Metrics) -> Table:
@@ -135,15 +164,18 @@ def comparison(found: Metrics) -> Table:
         (
             f"{name}: {entry['epsilon']}",
             [
-                entry["undefended"], entry["defended"], entry["lead"], entry["interval"], entry["p_value"],
-                entry["clean_f1_loss"],
+                entry["rows"], entry["undefended"], entry["defended"], entry["lead"], entry["interval"],
+                entry["p_value"], entry["clean_f1_loss"],
             ],
         )
         for name, entries in found.items()
         for entry in entries
     ]  # fmt: skip
-    heads = ["undefended", "defended", "lead", "95 % (paired bootstrap)", "McNemar p", "clean F1 lost"]
-    return Table("What the defence buys, and its price", heads, lines)
+    heads = ["n", "undefended", "defended", "lead", "95 % (paired bootstrap)", "McNemar p", "clean F1 lost"]
+    note = (
+        "Robust accuracy of both on the same n rows. The bootstrap draws images; McNemar's test counts rows."
+    )
+    return Table("What the defence buys, and its price", heads, lines, note)
 
 
 def deployments(found: Metrics) -> Table:
@@ -152,11 +184,14 @@ def deployments(found: Metrics) -> Table:
         (
             f"{name}, {arm}, {budget}",
             [
+                rates["asr_n"]["total"],
                 rates["asr_1"]["rate"],
                 rates["asr_n"]["rate"],
                 (rates["asr_n"]["low"], rates["asr_n"]["high"]),
                 rates["attempts"],
+                rates["passed_n"]["total"],
                 rates["passed_n"]["rate"],
+                rates["false_alarms"]["total"],
                 rates["false_alarms_clean"]["rate"],
                 rates["false_alarms"]["rate"],
             ],
@@ -165,9 +200,10 @@ def deployments(found: Metrics) -> Table:
         for budget, arms in deployment["adaptive"].items()
         for arm, rates in arms.items()
     ]
-    heads = ["ASR-1", "ASR-N", "95 %", "N", "all unsafe passed", "false alarms", "under attack texts"]
+    heads = ["n", "ASR-1", "ASR-N", "95 %", "attempts", "n unsafe", "all unsafe passed"]
+    heads += ["n benign", "false alarms", "under attack texts"]
     note = (
-        "Unsafe by truth. ASR: of the rows flagged when clean, those that pass all stages by the real path. "
+        "Unsafe by truth. ASR: of the n rows flagged when clean, those that pass all stages by the real path. "
         "False alarms on benign rows under the same policies, with their texts treated alike."
     )
     return Table("Attack success against filters and cascades, adaptive", heads, lines, note)
@@ -176,12 +212,12 @@ def deployments(found: Metrics) -> Table:
 def static(found: Metrics) -> Table:
     """Attack success by transfer from the filters."""
     lines = [
-        (f"{name}, {budget}", [entry["rate"], entry["successes"], entry["rows"]])
+        (f"{name}, {budget}", [entry["rows"], entry["rate"], entry["interval"], entry["successes"]])
         for name, deployment in found.items()
         for budget, entry in deployment["static"].items()
     ]
     note = "Made against the undefended filters, in image and text, and shown unchanged: what papers mostly report."
-    return Table("The same by static transfer", ["ASR", "passed", "flagged clean"], lines, note)
+    return Table("The same by static transfer", ["n", "ASR", "95 %", "passed"], lines, note)
 
 
 def texts(found: Metrics) -> Table:
@@ -191,15 +227,18 @@ def texts(found: Metrics) -> Table:
         (
             victim,
             [
+                entry["any"]["rows"],
                 *(entry["families"].get(name, {}).get("asr_n") for name in names),
                 entry["any"]["rate"],
+                entry["any"]["interval"],
                 entry["definitions"]["rate"],
             ],
         )
         for victim, entry in found.items()
     ]
-    note = "Share of rows judged right when clean that some text of the family turns, in either direction."
-    return Table("Text alone: ASR-N by family", [*names, "any", "through definitions"], lines, note)
+    note = "Share of n rows judged right when clean that some text of the family turns, in either direction."
+    heads = ["n", *names, "any", "95 %", "through definitions"]
+    return Table("Text alone: ASR-N by family", heads, lines, note)
 
 
 def edits(found: Metrics) -> Table:
@@ -208,6 +247,7 @@ def edits(found: Metrics) -> Table:
         (
             f"{name}: {victim}",
             [
+                entry[name]["rows"],
                 sum(entry[name]["held"].values()) / len(entry[name]["held"]),
                 min(entry[name]["held"], key=entry[name]["held"].get),
                 min(entry[name]["held"].values()),
@@ -218,19 +258,26 @@ def edits(found: Metrics) -> Table:
         for victim, entry in found.items()
         if name in entry
     ]
-    heads = ["held, mean", "hardest", "held under it", "held under all"]
-    return Table("Edits without a budget (severities 1, 3, 5)", heads, lines)
+    heads = ["n", "held, mean", "hardest", "held under it", "held under all"]
+    severities = ", ".join(map(str, next(iter(found.values()))["severities"]))
+    return Table(f"Edits without a budget (severities {severities})", heads, lines)
 
 
 def transfer(found: Metrics) -> Table:
     """The transfer matrix."""
     names = list(dict.fromkeys(name for row in found["matrix"].values() for name in row))
     lines = [
-        (f"made on {maker}", [row.get(name, {}).get("success") for name in names])
+        (
+            f"made on {maker}",
+            [value for name in names for value in (row[name]["rows"], row[name]["success"])],
+        )
         for maker, row in found["matrix"].items()
     ]
-    note = f"Attack success at {found['epsilon']} of pictures made on one victim and shown to another."
-    return Table("Transfer", names, lines, note)
+    note = (
+        f"Attack success at {found['epsilon']} of {found['attack']}'s pictures, made on one victim, shown to another. "
+        "n are the rows that the latter judges right when clean."
+    )
+    return Table("Transfer", [head for name in names for head in ("n", name)], lines, note)
 
 
 def honesty(found: Mapping[str, Iterable[Metrics]]) -> Table:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from adversarial.clusters import effective_size
 from prompts.errors import ArbiterError
 
 CALIBRATION_BINS = 15
@@ -151,7 +152,7 @@ def brier(truth: ArrayLike, unsafe: ArrayLike) -> float:
     return float(np.mean(np.where(np.isnan(score), 1.0, (score - is_unsafe) ** 2)))
 
 
-def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
     """Wilson's score interval of a share, 95 % by default; (NaN, NaN) without trials."""
     if total <= 0:
         return NAN, NAN
@@ -162,9 +163,28 @@ def wilson(successes: float, total: int, z: float = 1.96) -> tuple[float, float]
     return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
 
 
-def f1_interval(counts: Confusion) -> tuple[float, float]:
-    """Interval of F1 through J = hits / (hits + alarms + missed), a share, and F1 = 2J / (1 + J)."""
-    low, high = wilson(counts.hits, counts.hits + counts.alarms + counts.missed)
+def image_interval(hits: ArrayLike, images: ArrayLike) -> tuple[float, float]:
+    """95 % interval of a share of rows, several of which may be about one image and stand and fall together.
+
+    Wilson's, for as many rows as these are worth (`adversarial.clusters`); (NaN, NaN) of nothing.
+
+    Args:
+        hits: (N,) true or false.
+        images: (N,) which image a row is about.
+    """
+    values = np.asarray(hits, dtype=np.bool_)
+    size = effective_size(values, images)
+    return wilson(size * float(values.mean()), size) if len(values) else (NAN, NAN)
+
+
+def f1_interval(
+    truth: ArrayLike, unsafe: ArrayLike, images: ArrayLike, threshold: float = 0.5
+) -> tuple[float, float]:
+    """95 % interval of F1, by image, through J = hits / (hits + alarms + missed), a share, and F1 = 2J / (1 + J)."""
+    is_unsafe, score = _arrays(truth, unsafe)
+    right = np.where(np.isnan(score), False, (score >= threshold) == is_unsafe)
+    counted = is_unsafe | ~right
+    low, high = image_interval((is_unsafe & right)[counted], np.asarray(images)[counted])
     return 2 * low / (1 + low), 2 * high / (1 + high)
 
 

@@ -4,6 +4,7 @@ Every preset fixes everything that changes a number (attacks, steps, restarts, b
 that a row of a table can be made again from its preset's name and a seed.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -34,11 +35,13 @@ class Suite:
     threat: ThreatModel
     """Its epsilon is the headline: there every attack runs on every image, so that attacks can be compared."""
     epsilons: tuple[float, ...]
-    """Budgets, ascending. An image broken at one counts as broken at every larger one and is not attacked again."""
+    """Budgets, ascending. An image broken at one counts as broken at every larger one. There it is attacked again, by
+    the first attack only, as long as it holds after a re-encoding; so what holds after one is measured everywhere."""
     attacks: tuple[Attack, ...]
     """The ensemble; an image is robust if it survives all of them."""
     grid: tuple[Attack, ...]
-    """What runs at the other budgets, on images still standing."""
+    """What runs at the other budgets, in this order, on images still standing; below one grey level, where nothing
+    can be stored, the first attack alone."""
     weak: str | None = None
     """Why no claim can rest on it."""
 
@@ -49,10 +52,32 @@ class Suite:
             raise AttackError("Budgets stand in ascending order, each once.")
         if self.threat.epsilon not in self.epsilons:
             raise AttackError(f"The headline {self.threat.epsilon} is none of the budgets {self.epsilons}.")
+        blind = self.threat.knowledge == "queries"
+        if blind and (wrong := [each.name for each in (*self.attacks, *self.grid) if each.needs_gradients]):
+            raise AttackError(
+                f"An attacker who only asks (knowledge 'queries') has no gradients, but {', '.join(wrong)} take some."
+            )
 
     def attacks_at(self, epsilon: float) -> tuple[Attack, ...]:
         """The attacks that run at a budget."""
-        return self.attacks if epsilon == self.threat.epsilon else self.grid
+        if epsilon == self.threat.epsilon:
+            return self.attacks
+        stored = not self.threat.after or replace(self.threat, epsilon=epsilon).can_be_stored
+        return self.grid if stored else self.grid[:1]
+
+    def say_what_runs(self) -> str:
+        """Which attacks run where and how long, for captions."""
+        headline = self.threat.epsilon
+        parts = [f"At {in_grey_levels(headline)} every attack runs on every row: {_list(self.attacks)}."]
+        by_attacks: dict[tuple[Attack, ...], list[str]] = {}
+        for epsilon in self.epsilons:
+            if epsilon != headline:
+                by_attacks.setdefault(self.attacks_at(epsilon), []).append(in_grey_levels(epsilon))
+        parts += [
+            f"At {', '.join(budgets)}, on rows still standing, in turn: {_list(attacks)}."
+            for attacks, budgets in by_attacks.items()
+        ]
+        return " ".join(parts)
 
     def describe(self) -> dict[str, Any]:
         """What was run, so that its numbers can be made again."""
@@ -65,6 +90,7 @@ class Suite:
         return {
             "name": self.name,
             "about": about,
+            "ran": self.say_what_runs(),
             "threat": asdict(threat),
             "attacks": [repr(attack) for attack in self.attacks],
             "grid": [repr(attack) for attack in self.grid],
@@ -93,17 +119,14 @@ def strong(
         everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline.
     """
     threat = threat or ThreatModel(HEADLINE)
-    attacks: tuple[Attack, ...] = (
-        FGSM(),
-        PGD(steps=steps, restarts=restarts),
-        APGD(steps=steps, restarts=restarts),
-        APGD(steps=steps, loss="cross_entropy"),
-        FAB(steps=steps),
-        *((Square(queries=queries),) if threat.norm == "linf" else ()),
-    )
-    quick = (APGD(steps=steps),)
+    pgd, apgd = PGD(steps=steps, restarts=restarts), APGD(steps=steps, restarts=restarts)
+    entropy, fab = APGD(steps=steps, loss="cross_entropy"), FAB(steps=steps)
+    square: tuple[Attack, ...] = (Square(queries=queries),) if threat.norm == "linf" else ()
+    attacks: tuple[Attack, ...] = (FGSM(), pgd, apgd, entropy, fab, *square)
+    # The strongest first: what it breaks costs the others nothing.
+    in_turn: tuple[Attack, ...] = (apgd, fab, pgd, *square, entropy, FGSM())
     budgets = tuple(sorted({*epsilons, threat.epsilon}))
-    return Suite("strong", threat, budgets, attacks, attacks if everywhere else quick)
+    return Suite("strong", threat, budgets, attacks, in_turn if everywhere else (APGD(steps=steps),))
 
 
 def unsafebench(steps: int = 100) -> Suite:
@@ -134,7 +157,7 @@ def unsafebench(steps: int = 100) -> Suite:
 
 
 def queries_only(suite: Suite) -> Suite:
-    """The attacks of a suite that only ask: for victims without gradients.
+    """The attacks of a suite that only ask: for victims without gradients, and recorded as such.
 
     Raises:
         AttackError: it has none.
@@ -143,4 +166,17 @@ def queries_only(suite: Suite) -> Suite:
     if not attacks:
         raise AttackError(f"Every attack of the suite {suite.name!r} needs gradients.")
     weak = "attacks without gradients only: an upper bound of the robustness"
-    return replace(suite, attacks=attacks, grid=attacks, weak=suite.weak or weak)
+    threat = replace(suite.threat, knowledge="queries")
+    return replace(suite, threat=threat, attacks=attacks, grid=attacks, weak=suite.weak or weak)
+
+
+def _list(attacks: Sequence[Attack]) -> str:
+    """`fgsm, apgd (30 steps, 2 restarts), square (150 queries)`."""
+    found = []
+    for attack in attacks:
+        counts = [(name, getattr(attack, name, None)) for name in ("steps", "restarts", "queries", "draws")]
+        said = ", ".join(
+            f"{count} {name if count != 1 else name[:-1]}" for name, count in counts if count is not None
+        )
+        found.append(f"{attack.name} ({said})" if said else attack.name)
+    return ", ".join(found)

@@ -13,7 +13,7 @@ from adversarial.threat import ThreatModel, in_grey_levels
 from adversarial.universal import Universal
 
 from .held_out import Question
-from .scores import share, wilson
+from .scores import image_interval
 from .victims import ClassifierVictim, problem_of
 
 
@@ -44,7 +44,7 @@ def transfer_matrix(
     for maker, victim in victims.items():
         if victim.no_gradients is not None:
             continue
-        hits: dict[str, list[int]] = {name: [0, 0] for name in victims}
+        hits: dict[str, list[tuple[bool, str]]] = {name: [] for name in victims}
         for part in problem_of(victim, questions, threat, batch_size=batch_size, seed=seed):
             problem = part.problem
             if not len(problem):
@@ -52,16 +52,13 @@ def transfer_matrix(
             stored = threat.stored(find(attack, problem).pixels, problem.images)
             clean, attacked = to_images(problem.images), to_images(stored)
             wanted = problem.signs.numpy() < 0
+            images = np.array([questions[place].row.example.id for place in part.places])
             for name, other in victims.items():
                 before, after = (other.score(shown, problem.contexts) for shown in (clean, attacked))
                 right = ~np.isnan(before) & ((before >= 0.5) != wanted)
                 turned = right & ~np.isnan(after) & ((after >= 0.5) == wanted)
-                hits[name][0] += int(turned.sum())
-                hits[name][1] += int(right.sum())
-        matrix[maker] = {
-            name: {"success": share(*count), "rows": count[1], "interval": wilson(*count)}
-            for name, count in hits.items()
-        }
+                hits[name] += zip(turned[right].tolist(), images[right].tolist(), strict=True)
+        matrix[maker] = {name: _rate(rows) for name, rows in hits.items()}
     return {"epsilon": in_grey_levels(threat.epsilon), "attack": attack.name, "matrix": matrix}
 
 
@@ -89,6 +86,16 @@ def attack_universally(
         found_pixels = find(attack.fit(problem.subset(places[::2])), shown).pixels
         stored = threat.stored(found_pixels, shown.images)
         scores = victim.score(to_images(stored), shown.contexts)
-        passed = int(is_misjudged(scores, shown.signs.numpy()).sum())
-        found |= {"success": passed / len(shown), "rows": len(shown), "interval": wilson(passed, len(shown))}
+        images = [questions[place].row.example.id for place in part.places[1::2]]
+        found |= _rate(list(zip(is_misjudged(scores, shown.signs.numpy()).tolist(), images, strict=True)))
     return found
+
+
+def _rate(rows: Sequence[tuple[bool, str]]) -> dict[str, Any]:
+    """Of (turned, image): the share turned, with its interval by image."""
+    hits = [hit for hit, _ in rows]
+    return {
+        "success": sum(hits) / len(hits) if hits else float("nan"),
+        "rows": len(rows),
+        "interval": image_interval(hits, [image for _, image in rows]),
+    }

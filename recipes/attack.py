@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ from transformers import set_seed
 
 from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.problem import Context
+from adversarial.problem import Attack, Context
+from adversarial.square import Square
 from adversarial.texts import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from adversarial.universal import Universal
 from eval.attacked import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
 from eval.edited import edit_pictures
-from eval.held_out import Question, draw_evaluation, judge_questions
+from eval.held_out import Question, judge_questions
 from eval.metrics import summarise
 from eval.multimodal import evaluate_deployment
 from eval.options import RecipeOptions, parse_options
@@ -57,9 +59,11 @@ from judge.images import open_image
 from judge.rundir import RunDir, environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.flip import draw_groups
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
 SHEET_ROWS = 4  # pictures of each victim
+TOKEN_ROWS = 8  # whose prompts are searched token by token, by gradient
 VERDICTS = {True: "safe", False: "unsafe"}
 """What an attack makes of an image that is unsafe, or not."""
 
@@ -155,7 +159,7 @@ def main() -> None:
     attacked, pictures = attack_pixels(victims, draws, suite, options)
     first = {short(name): found[0] for name, found in attacked.items()}
     metrics: dict[str, Any] = {
-        "suite": {**suite.describe(), "rows": options.rows, "seeds": options.draws},
+        "suite": {**suite.describe(), "rows": len(draws[0]), "seeds": options.draws},
         "pixels": {name: summarise_attacked(found, suite) for name, found in first.items()},
         "draws": {short(name): over_draws(found, suite.threat.epsilon) for name, found in attacked.items()},
         "honesty": check_attacks(victims, draws[0], suite, options),
@@ -224,12 +228,22 @@ def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
 
 
 def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
-    """The questions of one draw, the same for every victim; groups of images under one policy, half of them unsafe."""
+    """Exactly so many questions, the same for every victim: groups of images under one policy, half of them unsafe.
+
+    No pairs, as in other evaluations, whose policies of their own would leave batches half empty.
+    """
     plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal calls its category by name
     flip = FlipOptions(held_out=frozenset(options.held_out), **{**plain, **options.flip})
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
-    flips = draw_evaluation(examples, taxonomy, flip, seed=seed, rows=2 * rows).flips
-    return [question for question in flips if question.pair is None]  # a pair has policies of its own: slow
+    groups = draw_groups(
+        examples, taxonomy, replace(flip, focus=0.0), seed=seed, epoch=0, groups=ceil(rows / flip.group_size)
+    )
+    drawn = [
+        Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
+    ]
+    whole = rows - rows % flip.group_size
+    last = {side: [q for q in drawn[whole:] if q.row.unsafe is side] for side in (True, False)}
+    return drawn[:whole] + last[True][: ceil((rows - whole) / 2)] + last[False][: (rows - whole) // 2]
 
 
 def short(name: str) -> str:
@@ -318,7 +332,7 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
                 drawn,
                 replace(suite.threat, goal="safe", category=None, space="file", after=("8bit",)),
                 sorted({suite.threat.epsilon, suite.epsilons[-1]}),
-                APGD(steps=options.steps),
+                image_attack(options),
                 crafted,
                 families=families(options),
                 batch_size=options.batch_size,
@@ -326,6 +340,12 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
             ),
         }
     return found
+
+
+def image_attack(options: AttackOptions) -> Attack:
+    """What is led through cascades: APGD, or Square where the attacker only asks."""
+    blind = options.knowledge == "queries"
+    return Square(queries=options.queries) if blind else APGD(steps=options.steps)
 
 
 def through_stages(cascade: Cascade) -> list[ClassifierVictim]:
@@ -346,14 +366,20 @@ def attack_otherwise(
     suite: Suite,
     options: AttackOptions,
 ) -> dict[str, Any]:
-    """Text alone, edits, transfer, one perturbation for all images, and the user's own sets of prompts."""
+    """Text alone, edits, transfer, one perturbation for all images, and the user's own sets of prompts.
+
+    An attacker who only asks has no gradients to transfer, to learn one perturbation by, or to search tokens with.
+    """
     named = {victim.name: victim for victim in victims.values()}
-    white = {name: victim for name, victim in named.items() if victim.no_gradients is None}
+    blind = options.knowledge == "queries"
+    white = {name: victim for name, victim in named.items() if victim.no_gradients is None and not blind}
     largest = replace(suite.threat, epsilon=suite.epsilons[-1], space="file", after=("8bit",))
     texts, edits = {}, {}
     for name, victim in named.items():
         say(f"{name}: texts and edits")
-        texts[name] = attack_texts(victim, questions, suite.threat, families=families(options))
+        texts[name] = attack_texts(
+            victim, questions, suite.threat, families=families(options), token_rows=0 if blind else TOKEN_ROWS
+        )
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
     say("transfer")
     maker = APGD(steps=options.steps, early_stop=False)

@@ -394,7 +394,9 @@ def test_draws_belong_to_an_image_wherever_it_stands():
     for other in (left, left.at(0.1), left.against(Victim()), left.asking([B, B])):
         assert torch.equal(other.draw(rows(0, 1), "x"), problem.draw(rows(2, 0), "x"))
     assert torch.equal(left.subset(rows(1)).start(rows(0), 1), problem.start(rows(0), 1))
-    assert torch.equal(problem_of(flat(140), seed=3, ids=["c"]).draw(rows(0), "x"), problem.draw(rows(2), "x"))
+    assert torch.equal(
+        problem_of(flat(140), seed=3, ids=["c"]).draw(rows(0), "x"), problem.draw(rows(2), "x")
+    )
     with pytest.raises(AttackError, match="2 names for 3 images"):
         problem_of(ids=["a", "b"])
 

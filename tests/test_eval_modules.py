@@ -45,6 +45,12 @@ for load in (load_metric, lambda name: evaluate.load(f"{folder}/{name}")):
                 {"unsafe": False, "pair": "b", "direction": "unsafe_to_safe"},
             ],
         ),
+        "no flip": flip_module.compute(
+            predictions=[None, 0.1],
+            references=[{"unsafe": u, "pair": "a", "direction": "safe_to_unsafe"} for u in (True, False)],
+        ),
+        "none": f1_module.compute(predictions=[0.9, None, 0.2], references=[True, True, False]),
+        "no verdict": verdict_module.compute(predictions=[verdicts[0], {"unsafe": None, "category": ""}], references=truths[:2]),
         "verdicts": verdict_module.compute(predictions=verdicts, references=truths, threshold=0.85),
         "previous": answers,
     }
@@ -75,6 +81,12 @@ def test_both_ways_of_loading_agree(answers):
 def test_f1_counts_the_unjudged_row_as_an_alarm(answers):
     assert answers["f1"]["precision"] == answers["f1"]["recall"] == answers["f1"]["f1"] == 0.5
     assert answers["f1"]["unjudged"] == 1
+
+
+def test_none_is_unjudged(answers):
+    assert (answers["none"]["unjudged"], answers["none"]["recall"]) == (1, 0.5)
+    assert (answers["no flip"]["unjudged"], answers["no flip"]["safe_to_unsafe"]) == (1, 0.0)
+    assert (answers["no verdict"]["unjudged"], answers["no verdict"]["recall"]) == (1, 0.0)
 
 
 def test_flip_pairs(answers):

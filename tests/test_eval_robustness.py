@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from adversarial.apgd import APGD
@@ -13,11 +15,21 @@ from adversarial.gradient import FGSM, PGD
 from adversarial.square import Square
 from adversarial.threat import ThreatModel
 from adversarial.universal import Universal
-from eval.attacked import Attacked, Row, Trial, by_steps, compare, over_draws, summarise_attacked
+from eval.attacked import (
+    Attacked,
+    Row,
+    Trial,
+    by_steps,
+    compare,
+    compare_defended,
+    over_draws,
+    summarise_attacked,
+)
 from eval.edited import edit_pictures
 from eval.held_out import Question
 from eval.multimodal import attack_deployment, evaluate_deployment, transfer_static
 from eval.robustness import attack_victim, check_attack
+from eval.robustness_report import tables
 from eval.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.text_attacks import attack_texts, score_prompts
 from eval.transfer import attack_universally, transfer_matrix
@@ -106,10 +118,11 @@ def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
     assert summary["by_category"]["bright"]["rows"] == 4
 
 
-def test_an_image_broken_once_is_not_attacked_at_a_larger_budget_and_stays_broken(victim, questions, suite):
+def test_an_image_broken_in_every_encoding_is_left_alone_and_stays_broken(victim, questions, suite):
     attacked, _ = attack_victim(victim, questions, suite)
-    later = [trial for trial in attacked.trials if trial.epsilon > 2 / 255 and trial.id in ("q-0", "q-4")]
-    assert not later
+    fallen = {t.id for t in attacked.trials if t.epsilon == 2 / 255 and t.success and t.stored["jpeg:75"]}
+    assert fallen
+    assert not [trial for trial in attacked.trials if trial.epsilon > 2 / 255 and trial.id in fallen]
     at_headline = {(t.id, t.attack) for t in attacked.trials if t.epsilon == suite.threat.epsilon}
     assert len(at_headline) == len(questions) * len(suite.attacks)
     assert not attacked.robust(8 / 255)[[0, 4]].any()
@@ -186,7 +199,9 @@ def test_presets():
     full = strong()
     assert full.epsilons == GRID
     assert {type(attack).__name__ for attack in full.attacks} == {"FGSM", "PGD", "APGD", "FAB", "Square"}
-    assert full.attacks_at(8 / 255) == full.attacks
+    assert full.attacks_at(2 / 255) == full.attacks
+    assert set(full.attacks_at(8 / 255)) == set(full.attacks)
+    assert len(full.attacks_at(0.5 / 255)) == 1  # nothing of it can be stored
     assert len({attack.name for attack in full.attacks}) == len(full.attacks)
     assert strong(everywhere=False).attacks_at(8 / 255) == (APGD(steps=100),)
     assert full.weak is None
@@ -336,9 +351,10 @@ def test_static_transfer_shows_the_same_pictures_to_another():
     assert first["static"]["8/255"]["rate"] == first["adaptive"]["8/255"]["image"]["asr_n"]["rate"] == 1.0
     hard = ClassifierVictim(Bright(hidden=50.0))
     assert transfer_static(hard, PAIRS, crafted["8/255"])["rate"] == 0.0
+    nothing = {"rows": 0, "successes": 0, "rate": None, "interval": None}
     blind = ClassifierVictim(Bright(hidden=-99.0))  # flags nothing: passing it is no merit
-    assert transfer_static(blind, PAIRS, crafted["8/255"]) == {"rows": 0, "successes": 0, "rate": None}
-    assert transfer_static(hard, PAIRS, {}) == {"rows": 0, "successes": 0, "rate": None}
+    assert transfer_static(blind, PAIRS, crafted["8/255"]) == nothing
+    assert transfer_static(hard, PAIRS, {}) == nothing
 
 
 # Texts, edits, transfer
@@ -380,7 +396,9 @@ def test_edits_are_reported_by_name(victim, questions):
     assert found["edits"]["held"]["flip"] == 1.0
     assert found["edits"]["held"]["brightness"] < 1.0
     assert found["edits"]["worst"] <= min(found["edits"]["held"].values())
-    assert set(found) == {"edits", "corruptions", "writing"}
+    assert set(found) == {"edits", "corruptions", "writing", "severities"}
+    assert found["severities"] == [1]
+    assert found["writing"]["rows"] == len(questions)
 
 
 def test_pictures_travel_between_like_victims_only(questions):
@@ -408,3 +426,140 @@ def test_a_victim_without_gradients_is_named_and_square_still_runs(questions, su
     attacked, _ = attack_victim(victim, questions, queries_only(suite))
     assert {type(attack) for attack in queries_only(suite).attacks} == {Square}
     assert attacked.trials
+
+
+class Coarse(Bright):
+    """A JPEG needs 3 levels more: what falls as bytes at a small budget falls as JPEG at a larger one only."""
+
+    def score(self, images, prompts, taxonomy):
+        scores = super().score(images, prompts, taxonomy)
+        means = [np.asarray(image, dtype=np.float64).mean() for image in images]
+        harder = np.array(
+            [
+                0.99 if self.recoded(image) and mean > 124.5 else 0.0
+                for image, mean in zip(images, means, strict=True)
+            ]
+        )
+        return Scores(np.fmax(scores.unsafe, harder), scores.categories, scores.reasons)
+
+    def recoded(self, image):
+        return getattr(image, "recoded", False)
+
+
+def test_jpeg_is_measured_at_every_budget(questions, suite, monkeypatch):
+    """A row that fell as bytes at 2/255 and holds as JPEG there is not held to hold at 8/255 unseen."""
+
+    def mark(image, quality):
+        again = image.copy()
+        again.recoded = True
+        return again
+
+    monkeypatch.setattr("adversarial.storing.through_jpeg", mark)
+    attacked, _ = attack_victim(ClassifierVictim(Coarse()), questions[:1], suite)
+    by_epsilon = summarise_attacked(attacked, suite)["by_epsilon"]
+    assert [by_epsilon[key]["robust_accuracy"] for key in ("1/255", "2/255", "4/255", "8/255")] == [
+        1,
+        0,
+        0,
+        0,
+    ]
+    assert [by_epsilon[key]["jpeg:75"] for key in ("1/255", "2/255", "4/255", "8/255")] == [1, 1, 1, 0]
+    at_four = [trial.attack for trial in attacked.trials if trial.epsilon == 4 / 255]
+    assert at_four == ["apgd"]  # one attack is enough for what has fallen as bytes
+
+
+def test_one_rule_for_rows_that_nobody_can_judge_after_an_attack():
+    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
+    rows = [row("a"), row("b"), row("c"), row("d")]
+    trials = [
+        trial("a", 0.01, success=False, unjudged=True),
+        trial("b", 0.01, success=False),
+        trial("c", 0.01),
+        trial("d", 0.01, success=False),
+    ]
+    found = summarise_attacked(Attacked("x", rows, trials), suite)
+    alone = found["by_attack"]["pgd"]
+    assert found["robust_accuracy"] == alone["robust_accuracy"] == alone["of_correct"] == alone["raw"] == 0.5
+    assert list(found["by_steps"]["pgd"].values())[-1] == 0.5
+    assert found["by_epsilon"]["2.55/255"]["unjudged"] == 1
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=8))
+def test_one_attack_alone_and_the_worst_of_one_attack_are_the_same(outcomes):
+    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
+    rows = [row(str(n), clean=0.9 if right else 0.1) for n, (right, _, _) in enumerate(outcomes)]
+    trials = [
+        trial(str(n), 0.01, success=success and not unjudged, unjudged=unjudged)
+        for n, (right, success, unjudged) in enumerate(outcomes)
+        if right
+    ]
+    found = summarise_attacked(Attacked("x", rows, trials), suite)
+    assert found["by_attack"]["pgd"]["robust_accuracy"] == found["robust_accuracy"]
+
+
+def test_intervals_of_attacks_take_rows_of_one_image_together():
+    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
+    trials = [trial(str(n), 0.01) for n in range(8)]
+
+    def width(images):
+        rows = [Row(str(n), True, "real", (), 0.9, image) for n, image in zip(range(40), images, strict=True)]
+        low, high = summarise_attacked(Attacked("x", rows, trials), suite)["interval"]
+        return high - low
+
+    alone, by_image = width([str(n) for n in range(40)]), width([str(n // 4) for n in range(40)])
+    assert by_image > 1.5 * alone
+
+
+def test_an_attacker_who_only_asks_is_recorded_as_one(suite):
+    asking = queries_only(suite)
+    assert asking.threat.knowledge == asking.describe()["threat"]["knowledge"] == "queries"
+    with pytest.raises(AttackError, match="no gradients, but fgsm, pgd, apgd"):
+        strong(ThreatModel(2 / 255, knowledge="queries"))
+
+
+def test_a_suite_says_what_ran_where():
+    said = strong(epsilons=(0.5 / 255, 4 / 255), steps=30, restarts=2, queries=150).say_what_runs()
+    headline, small, other = said.split("At ")[1:]
+    assert headline.startswith("2/255 every attack runs on every row: fgsm, pgd (30 steps, 2 restarts), ")
+    assert "square (150 queries)" in headline
+    assert small == "0.5/255, on rows still standing, in turn: apgd (30 steps, 2 restarts). "
+    assert other.startswith(
+        "4/255, on rows still standing, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
+    )
+    quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).say_what_runs()
+    assert quick.endswith("At 4/255, on rows still standing, in turn: apgd (7 steps, 1 restart).")
+    assert "None" not in unsafebench().say_what_runs()
+
+
+def test_captions_say_what_was_run(victim, questions, suite):
+    attacked, _ = attack_victim(victim, questions, suite)
+    edited = edit_pictures(victim, questions, severities=(2, 4))
+    metrics = {
+        "suite": suite.describe(),
+        "pixels": {"x": summarise_attacked(attacked, suite)},
+        "honesty": {
+            "x": [check.to_dict() for check in check_attack(victim, questions, suite, steps=4, queries=20)]
+        },
+        "edits": {"x": edited},
+        "texts": {"x": attack_texts(victim, questions)},
+        "transfer": transfer_matrix(
+            {"x": victim}, questions, ThreatModel(8 / 255, after=("8bit",)), APGD(steps=3)
+        ),
+        "comparison": compare_defended(
+            {"x": attacked, "y": attacked}, {"x": 1.0, "y": 1.0}, [("x", "y")], suite
+        ),
+    }
+    found = {table.title: table for table in tables(metrics)}
+    assert "Edits without a budget (severities 2, 4)" in found
+    by_budget = found["Robust accuracy by budget"]
+    assert "square (20 queries)" in by_budget.note
+    assert "4 steps" in by_budget.note
+    assert "an ensemble (APGD with 1 and 5 starts of 4 steps, PGD with 5 starts of 16)" in str(
+        found["Honesty checks"].lines
+    )
+    for title, table in found.items():
+        assert "n" in table.heads or title == "Honesty checks", title
+        for _, cells in table.lines:
+            assert len(cells) == len(table.heads)
+            assert title == "Honesty checks" or cells[table.heads.index("n")] > 0

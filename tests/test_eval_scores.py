@@ -21,6 +21,7 @@ from eval.scores import (
     calibration_error,
     confusion,
     f1_interval,
+    image_interval,
     precision_recall,
     reliability,
     roc_auc,
@@ -157,8 +158,68 @@ def test_wilson_interval_against_the_published_example():
     assert wilson(0, 1)[1] <= 1.0 >= wilson(1, 1)[1]
 
 
-@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
-def test_f1_lies_in_its_interval(hits, alarms, missed):
-    counts = Confusion(hits, alarms, missed, 0)
-    low, high = f1_interval(counts)
-    assert 0.0 <= low <= counts.f1 <= high <= 1.0
+def arrays_of(counts):
+    """Truth and p(unsafe) that have these counts."""
+    truth = [True] * (counts.hits + counts.missed) + [False] * (counts.alarms + counts.passed)
+    flagged = [1.0] * counts.hits + [0.0] * counts.missed + [1.0] * counts.alarms + [0.0] * counts.passed
+    return truth, flagged
+
+
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(1, 50), st.integers(1, 4))
+def test_f1_lies_in_its_interval_which_only_widens_by_image(hits, alarms, missed, rows_of_an_image):
+    counts = Confusion(hits, alarms, missed, 3)
+    truth, flagged = arrays_of(counts)
+    alone = f1_interval(truth, flagged, range(len(truth)))
+    share = wilson(hits, hits + alarms + missed)
+    assert alone == pytest.approx([2 * end / (1 + end) for end in share])
+    low, high = f1_interval(truth, flagged, np.arange(len(truth)) // rows_of_an_image)
+    assert 0.0 <= low <= alone[0] + 1e-9 <= counts.f1 + 1e-9
+    assert counts.f1 <= alone[1] + 1e-9 <= high + 2e-9 <= 1.0 + 2e-9
+    unjudged = [NAN if value == is_unsafe else value for is_unsafe, value in zip(truth, flagged, strict=True)]
+    assert f1_interval(truth, unjudged, range(len(truth)))[0] == pytest.approx(0)
+
+
+def test_intervals_hold_where_rows_share_an_image():
+    """60 images of 5 rows each, whose rows are alike to a third: 95 % intervals miss the truth in 5 % of draws."""
+    rng = np.random.default_rng(0)
+    held = {"by row": 0, "by image": 0}
+    images, draws = np.repeat(np.arange(60), 5), 400
+    for _ in range(draws):
+        chances = rng.beta(1.8, 0.2, 60)  # mean 0.9, correlation 1 / (1 + 1.8 + 0.2)
+        hits = rng.random((60, 5)) < chances[:, None]
+        by_image, by_row = image_interval(hits.ravel(), images), wilson(int(hits.sum()), hits.size)
+        held["by image"] += by_image[0] <= 0.9 <= by_image[1]
+        held["by row"] += by_row[0] <= 0.9 <= by_row[1]
+    assert held["by row"] / draws < 0.85
+    assert 0.92 <= held["by image"] / draws <= 0.98
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 8)), min_size=1, max_size=40), st.randoms())
+def test_intervals_by_image(rows, rng):
+    hits, images = zip(*rows, strict=True)
+    found = image_interval(hits, images)
+    assert found[0] <= np.mean(hits) + 1e-9 <= found[1] + 2e-9
+    rng.shuffle(rows)
+    assert image_interval(*zip(*rows, strict=True)) == pytest.approx(found)
+    by_row = wilson(sum(hits), len(hits))
+    assert image_interval(hits, range(len(hits))) == pytest.approx(by_row)
+    assert found[0] <= by_row[0] + 1e-9
+    assert by_row[1] <= found[1] + 1e-9
+    doubled = image_interval([*hits, *hits], [*images, *images])  # the same again says nothing new
+    assert doubled[1] - doubled[0] >= (found[1] - found[0]) * 0.95
+
+
+def test_one_miss_more_never_raises_the_lower_end():
+    """Rows of 200 images, three each: no miss at all, one, two, three misses, each on an image of its own."""
+    images, ends = np.repeat(np.arange(200), 3), []
+    for misses in range(4):
+        hits = np.ones(600, dtype=bool)
+        hits[::200][:misses] = False
+        ends.append(image_interval(hits, images)[0])
+    assert ends == sorted(ends, reverse=True)
+    assert ends[0] == pytest.approx(wilson(200, 200)[0])
+
+
+def test_no_rows_have_no_interval():
+    assert np.isnan(image_interval([], [])).all()
+    assert np.isnan(f1_interval([False], [0.1], ["a"])).all()

@@ -194,3 +194,37 @@ def test_arbiter_attack_hands_its_words_to_the_recipe(monkeypatch):
     assert called[0][2:] == ["--victims", "runs/a", "runs/b", "--preset", "strong"]
     assert cli.main(["attack", "--help"]) == 7
     assert called[1][2:] == ["--help"]
+
+
+@pytest.mark.parametrize("rows", [1, 6, 7, 16])
+def test_so_many_rows_are_drawn_as_were_asked_for(recipe, rows):
+    options = recipe["AttackOptions"](limit=200, flip={"group_size": 4})
+    drawn = recipe["draw"](options, load_taxonomy("digits"), 42, rows)
+    assert len({question.id for question in drawn}) == len(drawn) == rows
+    assert abs(2 * sum(question.row.unsafe for question in drawn) - rows) <= 1
+
+
+def test_an_attacker_who_only_asks_is_given_no_gradients_anywhere(recipe, runs, tmp_path, monkeypatch):
+    """Neither on pixels nor through cascades, by transfer, or on tokens; and the run says so."""
+    from adversarial.problem import Problem
+    from adversarial.token_search import TokenSearch
+
+    def no_gradients(*arguments, **options):
+        raise AssertionError("a gradient was taken")
+
+    monkeypatch.setattr(Problem, "gradient", no_gradients)
+    monkeypatch.setattr(TokenSearch, "run", no_gradients)
+    more = {
+        "knowledge": "queries",
+        "victims": [runs / "student"],
+        "defended_cascade": "none",
+        "rows": 4,
+        "unsafe_rows": 2,
+    }
+    with suppress(SystemExit):
+        run_recipe(recipe, *arguments(runs, tmp_path / "asking", **{**more, "queries": 3}))
+    metrics = json.loads((tmp_path / "asking" / "metrics.json").read_text())
+    assert metrics["suite"]["threat"]["knowledge"] == "queries"
+    assert metrics["suite"]["rows"] == metrics["pixels"]["student"]["rows"] == 4
+    assert metrics["transfer"] is None
+    assert set(metrics["deployments"]) == {"filters of cascade", "cascade"}

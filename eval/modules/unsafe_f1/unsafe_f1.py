@@ -2,18 +2,21 @@
 
 import datasets
 import evaluate
+import numpy as np
 
 from eval.scores import average_precision, confusion, roc_auc
 
 
 class UnsafeF1(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types
-    """predictions: p(unsafe), NaN for unjudged; references: whether the image is unsafe."""
+    """predictions: p(unsafe), NaN or None for unjudged; references: whether the image is unsafe."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description="F1, precision and recall of the unsafe class, accuracy, AUC and average precision.",
             citation="",
-            inputs_description="predictions: floats in [0, 1] or NaN; references: booleans; threshold: 0.5",
+            inputs_description=(
+                "predictions: floats in [0, 1], NaN or None for unjudged; references: booleans; threshold: 0.5"
+            ),
             features=datasets.Features(
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("bool")}
             ),
@@ -30,5 +33,5 @@ class UnsafeF1(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no 
             "accuracy": counts.accuracy,
             "auc": roc_auc(references, predictions),
             "average_precision": average_precision(references, predictions),
-            "unjudged": sum(score != score for score in predictions),
+            "unjudged": int(np.isnan(np.array(predictions, dtype=np.float64)).sum()),
         }
