@@ -33,7 +33,7 @@ from .conformal import (
     one_sided,
 )
 from .errors import CheckpointError, ConfigError
-from .protocol import Classifier, Scores
+from .protocol import Classifier, Scores, on_one_scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,7 +90,7 @@ class Calibration:
     """By the category's key, which survives renaming."""
 
     def apply(self, scores: Scores, taxonomy: Taxonomy) -> Scores:
-        """The same scores with every logit divided by its temperature; NaN stays NaN.
+        """The same scores with every logit divided by its temperature, on one scale again; NaN stays NaN.
 
         Raises:
             ConfigError: scores of another number of categories.
@@ -101,8 +101,13 @@ class Calibration:
                 f"{taxonomy.name!r}; pass the taxonomy that was judged under."
             )
         own = np.array([self.categories.get(key, self.shared) for key in taxonomy.keys])
-        return replace(
-            scores, unsafe=tempered(scores.unsafe, self.whole), categories=tempered(scores.categories, own)
+        return on_one_scale(
+            replace(
+                scores,
+                unsafe=tempered(scores.unsafe, self.whole),
+                categories=tempered(scores.each, own),
+                separate=None,
+            )
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -222,7 +227,7 @@ def fit_calibration(
         scores.append(answer.scores.unsafe)
         for place, key in enumerate(answer.taxonomy.keys):
             column = np.asarray(answer.categories[:, place], dtype=np.float64)
-            by_key.setdefault(key, []).append((column, answer.scores.categories[:, place]))
+            by_key.setdefault(key, []).append((column, answer.scores.each[:, place]))
     if not truths:
         raise ConfigError(one_sided(0, 0))
     whole = fit_temperature(np.concatenate(truths), np.concatenate(scores))

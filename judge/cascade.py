@@ -20,10 +20,12 @@ from prompts.taxonomy import Taxonomy
 
 from .cascade_margins import Path as MarginPath
 from .cascade_margins import cascade_margins
+from .envelope import Envelope
 from .errors import CheckpointError, ConfigError
 from .filters import Platt, Similarities
 from .heads.encoder import DualEncoder
-from .protocol import Classifier, Scores
+from .moving import move_categories, never_safe
+from .protocol import Classifier, Scores, on_one_scale
 from .rundir import MANIFEST, RunDir
 from .stages import STAGES, Cutoffs, FilterVerdict, band_verdict, filter_verdict
 
@@ -63,6 +65,8 @@ class CascadeSettings:
     """The level of `judge.stages.Family` that keeps it."""
     unsafe_rows: int
     """Unsafe calibration rows that the promise rests on."""
+    calibrated_for: Envelope | None = None
+    """Which policies the promise is about; None where an older version did not keep it."""
 
     def to_json(self) -> str:
         """The settings as text that `from_json` reads."""
@@ -78,6 +82,7 @@ class CascadeSettings:
         try:
             data = json.loads(text)
             text_platt, image_platt = (Platt(**data.pop(name)) for name in ("text", "image"))
+            data["calibrated_for"] = Envelope.from_dict(data.get("calibrated_for"))
             settings = cls(text_platt, image_platt, Cutoffs(**data.pop("cutoffs")), **data)
             numbers = [settings.promise, settings.level, settings.unsafe_rows]
             numbers += [value for platt in (text_platt, image_platt) for value in asdict(platt).values()]
@@ -93,8 +98,9 @@ class CascadeSettings:
 class Cascade:
     """A student behind two filters and, if given, before a judge; itself a `Classifier`.
 
-    `Scores.unsafe` is moved so that 0.5 is the cutoff of the stage that decided; only there the promise holds.
-    `Scores.categories` are that stage's own probabilities. `decided_by` and `because` say which stage and why.
+    `Scores.unsafe` and `Scores.categories` are moved together so that 0.5 is the cutoff of the stage that decided; only
+    there the promise holds, for the whole and for every category without a threshold of its own. `Scores.separate` are
+    that stage's own probabilities. `decided_by` and `because` say which stage and why.
     """
 
     def __init__(
@@ -130,7 +136,9 @@ class Cascade:
     ) -> Scores:
         """Judge B RGB images with B prompts (or none at all) under a taxonomy of K categories.
 
-        What no stage could judge is NaN with the last stage's reason, never safe.
+        What no stage could judge is NaN with the last stage's reason, never safe. What an earlier stage could not read,
+        such as a prompt longer than the filters read, a later one may flag but not call safe; then it is NaN as well.
+        Under a taxonomy outside the calibration's (`outside_promise`) every `because` says so.
         """
         prompts = [None] * len(images) if prompts is None else list(prompts)
         if len(prompts) != len(images):
@@ -151,7 +159,20 @@ class Cascade:
         if self.judge is not None and left:
             scores = self.judge.score([images[row] for row in left], [prompts[row] for row in left], taxonomy)
             table.settle("judge", left, scores, self.cutoffs.judge, self.cutoffs.judge)
+        outside = self.outside_promise(taxonomy)
+        if outside is not None:
+            table.why = [f"{why}; {outside}" for why in table.why]
         return table.scores()
+
+    def outside_promise(self, taxonomy: Taxonomy) -> str | None:
+        """Why the promised miss rate does not hold under a taxonomy, on one line; None where it does."""
+        known = self.settings.calibrated_for
+        why = "the calibrated taxonomy is not known" if known is None else known.why_outside(taxonomy)
+        return (
+            None
+            if why is None
+            else f"the promised miss rate of {self.settings.promise:.1%} does not hold: {why}"
+        )
 
     def pixel_margins(
         self,
@@ -177,7 +198,7 @@ class Cascade:
     def _filter(
         self,
         table: "_Table",
-        rows: Sequence[int],
+        rows: range,
         tokens: "Tensor",
         prompts: Sequence[str | None],
         taxonomy: Taxonomy,
@@ -196,12 +217,21 @@ class Cascade:
         for place, row in enumerate(rows):
             table.why[row] = _filter_reason(verdict, place, float(of_text[place]), float(of_image[place]))
             if long[place]:
-                table.why[row] = "the prompt is longer than the filters read"
-            elif not math.isnan(verdict.unsafe[place]):
-                table.unsafe[row] = verdict.unsafe[place]
-                table.categories[row] = (text if verdict.by_text[place] else image)[place]
-        settled = ~np.isnan(verdict.unsafe) & ~np.array(long, dtype=bool)
-        return np.flatnonzero(~settled).tolist()
+                table.why[row] = table.unread[row] = "the prompt is longer than the filters read"
+            elif math.isnan(of_image[place]):
+                table.unread[row] = "the image filter gave no finite score"
+        own = np.where(verdict.by_text[:, None], text, image)
+        unsafe = never_safe(verdict.unsafe, np.isnan(of_image))
+        unsafe[np.array(long, dtype=bool)] = np.nan
+        # A row is moved from the cutoffs of the filter whose number it is.
+        safe_from = np.where(verdict.by_text, c.text_safe, c.image_safe)[:, None]
+        unsafe_from = np.where(verdict.by_text, c.text_unsafe, c.image_unsafe)[:, None]
+        table.unsafe[rows.start : rows.stop] = unsafe
+        table.separate[rows.start : rows.stop] = np.where(np.isnan(unsafe)[:, None], np.nan, own)
+        table.categories[rows.start : rows.stop] = move_categories(
+            own, own.max(axis=1), unsafe, safe_from, unsafe_from
+        )
+        return np.flatnonzero(np.isnan(unsafe)).tolist()
 
 
 class _Table:
@@ -210,28 +240,47 @@ class _Table:
     def __init__(self, rows: int, categories: int) -> None:
         self.unsafe = np.full(rows, np.nan)
         self.categories = np.full((rows, categories), np.nan)
+        self.separate = np.full((rows, categories), np.nan)
         self.reasons: list[str | None] = [None] * rows
+        self.unread: list[str | None] = [None] * rows
+        """Why an earlier stage could not read a row, which then nobody may call safe; None where all could."""
         self.stage = [STAGES[0]] * rows
         self.why = [""] * rows
 
     def settle(self, stage: str, rows: Sequence[int], scores: Scores, safe: float, unsafe: float) -> None:
         """Take over what a later stage says about these rows, and why it was asked."""
-        verdict = band_verdict(scores.unsafe, safe, unsafe)
+        scores = on_one_scale(scores)
+        unread = np.array([self.unread[row] is not None for row in rows], dtype=bool)
+        verdict = never_safe(band_verdict(scores.unsafe, safe, unsafe), unread)
+        categories = move_categories(scores.categories, scores.unsafe, verdict, safe, unsafe)
         for place, row in enumerate(rows):
             self.stage[row], self.unsafe[row] = stage, verdict[place]
             probability = float(scores.unsafe[place])
             self.reasons[row] = None
             if math.isnan(probability):
                 self.reasons[row] = scores.reasons[place] or f"the {stage} gave no score"
+                self.unread[row] = self.unread[row] or self.reasons[row]
                 self.why[row] += f": {stage} could not judge"
+            elif math.isnan(verdict[place]) and probability < min(safe, unsafe):
+                self.reasons[row] = (
+                    f"{self.unread[row]}; the {stage} alone may flag the image, not call it safe"
+                )
+                self.why[row] += f": {stage} says safe at {probability:.2f}, which does not count"
             elif math.isnan(verdict[place]):
                 self.why[row] = f"{stage} unsure at {probability:.2f}"
             else:
-                self.categories[row] = scores.categories[place]
+                self.categories[row], self.separate[row] = categories[place], scores.each[place]
                 self.why[row] += f": {stage} says {_word(verdict[place])} at {probability:.2f}"
 
     def scores(self) -> Scores:
-        return Scores(self.unsafe, self.categories, tuple(self.reasons), tuple(self.stage), tuple(self.why))
+        return Scores(
+            self.unsafe,
+            self.categories,
+            tuple(self.reasons),
+            tuple(self.stage),
+            tuple(self.why),
+            separate=self.separate,
+        )
 
 
 def _filter_reason(verdict: FilterVerdict, place: int, text: float, image: float) -> str:

@@ -117,14 +117,18 @@ def margins_of(
     taken.
 
     Raises:
-        ConfigError: another path, or a row that no stage can judge.
+        ConfigError: another path, a row that no stage can judge, or one that a stage could not read: that is flagged or
+            unjudged and never safe (`judge.stages`), so no distance leads to the other verdict.
     """
     _check_path(path, logits.judge is not None)
-    verdict = decide(logits.probabilities(), cutoffs)
-    if np.isnan(verdict.unsafe).any():
+    said = logits.probabilities()
+    verdict = decide(said, cutoffs)
+    unread = np.isnan(said.image) | (np.isnan(said.student) & (verdict.stage > 0))
+    lost = int((np.isnan(verdict.unsafe) | unread).sum())
+    if lost:
         raise ConfigError(
-            f"The cascade cannot judge {int(np.isnan(verdict.unsafe).sum())} of {len(verdict.unsafe)} rows (a prompt "
-            "longer than its student reads, or scores that are not finite), so they have no margin; leave them out."
+            f"The cascade cannot judge {lost} of {len(verdict.unsafe)} rows (a prompt longer than its student reads, "
+            "or scores that are not finite) or can at most flag them, so they have no margin; leave them out."
         )
     unsafe = torch.from_numpy(~verdict.safe).to(logits.image.device)
     judged = torch.from_numpy(verdict.stage == 2).to(logits.image.device)

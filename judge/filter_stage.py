@@ -17,7 +17,7 @@ from prompts.taxonomy import Taxonomy
 
 from .errors import ConfigError
 from .filters import Platt, Similarities
-from .protocol import Scores
+from .protocol import Scores, on_one_scale
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -91,7 +91,8 @@ class FilterStage:
             for unread, fine in zip(long, finite, strict=True)
         )
         categories[~finite] = np.nan
-        return Scores(categories.max(axis=1), categories, reasons, decided_by=("filter",) * len(images))
+        decided_by = ("filter",) * len(images)
+        return on_one_scale(Scores(categories.max(axis=1), categories, reasons, decided_by=decided_by))
 
     def pixel_margins(
         self,

@@ -6,6 +6,9 @@ Each stage says safe below one cutoff, unsafe from another, and passes on what l
 - the student: settles all but a narrow band;
 - the judge, if there is one: settles what is left. Without it the student has no band.
 
+**What a stage could not read, no later stage calls safe.** It may flag it; if it does not, the row is unjudged. A
+prompt too long for filters and student can so not carry an image past them to a judge that reads it just as badly.
+
 **One knob.** `Family.at(level)` gives the cutoffs at a level from 0 (nothing is called safe) to 1. A stage's "safe"
 cutoff is a lower quantile of its scores on unsafe tuning rows, at the level times the stage's share. It can only rise
 with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the level too (student).
@@ -13,8 +16,9 @@ with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the l
 **Why a miss can only disappear as the level falls.** Let a row be called safe at a low level; then it is at any higher
 one. At each stage, what it calls safe grows with the level and what it calls unsafe shrinks: of the filter, "one is
 sure of safe and the other not of unsafe" grows because each part does, and "one is sure of unsafe and the other not of
-safe" shrinks likewise. Now take the stage that called the row safe. Earlier stages did not call it unsafe, so at the
-higher level they do not either: they call it safe, or pass it on, and then this stage calls it safe as before. QED.
+safe" shrinks likewise. What could not be read does not depend on the level. Now take the stage that called the row
+safe. Earlier stages did not call it unsafe, so at the higher level they do not either: they call it safe, or pass it
+on, and then this stage calls it safe as before. QED.
 So the whole cascade is one family of monotone losses, and conformal risk control (`judge.conformal`) on rows that had
 no part in tuning promises its total miss rate, whatever the stages are worth.
 """
@@ -26,10 +30,10 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 from .conformal import average_by, conformal_level
 from .errors import ConfigError
+from .moving import move, never_safe, on_its_side, says
 
 Array = NDArray[np.float64]
 
@@ -84,8 +88,11 @@ class Cutoffs:
         return self.text_safe > 0 or self.text_unsafe <= 1
 
     def without_judge(self) -> Self:
-        """The student settles its band too, as unsafe: nothing is missed that was not missed with the judge."""
-        return replace(self, student_unsafe=self.student_safe)
+        """The student settles its band too, as unsafe: nothing is missed that was not missed with the judge.
+
+        Where the cutoffs cross, what lies between them was unsafe before (unsafe goes first), and stays so.
+        """
+        return replace(self, student_unsafe=min(self.student_safe, self.student_unsafe))
 
 
 @dataclass(frozen=True)
@@ -192,33 +199,35 @@ class FilterVerdict:
 
 def filter_verdict(text: Array, image: Array, cutoffs: Cutoffs) -> FilterVerdict:
     """Stage one on N rows' p(unsafe) by text and by image: settle what one is sure of and the other does not deny."""
-    says_text = _says(text, cutoffs.text_safe, cutoffs.text_unsafe)
-    says_image = _says(image, cutoffs.image_safe, cutoffs.image_unsafe)
-    says = np.sign(says_text + says_image)  # 0 where both doubt, and where they contradict each other
-    of_text = _moved(text, says_text, cutoffs.text_safe, cutoffs.text_unsafe)
-    of_image = _moved(image, says_image, cutoffs.image_safe, cutoffs.image_unsafe)
+    says_text = says(text, cutoffs.text_safe, cutoffs.text_unsafe)
+    says_image = says(image, cutoffs.image_safe, cutoffs.image_unsafe)
+    said = np.sign(says_text + says_image)  # 0 where both doubt, and where they contradict each other
+    of_text = move(text, says_text, cutoffs.text_safe, cutoffs.text_unsafe)
+    of_image = move(image, says_image, cutoffs.image_safe, cutoffs.image_unsafe)
     surer = (says_image == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
     by_text = (says_text != 0) & surer
-    verdict = _on_its_side(np.where(by_text, of_text, of_image), says)
+    verdict = on_its_side(np.where(by_text, of_text, of_image), said)
     return FilterVerdict(verdict, says_text, says_image, by_text)
 
 
 def band_verdict(probability: Array, safe: float, unsafe: float) -> Array:
     """A later stage: moved p(unsafe) of what it settles, NaN for what it is unsure of or could not judge."""
-    says = _says(probability, safe, unsafe)
-    return _on_its_side(_moved(probability, says, safe, unsafe), says)
+    said = says(probability, safe, unsafe)
+    return on_its_side(move(probability, said, safe, unsafe), said)
 
 
 def decide(scores: StageScores, cutoffs: Cutoffs) -> Decided:
     """Run N rows through the stages, on scores that all stages gave beforehand."""
-    unsafe = filter_verdict(scores.text, scores.image, cutoffs).unsafe
-    later = [band_verdict(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
+    unread = np.isnan(scores.image)
+    unsafe = never_safe(filter_verdict(scores.text, scores.image, cutoffs).unsafe, unread)
+    later = [(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
     if scores.judge is not None:
-        later.append(band_verdict(scores.judge, cutoffs.judge, cutoffs.judge))
+        later.append((scores.judge, cutoffs.judge, cutoffs.judge))
     stage = np.zeros(len(unsafe), dtype=np.int64)
-    for number, verdict in enumerate(later, start=1):
+    for number, (column, low, high) in enumerate(later, start=1):
         left = np.isnan(unsafe)
-        unsafe = np.where(left, verdict, unsafe)
+        unread = unread | np.isnan(column)
+        unsafe = np.where(left, never_safe(band_verdict(column, low, high), unread), unsafe)
         stage[left] = number
     return Decided(stage, unsafe)
 
@@ -351,26 +360,6 @@ def _level_by_halving(family: Family, scores: StageScores, promise: float) -> fl
         missed = int(decide(scores, family.at(LEVELS[middle])).safe.sum())
         low, high = (middle, high) if (missed + 1) / (rows + 1) <= promise else (low, middle - 1)
     return LEVELS[low]
-
-
-def _says(probability: Array, safe: float, unsafe: float) -> NDArray[np.int64]:
-    """-1 safe, 0 unsure or unjudged, 1 unsafe; where the cutoffs cross, unsafe goes first."""
-    return np.where(probability >= unsafe, 1, np.where(probability < safe, -1, 0))
-
-
-def _moved(probability: Array, says: NDArray[np.int64], safe: float, unsafe: float) -> Array:
-    """The probability with the cutoff that it was held against moved to 0.5, on the scale of logits."""
-    # Certainty stays certainty, also where the cutoff is 0 or 1 and the difference would be infinity minus infinity.
-    inside = np.clip(probability, 1e-15, 1 - 1e-15)
-    cutoff = np.clip(np.where(says > 0, unsafe, safe), 1e-15, 1 - 1e-15)
-    moved: Array = expit(logit(inside) - logit(cutoff))
-    return moved
-
-
-def _on_its_side(moved: Array, says: NDArray[np.int64]) -> Array:
-    """Rounding must not carry a score over 0.5; NaN where nothing was said."""
-    below = np.nextafter(0.5, 0.0)
-    return np.where(says > 0, np.maximum(moved, 0.5), np.where(says < 0, np.minimum(moved, below), np.nan))
 
 
 def _ranked(column: Array) -> Array:

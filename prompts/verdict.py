@@ -70,11 +70,16 @@ def verdict_from_scores(
     model: str = "",
     reason: str | None = None,
 ) -> Verdict:
-    """Turn the scores of one image into a verdict.
+    """Turn the scores of one image into a verdict, by one rule.
 
-    One threshold is held against `unsafe`. A threshold per category is held against that category's score
-    (0.5 where the mapping has none); then a category without a score leaves the image unjudged unless another
-    one flags it. A score equal to its threshold flags.
+    **An image is flagged if and only if some category's score reaches its threshold.** One number is the threshold of
+    every category; categories that a mapping does not name keep 0.5. As classifiers give scores on one scale, the
+    largest category's being `unsafe` (`judge.protocol`), one number is held against `unsafe` just as well, and 0.5 is
+    the cutoff that a cascade promises something about, for every category without a threshold of its own.
+
+    What is not known is not safe. Where no category is flagged and one has no score, it might be violated, so the
+    image is unjudged. Where no category has a score at all, as the classifier names none, `unsafe` stands for whichever
+    it is: flagged where that reaches every threshold, safe where it reaches none, else unjudged.
 
     Args:
         unsafe: probability that anything is violated; NaN where the classifier could not judge.
@@ -86,7 +91,7 @@ def verdict_from_scores(
         reason: why the classifier could not judge, if it said so.
 
     Raises:
-        ValueError: scores or thresholds outside [0, 1], or not one score a category.
+        ValueError: scores or thresholds outside [0, 1], not one score a category, or scores that are not on one scale.
         TaxonomyError: a threshold for a category that does not exist.
     """
     if len(categories) != len(taxonomy):
@@ -100,23 +105,13 @@ def verdict_from_scores(
     }
     total = _probability(unsafe, "the unsafe score")
     limits = _limits(threshold, taxonomy)
-
-    def conclude(status: Status, category: str | None = None, why: str | None = None) -> Verdict:
-        known = None if status == "unjudged" else total
-        return Verdict(status, known, scores, category, decided_by, model, taxonomy.hash, why)
-
-    if math.isnan(total):
-        return conclude("unjudged", why=reason or "the classifier gave no score")
-    if isinstance(limits, float):
-        over = scores if total >= limits else {}
-        return conclude("unsafe" if total >= limits else "safe", _highest(over))
+    _check_scale(total, scores)
     over = {name: score for name, score in scores.items() if score >= limits[name]}
-    missing = [name for name in taxonomy.names if name not in scores]
-    if missing and not over:
-        return conclude(
-            "unjudged", why=f"no score for {', '.join(missing)}, which has a threshold of its own"
-        )
-    return conclude("unsafe" if over else "safe", _highest(over))
+    status, why = _conclude(total, scores, over, limits, reason)
+    known: float | None = None if status == "unjudged" else total
+    if status == "unsafe" and math.isnan(total):  # flagged by what is covered, which is as sure as that is
+        known = max(over.values())
+    return Verdict(status, known, scores, _highest(over), decided_by, model, taxonomy.hash, why)
 
 
 def parse_answer(text: str, taxonomy: Taxonomy, template: str = TEMPLATES[0]) -> Verdict:
@@ -197,9 +192,39 @@ def _highest(scores: Mapping[str, float]) -> str | None:
     return max(scores, key=scores.__getitem__) if scores else None
 
 
-def _limits(threshold: float | Mapping[str, float], taxonomy: Taxonomy) -> float | dict[str, float]:
+def _conclude(
+    total: float,
+    scores: Mapping[str, float],
+    over: Mapping[str, float],
+    limits: Mapping[str, float],
+    reason: str | None,
+) -> tuple[Status, str | None]:
+    """The rule of `verdict_from_scores`: status, and why nothing could be judged."""
+    if over:
+        return "unsafe", None
+    if math.isnan(total):
+        return "unjudged", reason or "the classifier gave no score"
+    missing = [name for name in limits if name not in scores]
+    reached = [name for name in missing if total >= limits[name]]
+    if not scores and len(reached) in (0, len(limits)):
+        return ("unsafe" if reached else "safe"), None
+    if not missing:
+        return "safe", None
+    return "unjudged", reason or f"no score for {', '.join(missing)}, and nothing else is flagged"
+
+
+def _check_scale(total: float, scores: Mapping[str, float]) -> None:
+    """A whole that no category reaches would be lost on the rule, and an image called safe for it."""
+    if scores and not math.isnan(total) and abs(total - max(scores.values())) > _ROUNDING:
+        raise ValueError(
+            f"The unsafe score is {total:.6g} and the largest of a category {max(scores.values()):.6g}; they must be "
+            "one number. Put a classifier's scores on one scale with judge.protocol.on_one_scale first."
+        )
+
+
+def _limits(threshold: float | Mapping[str, float], taxonomy: Taxonomy) -> dict[str, float]:
     if not isinstance(threshold, Mapping):
-        return _limit(threshold, "the threshold")
+        return dict.fromkeys(taxonomy.names, _limit(threshold, "the threshold"))
     limits = dict.fromkeys(taxonomy.names, DEFAULT_THRESHOLD)
     for name, value in threshold.items():
         limits[taxonomy.names[taxonomy.index(name)]] = _limit(value, f"the threshold of {name!r}")

@@ -49,6 +49,7 @@ from eval.scores import calibration_error, reliability
 from judge import load_classifier
 from judge.calibrate import Calibration, Labelled, allowed_misses, fit_calibration
 from judge.cascade import Cascade, CascadeSettings, save_cascade
+from judge.envelope import Envelope
 from judge.errors import ConfigError
 from judge.examples import check_splits, load_examples
 from judge.filters import Platt
@@ -121,7 +122,14 @@ def main() -> None:
     unsafe_rows = calibration.scores(text, image).rows(calibration.unsafe)
     level = choose_level(family, unsafe_rows, promise, images=calibration.unsafe_images)
     settings = CascadeSettings(
-        text, image, family.at(level), judge is not None, promise, level, len(unsafe_rows)
+        text,
+        image,
+        family.at(level),
+        judge is not None,
+        promise,
+        level,
+        len(unsafe_rows),
+        calibrated_for=Envelope.of(question.row.taxonomy for question in drawn["calibration"]),
     )
     save_cascade(run, settings, student=options.student, judge=None if judge is None else options.judge)
 
@@ -195,9 +203,9 @@ def ask(student: Student, judge: Classifier | None, questions: list[Question], n
 
 
 def calibrate(run: RunDir, held: Sequence[Asked], test: Asked) -> dict[str, Any]:
-    """Temperatures of student and judge from held-out rows, kept, and what they do on the test rows.
+    """Temperatures of student and judge from held-out rows, and what they do on the test rows, for the metrics.
 
-    The cascade does without them: its cutoffs follow from the scores' order alone.
+    No classifier is served with them: the cascade's cutoffs follow from the scores' order alone.
     """
     found: dict[str, Any] = {}
     curves = {}
@@ -205,7 +213,6 @@ def calibrate(run: RunDir, held: Sequence[Asked], test: Asked) -> dict[str, Any]
         if not answers:
             continue
         fitted = fit_calibration([one for asked in held for one in asked.labelled[name]], classifier=name)
-        fitted.save(run.path / f"calibration-{name}.json")
         before, after = pairs(answers, None), pairs(answers, fitted)
         curves[name] = {"as it is": before["whole"], "calibrated": after["whole"]}
         found[name] = fitted.to_dict()
@@ -225,7 +232,7 @@ def pairs(answers: Sequence[Labelled], calibration: Calibration | None) -> dict[
     """Truth and probability of the whole and of all categories, calibrated or as they are."""
     scores = [calibration.apply(a.scores, a.taxonomy) if calibration else a.scores for a in answers]
     truth = np.concatenate([answer.categories.ravel() for answer in answers])
-    values = np.concatenate([score.categories.ravel() for score in scores])
+    values = np.concatenate([score.each.ravel() for score in scores])
     known = ~np.isnan(truth)
     whole = np.concatenate([answer.unsafe for answer in answers]) == 1
     return {

@@ -135,7 +135,8 @@ def test_apply_uses_own_then_shared_and_keeps_everything_else():
     )
     found = calibration.apply(scores, taxonomy)
     assert found.unsafe[0] == pytest.approx(expit(logit(0.9) / 2))
-    assert found.categories[0] == pytest.approx([expit(logit(0.9) / 4), expit(logit(0.9) / 0.5)])
+    assert found.each[0] == pytest.approx([expit(logit(0.9) / 4), expit(logit(0.9) / 0.5)])
+    assert found.categories[0].max() == found.unsafe[0]  # on one scale again
     assert np.isnan(found.unsafe[1])
     assert np.isnan(found.categories[1, 0])
     assert (found.reasons, found.decided_by, found.because) == ((None, "why"), ("student",) * 2, ("a", "b"))

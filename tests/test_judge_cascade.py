@@ -13,6 +13,7 @@ from scipy.special import expit, logit
 
 from judge.calibrate import average_by, check_levels
 from judge.cascade import SETTINGS, Cascade, CascadeSettings, load_cascade, save_cascade
+from judge.envelope import Envelope
 from judge.errors import CheckpointError, ConfigError
 from judge.filters import Platt, Similarities
 from judge.heads.phrases import phrases
@@ -32,7 +33,7 @@ from judge.stages import (
     precise_cutoff,
     tune,
 )
-from prompts import Category, Taxonomy, load_taxonomy
+from prompts import Category, Taxonomy, load_taxonomy, verdict_from_scores
 
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
 PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
@@ -67,8 +68,13 @@ def simulated(rows=800, seed=0, judge=True, unjudged=0.0):
         ((0.2, 0.1, 0.29, 0.9), "student", "safe"),  # below means below
         ((0.5, 0.5, 0.3, 0.4), "judge", "safe"),
         ((0.5, 0.5, 0.59, 0.5), "judge", "unsafe"),
-        ((np.nan, np.nan, 0.1, 0.9), "student", "safe"),
-        ((0.5, 0.5, np.nan, 0.1), "judge", "safe"),  # the student could not: the judge is asked
+        # What a stage could not read goes on, to be flagged or left unjudged; a missing prompt is nothing unread.
+        ((np.nan, np.nan, 0.1, 0.9), "judge", "unsafe"),
+        ((0.1, np.nan, 0.1, 0.1), "judge", "unjudged"),
+        ((0.9, np.nan, 0.1, 0.1), "filter", "unsafe"),
+        ((0.5, 0.5, np.nan, 0.1), "judge", "unjudged"),
+        ((0.5, 0.5, np.nan, 0.9), "judge", "unsafe"),
+        ((0.5, 0.05, np.nan, 0.9), "filter", "safe"),  # the student was not asked
         ((0.5, 0.5, 0.4, np.nan), "judge", "unjudged"),
         ((np.nan,) * 4, "judge", "unjudged"),
     ],
@@ -113,19 +119,41 @@ def by_hand(row, cutoffs, with_judge):
 
     text = ask(row[0], cutoffs.text_safe, cutoffs.text_unsafe)
     image = ask(row[1], cutoffs.image_safe, cutoffs.image_unsafe)
-    sure = {text, image} - {None}
-    if len(sure) == 1:
+    sure, unread = {text, image} - {None}, np.isnan(row[1])
+    if len(sure) == 1 and (True in sure or not unread):
         return "filter", sure.pop()
-    student = ask(row[2], cutoffs.student_safe, cutoffs.student_unsafe)
-    if student is not None or not with_judge:
-        return "student", student
-    return "judge", ask(row[3], cutoffs.judge, cutoffs.judge)
+    later = [("student", row[2], cutoffs.student_safe, cutoffs.student_unsafe)]
+    later += [("judge", row[3], cutoffs.judge, cutoffs.judge)] if with_judge else []
+    for stage, p, safe, unsafe in later:
+        unread = unread or np.isnan(p)
+        says = ask(p, safe, unsafe)
+        if says or (says is False and not unread):
+            return stage, says
+    return stage, None
+
+
+@settings(max_examples=200)
+@given(st.lists(st.tuples(*[probability] * 4), min_size=1, max_size=8), st.tuples(*[cutoff] * 7))
+def test_without_the_judge_nothing_is_missed_that_was_not_missed_with_it(rows, cuts):
+    cutoffs = Cutoffs(*cuts)  # crossing ones too
+    scores = StageScores(*(np.array(column) for column in zip(*rows, strict=True)))
+    alone = decide(replace(scores, judge=None), cutoffs.without_judge())
+    assert not (alone.safe & ~decide(scores, cutoffs).safe).any()
+    read = ~np.isnan(scores.student) & ~np.isnan(scores.image)
+    assert not np.isnan(alone.unsafe[read]).any()  # and the student's band is settled
+
+
+def test_without_the_judge_what_lies_between_crossing_cutoffs_stays_unsafe():
+    crossing = replace(PLAIN, student_safe=0.7, student_unsafe=0.4)
+    scores = StageScores(*(np.array([p]) for p in (0.5, 0.5, 0.6)))
+    assert decide(scores, crossing).unsafe[0] >= 0.5
+    assert decide(scores, crossing.without_judge()).unsafe[0] >= 0.5
 
 
 def test_one_half_is_the_cutoff_and_the_order_within_a_stage_stays():
     student = np.array([0.01, 0.29, 0.3, 0.6, 0.61, 0.99])
-    nothing = np.full(6, np.nan)
-    moved = decide(StageScores(nothing, nothing, student), PLAIN).unsafe
+    unsure = np.full(6, 0.5)
+    moved = decide(StageScores(unsure, unsure, student), PLAIN).unsafe
     assert moved[3] == 0.5
     assert moved[1] == pytest.approx(expit(logit(0.29) - logit(0.3)))
     assert moved[5] == pytest.approx(expit(logit(0.99) - logit(0.6)))
@@ -425,7 +453,9 @@ class Fake:
 
 def cascade(cutoffs=PLAIN, judge=True, batch_size=4):
     student = Fake("student", FakeEncoder())
-    chosen = CascadeSettings(Platt(8, -4), Platt(8, -4), cutoffs, True, 0.02, 0.1, 400)
+    chosen = CascadeSettings(
+        Platt(8, -4), Platt(8, -4), cutoffs, True, 0.02, 0.1, 400, calibrated_for=Envelope.of([DIGITS])
+    )
     return Cascade(student, chosen, Fake("judge") if judge else None, batch_size=batch_size)
 
 
@@ -455,14 +485,16 @@ def test_each_answer_says_who_decided_and_why():
         "student unsure at 0.45: judge says unsafe at 0.90",
         "student unsure at 0.45: judge says safe at 0.10",
         "student unsure at 0.45: judge could not judge",
-        f"{unsure}: student could not judge: judge says safe at 0.10",
+        f"{unsure}: student could not judge: judge says safe at 0.10, which does not count",
     )
-    assert scores.reasons == (None, None, None, None, None, "judge failed", None)
+    blind = "student failed; the judge alone may flag the image, not call it safe"
+    assert scores.reasons == (None, None, None, None, None, "judge failed", blind)
     assert (scores.unsafe >= 0.5).tolist() == [True, False, True, True, False, False, False]
-    assert np.isnan(scores.unsafe).tolist() == [False] * 5 + [True, False]
-    assert np.isnan(scores.categories[5]).all()
-    assert scores.categories[1] == pytest.approx(26 / 255 / 2)  # the student's own, not moved
-    assert scores.categories[0, 0] == pytest.approx(expit(4), abs=1e-6)  # the filter's, through Platt
+    assert np.isnan(scores.unsafe).tolist() == [False] * 5 + [True, True]
+    assert np.isnan(scores.categories[5:]).all()
+    assert scores.separate[1] == pytest.approx(26 / 255 / 2)  # the student's own, not moved
+    assert scores.separate[0, 0] == pytest.approx(expit(4), abs=1e-6)  # the filter's, through Platt
+    assert (scores.categories[:5].max(axis=1) == scores.unsafe[:5]).all()
 
 
 def test_agreement_and_disagreement_of_the_filters_are_told():
@@ -474,14 +506,65 @@ def test_agreement_and_disagreement_of_the_filters_are_told():
     assert second.endswith(": student says safe at 0.10")
 
 
-def test_filters_do_not_settle_what_they_cannot_read_through():
+def test_what_the_filters_cannot_read_through_may_be_flagged_but_never_called_safe():
     found = cascade(SILENT_TEXT)
-    alone = run(found, [(0, 9, 9)] * 2, [None, "zero " * 400])
-    assert found.student.asked == 1
-    assert not np.isnan(alone.unsafe).any()
-    assert alone.decided_by[0] == "filter"
-    assert alone.decided_by[1] != "filter"
-    assert alone.because[1].startswith("the prompt is longer than the filters read")
+    rows = [(0, 9, 9), (0, 9, 9), (0, 9, 200), (0, 230, 9)]
+    scores = run(found, rows, [None, *["zero " * 400] * 3])
+    assert scores.decided_by == ("filter", "judge", "judge", "student")
+    assert np.isnan(scores.unsafe).tolist() == [False, True, False, False]
+    assert (scores.unsafe[2:] >= 0.5).all()
+    long = "the prompt is longer than the filters read"
+    assert scores.reasons[1] == f"{long}; the judge alone may flag the image, not call it safe"
+    assert all(why.startswith(long) for why in scores.because[1:])
+    alone = run(cascade(SILENT_TEXT, judge=False), rows[1:2], ["zero " * 400])
+    assert np.isnan(alone.unsafe[0])
+    assert "the student alone may flag" in alone.reasons[0]
+
+
+def test_categories_are_moved_with_the_whole_so_promised_cutoffs_hold_for_each():
+    rng = np.random.default_rng(1)
+    found = cascade(Cutoffs(0.3, 0.9, 0.3, 0.9, 0.3, 0.6, 0.05))
+    rows = [tuple(int(v) for v in rng.integers(1, 256, 3)) for _ in range(80)]
+    scores = run(found, rows, [[None, "zero", "something"][i] for i in rng.integers(0, 3, 80)])
+    judged = ~np.isnan(scores.unsafe)
+    assert judged.sum() > 60
+    assert (scores.categories[judged].max(axis=1) == scores.unsafe[judged]).all()
+    # One threshold and the same threshold for every category give one verdict (DIGITS: some have none of their own).
+    for row in np.flatnonzero(judged):
+        verdicts = [
+            verdict_from_scores(
+                scores.unsafe[row], scores.categories[row], DIGITS, threshold=threshold
+            ).status
+            for threshold in (0.5, dict.fromkeys(DIGITS.names, 0.5), {DIGITS.names[0]: 0.5})
+        ]
+        assert set(verdicts) == {"unsafe" if scores.unsafe[row] >= 0.5 else "safe"}
+    order = np.argsort(scores.separate, axis=1, kind="stable")
+    moved = np.take_along_axis(scores.categories, order, axis=1)
+    assert (np.diff(moved[judged], axis=1) >= 0).all()
+
+
+def test_a_cascade_says_where_its_promise_does_not_reach():
+    known = replace(
+        cascade().settings, calibrated_for=Envelope.of([DIGITS, DIGITS.select([DIGITS.names[0]])])
+    )
+    found = Cascade(Fake("student", FakeEncoder()), known, Fake("judge"))
+    assert found.outside_promise(DIGITS) is None
+    assert (
+        found.outside_promise(DIGITS.select(DIGITS.names[::-1][:2])) is None
+    )  # drawn from the same categories
+    withdrawn = "the promised miss rate of 2.0% does not hold: "
+    other = DIGITS.drop([DIGITS.names[0]]).extend({"balloons": "toy balloons"})
+    assert found.outside_promise(other) == f"{withdrawn}not calibrated for 'balloons', worded so"
+    reworded = DIGITS.reword({DIGITS.names[0]: "something else"})
+    assert f"{DIGITS.names[0]!r}, worded so" in found.outside_promise(reworded)
+    small = replace(known, calibrated_for=Envelope.of([DIGITS.select([name]) for name in DIGITS.names]))
+    more = Cascade(Fake("student", FakeEncoder()), small).outside_promise(DIGITS)
+    assert more == f"{withdrawn}calibrated for at most 1 categories at a time, not {len(DIGITS)}"
+    because = found.score([picture(3, 26, 9)], None, other).because[0]
+    assert because.endswith(f"student says safe at 0.10; {withdrawn}not calibrated for 'balloons', worded so")
+    older = Cascade(Fake("student", FakeEncoder()), replace(known, calibrated_for=None))
+    assert "the calibrated taxonomy is not known" in older.outside_promise(DIGITS)
+    assert CascadeSettings.from_json(known.to_json()) == known
 
 
 def test_the_live_path_decides_as_the_calibrated_arithmetic_does():

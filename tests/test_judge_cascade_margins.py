@@ -56,7 +56,9 @@ def test_the_sign_is_the_verdict_on_every_path(seed, cuts, with_judge, on_cutoff
         cutoffs = cutoffs if with_judge else cutoffs.without_judge()
     logits = columns(rows, with_judge)
     verdict = decide(logits.probabilities(), cutoffs)
-    judged = ~np.isnan(verdict.unsafe)
+    said = logits.probabilities()  # what a stage could not read is never safe, so nothing leads from it to safe
+    unread = np.isnan(said.image) | (np.isnan(said.student) & (verdict.stage > 0))
+    judged = ~np.isnan(verdict.unsafe) & ~unread
     if not judged.all():
         with pytest.raises(ConfigError, match=f"cannot judge {int((~judged).sum())} of {len(rows)} rows"):
             margins_of(logits, cutoffs)
@@ -298,15 +300,14 @@ def test_only_rows_that_reach_the_judge_are_asked_about(make_cascade, images, mo
     assert abs(sum(asked) - reached) <= 3  # rows on a cutoff
 
 
-def test_a_prompt_that_no_filter_reads_goes_to_the_judge(make_cascade, images):
+def test_a_prompt_that_no_filter_reads_goes_to_the_judge_and_leaves_no_way_to_safe(make_cascade, images):
     prompts = ["word " * 2000, None]
-    cascade = make_cascade()
-    scores = cascade.score(images[:2], prompts, POLICY)
-    assert scores.decided_by[0] == "judge"
-    margins = cascade.pixel_margins(as_pixels(images[:2]), prompts, POLICY)
-    assert np.array_equal(margins.numpy(force=True) > 0, scores.unsafe >= 0.5)
-    with pytest.raises(ConfigError, match="cannot judge 1 of 2 rows"):
-        make_cascade(False).pixel_margins(as_pixels(images[:2]), prompts, POLICY)
+    for cascade, last in ((make_cascade(), "judge"), (make_cascade(False), "student")):
+        scores = cascade.score(images[:2], prompts, POLICY)
+        assert scores.decided_by[0] == last
+        assert not scores.unsafe[0] < 0.5
+        with pytest.raises(ConfigError, match="cannot judge 1 of 2 rows"):
+            cascade.pixel_margins(as_pixels(images[:2]), prompts, POLICY)
 
 
 def test_what_a_cascade_refuses(make_cascade, images):

@@ -232,10 +232,15 @@ def test_log_probabilities_by_hand(stub, ask):
     assert scores.unsafe[0] == pytest.approx(unsafe)
     # " t" begins two, three (and ten): 0.1 of 0.9 is open, too much for them; the others have no share at all.
     open_ = [index for index, name in enumerate(DIGITS.names) if name.startswith("t")]
-    assert np.isnan(scores.categories[0, open_]).all()
+    # Open ones count with the most that they can be: what leads to them alone, and all of what is open.
+    most = {name: unsafe * (share + 0.1) / 0.9 for name, share in (("two", 0.3), ("three", 0.5), ("ten", 0))}
+    names = [DIGITS.names[index] for index in open_]
+    # (the unlisted rest of 0.01 leaves a little more open, within the tolerance)
+    assert scores.each[0, open_] == pytest.approx([most[name] for name in names], abs=0.03)
+    assert scores.categories[0, THREE] == scores.unsafe[0]
     # What is not listed holds at most 0.01, of 0.91: within the tolerance of 0.01 times the reach.
     rest = [index for index in range(10) if index not in open_]
-    assert scores.categories[0, rest].tolist() == [0.0] * len(rest)
+    assert scores.each[0, rest].tolist() == [0.0] * len(rest)
 
 
 def test_log_probabilities_share_out_the_categories(stub, ask):
@@ -247,9 +252,11 @@ def test_log_probabilities_share_out_the_categories(stub, ask):
     ]
     scores = ask()
     assert scores.unsafe[0] == pytest.approx(0.9)
-    assert scores.categories[0, THREE] == pytest.approx(0.675)
-    assert scores.categories[0, DIGITS.index("two")] == pytest.approx(0.225)
-    assert np.nansum(scores.categories[0]) == pytest.approx(scores.unsafe[0])
+    assert scores.each[0, THREE] == pytest.approx(0.675)
+    assert scores.each[0, DIGITS.index("two")] == pytest.approx(0.225)
+    assert scores.each[0].sum() == pytest.approx(scores.unsafe[0])
+    assert scores.categories[0, THREE] == scores.unsafe[0]
+    assert scores.categories[0, DIGITS.index("two")] == pytest.approx(0.9 / 3)
 
 
 def test_a_confident_safe_closes_the_categories_and_a_doubtful_one_leaves_them_open(stub, ask):
@@ -259,7 +266,7 @@ def test_a_confident_safe_closes_the_categories_and_a_doubtful_one_leaves_them_o
     ]
     scores = ask(2, concurrency=1)
     assert scores.unsafe.tolist() == pytest.approx([0.005, 0.4])
-    assert scores.categories[0].tolist() == [0.0] * 10
+    assert scores.each[0].tolist() == [0.0] * 10
     assert np.isnan(scores.categories[1]).all()
     assert scores.reasons == (None, None)
 
@@ -809,6 +816,6 @@ def test_listed_log_probabilities_give_what_the_local_judge_scores(taught, every
         if found.answer.unsafe:
             given = ~np.isnan(found.categories)
             known += given.sum()
-            assert np.abs(found.categories - local.categories[row])[given].max(initial=0) <= limit
+            assert np.abs(found.categories - local.each[row])[given].max(initial=0) <= limit
     assert doubtful >= 4
     assert known >= 30

@@ -92,18 +92,25 @@ def test_unknown_template_is_refused() -> None:
 @pytest.mark.parametrize(
     ("unsafe", "scores", "threshold", "status", "category"),
     [
-        (0.4, [0.3, 0.1], 0.5, "safe", None),
-        (0.5, [0.1, 0.4], 0.5, "unsafe", "seven"),
-        (0.4, [0.3, 0.1], 0.4, "unsafe", "three"),
-        (0.9, [NAN, NAN], 0.5, "unsafe", None),
-        (0.1, [NAN, NAN], 0.5, "safe", None),
-        (NAN, [0.9, 0.9], 0.5, "unjudged", None),
-        (NAN, [0.9, 0.9], {"three": 0.1}, "unjudged", None),
-        (0.9, [0.4, 0.6], {"seven": 0.7}, "safe", None),
-        (0.1, [0.4, 0.6], {"Three": 0.3, "seven": 0.7}, "unsafe", "three"),
-        (0.1, [0.1, 0.6], {"three": 0.3}, "unsafe", "seven"),
+        (0.4, [0.4, 0.1], 0.5, "safe", None),
+        (0.5, [0.1, 0.5], 0.5, "unsafe", "seven"),
+        (0.4, [0.4, 0.1], 0.4, "unsafe", "three"),
+        (0.9, [0.9, 0.8], {"seven": 0.7}, "unsafe", "three"),  # three keeps its 0.5
+        (0.6, [0.4, 0.6], {"seven": 0.7}, "safe", None),
+        (0.6, [0.4, 0.6], {"Three": 0.3, "seven": 0.7}, "unsafe", "three"),
+        (0.6, [0.1, 0.6], {"three": 0.3}, "unsafe", "seven"),
         (0.1, [0.1, NAN], {"three": 0.3}, "unjudged", None),
-        (0.1, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),
+        (0.1, [0.1, NAN], 0.5, "unjudged", None),
+        (0.4, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),
+        (0.7, [0.7, NAN], 0.9, "unjudged", None),  # nobody knows how far the other one goes
+        (0.9, [NAN, NAN], 0.5, "unsafe", None),  # no category is named: the whole stands for them
+        (0.1, [NAN, NAN], 0.5, "safe", None),
+        (0.9, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "unsafe", None),
+        (0.6, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "unjudged", None),
+        (0.1, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "safe", None),
+        (NAN, [0.4, NAN], 0.5, "unjudged", None),
+        (NAN, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),  # what is covered may still flag
+        (NAN, [NAN, NAN], {"three": 0.1}, "unjudged", None),
         (1.0000001, [-0.0000001, 1.0], 0.5, "unsafe", "seven"),
     ],
 )
@@ -134,10 +141,12 @@ def test_reason_of_the_classifier_is_kept() -> None:
         (0.5, [0.0, -1.0], 0.5, ValueError),
         (math.inf, [0.0, 0.0], 0.5, ValueError),
         (0.5, [0.0], 0.5, ValueError),
-        (0.5, [0.0, 0.0], NAN, ValueError),
-        (0.5, [0.0, 0.0], 1.5, ValueError),
-        (0.5, [0.0, 0.0], {"three": -1}, ValueError),
-        (0.5, [0.0, 0.0], {"thre": 0.5}, TaxonomyError),
+        (0.9, [0.1, 0.2], 0.5, ValueError),  # not on one scale: flagged as a whole, by nothing in particular
+        (0.1, [0.1, 0.9], 0.5, ValueError),
+        (0.5, [0.5, 0.0], NAN, ValueError),
+        (0.5, [0.5, 0.0], 1.5, ValueError),
+        (0.5, [0.5, 0.0], {"three": -1}, ValueError),
+        (0.5, [0.5, 0.0], {"thre": 0.5}, TaxonomyError),
     ],
 )
 def test_broken_scores_are_refused(
@@ -147,17 +156,45 @@ def test_broken_scores_are_refused(
         verdict_from_scores(unsafe, scores, DIGITS, threshold=threshold)  # type: ignore[arg-type]
 
 
-@given(
-    st.floats(0, 1) | st.just(NAN),
-    st.lists(st.floats(0, 1) | st.just(NAN), min_size=2, max_size=2),
-    st.floats(0, 1) | st.dictionaries(st.sampled_from(DIGITS.names), st.floats(0, 1)),
-)
+scores_of_one = st.lists(st.floats(0, 1) | st.just(NAN), min_size=2, max_size=2)
+thresholds = st.floats(0, 1) | st.dictionaries(st.sampled_from(DIGITS.names), st.floats(0, 1))
+
+
+def whole_of(scores: list[float], otherwise: float) -> float:
+    known = [score for score in scores if score == score]
+    return max(known) if known else otherwise
+
+
+@given(st.floats(0, 1) | st.just(NAN), scores_of_one, thresholds)
 def test_verdicts_survive_json(
     unsafe: float, scores: list[float], threshold: float | dict[str, float]
 ) -> None:
+    unsafe = unsafe if math.isnan(unsafe) else whole_of(scores, unsafe)
     verdict = verdict_from_scores(unsafe, scores, DIGITS, threshold=threshold, model="tiny@1")
     text = json.dumps(verdict.to_dict(), allow_nan=False)
     assert Verdict.from_dict(json.loads(text)) == verdict
+
+
+@given(st.floats(0, 1), scores_of_one, st.floats(0, 1))
+def test_one_number_and_the_same_number_for_every_category_are_one_rule(
+    unsafe: float, scores: list[float], limit: float
+) -> None:
+    unsafe = whole_of(scores, unsafe)
+    one = verdict_from_scores(unsafe, scores, DIGITS, threshold=limit)
+    assert verdict_from_scores(unsafe, scores, DIGITS, threshold=dict.fromkeys(DIGITS.names, limit)) == one
+    assert (one.status == "unsafe") == (unsafe >= limit)
+
+
+@given(st.floats(0, 1), scores_of_one, thresholds, st.floats(0, 1))
+def test_a_higher_score_never_makes_an_image_safer(
+    unsafe: float, scores: list[float], threshold: float | dict[str, float], more: float
+) -> None:
+    order = ("safe", "unjudged", "unsafe")
+    before = verdict_from_scores(whole_of(scores, unsafe), scores, DIGITS, threshold=threshold)
+    raised = [score if score != score else max(score, more) for score in scores]
+    unsafe = max(unsafe, more)
+    after = verdict_from_scores(whole_of(raised, unsafe), raised, DIGITS, threshold=threshold)
+    assert order.index(after.status) >= order.index(before.status)
 
 
 def test_a_verdict_cannot_be_unjudged_without_reason_or_have_another_status() -> None:

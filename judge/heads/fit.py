@@ -76,7 +76,7 @@ def judge_targets(
             **options,
         )
         unsafe.append(torch.as_tensor(scores.unsafe, dtype=torch.float32))
-        categories.append(torch.as_tensor(scores.categories, dtype=torch.float32))
+        categories.append(torch.as_tensor(scores.each, dtype=torch.float32))
         if told is not None:
             told(start + len(part))
     return Targets(torch.cat(unsafe), torch.cat(categories))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from judge.errors import CheckpointError, ConfigError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from judge.rundir import RunDir
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
@@ -124,13 +124,10 @@ class CategoryClassifier(FixedClassifier):
         judged = finite & (highest >= DEFAULT_THRESHOLD if missed else True)
         why = f"{self.name} does not cover: {', '.join(missed)}"
         broken = f"{self.name} gave no finite score"
-        return Scores(
-            np.where(judged, highest, np.nan),
-            categories,
-            tuple(
-                None if fine else why if known else broken for fine, known in zip(judged, finite, strict=True)
-            ),
+        reasons = tuple(
+            None if fine else why if known else broken for fine, known in zip(judged, finite, strict=True)
         )
+        return on_one_scale(Scores(np.where(judged, highest, np.nan), categories, reasons))
 
     def pixel_margins(
         self,

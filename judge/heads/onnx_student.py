@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 
@@ -149,7 +149,7 @@ class OnnxStudent:
         unjudged = np.array([reason is not None for reason in reasons], dtype=bool)
         whole[unjudged], categories[unjudged] = np.nan, np.nan
         decided_by = ("student",) * len(images)
-        return Scores(_sigmoid(whole), _sigmoid(categories), reasons, decided_by=decided_by)
+        return on_one_scale(Scores(_sigmoid(whole), _sigmoid(categories), reasons, decided_by=decided_by))
 
     def too_long(self, text: str) -> bool:
         """Whether a text takes more windows than are read."""

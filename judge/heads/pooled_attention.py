@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from judge.errors import ConfigError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from judge.rundir import RunDir
 from prompts.taxonomy import Taxonomy
 
@@ -85,7 +85,7 @@ class PooledAttention(FixedClassifier):
         unsafe = logits.double().softmax(-1)[:, 0, 1].cpu().numpy()
         unsafe = np.where(np.isfinite(unsafe), unsafe, np.nan)
         reasons = tuple(f"{self.name} gave no finite score" if np.isnan(p) else None for p in unsafe)
-        return Scores(unsafe, np.full((len(unsafe), len(taxonomy)), np.nan), reasons)
+        return on_one_scale(Scores(unsafe, np.full((len(unsafe), len(taxonomy)), np.nan), reasons))
 
     def pixel_margins(
         self,

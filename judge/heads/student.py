@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from judge.category_margin import category_margin
 from judge.errors import CheckpointError, ConfigError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from judge.rundir import RunDir
 from prompts.taxonomy import Taxonomy
 
@@ -108,11 +110,13 @@ class Student:
         ]
         if not parts:
             return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
-        return Scores(
-            np.concatenate([part.unsafe for part in parts]),
-            np.concatenate([part.categories for part in parts]),
-            tuple(reason for part in parts for reason in part.reasons),
-            decided_by=("student",) * len(images),
+        return on_one_scale(
+            Scores(
+                np.concatenate([part.unsafe for part in parts]),
+                np.concatenate([part.each for part in parts]),
+                tuple(reason for part in parts for reason in part.reasons),
+                decided_by=("student",) * len(images),
+            )
         )
 
     def score_tokens(
@@ -127,10 +131,12 @@ class Student:
         finite = (torch.isfinite(whole) & torch.isfinite(categories).all(-1)).tolist()
         reasons = [why_unjudged(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
         unjudged = torch.tensor([reason is not None for reason in reasons], device=whole.device)
-        return Scores(
-            whole.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
-            categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
-            tuple(reasons),
+        return on_one_scale(
+            Scores(
+                whole.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
+                categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
+                tuple(reasons),
+            )
         )
 
     def logits(
@@ -157,7 +163,7 @@ class Student:
             pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
             prompts: B prompts, or None.
             taxonomy: what is asked.
-            category: name of a category, to give its logit instead.
+            category: name of a category, to give the logit of its score instead.
 
         Returns:
             (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
@@ -169,7 +175,7 @@ class Student:
         place = None if category is None else taxonomy.index(category)
         prompts = _one_each(len(pixels), prompts)
         whole, categories = self.logits(self.encoder.see_pixels(pixels), prompts, taxonomy)
-        return whole if place is None else categories[:, place]
+        return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
 
     def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""

@@ -132,7 +132,7 @@ def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[st
         **asked,
     )
     for row, unsafe, categories, reason in zip(
-        group.rows, scores.unsafe, scores.categories, scores.reasons, strict=True
+        group.rows, scores.unsafe, scores.each, scores.reasons, strict=True
     ):
         yield {
             "group": number,

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from judge.errors import ConfigError, ImageError
+from judge.protocol import on_one_scale
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD, Verdict, verdict_from_scores
@@ -41,6 +42,7 @@ def judge_paths(options: argparse.Namespace) -> int:
     score = partial(plain, **_multilabel(classifier, options.multilabel))
     taxonomy = named or choose_categories(_own_taxonomy(classifier), options.categories, options.custom)
     _check_names(threshold, taxonomy)
+    _say_outside_promise(classifier, taxonomy)
     counts = {"unsafe": 0, "safe": 0, "unjudged": 0}
     batch = first
     while batch:
@@ -166,6 +168,13 @@ def _own_taxonomy(classifier: "Classifier") -> Taxonomy:
     return taxonomy
 
 
+def _say_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
+    """Once, on standard error: a cascade's promise is about what it was calibrated for; `because` repeats it a row."""
+    outside = getattr(classifier, "outside_promise", lambda asked: None)(taxonomy)
+    if outside is not None:
+        print(f"arbiter: {_printable(classifier.name)}: {_printable(outside)}", file=sys.stderr)
+
+
 def _multilabel(classifier: "Classifier", wanted: bool) -> dict[str, bool]:
     if wanted and "multilabel" not in signature(classifier.score).parameters:
         raise ConfigError(f"--multilabel: {classifier.name} always scores its categories in its own way.")
@@ -195,7 +204,8 @@ def _judge_batch(
             opened[index] = open_image(path)
         except ImageError as error:
             failed[index] = error
-    scores = score(list(opened.values()), [prompt] * len(opened), taxonomy) if opened else None
+    # Whoever wrote the classifier: a whole that none of its categories reaches must not get lost.
+    scores = on_one_scale(score(list(opened.values()), [prompt] * len(opened), taxonomy)) if opened else None
     rows = {index: row for row, index in enumerate(opened)}
     for index, path in enumerate(paths):
         if index in failed or scores is None:

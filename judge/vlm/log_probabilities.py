@@ -39,6 +39,8 @@ class ClosedProbabilities:
     unsafe: float
     categories: "NDArray[np.float64]"
     """(K,); NaN where open by more than `TOLERANCE`."""
+    most: "NDArray[np.float64]"
+    """(K,) the most that each can be."""
 
 
 def read_log_probabilities(
@@ -160,7 +162,9 @@ class _Tally:
         self._share(frozenset(named), self.reach)
         self._doubt(self.open.difference(named), self.reach)
         known = np.where(self.slack > TOLERANCE, np.nan, np.clip(self.categories, 0.0, 1.0))
-        return ClosedProbabilities(self.answers[named[0]], min(self.unsafe, 1.0), known)
+        unsafe = min(self.unsafe, 1.0)
+        most = np.clip(self.categories + self.slack, 0.0, unsafe)
+        return ClosedProbabilities(self.answers[named[0]], unsafe, known, most)
 
 
 def _squeezed(text: str) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import urldefrag, urlsplit
 import numpy as np
 
 from judge.errors import ConfigError, MissingExtraError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from prompts.taxonomy import Taxonomy
 from prompts.template import Answer, Chat, quote, render, shorten
 from prompts.verdict import Verdict, parse_answer
@@ -162,8 +162,10 @@ class RemoteJudge:
     ) -> Scores:
         """Judge B images under a taxonomy of K categories, one request each.
 
-        `categories` holds the probability that the answer names each category, as for a local judge; NaN where
-        the server's answer leaves it open. A row without a readable answer is NaN throughout, with the reason.
+        `categories` come from the probability that the answer names each category, as for a local judge. Where the
+        server's tokens leave some of them open, those count with the most that they can be; where they leave all of
+        them open, as after a doubtful safe, all are NaN and the whole stands alone. A row without a readable answer is
+        NaN throughout, with the reason.
 
         Raises:
             ConfigError: at first use no server, or no such model; at any time a refused key, or HTTP 404.
@@ -193,7 +195,7 @@ class RemoteJudge:
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
-        return Scores(unsafe, categories, tuple(reasons))
+        return on_one_scale(Scores(unsafe, categories, tuple(reasons)))
 
     def _judge(self, image: "Image", chat: Chat, taxonomy: Taxonomy) -> "tuple[float, NDArray[np.float64]]":
         """P(unsafe), and (K,) probabilities of the categories.
@@ -209,7 +211,8 @@ class RemoteJudge:
         found = None if steps is None else read_log_probabilities(steps, chat.answers, len(taxonomy))
         if found is None or not _same_answer(found.answer, verdict, taxonomy):
             return verdict.unsafe, _from_text(verdict, taxonomy)
-        return found.unsafe, found.categories
+        known = ~np.isnan(found.categories)
+        return found.unsafe, np.where(known | ~known.any(), found.categories, found.most)
 
     def _ask(self, chat: Chat, image_url: str) -> str:
         """The body of the server's reply."""

@@ -18,8 +18,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from judge.category_margin import category_margin
 from judge.errors import ConfigError
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 from prompts.template import render
@@ -76,9 +77,10 @@ class VisionLanguageJudge:
     ) -> Scores:
         """Judge B images under one taxonomy of K categories.
 
-        Without `multilabel`, `categories` holds the probability that the answer names each category: with
-        `unsafe` they make one distribution, so an image that violates two splits its mass between them. With
-        it, each category is asked about on its own, from the same image prefix, and gets its own probability.
+        `unsafe` is the answer to the question about the whole policy, one way or the other. Without `multilabel`, a
+        category's probability is that the answer names it: together they make up `unsafe`, and an image that violates
+        two splits it between them. With `multilabel`, each category is asked about on its own, from the same image
+        prefix. `categories` are these probabilities on one scale with the whole (`judge.protocol`), `separate` as such.
 
         An image whose text does not fit the context, or whose scores are not finite, is NaN with a reason.
         """
@@ -144,8 +146,9 @@ class VisionLanguageJudge:
             pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
             prompts: B prompts, or None.
             taxonomy: the policy.
-            category: ask whether the answer names this category; without `focus` it is the logit of its score.
-            focus: ask about this category alone.
+            category: ask about this category's score, as it is without `multilabel`.
+            focus: ask about this category alone; then it is the logit of `Scores.separate` of `multilabel`, and
+                `category` may only name the same one.
 
         Returns:
             (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
@@ -159,7 +162,7 @@ class VisionLanguageJudge:
         prompts = [None] * len(pixels) if prompts is None else list(prompts)
         if len(prompts) != len(pixels):
             raise ValueError(f"Got {len(pixels)} images but {len(prompts)} prompts; give one each, or None.")
-        answer = None if category is None else self._answer(taxonomy, category, focus)
+        place = None if category is None else self._answer(taxonomy, category, focus)
         visual = {"pixel_values": preprocess(self.processor.image_processor, pixels)}
         size = (int(pixels.shape[3]), int(pixels.shape[2]))
         encoded = [self._question(taxonomy, prompt, focus, size) for prompt in prompts]
@@ -168,7 +171,11 @@ class VisionLanguageJudge:
             raise ArbiterError(
                 f"A row takes {longest} tokens and the model reads {self._context()}; shorten it."
             )
-        return self.margins(visual, encoded, answer=answer)
+        if place is None or focus is not None:
+            return self.margins(visual, encoded, answer=place)
+        scores = self.answer_scores(visual, encoded, keep_gradient=True)
+        whole = scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
+        return category_margin(whole, scores[:, 1:], place - 1)
 
     def _question(
         self, taxonomy: Taxonomy, prompt: str | None, focus: str | None, size: tuple[int, int]
@@ -317,7 +324,7 @@ class _Table:
         self.reasons: list[str | None] = [None] * rows
 
     def scores(self) -> Scores:
-        return Scores(self.unsafe, self.categories, tuple(self.reasons))
+        return on_one_scale(Scores(self.unsafe, self.categories, tuple(self.reasons)))
 
 
 def _spread(
