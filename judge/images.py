@@ -5,9 +5,9 @@ What a person sees and what the judge sees must be one picture; every difference
 - **Hidden colours.** Transparent images are composed on white, as a page shows them. Colours that lie under
   full transparency are not judged, for nobody sees them on that ground. Who shows images on another ground
   sets `ImageLimits.background`: white writing on nothing appears on a dark page only.
-- **Later frames.** An animation is refused (`animated`). With `frames="first"` only its first frame is
-  judged; whoever asks for that must show only that frame. The extra pictures of a multi-picture JPEG (gain
-  maps, previews of cameras) are ignored, because no viewer shows them.
+- **Later frames.** `open_image` refuses an animation (`animated`); `open_frames` opens the frames that differ most.
+  With `frames="first"` only the first frame is judged; whoever asks for that must show only that frame. The extra
+  pictures of a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
 - **Depth.** 16-bit grey is scaled to 8 bits; Pillow's own conversion saturates, which turns it white. Colour
   keys of PNG (tRNS) that Pillow compares at the wrong depth are rescaled, or refused if 8 bits cannot tell.
 - **Orientation.** The EXIF (or XMP) orientation is applied.
@@ -19,17 +19,25 @@ Colour profiles are not applied: the stored numbers are read as sRGB.
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, SupportsBytes
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsBytes
 
 from PIL import Image, ImageFile
 
 from .errors import ConfigError, ImageError
 
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that strangers' bytes may reach; Pillow registers more than forty."""
+
+ANIMATION_PIXELS = 1_000_000_000
+"""Width x height x frames up to which an animation is looked through: about ten seconds of decoding."""
 
 ImageSource = str | Path | bytes | SupportsBytes | Image.Image
 
@@ -103,27 +111,51 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         ConfigError: Pillow was told to pad truncated images, so damage could not be seen.
         TypeError: `source` is none of the above.
     """
-    if ImageFile.LOAD_TRUNCATED_IMAGES:
-        raise ConfigError(
-            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: cut images would be padded with grey and judged. "
-            "Set it to False."
-        )
-    image = source if isinstance(source, Image.Image) else _identify(read_bytes(source, limits), limits)
-    _check_shape(image.size, limits)
-    _check_frames(image, limits)
-    depth = _rawmode(image)
-    try:
-        if limits.frames == "first" and getattr(image, "is_animated", False):
-            # The default image of an animated PNG is what old viewers show; the animation starts behind it.
-            image.seek(1 if getattr(image, "default_image", False) else 0)
-        _check_shape(image.size, limits)  # a GIF frame may be larger than its header says
-        image.load()
-    except ImageError:
-        raise
-    except Exception as error:  # decoders of strangers' bytes raise whatever they like
-        raise _decoding_error(error) from error
-    _check_shape(image.size, limits)
-    return _upright(_opaque(image, depth, limits.background), _orientation(image))
+    image = _begin(source, limits)
+    if limits.frames == "single" and _frame_count(image) > 1:
+        raise ImageError("animated", "more than one frame, and only one would be judged")
+    # The default image of an animated PNG is what old viewers show; the animation starts behind it.
+    first = 1 if limits.frames == "first" and getattr(image, "default_image", False) else 0
+    return _picture(image, first, limits)
+
+
+class Frames(NamedTuple):
+    """Some frames of an animation, or the one picture of any other image."""
+
+    images: list[Image.Image]
+    """What `open_image` gives, in the order of the file."""
+    numbers: list[int]
+    """Which frames they are, from 0."""
+    total: int
+    """Frames in the file; the hidden default image of an animated PNG is one of them."""
+
+
+def open_frames(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, *, at_most: int = 8) -> Frames:
+    """Open an image and, if it is animated, the frames that differ most from each other.
+
+    Every frame is looked at in small: the first is taken, then each time the one that is least like those taken,
+    until `at_most` are there or the others are copies. Frames at even steps would let a single one pass between them.
+
+    Args:
+        source: as for `open_image`.
+        limits: as for `open_image`; `frames` does not matter. Each frame must keep to them.
+        at_most: how many frames to take, from 1.
+
+    Raises:
+        ImageError: as `open_image`, but never `animated`; `too_many_pixels` also if all frames together hold more
+            than `ANIMATION_PIXELS`. One damaged frame refuses the file.
+        ConfigError: `at_most` below 1.
+    """
+    if at_most < 1:
+        raise ConfigError(f"open_frames: at_most is {at_most}; take at least 1 frame.")
+    image = _begin(source, limits)
+    total = _frame_count(image)
+    if total == 1:
+        return Frames([_picture(image, 0, limits)], [0], 1)
+    if total * image.width * image.height > ANIMATION_PIXELS:
+        raise _too_many_pixels(f"{total} frames of {image.width} x {image.height}", ANIMATION_PIXELS)
+    numbers = _unlike([_glimpse(image, number, limits) for number in range(total)], at_most)
+    return Frames([_picture(image, number, limits) for number in numbers], numbers, total)
 
 
 def read_bytes(source: str | Path | bytes | SupportsBytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
@@ -187,7 +219,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         # refuses far smaller images before anything is decoded.
         return Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(_first_line(error), limits) from error
+        raise _too_many_pixels(_first_line(error), limits.max_pixels) from error
     except Exception as error:  # decoders of strangers' bytes raise whatever they like
         if announced in FORMATS:
             raise ImageError("unreadable", f"starts like {announced}, but its header is damaged") from error
@@ -203,22 +235,78 @@ def _check_shape(size: tuple[int, int], limits: ImageLimits) -> None:
     if min(size) < 1:
         raise ImageError("unreadable", f"{width} x {height} pixels")
     if width * height > limits.max_pixels:
-        raise _too_many_pixels(f"{width} x {height}", limits)
+        raise _too_many_pixels(f"{width} x {height}", limits.max_pixels)
     if max(size) > limits.max_aspect * min(size):
         raise ImageError(
             "too_narrow", f"{width} x {height} pixels; at most {limits.max_aspect:g} times as long as wide"
         )
 
 
-def _check_frames(image: Image.Image, limits: ImageLimits) -> None:
-    if limits.frames == "first" or image.format == "MPO":
-        return
+def _begin(source: ImageSource, limits: ImageLimits) -> Image.Image:
+    """Header read and size checked, nothing decoded."""
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        raise ConfigError(
+            "PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: cut images would be padded with grey and judged. "
+            "Set it to False."
+        )
+    image = source if isinstance(source, Image.Image) else _identify(read_bytes(source, limits), limits)
+    _check_shape(image.size, limits)
+    return image
+
+
+def _frame_count(image: Image.Image) -> int:
+    """How many frames there are to see; those beside the main picture of a multi-picture JPEG are not."""
+    if image.format == "MPO":
+        return 1
     try:
-        animated = bool(getattr(image, "is_animated", False))
+        return int(getattr(image, "n_frames", 1)) if getattr(image, "is_animated", False) else 1
     except Exception as error:  # a damaged second frame
         raise _decoding_error(error) from error
-    if animated:
-        raise ImageError("animated", "more than one frame, and only one would be judged")
+
+
+def _load(image: Image.Image, frame: int, limits: ImageLimits) -> str:
+    """Decode a frame; gives how the file stores its pixels (`_rawmode`), which nobody can tell afterwards."""
+    depth = _rawmode(image)
+    try:
+        if getattr(image, "is_animated", False) and image.format != "MPO":
+            image.seek(frame)
+        _check_shape(image.size, limits)  # a GIF frame may be larger than its header says
+        image.load()
+    except ImageError:
+        raise
+    except Exception as error:  # decoders of strangers' bytes raise whatever they like
+        raise _decoding_error(error) from error
+    _check_shape(image.size, limits)
+    return depth
+
+
+def _picture(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
+    """A frame as it is judged."""
+    depth = _load(image, frame, limits)
+    return _upright(_opaque(image, depth, limits.background), _orientation(image))
+
+
+def _glimpse(image: Image.Image, frame: int, limits: ImageLimits) -> "NDArray[np.int16]":
+    """(16, 16, 4) colours and alpha of a frame, to compare it with others."""
+    import numpy as np
+
+    _load(image, frame, limits)
+    return np.asarray(image.convert("RGBA").resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
+
+
+def _unlike(glimpses: "Sequence[NDArray[np.int16]]", at_most: int) -> list[int]:
+    """Numbers, in order, of at most so many frames of which none is like another; the first is one of them."""
+    import numpy as np
+
+    every = np.stack(glimpses)
+    taken, distance = [0], np.full(len(every), np.iinfo(np.int64).max)
+    while len(taken) < at_most:
+        new = np.abs(every - every[taken[-1]]).sum(axis=(1, 2, 3), dtype=np.int64)
+        distance = np.minimum(distance, new)
+        if not distance.any():
+            break
+        taken.append(int(distance.argmax()))
+    return sorted(taken)
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -315,8 +403,8 @@ def _decoding_error(error: Exception) -> ImageError:
     return ImageError("unreadable", reason)
 
 
-def _too_many_pixels(found: str, limits: ImageLimits) -> ImageError:
-    return ImageError("too_many_pixels", f"{found}; at most {limits.max_pixels:,} pixels are decoded")
+def _too_many_pixels(found: str, most: int) -> ImageError:
+    return ImageError("too_many_pixels", f"{found}; at most {most:,} pixels are decoded")
 
 
 def _first_line(error: Exception) -> str:
