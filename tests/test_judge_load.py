@@ -77,6 +77,33 @@ def test_an_expression_that_matches_nothing_shows_names_that_exist(tiny_vlm):
         add_lora(model, LoraOptions(lora_target_modules="q_proj"), base="tiny")
 
 
+@pytest.mark.parametrize(
+    ("family", "expression", "counts"),
+    [
+        ("llava", r".*\.(q|k|v|o)_proj", "14 modules, and 6 of them"),
+        ("llava", r".*(language_model\.layers.*q_proj|multi_modal_projector.*)", "6 modules, and 4 of them"),
+        (
+            "llava",
+            r".*vision_tower.*language_model_q_proj|.*vision_tower.*q_proj",
+            "2 modules, and 2 of them",
+        ),
+        ("qwen2_vl", r".*(q_proj|qkv)", "4 modules, and 2 of them"),
+    ],
+)
+def test_an_expression_that_reaches_beyond_the_language_model_is_refused(
+    tiny_vlm, family, expression, counts
+):
+    with pytest.raises(ConfigError, match=rf"matches {counts} are outside the language model \(such as"):
+        add_lora(tiny_vlm(family)[0], LoraOptions(lora_target_modules=expression), base="tiny")
+
+
+def test_the_head_may_be_adapted_and_a_broken_expression_is_named(tiny_vlm):
+    _, counts = add_lora(tiny_vlm()[0], LoraOptions(lora_target_modules="lm_head"), base="tiny")
+    assert counts["modules"] == 1
+    with pytest.raises(ConfigError, match="is no regular expression"):
+        add_lora(tiny_vlm()[0], LoraOptions(lora_target_modules="*q_proj"), base="tiny")
+
+
 def test_dora_and_rslora_are_what_they_say(tiny_vlm):
     model, counts = add_lora(tiny_vlm()[0], LoraOptions(lora_r=4, use_dora=True), base="tiny")
     magnitudes = [name for name, p in model.named_parameters() if "magnitude" in name and p.requires_grad]

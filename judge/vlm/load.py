@@ -157,18 +157,12 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         The peft model, and counts: `modules` adapted, `trainable` and `all` parameters.
 
     Raises:
-        ConfigError: the expression matches nothing, or reaches the vision tower by accident.
+        ConfigError: the expression matches nothing, or anything outside the language model and its head.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import is_deepspeed_zero3_enabled
 
-    pattern = re.compile(options.lora_target_modules)
-    matched = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
-    if not matched:
-        raise ConfigError(
-            f"lora_target_modules {options.lora_target_modules!r} matches no module of this base. "
-            f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
-        )
+    matched = _matched(model, options.lora_target_modules)
     config = LoraConfig(
         r=options.lora_r,
         lora_alpha=options.lora_alpha,
@@ -188,6 +182,29 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         "all": sum(p.numel() for p in wrapped.parameters()),
     }
     return wrapped, counts
+
+
+def _matched(model: Any, expression: str) -> list[str]:
+    """Names of the modules that an expression reaches; all of them must be the language model's."""
+    try:
+        pattern = re.compile(expression)
+    except re.error as error:
+        raise ConfigError(f"lora_target_modules {expression!r} is no regular expression: {error}.") from None
+    modules = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
+    if not modules:
+        raise ConfigError(
+            f"lora_target_modules {expression!r} matches no module of this base. "
+            f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
+        )
+    outside = [name for name in modules if "language_model" not in name.split(".") and name != "lm_head"]
+    if outside:
+        raise ConfigError(
+            f"lora_target_modules {expression!r} matches {len(modules)} modules, and {len(outside)} of them are "
+            f"outside the language model (such as {outside[0]}). Name it in the expression, as the default "
+            f"'{LANGUAGE_TARGETS}' does; train_projector trains the projector, and recipes/adversarial_lora.py "
+            "adapts the tower."
+        )
+    return modules
 
 
 def _projectors(model: Any) -> list[str]:
