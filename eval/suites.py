@@ -116,7 +116,7 @@ def strong(
         steps: of each gradient attack and restart.
         restarts: of PGD and of APGD on the margin; the first starts at the clean image, the others at random points.
         queries: of Square, which is there in L-inf only.
-        everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline.
+        everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline, with its restarts.
     """
     threat = threat or ThreatModel(HEADLINE)
     pgd, apgd = PGD(steps=steps, restarts=restarts), APGD(steps=steps, restarts=restarts)
@@ -126,7 +126,7 @@ def strong(
     # The strongest first: what it breaks costs the others nothing.
     in_turn: tuple[Attack, ...] = (apgd, fab, pgd, *square, entropy, FGSM())
     budgets = tuple(sorted({*epsilons, threat.epsilon}))
-    return Suite("strong", threat, budgets, attacks, in_turn if everywhere else (APGD(steps=steps),))
+    return Suite("strong", threat, budgets, attacks, in_turn if everywhere else (apgd,))
 
 
 def unsafebench(steps: int = 100) -> Suite:

@@ -3,7 +3,7 @@ r"""Attack judges, students, filters and cascades, and say what they withstand.
     python recipes/attack.py
 
 With no options it attacks what `make demo`, `make student` and `make defences` leave behind, on digits: the suite
-`strong` on the pixels of every victim at six budgets, image and prompt together through all stages of the cascades,
+`strong` on the pixels of every victim at four budgets (all attacks at 2/255, APGD with restarts at the others), image and prompt together through all stages of the cascades,
 prompts alone, edits as platforms make them, transfer between victims. On 2 CPU cores it takes about 17 minutes and
 leaves `runs/attack` (metrics.json, every trial, report.html). Checks of the attacks' honesty run beside; if one fails,
 it is said loudly and the exit code is 1.
@@ -118,7 +118,10 @@ class AttackOptions(RecipeOptions):
     )
     queries: int = field(default=5000, metadata={"help": "Of Square, which uses no gradients."})
     everywhere: bool = field(
-        default=True, metadata={"help": "All attacks at all budgets; else APGD alone beside the headline."}
+        default=True,
+        metadata={
+            "help": "All attacks at all budgets; else APGD alone, with its restarts, beside the headline."
+        },
     )
     draws: list[int] = field(
         default_factory=lambda: [42],

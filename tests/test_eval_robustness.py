@@ -203,7 +203,7 @@ def test_presets():
     assert set(full.attacks_at(8 / 255)) == set(full.attacks)
     assert len(full.attacks_at(0.5 / 255)) == 1  # nothing of it can be stored
     assert len({attack.name for attack in full.attacks}) == len(full.attacks)
-    assert strong(everywhere=False).attacks_at(8 / 255) == (APGD(steps=100),)
+    assert strong(everywhere=False).attacks_at(8 / 255) == (APGD(steps=100, restarts=5),)
     assert full.weak is None
     assert all(not attack.needs_gradients for attack in queries_only(full).attacks)
     assert queries_only(full).weak
@@ -528,7 +528,7 @@ def test_a_suite_says_what_ran_where():
         "4/255, on rows still standing, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
     )
     quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).say_what_runs()
-    assert quick.endswith("At 4/255, on rows still standing, in turn: apgd (7 steps, 1 restart).")
+    assert quick.endswith("At 4/255, on rows still standing, in turn: apgd (7 steps, 5 restarts).")
     assert "None" not in unsafebench().say_what_runs()
 
 
