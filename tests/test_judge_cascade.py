@@ -399,10 +399,11 @@ def test_an_order_of_categories_is_an_order_of_similarities():
     assert Similarities(encoder).of_images(tokens, other) == pytest.approx(forward[:, ::-1])
 
 
-def test_a_phrase_that_does_not_fit_is_refused():
-    long = Taxonomy("x", "1", (Category("long", "word " * 20 + "end"),))
-    with pytest.raises(ConfigError, match="21 tokens"):
-        Similarities(FakeEncoder()).of_prompts(["a"], long)
+def test_only_a_phrase_that_no_number_of_windows_holds_is_refused():
+    wordy, endless = (Taxonomy("x", "1", (Category("long", "word " * n + "end"),)) for n in (20, 250))
+    assert Similarities(FakeEncoder()).of_prompts(["a"], wordy).shape == (1, 1)
+    with pytest.raises(ConfigError, match="251 tokens"):
+        Similarities(FakeEncoder()).of_prompts(["a"], endless)
 
 
 def test_platt_finds_the_logistic_curve_on_cosines_that_hardly_differ():

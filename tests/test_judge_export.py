@@ -250,15 +250,31 @@ def test_tokenizers_without_a_file_are_refused():
             text_steps(SimpleNamespace(name="x", tokenizer=tokenizer))
 
 
-def test_a_phrase_that_is_too_long(exported):
-    runtime = load_onnx_student(exported("clip")[1])
-    student = exported("clip")[0]
-    taxonomy = FEW.extend({"long": "a definition of more words than fit at once"})
-    with pytest.raises(ConfigError) as ours:
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_a_definition_longer_than_the_context_is_read_in_windows(exported, noise_image, family):
+    student, path = exported(family)
+    runtime, images = load_onnx_student(path), [noise_image(seed) for seed in range(2)]
+    text = (
+        "a definition of more words than fit at once, as a lawyer writes it, with " + "many more words " * 4
+    )
+    long = FEW.extend({"long": text.strip()})
+    assert student.encoder.token_count(text) > 2 * student.encoder.context
+    ours = student.score(images, None, long)
+    assert_same(ours, runtime.score(images, None, long))
+    assert not np.isnan(ours.categories).any()
+    # All of it counts: another last word is another category.
+    other = student.score(images, None, FEW.extend({"long": text + "and rain"}))
+    assert np.abs(other.each[:, -1] - ours.each[:, -1]).max() > 1e-6
+
+
+def test_a_phrase_that_no_number_of_windows_holds(exported):
+    student, path = exported("clip")
+    taxonomy = FEW.extend({"long": "word " * 399 + "word"})
+    with pytest.raises(ConfigError, match=r"all the windows of 12 .* 'word word") as ours:
         student.queries(taxonomy)
-    with pytest.raises(ConfigError, match=r"the text encoder reads 12: 'a definition") as theirs:
-        runtime.queries(taxonomy)
-    assert str(theirs.value).split("reads")[1] == str(ours.value).split("reads")[1]
+    with pytest.raises(ConfigError, match="all the windows of 12 ") as theirs:
+        load_onnx_student(path).queries(taxonomy)
+    assert str(theirs.value).split("more than")[1] == str(ours.value).split("more than")[1]
 
 
 def test_a_prompt_that_is_too_long(exported, noise_image):

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from judge import load_classifier
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import CheckpointError
 from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
 from judge.heads.encoder import DualEncoder
+from judge.heads.phrases import KINDS
 from judge.heads.student import Student, load_student, save_student
 from judge.rundir import RunDir
 from prompts import Category, Taxonomy, load_taxonomy
@@ -134,11 +135,18 @@ def test_prompts_must_match_images(student, images):
         student.score(images, ["one"], DIGITS)
 
 
-def test_a_phrase_longer_than_the_context(student, images):
-    with pytest.raises(ConfigError, match="reads 12: 'far too many"):
-        student.score(
-            images, None, DIGITS.extend({"long": "far too many words for this little text encoder to read"})
-        )
+def test_a_definition_longer_than_the_context_is_the_mean_of_its_windows(student, images):
+    text = "far too many words for this little text encoder to read at once"
+    scores = student.score(images, None, DIGITS.extend({"long": text}))
+    assert not np.isnan(scores.categories).any()
+    embeddings, kinds = student.book.embed([DIGITS.extend({"long": text})])
+    definition = embeddings[0, -1, (kinds[0, -1] == KINDS.index("definition")).nonzero()[0, 0]]
+    ids = student.encoder.tokenizer(text, add_special_tokens=False).input_ids
+    size = student.encoder.context - 2
+    windows = [student.encoder.tokenizer.decode(ids[i : i + size]) for i in range(0, len(ids), size)]
+    assert len(windows) > 1
+    pooled = torch.stack([student.encoder.read([window])[0][0, 0] for window in windows])
+    torch.testing.assert_close(definition, pooled.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 
 def save(student, path):

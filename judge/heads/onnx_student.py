@@ -28,7 +28,7 @@ from judge.protocol import Scores, on_one_scale
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 
-from .phrases import KINDS, phrases, why_unjudged
+from .phrases import KINDS, phrases, unreadable, why_unjudged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -133,7 +133,7 @@ class OnnxStudent:
         An image whose prompt is longer than is read, or whose scores are not finite, is NaN with a reason.
 
         Raises:
-            ConfigError: a phrase of a category that is longer than the text encoder's context.
+            ConfigError: a phrase of a category that is longer than the text encoder reads in all its windows.
         """
         prompts = [None] * len(images) if prompts is None else list(prompts)
         if len(prompts) != len(images):
@@ -231,12 +231,9 @@ class OnnxStudent:
             self._known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text, first in zip(new, self._tokenizer.encode_batch(new), strict=True):
-            if first.overflowing:
+            if len(first.overflowing) >= self.texts.windows:
                 tokens = sum(len(window.ids) for window in (first, *first.overflowing))
-                raise ConfigError(
-                    f"A phrase of a category takes {tokens} tokens and the text encoder reads "
-                    f"{self.texts.context}: {text[:60]!r}... Shorten it, or part it with semicolons."
-                )
+                raise ConfigError(unreadable(text, tokens, self.texts.context))
         new.sort(key=len)  # what is read together is padded to the longest
         for start in range(0, len(new), 64):
             part = new[start : start + 64]

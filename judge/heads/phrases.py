@@ -1,19 +1,19 @@
 """A category as phrases: what a text encoder can hold of a definition that may be longer than its context.
 
 A definition lists alternatives ("the digit 3; or the digit 5"), and one embedding of all of them lies between them and
-is like none. So a category is asked about phrase by phrase: its name, its definition, the definition's alternatives,
-and its examples. No torch here.
+is like none. So a category is asked about phrase by phrase: its name, its definition, the definition's alternatives
+(`judge.heads.alternatives`), and its examples. No torch here.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from prompts.taxonomy import Category
 
+from .alternatives import alternatives
+
 Kind = Literal["name", "definition", "alternative", "example"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_ALTERNATIVES = re.compile(r"\s*;\s*(?:(?:and|or)\s+)?")
 
 
 @dataclass(frozen=True)
@@ -25,15 +25,14 @@ class Phrase:
 
 
 def phrases(category: Category) -> tuple[Phrase, ...]:
-    """The category's name, definition, the definition's parts between semicolons, and its examples; no text twice.
+    """The category's name, its definition, the definition's alternatives, and its examples; no text twice.
 
     A category that is shown by its name alone (`Category.name_only`) is its name alone.
     """
     found: dict[str, Phrase] = {category.name: Phrase(category.name, "name")}
     if not category.name_only:
-        parts = [part for part in _ALTERNATIVES.split(category.definition.rstrip(".")) if part]
         texts: list[tuple[Kind, str]] = [("definition", category.definition)]
-        texts += [("alternative", part) for part in parts if len(parts) > 1]
+        texts += [("alternative", part) for part in alternatives(category.definition)]
         texts += [("example", text) for text in category.examples]
         for kind, text in texts:
             found.setdefault(text, Phrase(text, kind))
@@ -45,3 +44,11 @@ def why_unjudged(prompt_too_long: bool, finite: bool) -> str | None:
     if prompt_too_long:
         return "the prompt is longer than the student reads"
     return None if finite else "the student gave no finite score"
+
+
+def unreadable(phrase: str, tokens: int, context: int) -> str:
+    """The error about a phrase that no number of windows holds."""
+    return (
+        f"A phrase of a category takes {tokens} tokens, more than all the windows of {context} that the text encoder "
+        f"reads of a text: {phrase[:60]!r}... Shorten it, or part it with semicolons."
+    )

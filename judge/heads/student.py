@@ -19,7 +19,7 @@ from prompts.taxonomy import Taxonomy
 
 from .cross_attention import CrossAttentionHead, HeadConfig, Queries
 from .encoder import DualEncoder
-from .phrases import KINDS, phrases, why_unjudged
+from .phrases import KINDS, phrases, unreadable, why_unjudged
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,7 +33,7 @@ WEIGHTS, SHAPE = "head.safetensors", "head.json"
 
 @dataclass
 class PhraseBook:
-    """Text embeddings of categories' phrases, each encoded once."""
+    """Text embeddings of phrases, each encoded once; one longer than the context in windows, as prompts are."""
 
     encoder: DualEncoder
     _known: dict[str, Tensor] = field(default_factory=dict, repr=False)
@@ -42,7 +42,7 @@ class PhraseBook:
         """Pad the phrases of G taxonomies: embeddings (G, K, M, D) and kinds (G, K, M), -1 where there is none.
 
         Raises:
-            ConfigError: a phrase is longer than the text encoder's context.
+            ConfigError: a phrase is longer than the text encoder reads in all its windows.
         """
         listed = [[phrases(category) for category in taxonomy] for taxonomy in taxonomies]
         self._learn([phrase.text for taxonomy in listed for category in taxonomy for phrase in category])
@@ -62,12 +62,8 @@ class PhraseBook:
             self._known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text in new:
-            tokens = self.encoder.token_count(text)
-            if tokens > self.encoder.context:
-                raise ConfigError(
-                    f"A phrase of a category takes {tokens} tokens and the text encoder reads "
-                    f"{self.encoder.context}: {text[:60]!r}... Shorten it, or part it with semicolons."
-                )
+            if self.encoder.too_long(text):
+                raise ConfigError(unreadable(text, self.encoder.token_count(text), self.encoder.context))
         new.sort(key=len)  # what is read together is padded to the longest
         for start in range(0, len(new), 64):
             part = new[start : start + 64]

@@ -197,11 +197,14 @@ def _taxonomy_show(options: argparse.Namespace) -> int:
 def _taxonomy_check(options: argparse.Namespace) -> int:
     from prompts.errors import TaxonomyError
     from prompts.taxonomy_file import load_taxonomy
+    from prompts.wording import cautions
 
     if not options.file.is_file():
         raise TaxonomyError(f"{options.file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")
     taxonomy = load_taxonomy(options.file)
     print(f"{options.file}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}")
+    for caution in (line for category in taxonomy for line in cautions(category)):
+        print(f"warning: {caution}", file=sys.stderr)
     return EXIT_SAFE
 
 

@@ -1,0 +1,36 @@
+"""What definitions say that classifiers here are not taught to read: negations, exceptions and conjunctions.
+
+Lessons (`prompts.flip`) state categories positively, alternatives joined by "or". A definition that takes something out
+("not", "except") or demands two things at once ("together with") is understood as far as the base model does, and a
+student, which compares an image with phrases, sees the words and not the relation.
+"""
+
+import re
+
+from .taxonomy import Category
+
+_HARMLESS = re.compile(r"\bwhether or not\b|\bnot only\b|\bnot limited to\b|\bno matter\b", re.IGNORECASE)
+_RELATIONS = {
+    "negates": r"not|no|never|without|none|nothing|nobody|nor|neither|cannot|\w+n['’]t",
+    "excepts": r"except|excepting|excluding|unless|but|other than|apart from|save for|outside of",
+    "conjoins": r"together|both|combined with|along with|in combination|at the same time|only (?:if|when|where)",
+}
+_WORDS = {kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for kind, words in _RELATIONS.items()}
+
+
+def relations(text: str) -> dict[str, str]:
+    """Which of `negates`, `excepts` and `conjoins` a definition does, with the first word that says so."""
+    plain = _HARMLESS.sub(" ", text)
+    found = {kind: words.search(plain) for kind, words in _WORDS.items()}
+    return {kind: match[0].lower() for kind, match in found.items() if match}
+
+
+def cautions(category: Category) -> list[str]:
+    """A line for each relation in a category's definition that no lesson teaches; empty for most."""
+    if category.name_only:
+        return []
+    return [
+        f"{category.name}: the definition {kind} ({word!r}), which no lesson teaches yet, so classifiers may read over "
+        "it. Say what falls under the category, and measure it on images of your own."
+        for kind, word in relations(category.definition).items()
+    ]
