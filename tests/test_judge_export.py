@@ -167,7 +167,7 @@ def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
         ),
     )
     scores = runtime.score([noise_image(0)] * 2, None, FEW)
-    np.testing.assert_allclose(scores.categories[0], [1 / (1 + np.exp(-1)), 0, 1])
+    np.testing.assert_allclose(scores.each[0], [1 / (1 + np.exp(-1)), 0, 1])
     assert scores.unsafe[0] == 0.5
     assert np.isnan(scores.unsafe[1])
     assert np.isnan(scores.categories[1]).all()

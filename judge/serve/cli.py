@@ -1,4 +1,4 @@
-"""The command line: `arbiter judge`, `attack`, `merge`, `export`, `taxonomy`, `recipes`.
+"""The command line: `arbiter judge`, `calibrate`, `attack`, `merge`, `export`, `taxonomy`, `recipes`.
 
 Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
 """
@@ -51,12 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands; each sets `run`, a function from the options to an exit code."""
+    from .calibrate_command import add_calibrate
+
     parser = argparse.ArgumentParser(
         prog="arbiter", description="Judge images by your own list of unsafe categories.", allow_abbrev=False
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_judge(commands)
+    add_calibrate(commands)
     commands.add_parser("attack", help="attack classifiers and say what they withstand", add_help=False)
     merge = commands.add_parser("merge", help="merge a run's adapter into its base, for other engines")
     merge.add_argument("judged", metavar="RUN", type=Path, help="a run folder, such as runs/demo")
@@ -95,7 +98,7 @@ def _add_judge(commands: Any) -> None:
         "--threshold",
         metavar="T",
         action="append",
-        help="flag from this probability on [0.5], or NAME=T for a category of its own",
+        help="flag from this score on [0.5], NAME=T for one category, or a file of `arbiter calibrate`",
     )
     judge.add_argument("--json", action="store_true", help="one JSON object a line")
     judge.add_argument("--multilabel", action="store_true", help="score every category on its own")

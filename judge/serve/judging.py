@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from inspect import signature
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judge.errors import ConfigError, ImageError
@@ -21,17 +22,20 @@ from .cli import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
 
 if TYPE_CHECKING:
     from judge.protocol import Classifier, Scores
+    from judge.thresholds import Thresholds
 
 
 def judge_paths(options: argparse.Namespace) -> int:
     """Judge what the options name, print a line for each image, and return the exit code."""
     import judge
 
-    threshold = parse_threshold(options.threshold)
+    fitted = fitted_thresholds(options.threshold)
+    threshold = DEFAULT_THRESHOLD if fitted else parse_threshold(options.threshold)
     # Everything cheap is checked before a model of many gigabytes is loaded.
     named = load_taxonomy(options.taxonomy) if options.taxonomy else None
     if named is not None:
         named = choose_categories(named, options.categories, options.custom)
+        threshold = fitted.of(named) if fitted else threshold
         _check_names(threshold, named)
     paths = find_images(options.paths)
     first = list(islice(paths, options.batch_size))
@@ -40,9 +44,13 @@ def judge_paths(options: argparse.Namespace) -> int:
     classifier = judge.load_classifier(options.judge, device=options.device, batch_size=options.batch_size)
     plain: Callable[..., Scores] = classifier.score
     score = partial(plain, **_multilabel(classifier, options.multilabel))
-    taxonomy = named or choose_categories(_own_taxonomy(classifier), options.categories, options.custom)
+    taxonomy = named or choose_categories(own_taxonomy(classifier), options.categories, options.custom)
+    threshold = fitted.of(taxonomy) if fitted else threshold
     _check_names(threshold, taxonomy)
-    _say_outside_promise(classifier, taxonomy)
+    if fitted and fitted.judge != classifier.name:
+        told = f"thresholds were fitted for {fitted.judge}, not for {classifier.name}"
+        print(f"arbiter: {_printable(told)}", file=sys.stderr)
+    say_outside_promise(classifier, taxonomy)
     counts = {"unsafe": 0, "safe": 0, "unjudged": 0}
     batch = first
     while batch:
@@ -111,6 +119,21 @@ def parse_threshold(texts: Sequence[str] | None) -> float | dict[str, float]:
     return limits[""]
 
 
+def fitted_thresholds(texts: Sequence[str] | None) -> "Thresholds | None":
+    """`--threshold FILE` of `arbiter calibrate`, alone; None where no file is named.
+
+    Raises:
+        ConfigError: the file cannot be used, or stands beside other thresholds.
+    """
+    if not texts or not any(text.endswith((".yaml", ".yml", ".json")) for text in texts):
+        return None
+    from judge.thresholds import load_thresholds
+
+    if len(texts) > 1:
+        raise ConfigError("--threshold: give one file, or numbers, not both; the file can be edited.")
+    return load_thresholds(Path(texts[0]))
+
+
 def find_images(paths: Iterable[str]) -> Iterator[str]:
     """The files to judge: those named, those in folders that start like images, and those listed on stdin.
 
@@ -161,14 +184,19 @@ def _head(path: str) -> bytes:
         return b"BM"
 
 
-def _own_taxonomy(classifier: "Classifier") -> Taxonomy:
+def own_taxonomy(classifier: "Classifier") -> Taxonomy:
+    """What the classifier was made for.
+
+    Raises:
+        ConfigError: it does not say.
+    """
     taxonomy = getattr(classifier, "default_taxonomy", None)
     if not isinstance(taxonomy, Taxonomy):
         raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
     return taxonomy
 
 
-def _say_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
+def say_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
     """Once, on standard error: a cascade's promise is about what it was calibrated for; `because` repeats it a row."""
     outside = getattr(classifier, "outside_promise", lambda asked: None)(taxonomy)
     if outside is not None:
