@@ -266,6 +266,7 @@ def test_a_confident_safe_closes_the_categories_and_a_doubtful_one_leaves_them_o
     ]
     scores = ask(2, concurrency=1)
     assert scores.unsafe.tolist() == pytest.approx([0.005, 0.4])
+    assert scores.categories[0].max() == scores.unsafe[0]
     assert scores.each[0].tolist() == [0.0] * 10
     assert np.isnan(scores.categories[1]).all()
     assert scores.reasons == (None, None)
@@ -751,7 +752,8 @@ def test_transformers_serve_as_a_judge(taught, served):
         assert scores.reasons[row] is None
         assert scores.unsafe[row] == verdict.unsafe == round(local.unsafe[row])
         assert ((scores.categories[row] >= 0) & (scores.categories[row] <= 1)).all()
-        assert np.abs(scores.categories[row] - local.categories[row]).max() < 0.5
+        assert np.abs(scores.each[row] - local.each[row]).max() < 0.5
+        assert scores.categories[row].max() == scores.unsafe[row]
     assert [reason is None for reason in scores.reasons] == [True, True, True, False]
     assert scores.unsafe[:3].tolist() == [0.0, 1.0, 1.0]
 
