@@ -56,9 +56,8 @@ def test_the_sign_is_the_verdict_on_every_path(seed, cuts, with_judge, on_cutoff
         cutoffs = cutoffs if with_judge else cutoffs.without_judge()
     logits = columns(rows, with_judge)
     verdict = decide(logits.probabilities(), cutoffs)
-    said = (
-        logits.probabilities()
-    )  # what a stage could not read is never safe, so nothing leads from it to safe
+    said = logits.probabilities()
+    # What a stage could not read is never safe, so nothing leads from it to safe.
     unread = np.isnan(said.image) | (np.isnan(said.student) & (verdict.stage > 0))
     judged = ~np.isnan(verdict.unsafe) & ~unread
     if not judged.all():
