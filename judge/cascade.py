@@ -26,6 +26,7 @@ from .filters import Platt, Similarities
 from .heads.encoder import DualEncoder
 from .moving import move_categories, never_safe
 from .protocol import Classifier, Scores, on_one_scale
+from .questions import one_prompt_each, opens_images
 from .rundir import MANIFEST, RunDir
 from .stages import STAGES, Cutoffs, FilterVerdict, band_verdict, filter_verdict
 
@@ -131,6 +132,7 @@ class Cascade:
         self.name, self.default_taxonomy, self.batch_size = name, default_taxonomy, batch_size
         self.similarities = Similarities(student.encoder)
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -140,9 +142,7 @@ class Cascade:
         such as a prompt longer than the filters read, a later one may flag but not call safe; then it is NaN as well.
         Under a taxonomy outside the calibration's (`outside_promise`) every `because` says so.
         """
-        prompts = [None] * len(images) if prompts is None else list(prompts)
-        if len(prompts) != len(images):
-            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        prompts = one_prompt_each(len(images), prompts)
         table = _Table(len(images), len(taxonomy))
         for start in range(0, len(images), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(images)))

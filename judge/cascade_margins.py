@@ -28,6 +28,7 @@ from torch import Tensor
 from prompts.taxonomy import Taxonomy
 
 from .errors import ConfigError
+from .questions import one_prompt_each
 from .stages import Cutoffs, StageScores, decide
 
 if TYPE_CHECKING:
@@ -89,9 +90,7 @@ def cascade_margins(
         ConfigError: another path, a stage that gives no gradients, or rows that the cascade cannot judge.
     """
     _check_path(path, cascade.judge is not None)
-    prompts = [None] * len(pixels) if prompts is None else list(prompts)
-    if len(prompts) != len(pixels):
-        raise ValueError(f"Got {len(pixels)} images but {len(prompts)} prompts; give one each, or None.")
+    prompts = one_prompt_each(len(pixels), prompts)
     logits = _without_judge(cascade, pixels, prompts, taxonomy)
     if cascade.judge is not None:
         reached = decide(_unsettled(logits.probabilities()), cascade.cutoffs).stage == 2

@@ -4,6 +4,7 @@ ArbiterError
 ├── ExampleError (of `prompts.errors`)
 │   └── UnusableRowsError  too many rows of a data set cannot be used
 ├── ImageError           an image that cannot be judged: a status from a closed set, and a reason
+├── QuestionError        what score() was given has a form that it does not take: not a list of images, say
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 └── MissingExtraError    an optional dependency that is not installed
@@ -26,6 +27,7 @@ ImageStatus = Literal[
     "too_many_pixels",
     "too_narrow",
     "animated",
+    "unknown_colours",
 ]
 IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
 """Every `ImageError.status` there is; `judge.images` says what each one means."""
@@ -51,6 +53,10 @@ class ImageError(ArbiterError, ValueError):
 
     def __str__(self) -> str:
         return f"{self.status}: {self.reason}"
+
+
+class QuestionError(ArbiterError, TypeError, ValueError):
+    """Images, prompts or a taxonomy in a form that `score` does not take; the message says what to pass."""
 
 
 class ConfigError(ArbiterError, ValueError):

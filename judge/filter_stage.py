@@ -18,6 +18,7 @@ from prompts.taxonomy import Taxonomy
 from .errors import ConfigError
 from .filters import Platt, Similarities
 from .protocol import Scores, on_one_scale
+from .questions import one_prompt_each, opens_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,14 +68,15 @@ class FilterStage:
         """What makes the embeddings."""
         return self.similarities.encoder
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B RGB images with B prompts (or none at all) under a taxonomy of K categories.
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories.
 
         A prompt that is longer than the filters read leaves its row unjudged: what nobody read is not safe.
         """
-        prompts = _one_each(len(images), prompts)
+        prompts = one_prompt_each(len(images), prompts)
         parts = [np.zeros((0, len(taxonomy)))]
         for start in range(0, len(images), self.batch_size):
             some = slice(start, start + self.batch_size)
@@ -118,7 +120,7 @@ class FilterStage:
             ConfigError: a prompt that is longer than the filters read.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = _one_each(len(pixels), prompts)
+        prompts = one_prompt_each(len(pixels), prompts)
         if any(map(self._too_long, prompts)):
             raise ConfigError(f"A row has no margin: {UNREAD}. Leave it out, it is unjudged.")
         logits = self.logits(self.encoder.see_pixels(pixels), self.read(prompts, taxonomy), taxonomy)
@@ -141,10 +143,3 @@ class FilterStage:
 
     def _too_long(self, prompt: str | None) -> bool:
         return prompt is not None and self.encoder.too_long(prompt)
-
-
-def _one_each(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
-    prompts = [None] * count if prompts is None else list(prompts)
-    if len(prompts) != count:
-        raise ValueError(f"Got {count} images but {len(prompts)} prompts; give one each, or None.")
-    return prompts

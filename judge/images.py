@@ -13,7 +13,10 @@ What a person sees and what the judge sees must be one picture; every difference
 - **Orientation.** The EXIF (or XMP) orientation is applied.
 - **Missing parts.** A cut file is an error; nothing is padded.
 
-Colour profiles are not applied: the stored numbers are read as sRGB.
+- **Colours.** Profiles (ICC, and the chunks of PNG) are applied: `judge.image_colours`.
+- **Size.** Pictures above `KEPT_PIXELS` are judged in half, a quarter ... of their size, each pixel the mean of those
+  it stands for (JPEG: by its decoder). The encoders look at 0.05 to 0.5 megapixels, so at ordinary sizes nothing
+  changes, and neither an image nor a batch can fill the memory.
 """
 
 import hashlib
@@ -23,11 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, SupportsBytes
+from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsBytes
 
 from PIL import Image, ImageFile
 
 from .errors import ConfigError, ImageError
+from .image_colours import conversion
+from .image_modes import colour_mode, first_line, flatten
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,8 +41,15 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that strangers' bytes may reach; Pillow registers more than forty."""
 
-ANIMATION_PIXELS = 1_000_000_000
-"""Width x height x frames up to which an animation is looked through: about ten seconds of decoding."""
+ANIMATION_PIXELS = 500_000_000
+"""Width x height x frames up to which an animation is looked through: some ten seconds of decoding."""
+
+KEPT_PIXELS = 2048 * 2048
+"""Width x height up to which a picture is judged at its own size: 16 MB in memory."""
+WEBP_PIXELS = 12_500_000
+"""Most that WebP may have: its decoder holds the canvas four times, and cannot decode it smaller."""
+JPEG_SCANS = 100
+"""Most passes over a progressive JPEG, of which cameras and browsers write about ten."""
 
 ImageSource = str | Path | bytes | SupportsBytes | Image.Image
 
@@ -76,8 +88,8 @@ class ImageLimits:
 
     max_bytes: int = 32 * 2**20
     """Largest file, in bytes."""
-    max_pixels: int = 50_000_000
-    """Largest width x height. Pillow's own limits (179 million, an error) hold as well."""
+    max_pixels: int = 24_000_000
+    """Largest width x height; for WebP and for animations, whose decoders hold several pictures, about half."""
     max_aspect: float = 50.0
     """Longest side over shortest. Models scale the short side up: 10 x 50,000 pixels become 500 million."""
     frames: Literal["single", "first"] = "single"
@@ -206,7 +218,7 @@ def _read_file(path: str | Path, max_bytes: int) -> bytes:
     except FileNotFoundError as error:
         raise ImageError("missing", "no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise ImageError("unreadable", _first_line(error)) from error
+        raise ImageError("unreadable", first_line(error)) from error
 
 
 def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
@@ -214,12 +226,13 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
     if not data:
         raise ImageError("not_an_image", "0 bytes")
     announced = format_of(data)
+    _check_cost(data, announced, limits)
     try:
         # Pillow's bomb *warning* needs no filter here (filters are not safe across threads): `_check_shape`
         # refuses far smaller images before anything is decoded.
-        return Image.open(BytesIO(data), formats=FORMATS)
+        image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(_first_line(error), limits.max_pixels) from error
+        raise _too_many_pixels(first_line(error), limits.max_pixels) from error
     except Exception as error:  # decoders of strangers' bytes raise whatever they like
         if announced in FORMATS:
             raise ImageError("unreadable", f"starts like {announced}, but its header is damaged") from error
@@ -228,14 +241,42 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
                 "unsupported_format", f"{announced}; convert it to one of {', '.join(FORMATS)}"
             ) from error
         raise ImageError("not_an_image", f"the first bytes are {data[:8]!r}") from error
+    _check_shape(image, limits)
+    if image.format in ("JPEG", "MPO") and (factor := _shrink_by(image)) > 1:
+        # libjpeg decodes at an eighth, a quarter or half, in a fraction of the memory and the time.
+        image.draft(None, (image.width // factor, image.height // factor))
+    return image
 
 
-def _check_shape(size: tuple[int, int], limits: ImageLimits) -> None:
-    width, height = size
+def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None:
+    """Refuse what costs too much in ways that Pillow's header does not tell, or tells too late."""
+    if announced == "WEBP":
+        width, height = _canvas(data)
+        most = min(WEBP_PIXELS, limits.max_pixels)
+        if width * height > most:  # opening it makes the canvas
+            raise _too_many_pixels(f"{width} x {height}", most)
+    if announced == "JPEG" and data.count(b"\xff\xda") > JPEG_SCANS:  # each may pass over all pixels
+        raise ImageError("unsupported_format", f"a JPEG of more than {JPEG_SCANS} scans")
+
+
+def _canvas(data: bytes) -> tuple[int, int]:
+    """Width and height in the header of a WebP (RFC 9649, sections 2.5 to 2.7)."""
+    kind, head = data[12:16], data[20:30]
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
+    if kind == b"VP8L":
+        bits = int.from_bytes(head[1:5], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
+
+
+def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
+    width, height = size = image.size
     if min(size) < 1:
         raise ImageError("unreadable", f"{width} x {height} pixels")
-    if width * height > limits.max_pixels:
-        raise _too_many_pixels(f"{width} x {height}", limits.max_pixels)
+    most = limits.max_pixels // 2 if _frame_count(image) > 1 else limits.max_pixels
+    if width * height > most:
+        raise _too_many_pixels(f"{width} x {height}", most)
     if max(size) > limits.max_aspect * min(size):
         raise ImageError(
             "too_narrow", f"{width} x {height} pixels; at most {limits.max_aspect:g} times as long as wide"
@@ -250,7 +291,7 @@ def _begin(source: ImageSource, limits: ImageLimits) -> Image.Image:
             "Set it to False."
         )
     image = source if isinstance(source, Image.Image) else _identify(read_bytes(source, limits), limits)
-    _check_shape(image.size, limits)
+    _check_shape(image, limits)
     return image
 
 
@@ -264,26 +305,38 @@ def _frame_count(image: Image.Image) -> int:
         raise _decoding_error(error) from error
 
 
-def _load(image: Image.Image, frame: int, limits: ImageLimits) -> str:
-    """Decode a frame; gives how the file stores its pixels (`_rawmode`), which nobody can tell afterwards."""
-    depth = _rawmode(image)
+def _load(image: Image.Image, frame: int, limits: ImageLimits) -> None:
+    """Decode a frame."""
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             image.seek(frame)
-        _check_shape(image.size, limits)  # a GIF frame may be larger than its header says
+        _check_shape(image, limits)  # a GIF frame may be larger than its header says
         image.load()
     except ImageError:
         raise
     except Exception as error:  # decoders of strangers' bytes raise whatever they like
         raise _decoding_error(error) from error
-    _check_shape(image.size, limits)
-    return depth
+    _check_shape(image, limits)
 
 
 def _picture(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
     """A frame as it is judged."""
-    depth = _load(image, frame, limits)
-    return _upright(_opaque(image, depth, limits.background), _orientation(image))
+    depth = _rawmode(image)
+    # Asked first: what stands behind the pixels is none of the picture's colours, and Pillow would read it.
+    convert = conversion(
+        image, colour_mode(image.mode, depth), deep=image.mode.startswith("I;16") or "16" in depth
+    )
+    orientation = _orientation(image)
+    _load(image, frame, limits)
+    return _upright(flatten(image, depth, limits.background, convert, _shrink_by(image)), orientation)
+
+
+def _shrink_by(image: Image.Image) -> int:
+    """The smallest power of two that brings a picture down to `KEPT_PIXELS`."""
+    factor = 1
+    while -(-image.width // factor) * -(-image.height // factor) > KEPT_PIXELS:
+        factor *= 2
+    return factor
 
 
 def _glimpse(image: Image.Image, frame: int, limits: ImageLimits) -> "NDArray[np.int16]":
@@ -316,69 +369,6 @@ def _rawmode(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
 
 
-def _opaque(image: Image.Image, depth: str, background: tuple[int, int, int]) -> Image.Image:
-    """A decoded image of any mode -> RGB, composed on `background`."""
-    key = image.info.get("transparency")
-    if image.mode.startswith("I;16"):
-        grey, alpha = _sixteen_bit_grey(image, key)
-        return _compose(grey.convert("RGB"), alpha, background)
-    if image.mode in ("I", "F"):
-        return _wide_grey(image).convert("RGB")
-    if key is not None and depth == "RGB;16B":
-        raise ImageError(
-            "unsupported_format", "16-bit colour with a transparent colour, which 8 bits cannot tell apart"
-        )
-    try:
-        if key is not None and depth in ("L;2", "L;4"):
-            # Pillow spreads the greys over 0-255 but leaves the key as it was stored.
-            image = image.copy()
-            image.info["transparency"] = key * (85 if depth == "L;2" else 17)
-        if key is None and not image.has_transparency_data:
-            return image.convert("RGB")
-        # Pillow has no direct way from La to RGBA.
-        colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-    except Exception as error:  # a transparency entry that does not fit its mode, or an exotic mode
-        raise ImageError("unreadable", f"mode {image.mode}: {_first_line(error)}") from error
-    return _compose(colours.convert("RGB"), colours.getchannel("A"), background)
-
-
-def _compose(
-    colours: Image.Image, alpha: Image.Image | None, background: tuple[int, int, int]
-) -> Image.Image:
-    if alpha is None:
-        return colours
-    ground = Image.new("RGB", colours.size, background)
-    ground.paste(colours, mask=alpha)
-    return ground
-
-
-def _sixteen_bit_grey(image: Image.Image, key: Any) -> tuple[Image.Image, Image.Image | None]:
-    """Mode I;16 -> 8-bit grey, and the alpha channel that a colour key stands for."""
-    import numpy as np
-
-    values = np.asarray(image).astype(np.uint32)
-    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
-    if not isinstance(key, int):
-        return grey, None
-    return grey, Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
-
-
-def _wide_grey(image: Image.Image) -> Image.Image:
-    """Modes I (32-bit integers) and F (floats), which only a program hands over, never one of our formats.
-
-    Floats up to 1 are taken for 0-1, integers above 255 for 16 bits; all else for 0-255, Pillow's own habit.
-    """
-    import numpy as np
-
-    values = np.asarray(image).astype(np.float64)
-    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
-        raise ImageError("unsupported_format", f"mode {image.mode} with values outside every known range")
-    if image.mode == "F" and values.max() > 255:
-        raise ImageError("unsupported_format", "floats above 255; scale them to 0-1")
-    scale = 255.0 if image.mode == "F" and values.max() <= 1 else 1 / 257 if values.max() > 255 else 1.0
-    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
@@ -395,7 +385,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _decoding_error(error: Exception) -> ImageError:
-    reason = _first_line(error)
+    reason = first_line(error)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return ImageError("too_many_pixels", reason)
     if isinstance(error, EOFError) or "truncated" in reason.lower():
@@ -405,8 +395,3 @@ def _decoding_error(error: Exception) -> ImageError:
 
 def _too_many_pixels(found: str, most: int) -> ImageError:
     return ImageError("too_many_pixels", f"{found}; at most {most:,} pixels are decoded")
-
-
-def _first_line(error: Exception) -> str:
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:200] or type(error).__name__

@@ -79,7 +79,11 @@ class Classifier(Protocol):
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B RGB images with B prompts (or none at all) under `taxonomy`."""
+        """Score B images of any form with B prompts (or none at all) under `taxonomy`.
+
+        What is wrong in form raises `QuestionError`; a picture that cannot be opened is a row of NaN with the reason.
+        Decorate yours with `judge.questions.opens_images`, which sees to both.
+        """
         ...
 
 

@@ -40,6 +40,7 @@ from judge.heads.encoder import DualEncoder
 from judge.heads.features import TokenTable, encode_images
 from judge.heads.phrases import phrases
 from judge.protocol import Scores
+from judge.questions import opens_images
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.example import Example
@@ -72,6 +73,7 @@ class BestPatch(nn.Module):
             self.known[category] = F.normalize(self.encoder.read(texts)[0][:, 0], dim=-1)
         return self.known[category]
 
+    @opens_images
     @torch.no_grad()
     def score(self, images, prompts, taxonomy: Taxonomy) -> Scores:
         """Answer as every classifier does; this one does not look at prompts."""

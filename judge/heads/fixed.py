@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
 from judge.rundir import RunDir
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
@@ -67,13 +68,12 @@ class FixedClassifier:
         self.name = self.name or self.kind
         self.head.to(self.encoder.device).eval()
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B RGB images with B prompts (or none at all) under a taxonomy of K categories."""
-        prompts = [None] * len(images) if prompts is None else list(prompts)
-        if len(prompts) != len(images):
-            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
+        prompts = one_prompt_each(len(images), prompts)
         seen, read = [torch.zeros(0, self.encoder.width)], [torch.zeros(0, self.encoder.width)]
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 
@@ -125,19 +126,18 @@ class OnnxStudent:
         self._known: dict[str, Floats] = {}
         self._kept: OrderedDict[str, Queries] = OrderedDict()
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B RGB images with B prompts (or none at all) under a taxonomy of K categories.
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories.
 
         An image whose prompt is longer than is read, or whose scores are not finite, is NaN with a reason.
 
         Raises:
             ConfigError: a phrase of a category that is longer than the text encoder reads in all its windows.
         """
-        prompts = [None] * len(images) if prompts is None else list(prompts)
-        if len(prompts) != len(images):
-            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        prompts = one_prompt_each(len(images), prompts)
         long = [prompt is not None and self.too_long(prompt) for prompt in prompts]
         prompts = [None if unread else prompt for prompt, unread in zip(prompts, long, strict=True)]
         whole, categories = np.zeros(len(images)), np.zeros((len(images), len(taxonomy)))

@@ -14,6 +14,7 @@ from torch import Tensor
 from judge.category_margin import category_margin
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
 from judge.rundir import RunDir
 from prompts.taxonomy import Taxonomy
 
@@ -91,11 +92,12 @@ class Student:
         self.head.to(self.encoder.device).eval()
         self.book = PhraseBook(self.encoder)
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B RGB images with B prompts (or none at all) under a taxonomy of K categories."""
-        prompts = _one_each(len(images), prompts)
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
+        prompts = one_prompt_each(len(images), prompts)
         parts = [
             self.score_tokens(
                 self.encoder.see_images(images[start : start + self.batch_size]),
@@ -119,7 +121,7 @@ class Student:
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.see`."""
-        prompts = _one_each(len(image_tokens), prompts)
+        prompts = one_prompt_each(len(image_tokens), prompts)
         long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
         read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
         with torch.no_grad():
@@ -169,7 +171,7 @@ class Student:
             CheckpointError: a prompt that is longer than the student reads, or an image processor of unknown steps.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = _one_each(len(pixels), prompts)
+        prompts = one_prompt_each(len(pixels), prompts)
         whole, categories = self.logits(self.encoder.see_pixels(pixels), prompts, taxonomy)
         return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
 
@@ -258,10 +260,3 @@ def check_encoder(run: RunDir, encoder: DualEncoder) -> None:
                 f"The head in {run.path} was trained on {found.get('encoder')!r} of {what} {str(wanted)[:16]}, and "
                 f"{encoder.name!r} has {what} {str(has)[:16]}; load that encoder and revision, or train the head again."
             )
-
-
-def _one_each(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
-    prompts = [None] * count if prompts is None else list(prompts)
-    if len(prompts) != count:
-        raise ValueError(f"Got {count} images but {len(prompts)} prompts; give one each, or None.")
-    return prompts

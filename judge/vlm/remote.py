@@ -22,6 +22,7 @@ import numpy as np
 
 from judge.errors import ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
 from prompts.taxonomy import Taxonomy
 from prompts.template import Answer, Chat, quote, render, shorten
 from prompts.verdict import Verdict, parse_answer
@@ -157,6 +158,7 @@ class RemoteJudge:
                 "Give the URL up to and including /v1."
             ) from error
 
+    @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -170,9 +172,7 @@ class RemoteJudge:
         Raises:
             ConfigError: at first use no server, or no such model; at any time a refused key, or HTTP 404.
         """
-        prompts = [None] * len(images) if prompts is None else list(prompts)
-        if len(prompts) != len(images):
-            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        prompts = one_prompt_each(len(images), prompts)
         unsafe = np.full(len(images), np.nan)
         categories = np.full((len(images), len(taxonomy)), np.nan)
         reasons: list[str | None] = [None] * len(images)

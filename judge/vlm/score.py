@@ -21,6 +21,7 @@ from torch import Tensor
 from judge.category_margin import category_margin
 from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images_once
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 from prompts.template import render
@@ -86,6 +87,7 @@ class VisionLanguageJudge:
         """
         return self.score_taxonomies(images, prompts, [taxonomy], multilabel=multilabel)[0]
 
+    @opens_images_once
     def score_taxonomies(
         self,
         images: "Sequence[Image]",
@@ -95,9 +97,7 @@ class VisionLanguageJudge:
         multilabel: bool = False,
     ) -> list[Scores]:
         """Judge B images under several taxonomies; under `perspective` each image runs once for all of them."""
-        prompts = [None] * len(images) if prompts is None else list(prompts)
-        if len(prompts) != len(images):
-            raise ValueError(f"Got {len(images)} images but {len(prompts)} prompts; give one each, or None.")
+        prompts = one_prompt_each(len(images), prompts)
         found = [_Table(len(images), taxonomy) for taxonomy in taxonomies]
         together = [list(range(len(taxonomies)))] if self.template == "perspective" else None
         for chosen in together or [[index] for index in range(len(taxonomies))]:
@@ -159,9 +159,7 @@ class VisionLanguageJudge:
             CheckpointError: a family whose image processor is not known to `pixels.preprocess`.
             ArbiterError: a row does not fit the context.
         """
-        prompts = [None] * len(pixels) if prompts is None else list(prompts)
-        if len(prompts) != len(pixels):
-            raise ValueError(f"Got {len(pixels)} images but {len(prompts)} prompts; give one each, or None.")
+        prompts = one_prompt_each(len(pixels), prompts)
         place = None if category is None else self._answer(taxonomy, category, focus)
         visual = {"pixel_values": preprocess(self.processor.image_processor, pixels)}
         size = (int(pixels.shape[3]), int(pixels.shape[2]))

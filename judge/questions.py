@@ -1,0 +1,240 @@
+"""The beginning of every `score`: images of any form, prompts and taxonomy are checked once, in one place.
+
+A wrong *argument* is an error that says what to pass. A *picture* that cannot be decoded is a row of its own: NaN with
+the reason, never safe, and the other rows are judged.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from prompts.taxonomy import Taxonomy
+
+from .errors import ImageError, QuestionError
+from .protocol import Scores
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    Score = TypeVar("Score", bound=Callable[..., Scores])
+    ScoreSeveral = TypeVar("ScoreSeveral", bound=Callable[..., list[Scores]])
+
+OPENED_PIXELS = 2**26
+"""Pixels that are held at a time of images which were opened here: 256 MB. What the caller holds is not counted."""
+FORMS = "a PIL image, a path, the bytes of a file, or an array (uint8, or floats of 0 to 1; (H, W, 3) or (3, H, W))"
+_URL = re.compile(r"(?i)data:|[a-z][a-z0-9+.-]+://")
+
+
+def one_prompt_each(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
+    """`count` prompts, all None where there are none.
+
+    Raises:
+        QuestionError: another number of prompts, one text for all, or something that is no text.
+    """
+    if prompts is None:
+        return [None] * count
+    if isinstance(prompts, str | bytes | Mapping):
+        raise QuestionError(
+            f"prompts is one {type(prompts).__name__}; give a list with a text or None for each image, or None."
+        )
+    found = list(prompts)
+    if len(found) != count:
+        raise QuestionError(f"Got {count} images but {len(found)} prompts; give one each, or None.")
+    for prompt in found:
+        if prompt is not None and not isinstance(prompt, str):
+            raise QuestionError(f"A prompt is a text or None, not {type(prompt).__name__}.")
+    return found
+
+
+def check_taxonomy(taxonomy: object) -> None:
+    """Raise QuestionError unless it is a taxonomy."""
+    if not isinstance(taxonomy, Taxonomy):
+        raise QuestionError(
+            f"taxonomy is a {type(taxonomy).__name__}, not a prompts.Taxonomy; give load_taxonomy(NAME or FILE), "
+            'or Taxonomy.from_dict({"name": ..., "categories": [{"name": ..., "definition": ...}]}).'
+        )
+
+
+def check_images(images: object) -> Sequence[Any]:
+    """The images one by one: a list, a tuple, an array (B, ...) or another sequence.
+
+    Raises:
+        QuestionError: one image instead of several, or what has no length (a generator).
+    """
+    from PIL import Image
+
+    from .image_arrays import is_array
+
+    if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image) or (
+        is_array(images) and len(images.shape) < 4
+    ):
+        raise QuestionError(f"images is one {type(images).__name__}; give a list of images: [image].")
+    if isinstance(images, Mapping) or not (hasattr(images, "__len__") and hasattr(images, "__getitem__")):
+        raise QuestionError(f"images is a {type(images).__name__}; give a list or tuple, each of it {FORMS}.")
+    return cast("Sequence[Any]", images)
+
+
+def open_one(source: Any) -> "Image.Image":
+    """A picture of any form -> the RGB pixels that are judged. What is clean already is not copied.
+
+    Raises:
+        ImageError: a picture that cannot be judged.
+        QuestionError: something else, or a URL: nothing is ever fetched.
+    """
+    from PIL import Image
+
+    from .image_arrays import image_of_array, is_array
+    from .images import open_image
+
+    if isinstance(source, Image.Image):
+        return source if _is_clean(source) else open_image(source)
+    if is_array(source):
+        return open_image(image_of_array(source))
+    if isinstance(source, str) and _URL.match(source):
+        raise QuestionError(
+            f"{source[:60]!r} is a URL, and nothing is fetched here; download it, and give {FORMS}."
+        )
+    if isinstance(source, str | Path | bytes | bytearray | memoryview) or hasattr(source, "__bytes__"):
+        return open_image(source)
+    raise QuestionError(f"An image is {FORMS}; not {type(source).__name__}.")
+
+
+def _is_clean(image: "Image.Image") -> bool:
+    """Whether `open_image` would change nothing: it, or a program, made these pixels, and no file says more of them."""
+    from PIL import Image
+
+    from .images import DEFAULT_LIMITS, KEPT_PIXELS
+
+    width, height = image.size
+    return (
+        type(image) is Image.Image
+        and image.mode == "RGB"
+        and not image.info
+        and 0 < width * height <= KEPT_PIXELS
+        and max(width, height) <= DEFAULT_LIMITS.max_aspect * min(width, height)
+    )
+
+
+def opens_images(score: "Score") -> "Score":
+    """Decorate a method `score(self, images, prompts, taxonomy, ...)`, which then sees clean rows only.
+
+    Its images are RGB PIL images, opened some at a time; its prompts a list of as many; its taxonomy a `Taxonomy`.
+    Rows whose picture cannot be opened are added to what it gives: NaN, with the reason, decided by the `door`.
+    """
+
+    @wraps(score)
+    def checked(self: Any, images: Any, prompts: Any, taxonomy: Any, **options: Any) -> Scores:
+        return _ask(
+            lambda opened, asked: [score(self, opened, asked, taxonomy, **options)],
+            images,
+            prompts,
+            [taxonomy],
+        )[0]
+
+    return cast("Score", checked)
+
+
+def opens_images_once(score: "ScoreSeveral") -> "ScoreSeveral":
+    """As `opens_images`, for a method that takes a sequence of taxonomies and gives scores for each."""
+
+    @wraps(score)
+    def checked(self: Any, images: Any, prompts: Any, taxonomies: Any, **options: Any) -> list[Scores]:
+        return _ask(
+            lambda opened, asked: score(self, opened, asked, taxonomies, **options),
+            images,
+            prompts,
+            taxonomies,
+        )
+
+    return cast("ScoreSeveral", checked)
+
+
+def _ask(
+    score: "Callable[[list[Image.Image], list[str | None]], list[Scores]]",
+    images: Any,
+    prompts: Any,
+    taxonomies: Sequence[Taxonomy],
+) -> list[Scores]:
+    """Scores of all rows for each taxonomy."""
+    for taxonomy in taxonomies:
+        check_taxonomy(taxonomy)
+    sources = check_images(images)
+    prompts = one_prompt_each(len(sources), prompts)
+    parts = []
+    for rows, opened, failed in _openings(sources):
+        some = [prompts[row] for row in rows if row not in failed]
+        # A batch of pictures that all failed is no question at all.
+        found = [_none(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
+        parts.append([spread(one, [failed.get(row) for row in rows]) for one in found])
+    return parts[0] if len(parts) == 1 else [join(of_one) for of_one in zip(*parts, strict=True)]
+
+
+def _none(taxonomy: Taxonomy) -> Scores:
+    """The scores of no rows."""
+    import numpy as np
+
+    return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), (), (), ())
+
+
+def _openings(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image.Image], dict[int, str]]]":
+    """Rows, their images but for those that failed, and why those did; so many at a time as may be held."""
+    start, held = 0, 0
+    opened: list[Image.Image] = []
+    failed: dict[int, str] = {}
+    for row in range(len(sources)):
+        try:
+            image = open_one(sources[row])
+            opened.append(image)
+            held += 0 if image is sources[row] else image.width * image.height
+        except ImageError as error:
+            failed[row] = str(error)
+        if held >= OPENED_PIXELS:
+            yield range(start, row + 1), opened, failed
+            start, held, opened, failed = row + 1, 0, [], {}
+    if start < len(sources) or not len(sources):
+        yield range(start, len(sources)), opened, failed
+
+
+def spread(scores: Scores, failed: Sequence[str | None]) -> Scores:
+    """Scores of the rows that were opened -> scores of all, where `failed` has a reason for each of the others."""
+    if not any(failed):
+        return scores
+    import numpy as np
+
+    judged = [row for row, reason in enumerate(failed) if reason is None]
+    unsafe = np.full(len(failed), np.nan)
+    categories = np.full((len(failed), scores.categories.shape[1]), np.nan)
+    unsafe[judged], categories[judged] = scores.unsafe, scores.categories
+
+    def each(found: Sequence[Any] | None, rest: Callable[[str], Any]) -> tuple[Any, ...] | None:
+        if found is None:
+            return None
+        known = iter(found)
+        return tuple(next(known) if reason is None else rest(reason) for reason in failed)
+
+    return Scores(
+        unsafe,
+        categories,
+        each(scores.reasons, str) or (),
+        each(scores.decided_by, lambda _: "door"),
+        each(scores.because, str),
+    )
+
+
+def join(parts: Sequence[Scores]) -> Scores:
+    """Scores of rows that follow one another."""
+    import numpy as np
+
+    def chain(name: str) -> tuple[Any, ...] | None:
+        every = [getattr(part, name) for part in parts]
+        return None if None in every else tuple(entry for one in every for entry in one)
+
+    return Scores(
+        np.concatenate([part.unsafe for part in parts]),
+        np.concatenate([part.categories for part in parts]),
+        chain("reasons") or (),
+        chain("decided_by"),
+        chain("because"),
+    )
