@@ -13,7 +13,7 @@ Where viewers would show different pictures there is nothing right to judge, and
 - colour chunks that are repeated or stand behind the palette; PQ and HLG, which every screen maps in its own way;
 - 16-bit files under a curve so steep that 8 bits, which is all Pillow keeps, would hide what it shows.
 
-The intent is perceptual, as in browsers, without black point compensation of our own.
+The intent is perceptual, as in browsers, with black point compensation, which littleCMS has there for sRGB anyway.
 """
 
 import struct
@@ -199,6 +199,8 @@ def _matrix_profile(
     import numpy as np
 
     def light(point: tuple[float, float]) -> "NDArray[np.float64]":
+        if point[1] <= 0:
+            raise ValueError
         return np.array([point[0], point[1], 1 - point[0] - point[1]]) / point[1]
 
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -210,7 +212,7 @@ def _matrix_profile(
         numbers = (adapt @ columns).T
         if not np.isfinite(numbers).all() or np.abs(numbers).max() > 100:
             raise ValueError
-    except (ValueError, ZeroDivisionError, np.linalg.LinAlgError):
+    except (ValueError, np.linalg.LinAlgError):
         raise _refused("colours whose primaries make no colour space") from None
     tags = {
         name: b"XYZ \0\0\0\0" + _fixed(*row)
@@ -252,6 +254,8 @@ def _convert_embedded(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     space = _space(profile)
     own = next(name for name, kind in _SPACES.items() if kind == space)
     perceptual, colorimetric = ImageCms.Intent.PERCEPTUAL, ImageCms.Intent.RELATIVE_COLORIMETRIC
+    if "CMYK" in (own, mode) and own != mode:
+        raise _refused(f"a colour profile for {space.strip()} on a picture in {mode}")
     judged = _transform(profile, own, perceptual)
     if judged is None:
         raise _refused("the colour profile is damaged")
@@ -291,7 +295,8 @@ def _space(profile: bytes) -> str:
 def _transform(profile: bytes, mode: str, intent: ImageCms.Intent) -> ImageCms.ImageCmsTransform | None:
     try:
         opened = ImageCms.ImageCmsProfile(BytesIO(profile))
-        return ImageCms.ImageCmsTransform(opened, _SRGB, mode, "RGB", intent)
+        flags = ImageCms.Flags.BLACKPOINTCOMPENSATION
+        return ImageCms.ImageCmsTransform(opened, _SRGB, mode, "RGB", intent, flags=flags)
     except (OSError, ValueError, TypeError, ImageCms.PyCMSError):
         return None
 
