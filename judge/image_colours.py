@@ -10,7 +10,8 @@ Where viewers would show different pictures there is nothing right to judge, and
 - a profile that littleCMS cannot read: another viewer may well apply what we would pass over;
 - one whose perceptual and colorimetric tables, or whose tables and matrix, disagree by more than `DISAGREEMENT`;
 - one for another colour space than the picture's (a grey picture with an RGB profile), unless it changes nothing;
-- colour chunks that are repeated or stand behind the palette; PQ and HLG, which every screen maps in its own way;
+- colour chunks that are repeated or stand behind the palette; a JPEG's profile behind its frame header;
+- PQ and HLG, which every screen maps in its own way;
 - 16-bit files under a curve so steep that 8 bits, which is all Pillow keeps, would hide what it shows.
 
 The intent is perceptual, as in browsers, with black point compensation, which littleCMS has there for sRGB anyway.
@@ -81,6 +82,8 @@ def conversion(image: Image.Image, mode: str, *, deep: bool) -> Convert | None:
     chunks = _png_chunks(image)
     if b"cICP" in chunks:
         profile = _profile_of_code_points(chunks[b"cICP"])
+    elif getattr(image, "icclist", None):  # what Pillow's JPEG reader found too late; browsers still apply it
+        raise _refused("a colour profile behind the frame header")
     elif "icc_profile" in image.info:
         profile = image.info["icc_profile"]
         if not isinstance(profile, bytes):

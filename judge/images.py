@@ -326,9 +326,8 @@ def _picture(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image
     convert = conversion(
         image, colour_mode(image.mode, depth), deep=image.mode.startswith("I;16") or "16" in depth
     )
-    orientation = _orientation(image)
     _load(image, frame, limits)
-    return _upright(flatten(image, depth, limits.background, convert, _shrink_by(image)), orientation)
+    return _upright(flatten(image, depth, limits.background, convert, _shrink_by(image)), _orientation(image))
 
 
 def _shrink_by(image: Image.Image) -> int:

@@ -277,6 +277,16 @@ def test_code_points_of_an_image_that_pillow_opened(opened):
     )
 
 
+def test_a_profile_behind_the_frame_header_of_a_jpeg_is_refused():
+    """Pillow passes over it; libjpeg, and so browsers, collect markers up to the pixels."""
+    data = stored(noise(3), "JPEG")
+    scan = data.index(b"\xff\xda")
+    icc = b"ICC_PROFILE\0\1\1" + matrix(REC709, 24.0)
+    marker = b"\xff\xe2" + struct.pack(">H", len(icc) + 2) + icc
+    assert "behind the frame header" in refused(data[:scan] + marker + data[scan:])
+    assert open_image(data[:2] + marker + data[2:]).mode == "RGB"
+
+
 # --- what is refused -----------------------------------------------------------------------------------------
 
 
