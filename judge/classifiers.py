@@ -80,9 +80,7 @@ def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "
     trained_with = run.manifest["template"]
     if template not in (None, trained_with):
         raise CheckpointError(f"{run.path} was trained with the template {trained_with!r}, not {template!r}.")
-    model, processor = load_base(
-        BaseOptions(model_name_or_path=run.manifest["base"], dtype=run.manifest["dtype"]), device=device
-    )
+    model, processor = load_base(BaseOptions.from_run(run), device=device)
     model = load_adapter(model, run.path / "adapter").to(device)
     return VisionLanguageJudge(
         model,

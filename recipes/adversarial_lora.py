@@ -25,7 +25,7 @@ Every option can stand in the YAML and on the command line; `--help` lists them;
 import sys
 import time
 import warnings
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +202,7 @@ def open_run(judge_run: RunDir, options: HardenOptions, args: HardenArguments) -
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        about = {key: judge_run.manifest[key] for key in ("base", "dtype", "template")}
+        about = {**BaseOptions.from_run(judge_run).recorded(), "template": judge_run.manifest["template"]}
         run = RunDir.create(args.output_dir, kind="vlm", judge=options.judge, **about)
         run.write_taxonomy(judge_run.taxonomy)
         run.write_environment()
@@ -257,10 +257,8 @@ def build_trainer(
     judge_run: RunDir, dataset: FlippedGroups, options: HardenOptions, args: HardenArguments
 ) -> RobustTrainer:
     """The judge's base with its adapter, widened, ready to train."""
-    config, manifest = judge_run.config, judge_run.manifest
-    known = {option.name: config[option.name] for option in fields(BaseOptions) if option.name in config}
-    known |= {"model_name_or_path": manifest["base"], "dtype": manifest["dtype"]}
-    model, processor = load_base(BaseOptions(**known), device=str(args.device))
+    manifest = judge_run.manifest
+    model, processor = load_base(BaseOptions.from_run(judge_run), device=str(args.device))
     model.set_attn_implementation({"text_config": register()})
     features = TowerFeatures(model, processor)
     model, counts = widen_adapter(

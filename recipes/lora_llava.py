@@ -184,7 +184,7 @@ def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: Judg
     state = PartialState()
     if state.is_main_process:
         taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
-        about = {"base": base.model_name_or_path, "dtype": base.dtype, "template": data.template}
+        about = {**base.recorded(), "template": data.template}
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, **about)
         run = RunDir.create(args.output_dir, kind="vlm", resume=resume, **about)
@@ -235,7 +235,8 @@ def trained(
     args: JudgeArguments,
 ) -> VisionLanguageJudge:
     """The judge as it was trained; after ZeRO-3, whose weights are spread out, as it was saved."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
+    # Without the trainer's mixed precision: whoever loads the run has none.
+    model = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     if zero3(args):
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 

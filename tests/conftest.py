@@ -396,6 +396,51 @@ def launch(recipe_config):
     return run
 
 
+SHORT_RUN = {"limit": 60, "groups_per_epoch": 8, "per_device_train_batch_size": 4, "max_steps": 3}
+SHORT_RUN |= {"eval_rows": 4, "test_rows": 8, "save_strategy": "no", "use_cpu": True, "held_out": ["four"]}
+
+
+@pytest.fixture
+def train_here(recipe_config, tmp_path, monkeypatch):
+    """`train_here(base, name="run", **options)` runs three steps of recipes/lora_llava.py in this process.
+
+    Gives back the run's `path`, and by name what it `asked`: (evaluation, judged rows).
+    """
+    import importlib.util
+    import sys
+    from pathlib import Path
+    from types import SimpleNamespace
+
+    import yaml
+
+    # Neither depends on the base, and they take longer than all the rest.
+    monkeypatch.setattr("eval.shortcut.check_rows", lambda *_, **__: SimpleNamespace(auc=0.5))
+    monkeypatch.setattr("eval.report.write_report", lambda *_, **__: None)
+
+    def run(base, name="run", **options):
+        config, path = tmp_path / f"{name}.yaml", tmp_path / name
+        given = yaml.safe_load(recipe_config.read_text()) | SHORT_RUN | {"model_name_or_path": str(base)}
+        config.write_text(yaml.safe_dump(given | options))
+        arguments = ["--config", str(config), "--output_dir", str(path)]
+        monkeypatch.setattr(sys, "argv", ["lora_llava.py", *arguments])
+        file = Path(__file__).resolve().parent.parent / "recipes" / "lora_llava.py"
+        spec = importlib.util.spec_from_file_location("lora_llava", file)
+        recipe = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, "lora_llava", recipe)  # its arguments are pickled beside the adapter
+        spec.loader.exec_module(recipe)
+        ask, asked = recipe.ask, {}
+
+        def noted(judge, evaluation, name=""):
+            asked[name] = (evaluation, ask(judge, evaluation, name))
+            return asked[name][1]
+
+        recipe.ask = noted
+        recipe.main()
+        return SimpleNamespace(path=path, asked=asked)
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def single_run(launch, tmp_path_factory):
     """The folder of an uninterrupted run in one process."""

@@ -9,17 +9,21 @@ import re
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from prompts.errors import ArbiterError
 
 from .processor import load_processor
 
+if TYPE_CHECKING:
+    from judge.rundir import RunDir
+
 SHIPPED = ("tiny-llava", "tiny-clip")
 """Names of bases inside the package."""
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""
+_BITS = ("load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 _RAISED = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
 """What transformers raises on checkpoints that it cannot read."""
 
@@ -46,6 +50,31 @@ class BaseOptions:
     )
     bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "4-bit format: nf4 or fp4."})
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales as well."})
+
+    def recorded(self) -> dict[str, Any]:
+        """What a run's manifest keeps, so that the base is served as it was measured; `from_run` reads it."""
+        bits = {name: getattr(self, name) for name in _BITS} if self.load_in_4bit else {"load_in_4bit": False}
+        return {
+            "base": self.model_name_or_path,
+            "revision": self.model_revision,
+            "dtype": self.dtype,
+            "quantization": bits,
+        }
+
+    @classmethod
+    def from_run(cls, run: "RunDir") -> Self:
+        """The base of a run, in the precision in which it was measured."""
+        manifest = run.manifest
+        bits = manifest.get("quantization") or {}
+        if not bits and (run.path / "config.yaml").is_file():  # runs that kept it among their options alone
+            bits = run.config
+        chosen = {name: bits[name] for name in _BITS if name in bits}
+        try:
+            return cls(
+                manifest["base"], manifest.get("revision", "main"), manifest.get("dtype", "float32"), **chosen
+            )
+        except KeyError:
+            raise CheckpointError(f"{run.path} names no base model; it is damaged.") from None
 
 
 @dataclass
@@ -133,8 +162,11 @@ def _four_bits(options: BaseOptions, path: str) -> Any:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(
-            "load_in_4bit needs bitsandbytes: pip install 'arbiter-vision[qlora]'."
+            "A base in 4 bits (load_in_4bit, or a run that was trained and measured so) needs bitsandbytes: "
+            "pip install 'arbiter-vision[qlora]'."
         ) from error
+    if options.bnb_4bit_quant_type not in ("nf4", "fp4"):
+        raise ConfigError(f"bnb_4bit_quant_type is {options.bnb_4bit_quant_type!r}; choose nf4 or fp4.")
     config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
     with torch.device("meta"):
         empty = AutoModelForImageTextToText.from_config(config)
@@ -240,7 +272,7 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
     config.inference_mode = not trainable
     try:
         state = load_file(weights)
-        wrapped = PeftModel(model, config, autocast_adapter_dtype=False)
+        wrapped = PeftModel(model, config, autocast_adapter_dtype=True)
         result = set_peft_model_state_dict(wrapped, state)
     except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise CheckpointError(
@@ -268,6 +300,9 @@ def tidy_adapter(path: str | Path, *, base: str) -> None:
 def merge_run(run: str | Path, out: str | Path) -> Path:
     """Write base and adapter of a run as one plain checkpoint that any engine can serve.
 
+    A run on a 4-bit base (QLoRA) is merged into the weights that its 4 bits stand for, written in full: it was
+    trained and measured on those, and the original weights would answer otherwise.
+
     Raises:
         CheckpointError: not a run of this kind, or `out` is in use.
     """
@@ -277,10 +312,10 @@ def merge_run(run: str | Path, out: str | Path) -> Path:
     target = Path(out)
     if target.exists() and any(target.iterdir()):
         raise CheckpointError(f"{target} is not empty; choose another folder.")
-    options = BaseOptions(
-        model_name_or_path=folder.manifest["base"], dtype=folder.manifest.get("dtype", "float32")
-    )
+    options = BaseOptions.from_run(folder)
     model, processor = load_base(options)
+    if options.load_in_4bit:
+        model = model.dequantize()
     merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
     merged.save_pretrained(target)
     processor.save_pretrained(target)
