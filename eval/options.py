@@ -15,6 +15,7 @@ import yaml
 from trl import TrlParser
 
 from judge.errors import ConfigError
+from judge.resume import newest_checkpoint
 from prompts.taxonomy import nearest
 
 GIVES_WAY = {
@@ -92,9 +93,8 @@ def resume_from(args: Any) -> str | None:
         return None
     if str(given).lower() != "true":
         return str(given)
-    # trainer_state.json is written last; a run that was killed while saving leaves a folder without it.
-    whole = [path.parent for path in Path(args.output_dir).glob("checkpoint-*/trainer_state.json")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[-1]))) if whole else None
+    newest = newest_checkpoint(args.output_dir)
+    return None if newest is None else str(newest)
 
 
 def resumes(args: Any) -> bool:

@@ -38,6 +38,7 @@ from eval.shortcut import check_rows
 from judge.errors import ConfigError
 from judge.examples import ExampleSet, check_splits, load_examples
 from judge.images import open_image
+from judge.resume import check_options, explained
 from judge.rundir import RunDir, environment
 from judge.vlm.attention import register
 from judge.vlm.collate import GroupCollator
@@ -111,16 +112,22 @@ class JudgeArguments(TrainingArguments):
 
 
 def main() -> None:
-    """Parse, load, ask, train, ask again, report."""
-    started = time.time()
+    """Parse the options, open the run folder, train; what stops it on the way is explained."""
     base, lora, data, args = parse()
-    set_seed(args.seed)
     run = open_run(base, lora, data, args)
+    with explained(run.path):
+        train(run, base, lora, data, args)
+
+
+def train(run: RunDir, base: BaseOptions, lora: LoraOptions, data: DataOptions, args: JudgeArguments) -> None:
+    """Load, ask, train, ask again, report."""
+    started = time.time()
+    set_seed(args.seed)
     taxonomy = load_taxonomy(data.taxonomy)
     flip = FlipOptions(held_out=frozenset(data.held_out), **data.flip)
-    train, validation, test = load_splits(data, taxonomy, run)
+    lessons, validation, test = load_splits(data, taxonomy, run)
 
-    dataset = FlippedGroups(train.examples, taxonomy, flip, seed=args.seed, groups=data.groups_per_epoch)
+    dataset = FlippedGroups(lessons.examples, taxonomy, flip, seed=args.seed, groups=data.groups_per_epoch)
     in_loop = draw_evaluation(validation.examples, taxonomy, flip, seed=args.seed, rows=args.eval_rows)
     final = draw_evaluation(test.examples, taxonomy, flip, seed=args.seed, rows=args.test_rows)
     rows = [row for group in dataset.groups for row in group.rows]
@@ -185,12 +192,15 @@ def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: Judg
     if state.is_main_process:
         taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
         about = {**base.recorded(), "template": data.template}
+        options = {**asdict(base), **asdict(lora), **asdict(data), **args.to_dict()}
+        options["processes"] = args.world_size
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, **about)
+            check_options(args.output_dir, options, checkpoint=resume_from(args))
         run = RunDir.create(args.output_dir, kind="vlm", resume=resume, **about)
         run.write_taxonomy(taxonomy)
         run.write_environment()
-        run.write_config({**asdict(base), **asdict(lora), **asdict(data), **args.to_dict()})
+        run.write_config(options)
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="vlm")
 

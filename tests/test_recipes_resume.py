@@ -1,0 +1,58 @@
+"""recipes/lora_llava.py stops with one line, goes on as the run it was, and as no other."""
+
+import errno
+import json
+
+import pytest
+
+from judge.errors import CheckpointError
+from judge.vlm.train import JudgeTrainer
+
+SAVED = {"save_strategy": "steps", "save_steps": 1}
+GO_ON = SAVED | {"resume_from_checkpoint": "true"}
+
+
+def stop_at(monkeypatch, step, error):
+    """Let training run into `error` when it begins the step."""
+    compute = JudgeTrainer.compute_loss
+
+    def hindered(self, *given, **more):
+        if self.state.global_step == step:
+            raise error
+        return compute(self, *given, **more)
+
+    monkeypatch.setattr(JudgeTrainer, "compute_loss", hindered)
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "status"),
+    [
+        (KeyboardInterrupt(), "Stopped by Ctrl-C.", 130),
+        (OSError(errno.ENOSPC, "No space left on device"), "The disk is full:", 2),
+    ],
+    ids=["Ctrl-C", "full disk"],
+)
+def test_a_stopped_run_says_how_it_goes_on_and_does(
+    train_here, base_folder, monkeypatch, capsys, step_losses, error, said, status
+):
+    straight = train_here(base_folder(), "straight", **SAVED).path
+    with monkeypatch.context() as hindered:
+        stop_at(hindered, 2, error)
+        with pytest.raises(SystemExit) as stopped:
+            train_here(base_folder(), "stopped", **SAVED)
+    assert stopped.value.code == status
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith(said)
+    assert "stopped/checkpoint-2; the same command with --resume_from_checkpoint true goes on" in line
+
+    for changed, difference in (
+        ({"seed": 1}, "seed 42, not 1"),
+        ({"lora_r": 8, "learning_rate": 0.1}, "learning_rate 0.001, not 0.1; lora_r 4, not 8"),
+        ({"load_in_4bit": True}, "load_in_4bit|quantization"),
+    ):
+        with pytest.raises(CheckpointError, match=difference):
+            train_here(base_folder(), "stopped", **GO_ON | changed)
+    found = train_here(base_folder(), "stopped", **GO_ON | {"logging_steps": 1, "eval_rows": 5}).path
+    assert step_losses(found) == pytest.approx(step_losses(straight), rel=1e-5)
+    numbers = [json.loads((run / "metrics.json").read_text())["after"] for run in (found, straight)]
+    assert numbers[0] == numbers[1]
