@@ -1,12 +1,12 @@
 """A cascade on labelled questions: every stage's answers once, then what they settle, cost and get wrong together.
 
 Asking is what takes time, so it is done once; tuning, calibrating and resampling (`judge.stages`) work on the answers.
+What asking costs is measured apart (`eval.timing`).
 """
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +20,10 @@ from judge.stages import STAGES, Cutoffs, Decided, Family, StageScores, decided_
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question
-from .scores import Confusion, confusion, share
+from .scores import Confusion, confusion, f1_interval, image_interval, share
+from .timing import Costs
 
 Array = NDArray[np.float64]
-Result = TypeVar("Result")
 FILTERS = {"text_filter": "text", "image_filter": "image"}
 
 
@@ -40,8 +40,6 @@ class Asked:
     """(N,) p(unsafe), where there is a judge."""
     labelled: dict[str, list[Labelled]]
     """`student` and `judge`: their scores with the truth, by policy, for temperatures."""
-    seconds: dict[str, float]
-    """Seconds an image by what was computed: `encoder`, `text`, `image`, `student`, `judge`."""
 
     @property
     def unsafe(self) -> NDArray[np.bool_]:
@@ -53,24 +51,15 @@ class Asked:
         """Ids of the unsafe rows' images."""
         return [question.row.example.id for question in self.questions if question.row.unsafe]
 
+    @property
+    def images(self) -> NDArray[np.str_]:
+        """(N,) ids of the rows' images; several rows may share one."""
+        return np.array([question.row.example.id for question in self.questions])
+
     def scores(self, text: Platt, image: Platt) -> StageScores:
         """The stages' probabilities."""
         filters = {"text": text(self.similarities["text"]), "image": image(self.similarities["image"])}
         return StageScores(**filters, student=self.student, judge=self.judge)
-
-
-class Stopwatch:
-    """Calls functions and adds up their seconds under a name."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    def __call__(self, name: str, function: Callable[..., Result], *arguments: Any) -> Result:
-        """Call it and give its result; what is computed on a GPU is waited for by whoever reads it."""
-        started = time.perf_counter()
-        result = function(*arguments)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started
-        return result
 
 
 def ask_stages(
@@ -84,19 +73,19 @@ def ask_stages(
 
     `told` hears how many are done, for a progress bar.
     """
-    similarities, watch = Similarities(student.encoder), Stopwatch()
+    similarities = Similarities(student.encoder)
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
     labelled: dict[str, list[Labelled]] = {"student": [], "judge": []}
     ordered: list[Question] = []
     for group in _by_policy(questions):
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
         images = [open_image(question.row.example.image) for question in group]
-        tokens = watch("encoder", student.encoder.see_images, images)
-        found["text"].append(watch("text", similarities.of_prompts, prompts, policy).max(axis=1))
-        found["image"].append(watch("image", similarities.of_images, tokens, policy).max(axis=1))
-        answers = {"student": watch("student", student.score_tokens, tokens, prompts, policy)}
+        tokens = student.encoder.see_images(images)
+        found["text"].append(similarities.of_prompts(prompts, policy).max(axis=1))
+        found["image"].append(similarities.of_images(tokens, policy).max(axis=1))
+        answers = {"student": student.score_tokens(tokens, prompts, policy)}
         if judge is not None:
-            answers["judge"] = watch("judge", judge.score, images, prompts, policy)
+            answers["judge"] = judge.score(images, prompts, policy)
         for stage, scores in answers.items():
             found[stage].append(scores.unsafe)
             labelled[stage].append(_with_truth(policy, scores, group))
@@ -110,26 +99,30 @@ def ask_stages(
         columns["student"],
         columns.get("judge"),
         labelled,
-        {what: total / len(ordered) for what, total in watch.seconds.items()},
     )
 
 
-def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs) -> dict[str, Any]:
+def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs, costs: Costs) -> dict[str, Any]:
     """F1 of the cascade, the student and the judge on N test rows, the judge's share, and `stages`.
 
-    A stage's seconds are what it adds to an image that reaches it; the filters' include the encoder's pass, and the
-    prompt's reading where the text filter has a say.
+    A stage's seconds are what it adds to an image that reaches it (a share `reached` of all); the filters' include the
+    encoder's pass, and the prompt's reading where the text filter has a say. `seconds_per_image_by_stages` is their
+    sum, each times that share. Intervals are 95 %, by image.
     """
-    cost = asked.seconds
-    filters = cost["encoder"] + cost["image"] + cost["text"] * cutoffs.text_has_a_say
-    seconds = {"filter": filters, "student": cost["student"], "judge": cost.get("judge")}
+    say = cutoffs.text_has_a_say
+    seconds = {
+        "filter": costs.filters(say),
+        "student": costs.seconds["student"],
+        "judge": costs.seconds.get("judge"),
+    }
     truth = asked.unsafe
     counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
-    stages = {}
+    stages: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(STAGES):
         mine = decided.stage == number
         stages[name] = {
             "share": float(mine.mean()),
+            "reached": float((decided.stage >= number).mean()),
             "rows": int(mine.sum()),
             "misses": int((mine & decided.safe & truth).sum()),
             "false_alarms": int((mine & flagged & ~truth).sum()),
@@ -142,6 +135,14 @@ def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs) -> dict[
         "judge_f1": None if asked.judge is None else confusion(truth, asked.judge).f1,
         "student_f1": confusion(truth, asked.student).f1,
         "judge_share": stages["judge"]["share"],
+        "seconds_per_image_by_stages": costs.expected(
+            {name: stage["reached"] for name, stage in stages.items()}, say
+        ),
+        "intervals": {
+            "f1": f1_interval(truth, decided.unsafe, asked.images),
+            "miss_rate": image_interval(decided.safe[truth], asked.images[truth]),
+            "false_alarm_rate": image_interval(flagged[~truth], asked.images[~truth]),
+        },
         "miss_rate": share(int(decided.safe[truth].sum()), int(truth.sum())),
         "false_alarm_rate": share(int(flagged[~truth].sum()), int((~truth).sum())),
         "unjudged": int(np.isnan(decided.unsafe).sum()),
@@ -149,13 +150,15 @@ def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs) -> dict[
     }
 
 
-def alone(test: Asked, calibration: Asked, text: Platt, image: Platt, promise: float) -> dict[str, Any]:
+def alone(
+    test: Asked, calibration: Asked, text: Platt, image: Platt, promise: float, costs: Costs
+) -> dict[str, Any]:
     """Each stage by itself on the test rows: at 0.5, and at the threshold that makes the same promise.
 
     Raises:
         ConfigError: too few unsafe calibration rows for the promise.
     """
-    scores, held, cost = test.scores(text, image), calibration.scores(text, image), test.seconds
+    scores, held, cost = test.scores(text, image), calibration.scores(text, image), costs.seconds
     seconds = {
         "text_filter": cost["text"],
         "image_filter": cost["encoder"] + cost["image"],
@@ -195,21 +198,38 @@ def resample_promise(
 
 
 def run_live(cascade: Cascade, asked: Asked, decided: Decided) -> dict[str, Any]:
-    """Run the cascade itself: seconds an image, and how many rows it decides otherwise than was calibrated.
+    """Run the cascade itself: how many rows it decides otherwise than was calibrated.
 
     Those can only be rows whose score lies on a cutoff up to rounding, as batches are other ones.
     """
-    watch, start, differ = Stopwatch(), 0, 0
+    start, differ = 0, 0
     for group in _by_policy(asked.questions):
         images = [open_image(question.row.example.image) for question in group]
         prompts, policy = [question.row.prompt for question in group], group[0].row.taxonomy
-        scores = watch("cascade", cascade.score, images, prompts, policy)
+        scores = cascade.score(images, prompts, policy)
         for place in range(len(group)):
             wanted = STAGES[decided.stage[start + place]], decided.unsafe[start + place] >= 0.5
             got = scores.decided_by[place] if scores.decided_by else "", scores.unsafe[place] >= 0.5
             differ += wanted != got
         start += len(group)
-    return {"seconds_per_image": watch.seconds["cascade"] / start, "rows_decided_otherwise_live": differ}
+    return {"rows_decided_otherwise_live": differ}
+
+
+def summarise_costs(costs: Costs, cutoffs: Cutoffs) -> dict[str, Any]:
+    """`seconds_per_image` of the cascade as a whole, measured; and `timing`: on what, and what its stages add up to.
+
+    `by_stages` there is over the timed images, with their own shares, and should be near what was measured; both grow
+    apart where few images of a batch reach a stage, as small batches cost more an image.
+    """
+    found: dict[str, Any] = {"seconds_per_image": costs.cascade}
+    timing = {
+        "rows": costs.rows,
+        "policies": costs.policies,
+        "repeats": costs.repeats,
+        "reached": costs.reached,
+    }
+    by_stages = None if costs.reached is None else costs.expected(costs.reached, cutoffs.text_has_a_say)
+    return found | {"timing": {**timing, "by_stages": by_stages, "seconds": costs.seconds}}
 
 
 def cascade_rows(asked: Asked, scores: StageScores, decided: Decided) -> Iterator[dict[str, Any]]:

@@ -116,7 +116,7 @@ def strong(
         steps: of each gradient attack and restart.
         restarts: of PGD and of APGD on the margin; the first starts at the clean image, the others at random points.
         queries: of Square, which is there in L-inf only.
-        everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline, with its restarts.
+        everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline.
     """
     threat = threat or ThreatModel(HEADLINE)
     pgd, apgd = PGD(steps=steps, restarts=restarts), APGD(steps=steps, restarts=restarts)

@@ -3,10 +3,10 @@ r"""Attack judges, students, filters and cascades, and say what they withstand.
     python recipes/attack.py
 
 With no options it attacks what `make demo`, `make student` and `make defences` leave behind, on digits: the suite
-`strong` on the pixels of every victim at four budgets (all attacks at 2/255, APGD with restarts at the others), image and prompt together through all stages of the cascades,
-prompts alone, edits as platforms make them, transfer between victims. On 2 CPU cores it takes about 17 minutes and
-leaves `runs/attack` (metrics.json, every trial, report.html). Checks of the attacks' honesty run beside; if one fails,
-it is said loudly and the exit code is 1.
+`strong` on the pixels of every victim at four budgets (all its attacks at 2/255, APGD with restarts at the others),
+image and prompt together through all stages of the cascades, prompts alone, edits as platforms make them, transfer
+between victims. On 2 CPU cores it takes about 17 minutes and leaves `runs/attack` (metrics.json, every trial,
+report.html). Checks of the attacks' honesty run beside; if one fails, it is said loudly and the exit code is 1.
 
 Your own classifiers and data, at full strength:
 

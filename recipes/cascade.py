@@ -42,10 +42,12 @@ from eval.cascade import (
     resample_promise,
     run_live,
     summarise_cascade,
+    summarise_costs,
 )
 from eval.held_out import Question, draw_evaluation
 from eval.options import RecipeOptions, parse_options
 from eval.scores import calibration_error, reliability
+from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibrate import Calibration, Labelled, allowed_misses, fit_calibration
 from judge.cascade import Cascade, CascadeSettings, save_cascade
@@ -111,13 +113,14 @@ def main() -> None:
     run = open_run(options, taxonomy)
     tuning, calibration, test = (ask(student, judge, questions, name) for name, questions in drawn.items())
 
+    batches = timing_batches(tuning.questions)
     text, image = (Platt.fit(tuning.unsafe, tuning.similarities[name]) for name in ("text", "image"))
     family = tune(
         tuning.scores(text, image),
         tuning.unsafe,
         promise,
         judge_share=options.judge_share,
-        costs=tuning.seconds,
+        costs=measure_costs(student, judge, batches).seconds,
     )
     unsafe_rows = calibration.scores(text, image).rows(calibration.unsafe)
     level = choose_level(family, unsafe_rows, promise, images=calibration.unsafe_images)
@@ -135,13 +138,16 @@ def main() -> None:
 
     scores = test.scores(text, image)
     decided = decide(scores, settings.cutoffs)
+    cascade = Cascade(student, settings, judge)
+    costs = measure_costs(student, judge, batches, cascade)
     metrics = {
-        **summarise_cascade(test, decided, settings.cutoffs),
+        **summarise_cascade(test, decided, settings.cutoffs, costs),
+        **summarise_costs(costs, settings.cutoffs),
         "promised_miss_rate": promise,
         **resample_promise(family, [calibration, test], text, image, promise),
-        "alone": alone(test, calibration, text, image, promise),
-        **run_live(Cascade(student, settings, judge), test, decided),
-        "judge_seconds_per_image": test.seconds.get("judge"),
+        "alone": alone(test, calibration, text, image, promise, costs),
+        **run_live(cascade, test, decided),
+        "judge_seconds_per_image": costs.seconds.get("judge"),
         "calibration": calibrate(run, [tuning, calibration], test),
         "shape": asdict(family.shape),
         "level": level,
@@ -286,9 +292,16 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
             f"{name:14}{found['f1']:>8.3f}{found['precision']:>11.3f}{found['recall']:>8.3f}"
             f"{strict['f1']:>20.3f}{strict['false_alarm_rate']:>14.1%}{cost:>7.1f}"
         )
-    check = metrics["resampling"]
+    timing, check = metrics["timing"], metrics["resampling"]
     print(
-        f"\nmiss rate: {metrics['promised_miss_rate']:.1%} promised, {metrics['miss_rate']:.1%} on the test rows, "
+        f"\nms an image: medians of {timing['repeats']} on the same {timing['rows']} images, policies known. The "
+        f"cascade by its stages, each times the share that reaches it: {1000 * timing['by_stages']:.1f}; measured: "
+        f"{1000 * metrics['seconds_per_image']:.1f}."
+    )
+    low, high = metrics["intervals"]["miss_rate"]
+    print(
+        f"\nmiss rate: {metrics['promised_miss_rate']:.1%} promised, {metrics['miss_rate']:.1%} on the test rows "
+        f"({low:.1%} to {high:.1%}, {metrics['rows']} rows), "
         f"{check['mean']:.2%} on average over {check['splits']} splits (standard error {check['standard_error']:.2%})"
     )
     print(f"{seconds:.0f} s in all. Next:\n  arbiter judge IMAGE --judge {run.path}")

@@ -1,5 +1,7 @@
 """A cascade on labelled questions: answers land on their rows, and what is counted is what happened."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from eval.cascade import (
     summarise_cascade,
 )
 from eval.held_out import draw_evaluation
+from eval.timing import Costs
 from judge.cascade import Cascade, CascadeSettings
 from judge.digits import digits_examples
 from judge.filters import Platt
@@ -21,6 +24,7 @@ from judge.stages import NEVER, STAGES, Family, Shape, choose_level, decide
 from prompts import FlipOptions, load_taxonomy
 
 FLAT = Platt(0.0, 0.0)
+COSTS = Costs({"encoder": 2.0, "text": 2.0, "image": 1.0, "student": 5.0, "judge": 40.0}, 64, 2, 5)
 
 
 class FakeEncoder:
@@ -106,13 +110,12 @@ def test_answers_land_on_their_rows(asked, drawn):
     assert (labels == asked.unsafe).all()
     for answer in asked.labelled["student"]:
         assert answer.categories.shape == answer.scores.categories.shape
-    assert set(asked.seconds) == {"encoder", "text", "image", "student", "judge"}
 
 
 def test_what_is_counted_is_what_was_decided(asked, family):
     cutoffs = family.at(0.1)
     decided = decide(asked.scores(FLAT, FLAT), cutoffs)
-    found = summarise_cascade(asked, decided, cutoffs)
+    found = summarise_cascade(asked, decided, cutoffs, COSTS)
     rows = list(cascade_rows(asked, asked.scores(FLAT, FLAT), decided))
     assert len(rows) == found["rows"] == len(asked.questions)
     for name in STAGES:
@@ -129,11 +132,16 @@ def test_what_is_counted_is_what_was_decided(asked, family):
     assert found["miss_rate"] == pytest.approx(sum(row["unsafe"] < 0.5 for row in unsafe) / len(unsafe))
     wrong = sum(row["truth"] and not row["unsafe"] >= 0.5 for row in rows)  # unjudged counts against recall
     assert found["recall"] == pytest.approx(1 - wrong / len(unsafe))
-    assert found["stages"]["filter"]["seconds_per_image"] < sum(asked.seconds.values())
+    assert found["stages"]["filter"]["seconds_per_image"] == pytest.approx(3.0 + 2.0 * cutoffs.text_has_a_say)
+    by_hand = sum(stage["reached"] * stage["seconds_per_image"] for stage in found["stages"].values())
+    assert found["seconds_per_image_by_stages"] == pytest.approx(by_hand)
+    assert found["stages"]["filter"]["reached"] == 1.0
+    low, high = found["intervals"]["miss_rate"]
+    assert low < found["miss_rate"] < high
 
 
 def test_each_stage_alone_makes_the_same_promise(asked):
-    found = alone(asked, asked, FLAT, FLAT, 0.1)
+    found = alone(asked, asked, FLAT, FLAT, 0.1, COSTS)
     assert set(found) == {"text_filter", "image_filter", "student", "judge"}
     assert found["judge"]["f1"] > found["student"]["f1"] > found["text_filter"]["f1"]
     strict = found["judge"]["at_promise"]
@@ -167,11 +175,12 @@ def test_without_a_judge(drawn):
     assert asked.judge is None
     family = Family(asked.scores(FLAT, FLAT), asked.unsafe, Shape())
     cutoffs = family.at(0.1)
-    found = summarise_cascade(asked, decide(asked.scores(FLAT, FLAT), cutoffs), cutoffs)
+    costs = replace(COSTS, seconds={name: 1.0 for name in COSTS.seconds if name != "judge"})
+    found = summarise_cascade(asked, decide(asked.scores(FLAT, FLAT), cutoffs), cutoffs, costs)
     assert found["judge_f1"] is None
     assert found["judge_share"] == 0
     assert found["stages"]["judge"]["seconds_per_image"] is None
-    assert "judge" not in alone(asked, asked, FLAT, FLAT, 0.1)
+    assert "judge" not in alone(asked, asked, FLAT, FLAT, 0.1, costs)
     assert {
         row["judge"]
         for row in cascade_rows(asked, asked.scores(FLAT, FLAT), decide(asked.scores(FLAT, FLAT), cutoffs))
