@@ -2,11 +2,14 @@
 # make student distil that judge, train the paper's small heads beside it, calibrate the cascade
 # make attack train the defences (robust encoder, student, judge), attack everything, say what it withstands
 # make test   fresh machine: environment, install, lint, types, the whole suite
+# make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
+WORKERS ?= 2
+THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack test lint clean
+.PHONY: demo student defences attack test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -34,7 +37,13 @@ attack: .venv/installed
 	$(BIN)/python recipes/attack.py
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+
+# Kernels of other processors, chosen by torch, oneDNN and MKL; they add in other orders, so they round otherwise.
+test-cpu: .venv/installed-dev
+	ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 $(MAKE) test
+	ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE $(MAKE) test
+	$(MAKE) test THREADS=2
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

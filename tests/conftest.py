@@ -1,10 +1,12 @@
-"""Shared set-up: offline, one thread, few and repeatable hypothesis examples."""
+"""Shared set-up: offline, one thread, few and repeatable hypothesis examples, scripts in processes of their own."""
 
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,14 +21,27 @@ settings.register_profile(
 settings.load_profile("arbiter")
 
 
+def pytest_collection_modifyitems(config, items):
+    """Files with slow tests first, and each file on one worker: its fixtures are made once, and none ends alone.
+
+    The tests of `single_run` stand in two files and share a worker too.
+    """
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            group = "single_run" if "single_run" in item.fixturenames else item.path.stem
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
-def _one_thread(request: pytest.FixtureRequest) -> None:
-    """Tiny models on several threads spend their time waiting (style.md, section 6.2)."""
+def _few_threads() -> None:
+    """One thread, or OMP_NUM_THREADS: tiny models on several spend their time waiting."""
     import sys
 
     torch = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(1)
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
         torch.manual_seed(0)
 
 
@@ -366,32 +381,107 @@ def recipe_config(base_folder, tmp_path_factory):
     return path
 
 
+class Script:
+    """A script in a process group of its own, forked where everything heavy is imported already."""
+
+    def __init__(self, command, environment):
+        import multiprocessing
+        import runpy
+        import tempfile
+        from pathlib import Path
+
+        root, self.folder = Path(__file__).resolve().parent.parent, tempfile.TemporaryDirectory()
+        self.output, self.errors = (Path(self.folder.name) / name for name in ("output", "errors"))
+        given = {
+            "FOLDER": str(root),
+            "ENVIRONMENT": environment,
+            "OUTPUT": str(self.output),
+            "ERRORS": str(self.errors),
+            "COMMAND": [str(root / command[0]), *map(str, command[1:])],
+        }
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(
+            ["torch", "transformers", "trl", "peft", "sklearn.ensemble", "matplotlib.figure", "deepspeed"]
+        )
+        self.process = context.Process(
+            target=runpy.run_path, args=(str(root / "tests" / "data" / "forked_script.py"), given)
+        )
+        self.process.start()
+
+    def wait(self):
+        """Exit code, once it has ended; negative, the signal that ended it. The test's own timeout bounds it."""
+        self.process.join()
+        return self.process.exitcode
+
+    @property
+    def stdout(self):
+        return self.output.read_text()
+
+    @property
+    def stderr(self):
+        return self.errors.read_text()
+
+    def kill(self):
+        """End it and what it started."""
+        import signal
+        from contextlib import suppress
+
+        if self.process.is_alive():
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.join()
+        self.folder.cleanup()
+
+
 @pytest.fixture(scope="session")
-def launch(recipe_config):
-    """`launch(out, *options, profile="single", wait=True)` runs the recipe as users do, by `accelerate launch`."""
-    import subprocess
-    import sys
+def start_script():
+    """`start_script(path, *options, **environment)` -> a `Script` that runs a file of the project as `python` does.
+
+    The imports of a recipe take longer than the few steps of its test. A server process imports them once, and each
+    script is a fork of it: a fresh process otherwise, with its own arguments, environment, output and exit code.
+    """
+    started = []
+
+    def start(*command, **environment):
+        started.append(Script(command, {"DS_ACCELERATOR": "cpu", **environment}))
+        return started[-1]
+
+    yield start
+    for script in started:
+        script.kill()
+
+
+@pytest.fixture(scope="session")
+def accelerate(start_script):
+    """`accelerate(profile, recipe, *options)` starts a recipe under `accelerate launch`.
+
+    torchrun's own settings let it fork its processes and run the recipe in them.
+    """
     from pathlib import Path
+
+    from accelerate.commands import accelerate_cli
 
     root = Path(__file__).resolve().parent.parent
 
-    def run(out, *options, profile="single", wait=True):
-        command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-        command += ["--config_file", f"recipes/configs/accelerate/{profile}.yaml", "--main_process_port", "0"]
-        command += [
-            "recipes/lora_llava.py",
-            "--config",
-            str(recipe_config),
-            "--output_dir",
-            str(out),
-            *options,
-        ]
-        log = Path(f"{out}.log")
-        with log.open("w") as sink:
-            process = subprocess.Popen(command, cwd=root, stdout=sink, stderr=sink, start_new_session=True)
-        if wait and process.wait(timeout=500):
-            pytest.fail(log.read_text()[-4000:])
-        return process
+    def start(profile, recipe, *options):
+        config = root / "recipes" / "configs" / "accelerate" / f"{profile}.yaml"
+        command = ["launch", "--config_file", config, "--main_process_port", "0", root / recipe, *options]
+        return start_script(accelerate_cli.__file__, *command, PET_RUN_PATH="1", PET_START_METHOD="fork")
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def launch(accelerate, recipe_config):
+    """`launch(out, *options, profile="single")` runs recipes/lora_llava.py; gives the ended `Script`."""
+
+    def run(out, *options, profile="single"):
+        options = ["--config", recipe_config, "--output_dir", out, *options]
+        script = accelerate(profile, "recipes/lora_llava.py", *options)
+        if script.wait():
+            pytest.fail((script.stdout + script.stderr)[-4000:])
+        return script
 
     return run
 

@@ -2,7 +2,6 @@
 
 import json
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -96,18 +95,9 @@ def judge_run(base_folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_a_run_loads_like_any_judge_and_tells_its_price(judge_run, tmp_path, noise_image):
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += [
-        "--config_file",
-        "recipes/configs/accelerate/single.yaml",
-        "--main_process_port",
-        "0",
-        str(RECIPE),
-    ]
-    command += ["--judge", str(judge_run.path), "--output_dir", str(tmp_path / "robust"), *SMALL]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr[-4000:]
+def test_a_run_loads_like_any_judge_and_tells_its_price(start_script, judge_run, tmp_path, noise_image):
+    done = start_script(RECIPE, "--judge", judge_run.path, "--output_dir", tmp_path / "robust", *SMALL)
+    assert done.wait() == 0, done.stderr[-4000:]
     assert "robust accuracy at 8/255" in done.stdout
 
     moved = (tmp_path / "robust").rename(tmp_path / "elsewhere")

@@ -1,9 +1,7 @@
 """recipes/distill_cross_attention.py and the cascade's place behind it: what they leave, and what they refuse."""
 
 import json
-import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,47 +18,23 @@ RECIPE = ROOT / "recipes" / "distill_cross_attention.py"
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def small(start_script, tmp_path_factory):
     """A run of the recipe in small: the judge is the base that ships, judged zero-shot."""
     folder = tmp_path_factory.mktemp("distill")
+    options = ["--output_dir", folder / "student", "--teacher", "tiny-llava"]
+    options += ["--lessons", 4, "--max_steps", 3, "--limit", 120, "--eval_rows", 16, "--test_rows", 16]
+    options += ["--cache", folder / "features", "--eval_steps", 2, "--use_cpu", "true"]
 
     def run(*more):
-        command = [
-            sys.executable,
-            str(RECIPE),
-            "--output_dir",
-            str(folder / "student"),
-            "--teacher",
-            "tiny-llava",
-        ]
-        command += [
-            "--lessons",
-            "4",
-            "--max_steps",
-            "3",
-            "--limit",
-            "120",
-            "--eval_rows",
-            "16",
-            "--test_rows",
-            "16",
-        ]
-        command += ["--cache", str(folder / "features"), "--eval_steps", "2", "--use_cpu", "true", *more]
-        return subprocess.run(
-            command,
-            cwd=ROOT,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=400,
-        )
+        done = start_script(RECIPE, *options, *more)
+        return done.wait(), done
 
     config = yaml.safe_load((ROOT / "recipes/configs/distill_cross_attention.yaml").read_text())
     config["baselines"] = []
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(config))
-    done = run("--config", str(path))
-    assert done.returncode == 0, done.stderr[-2000:]
+    code, done = run("--config", path)
+    assert code == 0, done.stderr[-2000:]
     return folder, path, done, run
 
 
@@ -102,8 +76,8 @@ def test_a_run_explains_itself_and_loads(small):
 @pytest.mark.slow
 def test_a_folder_in_use_and_a_manifest_of_another_encoder_are_refused(small):
     folder, path, _, run = small
-    again = run("--config", str(path))
-    assert again.returncode != 0
+    code, again = run("--config", path)
+    assert code != 0
     assert "already holds a run" in again.stderr
     manifest = folder / "student" / "run.json"
     text = manifest.read_text()

@@ -1,7 +1,6 @@
 """recipes/linear_probe.py, prompt_learning.py and pooled_attention.py as files: what they leave behind and refuse."""
 
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -227,20 +226,12 @@ def test_a_folder_in_use_is_refused(start):
 
 
 @pytest.mark.slow
-def test_processes_share_the_work(start, tmp_path, cache):
+def test_processes_share_the_work(accelerate, start, tmp_path, cache):
     """Under `accelerate launch` on two processes: the same batches, so the same head and the same rows."""
     plain = ("--optimizer", "sgd", "--learning_rate", "0.5", "--epochs", "6", "--train_batch_size", "64")
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch"]
-    command += ["--config_file", "recipes/configs/accelerate/cpu_ddp.yaml", "--main_process_port", "0"]
-    command += ["recipes/linear_probe.py", *SMALL, "--cache", str(cache), *plain]
-    done = subprocess.run(
-        [*command, "--output_dir", str(tmp_path / "two")],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    options = (*SMALL, "--cache", cache, *plain, "--output_dir", tmp_path / "two")
+    done = accelerate("cpu_ddp", "recipes/linear_probe.py", *options)
+    assert done.wait() == 0, done.stderr[-3000:]
     assert done.stdout.count("F1, both together") == 1
     one, two = start("linear_probe", *plain), RunDir.open(tmp_path / "two")
     weights = [load_file(run.path / WEIGHTS) for run in (one, two)]

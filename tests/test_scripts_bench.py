@@ -1,9 +1,6 @@
 """The benches run and say what they promise; no times are compared."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +8,18 @@ import pytest
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
-def last_line(script, *options):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPTS / script), "--size", "tiny", "--threads", "1", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def last_line(start_script):
+    def run(script, *options):
+        done = start_script(SCRIPTS / script, "--size", "tiny", "--threads", 1, *options)
+        assert done.wait() == 0, done.stderr
+        return json.loads(done.stdout.splitlines()[-1])
+
+    return run
 
 
 @pytest.mark.slow
-def test_training_steps_are_equal_and_their_ratios_told():
+def test_training_steps_are_equal_and_their_ratios_told(last_line):
     pytest.importorskip("trl")
     found = last_line("bench_train.py", "--steps", "1", "--group-size", "4", "--only", "trl", "ours")
     assert found["equal_loss"], found["loss_difference"]
@@ -36,7 +31,7 @@ def test_training_steps_are_equal_and_their_ratios_told():
 
 
 @pytest.mark.slow
-def test_ways_to_judge_are_compared():
+def test_ways_to_judge_are_compared(last_line):
     found = last_line("bench_judge.py", "--images", "8", "--steps", "1")
     for key in (
         "stream_vs_generate",
@@ -51,7 +46,7 @@ def test_ways_to_judge_are_compared():
 
 
 @pytest.mark.slow
-def test_what_the_head_adds_and_int8_saves_are_told():
+def test_what_the_head_adds_and_int8_saves_are_told(last_line):
     found = last_line("bench_student.py", "--rounds", "1", "--batches", "1")
     assert found["head_overhead"] > -1
     assert found["int8_speedup"] > 0

@@ -1,9 +1,6 @@
 """scripts/bench_attack.py runs and says what it promises; no times are compared."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,20 +8,19 @@ import pytest
 SCRIPT = Path(__file__).parents[1] / "scripts" / "bench_attack.py"
 
 
-def run(*options):
-    return subprocess.run(
-        [sys.executable, str(SCRIPT), "--size", "tiny", "--threads", "1", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
+@pytest.fixture
+def run(start_script):
+    def ended(*options):
+        done = start_script(SCRIPT, "--size", "tiny", "--threads", 1, *options)
+        return done.wait(), done
+
+    return ended
 
 
 @pytest.mark.slow
-def test_both_sides_are_timed_and_what_they_reach_is_told():
-    done = run("--images", "3", "--steps", "3", "--batch", "2", "--epsilon", "0.05")
-    assert done.returncode == 0, done.stderr
+def test_both_sides_are_timed_and_what_they_reach_is_told(run):
+    code, done = run("--images", "3", "--steps", "3", "--batch", "2", "--epsilon", "0.05")
+    assert code == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     for key in ("image_steps_ratio", "image_steps_ratio_pixel_gradients_only", "seconds_per_image_ratio"):
         assert found[key] > 0
@@ -39,7 +35,7 @@ def test_both_sides_are_timed_and_what_they_reach_is_told():
     assert {"torch", "transformers"} <= found["versions"].keys()
 
 
-def test_counts_below_one_are_refused():
-    done = run("--images", "0")
-    assert done.returncode == 2
+def test_counts_below_one_are_refused(run):
+    code, done = run("--images", "0")
+    assert code == 2
     assert "1 at least" in done.stderr

@@ -1,0 +1,22 @@
+"""What a process does that conftest's `start_script` forks: it becomes the given script, as `python SCRIPT ...` would.
+
+The names in capitals are put in by who runs this file.
+"""
+
+import os
+import runpy
+import sys
+
+os.setsid()  # a group of its own, so that it is stopped with all it started
+os.chdir(FOLDER)  # noqa: F821
+os.environ.update(ENVIRONMENT)  # noqa: F821
+for stream, path in ((1, OUTPUT), (2, ERRORS)):  # noqa: F821
+    os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+for stream in (sys.stdout, sys.stderr):
+    stream.reconfigure(line_buffering=True)
+if deepspeed := sys.modules.get("deepspeed"):
+    # It would compile an operator for inference, a minute's work, and keep it in the user's home.
+    deepspeed.ops.__compatible_ops__ = {}
+sys.argv = COMMAND  # noqa: F821
+sys.path.insert(0, os.path.dirname(COMMAND[0]))  # noqa: F821
+runpy.run_path(COMMAND[0], run_name="__main__")  # noqa: F821
