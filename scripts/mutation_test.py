@@ -52,7 +52,7 @@ AREAS: dict[str, tuple[str, str]] = {
     "tree": ("judge/vlm/tree.py", "test_judge_tree.py"),
     "cascade": (
         "judge/stages.py judge/cascade_margins.py judge/cascade.py judge/filters.py judge/filter_stage.py",
-        "test_judge_stages*.py test_judge_cascade*.py test_judge_filters*.py",
+        "test_judge_stages*.py test_judge_cascade*.py test_judge_filter*.py",
     ),
     "conformal": (
         "judge/conformal.py judge/calibrate.py",
@@ -92,9 +92,12 @@ def mutants_of(module: str) -> list[Mutant]:
     class Visitor(libcst.CSTVisitor):
         METADATA_DEPENDENCIES = (PositionProvider,)
         raising = 0
+        statement: libcst.CSTNode | None = None
 
         def on_visit(self, node: libcst.CSTNode) -> bool:
             self.raising += isinstance(node, libcst.Raise)
+            if isinstance(node, libcst.SimpleStatementLine):
+                self.statement = node
             if isinstance(node, libcst.Annotation | libcst.Decorator | libcst.Import | libcst.ImportFrom):
                 return False
             if not (self.raising and isinstance(node, libcst.BaseString)):
@@ -105,14 +108,16 @@ def mutants_of(module: str) -> list[Mutant]:
 
         def on_leave(self, node: libcst.CSTNode) -> None:
             self.raising -= isinstance(node, libcst.Raise)
+            if node is self.statement:
+                self.statement = None
 
         def note(self, node: libcst.CSTNode, other: libcst.CSTNode) -> None:
             changed = wrapper.module.deep_replace(node, other).code
-            place = self.get_metadata(PositionProvider, node, None)
-            span = place and (place.start.line - 1, place.end.line)
+            # Lines within a statement are not always traced by themselves.
+            place = self.get_metadata(PositionProvider, self.statement or node)
             was, now = _difference(code.splitlines(), changed.splitlines())
-            if was != now and span:
-                found.setdefault(changed, Mutant(module, span[0] + 1, span[1], was, now, changed))
+            if was != now:
+                found.setdefault(changed, Mutant(module, place.start.line, place.end.line, was, now, changed))
 
     code = (ROOT / module).read_text(encoding="utf-8")
     wrapper = MetadataWrapper(libcst.parse_module(code), unsafe_skip_copy=True)

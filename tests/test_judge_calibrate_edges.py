@@ -140,3 +140,12 @@ def test_temperatures_stay_within_their_limits():
     found = fit_temperature([1, 1, 1, 0, 0, 0, 0, 1], [0.9, 0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1])
     assert found == pytest.approx(np.log(9) / np.log(3), rel=1e-3)
     assert fit_temperature([1, 1, 1, 0], [1.0, 0.9, 0.9, 0.1]) < 1  # certainty is no infinity
+
+
+def test_a_certain_mistake_makes_it_as_unsure_as_can_be_and_no_surer():
+    """An infinite logit on the wrong side would leave no temperature better than another."""
+    right = [0.9] * 9, [0.1] * 9
+    found = fit_temperature([1] * 10 + [0] * 10, [0.0, *right[0], 1.0, *right[1]])
+    assert found == pytest.approx(TEMPERATURES[1], rel=1e-3)
+    assert fit_temperature([1] * 10 + [0] * 9, [0.0, *right[0], *right[1]]) > 2
+    assert fit_temperature([1] * 9 + [0] * 10, [*right[0], 1.0, *right[1]]) > 2

@@ -246,3 +246,9 @@ def test_a_field_given_twice_is_found_at_any_depth(tmp_path: Path) -> None:
     path.write_text("name: x\nversion: 1\nname: y\ncategories: []\n", encoding="utf-8")
     with pytest.raises(TaxonomyError, match=r"twice\.yaml, line 3: 'name' is given twice in one entry"):
         load_taxonomy(path)
+
+
+def test_what_is_not_said_of_an_image() -> None:
+    image = Example("1", b"pixels")
+    assert (image.prompt, image.violates, image.unknown) == (None, frozenset(), frozenset())
+    assert (image.source, image.split) == ("real", "train")
