@@ -154,11 +154,11 @@ def test_a_model_in_half_precision_takes_pixels_in_full(tiny_clip_folder, images
 
 def test_a_category_is_asked_about_alone(student, images):
     # The less likely one: the likeliest is as likely as the whole (judge.protocol).
-    victim = as_victim(student, category="one")
-    margins = victim.margins(as_pixels(images), CONTEXTS).sigmoid().numpy()
-    scores = victim.score(images, CONTEXTS)
+    victim, contexts = as_victim(student, category="one"), [Context(c.prompt, POLICY) for c in CONTEXTS]
+    margins = victim.margins(as_pixels(images), contexts).sigmoid().numpy()
+    scores = victim.score(images, contexts)
     assert margins == pytest.approx(scores, abs=1e-4)
-    assert np.abs(scores - as_victim(student).score(images, CONTEXTS)).max() > 1e-3
+    assert np.abs(scores - as_victim(student).score(images, contexts)).max() > 1e-3
     with pytest.raises(TaxonomyError, match=r"no category 'three'"):
         as_victim(student, category="three").score(images, CONTEXTS)
 
