@@ -12,11 +12,10 @@ What a person sees and what the judge sees must be one picture; every difference
   keys of PNG (tRNS) that Pillow compares at the wrong depth are rescaled, or refused if 8 bits cannot tell.
 - **Orientation.** The EXIF (or XMP) orientation is applied.
 - **Missing parts.** A cut file is an error; nothing is padded.
-
 - **Colours.** Profiles (ICC, and the chunks of PNG) are applied: `judge.image_colours`.
 - **Size.** Pictures above `KEPT_PIXELS` are judged in half, a quarter ... of their size, each pixel the mean of those
-  it stands for (JPEG: by its decoder). The encoders look at 0.05 to 0.5 megapixels, so at ordinary sizes nothing
-  changes, and neither an image nor a batch can fill the memory.
+  it stands for (JPEG: by its decoder). CLIP, SigLIP and LLaVA look at 0.05 to 0.5 megapixels, so nothing they see
+  changes (Qwen's towers, which may take 12, get 1 to 4); and neither an image nor a batch can fill the memory.
 """
 
 import hashlib
@@ -119,7 +118,8 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         ImageError: with one of these statuses:
             `missing`, `unreadable` (no permission, a folder, damaged data), `not_an_image`,
             `unsupported_format` (an image, but not JPEG, PNG, WEBP, GIF or BMP), `truncated`,
-            `too_large` (bytes), `too_many_pixels`, `too_narrow` (shape), `animated`.
+            `too_large` (bytes), `too_many_pixels`, `too_narrow` (shape), `animated`, `unknown_colours` (colours that
+            viewers show in different ways, see `judge.image_colours`).
         ConfigError: Pillow was told to pad truncated images, so damage could not be seen.
         TypeError: `source` is none of the above.
     """
