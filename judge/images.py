@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that strangers' bytes may reach; Pillow registers more than forty."""
 
-ANIMATION_PIXELS = 500_000_000
+ANIMATION_PIXELS = 300_000_000
 """Width x height x frames up to which an animation is looked through: some ten seconds of decoding."""
 
 KEPT_PIXELS = 2048 * 2048
@@ -88,7 +88,7 @@ class ImageLimits:
     max_bytes: int = 32 * 2**20
     """Largest file, in bytes."""
     max_pixels: int = 24_000_000
-    """Largest width x height; for WebP and for animations, whose decoders hold several pictures, about half."""
+    """Largest width x height; WebP may have half of it and animations a third, as their decoders hold several."""
     max_aspect: float = 50.0
     """Longest side over shortest. Models scale the short side up: 10 x 50,000 pixels become 500 million."""
     frames: Literal["single", "first"] = "single"
@@ -274,7 +274,7 @@ def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
     width, height = size = image.size
     if min(size) < 1:
         raise ImageError("unreadable", f"{width} x {height} pixels")
-    most = limits.max_pixels // 2 if _frame_count(image) > 1 else limits.max_pixels
+    most = limits.max_pixels // 3 if _frame_count(image) > 1 else limits.max_pixels
     if width * height > most:
         raise _too_many_pixels(f"{width} x {height}", most)
     if max(size) > limits.max_aspect * min(size):
