@@ -54,6 +54,7 @@ from judge.heads.features import encode_images, encode_texts
 from judge.heads.student import PhraseBook, Student, save_student
 from judge.heads.teacher import Lesson, read_lessons, teach, teacher_identity
 from judge.images import open_image
+from judge.resume import check_options, explained
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
@@ -123,11 +124,17 @@ class StudentArguments(TrainingArguments):
 
 
 def main() -> None:
-    """Parse, let the judge teach, train, calibrate, ask, report."""
-    started = time.time()
+    """Parse the options, open the run folder, train; what stops it on the way is explained."""
     options, data, args = parse()
-    set_seed(args.seed)
     run = open_run(options, data, args)
+    with explained(run.path):
+        distil(run, options, data, args)
+
+
+def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: StudentArguments) -> None:
+    """Let the judge teach, train, calibrate, ask, report."""
+    started = time.time()
+    set_seed(args.seed)
     taxonomy = load_taxonomy(data.taxonomy)
     flip = FlipOptions(held_out=frozenset(data.held_out), **data.flip)
     train, validation, test = load_splits(data, taxonomy)
@@ -201,12 +208,14 @@ def open_run(options: StudentOptions, data: DataOptions, args: StudentArguments)
         for name in data.baselines:
             RunDir.open(name)  # a missing one is said now, not after the training
         taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
+        told = {**asdict(options), **asdict(data), **args.to_dict(), "processes": args.world_size}
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, teacher=options.teacher)
+            check_options(args.output_dir, told, checkpoint=resume_from(args))
         run = RunDir.create(args.output_dir, kind="student", resume=resume, teacher=options.teacher)
         run.write_taxonomy(taxonomy)
         run.write_environment()
-        run.write_config({**asdict(options), **asdict(data), **args.to_dict()})
+        run.write_config(told)
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="student")
 

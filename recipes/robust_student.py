@@ -50,6 +50,7 @@ from judge.heads.robust_distill import MisledLessons, PixelCollator, RobustDisti
 from judge.heads.student import Student, load_student, save_student
 from judge.heads.teacher import Lesson, read_lessons
 from judge.images import open_image
+from judge.resume import check_options, explained
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Taxonomy, draw_groups
 from prompts.errors import ArbiterError
@@ -111,14 +112,29 @@ class Rows:
 
 
 def main() -> None:
-    """Parse, read the lessons, train against attacks, calibrate, ask, attack, report."""
-    started = time.time()
+    """Parse the options, open the run folders, train; what stops it on the way is explained."""
     source, robust, args = parse()
-    epsilon, budgets = parse_epsilon(robust.epsilon), [parse_epsilon(text) for text in source.attack_epsilons]
+    budgets = [parse_epsilon(text) for text in (robust.epsilon, *source.attack_epsilons)]
     set_seed(args.seed)
     first = RunDir.open(source.student, kind="student")
     undefended = load_student(first, device=str(args.device))
     run = open_run(source, robust, args, first)
+    with explained(run.path):
+        defend(run, first, undefended, source, robust, budgets, args)
+
+
+def defend(
+    run: RunDir,
+    first: RunDir,
+    undefended: Student,
+    source: SourceOptions,
+    robust: RobustOptions,
+    budgets: Sequence[float],
+    args: RobustArguments,
+) -> None:
+    """Read the lessons, train against attacks at the first budget, calibrate, ask, attack at the others, report."""
+    started = time.time()
+    epsilon, *budgets = budgets
     rows = read_rows(first)
     encoder = copy_encoder(DualEncoder.load(source.encoder, device=str(args.device)))
     head = CrossAttentionHead(undefended.head.config)
@@ -157,14 +173,16 @@ def open_run(source: SourceOptions, robust: RobustOptions, args: RobustArguments
     state = PartialState()
     if state.is_main_process:
         about = {"teacher": first.manifest["teacher"], "defended": True}
+        drawn = {name: first.config[name] for name in DRAWN_WITH}
+        told = {**args.to_dict(), "training_seed": args.seed, **drawn, **asdict(source), **asdict(robust)}
+        told["processes"] = args.world_size
         if resumes(args):
             RunDir(args.output_dir).check_resumable(first.taxonomy, **about)
+            check_options(args.output_dir, told, checkpoint=resume_from(args))
         run = RunDir.create(args.output_dir, kind="student", resume=resumes(args), **about)
         run.write_taxonomy(first.taxonomy)
         run.write_environment()
-        drawn = {name: first.config[name] for name in DRAWN_WITH}
-        options = {**args.to_dict(), "training_seed": args.seed, **drawn}
-        run.write_config({**options, **asdict(source), **asdict(robust)})
+        run.write_config(told)
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="student")
 

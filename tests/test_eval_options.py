@@ -180,7 +180,7 @@ def test_what_resuming_means(tmp_path):
     for name, whole in (("checkpoint-9", True), ("checkpoint-10", True), ("checkpoint-11", False)):
         (tmp_path / name).mkdir()
         if whole:
-            (tmp_path / name / "trainer_state.json").touch()
+            (tmp_path / name / "trainer_state.json").write_text("{}")
     assert resume_from(about("true")) == str(tmp_path / "checkpoint-10")
 
 

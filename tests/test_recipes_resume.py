@@ -2,12 +2,16 @@
 
 import errno
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 
 from judge.errors import CheckpointError
 from judge.vlm.train import JudgeTrainer
 
+RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SAVED = {"save_strategy": "steps", "save_steps": 1}
 GO_ON = SAVED | {"resume_from_checkpoint": "true"}
 
@@ -56,3 +60,18 @@ def test_a_stopped_run_says_how_it_goes_on_and_does(
     assert step_losses(found) == pytest.approx(step_losses(straight), rel=1e-5)
     numbers = [json.loads((run / "metrics.json").read_text())["after"] for run in (found, straight)]
     assert numbers[0] == numbers[1]
+
+
+def test_a_student_goes_on_as_the_same_student_only(monkeypatch, tmp_path):
+    recipe = runpy.run_path(str(RECIPES / "distill_cross_attention.py"), run_name="recipe")
+
+    def begin(*words):
+        words = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--baselines", *words]
+        monkeypatch.setattr(sys, "argv", ["distill_cross_attention.py", *words])
+        return recipe["open_run"](*recipe["parse"]())
+
+    begin()
+    again = ("--resume_from_checkpoint", "true")
+    begin(*again, "--logging_steps", "3")
+    with pytest.raises(CheckpointError, match=r"begun with inner 128, not 64; seed \d+, not 1\."):
+        begin(*again, "--seed", "1", "--inner", "64")
