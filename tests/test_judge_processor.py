@@ -57,3 +57,24 @@ def test_a_model_without_images_is_named(tmp_path):
     transformers.LlamaConfig(hidden_size=16, num_attention_heads=2).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="is a llama and names no processor"):
         load_processor(str(tmp_path))
+
+
+@pytest.mark.parametrize("named", ["Qwen2VLImageProcessor", "Qwen2VLImageProcessorFast"])
+def test_checkpoints_from_before_processors_had_a_file_of_their_own_load(
+    tiny_vlm, tmp_path, named, noise_image
+):
+    """As on the hub: settings in preprocessor_config.json, the chat in chat_template.json."""
+    _, processor = tiny_vlm("qwen2_vl")
+    processor.tokenizer.save_pretrained(tmp_path)
+    settings = json.loads(processor.image_processor.to_json_string())
+    settings |= {"image_processor_type": named, "processor_class": "Qwen2VLProcessor"}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    (tmp_path / "chat_template.json").write_text(json.dumps({"chat_template": processor.chat_template}))
+    transformers.Qwen2VLConfig().save_pretrained(tmp_path)
+    found = load_processor(str(tmp_path))
+    assert type(found.image_processor).__name__ == "Qwen2VLImageProcessorPil"
+    assert found.chat_template == processor.chat_template
+    assert found.video_processor["merge_size"] == 2
+    images = [noise_image(1, (40, 24))]
+    pixels = [p.image_processor(images, return_tensors="pt").pixel_values for p in (found, processor)]
+    assert torch.equal(*pixels)

@@ -35,7 +35,8 @@ class BaseOptions:
     model_name_or_path: str = field(
         default="tiny-llava",
         metadata={
-            "help": "A hub id, a folder, or tiny-llava, which ships: any image-text-to-text chat model."
+            "help": "A hub id, a folder, or tiny-llava, which ships: LLaVA-1.5, NeXT, OneVision, Qwen2-VL to 3-VL; "
+            "of other families those that a check at load finds are read as their processor means it."
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
