@@ -323,7 +323,7 @@ def save_cascade(
     run.note(**about)
 
 
-def load_cascade(run: RunDir, *, device: str | None = None) -> Cascade:
+def load_cascade(run: RunDir, *, device: str | None = None, batch_size: int | None = None) -> Cascade:
     """Load what `save_cascade` wrote, with its student and judge.
 
     Raises:
@@ -339,9 +339,12 @@ def load_cascade(run: RunDir, *, device: str | None = None) -> Cascade:
             f"{run.path} holds no {SETTINGS} ({error}); run recipes/cascade.py again."
         ) from None
     settings = CascadeSettings.from_json(text, str(run.path / SETTINGS))
-    student = load_student(_stage_run(run, "student"), device=device)
-    judge = load_classifier(_judge_name(run), device=device) if settings.with_judge else None
-    return Cascade(student, settings, judge, name=run.path.name, default_taxonomy=run.taxonomy)
+    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    student = load_student(_stage_run(run, "student"), device=device, **size)
+    judge = None
+    if settings.with_judge:
+        judge = load_classifier(_judge_name(run), device=device, batch_size=batch_size)
+    return Cascade(student, settings, judge, name=run.path.name, default_taxonomy=run.taxonomy, **size)
 
 
 def _judge_name(run: RunDir) -> str | Path:

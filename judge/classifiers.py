@@ -17,11 +17,17 @@ LOADERS = {
     "pooled_attention": ("heads.pooled_attention", "load_pooled_attention"),
     "cascade": ("cascade", "load_cascade"),
 }
-"""What reads a run of each kind: `load(run, device=...)` of this module; the kind `vlm` is read here."""
+"""What reads a run of each kind: `load(run, device=..., batch_size=...)` of this module; `vlm` is read here."""
+JUDGED_AT_ONCE = 8
+"""Images in one forward pass of a judge, where nobody says how many."""
 
 
 def load_classifier(
-    name_or_path: str | Path, *, device: str | None = None, template: str | None = None, batch_size: int = 8
+    name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    template: str | None = None,
+    batch_size: int | None = None,
 ) -> "Classifier":
     """Load what answers the one question: which of these categories does this image violate?
 
@@ -30,33 +36,36 @@ def load_classifier(
             needs no torch; `http://host:8000/v1#model` of a chat server; or a base model, judged zero-shot.
         device: such as `cpu` or `cuda`; by default a GPU where there is one.
         template: overrides the template of a base or a server; a run keeps the one it was trained with.
-        batch_size: images in one forward pass, or requests to a server at a time.
+        batch_size: images in one forward pass, of every stage of a cascade too, or requests to a server at a time; by
+            default what suits the kind: 8 for a judge, 32 or 64 for what is small.
 
     Raises:
         CheckpointError: nothing there that could be loaded; the message says what was expected.
         ConfigError: a template for something that has none, or a server that cannot be used.
     """
     text, path = str(name_or_path), Path(name_or_path)
+    size = {} if batch_size is None else {"batch_size": batch_size}
     if text.startswith(("http://", "https://")):
         from .vlm.remote import load_remote
 
-        return load_remote(text, template=template, batch_size=batch_size)
+        return load_remote(text, template=template, batch_size=batch_size or JUDGED_AT_ONCE)
     if path.suffix == ".onnx":
         from .heads.onnx_student import load_onnx_student
 
-        return load_onnx_student(path)
+        return load_onnx_student(path, **size)
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if not (path / MANIFEST).is_file():
-        return _base(text, device, template, batch_size)
+        return _base(text, device, template, batch_size or JUDGED_AT_ONCE)
     run = RunDir.open(path)
     if run.kind in LOADERS:
         if template is not None:
             raise CheckpointError(f"{path} is a {run.kind!r}, which has no template; leave the option out.")
         home, name = LOADERS[run.kind]
-        return cast("Classifier", getattr(import_module(f".{home}", __package__), name)(run, device=device))
-    return _judge(run, device, template, batch_size)
+        load = getattr(import_module(f".{home}", __package__), name)
+        return cast("Classifier", load(run, device=device, **size))
+    return _judge(run, device, template, batch_size or JUDGED_AT_ONCE)
 
 
 def _base(name: str, device: str, template: str | None, batch_size: int) -> "Classifier":

@@ -38,6 +38,7 @@ from adversarial.errors import AttackError
 from adversarial.gradient import PGD
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.attacked import summarise_attacked
+from eval.closing import command, data_words
 from eval.fixed_heads import ask
 from eval.held_out import Evaluation, Question, draw_evaluation, summarise_evaluation
 from eval.options import RecipeOptions, parse_options, resumes
@@ -346,8 +347,11 @@ def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: di
         )
     say(
         f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training; robust accuracy "
-        f"of {after['attacked']['rows']} questions, as bytes. Next:\n  arbiter attack {run.path}"
+        f"of {after['attacked']['rows']} questions, as bytes. Next:"
     )
+    config = run.config
+    words = data_words(config["dataset"], run.path / "taxonomy.yaml", config["held_out"])
+    say(f"  {command('arbiter', 'attack', run.path, *words)}")
 
 
 def row(label: str, *values: float | None) -> None:

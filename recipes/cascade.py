@@ -44,6 +44,7 @@ from eval.cascade import (
     summarise_cascade,
     summarise_costs,
 )
+from eval.closing import try_it
 from eval.held_out import Question, draw_evaluation
 from eval.options import RecipeOptions, parse_options
 from eval.scores import calibration_error, reliability
@@ -158,6 +159,7 @@ def main() -> None:
     run.write_metrics({**metrics, "seconds": time.time() - started, **about})
     run.write_rows("test", cascade_rows(test, scores, decided))
     show(run, metrics, time.time() - started)
+    print(f"  {try_it(run, [question.row.example for question in drawn['test']])}")
 
 
 def parse() -> CascadeOptions:
@@ -304,7 +306,7 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
         f"({low:.1%} to {high:.1%}, {metrics['rows']} rows), "
         f"{check['mean']:.2%} on average over {check['splits']} splits (standard error {check['standard_error']:.2%})"
     )
-    print(f"{seconds:.0f} s in all. Next:\n  arbiter judge IMAGE --judge {run.path}")
+    print(f"{seconds:.0f} s in all. Next:")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
+from eval.closing import try_it
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
@@ -190,6 +191,7 @@ def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: Studen
         }
         write_results(run, final, answers, extra)
         run.write_rows("history", trainer.state.log_history)
+        say(f"  {try_it(run, test)}")
 
 
 SHOWN = ("f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accuracy", "auc", "heldout_f1")
@@ -354,7 +356,6 @@ def write_results(
         cells = "".join(f"{'-' if each.get(key) is None else format(each[key], '.3f'):>18}" for key in shown)
         say(f"{name:18}{cells}")
     say(f"\n{extra['seconds']:.0f} s in all, {extra['seconds_teaching']:.0f} s of them the judge's. Next:")
-    say(f"  arbiter judge IMAGE --judge {run.path} --taxonomy {run.manifest['taxonomy']['name']}")
 
 
 def say(text: str) -> None:

@@ -31,6 +31,7 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
+from eval.closing import try_it
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
@@ -178,7 +179,7 @@ def train(run: RunDir, base: BaseOptions, lora: LoraOptions, data: DataOptions, 
         summaries = write_results(run, final, before, after, extra, args)
         run.write_rows("history", trainer.state.log_history)
         write_pictures(run, final, before, after, trainer, drawn, shortcut, summaries, args)
-        show(run, summaries, time.time() - started, save_examples(run, test))
+        show(run, summaries, time.time() - started, try_it(run, test.examples, categories=2))
 
 
 def parse() -> tuple[BaseOptions, LoraOptions, DataOptions, JudgeArguments]:
@@ -315,19 +316,7 @@ def write_pictures(
     )
 
 
-def save_examples(run: RunDir, test: ExampleSet, count: int = 8) -> list[Path]:
-    """A few test images beside the judge, to try it on."""
-    folder = run.path / "examples"
-    folder.mkdir(exist_ok=True)
-    paths = []
-    for example in test.examples[:count]:
-        violated = "-".join(sorted(example.violates)) or "nothing"
-        paths.append(folder / f"{len(paths)}-{violated}.png".replace("/", "_").replace(" ", "_"))
-        open_image(example.image).save(paths[-1])
-    return paths
-
-
-def show(run: RunDir, summaries: dict[str, Any], seconds: float, shown: list[Path]) -> None:
+def show(run: RunDir, summaries: dict[str, Any], seconds: float, following: str) -> None:
     """The table, the folder, and what to type next."""
     before, after = summaries["before"], summaries["after"]
     say("")
@@ -335,12 +324,8 @@ def show(run: RunDir, summaries: dict[str, Any], seconds: float, shown: list[Pat
     for key, label in (("heldout_f1", "F1, held-out categories"), ("lying_prompt_f1", "F1, prompt lies")):
         values = [found[key] for found in (before, after) if found and found[key] is not None]
         say(f"{label:28}" + "  ".join(f"{value:.3f}" for value in values))
-    names = ",".join(run.taxonomy.names[3:8:4]) or run.taxonomy.names[0]
     say(f"\n{seconds:.0f} s in all; {run.path}/report.html shows the curves and the wrong verdicts. Next:")
-    say(
-        f"  arbiter judge {shown[0] if shown else 'IMAGE'} --judge {run.path} "
-        f"--taxonomy {run.manifest['taxonomy']['name']} --categories {names}"
-    )
+    say(f"  {following}")
 
 
 def step_size(args: JudgeArguments, flip: FlipOptions) -> str:

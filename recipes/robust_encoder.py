@@ -39,6 +39,7 @@ from adversarial.errors import AttackError
 from adversarial.gradient import PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.closing import command, recipe_beside
 from eval.options import RecipeOptions, parse_options
 from judge.errors import ConfigError
 from judge.examples import ExampleSet, check_splits, load_examples
@@ -261,7 +262,9 @@ def show(run: RunDir, before: dict[str, Any], after: dict[str, Any], trained: fl
             cells = "".join(f"{found[key].get(column, float('nan')):>10.3f}" for column in columns)
             say(f"{label if when == 'before' else '':32}{when:>7} {cells[5:]}")
     say(f"\n{seconds:.0f} s in all, {trained:.0f} s of them training. Next:")
-    say(f"  accelerate launch recipes/robust_student.py --encoder {run.path / 'encoder'}")
+    student = recipe_beside(__file__, "robust_student")
+    words = ("--student", "runs/student", "--encoder", run.path / "encoder")
+    say(f"  {command('accelerate', 'launch', student, *words)}")
 
 
 def say(text: str) -> None:

@@ -36,6 +36,7 @@ from adversarial.errors import AttackError
 from adversarial.gradient import PGD
 from adversarial.problem import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.closing import command, data_words, recipe_beside
 from eval.held_out import Evaluation, Question, draw_evaluation, judge_questions, summarise_evaluation
 from eval.metrics import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
@@ -340,7 +341,10 @@ def write_results(run: RunDir, found: Mapping[str, dict[str, Any]], extra: Mappi
         cells = "".join("-".rjust(17) if each.get(c) is None else f"{each[c]:>17.3f}" for c in columns)
         say(f"{name:12}{cells}" + "".join(f"{each['robust_accuracy'][budget]:>10.3f}" for budget in budgets))
     say(f"\n{extra['seconds']:.0f} s in all, {extra['seconds_training']:.0f} s of them training. Next:")
-    say(f"  python recipes/cascade.py --student {run.path} --judge none --output_dir runs/robust_cascade")
+    words = ["--student", run.path, "--judge", "none", "--output_dir", run.path.parent / "robust_cascade"]
+    config = run.config
+    words += data_words(config["dataset"], run.path / "taxonomy.yaml", config["held_out"])
+    say(f"  {command('python', recipe_beside(__file__, 'cascade'), *words)}")
 
 
 def say(text: str) -> None:

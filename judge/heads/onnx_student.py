@@ -240,18 +240,19 @@ class OnnxStudent:
             self._known.update((text, row[0]) for text, row in zip(part, self.read(part), strict=True))
 
 
-def load_onnx_student(path: str | Path, *, threads: int = 0) -> OnnxStudent:
+def load_onnx_student(path: str | Path, *, threads: int = 0, batch_size: int = 32) -> OnnxStudent:
     """Open an exported student.
 
     Args:
         path: `student.onnx`; the files exported with it lie beside it.
         threads: of ONNX Runtime; 0 leaves the choice to it.
+        batch_size: images in one pass.
 
     Raises:
         CheckpointError: a file is missing, damaged, of another export or of a newer format.
         MissingExtraError: onnxruntime or tokenizers is not installed.
     """
-    return OnnxStudent(path, threads=threads)
+    return OnnxStudent(path, threads=threads, batch_size=batch_size)
 
 
 def manifest_of(images: ImageSteps, texts: TextSteps, **about: Any) -> dict[str, Any]:

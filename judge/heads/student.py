@@ -218,7 +218,9 @@ def save_student(run: RunDir, student: Student) -> None:
     )
 
 
-def load_student(run: RunDir, *, device: str | None = None, encoder: DualEncoder | None = None) -> Student:
+def load_student(
+    run: RunDir, *, device: str | None = None, encoder: DualEncoder | None = None, batch_size: int = 32
+) -> Student:
     """Load what `save_student` wrote.
 
     Raises:
@@ -241,7 +243,7 @@ def load_student(run: RunDir, *, device: str | None = None, encoder: DualEncoder
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run.path} holds no student that can be loaded: {first}") from error
-    return Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy)
+    return Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy, batch_size=batch_size)
 
 
 def check_encoder(run: RunDir, encoder: DualEncoder) -> None:

@@ -1,10 +1,12 @@
 """The recipes that ride along: list them, run one, copy one out to change it."""
 
 import ast
-import shutil
+import json
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +14,8 @@ from judge.errors import ConfigError
 from prompts.taxonomy import nearest
 
 _DATA = {".py", ".yaml", ".yml", ".json"}
+_NAMED = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml|json))(?!\w)")
+"""A file of the recipes as texts name it: from the folder that holds `recipes`."""
 
 
 def recipes_folder() -> Path:
@@ -44,13 +48,14 @@ def run_recipe(name: str, arguments: Sequence[str]) -> int:
 def copy_recipe(name: str, destination: Path) -> list[Path]:
     """Copy a recipe and the configurations, which it finds beside itself, into a folder.
 
-    A file that is already there with the same content is left alone. If one differs, nothing is written.
+    Commands in the copies' texts and files that they name are those of the copies; other recipes are named where they
+    are installed. A file that is already there with the same content is left alone. If one differs, nothing is written.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigError: no such recipe, or it would overwrite something.
+        ConfigError: no such recipe, it would overwrite something, or a folder whose name no text can hold.
     """
     source = recipes_folder()
     names = recipe_names()
@@ -59,18 +64,48 @@ def copy_recipe(name: str, destination: Path) -> list[Path]:
     wanted = [source / f"{name.removesuffix('.py')}.py"]
     wanted += sorted(p for p in (source / "configs").rglob("*") if p.suffix in _DATA)
     targets = {path: destination / path.relative_to(source) for path in wanted}
-    taken = [t for path, t in targets.items() if t.exists() and not _same(path, t)]
+    texts = {target: _renamed(path, source, targets) for path, target in targets.items()}
+    folders = (source.resolve(), destination.resolve())
+    taken = [
+        target for target, text in texts.items() if target.exists() and not _holds(target, text, folders)
+    ]
     if taken:
         raise ConfigError(
             f"Would overwrite {', '.join(map(str, taken))}; nothing was copied. Give another folder."
         )
     written = [target for target in targets.values() if not target.exists()]
-    for path, target in targets.items():
-        if target in written:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+    for target in written:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(texts[target], encoding="utf-8")
     return written
 
 
-def _same(one: Path, other: Path) -> bool:
-    return other.is_file() and one.read_bytes() == other.read_bytes()
+def _renamed(path: Path, source: Path, targets: Mapping[Path, Path]) -> str:
+    """The text of a file, in which each file of the recipes is named by where its copy will be, or where it is."""
+
+    def place(match: re.Match[str]) -> str:
+        named = source / match["file"]
+        if not named.is_file():
+            return match[0]
+        where = str(targets.get(named, named).resolve())
+        line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
+        # A value of a YAML is read as it stands; everything else is a command, or speaks of one.
+        value = path.suffix != ".py" and "#" not in line
+        return json.dumps(where) if value else shlex.quote(where)
+
+    text = _NAMED.sub(place, path.read_text(encoding="utf-8"))
+    if path.suffix == ".py":
+        try:
+            ast.parse(text)
+        except SyntaxError:
+            raise ConfigError(
+                f"The folder's name would break the text of {path.name}; give one without quotes and backslashes."
+            ) from None
+    return text
+
+
+def _holds(path: Path, text: str, folders: Sequence[Path]) -> bool:
+    """Whether a file holds this text, wherever it says that recipes are: beside an earlier copy, others were meant."""
+    anywhere = "|".join(re.escape(str(folder)) for folder in folders)
+    named = re.compile(rf"""['"]?(?:{anywhere})/([\w/.-]+)['"]?""")
+    return path.is_file() and named.sub(r"\1", path.read_text(encoding="utf-8")) == named.sub(r"\1", text)

@@ -211,8 +211,8 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
     config.base_model_name_or_path = base_path(base)  # looked up at every save: a name would mean the hub
     counts = {
         "modules": len(matched),
-        "trainable": sum(p.numel() for p in wrapped.parameters() if p.requires_grad),
-        "all": sum(p.numel() for p in wrapped.parameters()),
+        "trainable": sum(_size(p) for p in wrapped.parameters() if p.requires_grad),
+        "all": sum(_size(p) for p in wrapped.parameters()),
     }
     return wrapped, counts
 
@@ -238,6 +238,11 @@ def _matched(model: Any, expression: str) -> list[str]:
             "adapts the tower."
         )
     return modules
+
+
+def _size(parameter: Any) -> int:
+    """Numbers in a parameter; under ZeRO-3, where each process holds a part, in the whole of it."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _projectors(model: Any) -> list[str]:
