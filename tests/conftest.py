@@ -628,7 +628,7 @@ def shapes(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def run_recipe():
-    """`run_recipe(name, config=FILE, rows=8, ...)` runs a recipe in this process and gives back what it prints."""
+    """`run_recipe(name, *words, rows=8, ...)` runs a recipe in this process and gives back what it prints."""
     import importlib.util
     import io
     import sys
@@ -637,8 +637,8 @@ def run_recipe():
 
     recipes = Path(__file__).resolve().parent.parent / "recipes"
 
-    def run(name, **options):
-        words = [f"{name}.py"]
+    def run(name, *given, **options):
+        words = [f"{name}.py", *map(str, given)]
         for option, value in options.items():
             words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
         printed = io.StringIO()

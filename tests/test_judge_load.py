@@ -383,3 +383,18 @@ def test_an_address_is_a_served_judge():
     with load_classifier("http://127.0.0.1:9/v1#ours", template="perspective", batch_size=3) as found:
         assert (type(found).__name__, found.model, found.template) == ("RemoteJudge", "ours", "perspective")
         assert found.concurrency == 3
+
+
+def test_parameters_of_which_a_process_holds_a_part_count_as_a_whole(tiny_vlm):
+    """As under ZeRO-3, where a parameter's own tensor is empty and `ds_numel` says what it is a part of."""
+    import torch
+
+    from judge.vlm.load import LoraOptions, add_lora
+
+    _, whole = add_lora(tiny_vlm()[0], LoraOptions(lora_r=2), base="tiny")
+    model, _ = tiny_vlm()
+    table = model.get_input_embeddings().weight
+    table.ds_numel = table.numel()
+    table.data = torch.empty(0)
+    _, parted = add_lora(model, LoraOptions(lora_r=2), base="tiny")
+    assert parted == whole

@@ -38,7 +38,9 @@ def test_two_processes_give_the_curve_of_one(launch, single_run, step_losses, tm
     for name in left:
         assert left[name].shape == right[name].shape
         assert (left[name] - right[name]).abs().max() < 1e-4, name
-    after, expected = (json.loads((run / "metrics.json").read_text())["after"] for run in (out, single_run))
+    found, alone = (json.loads((run / "metrics.json").read_text()) for run in (out, single_run))
+    assert found["parameters"] == alone["parameters"], "of the whole model, not of one process's share"
+    after, expected = found["after"], alone["after"]
     assert after["unjudged"] == expected["unjudged"] == 0
     assert after["f1"] == pytest.approx(expected["f1"], abs=1e-6)
 

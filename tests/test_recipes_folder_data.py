@@ -1,14 +1,22 @@
 """Every recipe on data that is not digits: a folder of pictures with a table, and categories of one's own."""
 
+import json
+import shlex
+import shutil
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from judge import load_classifier, load_examples, open_image
+from judge.errors import ConfigError
 from judge.heads.encoder import DualEncoder
 from judge.rundir import RunDir
+from judge.serve import cli
 from prompts import load_taxonomy
 
 RECIPES = {path.stem for path in (Path(__file__).resolve().parent.parent / "recipes").glob("*.py")}
@@ -23,6 +31,69 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def on_shapes(shapes):
     return {"dataset": shapes.dataset, "taxonomy": shapes.taxonomy}
+
+
+CASCADE = {"promised_miss_rate": 0.1, "tuning_rows": 48, "calibration_rows": 96, "test_rows": 48}
+PGD = {"steps": 1, "attack_steps": 1, "attack_epsilons": "4/255"}
+ROBUST = {**PGD, "attack_rows": 8}
+HEAD = {"epochs": 2, "test_rows": 16, "train_batch_size": 16}
+SMALL = {
+    "cascade": CASCADE,
+    "linear_probe": HEAD,
+    "prompt_learning": HEAD,
+    "pooled_attention": HEAD,
+    "distill_cross_attention": {"lessons": 2, "eval_rows": 16, "test_rows": 16, "inner": 32, **TRAINER},
+    "robust_encoder": {"limit": 24, "epochs": 1, "train_batch_size": 12, "test_images": 12, **PGD},
+    "robust_student": ROBUST | TRAINER,
+    "adversarial_lora": {
+        "test_rows": 8,
+        "attacked_rows": 8,
+        "measured_steps": 1,
+        "attack_steps": 1,
+        "feature_images": 16,
+        "feature_epochs": 1,
+        "feature_batch_size": 8,
+        "tower_rank": 4,
+        "learn_answers": True,
+        "groups_per_epoch": 4,
+        **TRAINER,
+    },
+}
+"""The least that a recipe can do."""
+
+
+@pytest.fixture(scope="module")
+def train(request, shapes, shapes_judge, run_recipe, cache):
+    """`train(name, out, **options)` runs a recipe on `shapes` in small, and gives back what it prints."""
+    data = {"dataset": shapes.dataset, "taxonomy": shapes.taxonomy}
+
+    def run(name, out, **options):
+        student = request.getfixturevalue("shapes_student").run
+        from_runs = {
+            "cascade": {**data, "student": student, "judge": shapes_judge.run},
+            "robust_student": {"student": student, "encoder": "tiny-clip"},
+            "adversarial_lora": {"judge": shapes_judge.run},
+            "distill_cross_attention": {**data, "teacher": shapes_judge.run, "cache": cache},
+            "robust_encoder": data,
+        }.get(name, {**data, "cache": cache})
+        return run_recipe(name, **(from_runs | SMALL[name] | {"output_dir": out} | options))
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(train, shapes_judge, shapes_student, tmp_path_factory):
+    """`finished(name)` -> `run`, the folder of a recipe that ran once here, and what it `printed`."""
+    done = {"lora_llava": shapes_judge, "distill_cross_attention": shapes_student}
+    home = tmp_path_factory.mktemp("finished runs")
+
+    def once(name):
+        if name not in done:
+            encoder = {"encoder": once("robust_encoder").run / "encoder"} if name == "robust_student" else {}
+            done[name] = SimpleNamespace(printed=train(name, home / name, **encoder), run=home / name)
+        return done[name]
+
+    return once
 
 
 @pytest.fixture
@@ -46,6 +117,13 @@ def names_no_digit(run):
     kept = [run / "run.json", run / "metrics.json", run / "taxonomy.yaml", *run.glob("rows/*.jsonl")]
     text = "".join(path.read_text() for path in kept)
     return not any(f'"{word}"' in text for word in ("three", "four", "seven", "eight", "digits"))
+
+
+def commands(printed):
+    """What a recipe prints to be typed next, as a shell would part it."""
+    _, found, after = printed.rpartition("Next:\n")
+    assert found
+    return [shlex.split(line) for line in after.splitlines() if line.startswith("  ")]
 
 
 def test_there_is_a_test_for_every_recipe():
@@ -72,49 +150,11 @@ def test_recipe_distill_cross_attention(shapes_student, shapes_judge, answers):
     answers(run.path)
 
 
-def test_recipe_cascade(on_shapes, shapes_student, shapes_judge, run_recipe, answers, tmp_path):
-    out = tmp_path / "a cascade"
-    run_recipe(
-        "cascade",
-        **on_shapes,
-        student=shapes_student.run,
-        judge=shapes_judge.run,
-        output_dir=out,
-        promised_miss_rate=0.1,
-        tuning_rows=48,
-        calibration_rows=96,
-        test_rows=48,
-    )
-    run = RunDir.open(out, kind="cascade")
+def test_recipe_cascade(finished, answers):
+    run = RunDir.open(finished("cascade").run, kind="cascade")
     assert run.config["held_out"] == []
     assert run.metrics["rows_decided_otherwise_live"] == 0
-    answers(out)
-
-
-@pytest.fixture
-def train_head(on_shapes, run_recipe, cache, answers, tmp_path):
-    def train(name, **more):
-        out = tmp_path / "a head"
-        small = {"epochs": 2, "test_rows": 16, "train_batch_size": 16, "cache": cache, "output_dir": out}
-        run_recipe(name, **on_shapes, **small, **more)
-        run = RunDir.open(out, kind=name)
-        assert run.metrics["rows"] == 16
-        assert run.taxonomy.keys == ("ring", "bars", "cross", "corner")
-        answers(out)
-
-    return train
-
-
-def test_recipe_linear_probe(train_head, shapes_judge):
-    train_head("linear_probe", teacher="judge", judge=shapes_judge.run)
-
-
-def test_recipe_prompt_learning(train_head):
-    train_head("prompt_learning")
-
-
-def test_recipe_pooled_attention(train_head):
-    train_head("pooled_attention")
+    answers(run.path)
 
 
 @pytest.mark.parametrize("held_out", [[], ["corner"]])
@@ -124,92 +164,166 @@ def test_recipe_own_head(on_shapes, run_recipe, cache, held_out):
     assert ("no training policy held (corner)" in printed) == bool(held_out)
 
 
-@pytest.fixture(scope="module")
-def robust_encoder(shapes, run_recipe, tmp_path_factory):
-    """The folder of a run, and what it printed."""
-    out = tmp_path_factory.mktemp("robust") / "an encoder"
-    few = {"limit": 24, "epochs": 1, "train_batch_size": 12, "steps": 1, "test_images": 12}
-    attacks = {"attack_steps": 1, "attack_epsilons": "4/255"}
-    data = {"dataset": shapes.dataset, "taxonomy": shapes.taxonomy}
-    return out, run_recipe("robust_encoder", **data, **few, **attacks, output_dir=out)
+def check_head(run, kind, answers):
+    run = RunDir.open(run, kind=kind)
+    assert run.metrics["rows"] == 16
+    assert run.taxonomy.keys == ("ring", "bars", "cross", "corner")
+    answers(run.path)
 
 
-def test_recipe_robust_encoder(robust_encoder):
-    out, _ = robust_encoder
-    run = RunDir.open(out, kind="encoder")
+def test_recipe_linear_probe(train, shapes_judge, answers, tmp_path):
+    train("linear_probe", tmp_path / "a head", teacher="judge", judge=shapes_judge.run)
+    check_head(tmp_path / "a head", "linear_probe", answers)
+
+
+def test_recipe_prompt_learning(finished, answers):
+    check_head(finished("prompt_learning").run, "prompt_learning", answers)
+
+
+def test_recipe_pooled_attention(finished, answers):
+    check_head(finished("pooled_attention").run, "pooled_attention", answers)
+
+
+def test_recipe_robust_encoder(finished):
+    run = RunDir.open(finished("robust_encoder").run, kind="encoder")
     assert run.metrics["images"] == 24
     assert set(run.metrics["after"]["accuracy"]) == {"0/255", "4/255"}
-    assert DualEncoder.load(out / "encoder").fingerprint == run.manifest["encoder_fingerprint"]
-    assert names_no_digit(out)
+    assert DualEncoder.load(run.path / "encoder").fingerprint == run.manifest["encoder_fingerprint"]
+    assert names_no_digit(run.path)
 
 
-def test_recipe_robust_student(shapes, shapes_student, robust_encoder, run_recipe, answers, tmp_path):
-    out = tmp_path / "a robust student"
-    run_recipe(
-        "robust_student",
-        student=shapes_student.run,
-        encoder=robust_encoder[0] / "encoder",
-        output_dir=out,
-        steps=1,
-        attack_rows=8,
-        attack_steps=1,
-        attack_epsilons="4/255",
-        **TRAINER,
-    )
-    run = RunDir.open(out, kind="student")
+def test_recipe_robust_student(shapes, finished, answers):
+    run = RunDir.open(finished("robust_student").run, kind="student")
     assert run.config["dataset"] == shapes.dataset
     assert set(run.metrics["robust_accuracy"]) == {"4/255"}
-    answers(out)
+    answers(run.path)
 
 
-def test_recipe_adversarial_lora(shapes, shapes_judge, run_recipe, answers, tmp_path):
-    out = tmp_path / "a robust judge"
-    run_recipe(
-        "adversarial_lora",
-        judge=shapes_judge.run,
-        output_dir=out,
-        test_rows=8,
-        attacked_rows=8,
-        measured_steps=1,
-        attack_steps=1,
-        feature_images=16,
-        feature_epochs=1,
-        feature_batch_size=8,
-        tower_rank=4,
-        learn_answers=True,
-        groups_per_epoch=4,
-        **TRAINER,
-    )
-    run = RunDir.open(out, kind="vlm")
+def test_recipe_adversarial_lora(shapes, finished, answers):
+    run = RunDir.open(finished("adversarial_lora").run, kind="vlm")
     assert run.config["dataset"] == shapes.dataset
     assert run.config["held_out"] == ["corner"]
-    answers(out)
+    answers(run.path)
 
 
-def test_recipe_attack(on_shapes, shapes_student, run_recipe, tmp_path):
-    out, flip = tmp_path / "an attack", tmp_path / "small.yaml"
-    flip.write_text("flip: {group_size: 4}\n")
-    few = {
-        "rows": 8,
-        "unsafe_rows": 4,
-        "clean_rows": 16,
-        "steps": 2,
-        "restarts": 1,
-        "queries": 4,
-        "severities": 3,
-    }
+ATTACK = {
+    "rows": 8,
+    "unsafe_rows": 4,
+    "clean_rows": 16,
+    "steps": 2,
+    "restarts": 1,
+    "queries": 4,
+    "severities": 3,
+}
+
+
+@pytest.mark.slow
+def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
+    """As the recipe that hardens a judge prints it, in small."""
+    [[program, *words]] = commands(finished("adversarial_lora").printed)
+    assert (program, words[0]) == ("arbiter", "attack")
+    handed = []
+    monkeypatch.setattr("judge.serve.recipes.subprocess.call", lambda words: handed.append(words) or 0)
+    assert cli.main(words) == 0
+    monkeypatch.chdir(tmp_path)
     # Two steps are too few for the honesty checks; the exit code says so, and nothing else may fail.
     with suppress(SystemExit):
-        run_recipe(
-            "attack",
-            **on_shapes,
-            **few,
-            victims=shapes_student.run,
-            output_dir=out,
-            config=flip,
-            epsilons=["2/255", "32/255"],
-        )
-    metrics = RunDir.open(out, kind="attack").metrics
-    assert set(metrics["pixels"]) == {"a student"}
-    assert metrics["deployments"] == {}, "the cascades of the digits have no say here"
-    assert names_no_digit(out)
+        run_recipe("attack", *handed[0][2:], **ATTACK)
+    run = RunDir.open("runs/attack", kind="attack")
+    assert set(run.metrics["pixels"]) == {"adversarial_lora"}
+    assert run.metrics["deployments"] == {}, "the cascades of the digits have no say here"
+    assert run.config["held_out"] == ["corner"]
+    assert names_no_digit(run.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "fails"),
+    [
+        ("linear_probe", "eval.fixed_heads.measure"),
+        ("prompt_learning", "eval.fixed_heads.measure"),
+        ("pooled_attention", "eval.fixed_heads.measure"),
+        ("distill_cross_attention", "judge.heads.distill.calibrate_head"),
+        ("robust_student", "judge.heads.distill.calibrate_head"),
+    ],
+)
+def test_a_training_outlives_its_measurement(name, fails, train, on_shapes, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise ConfigError("no row of one kind")
+
+    monkeypatch.setattr(fails, fail)
+    with pytest.raises(ConfigError, match="no row of one kind"):
+        train(name, tmp_path / "cut short")
+    assert load_classifier(tmp_path / "cut short", device="cpu").name == "cut short"
+
+
+@pytest.mark.parametrize("name", ["lora_llava", "distill_cross_attention", "cascade"])
+def test_the_closing_command_judges_an_image(name, finished, capsys):
+    [[program, *words]] = commands(finished(name).printed)
+    assert program == "arbiter"
+    assert " " in words[1]
+    assert cli.main([*words, "--json"]) in (0, 1)
+    told = json.loads(capsys.readouterr().out)
+    assert told["path"] == words[1]
+    assert 0 <= told["unsafe"] <= 1
+
+
+def test_the_closing_command_of_a_robust_encoder_trains_a_student(
+    finished, shapes_student, run_recipe, monkeypatch, tmp_path
+):
+    [[*program, recipe, a, b, c, d]] = commands(finished("robust_encoder").printed)
+    assert program == ["accelerate", "launch"]
+    assert Path(recipe).is_file()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "student").symlink_to(shapes_student.run)
+    run_recipe(Path(recipe).stem, a, b, c, d, **ROBUST, **TRAINER)
+    assert RunDir.open("runs/robust_student", kind="student").metrics["rows"] == 16
+
+
+def test_the_closing_command_of_a_robust_student_makes_its_cascade(finished, run_recipe):
+    [[program, recipe, *words]] = commands(finished("robust_student").printed)
+    assert program == "python"
+    run_recipe(Path(recipe).stem, *words, **CASCADE)
+    run = RunDir.open(finished("robust_student").run.parent / "robust_cascade", kind="cascade")
+    assert run.config["held_out"] == ["corner"]
+    assert run.metrics["rows_decided_otherwise_live"] == 0
+
+
+@pytest.mark.parametrize("name", ["distill_cross_attention", "robust_student"])
+def test_a_training_goes_on_where_it_stopped(name, train, tmp_path):
+    saving = {"max_steps": 3, "save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 1}
+    train(name, tmp_path / "straight", **saving)
+    shutil.copytree(tmp_path / "straight", tmp_path / "stopped")
+    for left in ("head.safetensors", "head.json", "metrics.json", "encoder", "rows", "checkpoint-3"):
+        gone = tmp_path / "stopped" / left
+        shutil.rmtree(gone) if gone.is_dir() else gone.unlink(missing_ok=True)
+    (tmp_path / "stopped" / "checkpoint-9").mkdir()  # killed while it saved
+    train(name, tmp_path / "stopped", **saving, resume_from_checkpoint=True)
+    straight, resumed = (load_file(tmp_path / each / "head.safetensors") for each in ("straight", "stopped"))
+    for key, tensor in straight.items():
+        torch.testing.assert_close(resumed[key], tensor, rtol=1e-5, atol=1e-6)
+    steps = [
+        [row["step"] for row in RunDir(tmp_path / each).read_rows("history")]
+        for each in ("straight", "stopped")
+    ]
+    assert steps[0] == steps[1]
+    one, two = (RunDir(tmp_path / each).metrics for each in ("straight", "stopped"))
+    assert one["f1"] == two["f1"]
+
+
+def test_what_cannot_be_resumed_says_so(train, tmp_path):
+    with pytest.raises(ConfigError, match="nothing can be resumed"):
+        train("adversarial_lora", tmp_path / "out", resume_from_checkpoint=True)
+    with pytest.raises(ConfigError, match="keeps no checkpoints"):
+        train("linear_probe", tmp_path / "out", resume_from_checkpoint=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_size_reaches_every_classifier(finished):
+    for name in ("lora_llava", "distill_cross_attention", "cascade", "pooled_attention"):
+        assert load_classifier(finished(name).run, device="cpu", batch_size=3).batch_size == 3
+    cascade = load_classifier(finished("cascade").run, device="cpu", batch_size=3)
+    assert (cascade.student.batch_size, cascade.judge.batch_size) == (3, 3)
+    usual = load_classifier(finished("cascade").run, device="cpu")
+    assert (usual.batch_size, usual.student.batch_size, usual.judge.batch_size) == (32, 32, 8)
+    assert load_classifier(finished("pooled_attention").run, device="cpu").batch_size == 64
