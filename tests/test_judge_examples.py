@@ -543,3 +543,32 @@ def test_one_id_in_two_splits_of_a_set_is_found_and_broken_images_are_named() ->
         check_splits(one, two)
     with pytest.raises(ExampleError, match="set: x cannot be compared: not_an_image"):
         check_splits(ExampleSet((Example("x", b"?"),), (Skipped("y", "no_label", ""),), "set"))
+
+
+def test_a_limit_is_at_most_for_digits_too() -> None:
+    digits = load_taxonomy("digits")
+
+    def ids(spec: str, **options: Any) -> list[str]:
+        return [e.id for e in load_examples(spec, taxonomy=digits, **options).examples]
+
+    usual = ids("digits", split="validation")
+    assert len(usual) == 400
+    assert ids("digits", split="validation", limit=5000) == usual
+    assert ids("digits", split="validation", limit=7) == usual[:7]
+    drawn = ids("digits:450", split="validation")
+    assert len(drawn) == 450
+    assert drawn[:400] == usual, "more canvases only add to them"
+    assert ids("digits:450", split="validation", limit=9) == usual[:9]
+    assert ids("digits:2", split="all", limit=5) == [
+        "digits-train-0-000000",
+        "digits-train-0-000001",
+        "digits-validation-0-000000",
+        "digits-validation-0-000001",
+        "digits-test-0-000000",
+    ]
+
+
+@pytest.mark.parametrize("spec", ["digits:0", "digits:-3", "digits:1e3", "digits:many"])
+def test_a_count_of_digits_is_a_whole_number(spec: str) -> None:
+    with pytest.raises(ExampleError, match="is no count; write digits"):
+        load_examples(spec, split="test", taxonomy=load_taxonomy("digits"))
