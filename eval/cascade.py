@@ -131,6 +131,7 @@ def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs, costs: C
         }
     return {
         "rows": len(truth),
+        "unsafe_rows": int(truth.sum()),
         **_measures(counts),
         "judge_f1": None if asked.judge is None else confusion(truth, asked.judge).f1,
         "student_f1": confusion(truth, asked.student).f1,

@@ -7,6 +7,7 @@ to another image, of opposite label).
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any, Literal, cast
 
 from judge.images import open_image
@@ -69,6 +70,27 @@ def draw_evaluation(
     ]
     held_out = _held_out(examples, taxonomy, plain, seed, rows // 2) if options.held_out else ()
     return Evaluation(tuple(flips), tuple(held_out))
+
+
+def draw_groups_only(
+    examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, *, seed: int, rows: int
+) -> list[Question]:
+    """Draw exactly `rows` questions in groups under one policy each, half of them unsafe; an odd one is.
+
+    No pairs, whose policies of their own would leave batches half empty.
+
+    Raises:
+        ExampleError: the examples cannot give the questions.
+    """
+    size = options.group_size
+    plain = replace(options, focus=0.0)
+    groups = draw_groups(examples, taxonomy, plain, seed=seed, epoch=0, groups=ceil(rows / size))
+    drawn = [
+        Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
+    ]
+    whole = rows - rows % size
+    unsafe, safe = ([q for q in drawn[whole:] if q.row.unsafe is side] for side in (True, False))
+    return drawn[:whole] + unsafe[: ceil((rows - whole) / 2)] + safe[: (rows - whole) // 2]
 
 
 def _held_out(

@@ -12,17 +12,18 @@ from adversarial.checks import Check
 from adversarial.ensemble import Ensemble
 from adversarial.gradient import FGSM, PGD
 from adversarial.honesty import check_honesty
-from adversarial.problem import Attack, Problem, Spent, find
+from adversarial.problem import Attack, Context, Problem, Spent, find
 from adversarial.square import Square
 from adversarial.storing import recheck
 from adversarial.threat import ThreatModel
 from judge.heads.student import Student
+from judge.images import open_image
 from judge.vlm.score import VisionLanguageJudge
 
 from .attacked import Attacked, Row, Trial
 from .held_out import Question
 from .suites import Suite
-from .victims import ClassifierVictim, Prepared, problem_of, sign_of
+from .victims import ClassifierVictim, Prepared, check_victim, problem_of, sign_of
 
 Told = Callable[[str], Any]
 
@@ -90,6 +91,20 @@ def attack_victim(
                     if trial.success:
                         pictures.setdefault(trial.id, Broken(problem.images[place], stored[place], epsilon))
     return attacked, pictures
+
+
+def look_at(
+    victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel, some: int = 8
+) -> None:
+    """See on a few questions that a victim's two paths agree and that it is in evaluation mode (`check_victim`).
+
+    Raises:
+        AttackError: they do not, or it is not.
+    """
+    chosen = [question.row for question in questions if sign_of(question, threat)][:some]
+    if victim.no_gradients is None:
+        contexts = [Context(row.prompt, row.taxonomy) for row in chosen]
+        check_victim(victim, [open_image(row.example.image) for row in chosen], contexts)
 
 
 def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:

@@ -49,7 +49,7 @@ def attack_texts(
     """Try every family of prompts, other pictures' prompts, and instructions in the policy, on untouched pictures.
 
     A classifier with a text encoder of its own is also searched: sub-words by queries, and, a student, tokens by
-    gradient, for which `token_rows` rows have to do.
+    gradient, for which `token_rows` rows have to do; not by an attacker who only asks.
 
     Returns:
         `families`: ASR-1 (one prompt drawn from the family) and ASR-N (any of them) by family, as margins say;
@@ -57,7 +57,10 @@ def attack_texts(
         and `safe_to_unsafe` apart; `definitions`: the same for text added to every category's definition; `subwords`
         and `tokens`: the same for the searches, where they apply.
     """
-    threat = replace(threat, epsilon=0.0, space="file", after=("8bit",))
+    threat, asking = (
+        replace(threat, epsilon=0.0, space="file", after=("8bit",)),
+        threat.knowledge == "queries",
+    )
     others: dict[Wanted, list[str]] = {
         "safe": [q.row.prompt for q in questions if q.row.prompt and not q.row.unsafe],
         "unsafe": [q.row.prompt for q in questions if q.row.prompt and q.row.unsafe],
@@ -76,7 +79,7 @@ def attack_texts(
             found["families"][name].append((len(part.problem), tries.asr_1(), tries.asr_n(), tries.most))
         turned += _verified(victim, part.problem, result.contexts(part.problem))
         injected += _through_definitions(victim, part.problem)
-        for name, hits in _searched(victim, part.problem, token_rows).items():
+        for name, hits in _searched(victim, part.problem, 0 if asking else token_rows).items():
             searched.setdefault(name, []).extend(hits)
     found["families"] = {name: _pooled(parts) for name, parts in found["families"].items() if parts}
     images = {question.id: question.row.example.id for question in questions}

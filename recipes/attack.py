@@ -23,7 +23,6 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -31,39 +30,35 @@ from transformers import set_seed
 
 from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.problem import Attack, Context
 from adversarial.square import Square
 from adversarial.texts import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from adversarial.universal import Universal
 from eval.attacked import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
 from eval.edited import edit_pictures
-from eval.held_out import Question, judge_questions
+from eval.held_out import Question, draw_groups_only, judge_questions
 from eval.metrics import summarise
 from eval.multimodal import evaluate_deployment
 from eval.options import RecipeOptions, parse_options
-from eval.robustness import attack_victim, check_attack
+from eval.robustness import attack_victim, check_attack, look_at
 from eval.robustness_plots import Exhibit
 from eval.robustness_report import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
 from eval.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.text_attacks import attack_texts, score_static_sets
 from eval.transfer import attack_universally, transfer_matrix
-from eval.victims import ClassifierVictim, check_victim, sign_of
+from eval.victims import ClassifierVictim
 from judge import load_classifier
 from judge.cascade import Cascade
 from judge.cascade_margins import PATHS
 from judge.errors import ConfigError
 from judge.examples import load_examples
 from judge.filter_stage import FilterStage
-from judge.images import open_image
 from judge.rundir import RunDir, environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
-from prompts.flip import draw_groups
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
 SHEET_ROWS = 4  # pictures of each victim
-TOKEN_ROWS = 8  # whose prompts are searched token by token, by gradient
 VERDICTS = {True: "safe", False: "unsafe"}
 """What an attack makes of an image that is unsafe, or not."""
 
@@ -157,7 +152,7 @@ def main() -> None:
     run = open_run(options, taxonomy)
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():
-        look_at(victim, draws[0], suite.threat)
+        look_at(victim, draws[0], suite.threat)  # before minutes of attacks
 
     attacked, pictures = attack_pixels(victims, draws, suite, options)
     first = {short(name): found[0] for name, found in attacked.items()}
@@ -231,35 +226,16 @@ def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
 
 
 def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
-    """Exactly so many questions, the same for every victim: groups of images under one policy, half of them unsafe.
-
-    No pairs, as in other evaluations, whose policies of their own would leave batches half empty.
-    """
+    """Exactly so many questions, the same for every victim."""
     plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal calls its category by name
     flip = FlipOptions(held_out=frozenset(options.held_out), **{**plain, **options.flip})
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
-    groups = draw_groups(
-        examples, taxonomy, replace(flip, focus=0.0), seed=seed, epoch=0, groups=ceil(rows / flip.group_size)
-    )
-    drawn = [
-        Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
-    ]
-    whole = rows - rows % flip.group_size
-    last = {side: [q for q in drawn[whole:] if q.row.unsafe is side] for side in (True, False)}
-    return drawn[:whole] + last[True][: ceil((rows - whole) / 2)] + last[False][: (rows - whole) // 2]
+    return draw_groups_only(examples, taxonomy, flip, seed=seed, rows=rows)
 
 
 def short(name: str) -> str:
     """What tables call a victim: the folder's name."""
     return Path(name).name
-
-
-def look_at(victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel) -> None:
-    """Refuse a victim whose two paths disagree, or that is not in evaluation mode, before anything is attacked."""
-    some = [question for question in questions if sign_of(question, threat)][:8]
-    if victim.no_gradients is None:
-        contexts = [Context(question.row.prompt, question.row.taxonomy) for question in some]
-        check_victim(victim, [open_image(question.row.example.image) for question in some], contexts)
 
 
 def attack_pixels(
@@ -335,7 +311,9 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
                 drawn,
                 replace(suite.threat, goal="safe", category=None, space="file", after=("8bit",)),
                 sorted({suite.threat.epsilon, suite.epsilons[-1]}),
-                image_attack(options),
+                Square(queries=options.queries)
+                if options.knowledge == "queries"
+                else APGD(steps=options.steps),
                 crafted,
                 families=families(options),
                 batch_size=options.batch_size,
@@ -343,12 +321,6 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
             ),
         }
     return found
-
-
-def image_attack(options: AttackOptions) -> Attack:
-    """What is led through cascades: APGD, or Square where the attacker only asks."""
-    blind = options.knowledge == "queries"
-    return Square(queries=options.queries) if blind else APGD(steps=options.steps)
 
 
 def through_stages(cascade: Cascade) -> list[ClassifierVictim]:
@@ -371,18 +343,16 @@ def attack_otherwise(
 ) -> dict[str, Any]:
     """Text alone, edits, transfer, one perturbation for all images, and the user's own sets of prompts.
 
-    An attacker who only asks has no gradients to transfer, to learn one perturbation by, or to search tokens with.
+    An attacker who only asks has no gradients to transfer, or to learn one perturbation by.
     """
     named = {victim.name: victim for victim in victims.values()}
-    blind = options.knowledge == "queries"
-    white = {name: victim for name, victim in named.items() if victim.no_gradients is None and not blind}
+    asking = options.knowledge == "queries"
+    white = {} if asking else {name: each for name, each in named.items() if each.no_gradients is None}
     largest = replace(suite.threat, epsilon=suite.epsilons[-1], space="file", after=("8bit",))
     texts, edits = {}, {}
     for name, victim in named.items():
         say(f"{name}: texts and edits")
-        texts[name] = attack_texts(
-            victim, questions, suite.threat, families=families(options), token_rows=0 if blind else TOKEN_ROWS
-        )
+        texts[name] = attack_texts(victim, questions, suite.threat, families=families(options))
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
     say("transfer")
     maker = APGD(steps=options.steps, early_stop=False)

@@ -303,7 +303,7 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
     low, high = metrics["intervals"]["miss_rate"]
     print(
         f"\nmiss rate: {metrics['promised_miss_rate']:.1%} promised, {metrics['miss_rate']:.1%} on the test rows "
-        f"({low:.1%} to {high:.1%}, {metrics['rows']} rows), "
+        f"({low:.1%} to {high:.1%}, {metrics['unsafe_rows']} unsafe rows), "
         f"{check['mean']:.2%} on average over {check['splits']} splits (standard error {check['standard_error']:.2%})"
     )
     print(f"{seconds:.0f} s in all. Next:")
