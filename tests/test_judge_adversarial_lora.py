@@ -190,7 +190,7 @@ def test_the_loss_is_that_of_the_attacked_pixels_and_reaches_tower_and_policy(
 
     clean = batch["pixel_values"]
     learnt = loss(True, clean)
-    assert learnt.item() == pytest.approx(loss(False, other).item(), abs=1e-5)
+    assert learnt.item() == pytest.approx(loss(False, other).item(), rel=3e-5)
     assert learnt.item() != pytest.approx(loss(False, clean).item(), abs=1e-3)
     learnt.backward()
     reached = {
@@ -222,9 +222,10 @@ def test_features_are_what_the_projector_gets_from_base_and_from_adapters(widene
         plain = features(visual)
     with model.disable_adapter(), torch.no_grad():
         core.get_image_features(pixel_values=visual)
-    assert torch.allclose(found, got[0].reshape(found.shape), atol=1e-4)
-    assert torch.allclose(plain, got[1].reshape(plain.shape), atol=1e-4)
-    assert (found - plain).abs().max() > 0.05
+    for ours, own in zip((found, plain), got, strict=True):
+        difference, size = (ours - own.reshape(ours.shape)).abs().max(), own.abs().max()
+        assert difference < 3e-5 * size, "values reach 150, and processors add them in different orders"
+    assert (found - plain).abs().max() > 1e-3 * plain.abs().max()
 
 
 def worst_distance(model, features, images, epsilon):

@@ -377,7 +377,7 @@ def test_a_similarity_is_the_largest_cosine_over_phrases():
                 float(torch.cosine_similarity(mine, encoder.direction(phrase.text).double(), dim=0))
                 for phrase in phrases(category)
             ]
-            assert found[row, column] == pytest.approx(max(cosines), abs=1e-6)
+            assert found[row, column] == pytest.approx(max(cosines), abs=1e-5)
     assert found[0, 0] == pytest.approx(1)
 
 
@@ -494,7 +494,7 @@ def test_each_answer_says_who_decided_and_why():
     assert np.isnan(scores.unsafe).tolist() == [False] * 5 + [True, True]
     assert np.isnan(scores.categories[5:]).all()
     assert scores.separate[1] == pytest.approx(26 / 255 / 2)  # the student's own, not moved
-    assert scores.separate[0, 0] == pytest.approx(expit(4), abs=1e-6)  # the filter's, through Platt
+    assert scores.separate[0, 0] == pytest.approx(expit(4), abs=1e-5)  # the filter's, through Platt
     assert (scores.categories[:5].max(axis=1) == scores.unsafe[:5]).all()
 
 
@@ -586,7 +586,7 @@ def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
         kept.cutoffs,
     )
     assert live.decided_by == tuple(STAGES[stage] for stage in offline.stage)
-    assert live.unsafe == pytest.approx(offline.unsafe, nan_ok=True, abs=1e-6)
+    assert live.unsafe == pytest.approx(offline.unsafe, nan_ok=True, abs=1e-5)
     assert len(set(live.decided_by)) == 3
 
 

@@ -121,9 +121,9 @@ def test_a_permuted_taxonomy_permutes_the_answers(exported, noise_image):
     shuffled = MANY.shuffled(random.Random(3))
     images, prompts = [noise_image(0), noise_image(1)], ["rain", None]
     before, after = (runtime.score(images, prompts, taxonomy) for taxonomy in (MANY, shuffled))
-    np.testing.assert_allclose(after.unsafe, before.unsafe, atol=1e-6)
+    np.testing.assert_allclose(after.unsafe, before.unsafe, atol=1e-5)
     places = [MANY.index(name) for name in shuffled.names]
-    np.testing.assert_allclose(after.categories, before.categories[:, places], atol=1e-6)
+    np.testing.assert_allclose(after.categories, before.categories[:, places], atol=1e-5)
 
 
 def test_prompt_and_definition_have_an_effect(exported, noise_image):

@@ -346,7 +346,7 @@ def test_soft_prompts_of_real_tokens_are_read_as_the_text_is(encoder):
     head = SoftPrompts(encoder, ["x"])
     table = encoder.model.text_model.embeddings.token_embedding.weight
     head.prompts.data[0, 1] = table[ids[:8]]
-    torch.testing.assert_close(head.embed()[0, 1], encoder.read([text])[0][0, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(head.embed()[0, 1], encoder.read([text])[0][0, 0], atol=5e-5, rtol=1e-5)
     pixels = torch.randn(3, 3, 40, 40)
     inputs = encoder.tokenizer([text], return_tensors="pt")
     with torch.no_grad():

@@ -1,8 +1,8 @@
 """What must be immediate: importing the packages and asking for help, in a fresh process."""
 
+import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -63,11 +63,16 @@ def test_importing_the_packages_needs_no_environment_and_changes_none() -> None:
     assert "judge" in loaded_by(code)
 
 
+def cpu_seconds_of_children() -> float:
+    used = os.times()
+    return used.children_user + used.children_system
+
+
 def test_help_is_immediate() -> None:
-    """0.3 seconds alone; the best of several runs, since other work may share the machine."""
+    """0.3 seconds of a core; the best of several runs, since other work may share the machine."""
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = cpu_seconds_of_children()
         done = subprocess.run(
             [sys.executable, "-m", "judge.serve.cli", "--help"],
             cwd=ROOT,
@@ -75,6 +80,6 @@ def test_help_is_immediate() -> None:
             text=True,
             check=True,
         )
-        seconds.append(time.perf_counter() - start)
+        seconds.append(cpu_seconds_of_children() - start)
         assert "judge files, folders" in done.stdout
     assert min(seconds) < 0.3
