@@ -21,6 +21,7 @@ settings.register_profile(
 settings.load_profile("arbiter")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config, items):
     """Files with slow tests first, and each file on one worker: its fixtures are made once, and none ends alone.
 

@@ -89,6 +89,7 @@ def assert_same(ours, theirs, tolerance=1e-4):
     assert (theirs.categories[judged].max(axis=1) == theirs.unsafe[judged]).all()  # on one scale
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["clip", "siglip", "tiny-clip"])
 def test_onnx_answers_as_pytorch(exported, noise_image, family):
     student, path = exported(family)

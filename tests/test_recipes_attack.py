@@ -101,6 +101,7 @@ def finished(recipe, runs, config, tmp_path_factory):
     return out, code
 
 
+@pytest.mark.slow
 def test_it_leaves_numbers_trials_and_a_report(finished):
     out, _ = finished
     metrics = json.loads((out / "metrics.json").read_text())
@@ -121,6 +122,7 @@ def test_it_leaves_numbers_trials_and_a_report(finished):
     assert page.count("data:image/png") == 4
 
 
+@pytest.mark.slow
 def test_the_exit_code_tells_of_failed_checks(finished):
     out, code = finished
     checks = [
@@ -130,6 +132,7 @@ def test_the_exit_code_tells_of_failed_checks(finished):
     assert ("honesty checks failed" in (out / "report.html").read_text()) == bool(code)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_numbers(finished, recipe, runs, config, tmp_path):
     out, _ = finished
     only = {"config": config, "victims": [runs / "student"], "cascade": "none", "defended_cascade": "none"}
@@ -166,6 +169,7 @@ def test_an_unknown_option_and_a_missing_victim_stop_the_run(recipe, runs, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_the_papers_preset_runs_and_says_that_it_is_weak(recipe, runs, tmp_path, capsys):
     more = {
         "preset": "unsafebench",
