@@ -37,7 +37,7 @@ attack: .venv/installed
 	$(BIN)/python recipes/attack.py
 
 test: lint
-	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Kernels of other processors, chosen by torch, oneDNN and MKL; they add in other orders, so they round otherwise.
 test-cpu: .venv/installed-dev

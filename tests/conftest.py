@@ -21,18 +21,10 @@ settings.register_profile(
 settings.load_profile("arbiter")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(config, items):
-    """Files with slow tests first, and each file on one worker: its fixtures are made once, and none ends alone.
-
-    The tests of `single_run` stand in two files and share a worker too.
-    """
+def pytest_collection_modifyitems(items):
+    """Files with most slow tests first: two workers that take a file at a time then end together."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(key=lambda item: -slow[item.path])
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            group = "single_run" if "single_run" in item.fixturenames else item.path.stem
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
