@@ -4,6 +4,7 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from collections import Counter
@@ -437,7 +438,7 @@ def start_script():
     started = []
 
     def start(*command, **environment):
-        started.append(Script(command, {"DS_ACCELERATOR": "cpu", **environment}))
+        started.append(Script(command, environment))
         return started[-1]
 
     yield start
