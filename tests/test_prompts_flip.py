@@ -505,3 +505,22 @@ def test_an_image_that_violates_everything_gives_no_published_negative() -> None
     two = DIGITS.select(["one", "two"])
     rows = paper_rows([Example("all", None, None, frozenset({"one", "two"}))], two, seed=0)
     assert [(row.arm, len(row.taxonomy)) for row in rows] == [("paper_keep", 2)]
+
+
+def test_pairs_depend_on_their_seed_only() -> None:
+    first, again, other = (
+        draw_pairs(EXAMPLES, DIGITS, FlipOptions(), seed=seed, pairs=8) for seed in (0, 0, 1)
+    )
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("benign", "longest"), [(1, 2), (2, 3)])
+def test_a_policy_of_every_category_needs_as_many_harmless_images_as_a_group_has_safe_rows(
+    benign: int, longest: int
+) -> None:
+    three = DIGITS.select(["one", "two", "three"])
+    images = [Example(f"{key}{n}", None, None, frozenset({key})) for key in three.keys for n in range(6)]
+    images += [Example(f"none{n}", None) for n in range(benign)]
+    chosen = FlipOptions(group_size=4, custom=0.0)
+    groups = draw_groups(images, three, chosen, seed=0, epoch=0, groups=60)
+    assert max(len(group.taxonomy) for group in groups) == longest
