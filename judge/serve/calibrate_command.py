@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.errors import ConfigError
+from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
@@ -32,6 +33,7 @@ def add_calibrate(commands: Any) -> None:
     )
     add = calibrate.add_argument
     add("--judge", required=True, metavar="RUN", help="what `arbiter judge` will be called with")
+    add("--stage-judge", metavar="JUDGE", help="of a cascade: where its judge is, or none")
     add("--data", required=True, metavar="SPEC", help="folder:PATH, dataset:NAME, ...")
     add("--split", default="validation", metavar="NAME", help="train, validation, test or all [validation]")
     add("--taxonomy", metavar="NAME", help="a shipped taxonomy or a YAML file [the judge's own]")
@@ -47,12 +49,11 @@ def add_calibrate(commands: Any) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Judge the labelled images, fit, write the file, print what was fitted."""
-    import judge
     from judge.examples import load_examples
     from judge.thresholds import SUFFIXES, fit_thresholds
 
-    from .cli import EXIT_SAFE
-    from .judging import choose_categories, own_taxonomy, say_outside_promise
+    from .ending import EXIT_SAFE
+    from .judging import choose_categories, load_judge, own_taxonomy, say_outside_promise
 
     if options.out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {options.out}: a thresholds file ends in {', '.join(SUFFIXES)}.")
@@ -62,7 +63,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
         )
     if options.batch_size < 1 or (options.limit is not None and options.limit < 1):
         raise ConfigError("--batch-size and --limit take positive whole numbers.")
-    classifier = judge.load_classifier(options.judge, device=options.device, batch_size=options.batch_size)
+    classifier = load_judge(options)
     named = load_taxonomy(options.taxonomy) if options.taxonomy else own_taxonomy(classifier)
     # The data may name categories that are not asked about.
     everything = choose_categories(named, None, options.custom)
@@ -79,7 +80,7 @@ def run_calibrate(options: argparse.Namespace) -> int:
             f"{name:{width}}  {one.unsafe:>6}  {one.safe:>6}  {one.threshold:>9.3f}  {one.recall:>6.3f}  "
             f"{one.false_alarm_rate:>12.3f}"
         )
-    print(f"Fitted for {fitted.target} on these very rows; measure on others. Wrote {options.out}")
+    print(f"Fitted for {fitted.target} on these very rows; measure on others. Wrote {printable(options.out)}")
     return EXIT_SAFE
 
 

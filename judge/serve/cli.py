@@ -4,58 +4,56 @@ Everything heavy is imported inside the command that needs it, so `arbiter --hel
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-EXIT_SAFE, EXIT_FLAGGED, EXIT_USAGE, EXIT_UNJUDGED = 0, 1, 2, 3
-_INTERRUPTED = 130
+from prompts.printable import printable
+
+from .ending import EXIT_SAFE, run_to_exit_code, say
 
 _JUDGE_TEXT = """\
 exit codes:
   0  every image was judged, and none is flagged
   1  at least one image is flagged (even if others could not be judged)
-  2  stopped by an error: wrong usage, or a taxonomy, judge or file list that cannot be used
+  2  stopped by an error of any kind, whatever was flagged before; --debug says where
   3  no image is flagged, but at least one could not be judged; it is not safe
 
-In folders, files are looked at by content: whatever starts like an image is judged, the rest is counted.
+130 is an interrupt (Ctrl-C).
+
+In folders, whatever has an image's suffix or starts like an image is a line, what cannot be judged too; the rest is
+counted. Linked folders are followed once. Of an animation the worst of the frames that differ most decides.
+
+No run makes this post images or keys anywhere: if a cascade was calibrated with a served judge, name that with
+--stage-judge. OPENAI_API_KEY goes to servers named on the command line only. A base model or encoder that a run names
+by hub id is fetched from the hub as safetensors, which is said; HF_HUB_OFFLINE=1 prevents it.
 
 examples:
   arbiter judge photo.jpg --judge runs/demo --taxonomy digits --categories three,seven
   arbiter judge uploads/ --judge runs/demo --custom "Balloons: toy balloons of any colour" --json
-  find uploads -name '*.png' | arbiter judge - --judge runs/demo
+  find uploads -name '*.png' -print0 | arbiter judge - -0 --judge runs/demo
+  arbiter judge uploads/ --judge runs/cascade --stage-judge http://localhost:8000/v1#model
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code; errors go to standard error, on one line."""
-    from prompts.errors import ArbiterError
-
     given = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        if given[:1] == ["attack"]:  # its options are the recipe's own
-            return _attack(given[1:])
-        options = build_parser().parse_args(given)
-        return int(options.run(options))
-    except ArbiterError as error:
-        print(f"arbiter: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except BrokenPipeError:  # `arbiter judge ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_USAGE
-    except KeyboardInterrupt:
-        return _INTERRUPTED
+    words = [text for text in given if text != "--debug"]
+    if words[:1] == ["attack"]:  # its options are the recipe's own
+        debug = len(words) < len(given)
+        return run_to_exit_code(lambda: _attack(words[1:], debug), debug=debug)
+    options = build_parser().parse_args(given)
+    return run_to_exit_code(lambda: int(options.run(options)), debug=options.debug)
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser with all commands; each sets `run`, a function from the options to an exit code."""
     from .calibrate_command import add_calibrate
 
-    parser = argparse.ArgumentParser(
-        prog="arbiter", description="Judge images by your own list of unsafe categories.", allow_abbrev=False
-    )
+    parser = _Parser(prog="arbiter", description="Judge images by your own list of unsafe categories.")
+    parser.set_defaults(debug=False)
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_judge(commands)
@@ -82,10 +80,22 @@ def _add_judge(commands: Any) -> None:
         description="Judge images: one line each, in the order given.",
         epilog=_JUDGE_TEXT,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     judge.add_argument("paths", nargs="+", metavar="PATH", help="file, folder, or - for paths from stdin")
-    judge.add_argument("--judge", required=True, metavar="RUN", help="a run folder, or a name on the hub")
+    judge.add_argument(
+        "-0", "--null", action="store_true", help="paths from stdin end with NUL, as of find -print0"
+    )
+    judge.add_argument(
+        "--judge",
+        required=True,
+        metavar="RUN",
+        help="a run folder, student.onnx, a hub id, or http://HOST/v1#MODEL",
+    )
+    judge.add_argument(
+        "--stage-judge",
+        metavar="JUDGE",
+        help="of a cascade: where its judge is, or none [as it was calibrated]",
+    )
     judge.add_argument(
         "--taxonomy", metavar="NAME", help="a shipped taxonomy or a YAML file [the judge's own]"
     )
@@ -98,7 +108,8 @@ def _add_judge(commands: Any) -> None:
         "--threshold",
         metavar="T",
         action="append",
-        help="flag from this score on [0.5], NAME=T for one category, or a file of `arbiter calibrate`",
+        help="flag from this score on in any category [0.5]; NAME=T is for one category and leaves the others at 0.5; "
+        "or a file of `arbiter calibrate`",
     )
     judge.add_argument("--json", action="store_true", help="one JSON object a line")
     judge.add_argument("--multilabel", action="store_true", help="score every category on its own")
@@ -136,13 +147,13 @@ def _judge(options: argparse.Namespace) -> int:
     return judge_paths(options)
 
 
-def _attack(arguments: Sequence[str]) -> int:
+def _attack(arguments: Sequence[str], debug: bool) -> int:
     """`arbiter attack runs/student --preset strong`: what stands before the first option are the victims."""
     from .recipes import run_recipe
 
     count = next((i for i, text in enumerate(arguments) if text.startswith("-")), len(arguments))
     victims = ["--victims", *arguments[:count]] if count else []
-    return run_recipe("attack", [*victims, *arguments[count:]])
+    return run_recipe("attack", [*victims, *arguments[count:], *(["--debug"] if debug else [])])
 
 
 def _quiet_libraries() -> None:
@@ -163,7 +174,7 @@ def _merge(options: argparse.Namespace) -> int:
     from judge.vlm.load import merge_run
 
     merge_run(options.judged, options.out)
-    print(f"Wrote {options.out}")
+    print(f"Wrote {printable(options.out)}")
     return EXIT_SAFE
 
 
@@ -173,7 +184,7 @@ def _export(options: argparse.Namespace) -> int:
 
     written = export_student(options.student, options.out, int8=options.int8)
     print(
-        f"Wrote {', '.join(map(str, written.files))} ({written.megabytes:.1f} MB); largest difference of a "
+        f"Wrote {printable(', '.join(map(str, written.files)))} ({written.megabytes:.1f} MB); largest difference of a "
         f"probability from PyTorch's on noise: {written.difference:.1e}"
     )
     return EXIT_SAFE
@@ -205,9 +216,11 @@ def _taxonomy_check(options: argparse.Namespace) -> int:
     if not options.file.is_file():
         raise TaxonomyError(f"{options.file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")
     taxonomy = load_taxonomy(options.file)
-    print(f"{options.file}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}")
+    print(
+        f"{printable(options.file)}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}"
+    )
     for caution in (line for category in taxonomy for line in cautions(category)):
-        print(f"warning: {caution}", file=sys.stderr)
+        say(f"warning: {caution}")
     return EXIT_SAFE
 
 
@@ -223,7 +236,7 @@ def _recipes_copy(options: argparse.Namespace) -> int:
     from .recipes import copy_recipe
 
     for path in copy_recipe(options.name, options.destination):
-        print(path)
+        print(printable(path))
     return EXIT_SAFE
 
 
@@ -231,6 +244,22 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser, and so each command's, that knows `--debug` and repeats nothing to the terminal that could steer it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **settings})
+        self.add_argument(
+            "--debug",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="on an error, print where it happened",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 class _Version(argparse.Action):

@@ -2,33 +2,37 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from inspect import signature
-from itertools import islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from judge.errors import ConfigError, ImageError
 from judge.protocol import on_one_scale
+from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD, Verdict, verdict_from_scores
 
-from .cli import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
+from .ending import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED, say
+from .finding import Found, find_images
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from judge.protocol import Classifier, Scores
     from judge.thresholds import Thresholds
+
+Ask = Callable[[Sequence["Image"]], list[Verdict]]
+"""Pictures to their verdicts."""
 
 
 def judge_paths(options: argparse.Namespace) -> int:
     """Judge what the options name, print a line for each image, and return the exit code."""
-    import judge
-
     fitted = fitted_thresholds(options.threshold)
     threshold = DEFAULT_THRESHOLD if fitted else parse_threshold(options.threshold)
     # Everything cheap is checked before a model of many gigabytes is loaded.
@@ -37,36 +41,39 @@ def judge_paths(options: argparse.Namespace) -> int:
         named = choose_categories(named, options.categories, options.custom)
         threshold = fitted.of(named) if fitted else threshold
         _check_names(threshold, named)
-    paths = find_images(options.paths)
-    first = list(islice(paths, options.batch_size))
-    if not first:
+    found = find_images(options.paths, null=options.null)
+    first = next(found, None)
+    if first is None:
         raise ConfigError("No images found in what was given; name files, folders, or - for standard input.")
-    classifier = judge.load_classifier(options.judge, device=options.device, batch_size=options.batch_size)
+    classifier = load_judge(options)
     plain: Callable[..., Scores] = classifier.score
     score = partial(plain, **_multilabel(classifier, options.multilabel))
     taxonomy = named or choose_categories(own_taxonomy(classifier), options.categories, options.custom)
     threshold = fitted.of(taxonomy) if fitted else threshold
     _check_names(threshold, taxonomy)
     if fitted and fitted.judge != classifier.name:
-        told = f"thresholds were fitted for {fitted.judge}, not for {classifier.name}"
-        print(f"arbiter: {_printable(told)}", file=sys.stderr)
+        say(f"arbiter: thresholds were fitted for {fitted.judge}, not for {classifier.name}")
     say_outside_promise(classifier, taxonomy)
+    ask = partial(_ask, classifier.name, score, taxonomy, options.prompt, threshold)
     counts = {"unsafe": 0, "safe": 0, "unjudged": 0}
-    batch = first
-    while batch:
-        for path, verdict in _judge_batch(batch, classifier.name, score, taxonomy, options.prompt, threshold):
-            counts[verdict.status] += 1
-            print(_json_line(path, verdict) if options.json else _text_line(path, verdict, taxonomy))
-        sys.stdout.flush()
-        batch = list(islice(paths, options.batch_size))
-    print(
+    for judged in _judge(chain([first], found), ask, taxonomy, classifier.name, options.batch_size):
+        counts[judged.verdict.status] += 1
+        print(_json_line(judged) if options.json else _text_line(judged, taxonomy))
+    say(
         f"{sum(counts.values())} images: {counts['unsafe']} flagged, {counts['safe']} safe, "
-        f"{counts['unjudged']} not judged",
-        file=sys.stderr,
+        f"{counts['unjudged']} not judged"
     )
     if counts["unsafe"]:
         return EXIT_FLAGGED
     return EXIT_UNJUDGED if counts["unjudged"] else EXIT_SAFE
+
+
+def load_judge(options: argparse.Namespace) -> "Classifier":
+    """What `--judge` names, with the judge of its last stage where `--stage-judge` names one."""
+    import judge
+
+    named = {"stage_judge": options.stage_judge} if options.stage_judge else {}
+    return judge.load_classifier(options.judge, device=options.device, batch_size=options.batch_size, **named)
 
 
 def choose_categories(
@@ -134,56 +141,6 @@ def fitted_thresholds(texts: Sequence[str] | None) -> "Thresholds | None":
     return load_thresholds(Path(texts[0]))
 
 
-def find_images(paths: Iterable[str]) -> Iterator[str]:
-    """The files to judge: those named, those in folders that start like images, and those listed on stdin.
-
-    A file that is named is always judged, whatever it is; what a folder holds beside images is counted on
-    standard error, so that nothing goes missing unsaid.
-    """
-    from judge.images import format_of
-
-    for path in paths:
-        if path == "-":
-            # As bytes: a file name need not be text in the terminal's encoding.
-            lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
-            yield from find_images(line for line in lines if line not in ("", "-"))
-        elif not os.path.isdir(path):
-            yield path
-        else:
-            others = 0
-            for file in _files(path):
-                if format_of(_head(file)) is None:
-                    others += 1
-                else:
-                    yield file
-            if others:
-                print(
-                    f"arbiter: {_printable(path)}: {others} files are no images, not judged", file=sys.stderr
-                )
-
-
-def _files(folder: str) -> Iterator[str]:
-    def refuse(error: OSError) -> None:
-        # An unreadable folder may hold anything, so its images must not be passed over.
-        raise ConfigError(f"Cannot look into {error.filename}: {error.strerror}")
-
-    for parent, folders, names in os.walk(folder, onerror=refuse):
-        folders.sort()
-        for name in sorted(names):
-            yield os.path.join(parent, name)
-
-
-def _head(path: str) -> bytes:
-    """The first bytes, or those of some image where they cannot be read, so that the file is reported."""
-    try:
-        if not os.path.isfile(path):
-            return b"" if os.path.exists(path) else b"BM"
-        with open(path, "rb") as file:
-            return file.read(16)
-    except OSError:
-        return b"BM"
-
-
 def own_taxonomy(classifier: "Classifier") -> Taxonomy:
     """What the classifier was made for.
 
@@ -200,7 +157,7 @@ def say_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
     """Once, on standard error: a cascade's promise is about what it was calibrated for; `because` repeats it a row."""
     outside = getattr(classifier, "outside_promise", lambda asked: None)(taxonomy)
     if outside is not None:
-        print(f"arbiter: {_printable(classifier.name)}: {_printable(outside)}", file=sys.stderr)
+        say(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
 
 
 def _multilabel(classifier: "Classifier", wanted: bool) -> dict[str, bool]:
@@ -214,33 +171,107 @@ def _check_names(threshold: float | dict[str, float], taxonomy: Taxonomy) -> Non
         taxonomy.index(name)
 
 
-def _judge_batch(
-    paths: Sequence[str],
+class _Judged(NamedTuple):
+    """A row as it is printed."""
+
+    path: str
+    verdict: Verdict
+    frame: str = ""
+    """Of an animation, which frame the verdict is about."""
+
+
+@dataclass
+class _Row:
+    """A row before it is judged."""
+
+    path: str
+    reason: str | None = None
+    """Why there is nothing to judge; None where there are pictures."""
+    pictures: "Sequence[Image]" = ()
+    """One picture, or the frames of an animation that are looked at."""
+    frames: Sequence[str] = field(default=())
+    """What each frame is called; empty where there is one picture."""
+
+
+def _judge(
+    found: Iterable[Found], ask: Ask, taxonomy: Taxonomy, model: str, batch_size: int
+) -> Iterator[_Judged]:
+    """One verdict for each row, in order and as soon as its batch is full; of an animation the worst frame's."""
+    for rows in _batches(map(_open, found), batch_size):
+        pictures = [picture for row in rows for picture in row.pictures]
+        verdicts = iter(
+            [
+                v
+                for start in range(0, len(pictures), batch_size)
+                for v in ask(pictures[start : start + batch_size])
+            ]
+        )
+        for row in rows:
+            if row.reason is not None:
+                unjudged = Verdict("unjudged", model=model, taxonomy=taxonomy.hash, reason=row.reason)
+                yield _Judged(row.path, unjudged)
+            else:
+                yield _worst(row, [next(verdicts) for _ in row.pictures])
+        sys.stdout.flush()
+
+
+def _open(found: Found) -> _Row:
+    from judge.images import open_frames
+
+    if found.reason is not None:
+        return _Row(found.path, found.reason)
+    try:
+        frames = open_frames(found.path)
+    except ImageError as error:
+        return _Row(found.path, str(error))
+    if frames.total == 1:
+        return _Row(found.path, pictures=frames.images)
+    return _Row(
+        found.path,
+        pictures=frames.images,
+        frames=[f"frame {number + 1} of {frames.total}" for number in frames.numbers],
+    )
+
+
+def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
+    """Whole rows, until they hold `size` pictures or are `size` many."""
+    batch: list[_Row] = []
+    for row in rows:
+        batch.append(row)
+        if len(batch) >= size or sum(len(row.pictures) for row in batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _worst(row: _Row, verdicts: Sequence[Verdict]) -> _Judged:
+    """The verdict of the row: of several frames one that is flagged, else one that could not be judged."""
+    if not row.frames:
+        return _Judged(row.path, verdicts[0])
+    gravity = {"safe": 0, "unjudged": 1, "unsafe": 2}
+    worst = max(range(len(verdicts)), key=lambda n: (gravity[verdicts[n].status], verdicts[n].unsafe or 0.0))
+    verdict, frame = verdicts[worst], row.frames[worst]
+    if verdict.reason:
+        return _Judged(row.path, replace(verdict, reason=f"{frame}: {verdict.reason}"))
+    frame = f"{frame}, the worst of {len(verdicts)} looked at"
+    because = f"{frame}: {verdict.because}" if verdict.because else frame
+    return _Judged(row.path, replace(verdict, because=because), frame)
+
+
+def _ask(
     model: str,
     score: "Callable[..., Scores]",
     taxonomy: Taxonomy,
     prompt: str | None,
     threshold: float | dict[str, float],
-) -> Iterator[tuple[str, Verdict]]:
-    """One verdict for each path, in order; what cannot be opened is unjudged, the rest is judged."""
-    from judge.images import open_image
-
-    opened: dict[int, Any] = {}
-    failed: dict[int, ImageError] = {}
-    for index, path in enumerate(paths):
-        try:
-            opened[index] = open_image(path)
-        except ImageError as error:
-            failed[index] = error
+    pictures: "Sequence[Image]",
+) -> list[Verdict]:
+    """One verdict for each picture, in order."""
     # Whoever wrote the classifier: a whole that none of its categories reaches must not get lost.
-    scores = on_one_scale(score(list(opened.values()), [prompt] * len(opened), taxonomy)) if opened else None
-    rows = {index: row for row, index in enumerate(opened)}
-    for index, path in enumerate(paths):
-        if index in failed or scores is None:
-            reason = str(failed[index])
-            yield path, Verdict("unjudged", model=model, taxonomy=taxonomy.hash, reason=reason)
-            continue
-        row = rows[index]
+    scores = on_one_scale(score(pictures, [prompt] * len(pictures), taxonomy))
+    verdicts = []
+    for row in range(len(pictures)):
         verdict = verdict_from_scores(
             float(scores.unsafe[row]),
             [float(score) for score in scores.categories[row]],
@@ -252,20 +283,17 @@ def _judge_batch(
         decided_by = verdict.decided_by if scores.decided_by is None else scores.decided_by[row]
         because = None if scores.because is None else scores.because[row]
         why = verdict.reason or scores.reasons[row]
-        yield path, replace(verdict, reason=why, because=because, decided_by=decided_by)
+        verdicts.append(replace(verdict, reason=why, because=because, decided_by=decided_by))
+    return verdicts
 
 
-def _json_line(path: str, verdict: Verdict) -> str:
-    return json.dumps({"path": path, **verdict.to_dict()}, allow_nan=False)
+def _json_line(judged: _Judged) -> str:
+    return json.dumps({"path": judged.path, **judged.verdict.to_dict()}, allow_nan=False)
 
 
-def _text_line(path: str, verdict: Verdict, taxonomy: Taxonomy) -> str:
-    width = max(map(len, taxonomy.names))
+def _text_line(judged: _Judged, taxonomy: Taxonomy) -> str:
+    verdict, width = judged.verdict, max(map(len, taxonomy.names))
     probability = "-" if verdict.unsafe is None else f"{verdict.unsafe:.3f}"
-    line = f"{verdict.status:<8}  {probability:>5}  {verdict.category or '-':<{width}}  {_printable(path)}"
-    return f"{line}  ({_printable(verdict.reason)})" if verdict.reason else line
-
-
-def _printable(text: str) -> str:
-    """A name of somebody's choice, without control characters that could rewrite the terminal's lines."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    line = f"{verdict.status:<8}  {probability:>5}  {verdict.category or '-':<{width}}  {judged.path}"
+    note = verdict.reason or judged.frame
+    return printable(f"{line}  ({note})" if note else line)

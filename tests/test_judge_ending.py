@@ -1,0 +1,153 @@
+"""Exit codes: 1 is "flagged" and nothing else; whatever goes wrong is 2 and one line."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import judge
+from judge.errors import CheckpointError
+from judge.serve import cli
+from judge.serve.ending import run_to_exit_code
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def failing(error: BaseException) -> Callable[..., int]:
+    def fail(*_: object, **__: object) -> int:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    path = tmp_path / "a.png"
+    Image.new("RGB", (4, 4)).save(path)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ZeroDivisionError("by\nzero"), "arbiter: ZeroDivisionError: by zero (--debug shows where)\n"),
+        (MemoryError(), "arbiter: MemoryError (--debug shows where)\n"),
+        (RuntimeError("CUDA \x1b[2J"), "arbiter: RuntimeError: CUDA \\x1b[2J (--debug shows where)\n"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "UnicodeDecodeError"),
+        (RecursionError("deep"), "RecursionError: deep"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch._C"), "torch is not installed"),
+        (CheckpointError("runs/\x1bx is\nno run"), "arbiter: runs/\\x1bx is no run\n"),
+    ],
+)
+def test_any_exception_is_two_and_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+    picture: str,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    line: str,
+) -> None:
+    monkeypatch.setattr(judge, "load_classifier", failing(error), raising=False)
+    assert cli.main(["judge", picture, "--judge", "r"]) == 2
+    shown = capsys.readouterr().err
+    assert line in shown
+    assert shown.count("\n") == 1
+    assert "Traceback" not in shown
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_debug_shows_where_before_or_after_the_command(
+    monkeypatch: pytest.MonkeyPatch, picture: str, capsys: pytest.CaptureFixture[str], before: bool
+) -> None:
+    monkeypatch.setattr(judge, "load_classifier", failing(ZeroDivisionError("\x1b")), raising=False)
+    command = ["judge", picture, "--judge", "r"]
+    assert cli.main(["--debug", *command] if before else [*command, "--debug"]) == 2
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "in failing" in shown or "in fail" in shown
+    assert "\x1b" not in shown
+
+
+def test_an_interrupt_is_no_verdict_either() -> None:
+    assert run_to_exit_code(failing(KeyboardInterrupt())) == 130
+
+
+def test_codes_of_commands_and_argparses_own_way_out_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    assert [run_to_exit_code(lambda code=code: code) for code in range(4)] == [0, 1, 2, 3]  # type: ignore[misc]
+    with pytest.raises(SystemExit):
+        run_to_exit_code(failing(SystemExit(2)))
+
+
+def test_unknown_arguments_are_repeated_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["judge", "a.png", "--judge", "r", "--\x1b[2J"])
+    shown = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "\x1b" not in shown
+    assert "--\\x1b[2J" in shown
+
+
+def test_debug_reaches_the_attack_recipe_and_its_code_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    from judge.serve import recipes
+
+    calls: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(recipes, "run_recipe", lambda name, rest: calls.append((name, list(rest))) or 1)
+    assert cli.main(["--debug", "attack", "runs/x", "--rows", "4"]) == 1
+    assert cli.main(["attack", "--rows", "4"]) == 1
+    assert calls[0] == ("attack", ["--victims", "runs/x", "--rows", "4", "--debug"])
+    assert calls[1] == ("attack", ["--rows", "4"])
+
+
+@pytest.mark.parametrize(
+    ("out", "err", "code", "told"),
+    [
+        (None, None, 0, ""),
+        ("gone", None, 2, ""),
+        (
+            "/dev/full",
+            None,
+            2,
+            "arbiter: OSError: [Errno 28] No space left on device (--debug shows where)\n",
+        ),
+        ("/dev/full", "/dev/full", 2, ""),
+        (None, "/dev/full", 0, ""),
+    ],
+)
+def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, told: str) -> None:
+    """A reader that is gone or a full disk is an error, never 1 and never Python's own 120.
+
+    Names that the terminal's encoding lacks are none.
+    """
+    if "/dev/full" in (out, err) and not Path("/dev/full").exists():
+        pytest.skip("nothing is ever full here")
+    program = (
+        "import sys; from judge.serve.ending import run_to_exit_code, say\n"
+        "sys.exit(run_to_exit_code(lambda: (print('drei \\u4e09'), say('1 image'), 0)[2]))"
+    )
+    streams: list[int] = []
+    for name in (out, err):
+        if name == "gone":
+            reader, writer = os.pipe()
+            os.close(reader)
+            streams.append(writer)
+        else:
+            streams.append(subprocess.PIPE if name is None else os.open(name, os.O_WRONLY))
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        stdout=streams[0],
+        stderr=streams[1],
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
+    )
+    for stream in streams:
+        if stream != subprocess.PIPE:
+            os.close(stream)
+    assert done.returncode == code
+    assert done.stdout in (None, "drei \\u4e09\n")
+    assert done.stderr is None or done.stderr == "1 image\n" + told
