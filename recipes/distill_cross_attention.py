@@ -148,9 +148,8 @@ def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: Studen
     encoder = DualEncoder.load(options.encoder, device=str(args.device))
     lessons = learn_from(options.teacher, groups, run, data, args)
     taught = time.time()
-    head = CrossAttentionHead(
-        HeadConfig(encoder.width, options.inner, options.heads, options.depth, options.rank)
-    )
+    shape = HeadConfig(encoder.width, options.inner, options.heads, options.depth, options.rank)
+    head = CrossAttentionHead(shape)
     student = Student(encoder, head, name=run.path.name, default_taxonomy=taxonomy)
     parameters = sum(p.numel() for p in head.parameters())
     say(f"{parameters:,} parameters on {encoder.name} of width {encoder.width}")

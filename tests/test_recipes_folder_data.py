@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from judge import load_classifier, load_examples, open_image
-from judge.errors import ConfigError
+from judge.errors import CheckpointError, ConfigError
 from judge.heads.encoder import DualEncoder
 from judge.rundir import RunDir
 from judge.serve import cli
@@ -309,6 +309,8 @@ def test_a_training_goes_on_where_it_stopped(name, train, tmp_path):
     assert steps[0] == steps[1]
     one, two = (RunDir(tmp_path / each).metrics for each in ("straight", "stopped"))
     assert one["f1"] == two["f1"]
+    with pytest.raises(CheckpointError, match=r"was begun with learning_rate .*, not 0\.5"):
+        train(name, tmp_path / "stopped", **saving, resume_from_checkpoint=True, learning_rate=0.5)
 
 
 def test_what_cannot_be_resumed_says_so(train, tmp_path):
