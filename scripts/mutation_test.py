@@ -62,7 +62,7 @@ AREAS: dict[str, dict[str, str]] = {
         "judge/cascade_margins.py": "judge_cascade_margins",
         "judge/cascade.py": "judge_cascade",
         "judge/filters.py": "judge_filters judge_cascade",
-        "judge/filter_stage.py": "judge_filters",
+        "judge/filter_stage.py": "judge_filters judge_margins",
     },
     "conformal": {
         "judge/conformal.py": "judge_conformal judge_calibrate judge_calibrate_edges",
@@ -125,7 +125,7 @@ def mutants_of(module: str) -> list[Mutant]:
             changed = _spliced(code, spans[node], wrapper.module, node, other)
             # Lines within a statement are not always traced by themselves.
             place = self.get_metadata(PositionProvider, self.statement or node)
-            was, now = _difference(code.splitlines(), changed.splitlines())
+            was, now = _difference(code, changed)
             if was != now:
                 found.setdefault(changed, Mutant(module, place.start.line, place.end.line, was, now, changed))
 
@@ -144,13 +144,16 @@ def _spliced(code: str, span: Any, tree: Any, node: Any, other: Any) -> str:
     return (raw[: span.start] + text.encode() + raw[span.start + span.length :]).decode()
 
 
-def _difference(old: list[str], new: list[str]) -> tuple[str, str]:
-    """The lines in which two versions differ."""
-    start = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
-    left, right = old[start:], new[start:]
+def _difference(code: str, changed: str) -> tuple[str, str]:
+    """The lines in which two versions differ, white space aside."""
+    left, right = ([line.strip() for line in text.splitlines()] for text in (code, changed))
+    start = sum(
+        1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(left, right, strict=False))
+    )
+    left, right = left[start:], right[start:]
     while left and right and left[-1] == right[-1]:
         left.pop(), right.pop()
-    return " ".join(map(str.strip, left)), " ".join(map(str.strip, right))
+    return " ".join(left), " ".join(right)
 
 
 class _Served(SourceFileLoader):
