@@ -54,7 +54,7 @@ AREAS: dict[str, dict[str, str]] = {
         "prompts/taxonomy.py": "prompts_taxonomy prompts_taxonomy_edges",
         "prompts/taxonomy_file.py": "prompts_taxonomy prompts_taxonomy_edges",
         "prompts/template.py": "prompts_template",
-        "prompts/verdict.py": "prompts_verdict",
+        "prompts/verdict.py": "prompts_verdict prompts_verdict_edges",
     },
     "tree": {"judge/vlm/tree.py": "judge_tree"},
     "cascade": {

@@ -169,7 +169,7 @@ def test_every_number_of_a_small_evaluation_by_hand():
             "calibration_error",
             "brier",
         ),
-        *("unjudged", "unjudged_share"),
+        *("unjudged", "unjudged_share", "images"),
     }
     assert (summary["rows"], summary["unsafe_rows"], summary["unjudged"]) == (6, 3, 1)
     assert summary["threshold"] == 0.5
@@ -240,7 +240,7 @@ def test_a_row_without_the_optional_fields_is_read_with_their_defaults():
     assert row == JudgedRow("a", False, 0.25)
     assert (row.source, row.violated, row.policy, row.keys) == ("real", frozenset(), (), ())
     assert {name for name, value in vars(row).items() if value is None} == {
-        *("category", "pair", "direction", "arm", "prompt", "reason"),
+        *("category", "pair", "direction", "arm", "prompt", "reason", "image"),
     }
 
 

@@ -103,6 +103,11 @@ def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
     assert len(embedded) == KEPT_TAXONOMIES + 2
 
 
+def test_filters_are_called_filters():
+    assert (stage().name, stage().default_taxonomy, stage().batch_size) == ("filters", None, 32)
+    assert UNREAD == "the prompt is longer than the filters read"
+
+
 def test_a_category_is_as_likely_as_the_surer_filter_says():
     found = stage().score(at(0, 0, 90, 60), [None, "north", "east", "west"], WINDS)
     logits = np.array([[2, -2], [2, 1], [1, 2], [0, 4 * math.sqrt(0.75) - 2]])
