@@ -4,14 +4,11 @@ One pass of the image encoder serves the filters and the student. What each stag
 miss rate is kept, is said in `judge.stages`; `recipes/cascade.py` calibrates one and says what it is worth.
 """
 
-import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +24,6 @@ from .heads.encoder import DualEncoder
 from .moving import move_categories, never_safe
 from .protocol import Classifier, Scores, on_one_scale
 from .questions import one_prompt_each, opens_images
-from .rundir import MANIFEST, RunDir
 from .stages import STAGES, Cutoffs, FilterVerdict, band_verdict, filter_verdict
 
 if TYPE_CHECKING:
@@ -303,75 +299,3 @@ def _word(unsafe: float) -> str:
 
 def _number(probability: float) -> str:
     return "-" if math.isnan(probability) else f"{probability:.2f}"
-
-
-def save_cascade(
-    run: RunDir, settings: CascadeSettings, *, student: str | Path, judge: str | Path | None
-) -> None:
-    """Keep the settings, and in the manifest which student and judge they belong to.
-
-    A run is named by its path from this one, with its weights' hash; a judge that is no run (a base, a server) by name.
-    """
-    run.write_text(SETTINGS, settings.to_json())
-    about: dict[str, Any] = {"student": None, "judge": None}
-    for stage, name in (("student", student), ("judge", judge)):
-        if name is not None and (Path(name) / MANIFEST).is_file():
-            where = os.path.relpath(Path(name).resolve(), run.path.resolve())
-            about[stage] = {"path": where, "weights": _fingerprint(RunDir.open(name))}
-        elif name is not None:
-            about[stage] = {"name": str(name)}
-    run.note(**about)
-
-
-def load_cascade(run: RunDir, *, device: str | None = None, batch_size: int | None = None) -> Cascade:
-    """Load what `save_cascade` wrote, with its student and judge.
-
-    Raises:
-        CheckpointError: settings or a run are missing or damaged, or a run was trained again since.
-    """
-    from .classifiers import load_classifier
-    from .heads.student import load_student
-
-    try:
-        text = (run.path / SETTINGS).read_text(encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"{run.path} holds no {SETTINGS} ({error}); run recipes/cascade.py again."
-        ) from None
-    settings = CascadeSettings.from_json(text, str(run.path / SETTINGS))
-    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    student = load_student(_stage_run(run, "student"), device=device, **size)
-    judge = None
-    if settings.with_judge:
-        judge = load_classifier(_judge_name(run), device=device, batch_size=batch_size)
-    return Cascade(student, settings, judge, name=run.path.name, default_taxonomy=run.taxonomy, **size)
-
-
-def _judge_name(run: RunDir) -> str | Path:
-    about: Any = run.manifest.get("judge")
-    named = isinstance(about, dict) and isinstance(about.get("name"), str)
-    return str(about["name"]) if named else _stage_run(run, "judge").path
-
-
-def _stage_run(run: RunDir, stage: str) -> RunDir:
-    """The run of a stage, which must be the one that was calibrated."""
-    about: Any = run.manifest.get(stage)
-    if not isinstance(about, dict) or not isinstance(about.get("path"), str):
-        raise CheckpointError(f"{run.path} names no {stage}; run recipes/cascade.py again.")
-    found = RunDir.open(run.path / about["path"], kind="student" if stage == "student" else None)
-    if _fingerprint(found) != about.get("weights"):
-        raise CheckpointError(
-            f"The weights in {found.path} are not those that {run.path} was calibrated with, and its promise says "
-            f"nothing about another {stage}; run recipes/cascade.py again."
-        )
-    return found
-
-
-def _fingerprint(run: RunDir) -> str:
-    """SHA-256 of a run's weights, those of its checkpoints on the way aside."""
-    digest = hashlib.sha256()
-    for path in sorted([*run.path.glob("*.safetensors"), *run.path.glob("adapter/*.safetensors")]):
-        digest.update(path.relative_to(run.path).as_posix().encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

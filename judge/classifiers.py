@@ -4,7 +4,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from .errors import CheckpointError
+from .errors import CheckpointError, ConfigError
 from .rundir import MANIFEST, RunDir
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ LOADERS = {
     "linear_probe": ("heads.probes", "load_linear_probe"),
     "prompt_learning": ("heads.prompt_learning", "load_prompt_learning"),
     "pooled_attention": ("heads.pooled_attention", "load_pooled_attention"),
-    "cascade": ("cascade", "load_cascade"),
+    "cascade": ("cascade_run", "load_cascade"),
 }
 """What reads a run of each kind: `load(run, device=..., batch_size=...)` of this module; `vlm` is read here."""
 JUDGED_AT_ONCE = 8
@@ -28,6 +28,7 @@ def load_classifier(
     device: str | None = None,
     template: str | None = None,
     batch_size: int | None = None,
+    stage_judge: "str | Path | Classifier | None" = None,
 ) -> "Classifier":
     """Load what answers the one question: which of these categories does this image violate?
 
@@ -38,13 +39,18 @@ def load_classifier(
         template: overrides the template of a base or a server; a run keeps the one it was trained with.
         batch_size: images in one forward pass, of every stage of a cascade too, or requests to a server at a time; by
             default what suits the kind: 8 for a judge, 32 or 64 for what is small.
+        stage_judge: of a cascade, where its judge is (a folder, a URL, a classifier), or `none` to leave it out; by
+            default where the run says. A run contacts no host, so a served judge has to be named here.
 
     Raises:
         CheckpointError: nothing there that could be loaded; the message says what was expected.
-        ConfigError: a template for something that has none, or a server that cannot be used.
+        ConfigError: a template or a stage's judge for something that has none, or a server that cannot be used.
     """
     text, path = str(name_or_path), Path(name_or_path)
     size = {} if batch_size is None else {"batch_size": batch_size}
+    kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None
+    if stage_judge is not None and kind != "cascade":
+        raise ConfigError(f"{text} is no cascade, so it has no stage to name a judge for; leave it out.")
     if text.startswith(("http://", "https://")):
         from .vlm.remote import load_remote
 
@@ -56,15 +62,16 @@ def load_classifier(
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if not (path / MANIFEST).is_file():
+    if kind is None:
         return _base(text, device, template, batch_size or JUDGED_AT_ONCE)
     run = RunDir.open(path)
     if run.kind in LOADERS:
         if template is not None:
             raise CheckpointError(f"{path} is a {run.kind!r}, which has no template; leave the option out.")
         home, name = LOADERS[run.kind]
+        named = {"judge": stage_judge} if run.kind == "cascade" else {}
         load = getattr(import_module(f".{home}", __package__), name)
-        return cast("Classifier", load(run, device=device, **size))
+        return cast("Classifier", load(run, device=device, **size, **named))
     return _judge(run, device, template, batch_size or JUDGED_AT_ONCE)
 
 

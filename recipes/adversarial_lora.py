@@ -67,6 +67,7 @@ from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.train import FlippedGroups
 from prompts import FlipOptions, draw_groups
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "adversarial_judge.yaml"
 BUDGETS = (2 / 255, 4 / 255, 8 / 255)
@@ -362,7 +363,7 @@ def row(label: str, *values: float | None) -> None:
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
@@ -371,4 +372,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ArbiterError, AttackError, ConfigError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

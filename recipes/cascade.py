@@ -51,7 +51,8 @@ from eval.scores import calibration_error, reliability
 from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibrate import Calibration, Labelled, allowed_misses, fit_calibration
-from judge.cascade import Cascade, CascadeSettings, save_cascade
+from judge.cascade import Cascade, CascadeSettings
+from judge.cascade_run import save_cascade
 from judge.envelope import Envelope
 from judge.errors import ConfigError
 from judge.examples import check_splits, load_examples
@@ -62,6 +63,7 @@ from judge.rundir import RunDir, environment
 from judge.stages import choose_level, decide, tune
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.printable import error_line
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cascade.yaml"
 
@@ -317,4 +319,4 @@ if __name__ == "__main__":
         if PartialState().is_main_process:
             main()
     except (ArbiterError, ConfigError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

@@ -144,6 +144,20 @@ def test_text_alone_gives_zero_or_one(stub, ask):
     assert scores.reasons == (None, None, None)
 
 
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_images_go_to_no_other_server_than_the_named_one(stub, ask, status):
+    other = Stub()
+    try:
+        stub.script = [
+            (status, {"location": f"{other.url}/chat/completions"}, {"error": {"message": "moved"}})
+        ]
+        with pytest.raises(ConfigError, match=f"sends requests elsewhere.*HTTP {status}"):
+            ask()
+        assert (other.asked, other.listed) == ([], 0)
+    finally:
+        other.close()
+
+
 def test_rows_keep_their_order_under_concurrency(stub, ask):
     def answer(request):
         number = int(request["messages"][1]["content"][1]["text"].split('"')[1])

@@ -16,6 +16,7 @@ from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from judge.rundir import RunDir
+from judge.stored import stored_model
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
@@ -225,7 +226,7 @@ def load_fixed(
         raise CheckpointError(f"{run.path} is a run of kind {run.kind!r}, not {cls.kind!r}")
     if "encoder" not in run.manifest:
         raise CheckpointError(f"{run.path} names no encoder; its training did not get that far, run it again")
-    encoder = encoder or DualEncoder.load(run.manifest["encoder"], device=device)
+    encoder = encoder or DualEncoder.load(stored_model(run.manifest["encoder"], run.path), device=device)
     check_encoder(run, encoder)
     try:
         head = build(encoder, run.taxonomy)

@@ -16,6 +16,7 @@ from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from judge.rundir import RunDir
+from judge.stored import stored_model
 from prompts.taxonomy import Taxonomy
 
 from .cross_attention import CrossAttentionHead, HeadConfig, Queries
@@ -234,7 +235,9 @@ def load_student(
     own = (
         run.path / "encoder"
     )  # of a student whose encoder learnt with it; found wherever the run is moved to
-    encoder = encoder or DualEncoder.load(own if own.is_dir() else run.manifest["encoder"], device=device)
+    if encoder is None:
+        name = own if own.is_dir() else stored_model(run.manifest["encoder"], run.path)
+        encoder = DualEncoder.load(name, device=device)
     check_encoder(run, encoder)
     try:
         config = HeadConfig(**json.loads((run.path / SHAPE).read_text(encoding="utf-8")))

@@ -64,16 +64,21 @@ class BaseOptions:
 
     @classmethod
     def from_run(cls, run: "RunDir") -> Self:
-        """The base of a run, in the precision in which it was measured."""
+        """The base of a run, in the precision in which it was measured.
+
+        Raises:
+            CheckpointError: the run names none, or an address (`judge.stored`).
+        """
+        from judge.stored import stored_model
+
         manifest = run.manifest
         bits = manifest.get("quantization") or {}
         if not bits and (run.path / "config.yaml").is_file():  # runs that kept it among their options alone
             bits = run.config
         chosen = {name: bits[name] for name in _BITS if name in bits}
         try:
-            return cls(
-                manifest["base"], manifest.get("revision", "main"), manifest.get("dtype", "float32"), **chosen
-            )
+            base = stored_model(manifest["base"], run.path)
+            return cls(base, manifest.get("revision", "main"), manifest.get("dtype", "float32"), **chosen)
         except KeyError:
             raise CheckpointError(f"{run.path} names no base model; it is damaged.") from None
 
@@ -274,6 +279,7 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
         raise CheckpointError(
             f"{path} holds no adapter_model.safetensors (pickled adapters are never loaded)."
         )
+    _check_kind(Path(path))
     config = PeftConfig.from_pretrained(str(path))
     config.inference_mode = not trainable
     try:
@@ -293,6 +299,16 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
             f"It was trained on {config.base_model_name_or_path!r}; load that base."
         )
     return wrapped if trainable else wrapped.eval()
+
+
+def _check_kind(path: Path) -> None:
+    """Other kinds than LoRA may load what they name themselves, such as a tokenizer with code of its own."""
+    try:
+        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{path} has no adapter_config.json that could be read ({error}).") from None
+    if kind != "LORA":
+        raise CheckpointError(f"The adapter {path} is of the kind {kind!r}; a judge's is LORA.")
 
 
 def tidy_adapter(path: str | Path, *, base: str) -> None:

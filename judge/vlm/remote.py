@@ -84,7 +84,10 @@ class RemoteJudge:
             raise MissingExtraError(
                 "A remote judge needs openai: pip install 'arbiter-vision[remote]'."
             ) from error
-        self._client = openai.OpenAI(base_url=base_url, api_key=key, timeout=timeout, max_retries=retries)
+        named_only = openai.DefaultHttpxClient(follow_redirects=False)  # images go to no other server
+        self._client = openai.OpenAI(
+            base_url=base_url, api_key=key, timeout=timeout, max_retries=retries, http_client=named_only
+        )
         self._asked_before = False
         self.base_url = base_url
         self.model = model
@@ -262,10 +265,10 @@ class RemoteJudge:
             raise ConfigError(
                 f"{self.base_url} refuses the key ({_told(error)}); set OPENAI_API_KEY, or pass api_key."
             ) from error
-        if error.status_code in (404, 405):
+        if error.status_code in (404, 405) or 300 <= error.status_code < 400:
             raise ConfigError(
-                f"{self.base_url} knows no such address or no model {self.model!r} ({_told(error)}); give the URL up "
-                "to and including /v1, and a name that GET /models lists."
+                f"{self.base_url} knows no such address or no model {self.model!r}, or sends requests elsewhere "
+                f"({_told(error)}); give the URL up to and including /v1, and a name that GET /models lists."
             ) from error
 
 
