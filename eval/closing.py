@@ -8,6 +8,7 @@ from pathlib import Path
 from judge.images import open_image
 from judge.rundir import RunDir
 from judge.serve.recipes import recipes_folder
+from judge.stored import is_address
 from prompts.example import Example
 
 
@@ -51,4 +52,8 @@ def try_it(run: RunDir, examples: Sequence[Example], *, categories: int = 0) -> 
     # A comma parts categories on the command line, so a name that holds one cannot be asked for there.
     names = [name for name in run.taxonomy.names if "," not in name][:categories]
     words = ["arbiter", "judge", shown[0] if shown else "IMAGE", "--judge", run.path]
+    judge = run.manifest.get("judge")
+    named = judge.get("name", "") if isinstance(judge, dict) else ""
+    if is_address(named):  # a run contacts no host that the command does not name
+        words += ["--stage-judge", named]
     return command(*words, *([f"--categories={','.join(names)}"] if names else []))

@@ -16,6 +16,7 @@ from trl import TrlParser
 
 from judge.errors import ConfigError
 from judge.resume import newest_checkpoint
+from prompts.printable import printable_lines
 from prompts.taxonomy import nearest
 
 GIVES_WAY = {
@@ -82,7 +83,7 @@ def parse_options(groups: Sequence[type], own: Path, arguments: Sequence[str]) -
         if isinstance(group, RecipeOptions):
             group.changed = changed
     if changed and os.environ.get("RANK", "0") == "0":
-        print(_told(changed, own), flush=True)
+        print(printable_lines(_told(changed, own)), flush=True)
     return parsed
 
 

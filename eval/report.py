@@ -1,7 +1,8 @@
 """`report.html`: what a run achieved, in one file that needs no network, no script and no other file.
 
-Whatever comes from data (prompts, names, ids) is escaped by the template engine; pictures are inlined. Images
-are blurred until somebody points at them, because who reads this judges unpleasant pictures for a living.
+Whatever comes from data (prompts, names, ids) is escaped by the template engine, and control characters and bidi
+overrides in it are shown as escapes; pictures are inlined. Images are blurred until somebody points at them, because
+who reads this judges unpleasant pictures for a living.
 """
 
 import base64
@@ -15,6 +16,7 @@ from PIL import Image
 
 from judge.rundir import RunDir
 from prompts.errors import ArbiterError
+from prompts.printable import printable
 
 from .metrics import JudgedRow, summarise
 from .plots import draw_plots
@@ -153,7 +155,12 @@ def show(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
         return " – ".join(map(show, value))
-    return str(value)
+    return printable(value)
+
+
+def shown_text(value: Any) -> Any:
+    """What a page's template puts out: text of data without what could turn or hide a line; the rest as it is."""
+    return printable(value) if type(value) is str else value
 
 
 def _cells(key: str, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -206,5 +213,6 @@ def _template() -> jinja2.Template:
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=shown_text,
     )
     return environment.get_template("report.html")

@@ -11,7 +11,7 @@ import jinja2
 from judge.rundir import RunDir
 
 from .attacked import Attacked
-from .report import show
+from .report import show, shown_text
 from .robustness_plots import Exhibit, draw_epsilons, draw_margins, draw_sheet, draw_steps
 
 HEADLINE_KEYS = (
@@ -39,7 +39,7 @@ class Table:
 
     def to_text(self) -> str:
         """The table for a terminal."""
-        rows = [["", *self.heads], *([name, *map(show, cells)] for name, cells in self.lines)]
+        rows = [["", *self.heads], *([show(name), *map(show, cells)] for name, cells in self.lines)]
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -323,6 +323,7 @@ def write_robustness_report(
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=shown_text,
     )
     page = environment.get_template("robustness.html").render(
         title=run.path.name,

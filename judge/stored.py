@@ -91,9 +91,9 @@ def stored_path(path: object, source: Path) -> Path:
 def fingerprint(path: Path) -> str:
     """SHA-256 of what changes the answers of a run, a model folder or an exported student.
 
-    Of a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and all of run.json but the date, which
-    holds the names of base and encoder, dtype, template and the encoder's own fingerprint. A base named by hub id is
-    not fetched to be hashed.
+    Of a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and all of run.json but the date,
+    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. A base named by hub id
+    is not fetched to be hashed.
     """
     digest = hashlib.sha256()
     if path.suffix == ".onnx":

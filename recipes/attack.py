@@ -6,7 +6,8 @@ With no options it attacks what `make demo`, `make student` and `make defences` 
 `strong` on the pixels of every victim at four budgets (all its attacks at 2/255, APGD with restarts at the others),
 image and prompt together through all stages of the cascades, prompts alone, edits as platforms make them, transfer
 between victims. On 2 CPU cores it takes about 17 minutes and leaves `runs/attack` (metrics.json, every trial,
-report.html). Checks of the attacks' honesty run beside; if one fails, it is said loudly and the exit code is 1.
+report.html). Checks of the attacks' honesty run beside; if one fails, it is said loudly and the exit code is 1. All
+passed is 0; 2 is an error of any kind, of which `--debug` shows where.
 
 Your own classifiers and data, at full strength:
 
@@ -54,8 +55,10 @@ from judge.errors import ConfigError
 from judge.examples import load_examples
 from judge.filter_stage import FilterStage
 from judge.rundir import RunDir, environment
+from judge.serve.ending import run_to_exit_code
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.printable import printable, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
 SHEET_ROWS = 4  # pictures of each victim
@@ -376,19 +379,18 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
     for key in HEADLINE_KEYS:
         print(f"{key:28}{'–' if metrics[key] is None else f'{metrics[key]:.3f}'}")
     for line in failed(metrics["honesty"]):
-        print(f"HONESTY CHECK FAILED: {line}")
-    print(f"\n{seconds:.0f} s in all; {run.path}/report.html has the curves and the pictures")
+        print(f"HONESTY CHECK FAILED: {printable(line)}")
+    print(f"\n{seconds:.0f} s in all; {printable(run.path)}/report.html has the curves and the pictures")
 
 
 def say(text: str) -> None:
     """What is being done, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable_lines(text), file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":
     # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    try:
-        main()
-    except (ArbiterError, ConfigError, AttackError) as error:
-        raise SystemExit(f"error: {error}") from None
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    raise SystemExit(run_to_exit_code(main, debug=debug, name="error", ours=(ArbiterError, AttackError)))

@@ -59,6 +59,7 @@ from judge.resume import check_options, explained
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "distill_cross_attention.yaml"
 
@@ -360,7 +361,7 @@ def write_results(
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
@@ -369,4 +370,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ArbiterError, ConfigError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

@@ -50,6 +50,7 @@ from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.train import FlippedGroups, JudgeTrainer
 from prompts import FlipOptions, Taxonomy, format_report, load_taxonomy, report
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "lora_llava.yaml"
 
@@ -343,7 +344,7 @@ def zero3(args: JudgeArguments) -> bool:
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
@@ -352,4 +353,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ArbiterError, ConfigError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

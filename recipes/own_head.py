@@ -44,6 +44,7 @@ from judge.questions import opens_images
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.example import Example
+from prompts.printable import error_line
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
 
@@ -172,4 +173,4 @@ if __name__ == "__main__":
     try:
         main()
     except ArbiterError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

@@ -35,6 +35,7 @@ from judge.heads.fit import FitOptions, fit
 from judge.heads.pooled_attention import PooledAttention, PooledAttentionHead, save_pooled_attention
 from prompts import load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "pooled_attention.yaml"
 
@@ -92,11 +93,11 @@ def move(shown: tqdm, done: int) -> None:
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
     try:
         main()
     except ArbiterError as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

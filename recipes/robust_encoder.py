@@ -59,6 +59,7 @@ from judge.heads.robust import (
 from judge.rundir import RunDir, environment
 from prompts import Example, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "robust_encoder.yaml"
 
@@ -270,11 +271,11 @@ def show(run: RunDir, before: dict[str, Any], after: dict[str, Any], trained: fl
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
     try:
         main()
     except (ArbiterError, ConfigError, AttackError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

@@ -55,6 +55,7 @@ from judge.resume import check_options, explained
 from judge.rundir import RunDir, environment
 from prompts import Example, FlipOptions, Taxonomy, draw_groups
 from prompts.errors import ArbiterError
+from prompts.printable import error_line, printable_lines
 
 DEFAULT_CONFIG = Path(__file__).parent / "configs" / "robust_student.yaml"
 DRAWN_WITH = ("dataset", "held_out", "flip", "limit", "seed", "eval_rows", "test_rows")
@@ -350,7 +351,7 @@ def write_results(run: RunDir, found: Mapping[str, dict[str, Any]], extra: Mappi
 def say(text: str) -> None:
     """Print once, not once a process."""
     if PartialState().is_main_process:
-        print(text, flush=True)
+        print(printable_lines(text), flush=True)
 
 
 if __name__ == "__main__":
@@ -359,4 +360,4 @@ if __name__ == "__main__":
     try:
         main()
     except (ArbiterError, ConfigError, AttackError) as error:
-        raise SystemExit(f"error: {error}") from None
+        raise SystemExit(f"error: {error_line(error)}") from None

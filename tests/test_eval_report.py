@@ -132,6 +132,15 @@ def test_data_cannot_become_markup(run):
     assert "{{ 7*7 }}" in "".join(page.text)
 
 
+def test_data_cannot_steer_a_terminal_or_turn_a_line(run):
+    """As `cat report.html` and a browser would show it."""
+    evil = "\x1b[2J\x9b31m safe\u202eelbirret\u2028"
+    rows = rows_of([0.9, NAN, 0.2, 0.1], prompt=evil, reason=evil)
+    page = write_report(run, None, rows, extra={f"Held out {evil}": {evil: evil}}, title=evil).read_text()
+    assert not re.search("[\x1b\x9b\u202e\u2028]", page)
+    assert page.count("\\x1b[2J\\x9b31m safe\\u202eelbirret\\u2028") >= 5
+
+
 def test_images_are_blurred_until_pointed_at(run):
     text = write_report(run, None, AFTER, images=lambda row: Image.new("RGB", (9, 9))).read_text()
     assert re.search(r"\.picture img \{[^}]*filter: blur", text)

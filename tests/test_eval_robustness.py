@@ -29,7 +29,7 @@ from eval.edited import edit_pictures
 from eval.held_out import Question
 from eval.multimodal import attack_deployment, evaluate_deployment, transfer_static
 from eval.robustness import attack_victim, check_attack
-from eval.robustness_report import tables
+from eval.robustness_report import Table, tables
 from eval.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.text_attacks import attack_texts, score_prompts
 from eval.transfer import attack_universally, transfer_matrix
@@ -563,3 +563,8 @@ def test_captions_say_what_was_run(victim, questions, suite):
         for _, cells in table.lines:
             assert len(cells) == len(table.heads)
             assert title == "Honesty checks" or cells[table.heads.index("n")] > 0
+
+
+def test_names_in_tables_steer_no_terminal():
+    table = Table("pixels", ["a", "b"], [("runs/\x1b[2Jx", ["\u202ey", 0.5])])
+    assert table.to_text().splitlines()[-1].split() == ["runs/\\x1b[2Jx", "\\u202ey", "0.500"]

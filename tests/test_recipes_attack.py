@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from adversarial.errors import AttackError
-from judge.cascade import CascadeSettings, save_cascade
+from judge.cascade import CascadeSettings
+from judge.cascade_run import save_cascade
 from judge.errors import CheckpointError
 from judge.filters import Platt
 from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
@@ -167,6 +168,27 @@ def test_an_unknown_option_and_a_missing_victim_stop_the_run(recipe, runs, tmp_p
     with pytest.raises(CheckpointError):
         run_recipe(recipe, *arguments(runs, tmp_path / "out", defended_cascade=tmp_path / "none"))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"victims": ["nowhere\x1b"]}, "nowhere\\x1b"),
+        ({"epsilon": "8"}, "8/255"),
+        ({"taxonomy": "digitz"}, "digits"),
+    ],
+)
+def test_errors_are_two_and_one_line_since_one_is_a_failed_check(
+    runs, tmp_path, monkeypatch, capfd, change, line
+):
+    monkeypatch.setattr(sys, "argv", ["attack.py", *arguments(runs, tmp_path / "out", **change)])
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_path(str(RECIPE), run_name="__main__")
+    shown = capfd.readouterr().err.splitlines()
+    assert stop.value.code == 2
+    assert shown[-1].startswith("error: ")
+    assert line in shown[-1]
+    assert not any("Traceback" in line for line in shown)
 
 
 @pytest.mark.slow

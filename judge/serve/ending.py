@@ -66,9 +66,10 @@ def say(text: str) -> None:
 
 
 def _flush(stream: TextIO | None) -> None:
+    if stream is None:
+        return
     try:
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     except OSError:
         _to_nowhere(stream)
 
