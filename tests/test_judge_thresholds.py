@@ -12,7 +12,8 @@ from PIL import Image
 
 from judge.errors import ConfigError
 from judge.protocol import Scores
-from judge.serve.cli import EXIT_FLAGGED, EXIT_SAFE, EXIT_USAGE, main
+from judge.serve.cli import main
+from judge.serve.ending import EXIT_ERROR, EXIT_FLAGGED, EXIT_SAFE
 from judge.thresholds import Thresholds, best_f1, fit_thresholds, load_thresholds
 from prompts import Category, Taxonomy
 
@@ -187,7 +188,7 @@ def test_a_file_of_another_judge_is_said(data, tmp_path, capsys):
 def test_what_calibrate_refuses(data, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     command = ["calibrate", "--judge", "runs/x", "--data", f"folder:{data}", "--split", "all", *options]
-    assert main(command) == EXIT_USAGE
+    assert main(command) == EXIT_ERROR
     assert message in capsys.readouterr().err
     assert not (tmp_path / "x.yaml").exists()
 
@@ -203,5 +204,5 @@ def test_a_file_stands_alone(data, tmp_path, capsys):
         "--threshold",
         "red=0.1",
     ]
-    assert main(command) == EXIT_USAGE
+    assert main(command) == EXIT_ERROR
     assert "one file, or numbers, not both" in capsys.readouterr().err
