@@ -97,7 +97,7 @@ def test_one_answer_alone_is_certain():
     assert answer_log_probabilities(tree, torch.randn(3, 1, 9)).tolist() == [[0.0]] * 3
     assert tree.ancestry().shape == (0, 0)
     assert tree.bins(5) == EMPTY_TREE.bins(5) == ()
-    assert EMPTY_TREE == TokenTree((), (), (), ())
+    assert TokenTree((), (), (), ()) == EMPTY_TREE
 
 
 @pytest.mark.parametrize(
