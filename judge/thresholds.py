@@ -151,8 +151,9 @@ def best_f1(unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.nda
     hits = len(unsafe) - np.searchsorted(unsafe, cuts)
     alarms = len(safe) - np.searchsorted(safe, cuts)
     best = int(np.argmax(2 * hits / (hits + alarms + len(unsafe))))
-    below = float(cuts[best - 1]) if best else 0.0
-    return (float(cuts[best]) + below) / 2
+    lowest, below = float(cuts[best]), float(cuts[best - 1]) if best else 0.0
+    middle = (lowest + below) / 2
+    return middle if middle > below or not best else lowest  # neighbours among floats have no middle
 
 
 def load_thresholds(path: Path) -> Thresholds:

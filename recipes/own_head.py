@@ -52,11 +52,9 @@ DEFAULT_CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
 class BestPatch(nn.Module):
     """A category is there if any patch is like any of its phrases, in a space that one matrix has turned a little."""
 
-    name = "best_patch"
-
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
-        self.encoder, self.known = encoder, {}
+        self.encoder, self.known, self.name = encoder, {}, "best_patch"
         self.turn = nn.Linear(encoder.width, encoder.width, bias=False, device=encoder.device)
         nn.init.eye_(self.turn.weight)
         self.scale = nn.Parameter(torch.tensor([20.0, -10.0], device=encoder.device))
