@@ -16,6 +16,8 @@ from .errors import ImageError, QuestionError
 from .protocol import Scores
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL import Image
 
     Score = TypeVar("Score", bound=Callable[..., Scores])
@@ -204,22 +206,25 @@ def spread(scores: Scores, failed: Sequence[str | None]) -> Scores:
     import numpy as np
 
     judged = [row for row, reason in enumerate(failed) if reason is None]
-    unsafe = np.full(len(failed), np.nan)
-    categories = np.full((len(failed), scores.categories.shape[1]), np.nan)
-    unsafe[judged], categories[judged] = scores.unsafe, scores.categories
+
+    def known(found: "NDArray[np.float64]") -> "NDArray[np.float64]":
+        whole = np.full((len(failed), *found.shape[1:]), np.nan)
+        whole[judged] = found
+        return whole
 
     def each(found: Sequence[Any] | None, rest: Callable[[str], Any]) -> tuple[Any, ...] | None:
         if found is None:
             return None
-        known = iter(found)
-        return tuple(next(known) if reason is None else rest(reason) for reason in failed)
+        rows = iter(found)
+        return tuple(next(rows) if reason is None else rest(reason) for reason in failed)
 
     return Scores(
-        unsafe,
-        categories,
+        known(scores.unsafe),
+        known(scores.categories),
         each(scores.reasons, str) or (),
         each(scores.decided_by, lambda _: "door"),
         each(scores.because, str),
+        None if scores.separate is None else known(scores.separate),
     )
 
 
@@ -237,4 +242,8 @@ def join(parts: Sequence[Scores]) -> Scores:
         chain("reasons") or (),
         chain("decided_by"),
         chain("because"),
+        # Where one part moved its categories and another had no need to, both have probabilities of their own.
+        None
+        if all(part.separate is None for part in parts)
+        else np.concatenate([part.each for part in parts]),
     )

@@ -18,7 +18,7 @@ from judge.heads.encoder import DualEncoder
 from judge.heads.pooled_attention import PooledAttention, PooledAttentionHead
 from judge.heads.student import Student
 from judge.images import KEPT_PIXELS
-from judge.protocol import Scores
+from judge.protocol import Scores, on_one_scale
 from judge.questions import join, open_one, opens_images, spread
 from judge.stages import Cutoffs
 from judge.vlm.score import VisionLanguageJudge
@@ -316,3 +316,13 @@ def test_rows_are_put_where_they_belong():
     assert both.unsafe.shape == (6,)
     assert both.because == ("broken", "a", "cut", "b", "a", "b")
     assert join([judged, Scores(np.zeros(1), np.zeros((1, 1)), (None,))]).decided_by is None
+
+
+def test_probabilities_as_found_outlive_unopened_rows_and_batches():
+    """Lessons and temperatures are made of them; without them they would be made of moved scores."""
+    found = on_one_scale(Scores(np.array([0.9, 0.2]), np.array([[0.6, 0.3], [0.1, 0.2]]), (None, None)))
+    whole = spread(found, [None, "broken", None])
+    np.testing.assert_allclose(whole.each, [[0.6, 0.3], [np.nan, np.nan], [0.1, 0.2]])
+    unmoved = Scores(np.array([0.4]), np.array([[0.4, 0.1]]), (None,))
+    np.testing.assert_allclose(join([found, unmoved]).each, [[0.6, 0.3], [0.1, 0.2], [0.4, 0.1]])
+    assert join([unmoved, unmoved]).separate is None
