@@ -54,7 +54,7 @@ class Category:
     """Leave the definition out of the policy (see `Taxonomy.names_only`)."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name, "category name")
+        _check_name(self.name, "a category name")
         where = f"category {self.name!r}"
         _check_text(self.definition, f"the definition of {where}", LONGEST_TEXT)
         for alias in self.aliases:
@@ -268,7 +268,7 @@ def _check_name(name: object, what: str) -> None:
     if ":" in str(name):
         raise TaxonomyError(f"A colon ends a name in the policy, so it cannot be in one: {what}, {name!r}.")
     if str(name).casefold() in RESERVED_NAMES:
-        raise TaxonomyError(f"{name!r} is a word of the answers and cannot be a {what}; choose another.")
+        raise TaxonomyError(f"{name!r} is a word of the answers and cannot be {what}; choose another.")
 
 
 def _check_text(text: object, what: str, longest: int) -> None:

@@ -46,12 +46,12 @@ def test_texts_end_at_two_thousand_characters() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"name": "a: b"}, "category name, 'a: b'"),
+        ({"name": "a: b"}, "in one: a category name, 'a: b'"),
         ({"name": "None"}, "'None' is a word of the answers and cannot be a category name"),
-        ({"name": 3}, "Expected text for category name, got 3"),
-        ({"name": ""}, "^Empty text for category name"),
-        ({"aliases": ("safe",)}, "cannot be a an alias of category 'n'"),
-        ({"code": "unsafe"}, "cannot be a the code of category 'n'"),
+        ({"name": 3}, "Expected text for a category name, got 3"),
+        ({"name": ""}, "^Empty text for a category name"),
+        ({"aliases": ("safe",)}, "cannot be an alias of category 'n'"),
+        ({"code": "unsafe"}, "cannot be the code of category 'n'"),
         ({"definition": " d"}, "stray spaces in the definition of category 'n': ' d'"),
         ({"examples": ("a\tb",)}, "tabs or stray spaces in an example or rewording of category 'n'"),
         (
