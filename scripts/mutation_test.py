@@ -21,15 +21,15 @@ import gc
 import importlib
 import importlib.util
 import itertools
+import json
 import os
-import pickle
 import random
 import select
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType
@@ -58,6 +58,9 @@ AREAS: dict[str, dict[str, str]] = {
     },
     "tree": {"judge/vlm/tree.py": "judge_tree"},
     "cascade": {
+        "judge/moving.py": "judge_moving judge_stages judge_cascade",
+        "judge/envelope.py": "judge_envelope judge_cascade",
+        "judge/protocol.py": "judge_one_scale",
         "judge/stages.py": "judge_stages judge_cascade",
         "judge/cascade_margins.py": "judge_cascade_margins",
         "judge/cascade.py": "judge_cascade",
@@ -214,14 +217,14 @@ def run_pytest(tests: Sequence[str], plugin: _Quick) -> int:
 
 
 def forked(work: Callable[[], Any], seconds: float) -> Any:
-    """What `work` returns in a forked process; None if it dies or takes longer."""
+    """What `work` returns in a forked process, as JSON keeps it; None if it dies or takes longer."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
         os.setsid()
         os.close(read)
-        with contextlib.suppress(BaseException), os.fdopen(write, "wb") as pipe:
-            pickle.dump(work(), pipe)
+        with contextlib.suppress(BaseException), os.fdopen(write, "w", encoding="utf-8") as pipe:
+            json.dump(work(), pipe)
         os._exit(0)
     os.close(write)
     until, data = time.monotonic() + seconds, b""
@@ -236,7 +239,7 @@ def forked(work: Callable[[], Any], seconds: float) -> Any:
         os.killpg(child, signal.SIGKILL)  # and what it started
     os.close(read)
     os.waitpid(child, 0)
-    return pickle.loads(data) if data else None  # written by our own child
+    return json.loads(data) if data else None
 
 
 @dataclass
@@ -246,14 +249,16 @@ class Baseline:
     status: int
     seconds: dict[str, float]
     """By test."""
-    reaching: dict[int, set[str]]
-    """Line -> tests, or "" for what runs at import."""
+    reaching: dict[str, list[str]]
+    """Line, as text -> tests, or "" for what runs at import."""
     imported: list[str]
 
     def tests(self, first: int, last: int) -> list[str]:
         """Tests that may notice a change of some lines, file by file, quickest first."""
         found = {
-            name.rpartition("|") for line in range(first, last + 1) for name in self.reaching.get(line, ())
+            name.rpartition("|")
+            for line in range(first, last + 1)
+            for name in self.reaching.get(str(line), ())
         }
         if any(not name for name, _, _ in found):
             chosen = set(self.seconds)
@@ -281,7 +286,7 @@ def baseline(module: str, tests: Sequence[str]) -> Baseline:
     cover.stop()
     reaching = cover.get_data().contexts_by_lineno(str(ROOT / module))
     imported = [name for name in sys.modules if name not in before and name.split(".")[0] not in OURS]
-    return Baseline(status, plugin.seconds, {line: set(names) for line, names in reaching.items()}, imported)
+    return Baseline(status, plugin.seconds, {str(line): names for line, names in reaching.items()}, imported)
 
 
 def preload(names: Sequence[str]) -> None:
@@ -313,11 +318,12 @@ def outcome(mutant: Mutant, base: Baseline) -> str:
 
 def judged(module: str, tests: Sequence[str], sample: int, seed: int) -> Iterator[tuple[Mutant, str]]:
     """The mutants of a module, or a fixed share of them, with what became of each."""
-    base: Baseline | None = forked(lambda: baseline(module, tests), 1200)
-    if base is None or base.status:
+    found = forked(lambda: asdict(baseline(module, tests)), 1200)
+    if found is None or found["status"]:
         sys.exit(
             f"The tests of {module} do not pass on the code as it is; repair them first: {' '.join(tests)}"
         )
+    base = Baseline(**found)
     preload(base.imported)
     source = (ROOT / module).read_text(encoding="utf-8")
     if outcome(Mutant(module, 1, source.count("\n") + 1, "", "", source), base) != "survived":
@@ -358,9 +364,7 @@ def main() -> int:
         for module, files in modules.items():
             if options.areas and not {area, module} & set(options.areas):
                 continue
-            tests = sorted(
-                {f"tests/{p.name}" for name in files.split() for p in ROOT.glob(f"tests/test_{name}*.py")}
-            )
+            tests = [f"tests/test_{name}.py" for name in files.split()]
             ends, alive, new = 0, 0, 0
             for mutant, end in judged(module, tests, options.sample, options.seed):
                 ends, alive = ends + 1, alive + (end == "survived")
