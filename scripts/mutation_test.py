@@ -58,8 +58,8 @@ AREAS: dict[str, dict[str, str]] = {
     },
     "tree": {"judge/vlm/tree.py": "judge_tree"},
     "cascade": {
-        "judge/moving.py": "judge_moving judge_stages judge_cascade",
-        "judge/envelope.py": "judge_envelope judge_cascade",
+        "judge/moving.py": "judge_moving",
+        "judge/envelope.py": "judge_envelope",
         "judge/protocol.py": "judge_one_scale",
         "judge/stages.py": "judge_stages judge_cascade",
         "judge/cascade_margins.py": "judge_cascade_margins",

@@ -57,6 +57,7 @@ def test_a_verdict_needs_no_category():
     safe, *unsafe = (Continuation(tokens, 0) for tokens in ((1, 9), (2, 3, 9), (2, 4, 5, 9), (2, 4, 6, 9)))
     assert one_against_others([safe, *unsafe]) == (safe, Continuation((2,), 0))
     assert build_tree(one_against_others([safe, *unsafe])).tokens == ()
+    assert one_against_others([safe, safe, *unsafe]) == (safe, Continuation((2,), 0))  # the same answer again
     last = one_against_others([safe, *unsafe], 3)
     assert [c.tokens for c in last] == [(2, 4, 6, 9), (1,), (2, 3), (2, 4, 5)]
 
@@ -94,7 +95,10 @@ def test_answers_at_the_very_end_of_the_text_are_predicted_by_it():
 def test_one_answer_alone_is_certain():
     tree = build_tree([Continuation((5, 1, 7), 2)])
     assert (tree.tokens, tree.steps, tree.predictors) == ((), ((),), (-1,))
-    assert answer_log_probabilities(tree, torch.randn(3, 1, 9)).tolist() == [[0.0]] * 3
+    for kind in (torch.float32, torch.bfloat16):
+        found = answer_log_probabilities(tree, torch.randn(3, 1, 9).to(kind))
+        assert found.tolist() == [[0.0]] * 3
+        assert found.dtype == torch.float32
     assert tree.ancestry().shape == (0, 0)
     assert tree.bins(5) == EMPTY_TREE.bins(5) == ()
     assert TokenTree((), (), (), ()) == EMPTY_TREE
