@@ -63,7 +63,7 @@ def on_one_scale(scores: Scores) -> Scores:
     whole, found = scores.unsafe[:, None], scores.categories
     highest = np.fmax.reduce(found, axis=1, keepdims=True, initial=np.nan)
     part = np.divide(found, highest, out=np.ones_like(found), where=highest > 0)
-    moved = np.where(found == highest, whole, np.minimum(part * whole, whole))
+    moved = np.minimum(part * whole, whole)
     unchanged = np.isnan(found) | np.isnan(whole) | (highest == whole)
     moved = np.where(unchanged, found, moved)
     if np.array_equal(moved, found, equal_nan=True):

@@ -235,7 +235,7 @@ def decide(scores: StageScores, cutoffs: Cutoffs) -> Decided:
 def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: float, least: int = 20) -> float:
     """The lowest cutoff from which at least `precision` of the rows are unsafe and `least` rows lie; or `NEVER`."""
     judged = ~np.isnan(probability)
-    order = np.argsort(-probability[judged], kind="stable")
+    order = np.argsort(-probability[judged])
     ranked, hits = probability[judged][order], np.cumsum(unsafe[judged][order])
     counts = np.arange(1, len(ranked) + 1)
     ends = np.append(np.diff(ranked) != 0, True)[: len(ranked)]  # rows of one score go together
@@ -368,8 +368,4 @@ def _ranked(column: Array) -> Array:
 
 def _quantile(ranked: Array, q: float) -> float:
     """A lower quantile that is 0 at q = 0, the largest value at q = 1, and never falls between."""
-    if q <= 0 or not len(ranked):
-        return 0.0
-    return float(
-        np.interp(min(q, 1.0) * len(ranked), np.arange(len(ranked) + 1), np.concatenate([[0.0], ranked]))
-    )
+    return float(np.interp(q * len(ranked), np.arange(len(ranked) + 1), np.concatenate([[0.0], ranked])))

@@ -1,7 +1,7 @@
 """The cascade: what each stage settles, that misses fall with the level, and that the live path is the one calibrated."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -439,6 +439,7 @@ class Fake:
     name: str
     encoder: FakeEncoder | None = None
     asked: int = 0
+    heard: list[str | None] = field(default_factory=list)
 
     def answers(self, values, taxonomy):
         self.asked += len(values)
@@ -447,9 +448,11 @@ class Fake:
         return Scores(unsafe, np.repeat(unsafe[:, None] / 2, len(taxonomy), axis=1), reasons)
 
     def score(self, images, prompts, taxonomy):
+        self.heard += prompts
         return self.answers([image.getpixel((0, 0))[2] for image in images], taxonomy)
 
     def score_tokens(self, tokens, prompts, taxonomy):
+        self.heard += prompts
         return self.answers(tokens[:, 1, 0].tolist(), taxonomy)
 
 
@@ -494,9 +497,42 @@ def test_each_answer_says_who_decided_and_why():
     assert (scores.unsafe >= 0.5).tolist() == [True, False, True, True, False, False, False]
     assert np.isnan(scores.unsafe).tolist() == [False] * 5 + [True, True]
     assert np.isnan(scores.categories[5:]).all()
+    assert np.isnan(scores.separate[5:]).all()
+    assert {column.dtype for column in (scores.unsafe, scores.categories, scores.separate)} == {
+        np.dtype("float64")
+    }
     assert scores.separate[1] == pytest.approx(26 / 255 / 2)  # the student's own, not moved
     assert scores.separate[0, 0] == pytest.approx(expit(4), abs=1e-5)  # the filter's, through Platt
     assert (scores.categories[:5].max(axis=1) == scores.unsafe[:5]).all()
+
+
+def test_a_score_on_a_cutoff_is_told_as_it_is_taken():
+    because = run(cascade(SILENT_TEXT), [(3, 153, 9), (3, 152, 200), (3, 77, 200)]).because
+    assert because[0].endswith("student says unsafe at 0.60")
+    assert because[1:] == (
+        "student unsure at 0.60: judge says unsafe at 0.78",
+        "student unsure at 0.30: judge says unsafe at 0.78",
+    )
+    low = run(cascade(replace(SILENT_TEXT, student_safe=0.2)), [(3, 51, 200)]).because[0]
+    assert low == "student unsure at 0.20: judge says unsafe at 0.78"
+
+
+def test_a_row_that_the_text_filter_settles_has_its_scores():
+    found = cascade()
+    scores = run(found, [(3, 26, 9), (0, 26, 9)], ["zero", None])
+    text = found.settings.text(found.similarities.of_prompts(["zero"], DIGITS))[0]
+    assert scores.because[0].startswith("text filter alone is sure: unsafe (0.98, 0.")
+    assert scores.separate[0] == pytest.approx(text, abs=1e-6)
+    assert scores.categories[0] == pytest.approx(expit(logit(text) - logit(0.8)), abs=1e-6)
+    assert scores.categories[1, 0] == pytest.approx(expit(4 - logit(0.9)), abs=1e-5)
+
+
+def test_each_stage_hears_the_prompts_of_the_rows_it_is_asked_about():
+    found = cascade(SILENT_TEXT, batch_size=3)
+    rows = [(0, 9, 9), (3, 26, 9), (0, 9, 9), (3, 115, 26), (0, 9, 9), (3, 115, 26), (3, 115, 26)]
+    run(found, rows, list("abcdefg"))
+    assert found.student.heard == list("bdfg")
+    assert found.judge.heard == list("dfg")
 
 
 def test_agreement_and_disagreement_of_the_filters_are_told():
@@ -521,6 +557,56 @@ def test_what_the_filters_cannot_read_through_may_be_flagged_but_never_called_sa
     alone = run(cascade(SILENT_TEXT, judge=False), rows[1:2], ["zero " * 400])
     assert np.isnan(alone.unsafe[0])
     assert "the student alone may flag" in alone.reasons[0]
+
+
+def test_a_prompt_too_long_for_the_filters_is_not_read_by_them():
+    found = cascade()
+    long = "zero " * 400
+    scores = run(found, [(3, 26, 9), (3, 26, 9)], [long, "some words"])
+    assert found.student.encoder.read_texts.count("some words") == 1
+    assert long not in found.student.encoder.read_texts
+    assert np.isnan(scores.unsafe[0])
+
+
+class HalfBlind(FakeEncoder):
+    """Its numbers for the first image of a batch are not finite; patches are."""
+
+    def see_images(self, images):
+        tokens = super().see_images(images)
+        tokens[0, 0] = torch.nan
+        return tokens
+
+
+def test_an_image_that_the_filter_has_no_number_for_may_be_flagged_but_never_called_safe():
+    found = cascade(SILENT_TEXT, judge=False)
+    blind = Cascade(Fake("student", HalfBlind()), found.settings, batch_size=1)
+    scores = run(blind, [(3, 26, 9), (3, 230, 9)])
+    assert scores.decided_by == ("student", "student")
+    assert np.isnan(scores.unsafe[0])
+    assert scores.unsafe[1] > 0.5
+    assert scores.reasons == (
+        "the image filter gave no finite score; the student alone may flag the image, not call it safe",
+        None,
+    )
+    assert scores.because[0] == (
+        "text and image filter unsure (-, -): student says safe at 0.10, which does not count"
+    )
+
+
+def test_a_margin_is_asked_with_all_that_was_given(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        "judge.cascade.cascade_margins", lambda *given, **named: asked.append((*given, named)) or "margins"
+    )
+    found, pixels = cascade(), torch.zeros(2, 3, 4, 4)
+    assert found.pixel_margins(pixels, ["a", None], DIGITS) == "margins"
+    found.pixel_margins(pixels, None, DIGITS, path="judge")
+    assert asked == [
+        (found, pixels, ["a", None], DIGITS, {"path": "any"}),
+        (found, pixels, None, DIGITS, {"path": "judge"}),
+    ]
+    with pytest.raises(ConfigError, match="no margin for 'one' alone"):
+        found.pixel_margins(pixels, None, DIGITS, category="one")
 
 
 def test_categories_are_moved_with_the_whole_so_promised_cutoffs_hold_for_each():
@@ -565,7 +651,7 @@ def test_a_cascade_says_where_its_promise_does_not_reach():
     because = found.score([picture(3, 26, 9)], None, other).because[0]
     assert because.endswith(f"student says safe at 0.10; {withdrawn}not calibrated for 'balloons', worded so")
     older = Cascade(Fake("student", FakeEncoder()), replace(known, calibrated_for=None))
-    assert "the calibrated taxonomy is not known" in older.outside_promise(DIGITS)
+    assert older.outside_promise(DIGITS) == f"{withdrawn}the calibrated taxonomy is not known"
     assert CascadeSettings.from_json(known.to_json()) == known
 
 
@@ -638,6 +724,12 @@ def settings_text():
 
 def test_settings_come_back_from_their_text():
     chosen = cascade().settings
+    assert SETTINGS == "cascade.json"
+    plain = CascadeSettings(Platt(8, -4), Platt(8, -4), PLAIN, True, 0.02, 0.1, 400)
+    assert plain.calibrated_for is None
+    assert CascadeSettings.from_json(plain.to_json()) == plain
+    made = Cascade(Fake("student", FakeEncoder()), plain)
+    assert (made.name, made.batch_size, made.default_taxonomy) == ("cascade", 32, None)
     assert CascadeSettings.from_json(chosen.to_json()) == chosen
 
 
@@ -657,6 +749,13 @@ def test_damaged_settings_are_refused(change):
     data = json.loads(settings_text())
     change(data)
     with pytest.raises(CheckpointError, match="no settings of a cascade"):
+        CascadeSettings.from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("change", [{"promise": float("inf")}, {"with_judge": 0}])
+def test_numbers_that_are_none_are_told(change):
+    data = json.loads(settings_text()) | change
+    with pytest.raises(CheckpointError, match=r"\(a number is not finite, or with_judge is neither"):
         CascadeSettings.from_json(json.dumps(data))
 
 

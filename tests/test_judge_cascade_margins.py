@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from judge.cascade import Cascade, CascadeSettings
-from judge.cascade_margins import FAR, PATHS, StageLogits, margins_of
+from judge.cascade_margins import FAR, PATHS, StageLogits, cascade_margins, margins_of
 from judge.errors import ConfigError
 from judge.filters import Platt, Similarities
 from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
@@ -122,11 +122,22 @@ def test_a_sure_text_filter_bars_what_it_contradicts():
     assert of(0.85, 0.5, 0.2, 0.2, fixed_text=False) == pytest.approx(logit(0.85) - logit(0.8))
 
 
+def test_a_text_score_on_its_cutoff_bars_like_one_beyond_it():
+    unsafe_from_half = Cutoffs(0.2, 0.5, 0.1, 0.9, 0.3, 0.6, 0.5)  # the logit of one half is exactly 0
+    assert of(0.5, 0.5, 0.2, 0.2, cutoffs=unsafe_from_half) == pytest.approx(logit(0.5) - logit(0.1))
+    safe_below_half = Cutoffs(0.5, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+    assert of(0.5, 0.5, 0.7, 0.2, cutoffs=safe_below_half) == pytest.approx(logit(0.7) - logit(0.6))
+
+
 def test_a_way_that_is_barred_gives_the_nearest_other():
     never = Cutoffs(0.0, NEVER, 0.0, 0.9, 0.3, 0.6, 0.5)  # no filter ever says safe
     assert of(0.5, 0.5, 0.7, 0.9, cutoffs=never, path="filter") == of(0.5, 0.5, 0.7, 0.9, cutoffs=never)
     always = Cutoffs(0.0, NEVER, 0.0, 0.0, 0.3, 0.6, 0.5)  # the image filter calls everything unsafe
-    assert of(0.5, 0.5, 0.1, 0.1, cutoffs=always) >= FAR / 2
+    assert of(0.5, 0.6, 0.1, 0.1, cutoffs=always) == FAR
+    logits = columns([[0.3, 0.4, -2.0, -2.0]])
+    logits.image.requires_grad_()
+    margins_of(logits, always).sum().backward()
+    assert logits.image.grad.tolist() == [0.0]  # no pixel leads anywhere
 
 
 def test_where_cutoffs_cross_a_row_is_safe_below_both():
@@ -225,6 +236,15 @@ def test_the_sign_is_that_of_the_real_score(make_cascade, images, with_judge, ch
         clear = np.abs(margins.numpy(force=True)) > 1e-4
         assert clear.sum() >= 33
         assert np.array_equal((margins.numpy(force=True) > 0)[clear], (scores.unsafe >= 0.5)[clear])
+
+
+def test_unless_told_otherwise_the_nearest_way_is_taken_and_prompts_stay(make_cascade, images):
+    cascade = make_cascade()
+    asked = (cascade, as_pixels(images), PROMPTS, POLICY)
+    found = cascade_margins(*asked).detach()
+    assert torch.equal(found, cascade_margins(*asked, path="any", fixed_text=True).detach())
+    assert not torch.equal(found, cascade_margins(*asked, path="student").detach())
+    assert not torch.equal(found, cascade_margins(*asked, fixed_text=False).detach())
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -78,7 +78,14 @@ def test_shares_by_hand(unsafe, categories, expected):
 
 def test_one_category_is_the_whole():
     assert on_one_scale(scores_of([0.3, 0.0], [[0.9], [0.2]])).categories.tolist() == [[0.3], [0.0]]
-    assert on_one_scale(scores_of([], np.zeros((0, 2)))).categories.shape == (0, 2)
+    for shape in ((0, 2), (2, 0)):
+        assert on_one_scale(scores_of([0.3] * shape[0], np.zeros(shape))).categories.shape == shape
+
+
+def test_what_is_on_one_scale_already_is_left_as_it_is():
+    there = scores_of([0.7, math.nan, 0.2], [[0.7, 0.1], [0.4, math.nan], [math.nan, 0.2]])
+    assert on_one_scale(there) is there
+    assert (there.separate, there.decided_by, there.because) == (None, None, None)
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,12 @@ from judge.stages import (
     Family,
     Shape,
     StageScores,
+    _level_by_halving,
     choose_level,
     decide,
     decided_losses,
     default_shapes,
+    filter_verdict,
     precise_cutoff,
     tune,
 )
@@ -78,6 +80,25 @@ def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
     assert precise_cutoff(column, unsafe, 1.0, least=18) == 0.9
 
 
+def test_the_shape_unless_another_is_given():
+    assert Shape() == Shape(0.0, 0.25, 0.5, 0.5, 0.99, 0.99, 0.05)
+
+
+def test_rows_of_scores_are_rows_of_every_stage():
+    columns = [np.arange(3) / 10 + stage for stage in range(4)]
+    chosen = StageScores(*columns).rows([2, 0])
+    assert [column.tolist() for column in (chosen.text, chosen.image, chosen.student, chosen.judge)] == [
+        [stage + 0.2, stage] for stage in range(4)
+    ]
+    assert StageScores(*columns[:3]).rows([0]).judge is None
+
+
+def test_where_both_filters_are_equally_sure_the_image_is_believed():
+    cutoffs = Cutoffs(0.2, 0.8, 0.2, 0.8, *NOTHING, 0.5)
+    found = filter_verdict(np.array([0.9, 0.95, 0.9]), np.array([0.9, 0.9, 0.95]), cutoffs)
+    assert found.by_text.tolist() == [False, True, False]
+
+
 def by_student(student, unsafe, share=1.0):
     """A family in which the student decides alone; its scores, and the truth of the tuning rows."""
     student = np.array(student, dtype=float)
@@ -96,6 +117,10 @@ def test_the_safe_cutoff_is_the_quantile_of_unsafe_rows_between_which_it_is_stra
     found = [family.at(level).student_safe for level in (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)]
     assert found == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
     assert family.at(0.5).student_unsafe == family.at(0.5).student_safe  # without a judge no band
+    (silent,) = {Shape(student=1.0, band=band) for band in (0.5,)}
+    assert (
+        Family(students(0.2, 0.4, 0.9), np.array([True, True, False]), silent).at(1.0).student_unsafe == 0.4
+    )
     half = by_student([0.2, 0.4, 0.6, 0.8, 0.1, 0.3], [True] * 4 + [False] * 2, share=0.5)
     assert half.at(1.0).student_safe == pytest.approx(0.4)
 
@@ -135,6 +160,29 @@ def test_losses_over_images_leave_out_what_no_level_decides():
     assert choose_level(family, rows, 0.5, images=images, levels=levels) == 0.5
     assert choose_level(family, rows, 0.5, levels=levels) == 0.5
     assert choose_level(family, rows, 0.49, images=images, levels=levels) == 0.0
+
+
+def test_a_row_that_only_the_most_lenient_level_decides_counts():
+    """The student cannot read it; at the last level the image filter calls it safe."""
+    family = Family(
+        StageScores(np.full(3, 0.5), np.array([0.4, 0.8, 0.5]), np.array([0.6, 0.8, 0.1])),
+        np.array([True, True, False]),
+        Shape(0.0, 1.0, 0.0, 0.0, NEVER, NEVER),
+    )
+    row = StageScores(np.array([0.5]), np.array([0.6]), np.array([NAN]))
+    levels = (0.0, 0.5, 1.0)  # image cutoffs 0, 0.4, 0.8
+    assert decided_losses(family, row, levels=levels).tolist() == [[0, 0, 1]]
+
+
+def test_halving_finds_the_level_that_trying_all_finds():
+    rng = np.random.default_rng(0)
+    tuning = [*rng.random(40), *rng.random(40) / 2]
+    family = by_student(tuning, [True] * 40 + [False] * 40)
+    rows = students(*rng.random(59))
+    for promise in (1 / 60, 2 / 60, 0.1, 29 / 60, 30 / 60, 59 / 60):
+        assert _level_by_halving(family, rows, promise) == choose_level(family, rows, promise)
+    assert _level_by_halving(family, students(0.0, 0.0), 0.9) == 0.0  # missed at every level but this
+    assert _level_by_halving(family, students(0.0, 0.0), 1.0) == 1.0
 
 
 def test_the_shapes_that_are_tried():
@@ -199,3 +247,87 @@ def test_a_much_better_shape_is_worth_its_price():
     dear = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     costs = {"text": 0.0, "student": 1.0, "judge": 1e6}
     assert tune(scores, unsafe, 0.05, shapes=[cheap, dear], costs=costs).shape == dear
+
+
+def sure_of(share, student_share, rows=1000):
+    """Half is unsafe; the text filter is sure of `share` of all rows, the student and the judge are always right."""
+    unsafe = np.arange(rows) < rows // 2
+    text = np.where(np.arange(rows) < round(share * rows), 0.95, 0.5)
+    student = np.where(unsafe, 0.95 - np.arange(rows) / rows / 2, 0.1)
+    scores = StageScores(text, np.full(rows, 0.5), student, np.where(unsafe, 0.99, 0.01))
+    alone = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    helped = Shape(0.0, 0.0, 1.0, 1.0, 0.99, NEVER, student_share)
+    return scores, unsafe, alone, helped
+
+
+@pytest.mark.parametrize(
+    ("share", "band", "costs", "worth_it"),
+    [
+        # What the text filter spares the student, less its own price and what the band costs the judge.
+        (0.105, 0.0, None, True),
+        (0.095, 0.0, None, False),
+        (0.205, 0.01, None, True),
+        (0.195, 0.01, None, False),
+        (0.02, 0.03, {"text": 0.0, "student": 1.0}, True),  # a judge without a price is free
+        (0.03, 0.02, {"text": 0.0, "student": 1.0, "judge": 2.0}, False),
+    ],
+)
+def test_a_student_costs_ten_times_the_text_filter_and_a_judge_ten_students(share, band, costs, worth_it):
+    scores, unsafe, alone, helped = sure_of(share, band)
+    for shapes in ([alone, helped], [helped, alone]):
+        found = tune(scores, unsafe, 0.05, shapes=shapes, costs=costs).shape
+        assert found == (helped if worth_it else alone)
+
+
+def test_without_a_judge_its_price_is_not_needed():
+    scores, unsafe, alone, helped = sure_of(0.2, 0.0)
+    scores = StageScores(scores.text, scores.image, scores.student)
+    assert tune(scores, unsafe, 0.05, shapes=[alone, helped], costs={"text": 0, "student": 1}).shape == helped
+
+
+@pytest.mark.parametrize(("alarms", "worth_it"), [(3, True), (5, False)])
+def test_an_f1_within_two_thousandths_of_the_best_is_as_good(alarms, worth_it):
+    """The image filter spares the student half of 2000 rows and gives so many false alarms, 0.0005 of F1 each."""
+    unsafe = np.arange(2000) < 1000
+    image = np.where(np.arange(2000) < 1000 + alarms, 0.9, 0.5)
+    scores = StageScores(np.full(2000, 0.5), image, np.where(unsafe, 0.9, 0.1))
+    exact, cheap = (Shape(0.0, 0.0, 1.0, 1.0, NEVER, precision, 0.0) for precision in (NEVER, 0.99))
+    assert tune(scores, unsafe, 0.05, shapes=[exact, cheap]).shape == (cheap if worth_it else exact)
+
+
+def test_what_a_shape_leaves_undecided_counts_as_an_error():
+    """A student that cannot read a tenth of the rows, all unsafe, of which the image filter is sure."""
+    unsafe = np.arange(200) < 100
+    student = np.where(unsafe, 0.9, 0.1)
+    student[:20] = NAN
+    image = np.where(np.arange(200) < 20, 0.9, 0.5)
+    scores = StageScores(np.full(200, 0.5), image, student)
+    cheap = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    dear = Shape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)  # the text filter reads, and is never sure
+    assert tune(scores, unsafe, 0.05, shapes=[cheap, dear]).shape == dear
+
+
+def test_tuning_looks_at_half_and_twice_the_level_too(monkeypatch):
+    asked, plain = [], Family.at
+    monkeypatch.setattr(Family, "at", lambda self, level: asked.append(level) or plain(self, level))
+    scores, unsafe = tuning_rows()
+    shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    tune(scores, unsafe, 0.05, judge_share=0.02, shapes=[shape])  # at most: exactly so many are allowed
+    level = asked[-3]
+    assert 0 < level < 0.5
+    assert asked[-2:] == [level / 2, level * 2]
+    tune(scores, unsafe, 1.0, shapes=[shape])
+    assert asked[-3:] == [1.0, 0.5, 1.0]
+
+
+def test_without_shapes_those_for_the_judges_share_are_tried(monkeypatch):
+    scores, unsafe = tuning_rows()
+    shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    asked = []
+    monkeypatch.setattr(
+        "judge.stages.default_shapes",
+        lambda share, *, with_judge: asked.append((share, with_judge)) or [shape],
+    )
+    assert tune(scores, unsafe, 0.05, judge_share=0.03).shape == shape
+    tune(StageScores(scores.text, scores.image, scores.student), unsafe, 0.05)
+    assert asked == [(0.03, True), (0.04, False)]
