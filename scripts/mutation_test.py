@@ -1,6 +1,6 @@
 """Mutation tests: change the code a little, again and again, and see whether a test notices.
 
-    python -m venv --system-site-packages .mutation      # mutmut brings the operators; no test needs it
+    python3 -m venv --system-site-packages .mutation     # mutmut brings the operators; no test needs it
     .mutation/bin/python -m pip install 'mutmut>=3.8' -e '.[dev]' -c constraints.txt
     .mutation/bin/python scripts/mutation_test.py                          # all areas
     .mutation/bin/python scripts/mutation_test.py prompts --sample 150     # one area, some mutants of each module

@@ -133,8 +133,8 @@ def test_a_way_that_is_barred_gives_the_nearest_other():
     never = Cutoffs(0.0, NEVER, 0.0, 0.9, 0.3, 0.6, 0.5)  # no filter ever says safe
     assert of(0.5, 0.5, 0.7, 0.9, cutoffs=never, path="filter") == of(0.5, 0.5, 0.7, 0.9, cutoffs=never)
     always = Cutoffs(0.0, NEVER, 0.0, 0.0, 0.3, 0.6, 0.5)  # the image filter calls everything unsafe
-    assert of(0.5, 0.6, 0.1, 0.1, cutoffs=always) == FAR
-    logits = columns([[0.3, 0.4, -2.0, -2.0]])
+    assert of(0.5, 0.4, 0.1, 0.1, cutoffs=always) == FAR
+    logits = columns([[0.3, -0.4, -2.0, -2.0]])
     logits.image.requires_grad_()
     margins_of(logits, always).sum().backward()
     assert logits.image.grad.tolist() == [0.0]  # no pixel leads anywhere
