@@ -140,6 +140,15 @@ def test_a_way_that_is_barred_gives_the_nearest_other():
     assert logits.image.grad.tolist() == [0.0]  # no pixel leads anywhere
 
 
+def test_a_cutoff_of_one_is_a_long_way_and_one_that_is_never_reached_is_none():
+    one = Cutoffs(0.0, NEVER, 0.1, 1.0, 0.3, 0.6, 0.5)
+    found = of(0.5, 0.05, 0.1, 0.1, cutoffs=one, path="filter")
+    assert found == pytest.approx(logit(0.05) - logit(1 - 1e-15))
+    never = Cutoffs(0.0, NEVER, 0.1, NEVER, 0.3, 0.6, 0.5)
+    nearest = of(0.5, 0.05, 0.1, 0.1, cutoffs=never)
+    assert of(0.5, 0.05, 0.1, 0.1, cutoffs=never, path="filter") == nearest > found
+
+
 def test_where_cutoffs_cross_a_row_is_safe_below_both():
     """From `unsafe` on a stage says unsafe, also below its `safe` cutoff: so there is further to go."""
     student = Cutoffs(0.0, NEVER, 0.0, NEVER, 0.7, 0.4, 0.5)
@@ -344,6 +353,9 @@ def test_what_a_cascade_refuses(make_cascade, images):
         name = "silent"
 
     dumb = make_cascade(student_safe=0.0, student_unsafe=NEVER, image_safe=0.0, image_unsafe=NEVER)
-    dumb.judge = Silent()
+    dumb.judge, dumb.student = Silent(), Silent()
+    with pytest.raises(ConfigError, match="student is a Silent, whose verdict has no gradients"):
+        dumb.pixel_margins(pixels, None, POLICY)
+    dumb.student = cascade.student
     with pytest.raises(ConfigError, match="judge is a Silent, which gives no gradients"):
         dumb.pixel_margins(pixels, None, POLICY)
