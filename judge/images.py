@@ -215,6 +215,8 @@ def _read_file(path: str | Path, max_bytes: int) -> bytes:
             raise ImageError("unreadable", kind)
         with open(path, "rb") as file:
             return file.read(max_bytes + 1)
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError("missing", "no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path

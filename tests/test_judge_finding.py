@@ -117,6 +117,12 @@ def test_content_is_enough(folder: Path, head: bytes) -> None:
     assert looks_like_image(str(folder / "notes.txt"))
 
 
+def test_a_file_of_many_comments_is_looked_at_in_no_time(folder: Path) -> None:
+    (folder / "slow").write_bytes(b"P1\n" + b"# " * 2000 + b"x")
+    (folder / "netpbm").write_bytes(b"P1\n# one\r# two\n\n# three 3\n4 4")
+    assert [os.path.basename(found.path) for found in find_images([str(folder)])] == ["netpbm"]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<?xml version='1.0'?><feed/>", b"\0\0\0\x18ftypisom", b"PNG"]
 )

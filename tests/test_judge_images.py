@@ -105,6 +105,8 @@ def test_missing_folder_pipe_and_forbidden_names(tmp_path: Path) -> None:
     assert status("a\0b.png") == "unreadable"
     os.mkfifo(tmp_path / "pipe.png")
     assert status(tmp_path / "pipe.png") == "unreadable"
+    with pytest.raises(ImageError, match=r"^unreadable: not a regular file$"):
+        open_image(tmp_path / "pipe.png")
 
 
 # --- what it is --------------------------------------------------------------------------------------------

@@ -47,7 +47,8 @@ _MORE_MAGIC = (
 """Starts of formats that nobody judges here and `format_of` does not know."""
 _BRANDS = (b"avi", b"hei", b"hev", b"mif", b"msf", b"mia", b"MiH", b"crx")
 """Brands of still images in the container that films are in too."""
-_NETPBM = re.compile(rb"P[1-7fF]\s+(#.*\s+)*(\d|WIDTH|-)")
+_NETPBM = re.compile(rb"P[1-7fF]\s+(?:#[^\r\n]*[\r\n]\s*)*(?:\d|WIDTH|-)")
+"""A comment ends with its line, so that there is one way only to read a file, and no file takes exponential time."""
 _SVG = re.compile(rb"\s*(<\?xml|<!--|<!DOCTYPE\s+svg|<svg|<[\w-]+:svg)", re.IGNORECASE)
 
 
