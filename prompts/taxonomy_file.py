@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import TaxonomyError
+from .printable import printable
 from .taxonomy import Category, Taxonomy, nearest
 
 SHIPPED = Path(__file__).parent / "taxonomies"
@@ -47,10 +48,14 @@ def taxonomy_from_data(data: object, source: str) -> Taxonomy:
     """Check plain data, as `Taxonomy.to_dict` gives it, and make a taxonomy; `source` names it in errors."""
     fields = _checked_fields(data, _TAXONOMY_FIELDS, _TAXONOMY_FIELDS, source)
     name, version, entries = fields["name"], fields["version"], fields["categories"]
-    if not isinstance(name, str) or not name.strip():
-        raise TaxonomyError(f"{source}: the taxonomy's name must be text, got {name!r}.")
-    if isinstance(version, bool) or not isinstance(version, str | int | float) or not str(version).strip():
-        raise TaxonomyError(f"{source}: the version must be text or a number, got {version!r}.")
+    if not isinstance(name, str) or not _plain(name):
+        raise TaxonomyError(
+            f"{source}: the taxonomy's name must be text, got {name!r} (control characters are refused)."
+        )
+    if isinstance(version, bool) or not isinstance(version, str | int | float) or not _plain(str(version)):
+        raise TaxonomyError(
+            f"{source}: the version must be text or a number, got {version!r} (control characters are refused)."
+        )
     if not isinstance(entries, list) or not entries:
         raise TaxonomyError(
             f"{source}: 'categories' must be a list with at least one entry, got {entries!r}."
@@ -77,9 +82,10 @@ def _category_from_data(data: object, where: str) -> Category:
             fields[name] = tuple(_one_line(item) for item in value)
     if fields.get("key") is None:
         fields.pop("key", None)
-    elif not isinstance(fields["key"], str) or not fields["key"].strip():
+    elif not isinstance(fields["key"], str) or not _plain(fields["key"]):
         raise TaxonomyError(
-            f"{where}: 'key' must be text, got {fields['key']!r}; leave it out to use the name."
+            f"{where}: 'key' must be text, got {fields['key']!r} (control characters are refused); leave it out to use "
+            "the name."
         )
     if not isinstance(fields.get("name_only", False), bool):
         raise TaxonomyError(f"{where}: 'name_only' must be true or false, got {fields['name_only']!r}.")
@@ -106,6 +112,11 @@ def _checked_fields(
     return dict(data)
 
 
+def _plain(text: str) -> bool:
+    """Whether a text says something, and nothing to the terminal that it is printed on."""
+    return bool(text.strip()) and text == printable(text)
+
+
 def _one_line(value: Any) -> Any:
     """Text with its white space collapsed (YAML's folded blocks leave line ends); the rest as it is."""
     return " ".join(value.split()) if isinstance(value, str) else value
@@ -115,6 +126,10 @@ def _parse_yaml(content: str, source: str) -> object:
     import yaml
 
     try:
+        for event in yaml.parse(content, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                # An entry may hold itself, or ten times one that holds another ten times: both have no end.
+                raise TaxonomyError(f"{source}: *{event.anchor} is an alias; write out what it stands for.")
         root = yaml.compose(content, Loader=yaml.SafeLoader)
         _refuse_repeated_fields(root, source)
         data: object = yaml.safe_load(content)
@@ -130,6 +145,9 @@ def _refuse_repeated_fields(node: Any, source: str) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                line = key.start_mark.line + 1
+                raise TaxonomyError(f"{source}, line {line}: the name of a field is a text.")
             if key.value in seen:
                 line = key.start_mark.line + 1
                 raise TaxonomyError(f"{source}, line {line}: {key.value!r} is given twice in one entry.")
