@@ -41,6 +41,10 @@ def picture(tmp_path: Path) -> str:
         (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "UnicodeDecodeError"),
         (RecursionError("deep"), "RecursionError: deep"),
         (ModuleNotFoundError("No module named 'torch'", name="torch._C"), "torch is not installed"),
+        (
+            ModuleNotFoundError("Could not import module 'x'"),
+            "ModuleNotFoundError: Could not import module 'x'",
+        ),
         (CheckpointError("runs/\x1bx is\nno run"), "arbiter: runs/\\x1bx is no run\n"),
     ],
 )
@@ -100,6 +104,26 @@ def test_debug_reaches_the_attack_recipe_and_its_code_comes_back(monkeypatch: py
     assert cli.main(["attack", "--rows", "4"]) == 1
     assert calls[0] == ("attack", ["--victims", "runs/x", "--rows", "4", "--debug"])
     assert calls[1] == ("attack", ["--rows", "4"])
+
+
+def test_a_recipe_that_cannot_be_imported_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An exit code of 1 would say that an attack was not honest."""
+    from judge.serve import recipes
+
+    monkeypatch.setattr(recipes, "recipes_folder", lambda: tmp_path)
+    (tmp_path / "beside.py").write_text("CODE = 1\n")
+    (tmp_path / "good.py").write_text("import sys, beside\nprint(sys.argv[1:])\nsys.exit(beside.CODE)\n")
+    (tmp_path / "bad.py").write_text("import torch_that_is_missing\n")
+    assert recipes.run_recipe("good", ["--rows", "4"]) == 1
+    assert capfd.readouterr().out == "['--rows', '4']\n"
+    assert recipes.run_recipe("bad", []) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("arbiter: torch_that_is_missing is not installed")
+    assert told.count("\n") == 1
+    assert recipes.run_recipe("bad", ["--debug"]) == 2
+    assert "Traceback" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -216,10 +216,10 @@ def test_arbiter_attack_hands_its_words_to_the_recipe(monkeypatch):
     called = []
     monkeypatch.setattr("judge.serve.recipes.subprocess.call", lambda words: called.append(words) or 7)
     assert cli.main(["attack", "runs/a", "runs/b", "--preset", "strong"]) == 7
-    assert called[0][1].endswith("attack.py")
-    assert called[0][2:] == ["--victims", "runs/a", "runs/b", "--preset", "strong"]
+    assert called[0][3].endswith("attack.py")
+    assert called[0][4:] == ["--victims", "runs/a", "runs/b", "--preset", "strong"]
     assert cli.main(["attack", "--help"]) == 7
-    assert called[1][2:] == ["--help"]
+    assert called[1][4:] == ["--help"]
 
 
 @pytest.mark.parametrize("rows", [1, 6, 7, 16])

@@ -17,7 +17,7 @@ SOURCE = recipes.recipes_folder()
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py"))
 
 
-@pytest.fixture(params=["copy", "my own copy"])
+@pytest.fixture(params=["copy", "my own copy", "fotos é \U0001f600"])
 def folder(request, tmp_path):
     return tmp_path / request.param
 
@@ -94,3 +94,6 @@ def test_a_folder_that_no_text_can_hold_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="quotes"):
         recipes.copy_recipe("attack", tmp_path / 'a """ b')
     assert not (tmp_path / 'a """ b').exists()
+    with pytest.raises(ConfigError, match="control characters"):
+        recipes.copy_recipe("lora_llava", tmp_path / "a\nb")
+    assert not (tmp_path / "a\nb").exists()

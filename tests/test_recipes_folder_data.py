@@ -228,7 +228,7 @@ def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     # Two steps are too few for the honesty checks; the exit code says so, and nothing else may fail.
     with suppress(SystemExit):
-        run_recipe("attack", *handed[0][2:], **ATTACK)
+        run_recipe("attack", *handed[0][4:], **ATTACK)
     run = RunDir.open("runs/attack", kind="attack")
     assert set(run.metrics["pixels"]) == {"adversarial_lora"}
     assert run.metrics["deployments"] == {}, "the cascades of the digits have no say here"

@@ -80,8 +80,8 @@ def _to_nowhere(stream: TextIO) -> None:
 
 
 def _foreign(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        missing = (error.name or "a module").partition(".")[0]
+    if isinstance(error, ModuleNotFoundError) and error.name:  # libraries that load lazily leave the name out
+        missing = error.name.partition(".")[0]
         return (
             f"{missing} is not installed, and this needs it: pip install arbiter-vision brings it. Exported students "
             "(student.onnx) are judged with without torch."

@@ -11,11 +11,23 @@ from importlib.resources import files
 from pathlib import Path
 
 from judge.errors import ConfigError
+from prompts.printable import printable
 from prompts.taxonomy import nearest
 
 _DATA = {".py", ".yaml", ".yml", ".json"}
 _NAMED = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml|json))(?!\w)")
 """A file of the recipes as texts name it: from the folder that holds `recipes`."""
+
+_RUN = """\
+import os, runpy, sys
+from judge.serve.ending import run_to_exit_code
+del sys.argv[0]
+sys.path[0] = os.path.dirname(sys.argv[0])
+def script():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+sys.exit(run_to_exit_code(script, debug="--debug" in sys.argv))
+"""
+"""What `python SCRIPT` does, but for the exit code of exceptions."""
 
 
 def recipes_folder() -> Path:
@@ -41,8 +53,12 @@ def recipe_names() -> dict[str, str]:
 
 
 def run_recipe(name: str, arguments: Sequence[str]) -> int:
-    """Run a recipe in a Python of its own, as its docstring says, and give its exit code."""
-    return subprocess.call([sys.executable, str(recipes_folder() / f"{name}.py"), *arguments])
+    """Run a recipe in a Python of its own, as its docstring says, and give its exit code.
+
+    Whatever stops it is `EXIT_ERROR`, also where it cannot import what it needs, which Python itself ends with 1.
+    """
+    script = str(recipes_folder() / f"{name}.py")
+    return subprocess.call([sys.executable, "-c", _RUN, script, *arguments])
 
 
 def copy_recipe(name: str, destination: Path) -> list[Path]:
@@ -59,6 +75,8 @@ def copy_recipe(name: str, destination: Path) -> list[Path]:
     """
     source = recipes_folder()
     names = recipe_names()
+    if printable(destination) != str(destination):  # a line break would end a comment, and begin an option
+        raise ConfigError(f"{destination} has control characters in its name; copy into another folder.")
     if name.removesuffix(".py") not in names:
         raise ConfigError(f"No recipe {name!r}{nearest(name, names)}. There are: {', '.join(names)}.")
     wanted = [source / f"{name.removesuffix('.py')}.py"]
@@ -91,7 +109,7 @@ def _renamed(path: Path, source: Path, targets: Mapping[Path, Path]) -> str:
         line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
         # A value of a YAML is read as it stands; everything else is a command, or speaks of one.
         value = path.suffix != ".py" and "#" not in line
-        return json.dumps(where) if value else shlex.quote(where)
+        return json.dumps(where, ensure_ascii=False) if value else shlex.quote(where)
 
     text = _NAMED.sub(place, path.read_text(encoding="utf-8"))
     if path.suffix == ".py":
