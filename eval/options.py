@@ -121,7 +121,8 @@ def read_options(path: Path, parser: TrlParser) -> dict[str, Any]:
         if name not in known:
             raise ConfigError(_unknown(str(name), str(path), parser))
         kind = _kind(known[name])
-        if kind and not isinstance(value, kind[0]):
+        # True is an int to Python; no option takes a number or yes and no.
+        if kind and (not isinstance(value, kind[0]) or isinstance(value, bool)):
             raise ConfigError(f"{name} in {path} is {value!r}; write {kind[1]}.")
     return found
 

@@ -227,7 +227,7 @@ class RunDir:
     def _read_json(self, name: str) -> dict[str, Any]:
         try:
             content = json.loads(self._read(name))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise CheckpointError(f"{self.path / name} is not JSON ({error}); it is damaged") from None
         if not isinstance(content, dict):
             raise CheckpointError(

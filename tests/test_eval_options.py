@@ -156,6 +156,7 @@ def test_what_differs_is_told_and_kept(parse, capsys, monkeypatch):
         (["--config", "FILE"], "held_out:\n", "write a list"),
         (["--config", "FILE"], "flip: 8\n", "write a mapping"),
         (["--config", "FILE"], "limit: 2.5\n", "write a whole number"),
+        (["--config", "FILE"], "limit: true\n", "write a whole number"),
     ],
 )
 def test_what_cannot_be_meant_stops_the_run(parse, words, mine, says):

@@ -250,6 +250,9 @@ def test_thresholds(red: RedJudge, picture: Callable[..., str], capsys: pytest.C
     assert run(capsys, "judge", path, "--judge", "r", "--threshold", named)[0] == 1
     assert parse_threshold(None) == 0.5
     assert parse_threshold(["a=b=0.25"]) == {"a=b": 0.25}
+    for twice in (["a=0.1", "b=0.5", "A=0.9"], ["0.3", "0.4"]):
+        with pytest.raises(ArbiterError, match=f"{twice[-1]}.*give each once"):
+            parse_threshold(twice)
 
 
 def test_json_lines(red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:

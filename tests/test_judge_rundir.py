@@ -82,6 +82,8 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
     [
         (None, r"holds no run\.json; give the folder that a recipe wrote"),
         ("{", r"is not JSON .* damaged"),
+        ("\xff\xfe", r"is not JSON .* damaged"),
+        ("[" * 100_000, r"is not JSON .* damaged"),
         ("[]", "holds list, not an object"),
         ("{}", "names no kind and format version"),
         ('{"kind": "vlm", "format": 999}', "has run format 999, this version reads up to 1; update"),
@@ -90,7 +92,7 @@ def test_an_empty_folder_may_become_a_run(tmp_path):
 )
 def test_folders_that_cannot_be_opened(tmp_path, manifest, text):
     if manifest is not None:
-        (tmp_path / "run.json").write_text(manifest)
+        (tmp_path / "run.json").write_text(manifest, encoding="latin-1")
     with pytest.raises(CheckpointError, match=text):
         RunDir.open(tmp_path, kind="vlm")
 

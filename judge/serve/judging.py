@@ -102,10 +102,11 @@ def choose_categories(
 
 
 def parse_threshold(texts: Sequence[str] | None) -> float | dict[str, float]:
-    """`--threshold 0.3`, or `--threshold Violence=0.3` as often as needed; never both.
+    """`--threshold 0.3`, or `--threshold Violence=0.3` once for each category; never both.
 
     Raises:
-        ConfigError: not a number from 0 to 1, or one for all mixed with some for single categories.
+        ConfigError: not a number from 0 to 1, two for one category (case ignored), or one for all mixed with some for
+            single categories.
     """
     if not texts:
         return DEFAULT_THRESHOLD
@@ -118,6 +119,8 @@ def parse_threshold(texts: Sequence[str] | None) -> float | dict[str, float]:
             value = -1.0
         if not 0 <= value <= 1:
             raise ConfigError(f"--threshold {text!r}: expected a number from 0 to 1, or NAME=number.")
+        if name.strip().casefold() in map(str.casefold, limits):
+            raise ConfigError(f"--threshold {text!r}: there is one before it already; give each once.")
         limits[name.strip()] = value
     if "" not in limits:
         return limits
