@@ -10,6 +10,9 @@ from prompts.taxonomy import Category, Taxonomy
 
 from .errors import ConfigError
 
+SHOWN = 3
+"""Categories that a reason names; it stands beside every row."""
+
 
 @dataclass(frozen=True)
 class Envelope:
@@ -52,7 +55,8 @@ class Envelope:
         known = set(self.categories)
         new = [category.name for category in taxonomy if category_hash(category) not in known]
         if new:
-            return f"not calibrated for {', '.join(map(repr, new))}, worded so"
+            rest = f" and {len(new) - SHOWN} more" if len(new) > SHOWN else ""
+            return f"not calibrated for {', '.join(map(repr, new[:SHOWN]))}{rest}, worded so"
         if len(taxonomy) > self.largest:
             return f"calibrated for at most {self.largest} categories at a time, not {len(taxonomy)}"
         return None

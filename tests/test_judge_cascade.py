@@ -643,6 +643,8 @@ def test_a_cascade_says_where_its_promise_does_not_reach():
     withdrawn = "the promised miss rate of 2.0% does not hold: "
     other = DIGITS.drop([DIGITS.names[0]]).extend({"balloons": "toy balloons"})
     assert found.outside_promise(other) == f"{withdrawn}not calibrated for 'balloons', worded so"
+    many = DIGITS.extend({f"new {place}": "something else" for place in range(100)})
+    assert found.outside_promise(many).endswith("for 'new 0', 'new 1', 'new 2' and 97 more, worded so")
     reworded = DIGITS.reword({DIGITS.names[0]: "something else"})
     assert f"{DIGITS.names[0]!r}, worded so" in found.outside_promise(reworded)
     small = replace(known, calibrated_for=Envelope.of([DIGITS.select([name]) for name in DIGITS.names]))

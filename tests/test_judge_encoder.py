@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -185,6 +186,18 @@ def test_a_text_too_long_is_refused_before_anything_is_read(encoder, monkeypatch
     monkeypatch.setattr(encoder, "_read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(CheckpointError, match=f"takes {LONGEST_PROMPT + 1} windows of 12 tokens; at most"):
         encoder.read(["two", "x" * too_long])
+
+
+def test_a_text_that_the_tokenizer_writes_out_is_counted_so(tiny_clip_folder):
+    """CLIP's tokenizers know NFC, SigLIP's NFKC: one character may become eighteen."""
+    encoder = DualEncoder.load(tiny_clip_folder)
+    encoder.tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.NFKC()
+    room = LONGEST_PROMPT * (encoder.context - 2)
+    for letter in ("\ufdfa", "\u33d8"):
+        text = letter * (room // len(letter.encode()))
+        assert len(text.encode()) <= room < encoder.token_count(text) - 2
+        assert encoder.too_long(text)
+    assert not encoder.too_long("x" * room)
 
 
 def test_the_model_is_frozen_and_gradients_reach_the_pixels(encoder, images):

@@ -139,8 +139,9 @@ class DualEncoder:
         """Whether a text takes more windows than `read` reads."""
         special = int(self.tokenizer.num_special_tokens_to_add())
         limit = LONGEST_PROMPT * (self.context - special)
-        # A token holds one byte at least, so that most texts need not be counted.
-        return len(_readable(text).encode()) > limit and self.token_count(_readable(text)) - special > limit
+        # A token holds one character of ASCII at least, so that most texts need not be counted. Tokenizers write
+        # other characters out (NFC, NFKC), some in many times their bytes.
+        return not (text.isascii() and len(text) <= limit) and self.token_count(text) - special > limit
 
     def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B texts -> (B, 1 + L, D) float32 tokens and (B, 1 + L) bool mask, without gradients.
