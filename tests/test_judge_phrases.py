@@ -33,6 +33,10 @@ from prompts.policies import draw_entries
         ("a person holding a knife or a gun", ["a person holding a knife", "a person holding a gun"]),
         ("a knife or a gun shown to children", ["a knife shown to children", "a gun shown to children"]),
         ("naked children or adults", ["naked children", "naked adults"]),
+        ("naked children, women or men", []),
+        ("red, white or blue flags", []),
+        ("a man or a woman smoking", ["a man smoking", "a woman smoking"]),
+        ("a gun or a pipe bomb", ["a gun", "a pipe bomb"]),
         ("erotic or pornographic imagery", ["erotic imagery", "pornographic imagery"]),
         # Brackets and quotes are one word.
         ("weapons (knives or guns)", []),

@@ -79,13 +79,21 @@ def _parallel(sides: Sequence[Words]) -> list[Words]:
     if min(lengths) < 2 or 2 * min(lengths[1:]) < max(lengths):
         return []
     *others, last = sides
-    added = len(last) - max(map(len, others)) >= 2
+    more = len(last) - max(map(len, others))
+    added = more >= 2 or (
+        more == 1 and last[-1].lower().endswith(("ing", "ed"))
+    )  # "a man or a woman smoking"
     return [side + last[len(side) :] if added else side for side in others] + [last]
 
 
 def _bare(items: Sequence[Words]) -> list[Words]:
-    """A list of one or two words each; an adjective before the first or a noun behind the last go with all."""
+    """A list of one or two words each; of two, an adjective before the first or a noun behind the last go with both.
+
+    Longer lists whose items differ in length stay whole: "naked children, women or men" is not about women.
+    """
     if any(len(item) > 2 or item[0].lower() in _LEADS for item in items):
+        return []
+    if len(items) > 2 and len(set(map(len, items))) > 1:
         return []
     first, last = items[0], items[-1]
     if len(items) == 2 and len(first) == 2 and len(last) == 1:  # "naked children or adults"
