@@ -227,6 +227,7 @@ def test_a_text_filter_without_a_say_in_the_cascade_has_none_alone(encoder, imag
     silent = replace(CUTOFFS, text_safe=0.0, text_unsafe=2.0)
     settings = CascadeSettings(Platt(8.0, -2.0), Platt(20.0, 0.0), silent, False, 0.05, 0.02, 100)
     filters = FilterStage.of(Cascade(make_student(encoder), settings))
+    assert filters.text.slope == 0
     with_prompts, without = (filters.score(images, texts, POLICY).unsafe for texts in (PROMPTS, None))
     assert with_prompts == pytest.approx(without)
 
