@@ -168,7 +168,8 @@ class RunDir:
         """
         self._read("taxonomy.yaml")
         taxonomy = load_taxonomy(self.path / "taxonomy.yaml")
-        expected = self.manifest.get("taxonomy", {}).get("hash")
+        about = self.manifest.get("taxonomy")
+        expected = about.get("hash") if isinstance(about, dict) else None
         if taxonomy.hash != expected:
             raise CheckpointError(
                 f"{self.path / 'taxonomy.yaml'} has hash {taxonomy.short_hash}, but {MANIFEST} names "

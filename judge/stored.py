@@ -31,6 +31,7 @@ _SHAPES = (
     "encoder/*.txt",
 )
 """What of a run is read with its weights, whatever kind it is; checkpoints on the way and metrics are not."""
+_MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".tokenizer.json", ".json")
 """Files of an exported student (`judge.heads.onnx_student`)."""
 
@@ -92,8 +93,8 @@ def fingerprint(path: Path) -> str:
     """SHA-256 of what changes the answers of a run, a model folder or an exported student.
 
     Of a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and all of run.json but the date,
-    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. A base named by hub id
-    is not fetched to be hashed.
+    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. Also what a base is
+    loaded from, if it is named by its folder; one named by hub id is not fetched to be hashed.
     """
     digest = hashlib.sha256()
     if path.suffix == ".onnx":
@@ -103,9 +104,17 @@ def fingerprint(path: Path) -> str:
         about = {key: value for key, value in RunDir.open(path).manifest.items() if key != "created"}
         digest.update(json.dumps(about, sort_keys=True).encode())
         _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES) for file in path.glob(pattern)])
+        base = about.get("base")
+        if isinstance(base, str) and Path(base).is_dir():
+            _add(digest, Path(base), _model_files(Path(base)))
     else:
-        _add(digest, path, [*path.glob("*.safetensors"), *path.glob("*.json"), *path.glob("*.jinja")])
+        _add(digest, path, _model_files(path))
     return digest.hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What a model folder is loaded from: weights, configurations, templates, vocabularies."""
+    return [file for pattern in _MODEL for file in folder.glob(pattern)]
 
 
 def _add(digest: "hashlib._Hash", folder: Path, files: Iterable[Path]) -> None:

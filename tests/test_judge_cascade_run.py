@@ -199,6 +199,26 @@ def test_whatever_changes_a_judges_answers_is_noticed(tiny: Path, tmp_path: Path
         load_cascade(run)
 
 
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "merges.txt", "tokenizer.model"])
+@pytest.mark.parametrize("tuned", [True, False])
+def test_whatever_changes_a_base_in_a_folder_is_noticed(
+    tiny: Path, tmp_path: Path, file: str, tuned: bool
+) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for name in ("model.safetensors", "config.json", "merges.txt", "tokenizer.model"):
+        (base / name).write_text("{}")
+    made = RunDir.create(tmp_path / "judge", kind="vlm", base=str(base), dtype="float32")
+    stage = made.path if tuned else base
+    run = calibrated(tmp_path / "cascade", tiny, stage)
+    before = fingerprint(stage)
+    (base / "README.md").write_text("changes no answer")
+    assert fingerprint(stage) == before
+    (base / file).write_text("{ }")
+    with pytest.raises(CheckpointError, match="is not what"):
+        load_cascade(run)
+
+
 def test_a_judge_that_moved_is_found_where_the_caller_says(tiny: Path, tmp_path: Path) -> None:
     judge = copy_of(tiny, tmp_path / "judge")
     run = calibrated(tmp_path / "cascade", tiny, judge)

@@ -56,6 +56,9 @@ def test_an_edited_taxonomy_is_noticed(run):
     path.write_text(path.read_text().replace("the digit 0", "the digit O"))
     with pytest.raises(CheckpointError, match="edited after the run"):
         _ = run.taxonomy
+    run.note(taxonomy=None)
+    with pytest.raises(CheckpointError, match="edited after the run"):
+        _ = run.taxonomy
 
 
 def test_a_run_is_never_overwritten_by_accident(run, tmp_path):

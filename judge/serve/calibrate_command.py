@@ -57,6 +57,8 @@ def run_calibrate(options: argparse.Namespace) -> int:
 
     if options.out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {options.out}: a thresholds file ends in {', '.join(SUFFIXES)}.")
+    if not options.out.parent.is_dir():  # said before minutes of judging
+        raise ConfigError(f"--out {options.out}: there is no folder {options.out.parent}; make it first.")
     if options.miss_rate is not None and not 0 < options.miss_rate < 1:
         raise ConfigError(
             f"--miss-rate {options.miss_rate}: expected a share between 0 and 1, both excluded."
