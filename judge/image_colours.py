@@ -14,6 +14,9 @@ Where viewers would show different pictures there is nothing right to judge, and
 - PQ and HLG, which every screen maps in its own way;
 - 16-bit files under a curve so steep that 8 bits, which is all Pillow keeps, would hide what it shows.
 
+Pillow forgets `cICP`, and where chunks stood, once it has decoded a PNG: of such a PIL image they cannot be applied.
+Give the path or the bytes where strangers' files are judged.
+
 The intent is perceptual, as in browsers, with black point compensation, which littleCMS has there for sRGB anyway.
 """
 
