@@ -5,7 +5,7 @@ What a person sees and what the judge sees must be one picture; every difference
 - **Hidden colours.** Transparent images are composed on white, as a page shows them. Colours that lie under
   full transparency are not judged, for nobody sees them on that ground. Who shows images on another ground
   sets `ImageLimits.background`: white writing on nothing appears on a dark page only.
-- **Later frames.** `open_image` refuses an animation (`animated`); `open_frames` opens the frames that differ most.
+- **Later frames.** `open_image` refuses an animation (`animated`); `judge.frames` opens several of it.
   With `frames="first"` only the first frame is judged; whoever asks for that must show only that frame. The extra
   pictures of a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
 - **Depth.** 16-bit grey is scaled to 8 bits; Pillow's own conversion saturates, which turns it white. Colour
@@ -21,11 +21,10 @@ What a person sees and what the judge sees must be one picture; every difference
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, SupportsBytes
+from typing import Literal, SupportsBytes
 
 from PIL import Image, ImageFile
 
@@ -33,15 +32,8 @@ from .errors import ConfigError, ImageError
 from .image_colours import conversion
 from .image_modes import colour_mode, first_line, flatten
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that strangers' bytes may reach; Pillow registers more than forty."""
-
-ANIMATION_PIXELS = 300_000_000
-"""Width x height x frames up to which an animation is looked through: some ten seconds of decoding."""
 
 KEPT_PIXELS = 2048 * 2048
 """Width x height up to which a picture is judged at its own size: 16 MB in memory."""
@@ -123,51 +115,12 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         ConfigError: Pillow was told to pad truncated images, so damage could not be seen.
         TypeError: `source` is none of the above.
     """
-    image = _begin(source, limits)
-    if limits.frames == "single" and _frame_count(image) > 1:
+    image = read_header(source, limits)
+    if limits.frames == "single" and frame_count(image) > 1:
         raise ImageError("animated", "more than one frame, and only one would be judged")
     # The default image of an animated PNG is what old viewers show; the animation starts behind it.
     first = 1 if limits.frames == "first" and getattr(image, "default_image", False) else 0
-    return _picture(image, first, limits)
-
-
-class Frames(NamedTuple):
-    """Some frames of an animation, or the one picture of any other image."""
-
-    images: list[Image.Image]
-    """What `open_image` gives, in the order of the file."""
-    numbers: list[int]
-    """Which frames they are, from 0."""
-    total: int
-    """Frames in the file; the hidden default image of an animated PNG is one of them."""
-
-
-def open_frames(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, *, at_most: int = 8) -> Frames:
-    """Open an image and, if it is animated, the frames that differ most from each other.
-
-    Every frame is looked at in small: the first is taken, then each time the one that is least like those taken,
-    until `at_most` are there or the others are copies. Frames at even steps would let a single one pass between them.
-
-    Args:
-        source: as for `open_image`.
-        limits: as for `open_image`; `frames` does not matter. Each frame must keep to them.
-        at_most: how many frames to take, from 1.
-
-    Raises:
-        ImageError: as `open_image`, but never `animated`; `too_many_pixels` also if all frames together hold more
-            than `ANIMATION_PIXELS`. One damaged frame refuses the file.
-        ConfigError: `at_most` below 1.
-    """
-    if at_most < 1:
-        raise ConfigError(f"open_frames: at_most is {at_most}; take at least 1 frame.")
-    image = _begin(source, limits)
-    total = _frame_count(image)
-    if total == 1:
-        return Frames([_picture(image, 0, limits)], [0], 1)
-    if total * image.width * image.height > ANIMATION_PIXELS:
-        raise _too_many_pixels(f"{total} frames of {image.width} x {image.height}", ANIMATION_PIXELS)
-    numbers = _unlike([_glimpse(image, number, limits) for number in range(total)], at_most)
-    return Frames([_picture(image, number, limits) for number in numbers], numbers, total)
+    return decode_frame(image, first, limits)
 
 
 def read_bytes(source: str | Path | bytes | SupportsBytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
@@ -234,7 +187,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         # refuses far smaller images before anything is decoded.
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise _too_many_pixels(first_line(error), limits.max_pixels) from error
+        raise too_many_pixels(first_line(error), limits.max_pixels) from error
     except Exception as error:  # decoders of strangers' bytes raise whatever they like
         if announced in FORMATS:
             raise ImageError("unreadable", f"starts like {announced}, but its header is damaged") from error
@@ -244,7 +197,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
             ) from error
         raise ImageError("not_an_image", f"the first bytes are {data[:8]!r}") from error
     _check_shape(image, limits)
-    if image.format in ("JPEG", "MPO") and (factor := _shrink_by(image)) > 1:
+    if image.format in ("JPEG", "MPO") and (factor := shrink_by(image)) > 1:
         # libjpeg decodes at an eighth, a quarter or half, in a fraction of the memory and the time.
         image.draft(None, (image.width // factor, image.height // factor))
     return image
@@ -256,7 +209,7 @@ def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None
         width, height = _canvas(data)
         most = min(WEBP_PIXELS, limits.max_pixels)
         if width * height > most:  # opening it makes the canvas
-            raise _too_many_pixels(f"{width} x {height}", most)
+            raise too_many_pixels(f"{width} x {height}", most)
     if announced == "JPEG" and data.count(b"\xff\xda") > JPEG_SCANS:  # each may pass over all pixels
         raise ImageError("unsupported_format", f"a JPEG of more than {JPEG_SCANS} scans")
 
@@ -276,16 +229,16 @@ def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
     width, height = size = image.size
     if min(size) < 1:
         raise ImageError("unreadable", f"{width} x {height} pixels")
-    most = limits.max_pixels // 3 if _frame_count(image) > 1 else limits.max_pixels
+    most = limits.max_pixels // 3 if frame_count(image) > 1 else limits.max_pixels
     if width * height > most:
-        raise _too_many_pixels(f"{width} x {height}", most)
+        raise too_many_pixels(f"{width} x {height}", most)
     if max(size) > limits.max_aspect * min(size):
         raise ImageError(
             "too_narrow", f"{width} x {height} pixels; at most {limits.max_aspect:g} times as long as wide"
         )
 
 
-def _begin(source: ImageSource, limits: ImageLimits) -> Image.Image:
+def read_header(source: ImageSource, limits: ImageLimits) -> Image.Image:
     """Header read and size checked, nothing decoded."""
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         raise ConfigError(
@@ -297,7 +250,7 @@ def _begin(source: ImageSource, limits: ImageLimits) -> Image.Image:
     return image
 
 
-def _frame_count(image: Image.Image) -> int:
+def frame_count(image: Image.Image) -> int:
     """How many frames there are to see; those beside the main picture of a multi-picture JPEG are not."""
     if image.format == "MPO":
         return 1
@@ -307,7 +260,7 @@ def _frame_count(image: Image.Image) -> int:
         raise _decoding_error(error) from error
 
 
-def _load(image: Image.Image, frame: int, limits: ImageLimits) -> None:
+def load_frame(image: Image.Image, frame: int, limits: ImageLimits) -> None:
     """Decode a frame."""
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":
@@ -321,46 +274,23 @@ def _load(image: Image.Image, frame: int, limits: ImageLimits) -> None:
     _check_shape(image, limits)
 
 
-def _picture(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
+def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
     """A frame as it is judged."""
     depth = _rawmode(image)
     # Asked first: what stands behind the pixels is none of the picture's colours, and Pillow would read it.
     convert = conversion(
         image, colour_mode(image.mode, depth), deep=image.mode.startswith("I;16") or "16" in depth
     )
-    _load(image, frame, limits)
-    return _upright(flatten(image, depth, limits.background, convert, _shrink_by(image)), _orientation(image))
+    load_frame(image, frame, limits)
+    return _upright(flatten(image, depth, limits.background, convert, shrink_by(image)), _orientation(image))
 
 
-def _shrink_by(image: Image.Image) -> int:
+def shrink_by(image: Image.Image) -> int:
     """The smallest power of two that brings a picture down to `KEPT_PIXELS`."""
     factor = 1
     while -(-image.width // factor) * -(-image.height // factor) > KEPT_PIXELS:
         factor *= 2
     return factor
-
-
-def _glimpse(image: Image.Image, frame: int, limits: ImageLimits) -> "NDArray[np.int16]":
-    """(16, 16, 4) colours and alpha of a frame, to compare it with others."""
-    import numpy as np
-
-    _load(image, frame, limits)
-    return np.asarray(image.convert("RGBA").resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
-
-
-def _unlike(glimpses: "Sequence[NDArray[np.int16]]", at_most: int) -> list[int]:
-    """Numbers, in order, of at most so many frames of which none is like another; the first is one of them."""
-    import numpy as np
-
-    every = np.stack(glimpses)
-    taken, distance = [0], np.full(len(every), np.iinfo(np.int64).max)
-    while len(taken) < at_most:
-        new = np.abs(every - every[taken[-1]]).sum(axis=(1, 2, 3), dtype=np.int64)
-        distance = np.minimum(distance, new)
-        if not distance.any():
-            break
-        taken.append(int(distance.argmax()))
-    return sorted(taken)
 
 
 def _rawmode(image: Image.Image) -> str:
@@ -394,5 +324,6 @@ def _decoding_error(error: Exception) -> ImageError:
     return ImageError("unreadable", reason)
 
 
-def _too_many_pixels(found: str, most: int) -> ImageError:
+def too_many_pixels(found: str, most: int) -> ImageError:
+    """The error of an image that has more pixels than the `most` that are decoded."""
     return ImageError("too_many_pixels", f"{found}; at most {most:,} pixels are decoded")

@@ -32,7 +32,8 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from judge.errors import ImageError
-from judge.images import KEPT_PIXELS, open_frames, open_image
+from judge.frames import open_frames
+from judge.images import KEPT_PIXELS, open_image
 
 FENCE = 4 * 2**30
 """Bytes of address space at which a worker is stopped, whatever the limit that is measured."""

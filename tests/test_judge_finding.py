@@ -284,6 +284,22 @@ def test_a_safe_animation_is_safe_and_one_with_an_unreadable_frame_is_not(
     assert run(capsys, animation((0, 0, 0), (0, 0, 255), (250, 0, 0)))[0] == 1
 
 
+def test_an_animation_with_frames_unlike_those_judged_is_not_safe(
+    red: RedJudge,
+    animation: Callable[..., str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else loud frames would hide another."""
+    loud, hidden = [(0, 0, 0), (0, 255, 0)], (60, 128, 0)
+    assert run(capsys, animation(*loud, hidden, *loud))[0] == 0
+    monkeypatch.setattr("judge.frames.open_frames.__kwdefaults__", {"at_most": 2})
+    code, rows, _ = run(capsys, animation(*loud, hidden, *loud))
+    assert (code, rows["a.gif"]["status"], rows["a.gif"]["unsafe"]) == (3, "unjudged", None)
+    assert rows["a.gif"]["reason"] == "1 of 5 frames look like none of the 2 that were judged and are safe"
+    assert run(capsys, animation(*loud, (255, 60, 0), *loud))[0] == 1
+
+
 def test_frames_and_pictures_share_batches_of_the_size_asked_for(
     red: RedJudge, animation: Callable[..., str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from judge.errors import ImageError
-from judge.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_frames, open_image
+from judge.frames import open_frames
+from judge.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_image
 from judge.questions import open_one
 
 
@@ -31,7 +32,8 @@ def webp_header(width, height):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from judge.images import open_frames, open_image
+from judge.frames import open_frames
+from judge.images import open_image
 from judge.errors import ImageError
 held = []
 for path in sys.argv[1:]:

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from judge import images
 from judge.errors import IMAGE_STATUSES, ConfigError, ImageError
-from judge.images import FORMATS, ImageLimits, format_of, open_frames, open_image, pixels_hash
+from judge.images import FORMATS, ImageLimits, format_of, open_image, pixels_hash
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -236,46 +235,6 @@ def test_opened_animation_is_refused_too() -> None:
 def test_multi_picture_jpeg_of_a_camera_is_its_main_picture() -> None:
     data = encoded(photo(), "MPO", save_all=True, append_images=[Image.new("RGB", (24, 16), RED)])
     assert pixels_hash(open_image(data)) == pixels_hash(open_image(encoded(photo(), "JPEG")))
-
-
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
-def test_one_other_frame_among_many_is_found(kind: str) -> None:
-    """Frames 0, 8, 16 ... of 41 would miss it."""
-    options = {"lossless": True} if kind == "WEBP" else {}
-    colours = [(0, 200 + number, 0) for number in range(41)]
-    colours[13] = RED
-    found = open_frames(animation(*colours, kind=kind, **options), at_most=4)
-    assert found.total == 41
-    assert len(found.images) == len(found.numbers) == 4
-    assert found.numbers[0] == 0
-    red = found.images[found.numbers.index(13)]
-    assert set(pixels(red)) == {RED}
-    assert {image.mode for image in found.images} == {"RGB"}
-
-
-def test_frames_of_a_still_and_of_an_animation_that_stands_still() -> None:
-    still = open_frames(encoded(photo()))
-    assert (still.numbers, still.total) == ([0], 1)
-    assert pixels_hash(still.images[0]) == pixels_hash(photo())
-    moving = open_frames(animation(GREEN, RED, GREEN, RED, kind="WEBP", lossless=True))
-    assert (moving.numbers, moving.total) == ([0, 1], 4)
-
-
-def test_the_hidden_default_image_of_an_animated_png_is_one_of_its_frames() -> None:
-    frames = [Image.new("RGB", (4, 4), colour) for colour in (BLUE, GREEN, RED)]
-    found = open_frames(encoded(frames[0], save_all=True, append_images=frames[1:], default_image=True))
-    assert [set(pixels(image)) for image in found.images] == [{BLUE}, {GREEN}, {RED}]
-
-
-def test_long_animations_and_damaged_frames_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    data = animation(GREEN, RED, BLUE)
-    with pytest.raises(ImageError, match=r"^(truncated|unreadable): "):
-        open_frames(data[: len(data) - 12])
-    monkeypatch.setattr(images, "ANIMATION_PIXELS", 47)
-    with pytest.raises(ImageError, match="too_many_pixels: 3 frames of 4 x 4"):
-        open_frames(data)
-    with pytest.raises(ConfigError, match="at least 1"):
-        open_frames(data, at_most=0)
 
 
 # --- depth and mode ----------------------------------------------------------------------------------------

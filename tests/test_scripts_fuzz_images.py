@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from judge.errors import ImageError
-from judge.images import open_frames
+from judge.frames import open_frames
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_images.py"
 

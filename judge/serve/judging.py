@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import signature
 from itertools import chain
@@ -24,6 +24,7 @@ from .finding import Found, find_images
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from judge.frames import Frames
     from judge.protocol import Classifier, Scores
     from judge.thresholds import Thresholds
 
@@ -190,10 +191,13 @@ class _Row:
     path: str
     reason: str | None = None
     """Why there is nothing to judge; None where there are pictures."""
-    pictures: "Sequence[Image]" = ()
-    """One picture, or the frames of an animation that are looked at."""
-    frames: Sequence[str] = field(default=())
-    """What each frame is called; empty where there is one picture."""
+    frames: "Frames | None" = None
+    """The picture, or those of an animation that are looked at."""
+
+    @property
+    def pictures(self) -> "Sequence[Image]":
+        """What is judged."""
+        return () if self.frames is None else self.frames.images
 
 
 def _judge(
@@ -210,30 +214,23 @@ def _judge(
             ]
         )
         for row in rows:
-            if row.reason is not None:
+            if row.frames is None:
                 unjudged = Verdict("unjudged", model=model, taxonomy=taxonomy.hash, reason=row.reason)
                 yield _Judged(row.path, unjudged)
             else:
-                yield _worst(row, [next(verdicts) for _ in row.pictures])
+                yield _worst(row.path, row.frames, [next(verdicts) for _ in row.pictures])
         sys.stdout.flush()
 
 
 def _open(found: Found) -> _Row:
-    from judge.images import open_frames
+    from judge.frames import open_frames
 
     if found.reason is not None:
         return _Row(found.path, found.reason)
     try:
-        frames = open_frames(found.path)
+        return _Row(found.path, frames=open_frames(found.path))
     except ImageError as error:
         return _Row(found.path, str(error))
-    if frames.total == 1:
-        return _Row(found.path, pictures=frames.images)
-    return _Row(
-        found.path,
-        pictures=frames.images,
-        frames=[f"frame {number + 1} of {frames.total}" for number in frames.numbers],
-    )
 
 
 def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
@@ -248,18 +245,27 @@ def _batches(rows: Iterable[_Row], size: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _worst(row: _Row, verdicts: Sequence[Verdict]) -> _Judged:
-    """The verdict of the row: of several frames one that is flagged, else one that could not be judged."""
-    if not row.frames:
-        return _Judged(row.path, verdicts[0])
+def _worst(path: str, frames: "Frames", verdicts: Sequence[Verdict]) -> _Judged:
+    """The verdict of a row: of several frames one that is flagged, else one that could not be judged.
+
+    They are safe together only if all other frames look like one of them.
+    """
+    if frames.total == 1:
+        return _Judged(path, verdicts[0])
     gravity = {"safe": 0, "unjudged": 1, "unsafe": 2}
     worst = max(range(len(verdicts)), key=lambda n: (gravity[verdicts[n].status], verdicts[n].unsafe or 0.0))
-    verdict, frame = verdicts[worst], row.frames[worst]
+    verdict, frame = verdicts[worst], f"frame {frames.numbers[worst] + 1} of {frames.total}"
     if verdict.reason:
-        return _Judged(row.path, replace(verdict, reason=f"{frame}: {verdict.reason}"))
-    frame = f"{frame}, the worst of {len(verdicts)} looked at"
+        return _Judged(path, replace(verdict, reason=f"{frame}: {verdict.reason}"))
+    judged, total = len(verdicts), frames.total
+    if verdict.status == "safe" and frames.unlike:
+        reason = (
+            f"{frames.unlike} of {total} frames look like none of the {judged} that were judged and are safe"
+        )
+        return _Judged(path, replace(verdict, status="unjudged", unsafe=None, reason=reason))
+    frame = f"{frame}, the worst of {judged} looked at"
     because = f"{frame}: {verdict.because}" if verdict.because else frame
-    return _Judged(row.path, replace(verdict, because=because), frame)
+    return _Judged(path, replace(verdict, because=because), frame)
 
 
 def _ask(
