@@ -182,3 +182,5 @@ def test_platt_on_four_rows_that_overlap():
     rare = Platt.fit([1, 0, 0, 0], [0.3, 0.3, 0.3, 0.3])
     assert (rare.slope, rare.intercept) == (0.0, pytest.approx(math.log(1 / 3)))
     assert Platt.fit([1, 0], [1.0, -1.0]).slope > 0
+    # A cosine that rounding carried over the edge is the edge.
+    assert Platt.fit([1, 0], [1.0000002, -1.0000002]) == Platt.fit([1, 0], [1.0, -1.0])
