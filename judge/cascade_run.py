@@ -194,6 +194,11 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
         return named
     stored = about.get("name")
     if stored is None:
+        if named is not None and is_address(str(named)):
+            raise CheckpointError(
+                f"{run.path} was calibrated with the judge in {about.get('path')!r} and not with one on a server; leave "
+                "--stage-judge out, or name the folder that this judge was moved to."
+            )
         path = _stage(run, "judge", None if named is None else Path(named))
         if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
             raise CheckpointError(f"{run.path} names another cascade as its judge; {_AGAIN}")

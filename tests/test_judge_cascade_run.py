@@ -129,6 +129,9 @@ def test_a_stages_judge_is_for_cascades_with_one(tiny: Path, tmp_path: Path) -> 
     with pytest.raises(ConfigError, match="calibrated without a judge"):
         load_classifier(run.path, stage_judge="http://localhost:8000/v1")
     assert load_classifier(run.path, stage_judge="none").name == "cascade"
+    local = calibrated(tmp_path / "local", tiny, tiny)
+    with pytest.raises(CheckpointError, match="not with one on a server"):
+        load_classifier(local.path, stage_judge="http://localhost:8000/v1")
 
 
 @pytest.mark.parametrize(
