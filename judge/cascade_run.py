@@ -196,8 +196,8 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
     if stored is None:
         if named is not None and is_address(str(named)):
             raise CheckpointError(
-                f"{run.path} was calibrated with the judge in {about.get('path')!r} and not with one on a server; leave "
-                "--stage-judge out, or name the folder that this judge was moved to."
+                f"{run.path} was calibrated with the judge in {about.get('path')!r} and not with one on a server; "
+                "leave --stage-judge out, or name the folder that this judge was moved to."
             )
         path = _stage(run, "judge", None if named is None else Path(named))
         if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
