@@ -2,8 +2,7 @@
 
 from .errors import ArbiterError, ExampleError, TaxonomyError, TemplateError
 from .example import Example
-from .flip import FlipOptions, Group, Pair, Row, draw_groups, draw_pairs, format_report, report
-from .published import paper_rows
+from .flip import FlipOptions, Group, Pair, Row, draw_groups, draw_pairs, format_report, paper_rows, report
 from .taxonomy import Category, Taxonomy
 from .taxonomy_file import load_taxonomy, shipped_taxonomies
 from .template import TEMPLATES, Answer, Chat, quote, render, unquote

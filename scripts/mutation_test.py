@@ -45,12 +45,12 @@ OURS = ("prompts", "judge", "adversarial", "eval", "tests", "conftest", "__main_
 AREAS: dict[str, dict[str, str]] = {
     "prompts": {
         "prompts/example.py": "prompts_taxonomy prompts_taxonomy_edges",
-        "prompts/flip.py": "prompts_flip",
-        "prompts/flip_report.py": "prompts_flip",
-        "prompts/policies.py": "prompts_policies prompts_flip",
-        "prompts/pool.py": "prompts_policies prompts_flip",
-        "prompts/published.py": "prompts_flip",
-        "prompts/rows.py": "prompts_policies prompts_flip",
+        "prompts/flip/draw.py": "prompts_flip",
+        "prompts/flip/summary.py": "prompts_flip",
+        "prompts/flip/policies.py": "prompts_policies prompts_flip",
+        "prompts/flip/pool.py": "prompts_policies prompts_flip",
+        "prompts/flip/published.py": "prompts_flip",
+        "prompts/flip/rows.py": "prompts_policies prompts_flip",
         "prompts/taxonomy.py": "prompts_taxonomy prompts_taxonomy_edges",
         "prompts/taxonomy_file.py": "prompts_taxonomy prompts_taxonomy_edges",
         "prompts/template.py": "prompts_template",

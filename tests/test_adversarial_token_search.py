@@ -9,13 +9,7 @@ from torch.nn import functional as F
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
-from adversarial.token_search import (
-    TokenAttack,
-    TokenSearch,
-    one_hot_gradient,
-    random_prompts,
-    toward,
-)
+from adversarial.token_search import TokenAttack, TokenSearch, one_hot_gradient, random_prompts, toward
 from judge.heads.encoder import DualEncoder
 from judge.heads.soft_text import SoftText
 

@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cascade import (
-    alone,
-    ask_stages,
-    cascade_rows,
-    resample_promise,
-    run_live,
-    summarise_cascade,
-)
+from eval.cascade import alone, ask_stages, cascade_rows, resample_promise, run_live, summarise_cascade
 from eval.held_out import draw_evaluation
 from eval.timing import Costs
 from judge.cascade import Cascade, CascadeSettings

@@ -10,15 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import (
-    JudgedRow,
-    by_category,
-    by_group,
-    categories_right,
-    flips,
-    pairs_right,
-    summarise,
-)
+from eval.metrics import JudgedRow, by_category, by_group, categories_right, flips, pairs_right, summarise
 from eval.scores import MetricError
 
 NAN = float("nan")

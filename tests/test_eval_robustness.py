@@ -37,7 +37,7 @@ from eval.victims import ClassifierVictim
 from judge.protocol import Scores
 from prompts import Category, Taxonomy
 from prompts.example import Example
-from prompts.rows import Row as Drawn
+from prompts.flip.rows import Row as Drawn
 
 POLICY = Taxonomy("bright", "1", (Category("bright picture", "a bright picture", key="bright"),))
 SHARP = 400.0

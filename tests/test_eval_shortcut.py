@@ -11,7 +11,7 @@ from eval.scores import MetricError
 from eval.shortcut import check_rows, pair_groups, shortcut_auc
 from prompts import Example, load_taxonomy
 from prompts.flip import FlipOptions, draw_groups, draw_pairs
-from prompts.published import paper_rows
+from prompts.flip.published import paper_rows
 
 TAXONOMY = load_taxonomy("digits")
 

@@ -25,7 +25,7 @@ from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
 from prompts.example import Example
-from prompts.rows import Row
+from prompts.flip.rows import Row
 
 POLICY = Taxonomy("short", "1", (Category("one", "a 1"), Category("two", "a 2; or 3")))
 OTHER = Taxonomy("other", "1", (Category("six", "a 6"), Category("two", "a 2")))

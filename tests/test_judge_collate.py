@@ -8,7 +8,7 @@ from judge.vlm.collate import GroupCollator, PixelCache
 from judge.vlm.encode import ChatEncoder
 from prompts import Category, Example, Taxonomy, render
 from prompts.errors import ArbiterError, ExampleError, TemplateError
-from prompts.rows import Group, Row
+from prompts.flip.rows import Group, Row
 
 SHORT = Taxonomy("short", "1", (Category("hate", "contempt"), Category("hate/slur", "slurs")))
 LONG = Taxonomy("long", "1", (Category("violence", "people are hurt in any way"), *SHORT.categories))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from judge.heads.alternatives import alternatives
 from judge.heads.phrases import phrases
 from prompts import Category, FlipOptions, load_taxonomy
-from prompts.policies import draw_entries
+from prompts.flip.policies import draw_entries
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 
 from prompts import Category, Example, ExampleError, FlipOptions, Taxonomy, TaxonomyError
 from prompts.errors import ArbiterError
-from prompts.policies import draw_entries
-from prompts.pool import Pool
-from prompts.rows import NEUTRAL_NAMES, Group, Pair, Row
+from prompts.flip.policies import draw_entries
+from prompts.flip.pool import Pool
+from prompts.flip.rows import NEUTRAL_NAMES, Group, Pair, Row
 from prompts.taxonomy import LONGEST_NAME, LONGEST_TEXT
 
 LETTERS = Taxonomy(

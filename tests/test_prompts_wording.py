@@ -4,7 +4,7 @@ import pytest
 
 from judge.serve.cli import main
 from prompts import Category, load_taxonomy, shipped_taxonomies
-from prompts.wording import cautions, relations
+from prompts.cautions import cautions, relations
 
 
 @pytest.mark.parametrize(

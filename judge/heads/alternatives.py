@@ -14,7 +14,7 @@ No grammar, only words; no torch.
 import re
 from collections.abc import Sequence
 
-from prompts.wording import relations
+from prompts.cautions import relations
 
 _PARTS = re.compile(r"\s*;\s*(?:(?:and|or)\s+)?")
 _SHELTERED = re.compile(r"\([^()]*\)|(?<!\w)'[^']*'(?!\w)|‘[^’]*’|“[^”]*”")

@@ -28,7 +28,7 @@ import numpy as np
 
 from judge.errors import CheckpointError
 from judge.images import open_image
-from prompts.rows import Group, Row
+from prompts.flip.rows import Group, Row
 from prompts.taxonomy import Taxonomy
 
 if TYPE_CHECKING:

@@ -209,9 +209,9 @@ def _taxonomy_show(options: argparse.Namespace) -> int:
 
 
 def _taxonomy_check(options: argparse.Namespace) -> int:
+    from prompts.cautions import cautions
     from prompts.errors import TaxonomyError
     from prompts.taxonomy_file import load_taxonomy
-    from prompts.wording import cautions
 
     if not options.file.is_file():
         raise TaxonomyError(f"{options.file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")

@@ -11,7 +11,7 @@ from torch import Tensor
 from judge.images import open_image
 from prompts.errors import ArbiterError, ExampleError
 from prompts.example import Example
-from prompts.rows import Group, Row
+from prompts.flip.rows import Group, Row
 from prompts.template import Chat, render
 
 from .encode import ChatEncoder, Encoded, Variant

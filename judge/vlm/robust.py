@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from judge.errors import CheckpointError, ConfigError
 from judge.heads.robust import as_pixels, perturb, warm_cosine
-from prompts.rows import Group
+from prompts.flip.rows import Group
 from prompts.template import render
 
 from .collate import GroupCollator

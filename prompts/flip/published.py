@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from random import Random
 
-from .errors import ExampleError
-from .example import Example
+from prompts.errors import ExampleError
+from prompts.example import Example
+from prompts.taxonomy import Taxonomy
+
 from .rows import Row
-from .taxonomy import Taxonomy
 
 _MOST_OTHERS = 10
 

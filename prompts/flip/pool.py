@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
 from random import Random
 
-from .errors import ExampleError
-from .example import Example
+from prompts.errors import ExampleError
+from prompts.example import Example
 
 
 class Bucket:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
+from prompts.taxonomy import LONGEST_NAME, LONGEST_TEXT, Category, Taxonomy
+
 from .rows import FlipOptions
-from .taxonomy import LONGEST_NAME, LONGEST_TEXT, Category, Taxonomy
 
 
 def draw_entries(

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-from .errors import ArbiterError, TaxonomyError
-from .example import Example
-from .taxonomy import Taxonomy, nearest
+from prompts.errors import ArbiterError, TaxonomyError
+from prompts.example import Example
+from prompts.taxonomy import Taxonomy, nearest
 
 NEUTRAL_NAMES = ("house list", "own rule", "local rule", "our list")
 """Names that say nothing: a custom category called so must be judged by its definition."""
@@ -110,7 +110,7 @@ class Row:
     - `focus_keep`: unsafe for the category asked about;
     - `focus_flip`: safe for the category asked about, although the image violates another one;
     - `focus_benign`: safe for the category asked about, and the image violates nothing at all;
-    - `paper_keep`, `paper_flip`, `paper_safe`: the published scheme (`prompts.published`).
+    - `paper_keep`, `paper_flip`, `paper_safe`: the published scheme (`prompts.flip.published`).
     """
 
     @property

@@ -4,7 +4,7 @@ UnsafeBench's paper (CCS 2025, section 5.2) asks about an unsafe image under a l
 flips the target to safe. Its published code renders those negatives without definitions, so a model can tell
 them by their form. Here no text can give a label away, by construction:
 
-- a policy is drawn first, from a distribution that knows no image (`prompts.policies`);
+- a policy is drawn first, from a distribution that knows no image (`prompts.flip.policies`);
 - a group asks about several images under that one policy, half of them unsafe, half safe;
 - rows come in pairs of opposite label, and the prompts of a pair are kept or exchanged with equal
   probability, or left out for both. An exchanged prompt lies about its image.
@@ -20,15 +20,13 @@ from math import ceil
 from random import Random
 from typing import TypeVar
 
-from .errors import ExampleError
-from .example import Example
-from .flip_report import format_report, report
+from prompts.errors import ExampleError
+from prompts.example import Example
+from prompts.taxonomy import Category, Taxonomy
+
 from .policies import draw_entries
 from .pool import Bucket, Pool
 from .rows import FlipOptions, Group, Pair, Row
-from .taxonomy import Category, Taxonomy
-
-__all__ = ["FlipOptions", "Group", "Pair", "Row", "draw_groups", "draw_pairs", "format_report", "report"]
 
 Drawn = TypeVar("Drawn")
 Labels = list[tuple[Bucket, tuple[bool | None, ...]]]
