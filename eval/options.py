@@ -16,8 +16,8 @@ from trl import TrlParser
 
 from judge.errors import ConfigError
 from judge.resume import newest_checkpoint
+from prompts.names import nearest
 from prompts.printable import printable_lines
-from prompts.taxonomy import nearest
 
 GIVES_WAY = {
     "held_out": "taxonomy",

@@ -15,7 +15,8 @@ from typing import Literal
 
 from prompts.errors import ExampleError
 from prompts.example import Example
-from prompts.taxonomy import Taxonomy, nearest
+from prompts.names import nearest
+from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
 from .errors import ImageError, UnusableRowsError

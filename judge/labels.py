@@ -12,7 +12,8 @@
 from typing import Any, Literal
 
 from prompts.example import Example
-from prompts.taxonomy import Taxonomy, nearest
+from prompts.names import nearest
+from prompts.taxonomy import Taxonomy
 
 from .sources import Row
 

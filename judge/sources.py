@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from prompts.errors import ExampleError
-from prompts.taxonomy import nearest
+from prompts.names import nearest
 
 from .errors import ImageError
 

@@ -3,9 +3,10 @@
 from .errors import ArbiterError, ExampleError, TaxonomyError, TemplateError
 from .example import Example
 from .flip import FlipOptions, Group, Pair, Row, draw_groups, draw_pairs, format_report, paper_rows, report
+from .quoting import quote, unquote
 from .taxonomy import Category, Taxonomy
 from .taxonomy_file import load_taxonomy, shipped_taxonomies
-from .template import TEMPLATES, Answer, Chat, quote, render, unquote
+from .template import TEMPLATES, Answer, Chat, render
 from .verdict import Verdict, parse_answer, verdict_from_scores
 
 __all__ = [

@@ -8,22 +8,19 @@ they are never escaped, because a judge should read a definition exactly as its 
 
 import hashlib
 import json
-import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from random import Random
 from typing import Any
 
 from .errors import TaxonomyError
 from .example import Example
+from .names import LONGEST_TEXT, check_name, check_text, nearest
+from .printable import printable
 
-MARKUP = frozenset('<>[]{}|\\"')
-"""Characters that open or close tokens and quotes in chat templates; refused in every text of a category."""
-RESERVED_NAMES = frozenset({"safe", "unsafe", "none"})
-"""Words of the answers themselves."""
-LONGEST_NAME = 80
-LONGEST_TEXT = 2000
+_TAXONOMY_FIELDS = ("name", "version", "categories")
+_LIST_FIELDS = ("examples", "aliases", "rewordings", "members")
+_CATEGORY_FIELDS = ("name", "definition", "code", "key", "name_only", *_LIST_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -54,15 +51,15 @@ class Category:
     """Leave the definition out of the policy (see `Taxonomy.names_only`)."""
 
     def __post_init__(self) -> None:
-        _check_name(self.name, "a category name")
+        check_name(self.name, "a category name")
         where = f"category {self.name!r}"
-        _check_text(self.definition, f"the definition of {where}", LONGEST_TEXT)
+        check_text(self.definition, f"the definition of {where}", LONGEST_TEXT)
         for alias in self.aliases:
-            _check_name(alias, f"an alias of {where}")
+            check_name(alias, f"an alias of {where}")
         for text in (*self.examples, *self.rewordings):
-            _check_text(text, f"an example or rewording of {where}", LONGEST_TEXT)
+            check_text(text, f"an example or rewording of {where}", LONGEST_TEXT)
         if self.code is not None:
-            _check_name(self.code, f"the code of {where}")
+            check_name(self.code, f"the code of {where}")
         object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "members", self.members or (self.key,))
 
@@ -224,7 +221,7 @@ class Taxonomy:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "taxonomy") -> "Taxonomy":
         """Check plain data and make a taxonomy of it; `source` names it in errors."""
-        from .taxonomy_file import taxonomy_from_data
+        pass
 
         return taxonomy_from_data(data, source)
 
@@ -244,18 +241,6 @@ class Taxonomy:
         return f"{nearest(str(name), words)}. It has: {', '.join(self.names)}"
 
 
-def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
-    """`; did you mean ...?` for an unknown word, or nothing when no known one is near.
-
-    Args:
-        word: what was got.
-        known: the words allowed, or case-folded word -> the name to propose for it.
-    """
-    names = known if isinstance(known, Mapping) else {name.casefold(): name for name in known}
-    close = get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""
-
-
 def _several(names: Iterable[str]) -> list[str]:
     """The names as a list; one string would silently be taken for its letters."""
     if isinstance(names, str):
@@ -263,42 +248,79 @@ def _several(names: Iterable[str]) -> list[str]:
     return list(names)
 
 
-def _check_name(name: object, what: str) -> None:
-    _check_text(name, what, LONGEST_NAME)
-    if ":" in str(name):
-        raise TaxonomyError(f"A colon ends a name in the policy, so it cannot be in one: {what}, {name!r}.")
-    if str(name).casefold() in RESERVED_NAMES:
-        raise TaxonomyError(f"{name!r} is a word of the answers and cannot be {what}; choose another.")
-
-
-def _check_text(text: object, what: str, longest: int) -> None:
-    if not isinstance(text, str):
-        raise TaxonomyError(f"Expected text for {what}, got {text!r}; in YAML, put it in quotes.")
-    if not text.strip():
-        raise TaxonomyError(f"Empty text for {what}.")
-    if len(text) > longest:
-        raise TaxonomyError(f"Too long: {what} has {len(text)} characters, at most {longest} are allowed.")
-    if text != " ".join(text.split()):
-        raise TaxonomyError(f"Line breaks, tabs or stray spaces in {what}: {text!r}; write it on one line.")
-    bad = sorted({character for character in text if is_markup(character)})
-    if bad:
+def taxonomy_from_data(data: object, source: str) -> Taxonomy:
+    """Check plain data, as `Taxonomy.to_dict` gives it, and make a taxonomy; `source` names it in errors."""
+    fields = _checked_fields(data, _TAXONOMY_FIELDS, _TAXONOMY_FIELDS, source)
+    name, version, entries = fields["name"], fields["version"], fields["categories"]
+    if not isinstance(name, str) or not _plain(name):
         raise TaxonomyError(
-            f"Not allowed in {what}: {', '.join(f'{c!r} (U+{ord(c):04X})' for c in bad)}. Markup and "
-            "invisible characters could pass for control tokens of a model; use plain words, round brackets."
+            f"{source}: the taxonomy's name must be text, got {name!r} (control characters are refused)."
         )
-
-
-def is_markup(character: str) -> bool:
-    """Whether a character could help to form a token, a marker or a line of its own in a prompt.
-
-    True for the characters of `MARKUP`, for control, format (bidi, zero-width, tags), surrogate, line and
-    paragraph separator characters, and for whatever a normalising tokenizer would turn into one of them.
-    """
-    if character in MARKUP:
-        return True
-    if character.isascii():
-        return not character.isprintable()
-    return any(
-        part in MARKUP or unicodedata.category(part) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
-        for part in unicodedata.normalize("NFKD", character)
+    if isinstance(version, bool) or not isinstance(version, str | int | float) or not _plain(str(version)):
+        raise TaxonomyError(
+            f"{source}: the version must be text or a number, got {version!r} (control characters are refused)."
+        )
+    if not isinstance(entries, list) or not entries:
+        raise TaxonomyError(
+            f"{source}: 'categories' must be a list with at least one entry, got {entries!r}."
+        )
+    categories = tuple(
+        _category_from_data(entry, f"{source}, category {number}")
+        for number, entry in enumerate(entries, start=1)
     )
+    try:
+        return Taxonomy(name, str(version), categories)
+    except TaxonomyError as error:
+        raise TaxonomyError(f"{source}: {error}") from error
+
+
+def _category_from_data(data: object, where: str) -> Category:
+    fields = _checked_fields(data, _CATEGORY_FIELDS, ("name", "definition"), where)
+    for name in _LIST_FIELDS:
+        value = fields.get(name)
+        if value is None:
+            fields.pop(name, None)
+        elif not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise TaxonomyError(f"{where}: {name!r} must be a list of texts, got {value!r}.")
+        else:
+            fields[name] = tuple(_one_line(item) for item in value)
+    if fields.get("key") is None:
+        fields.pop("key", None)
+    elif not isinstance(fields["key"], str) or not _plain(fields["key"]):
+        raise TaxonomyError(
+            f"{where}: 'key' must be text, got {fields['key']!r} (control characters are refused); leave it out to use "
+            "the name."
+        )
+    if not isinstance(fields.get("name_only", False), bool):
+        raise TaxonomyError(f"{where}: 'name_only' must be true or false, got {fields['name_only']!r}.")
+    fields["definition"] = _one_line(fields["definition"])
+    try:
+        return Category(**fields)
+    except TaxonomyError as error:
+        raise TaxonomyError(f"{where}: {error}") from error
+
+
+def _checked_fields(
+    data: object, allowed: tuple[str, ...], required: tuple[str, ...], where: str
+) -> dict[str, Any]:
+    """A copy of a mapping that has every required field and none that is not allowed."""
+    if not isinstance(data, Mapping):
+        raise TaxonomyError(f"{where}: expected fields ({', '.join(required)}, ...), got {data!r}.")
+    for name in data:
+        if name not in allowed:
+            hint = nearest(str(name), allowed)
+            raise TaxonomyError(f"{where}: unknown field {name!r}{hint}. Allowed: {', '.join(allowed)}.")
+    missing = [name for name in required if data.get(name) is None]
+    if missing:
+        raise TaxonomyError(f"{where}: missing {', '.join(missing)}.")
+    return dict(data)
+
+
+def _one_line(value: Any) -> Any:
+    """Text with its white space collapsed (YAML's folded blocks leave line ends); the rest as it is."""
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def _plain(text: str) -> bool:
+    """Whether a text says something, and nothing to the terminal that it is printed on."""
+    return bool(text.strip()) and text == printable(text)

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from .errors import TemplateError
+from .quoting import quote, shorten
 from .taxonomy import Taxonomy
-from .template import TEMPLATES, quote, shorten
+from .template import TEMPLATES
 
 Status = Literal["safe", "unsafe", "unjudged"]
 DEFAULT_THRESHOLD = 0.5

@@ -20,8 +20,8 @@ from judge.errors import ConfigError, MissingExtraError
 from judge.vlm.log_probabilities import Step, read_log_probabilities
 from judge.vlm.remote import RemoteJudge, chat_messages, data_url, load_remote, parse_remote
 from prompts import load_taxonomy, render
+from prompts.quoting import unquote
 from prompts.taxonomy import Category, Taxonomy
-from prompts.template import unquote
 from prompts.verdict import parse_answer, verdict_from_scores
 
 AT_ONCE = {"retry-after-ms": "1"}

@@ -10,7 +10,7 @@ from prompts.errors import ArbiterError
 from prompts.flip.policies import draw_entries
 from prompts.flip.pool import Pool
 from prompts.flip.rows import NEUTRAL_NAMES, Group, Pair, Row
-from prompts.taxonomy import LONGEST_NAME, LONGEST_TEXT
+from prompts.names import LONGEST_NAME, LONGEST_TEXT
 
 LETTERS = Taxonomy(
     "letters",

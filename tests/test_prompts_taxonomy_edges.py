@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
-from prompts.taxonomy import LONGEST_NAME, LONGEST_TEXT, is_markup, nearest
+from prompts.names import LONGEST_NAME, LONGEST_TEXT, is_markup, nearest
 
 FULL = Category(
     "arms",

@@ -18,7 +18,7 @@ from prompts import (
     render,
     unquote,
 )
-from prompts.template import shorten
+from prompts.quoting import shorten
 
 POLICY = load_taxonomy("digits").select(["three", "seven"])
 UNSAFEBENCH = load_taxonomy("unsafebench")

@@ -11,8 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 
 from judge.errors import ConfigError
+from prompts.names import nearest
 from prompts.printable import printable
-from prompts.taxonomy import nearest
 
 _DATA = {".py", ".yaml", ".yml", ".json"}
 _NAMED = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml|json))(?!\w)")

@@ -23,8 +23,9 @@ import numpy as np
 from judge.errors import ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
+from prompts.quoting import quote, shorten
 from prompts.taxonomy import Taxonomy
-from prompts.template import Answer, Chat, quote, render, shorten
+from prompts.template import Answer, Chat, render
 from prompts.verdict import Verdict, parse_answer
 
 from .log_probabilities import Step, read_log_probabilities

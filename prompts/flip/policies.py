@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from prompts.taxonomy import LONGEST_NAME, LONGEST_TEXT, Category, Taxonomy
+from prompts.names import LONGEST_NAME, LONGEST_TEXT
+from prompts.taxonomy import Category, Taxonomy
 
 from .rows import FlipOptions
 

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 from prompts.errors import ArbiterError, TaxonomyError
 from prompts.example import Example
-from prompts.taxonomy import Taxonomy, nearest
+from prompts.names import nearest
+from prompts.taxonomy import Taxonomy
 
 NEUTRAL_NAMES = ("house list", "own rule", "local rule", "our list")
 """Names that say nothing: a custom category called so must be judged by its definition."""
