@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from adversarial.corruptions import CORRUPTIONS
-from adversarial.edits import EDITS, Edit
-from adversarial.overlay import typographic, words_for
+from adversarial.edits.attack import EditAttack
+from adversarial.edits.corruptions import CORRUPTIONS
+from adversarial.edits.platform import EDITS, Edit
+from adversarial.edits.writing import typographic, words_for
 from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
-from adversarial.unbounded import EditAttack
 
 from .held_out import Question
 from .victims import ClassifierVictim, problem_of

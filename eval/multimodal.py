@@ -20,7 +20,7 @@ from adversarial.joint import JointAttack, find_joint
 from adversarial.problem import Attack, Context, Problem
 from adversarial.rates import Rates, attack_success_rate
 from adversarial.storing import to_images
-from adversarial.texts import FAMILIES, Maker, wanted_by
+from adversarial.texts.families import FAMILIES, Maker, wanted_by
 from adversarial.threat import ThreatModel, in_grey_levels
 from judge.images import open_image
 

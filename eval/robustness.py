@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adversarial.apgd import APGD
-from adversarial.checks import Check
-from adversarial.ensemble import Ensemble
-from adversarial.gradient import FGSM, PGD
-from adversarial.honesty import check_honesty
+from adversarial.checks.check import Check
+from adversarial.checks.honesty import check_honesty
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.ensemble import Ensemble
+from adversarial.pixels.pgd import FGSM, PGD
+from adversarial.pixels.square import Square
 from adversarial.problem import Attack, Context, Problem, Spent, find
-from adversarial.square import Square
 from adversarial.storing import recheck
 from adversarial.threat import ThreatModel
 from judge.heads.student import Student

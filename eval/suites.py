@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.gradient import FGSM, PGD, GaussianNoise
-from adversarial.minimum import FAB, DeepFool
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.boundary import FAB, DeepFool
+from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
+from adversarial.pixels.square import Square
 from adversarial.problem import Attack
-from adversarial.square import Square
 from adversarial.threat import ThreatModel, in_grey_levels
 
 GRID = tuple(levels / 255 for levels in (0.5, 1, 2, 2.55, 4, 8))

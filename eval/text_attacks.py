@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from adversarial.problem import Context, Problem
-from adversarial.static_sets import load_static_set
 from adversarial.storing import is_misjudged, to_images
-from adversarial.text_search import SubwordSearch, TextAttack, confirm
-from adversarial.texts import FAMILIES, Maker, Wanted, definition_injections, lies, wanted_by
+from adversarial.texts.families import FAMILIES, Maker, Wanted, definition_injections, lies, wanted_by
+from adversarial.texts.search import SubwordSearch, TextAttack, confirm
+from adversarial.texts.static_sets import load_static_set
+from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
-from adversarial.token_search import TokenAttack, TokenSearch
 from judge.heads.encoder import DualEncoder
 from judge.heads.soft_text import SoftText, student_margin, text_similarity
 from judge.heads.student import Student
@@ -204,7 +204,7 @@ def score_prompts(
 def score_static_sets(
     entries: Sequence[str], victims: Mapping[str, ClassifierVictim], questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """`score_prompts` of sets that the user brings, each named `FORMAT:FILE` (`adversarial.static_sets`).
+    """`score_prompts` of sets that the user brings, each named `FORMAT:FILE` (`adversarial.texts.static_sets`).
 
     Returns:
         Entry -> victim -> what passed; and under `left_out` how many prompts were dropped or empty.

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from adversarial.pixels.universal import Universal
 from adversarial.problem import Attack, find
 from adversarial.storing import is_misjudged, to_images
 from adversarial.threat import ThreatModel, in_grey_levels
-from adversarial.universal import Universal
 
 from .held_out import Question
 from .scores import image_interval

@@ -35,7 +35,7 @@ from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
+from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.attacked import summarise_attacked
 from eval.closing import command, data_words

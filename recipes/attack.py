@@ -29,12 +29,12 @@ from typing import Any
 
 from transformers import set_seed
 
-from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.square import Square
-from adversarial.texts import FAMILIES, paraphrases, read_paraphrases
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.square import Square
+from adversarial.pixels.universal import Universal
+from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from adversarial.universal import Universal
 from eval.attacked import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
 from eval.edited import edit_pictures
 from eval.held_out import Question, draw_groups_only, judge_questions

@@ -36,7 +36,7 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
+from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.closing import command, recipe_beside

@@ -33,7 +33,7 @@ from accelerate import PartialState
 from transformers import TrainingArguments, set_seed
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
+from adversarial.pixels.pgd import PGD
 from adversarial.problem import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.closing import command, data_words, recipe_beside

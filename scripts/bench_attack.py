@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.utils import logging
 
-from adversarial.apgd import APGD
+from adversarial.pixels.apgd import APGD
 from adversarial.problem import Context, Found, Problem, Search, find
 from adversarial.threat import ThreatModel, in_grey_levels
 from eval.victims import ClassifierVictim

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial.apgd import APGD, checkpoints
-from adversarial.gradient import PGD
+from adversarial.pixels.apgd import APGD, checkpoints
+from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, clip_change
 

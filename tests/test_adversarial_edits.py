@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adversarial.edits import EDITS, RESIZING, SEVERITIES, grid, padding, screenshot, stripes
+from adversarial.edits.attack import EditAttack, Edited
+from adversarial.edits.platform import EDITS, RESIZING, SEVERITIES, grid, padding, screenshot, stripes
+from adversarial.edits.writing import SAFE_WORDS, Writing, place_text, typographic, words_for
 from adversarial.errors import AttackError
-from adversarial.overlay import SAFE_WORDS, Writing, place_text, typographic, words_for
 from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
-from adversarial.unbounded import EditAttack, Edited
 
 GROWING = ["jpeg", "resize", "blur", "grayscale", "rotation", "brightness", "contrast", "stripes", "stickers"]
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from adversarial.apgd import APGD
-from adversarial.ensemble import Ensemble
 from adversarial.errors import AttackError
-from adversarial.gradient import FGSM, PGD
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.ensemble import Ensemble
+from adversarial.pixels.pgd import FGSM, PGD
+from adversarial.pixels.square import Square
 from adversarial.problem import Context, Problem, find
-from adversarial.square import Square
 from adversarial.threat import ThreatModel
 
 

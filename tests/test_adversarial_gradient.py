@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.gradient import FGSM, PGD, GaussianNoise, direction
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise, direction
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, length
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from adversarial.attack_checks import (
+from adversarial.checks.honesty import Check, check_honesty, format_checks, require_honest, sample_rows
+from adversarial.checks.of_attacks import (
     doubling_changes_little,
     huge_epsilon_breaks,
     iterative_beats_one_step,
@@ -14,13 +15,12 @@ from adversarial.attack_checks import (
     step_is_small,
     white_box_beats,
 )
+from adversarial.checks.of_victims import margins_are_logits, paths_agree, swapped
+from adversarial.checks.recording import RecordingProblem
 from adversarial.errors import AttackError
-from adversarial.gradient import FGSM, PGD
-from adversarial.honesty import Check, check_honesty, format_checks, require_honest, sample_rows
+from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.problem import Context, Found, Problem, Spent
-from adversarial.recording import RecordingProblem
 from adversarial.threat import ThreatModel
-from adversarial.victim_checks import margins_are_logits, paths_agree, swapped
 
 EPSILON = 4 / 255
 PROMPTS = ("a red balloon", "two handwritten digits", "a seven on a wall")

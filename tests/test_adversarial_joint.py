@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
 from adversarial.joint import JointAttack, find_joint
+from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Found, Problem, Spent
 from adversarial.rates import attack_success_rate
 from adversarial.threat import ThreatModel

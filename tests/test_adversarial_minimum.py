@@ -9,8 +9,8 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
-from adversarial.minimum import FAB, DeepFool, onto_plane
+from adversarial.pixels.boundary import FAB, DeepFool, onto_plane
+from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, length
 

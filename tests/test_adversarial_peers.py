@@ -5,8 +5,8 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from adversarial.apgd import APGD
-from adversarial.gradient import FGSM, PGD
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel
 

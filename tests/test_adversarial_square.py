@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
-from adversarial.minimum import FAB
+from adversarial.pixels.boundary import FAB
+from adversarial.pixels.pgd import PGD
+from adversarial.pixels.square import Square
 from adversarial.problem import Context, Problem, find
-from adversarial.square import Square
 from adversarial.threat import ThreatModel
 
 

@@ -1,4 +1,4 @@
-"""adversarial/static_sets.py: files of others' prompts, and what must never be read on."""
+"""adversarial/texts/static_sets.py: files of others' prompts, and what must never be read on."""
 
 import json
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
-from adversarial.static_sets import FORMATS, load_static_set, mentions_minors
+from adversarial.texts.static_sets import FORMATS, load_static_set, mentions_minors
 
 CASES = {
     "mma_diffusion": (

@@ -1,4 +1,4 @@
-"""adversarial/text_search.py: families of prompts and the search for sub-words, against filters of known words."""
+"""adversarial/texts/search.py: families of prompts and the search for sub-words, against filters of known words."""
 
 import math
 
@@ -7,8 +7,8 @@ import torch
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
-from adversarial.text_search import FoundText, SubwordSearch, TextAttack, Tries, ask, confirm
-from adversarial.texts import FAMILIES, lies
+from adversarial.texts.families import FAMILIES, lies
+from adversarial.texts.search import FoundText, SubwordSearch, TextAttack, Tries, ask, confirm
 from adversarial.threat import ThreatModel
 
 

@@ -1,4 +1,4 @@
-"""adversarial/texts.py: what the makers make of any text, and paraphrases from files."""
+"""adversarial/texts/families.py: what the makers make of any text, and paraphrases from files."""
 
 import json
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
-from adversarial.texts import (
+from adversarial.texts.families import (
     FAMILIES,
     definition_injections,
     homoglyphs,

@@ -1,4 +1,4 @@
-"""adversarial/token_search.py: greedy coordinate gradients on a small CLIP and on a made-up encoder."""
+"""adversarial/texts/tokens.py: greedy coordinate gradients on a small CLIP and on a made-up encoder."""
 
 import math
 
@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
+from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient, random_prompts, toward
 from adversarial.threat import ThreatModel
-from adversarial.token_search import TokenAttack, TokenSearch, one_hot_gradient, random_prompts, toward
 from judge.heads.encoder import DualEncoder
 from judge.heads.soft_text import SoftText
 

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from adversarial.errors import AttackError
-from adversarial.gradient import PGD
+from adversarial.pixels.pgd import PGD
+from adversarial.pixels.universal import Universal, UniversalPerturbation
 from adversarial.problem import Context, Problem, find
 from adversarial.threat import ThreatModel, length
-from adversarial.universal import Universal, UniversalPerturbation
 
 
 class Net:

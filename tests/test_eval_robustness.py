@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from adversarial.apgd import APGD
 from adversarial.errors import AttackError
-from adversarial.gradient import FGSM, PGD
-from adversarial.square import Square
+from adversarial.pixels.apgd import APGD
+from adversarial.pixels.pgd import FGSM, PGD
+from adversarial.pixels.square import Square
+from adversarial.pixels.universal import Universal
 from adversarial.threat import ThreatModel
-from adversarial.universal import Universal
 from eval.attacked import (
     Attacked,
     Row,

@@ -233,7 +233,7 @@ def test_so_many_rows_are_drawn_as_were_asked_for(recipe, rows):
 def test_an_attacker_who_only_asks_is_given_no_gradients_anywhere(recipe, runs, tmp_path, monkeypatch):
     """Neither on pixels nor through cascades, by transfer, or on tokens; and the run says so."""
     from adversarial.problem import Problem
-    from adversarial.token_search import TokenSearch
+    from adversarial.texts.tokens import TokenSearch
 
     def no_gradients(*arguments, **options):
         raise AssertionError("a gradient was taken")

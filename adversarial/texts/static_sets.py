@@ -25,9 +25,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import AttackError
-from .prompt_files import Row, columns, read_rows, text_of
-from .texts import LOOK_ALIKES
+from adversarial.errors import AttackError
+
+from .families import LOOK_ALIKES
+from .files import Row, columns, read_rows, text_of
 
 _ANYWHERE = (
     "child",

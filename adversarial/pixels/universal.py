@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .errors import AttackError
-from .gradient import check_counts, direction
-from .problem import Found, Problem, Search
-from .threat import clip_change, length
+from adversarial.errors import AttackError
+from adversarial.problem import Found, Problem, Search
+from adversarial.threat import clip_change, length
+
+from .pgd import check_counts, direction
 
 
 @dataclass(frozen=True)

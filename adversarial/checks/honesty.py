@@ -14,7 +14,11 @@ import math
 import torch
 from torch import Tensor
 
-from .attack_checks import (
+from adversarial.errors import AttackError
+from adversarial.problem import Attack, Problem, find
+
+from .check import Check, format_checks, require_honest
+from .of_attacks import (
     best_is_kept,
     doubling_changes_little,
     gradients_are_not_zero,
@@ -26,11 +30,7 @@ from .attack_checks import (
     white_box_beats,
     zero_epsilon_is_clean,
 )
-from .checks import Check, format_checks, require_honest
-from .errors import AttackError
-from .problem import Attack, Problem, find
-from .recording import RecordingProblem
-from .victim_checks import (
+from .of_victims import (
     all_gaps,
     both_paths,
     margins_are_logits,
@@ -38,6 +38,7 @@ from .victim_checks import (
     paths_agree,
     text_moves_margins,
 )
+from .recording import RecordingProblem
 
 __all__ = ["Check", "check_honesty", "format_checks", "require_honest"]
 

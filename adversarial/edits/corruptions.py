@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, signal
 
-from .edits import Edit, registered
-from .storing import through_jpeg
+from adversarial.storing import through_jpeg
+
+from .platform import Edit, registered
 
 Array = NDArray[np.float64]
 CORRUPTIONS: dict[str, Edit] = {}

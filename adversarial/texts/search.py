@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from .errors import AttackError
-from .problem import Context, Problem
-from .texts import FAMILIES, Maker, wanted_by
+from adversarial.errors import AttackError
+from adversarial.problem import Context, Problem
+
+from .families import FAMILIES, Maker, wanted_by
 
 
 @dataclass
@@ -122,7 +123,7 @@ def confirm(found: FoundText, problem: Problem, pixels: Tensor | None = None) ->
 
 @dataclass(frozen=True)
 class TextAttack:
-    """Try every prompt of every family (`adversarial.texts`), and keep the best.
+    """Try every prompt of every family (`adversarial.texts.families`), and keep the best.
 
     Nothing is learned from an answer, so this is a lower bound of what an attacker can do who asks.
     """

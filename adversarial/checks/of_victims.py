@@ -5,9 +5,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .checks import Check, outcome
-from .problem import Context, Problem
-from .threat import round_to_8_bits
+from adversarial.problem import Context, Problem
+from adversarial.threat import round_to_8_bits
+
+from .check import Check, outcome
 
 _CLIPPED = 12.0
 """Logits beyond are one to a probability in float32."""

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .errors import AttackError
-from .gradient import check_counts, direction
-from .problem import Found, Problem, Search
-from .threat import Norm, length
+from adversarial.errors import AttackError
+from adversarial.problem import Found, Problem, Search
+from adversarial.threat import Norm, length
+
+from .pgd import check_counts, direction
 
 _Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """(clean, here, gap, gradient) of a batch -> where it is asked next."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .errors import AttackError
+from adversarial.errors import AttackError
 
 Measured = float | Mapping[str, float]
 

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import AttackError
-from .problem import Context, Problem
-from .text_search import FoundText, Tries, ask, start
+from adversarial.errors import AttackError
+from adversarial.problem import Context, Problem
+
+from .search import FoundText, Tries, ask, start
 
 Loss = Callable[[Tensor], Tensor]
 """(B, L, W) embedded tokens of B prompts -> (B,) what to make small, differentiable."""

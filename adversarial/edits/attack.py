@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .edits import SEVERITIES, Edit
-from .errors import AttackError
-from .problem import Problem
-from .storing import is_misjudged, to_images
+from adversarial.errors import AttackError
+from adversarial.problem import Problem
+from adversarial.storing import is_misjudged, to_images
+
+from .platform import SEVERITIES, Edit
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

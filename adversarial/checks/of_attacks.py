@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .checks import Check, outcome
-from .problem import Attack, Found, Problem
+from adversarial.problem import Attack, Found, Problem
+
+from .check import Check, outcome
 from .recording import Record
 
 SMALL_SHARE = 0.02

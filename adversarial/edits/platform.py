@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from .errors import AttackError
-from .storing import through_jpeg
+from adversarial.errors import AttackError
+from adversarial.storing import through_jpeg
 
 Edit = Callable[[Image.Image, int], Image.Image]
 """(RGB picture, severity 1 to 5) -> RGB picture."""
@@ -129,7 +129,7 @@ def padding(image: Image.Image, severity: int) -> Image.Image:
 @registered(EDITS)
 def meme(image: Image.Image, severity: int) -> Image.Image:
     """Put a white band with a caption above the picture, of 15, 20, 25, 35, 50% of its height."""
-    from .overlay import place_text  # overlay knows edits, so edits cannot know it at import
+    from .writing import place_text  # overlay knows edits, so edits cannot know it at import
 
     band = max(1, round(image.height * (0.15, 0.2, 0.25, 0.35, 0.5)[severity - 1]))
     canvas = Image.new("RGB", (image.width, image.height + band), (255, 255, 255))

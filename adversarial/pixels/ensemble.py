@@ -6,8 +6,8 @@ attack that is stuck on an image says little about another one.
 
 from dataclasses import dataclass, replace
 
-from .errors import AttackError
-from .problem import Attack, Found, Problem
+from adversarial.errors import AttackError
+from adversarial.problem import Attack, Found, Problem
 
 
 @dataclass(frozen=True)

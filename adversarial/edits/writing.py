@@ -12,8 +12,9 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from .edits import Edit, check_edit
-from .errors import AttackError
+from adversarial.errors import AttackError
+
+from .platform import Edit, check_edit
 
 Place = Literal["top", "centre", "bottom", "diagonal"]
 

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import AttackError
-from .gradient import check_counts
-from .problem import Found, Problem, Search
+from adversarial.errors import AttackError
+from adversarial.problem import Found, Problem, Search
+
+from .pgd import check_counts
 
 _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of changed pixels is halved (paper, section 5)."""

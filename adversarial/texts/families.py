@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from .errors import AttackError
-from .prompt_files import columns, read_rows, text_of
+from adversarial.errors import AttackError
+
+from .files import columns, read_rows, text_of
 
 Wanted = Literal["safe", "unsafe"]
 """The verdict an attacker wants."""

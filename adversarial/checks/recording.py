@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .problem import Problem
+from adversarial.problem import Problem
 
 _JUMP = 1.9
 """In epsilons: a value that moves so far between two queries went from one face of the ball to the other."""

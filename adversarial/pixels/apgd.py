@@ -5,7 +5,7 @@ section 3 and algorithm 1. It begins with steps of 2 epsilon and momentum. At ch
 image whose gap did not fall often enough, or whose best did not move, goes back to its best point with half the step.
 
 The paper's own loss, DLR, divides by a difference to the third largest logit; a verdict has two classes, so there is
-no DLR here. The margin does what DLR is for: it has no scale that could saturate (`adversarial/gradient.py` compares
+no DLR here. The margin does what DLR is for: it has no scale that could saturate (`adversarial/pixels/pgd.py` compares
 it with cross-entropy).
 """
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from .gradient import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
-from .problem import Found, Problem, Search
+from adversarial.problem import Found, Problem, Search
+
+from .pgd import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
 
 _ALPHA = 0.75
 """Weight of the new step against momentum (section 3.1)."""

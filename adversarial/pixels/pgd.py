@@ -16,9 +16,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .errors import AttackError
-from .problem import Found, Problem, Search
-from .threat import Norm, ThreatModel
+from adversarial.errors import AttackError
+from adversarial.problem import Found, Problem, Search
+from adversarial.threat import Norm, ThreatModel
 
 Loss = Literal["margin", "cross_entropy"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .errors import AttackError
+from adversarial.errors import AttackError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".txt")
 Row = dict[str, Any]

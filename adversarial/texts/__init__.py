@@ -1,0 +1,1 @@
+"""Attacks through the prompt: families of misleading prompts, searches that ask, and searches by gradient."""
