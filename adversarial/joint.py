@@ -14,9 +14,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from .checks.of_victims import all_gaps
 from .errors import AttackError
-from .problem import Attack, Context, Problem
+from .problem import Context, Problem, all_gaps
+from .search import Attack
 
 Texts = Callable[[int, Context], Sequence[Context]] | Sequence[Sequence[Context]]
 """Candidate contexts of a row: made from its number and its own context, or a list for each row."""

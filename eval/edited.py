@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from adversarial.edits.attack import EditAttack
+from adversarial.edits.base import Edit
 from adversarial.edits.corruptions import CORRUPTIONS
-from adversarial.edits.platform import EDITS, Edit
+from adversarial.edits.platform import EDITS
 from adversarial.edits.writing import typographic, words_for
 from adversarial.problem import Problem
 from adversarial.threat import ThreatModel

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adversarial.joint import JointAttack, find_joint
-from adversarial.problem import Attack, Context, Problem
+from adversarial.problem import Context, Problem
 from adversarial.rates import Rates, attack_success_rate
+from adversarial.search import Attack
 from adversarial.storing import to_images
 from adversarial.texts.families import FAMILIES, Maker, wanted_by
 from adversarial.threat import ThreatModel, in_grey_levels

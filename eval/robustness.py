@@ -13,7 +13,8 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Attack, Context, Problem, Spent, find
+from adversarial.problem import Context, Problem, Spent
+from adversarial.search import Attack, find
 from adversarial.storing import recheck
 from adversarial.threat import ThreatModel
 from judge.heads.student import Student

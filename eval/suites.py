@@ -13,7 +13,7 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
 from adversarial.pixels.square import Square
-from adversarial.problem import Attack
+from adversarial.search import Attack
 from adversarial.threat import ThreatModel, in_grey_levels
 
 GRID = tuple(levels / 255 for levels in (0.5, 1, 2, 2.55, 4, 8))

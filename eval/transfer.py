@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from adversarial.pixels.universal import Universal
-from adversarial.problem import Attack, find
+from adversarial.search import Attack, find
 from adversarial.storing import is_misjudged, to_images
 from adversarial.threat import ThreatModel, in_grey_levels
 

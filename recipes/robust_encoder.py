@@ -37,7 +37,8 @@ from transformers import set_seed
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.closing import command, recipe_beside
 from eval.options import RecipeOptions, parse_options

@@ -34,7 +34,7 @@ from transformers import TrainingArguments, set_seed
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import find
+from adversarial.search import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.closing import command, data_words, recipe_beside
 from eval.held_out import Evaluation, Question, draw_evaluation, judge_questions, summarise_evaluation

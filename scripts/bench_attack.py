@@ -40,7 +40,8 @@ from torch import Tensor
 from transformers.utils import logging
 
 from adversarial.pixels.apgd import APGD
-from adversarial.problem import Context, Found, Problem, Search, find
+from adversarial.problem import Context, Found, Problem
+from adversarial.search import Search, find
 from adversarial.threat import ThreatModel, in_grey_levels
 from eval.victims import ClassifierVictim
 from judge.vlm.encode import Encoded, Variant

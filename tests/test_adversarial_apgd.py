@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from adversarial.pixels.apgd import APGD, checkpoints
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel, clip_change
 
 

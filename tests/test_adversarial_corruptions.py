@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from adversarial.edits.base import SEVERITIES
 from adversarial.edits.corruptions import CORRUPTIONS
-from adversarial.edits.platform import SEVERITIES
 from adversarial.errors import AttackError
 
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from adversarial.edits.attack import EditAttack, Edited
-from adversarial.edits.platform import EDITS, RESIZING, SEVERITIES, grid, padding, screenshot, stripes
+from adversarial.edits.base import SEVERITIES
+from adversarial.edits.platform import EDITS, RESIZING, grid, padding, screenshot, stripes
 from adversarial.edits.writing import SAFE_WORDS, Writing, place_text, typographic, words_for
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem

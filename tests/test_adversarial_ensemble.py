@@ -8,7 +8,8 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel
 
 

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
 from adversarial.pixels.apgd import APGD
-from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise, direction
-from adversarial.problem import Context, Problem, find
+from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
+from adversarial.pixels.steps import direction
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel, length
 
 EPSILON = 8 / 255

@@ -9,9 +9,11 @@ from scipy.optimize import linprog, minimize
 from torch import nn
 
 from adversarial.errors import AttackError
-from adversarial.pixels.boundary import FAB, DeepFool, onto_plane
+from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem, find
+from adversarial.pixels.plane import onto_plane
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel, length
 
 

@@ -7,7 +7,8 @@ from torch import nn
 
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.pgd import FGSM, PGD
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel
 
 STEPS, RESTARTS, IMAGES = 12, 2, 100

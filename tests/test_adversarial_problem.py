@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Found, Problem, Search, Spent, check_images, find
+from adversarial.problem import Context, Found, Problem, Spent, check_images
+from adversarial.search import Search, find
 from adversarial.threat import ThreatModel
 
 EPSILON = 4 / 255

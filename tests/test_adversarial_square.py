@@ -10,7 +10,8 @@ from adversarial.errors import AttackError
 from adversarial.pixels.boundary import FAB
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel
 
 

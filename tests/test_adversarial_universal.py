@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.universal import Universal, UniversalPerturbation
-from adversarial.problem import Context, Problem, find
+from adversarial.problem import Context, Problem
+from adversarial.search import find
 from adversarial.threat import ThreatModel, length
 
 

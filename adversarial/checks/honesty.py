@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Attack, Problem, find
+from adversarial.problem import Problem, all_gaps
+from adversarial.search import Attack, find
 
 from .check import Check, format_checks, require_honest
 from .of_attacks import (
@@ -30,14 +31,7 @@ from .of_attacks import (
     white_box_beats,
     zero_epsilon_is_clean,
 )
-from .of_victims import (
-    all_gaps,
-    both_paths,
-    margins_are_logits,
-    passes_agree,
-    paths_agree,
-    text_moves_margins,
-)
+from .of_victims import both_paths, margins_are_logits, passes_agree, paths_agree, text_moves_margins
 from .recording import RecordingProblem
 
 __all__ = ["Check", "check_honesty", "format_checks", "require_honest"]

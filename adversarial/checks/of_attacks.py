@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adversarial.problem import Attack, Found, Problem
+from adversarial.problem import Found, Problem
+from adversarial.search import Attack
 
 from .check import Check, outcome
 from .recording import Record

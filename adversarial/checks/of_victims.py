@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adversarial.problem import Context, Problem
+from adversarial.problem import Context, Problem, all_gaps
 from adversarial.threat import round_to_8_bits
 
 from .check import Check, outcome
@@ -18,14 +18,6 @@ _CLOSE = 0.02
 """Difference of probabilities that rounding may leave near the threshold."""
 _ANOTHER = "a red balloon over a lake"
 """The other prompt, where all rows have the same."""
-
-
-def all_gaps(problem: Problem, pixels: Tensor) -> Tensor:
-    """(N, 3, H, W), one for each row of the problem -> (N,) gaps."""
-    gaps = torch.empty(len(problem))
-    for rows in problem.batches(torch.arange(len(problem))):
-        gaps[rows] = problem.gap(pixels[rows], rows).to(gaps.device)
-    return gaps
 
 
 def both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:

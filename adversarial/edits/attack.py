@@ -14,7 +14,7 @@ from adversarial.errors import AttackError
 from adversarial.problem import Problem
 from adversarial.storing import is_misjudged, to_images
 
-from .platform import SEVERITIES, Edit
+from .base import SEVERITIES, Edit
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]

@@ -24,7 +24,7 @@ from scipy import ndimage, signal
 
 from adversarial.storing import through_jpeg
 
-from .platform import Edit, registered
+from .base import Edit, registered
 
 Array = NDArray[np.float64]
 CORRUPTIONS: dict[str, Edit] = {}

@@ -8,55 +8,21 @@ section on AI-generated images: 2x2, 3x3, 4x4); the other kinds follow what AugL
 AugLy itself does not fit: 1.0.0, the newest, wants Pillow below 9 for pictures, and this project Pillow 12 or newer.
 """
 
-from collections.abc import Callable, MutableMapping
-from functools import wraps
 from itertools import pairwise
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
-from adversarial.errors import AttackError
 from adversarial.storing import through_jpeg
 
-Edit = Callable[[Image.Image, int], Image.Image]
-"""(RGB picture, severity 1 to 5) -> RGB picture."""
+from .base import Edit, registered
 
-SEVERITIES = (1, 2, 3, 4, 5)
 RESIZING = frozenset({"crop", "screenshot", "padding", "meme"})
 """Edits whose result has another size."""
 EDITS: dict[str, Edit] = {}
 """Every platform edit by name."""
 
 _LIGHT, _DARK = (240, 242, 245), (28, 30, 33)
-
-
-def check_edit(image: Image.Image, severity: int) -> None:
-    """See that a picture can be edited.
-
-    Raises:
-        AttackError: another mode than RGB, no pixels, or a severity other than 1 to 5.
-    """
-    if image.mode != "RGB":
-        raise AttackError(f"The picture's mode is {image.mode}; edits take RGB: image.convert('RGB').")
-    if not image.width or not image.height:
-        raise AttackError(f"The picture is {image.width} x {image.height} pixels; there is nothing to edit.")
-    if severity not in SEVERITIES:
-        raise AttackError(f"The severity is {severity!r}; it is 1, 2, 3, 4 or 5.")
-
-
-def registered(edits: MutableMapping[str, Edit]) -> Callable[[Edit], Edit]:
-    """A decorator: check what an edit is given, and list it under its name."""
-
-    def register(function: Edit) -> Edit:
-        @wraps(function)
-        def checked(image: Image.Image, severity: int) -> Image.Image:
-            check_edit(image, severity)
-            return function(image, severity)
-
-        edits[checked.__name__] = checked
-        return checked
-
-    return register
 
 
 @registered(EDITS)

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from adversarial.errors import AttackError
 
-from .platform import Edit, check_edit
+from .base import Edit, check_edit
 
 Place = Literal["top", "centre", "bottom", "diagonal"]
 

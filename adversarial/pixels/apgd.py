@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from adversarial.problem import Found, Problem, Search
+from adversarial.problem import Found, Problem
+from adversarial.search import Search
 
-from .pgd import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
+from .steps import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
 
 _ALPHA = 0.75
 """Weight of the new step against momentum (section 3.1)."""

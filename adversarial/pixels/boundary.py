@@ -8,20 +8,17 @@ on in the same direction is free, so both the point found and the change scaled 
 Both see the victim as a plane: with the gap g(x) and its gradient w, the boundary near x is where g(x) + w (z - x) = 0.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem, Search
-from adversarial.threat import Norm, length
+from adversarial.problem import Found, Problem
+from adversarial.threat import length
 
-from .pgd import check_counts, direction
-
-_Move = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-"""(clean, here, gap, gradient) of a batch -> where it is asked next."""
+from .plane import Boundary, walk, dual_length, onto_plane
+from .steps import check_counts, direction
 
 
 @dataclass(frozen=True)
@@ -53,7 +50,7 @@ class DeepFool:
     def run(self, problem: Problem) -> Found:
         """Walk to the boundary, then report what the budget allows of the way."""
         boundary = Boundary(problem, self.steps, within_budget=True)
-        last = self._walk(boundary)
+        last = self.walk(boundary)
         return boundary.found(last)
 
     def distances(self, problem: Problem) -> Tensor:
@@ -62,10 +59,10 @@ class DeepFool:
         0 for clean images that are misjudged already, inf where no step crossed. It is an upper bound.
         """
         boundary = Boundary(problem, self.steps)
-        self._walk(boundary)
+        self.walk(boundary)
         return boundary.distance
 
-    def _walk(self, boundary: "Boundary") -> Tensor:
+    def walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
@@ -74,7 +71,7 @@ class DeepFool:
             far = far.clamp(max=1e6)[:, None, None, None]
             return (here - far * direction(gradient, norm)).clamp(0.0, 1.0)
 
-        return _walk(boundary, self.steps, 1, move, stop_beyond=True)
+        return walk(boundary, self.steps, 1, move, stop_beyond=True)
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ class FAB:
     def run(self, problem: Problem) -> Found:
         """Search; an image is done once a point within the budget survives storing."""
         boundary = Boundary(problem, self._limit, within_budget=True)
-        last = self._walk(boundary)
+        last = self.walk(boundary)
         return boundary.found(last)
 
     def distances(self, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -130,14 +127,14 @@ class FAB:
         0 and the clean pixels where those are misjudged already; inf and the clean pixels where nothing was found.
         """
         boundary = Boundary(problem, self._limit)
-        self._walk(boundary)
+        self.walk(boundary)
         return boundary.distance, boundary.nearest
 
     @property
     def _limit(self) -> int:
         return self.steps * self.restarts + self.halvings
 
-    def _walk(self, boundary: "Boundary") -> Tensor:
+    def walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
@@ -152,7 +149,7 @@ class FAB:
             back = clean + self.beta * (here - clean)
             return torch.where((gap < 0)[:, None, None, None], back, ahead.clamp(0.0, 1.0))
 
-        last = _walk(boundary, self.steps, self.restarts, move, stop_beyond=False)
+        last = walk(boundary, self.steps, self.restarts, move, stop_beyond=False)
         self._bisect(boundary)
         return last
 
@@ -171,144 +168,3 @@ class FAB:
                 boundary.report(rows, pixels, gap)
                 low[rows] = torch.where(gap < 0, low[rows], middle)
                 high[rows] = torch.where(gap < 0, middle, high[rows])
-
-
-class Boundary:
-    """The nearest misjudged point of each image, and, if asked for, what the budget allows of it.
-
-    Attributes:
-        problem: what is attacked.
-        search: steps taken, who is open, and the best within the budget.
-        nearest: (N, 3, H, W) the nearest misjudged pixels; clean ones where there are none.
-        distance: (N,) how far they are, inf where there are none.
-    """
-
-    def __init__(self, problem: Problem, limit: int, *, within_budget: bool = False) -> None:
-        """Start with the clean images; with `within_budget` a row closes as soon as the budget suffices."""
-        self.problem, self.within_budget = problem, within_budget
-        # Walks count their steps themselves. One more than they take, so that only success closes a row.
-        self.search = Search(problem, limit + 1)
-        self._done = self.search.found.misjudged.clone()
-        self.nearest = problem.images.clone()
-        self.distance = torch.where(self.search.found.misjudged, 0.0, torch.inf)
-
-    def report(self, rows: Tensor, pixels: Tensor, gap: Tensor) -> None:
-        """Count one step of (B,) rows at `pixels`, which need not keep the budget."""
-        problem = self.problem
-        self.search.taken[rows] += 1
-        distance = length(pixels - problem.images[rows], problem.threat.norm)
-        better = (gap < 0) & (distance < self.distance[rows])
-        chosen = rows[better]
-        self.nearest[chosen], self.distance[chosen] = pixels[better], distance[better]
-        if self.within_budget:
-            fits = better & (distance <= problem.threat.epsilon)
-            self._offer(rows[fits], pixels[fits], gap[fits])
-
-    def found(self, last: Tensor) -> Found:
-        """The best within the budget; (N, 3, H, W) `last` stands in where nothing misjudged was found."""
-        known = self.distance.isfinite()[:, None, None, None]
-        pixels = torch.where(known, self.nearest, last)
-        for rows in self.problem.batches((~self._done).nonzero().flatten()):
-            self._offer(rows, pixels[rows], None)
-        return self.search.found
-
-    def _offer(self, rows: Tensor, pixels: Tensor, gap: Tensor | None) -> None:
-        """Report the nearest point within the budget, and the change scaled to all of it."""
-        if not len(rows):
-            return
-        problem, steps = self.problem, self.search.taken[rows].clone()
-        inside = problem.threat.project(pixels, problem.images[rows])
-        self._report(rows, inside, problem.gap(inside, rows) if gap is None else gap, steps)
-        left = ~self._done[rows]
-        rows, pixels, steps = rows[left], pixels[left], steps[left]
-        if not len(rows):
-            return
-        clean = problem.images[rows]
-        change = pixels - clean
-        scale = problem.threat.epsilon / length(change, problem.threat.norm).clamp(min=1e-12)
-        scaled = problem.threat.project(clean + scale[:, None, None, None] * change, clean)
-        self._report(rows, scaled, problem.gap(scaled, rows), steps)
-
-    def _report(self, rows: Tensor, pixels: Tensor, gap: Tensor, steps: Tensor) -> None:
-        # What is offered at a step is part of that step: the count is the walk's, not the offers'.
-        self.search.taken[rows] = steps - 1
-        self.search.report(rows, pixels, gap)
-        self._done[rows] = ~self.search.open[rows]
-
-
-def _walk(boundary: Boundary, steps: int, restarts: int, move: _Move, *, stop_beyond: bool) -> Tensor:
-    """Move all open images `steps` times in each run; -> (N, 3, H, W) where they stood last."""
-    problem, search = boundary.problem, boundary.search
-    points = problem.images.clone()
-    for rows in search.batches():
-        _, gradient = problem.gradient(points[rows], rows)
-        points[rows] = move(points[rows], points[rows], problem.clean_gap()[rows], gradient)
-    last = points.clone()
-    for step in range(1, steps * restarts + 1):
-        for rows in search.batches():
-            here = last[rows] = points[rows]
-            if step % steps:
-                gap, gradient = problem.gradient(here, rows)
-                points[rows] = move(problem.images[rows], here, gap, gradient)
-            else:
-                gap = problem.gap(here, rows)
-            boundary.report(rows, here, gap)
-            if stop_beyond:
-                search.open[rows] &= gap >= 0
-            if not step % steps and step < steps * restarts:
-                points[rows] = _restart(boundary, rows, step // steps)
-    return last
-
-
-def _restart(boundary: Boundary, rows: Tensor, restart: int) -> Tensor:
-    """Random points half as far from the clean image as the nearest found, or as the budget (algorithm 1)."""
-    problem, norm = boundary.problem, boundary.problem.threat.norm
-    kind = "uniform" if norm == "linf" else "normal"
-    change = problem.draw(rows, f"fab/{restart}", kind)
-    known = boundary.distance[rows]
-    radius = torch.where(known.isfinite(), known, torch.tensor(problem.threat.epsilon)) / 2
-    change = change * (radius / length(change, norm).clamp(min=1e-12))[:, None, None, None]
-    return (problem.images[rows] + change).clamp(0.0, 1.0)
-
-
-def dual_length(gradient: Tensor, norm: Norm) -> Tensor:
-    """(B,) how much the gap falls for a step of length 1 in the norm: L1 norm (linf) or L2 norm (l2)."""
-    flat = gradient.flatten(1)
-    if norm == "linf":
-        return flat.abs().sum(1)
-    steep: Tensor = flat.double().norm(dim=1)
-    return steep.to(gradient.dtype)
-
-
-def onto_plane(pixels: Tensor, gradient: Tensor, gap: Tensor, norm: Norm) -> Tensor:
-    """The nearest points of [0, 1] on the planes `gap + gradient * (z - pixels) = 0`, exactly.
-
-    Croce and Hein 2020, section 2.2. At the solution every value has moved by `t` (linf), or by `t` times its slope
-    (l2), unless it met the edge of the pixel range first. So the gap falls with `t` in straight pieces, which bend
-    where a value meets its edge; sorted by that, the piece in which it becomes zero is read off.
-
-    Args:
-        pixels: (B, 3, H, W) in [0, 1].
-        gradient: (B, 3, H, W).
-        gap: (B,), of either sign.
-        norm: in which they are nearest.
-
-    Returns:
-        (B, 3, H, W) in [0, 1]; where a plane misses the pixel range, the corner nearest to it.
-    """
-    start = pixels.flatten(1).double()
-    slope = gradient.flatten(1).double() * torch.where(gap < 0, -1.0, 1.0)[:, None]
-    needed = gap.abs().double()[:, None]
-    room = torch.where(slope > 0, start, 1 - start)
-    weight = slope.abs()
-    pace = (weight > 0).double() if norm == "linf" else weight
-    at_edge = torch.where(pace > 0, room / pace.clamp(min=1e-300), 0.0)
-    until, order = at_edge.sort(dim=1)
-    rate = (weight * pace).gather(1, order)
-    moving = rate.flip(1).cumsum(1).flip(1)
-    fallen = (rate * until).cumsum(1) - rate * until + until * moving
-    piece = torch.searchsorted(fallen, needed).clamp(max=fallen.shape[1] - 1)
-    excess = (fallen.gather(1, piece) - needed).clamp(min=0)
-    time = until.gather(1, piece) - excess / moving.gather(1, piece).clamp(min=1e-300)
-    moved = start - slope.sign() * torch.minimum(time.clamp(min=0) * pace, room)
-    return moved.to(pixels.dtype).reshape(pixels.shape)

@@ -7,7 +7,8 @@ attack that is stuck on an image says little about another one.
 from dataclasses import dataclass, replace
 
 from adversarial.errors import AttackError
-from adversarial.problem import Attack, Found, Problem
+from adversarial.problem import Found, Problem
+from adversarial.search import Attack
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem, Search
+from adversarial.problem import Found, Problem
+from adversarial.search import Search
 
-from .pgd import check_counts
+from .steps import check_counts
 
 _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 """Queries out of 10,000 after which the share of changed pixels is halved (paper, section 5)."""

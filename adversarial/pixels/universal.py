@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem, Search
+from adversarial.problem import Found, Problem
+from adversarial.search import Search
 from adversarial.threat import clip_change, length
 
-from .pgd import check_counts, direction
+from .steps import check_counts, direction
 
 
 @dataclass(frozen=True)

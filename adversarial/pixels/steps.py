@@ -1,0 +1,82 @@
+"""What gradient attacks share: where they start, the loss they follow, and the direction of a step in each norm."""
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from adversarial.errors import AttackError
+from adversarial.problem import Problem
+from adversarial.threat import Norm
+
+Loss = Literal["margin", "cross_entropy"]
+
+
+def starting_points(problem: Problem, start: Tensor | None) -> Tensor:
+    """(N, 3, H, W) the clean images, or a warm start brought into the budget around them.
+
+    Raises:
+        AttackError: a start for other images.
+    """
+    if start is None:
+        return problem.images.clone()
+    if start.shape != problem.images.shape:
+        raise AttackError(
+            f"start is {tuple(start.shape)}, the images are {tuple(problem.images.shape)}; give one start for each."
+        )
+    return problem.threat.project(start.to(problem.images), problem.images)
+
+
+def loss_gradient(problem: Problem, gap: Tensor, gradient: Tensor, loss: Loss) -> Tensor:
+    """(B,) gaps and their gradients (B, 3, H, W) -> gradients of what is minimised.
+
+    That is the gap, or minus the cross-entropy; where the latter has saturated, a zero gradient is counted.
+    """
+    if loss == "margin":
+        return gradient
+    scaled = gradient * torch.sigmoid(-gap)[:, None, None, None]
+    vanished = (scaled.flatten(1) == 0).all(1) & (gradient.flatten(1) != 0).any(1)
+    problem.spent.zero_gradients += int(vanished.sum())
+    return scaled
+
+
+def direction(gradient: Tensor, norm: Norm) -> Tensor:
+    """(B, 3, H, W) -> steepest direction of length 1 in the norm: the sign (linf), or the gradient scaled (l2).
+
+    A zero gradient has no direction and stays zero.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    # Squares of small gradients underflow in float32, so the largest value is divided out first.
+    scaled = gradient / gradient.flatten(1).abs().amax(1).clamp(min=1e-38)[:, None, None, None]
+    scaled /= scaled.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
+    return scaled
+
+
+def named(attack: str, loss: Loss) -> str:
+    """`pgd`, or `pgd_cross_entropy` where the loss is not the usual one."""
+    return attack if loss == "margin" else f"{attack}_{loss}"
+
+
+def check_counts(**counts: int) -> None:
+    """See that steps, restarts and the like are 1 at least.
+
+    Raises:
+        AttackError: one is not.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise AttackError(f"{name} is {count}; it is a whole number from 1.")
+
+
+def check_loss(loss: str) -> None:
+    """See that a loss exists for two verdicts.
+
+    Raises:
+        AttackError: another name; the message says why it is not DLR.
+    """
+    if loss not in get_args(Loss):
+        raise AttackError(
+            f"loss is {loss!r}; it is one of {', '.join(get_args(Loss))}. (DLR divides by the gap to a third class, "
+            "and a verdict has two.)"
+        )
