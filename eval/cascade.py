@@ -1,7 +1,7 @@
 """A cascade on labelled questions: every stage's answers once, then what they settle, cost and get wrong together.
 
-Asking is what takes time, so it is done once; tuning, calibrating and resampling (`judge.stages`) work on the answers.
-What asking costs is measured apart (`eval.timing`).
+Asking is what takes time, so it is done once; tuning, calibrating and resampling (`judge.cascade.stages`) work on the
+answers. What asking costs is measured apart (`eval.timing`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibrate import Labelled, check_levels, conformal_threshold
-from judge.cascade import Cascade, TokenClassifier
-from judge.filters import Platt, Similarities
-from judge.images import open_image
+from judge.calibration.temperature import Labelled, check_levels, conformal_threshold
+from judge.cascade.cascade import Cascade, TokenClassifier
+from judge.cascade.similarity import Platt, Similarities
+from judge.cascade.stages import STAGES, Cutoffs, Decided, Family, StageScores, decided_losses
+from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
-from judge.stages import STAGES, Cutoffs, Decided, Family, StageScores, decided_losses
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question

@@ -5,10 +5,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from judge.images import open_image
-from judge.rundir import RunDir
-from judge.serve.recipes import recipes_folder
-from judge.stored import is_address
+from judge.data.images import open_image
+from judge.runs.folder import RunDir
+from judge.runs.references import is_address
+from judge.serve.recipe_files import recipes_folder
 from prompts.example import Example
 
 

@@ -15,13 +15,13 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
+from judge.baselines.classifier import FixedClassifier
+from judge.baselines.fit import FitOptions, Targets, judge_targets, label_targets
 from judge.classifiers import load_classifier
+from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.errors import ConfigError
-from judge.examples import ExampleSet, check_splits, load_examples
-from judge.heads.fit import FitOptions, Targets, judge_targets, label_targets
-from judge.heads.fixed import FixedClassifier
 from judge.protocol import Classifier
-from judge.rundir import RunDir, environment
+from judge.runs.folder import RunDir, environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.example import Example
 
@@ -48,7 +48,7 @@ class HeadOptions(RecipeOptions):
     dataset: str = field(
         default="digits",
         metadata={
-            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.examples)."
+            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.data.examples)."
         },
     )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})

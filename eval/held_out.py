@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any, Literal, cast
 
-from judge.images import open_image
+from judge.data.images import open_image
 from judge.protocol import Classifier
 from prompts.errors import ExampleError
 from prompts.example import Example

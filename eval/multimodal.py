@@ -23,7 +23,7 @@ from adversarial.search import Attack
 from adversarial.storing import to_images
 from adversarial.texts.families import FAMILIES, Maker, wanted_by
 from adversarial.threat import ThreatModel, in_grey_levels
-from judge.images import open_image
+from judge.data.images import open_image
 
 from .held_out import Question
 from .scores import image_interval

@@ -15,7 +15,7 @@ import yaml
 from trl import TrlParser
 
 from judge.errors import ConfigError
-from judge.resume import newest_checkpoint
+from judge.runs.resume import newest_checkpoint
 from prompts.names import nearest
 from prompts.printable import printable_lines
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from PIL import Image
 
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from prompts.errors import ArbiterError
 from prompts.printable import printable
 

@@ -17,8 +17,8 @@ from adversarial.problem import Context, Problem, Spent
 from adversarial.search import Attack, find
 from adversarial.storing import recheck
 from adversarial.threat import ThreatModel
-from judge.heads.student import Student
-from judge.images import open_image
+from judge.data.images import open_image
+from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 
 from .attacked import Attacked, Row, Trial

@@ -8,7 +8,7 @@ from typing import Any
 
 import jinja2
 
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 
 from .attacked import Attacked
 from .report import show, shown_text

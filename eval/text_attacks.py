@@ -15,10 +15,10 @@ from adversarial.texts.search import SubwordSearch, TextAttack, confirm
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
-from judge.heads.encoder import DualEncoder
-from judge.heads.soft_text import SoftText, student_margin, text_similarity
-from judge.heads.student import Student
-from judge.images import open_image
+from judge.data.images import open_image
+from judge.encoders.dual import DualEncoder
+from judge.encoders.soft_text import SoftText, student_margin, text_similarity
+from judge.student.student import Student
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question

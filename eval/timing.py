@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from judge.cascade import Cascade, TokenClassifier
-from judge.filters import Similarities
-from judge.images import open_image
+from judge.cascade.cascade import Cascade, TokenClassifier
+from judge.cascade.similarity import Similarities
+from judge.cascade.stages import STAGES
+from judge.data.images import open_image
 from judge.protocol import Classifier
-from judge.stages import STAGES
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question

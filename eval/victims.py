@@ -19,12 +19,12 @@ from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.storing import to_images
 from adversarial.threat import ThreatModel
-from judge.cascade import Cascade
-from judge.cascade_margins import PATHS, Path
+from judge.cascade.cascade import Cascade
+from judge.cascade.margins import PATHS, Path
+from judge.data.images import open_image
+from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
-from judge.images import open_image
 from judge.protocol import Classifier
-from judge.vlm.pixels import preprocess
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question
@@ -49,7 +49,7 @@ class ClassifierVictim:
         category: ask whether this category is violated, instead of any; each context's policy must have it.
         name: what tables call it; by default the classifier's name.
         threshold: probability from which the deployment flags; margins and scores are moved so that it is 0 and 0.5.
-        path: of a cascade: the stage through which an attack leads (`judge.cascade_margins`).
+        path: of a cascade: the stage through which an attack leads (`judge.cascade.margins`).
         no_gradients: None where `margins` is differentiable, else which part is not.
     """
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .classifiers import load_classifier
+    from .data.examples import ExampleSet, check_splits, load_examples
+    from .data.images import ImageLimits, open_image
     from .errors import CheckpointError, ConfigError, ImageError, MissingExtraError
-    from .examples import ExampleSet, check_splits, load_examples
-    from .images import ImageLimits, open_image
     from .protocol import Classifier, Scores
 
 __all__ = [
@@ -32,15 +32,15 @@ _HOMES = {
     "CheckpointError": "errors",
     "Classifier": "protocol",
     "ConfigError": "errors",
-    "ExampleSet": "examples",
+    "ExampleSet": "data.examples",
     "ImageError": "errors",
-    "ImageLimits": "images",
+    "ImageLimits": "data.images",
     "MissingExtraError": "errors",
     "Scores": "protocol",
-    "check_splits": "examples",
+    "check_splits": "data.examples",
     "load_classifier": "classifiers",
-    "load_examples": "examples",
-    "open_image": "images",
+    "load_examples": "data.examples",
+    "open_image": "data.images",
 }
 
 

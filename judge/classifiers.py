@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from .errors import CheckpointError, ConfigError
-from .rundir import MANIFEST, RunDir
+from .runs.folder import MANIFEST, RunDir
 
 if TYPE_CHECKING:
     from .protocol import Classifier
 
 LOADERS = {
-    "student": ("heads.student", "load_student"),
-    "linear_probe": ("heads.probes", "load_linear_probe"),
-    "prompt_learning": ("heads.prompt_learning", "load_prompt_learning"),
-    "pooled_attention": ("heads.pooled_attention", "load_pooled_attention"),
-    "cascade": ("cascade_run", "load_cascade"),
+    "student": ("student.student", "load_student"),
+    "linear_probe": ("baselines.linear_probe", "load_linear_probe"),
+    "prompt_learning": ("baselines.prompt_learning", "load_prompt_learning"),
+    "pooled_attention": ("baselines.pooled_attention", "load_pooled_attention"),
+    "cascade": ("cascade.saved", "load_cascade"),
 }
 """What reads a run of each kind: `load(run, device=..., batch_size=...)` of this module; `vlm` is read here."""
 JUDGED_AT_ONCE = 8
@@ -56,7 +56,7 @@ def load_classifier(
 
         return load_remote(text, template=template, batch_size=batch_size or JUDGED_AT_ONCE)
     if path.suffix == ".onnx":
-        from .heads.onnx_student import load_onnx_student
+        from .student.onnx import load_onnx_student
 
         return load_onnx_student(path, **size)
     import torch

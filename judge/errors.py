@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from prompts.errors import ArbiterError, ExampleError
 
 if TYPE_CHECKING:
-    from .sources import Skipped
+    from .data.sources import Skipped
 
 ImageStatus = Literal[
     "missing",
@@ -30,7 +30,7 @@ ImageStatus = Literal[
     "unknown_colours",
 ]
 IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
-"""Every `ImageError.status` there is; `judge.images` says what each one means."""
+"""Every `ImageError.status` there is; `judge.data.images` says what each one means."""
 
 
 class UnusableRowsError(ExampleError):

@@ -67,7 +67,7 @@ def check_images(images: object) -> Sequence[Any]:
     """
     from PIL import Image
 
-    from .image_arrays import is_array
+    from .data.arrays import is_array
 
     if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image) or (
         is_array(images) and len(images.shape) < 4
@@ -87,8 +87,8 @@ def open_one(source: Any) -> "Image.Image":
     """
     from PIL import Image
 
-    from .image_arrays import image_of_array, is_array
-    from .images import open_image
+    from .data.arrays import image_of_array, is_array
+    from .data.images import open_image
 
     if isinstance(source, Image.Image):
         return source if _is_clean(source) else open_image(source)
@@ -107,7 +107,7 @@ def _is_clean(image: "Image.Image") -> bool:
     """Whether `open_image` would change nothing: it, or a program, made these pixels, and no file says more of them."""
     from PIL import Image
 
-    from .images import DEFAULT_LIMITS, KEPT_PIXELS
+    from .data.images import DEFAULT_LIMITS, KEPT_PIXELS
 
     width, height = image.size
     return (

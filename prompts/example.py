@@ -15,7 +15,7 @@ class Example:
     id: str
     """Stable and unique within its data set."""
     image: Any
-    """A path, encoded bytes or a PIL image; opened by `judge.images.open_image` when it is needed."""
+    """A path, encoded bytes or a PIL image; opened by `judge.data.images.open_image` when it is needed."""
     prompt: str | None = None
     """The text the image was generated from or posted with; untrusted."""
     violates: frozenset[str] = frozenset()

@@ -4,11 +4,11 @@
 
 With no options it goes on with the judge of `make demo` (`runs/demo`), on its own data, policies and base, so the same
 questions stay held out. Adapters on the tower learn, from images without labels, to keep the features that projector
-and language model know (FARE, Schlarmann et al. 2024; `judge/vlm/robust.py`). Images of held-out categories are among
-these, as they would be in any collection; nothing says so. It leaves `runs/robust_judge`, a run like any judge's, and
-prints the price: F1 on the same held-out questions, and robust accuracy at three budgets under PGD, before and after.
-On one CPU core it takes six and a half minutes: robust accuracy at 8/255 goes from 0.44 to 0.79, at 4/255 from 0.74
-to 0.92, while F1 goes from 0.987 to 0.980 and stays at 0.96 on held-out categories.
+and language model know (FARE, Schlarmann et al. 2024; `judge/vlm/training/harden.py`). Images of held-out categories
+are among these, as they would be in any collection; nothing says so. It leaves `runs/robust_judge`, a run like any
+judge's, and prints the price: F1 on the same held-out questions, and robust accuracy at three budgets under PGD,
+before and after. On one CPU core it takes six and a half minutes: robust accuracy at 8/255 goes from 0.44 to 0.79, at
+4/255 from 0.74 to 0.92, while F1 goes from 0.987 to 0.980 and stays at 0.96 on held-out categories.
 
 `--learn_answers true` goes on with a second stage, on answers to questions that are attacked against the judge as it
 is at that moment. On digits its minute gained nothing (F1 0.976, on held-out categories 0.917, 0.79 at 8/255).
@@ -46,14 +46,15 @@ from eval.robustness import attack_victim
 from eval.suites import Suite
 from eval.victims import ClassifierVictim
 from judge import load_classifier
+from judge.data.examples import ExampleSet, check_splits, load_examples
+from judge.encoders.fare import input_bytes
 from judge.errors import ConfigError
-from judge.examples import ExampleSet, check_splits, load_examples
-from judge.heads.robust import input_bytes
-from judge.rundir import RunDir, environment
-from judge.vlm.attention import register
+from judge.runs.folder import RunDir, environment
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import BaseOptions, load_base, tidy_adapter
-from judge.vlm.robust import (
+from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.training.attention import register
+from judge.vlm.training.harden import (
     TOWER_TARGETS,
     HardeningOptions,
     MatchingOptions,
@@ -63,8 +64,7 @@ from judge.vlm.robust import (
     match_features,
     widen_adapter,
 )
-from judge.vlm.score import VisionLanguageJudge
-from judge.vlm.train import FlippedGroups
+from judge.vlm.training.trainer import FlippedGroups
 from prompts import FlipOptions, draw_groups
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines

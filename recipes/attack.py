@@ -49,13 +49,13 @@ from eval.text_attacks import attack_texts, score_static_sets
 from eval.transfer import attack_universally, transfer_matrix
 from eval.victims import ClassifierVictim
 from judge import load_classifier
-from judge.cascade import Cascade
-from judge.cascade_margins import PATHS
+from judge.cascade.cascade import Cascade
+from judge.cascade.filters_alone import FilterStage
+from judge.cascade.margins import PATHS
+from judge.data.examples import load_examples
 from judge.errors import ConfigError
-from judge.examples import load_examples
-from judge.filter_stage import FilterStage
-from judge.rundir import RunDir, environment
-from judge.serve.ending import run_to_exit_code
+from judge.runs.folder import RunDir, environment
+from judge.serve.exit_codes import run_to_exit_code
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import printable, printable_lines

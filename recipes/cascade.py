@@ -50,17 +50,17 @@ from eval.options import RecipeOptions, parse_options
 from eval.scores import calibration_error, reliability
 from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
-from judge.calibrate import Calibration, Labelled, allowed_misses, fit_calibration
-from judge.cascade import Cascade, CascadeSettings
-from judge.cascade_run import save_cascade
-from judge.envelope import Envelope
+from judge.calibration.envelope import Envelope
+from judge.calibration.temperature import Calibration, Labelled, allowed_misses, fit_calibration
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.saved import save_cascade
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import choose_level, decide, tune
+from judge.data.examples import check_splits, load_examples
 from judge.errors import ConfigError
-from judge.examples import check_splits, load_examples
-from judge.filters import Platt
-from judge.heads.student import Student, load_student
 from judge.protocol import Classifier
-from judge.rundir import RunDir, environment
-from judge.stages import choose_level, decide, tune
+from judge.runs.folder import RunDir, environment
+from judge.student.student import Student, load_student
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line

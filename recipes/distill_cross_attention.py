@@ -39,10 +39,14 @@ from eval.held_out import Evaluation, draw_evaluation, judge_questions, summaris
 from eval.metrics import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from judge import load_classifier
+from judge.data.examples import check_splits, load_examples
+from judge.data.images import open_image
+from judge.encoders.dual import DualEncoder
+from judge.encoders.features import encode_images, encode_texts
 from judge.errors import ConfigError
-from judge.examples import check_splits, load_examples
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.distill import (
+from judge.runs.folder import RunDir, environment
+from judge.runs.resume import check_options, explained
+from judge.student.distill import (
     Distillation,
     DistillOptions,
     DistillTrainer,
@@ -50,13 +54,9 @@ from judge.heads.distill import (
     Lessons,
     calibrate_head,
 )
-from judge.heads.encoder import DualEncoder
-from judge.heads.features import encode_images, encode_texts
-from judge.heads.student import PhraseBook, Student, save_student
-from judge.heads.teacher import Lesson, read_lessons, teach, teacher_identity
-from judge.images import open_image
-from judge.resume import check_options, explained
-from judge.rundir import RunDir, environment
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.lessons import Lesson, read_lessons, teach, teacher_identity
+from judge.student.student import PhraseBook, Student, save_student
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
@@ -95,7 +95,7 @@ class DataOptions:
     )
     distill: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Any field of judge.heads.distill.DistillOptions. In a YAML only."},
+        metadata={"help": "Any field of judge.student.distill.DistillOptions. In a YAML only."},
     )
     lessons: int = field(
         default=250, metadata={"help": "Policies the teacher judges, flip.group_size rows each."}

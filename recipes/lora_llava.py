@@ -37,17 +37,17 @@ from eval.metrics import JudgedRow
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.report import format_table, write_report
 from eval.shortcut import check_rows
+from judge.data.examples import ExampleSet, check_splits, load_examples
+from judge.data.images import open_image
 from judge.errors import ConfigError
-from judge.examples import ExampleSet, check_splits, load_examples
-from judge.images import open_image
-from judge.resume import check_options, explained
-from judge.rundir import RunDir, environment
-from judge.vlm.attention import register
-from judge.vlm.collate import GroupCollator
+from judge.runs.folder import RunDir, environment
+from judge.runs.resume import check_options, explained
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_base, tidy_adapter
 from judge.vlm.score import VisionLanguageJudge
-from judge.vlm.train import FlippedGroups, JudgeTrainer
+from judge.vlm.training.attention import register
+from judge.vlm.training.collate import GroupCollator
+from judge.vlm.training.trainer import FlippedGroups, JudgeTrainer
 from prompts import FlipOptions, Taxonomy, format_report, load_taxonomy, report
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
@@ -62,7 +62,7 @@ class DataOptions(RecipeOptions):
     dataset: str = field(
         default="digits",
         metadata={
-            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.examples)."
+            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.data.examples)."
         },
     )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})

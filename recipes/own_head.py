@@ -35,10 +35,10 @@ from tqdm.auto import tqdm
 from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.options import RecipeOptions, parse_options
 from eval.report import format_table
-from judge.examples import load_examples
-from judge.heads.encoder import DualEncoder
-from judge.heads.features import TokenTable, encode_images
-from judge.heads.phrases import phrases
+from judge.data.examples import load_examples
+from judge.encoders.dual import DualEncoder
+from judge.encoders.features import TokenTable, encode_images
+from judge.encoders.phrases import phrases
 from judge.protocol import Scores
 from judge.questions import opens_images
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
@@ -87,7 +87,9 @@ class HeadOptions(RecipeOptions):
     encoder: str = field(
         default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
     )
-    dataset: str = field(default="digits", metadata={"help": "As in judge.examples, such as folder:PATH."})
+    dataset: str = field(
+        default="digits", metadata={"help": "As in judge.data.examples, such as folder:PATH."}
+    )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
     held_out: list[str] = field(
         default_factory=list, metadata={"help": "Keys that no training policy may contain."}

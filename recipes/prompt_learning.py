@@ -28,10 +28,10 @@ from transformers import set_seed
 from eval.fixed_heads import HeadOptions, find_targets, load_splits, measure, open_run, write_results
 from eval.held_out import draw_evaluation
 from eval.options import parse_options
-from judge.heads.encoder import DualEncoder
-from judge.heads.features import encode_images
-from judge.heads.fit import FitOptions, fit
-from judge.heads.prompt_learning import LENGTH, PromptLearning, SoftPrompts, save_prompt_learning
+from judge.baselines.fit import FitOptions, fit
+from judge.baselines.prompt_learning import LENGTH, PromptLearning, SoftPrompts, save_prompt_learning
+from judge.encoders.dual import DualEncoder
+from judge.encoders.features import encode_images
 from prompts import load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines

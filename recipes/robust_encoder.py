@@ -42,11 +42,10 @@ from adversarial.search import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
 from eval.closing import command, recipe_beside
 from eval.options import RecipeOptions, parse_options
-from judge.errors import ConfigError
-from judge.examples import ExampleSet, check_splits, load_examples
-from judge.filters import Similarities
-from judge.heads.encoder import DualEncoder
-from judge.heads.robust import (
+from judge.cascade.similarity import Similarities
+from judge.data.examples import ExampleSet, check_splits, load_examples
+from judge.encoders.dual import DualEncoder
+from judge.encoders.fare import (
     FareOptions,
     as_pixels,
     copy_encoder,
@@ -57,7 +56,8 @@ from judge.heads.robust import (
     perturb,
     save_encoder,
 )
-from judge.rundir import RunDir, environment
+from judge.errors import ConfigError
+from judge.runs.folder import RunDir, environment
 from prompts import Example, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines

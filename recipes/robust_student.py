@@ -41,18 +41,18 @@ from eval.held_out import Evaluation, Question, draw_evaluation, judge_questions
 from eval.metrics import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.victims import as_victim, problem_of
+from judge.data.examples import check_splits, load_examples
+from judge.data.images import open_image
+from judge.encoders.dual import DualEncoder
+from judge.encoders.fare import copy_encoder, input_bytes, save_encoder
 from judge.errors import ConfigError
-from judge.examples import check_splits, load_examples
-from judge.heads.cross_attention import CrossAttentionHead
-from judge.heads.distill import DistillOptions, DistillTrainer, calibrate_head
-from judge.heads.encoder import DualEncoder
-from judge.heads.robust import copy_encoder, input_bytes, save_encoder
-from judge.heads.robust_distill import MisledLessons, PixelCollator, RobustDistillation, RobustOptions
-from judge.heads.student import Student, load_student, save_student
-from judge.heads.teacher import Lesson, read_lessons
-from judge.images import open_image
-from judge.resume import check_options, explained
-from judge.rundir import RunDir, environment
+from judge.runs.folder import RunDir, environment
+from judge.runs.resume import check_options, explained
+from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
+from judge.student.harden import MisledLessons, PixelCollator, RobustDistillation, RobustOptions
+from judge.student.head import CrossAttentionHead
+from judge.student.lessons import Lesson, read_lessons
+from judge.student.student import Student, load_student, save_student
 from prompts import Example, FlipOptions, Taxonomy, draw_groups
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
@@ -78,7 +78,7 @@ class SourceOptions(RecipeOptions):
     )
     distill: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Any field of judge.heads.distill.DistillOptions. In a YAML only."},
+        metadata={"help": "Any field of judge.student.distill.DistillOptions. In a YAML only."},
     )
     attack_rows: int = field(default=128, metadata={"help": "Test questions of the quick attack at the end."})
     attack_steps: int = field(default=20, metadata={"help": "Steps of the quick attack."})

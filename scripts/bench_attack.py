@@ -3,7 +3,7 @@
     python scripts/bench_attack.py                                   # mid-size model, 2 CPU threads
     python scripts/bench_attack.py --size 7b --device cuda --dtype bfloat16 --steps 100 --baseline-steps 5
 
-Random weights in LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tokens, 32,000 tokens), smooth random
+Random weights in LLaVA-1.5's layout (`judge/standins/random_llava.py`; 576 image tokens, 32,000 tokens), smooth random
 images at the model's own size, the policy of 11 categories before the image. One image-step is one gradient and one
 move.
 
@@ -44,9 +44,9 @@ from adversarial.problem import Context, Found, Problem
 from adversarial.search import Search, find
 from adversarial.threat import ThreatModel, in_grey_levels
 from eval.victims import ClassifierVictim
+from judge.encoders.pixels import preprocess
+from judge.standins.random_llava import SHAPES, random_llava
 from judge.vlm.encode import Encoded, Variant
-from judge.vlm.pixels import preprocess
-from judge.vlm.random_llava import SHAPES, random_llava
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.tree import one_against_others
 from prompts import Taxonomy, load_taxonomy, render

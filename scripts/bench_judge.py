@@ -3,7 +3,8 @@
     python scripts/bench_judge.py                                    # mid-size model, 2 CPU threads
     python scripts/bench_judge.py --size 7b --device cuda --dtype bfloat16
 
-Random weights in LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tokens, 32,000 tokens), images of noise.
+Random weights in LLaVA-1.5's layout (`judge/standins/random_llava.py`; 576 image tokens, 32,000 tokens), images of
+noise.
 
 1. A stream of images under one taxonomy of 11 categories, `policy_first`. The judge keeps the policy's keys and
    values; the others read it again with every image. `generate` gets the same chat and writes exactly as many tokens
@@ -36,7 +37,7 @@ from transformers import pipeline
 from transformers.decision.configuration_utils import DecisionConfig
 from transformers.utils import logging
 
-from judge.vlm.random_llava import random_llava
+from judge.standins.random_llava import random_llava
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Taxonomy, load_taxonomy, parse_answer, render
 

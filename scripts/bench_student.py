@@ -38,9 +38,9 @@ import torch
 import transformers
 from PIL import Image
 
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student
+from judge.encoders.dual import DualEncoder
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from prompts import Taxonomy, load_taxonomy
 from prompts.taxonomy import Category
 
@@ -227,8 +227,8 @@ def time_parts(
 
 def time_scores(student: Student, options: argparse.Namespace, rounds: int) -> dict[str, float]:
     """Median seconds from an opened image and its prompt to the scores: PyTorch, ONNX Runtime in two precisions."""
-    from judge.heads.export import export_student
-    from judge.heads.onnx_student import load_onnx_student
+    from judge.student.export import export_student
+    from judge.student.onnx import load_onnx_student
 
     taxonomy = draw_taxonomy(CATEGORIES[0])
     images, prompts = draw_posts(1)
@@ -296,7 +296,7 @@ def nudenet(threads: int) -> Callable[[Image.Image], Any] | None:
 @torch.inference_mode()
 def time_accelerator(options: argparse.Namespace) -> dict[str, float]:
     """Images a second of students and of the 7B-shaped judge, all in `--dtype`, from opened image to scores."""
-    from judge.vlm.random_llava import random_llava
+    from judge.standins.random_llava import random_llava
     from judge.vlm.score import VisionLanguageJudge
 
     images, prompts = draw_posts(32)

@@ -3,7 +3,7 @@
     python scripts/bench_train.py                                    # mid-size model, 2 CPU threads
     python scripts/bench_train.py --size 7b --device cuda --dtype bfloat16
 
-The model has random weights and LLaVA-1.5's layout (`judge/vlm/random_llava.py`; 576 image tokens, 32,000 tokens,
+The model has random weights and LLaVA-1.5's layout (`judge/standins/random_llava.py`; 576 image tokens, 32,000 tokens,
 `7b`: LLaVA-1.5-7B's shape); the rows are drawn by `prompts.flip` under the whole taxonomy, 8 to a policy, on images
 of noise. Every competitor trains LoRA r 16 on the same rows, through its own trainer, its own collator and its own
 loss, in a process of its own. TRL's batch is its default, 8 rows, when the group has 8.
@@ -46,12 +46,12 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
-from judge.vlm.attention import register
-from judge.vlm.collate import GroupCollator
+from judge.standins.random_llava import random_llava
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import LoraOptions, add_lora
-from judge.vlm.random_llava import random_llava
-from judge.vlm.train import JudgeTrainer
+from judge.vlm.training.attention import register
+from judge.vlm.training.collate import GroupCollator
+from judge.vlm.training.trainer import JudgeTrainer
 from prompts import Example, FlipOptions, Group, draw_groups, load_taxonomy, render
 
 WORDS = (

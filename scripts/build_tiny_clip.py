@@ -30,8 +30,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from judge.digit_talk import MADE_UP, Conversations
-from judge.digits import CANVAS, compose
+from judge.standins.conversations import MADE_UP, Conversations
+from judge.standins.digits import CANVAS, compose
 
 PATCH = 8
 WIDTH = 128

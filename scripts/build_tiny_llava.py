@@ -34,9 +34,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from judge.digit_talk import Conversations, Row
-from judge.digits import CANVAS, caption, compose_with_boxes
-from judge.vlm.attention import register
+from judge.standins.conversations import Conversations, Row
+from judge.standins.digits import CANVAS, caption, compose_with_boxes
+from judge.vlm.training.attention import register
 
 PATCH = 8
 VOCABULARY = 1024
@@ -245,7 +245,7 @@ class Batches:
 class SharedLists:
     """Endless batches in which a list stands before several pictures, half of them with something listed.
 
-    The list runs once for its pictures (`judge.vlm.attention`), so a step holds three times as many of the
+    The list runs once for its pictures (`judge.vlm.training.attention`), so a step holds three times as many of the
     questions that are hard to learn: which of these, or none, when the list was read before the picture.
     """
 
@@ -282,7 +282,7 @@ class SharedLists:
         return self.plain.encode(Row(0, ((f"{text} USER: ", False),)))[0], rows
 
     def packed(self, groups):
-        """The layout of `judge.vlm.collate.pack`, with several answers in a row."""
+        """The layout of `judge.vlm.training.collate.pack`, with several answers in a row."""
         policy = max(len(ids) for ids, _ in groups)
         length = max(len(ids) for _, rows in groups for _, (ids, _) in rows)
         size = (len(groups), policy + self.each * length)

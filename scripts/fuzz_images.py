@@ -1,4 +1,4 @@
-"""Throw damaged images at the door (`judge.images`): each gives a picture or a clean error, in time and memory.
+"""Throw damaged images at the door (`judge.data.images`): each gives a picture or a clean error, in time and memory.
 
     python scripts/fuzz_images.py                                        # 2,000 mutated files
     python scripts/fuzz_images.py --files 0 --folder Pillow/Tests/images # and somebody else's collection
@@ -31,9 +31,9 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageCms
 
+from judge.data.frames import open_frames
+from judge.data.images import KEPT_PIXELS, open_image
 from judge.errors import ImageError
-from judge.frames import open_frames
-from judge.images import KEPT_PIXELS, open_image
 
 FENCE = 4 * 2**30
 """Bytes of address space at which a worker is stopped, whatever the limit that is measured."""

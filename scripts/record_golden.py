@@ -48,7 +48,7 @@ def base_scores() -> list[list[float]]:
     import torch
 
     from judge import load_classifier
-    from judge.digits import digits_examples
+    from judge.standins.digits import digits_examples
     from prompts import load_taxonomy
 
     torch.set_num_threads(1)
@@ -67,7 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    from judge.rundir import environment
+    from judge.runs.folder import environment
 
     place = environment()
     if place["git"] is None or place["git"]["dirty"]:

@@ -10,8 +10,8 @@ from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient, random_prompts, toward
 from adversarial.threat import ThreatModel
-from judge.heads.encoder import DualEncoder
-from judge.heads.soft_text import SoftText
+from judge.encoders.dual import DualEncoder
+from judge.encoders.soft_text import SoftText
 
 TARGET = "a photo of the digit seven"
 

@@ -9,11 +9,11 @@ import torch
 from eval.cascade import alone, ask_stages, cascade_rows, resample_promise, run_live, summarise_cascade
 from eval.held_out import draw_evaluation
 from eval.timing import Costs
-from judge.cascade import Cascade, CascadeSettings
-from judge.digits import digits_examples
-from judge.filters import Platt
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import NEVER, STAGES, Family, Shape, choose_level, decide
 from judge.protocol import Scores
-from judge.stages import NEVER, STAGES, Family, Shape, choose_level, decide
+from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy
 
 FLAT = Platt(0.0, 0.0)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from eval.held_out import draw_evaluation, judge_questions, summarise_evaluation
-from judge.digits import digits_examples
 from judge.protocol import Scores
+from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy
 
 HELD_OUT = frozenset({"four", "eight"})

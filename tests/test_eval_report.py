@@ -13,7 +13,7 @@ from eval.metrics import JudgedRow, summarise
 from eval.report import MOST_WRONG, format_table, show, worst, write_report
 from eval.shortcut import ShortcutResult
 from judge.errors import ImageError
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 
 NAN = float("nan")
 EVIL = "<script>alert(1)</script>\"' onerror=x {{ 7*7 }}"

@@ -9,11 +9,11 @@ import torch
 from eval.cascade import summarise_costs
 from eval.held_out import draw_evaluation
 from eval.timing import Costs, measure_costs, median_seconds, timing_batches
-from judge.cascade import Cascade, CascadeSettings
-from judge.digits import digits_examples
-from judge.filters import Platt
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import STAGES, Cutoffs
 from judge.protocol import Scores
-from judge.stages import STAGES, Cutoffs
+from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy
 
 

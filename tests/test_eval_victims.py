@@ -13,14 +13,14 @@ from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
 from eval.held_out import Question
 from eval.victims import as_victim, at_input_size, check_victim, problem_of
-from judge.cascade import Cascade, CascadeSettings
-from judge.filter_stage import FilterStage
-from judge.filters import Platt
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.filters_alone import FilterStage
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import Cutoffs
+from judge.encoders.dual import DualEncoder
 from judge.protocol import Scores
-from judge.stages import Cutoffs
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError

@@ -1,4 +1,4 @@
-"""judge/vlm/robust.py: what is widened stays what it was, features hold, attacked rows keep their budget."""
+"""judge/vlm/training/harden.py: what is widened stays what it was, features hold, attacked rows keep their budget."""
 
 import numpy as np
 import pytest
@@ -6,13 +6,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from judge.digits import digits_examples
+from judge.encoders.fare import perturb
 from judge.errors import CheckpointError, ConfigError
-from judge.heads.robust import perturb
-from judge.vlm.attention import register
+from judge.standins.digits import digits_examples
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import LoraOptions, add_lora, load_adapter
-from judge.vlm.robust import (
+from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.training.attention import register
+from judge.vlm.training.harden import (
     TOWER_TARGETS,
     HardeningOptions,
     MatchingOptions,
@@ -22,7 +23,6 @@ from judge.vlm.robust import (
     match_features,
     widen_adapter,
 )
-from judge.vlm.score import VisionLanguageJudge
 from prompts import FlipOptions, draw_groups, load_taxonomy
 
 POLICY = load_taxonomy("digits").select(["one", "two", "three"])

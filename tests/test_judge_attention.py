@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from judge.vlm.attention import policy_grouped_attention, register
-from judge.vlm.collate import pack
 from judge.vlm.encode import ChatEncoder, Variant
 from judge.vlm.load import LoraOptions, add_lora
 from judge.vlm.score import stack_visual
-from judge.vlm.train import answer_loss
+from judge.vlm.training.attention import policy_grouped_attention, register
+from judge.vlm.training.collate import pack
+from judge.vlm.training.trainer import answer_loss
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
 from prompts.template import Chat

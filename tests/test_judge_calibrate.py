@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from judge.calibrate import (
+from judge.calibration.temperature import (
     Calibrated,
     Calibration,
     Labelled,

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from judge import calibrate, conformal
-from judge.calibrate import (
+from judge.calibration import conformal
+from judge.calibration import temperature as calibrate
+from judge.calibration.temperature import (
     LEAST_EXAMPLES,
     TEMPERATURES,
     Calibration,

@@ -11,16 +11,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import expit, logit
 
-from judge.calibrate import average_by, check_levels
-from judge.cascade import SETTINGS, Cascade, CascadeSettings
-from judge.cascade_run import load_cascade, save_cascade
-from judge.envelope import Envelope
-from judge.errors import CheckpointError, ConfigError
-from judge.filters import Platt, Similarities
-from judge.heads.phrases import phrases
-from judge.protocol import Scores
-from judge.rundir import RunDir
-from judge.stages import (
+from judge.calibration.envelope import Envelope
+from judge.calibration.temperature import average_by, check_levels
+from judge.cascade.cascade import SETTINGS, Cascade, CascadeSettings
+from judge.cascade.saved import load_cascade, save_cascade
+from judge.cascade.similarity import Platt, Similarities
+from judge.cascade.stages import (
     LEVELS,
     NEVER,
     STAGES,
@@ -34,6 +30,10 @@ from judge.stages import (
     precise_cutoff,
     tune,
 )
+from judge.encoders.phrases import phrases
+from judge.errors import CheckpointError, ConfigError
+from judge.protocol import Scores
+from judge.runs.folder import RunDir
 from prompts import Category, Taxonomy, load_taxonomy, verdict_from_scores
 
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
@@ -596,7 +596,8 @@ def test_an_image_that_the_filter_has_no_number_for_may_be_flagged_but_never_cal
 def test_a_margin_is_asked_with_all_that_was_given(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        "judge.cascade.cascade_margins", lambda *given, **named: asked.append((*given, named)) or "margins"
+        "judge.cascade.cascade.cascade_margins",
+        lambda *given, **named: asked.append((*given, named)) or "margins",
     )
     found, pixels = cascade(), torch.zeros(2, 3, 4, 4)
     assert found.pixel_margins(pixels, ["a", None], DIGITS) == "margins"
@@ -777,7 +778,7 @@ def runs(tmp_path, monkeypatch):
     made.write_taxonomy(DIGITS)
     save_cascade(made, cascade().settings, student=tmp_path / "student", judge=tmp_path / "vlm")
     monkeypatch.setattr(
-        "judge.heads.student.load_student", lambda run, **_: Fake(run.path.name, FakeEncoder())
+        "judge.student.student.load_student", lambda run, **_: Fake(run.path.name, FakeEncoder())
     )
     monkeypatch.setattr("judge.classifiers.load_classifier", lambda path, **_: Fake(path.name))
     return made

@@ -7,14 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from judge.cascade import Cascade, CascadeSettings
-from judge.cascade_margins import FAR, PATHS, StageLogits, cascade_margins, margins_of
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.margins import FAR, PATHS, StageLogits, cascade_margins, margins_of
+from judge.cascade.similarity import Platt, Similarities
+from judge.cascade.stages import NEVER, STAGES, Cutoffs, decide
+from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
-from judge.filters import Platt, Similarities
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student
-from judge.stages import NEVER, STAGES, Cutoffs, decide
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 

@@ -15,17 +15,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from judge import load_classifier
-from judge.cascade import SETTINGS, Cascade, CascadeSettings
-from judge.cascade_run import check_settings, load_cascade, save_cascade
+from judge.cascade.cascade import SETTINGS, Cascade, CascadeSettings
+from judge.cascade.saved import check_settings, load_cascade, save_cascade
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import NEVER, Cutoffs, Family, Shape, StageScores
+from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
-from judge.filters import Platt
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student, save_student
-from judge.rundir import MANIFEST, RunDir
+from judge.runs.folder import MANIFEST, RunDir
+from judge.runs.references import fingerprint
 from judge.serve import cli
-from judge.stages import NEVER, Cutoffs, Family, Shape, StageScores
-from judge.stored import fingerprint
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student, save_student
 from judge.vlm.remote import RemoteJudge
 from prompts import load_taxonomy
 

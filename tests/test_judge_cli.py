@@ -12,9 +12,9 @@ from PIL import Image
 
 import judge
 from judge.protocol import Scores
-from judge.serve import recipes
+from judge.serve import recipe_files as recipes
 from judge.serve.cli import main
-from judge.serve.judging import parse_threshold
+from judge.serve.judge_command import parse_threshold
 from prompts import ArbiterError, Taxonomy, load_taxonomy
 
 DIGITS = load_taxonomy("digits")

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from judge.errors import CheckpointError
-from judge.vlm.collate import GroupCollator, PixelCache
 from judge.vlm.encode import ChatEncoder
+from judge.vlm.training.collate import GroupCollator, PixelCache
 from prompts import Category, Example, Taxonomy, render
 from prompts.errors import ArbiterError, ExampleError, TemplateError
 from prompts.flip.rows import Group, Row

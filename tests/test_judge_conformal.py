@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from judge.conformal import (
+from judge.calibration.conformal import (
     PromiseCheck,
     allowed_misses,
     average_by,

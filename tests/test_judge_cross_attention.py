@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judge.encoders.phrases import KINDS, phrases
 from judge.errors import ConfigError
-from judge.heads.cross_attention import PADDED, CrossAttentionHead, HeadConfig, Queries
-from judge.heads.phrases import KINDS, phrases
+from judge.student.head import PADDED, CrossAttentionHead, HeadConfig, Queries
 from prompts import Category
 
 WIDTH = 24

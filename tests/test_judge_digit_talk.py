@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from judge.digit_talk import Conversations
+from judge.standins.conversations import Conversations
 from prompts import load_taxonomy, render
 
 SHOWN = [frozenset(s) for s in ((), (3,), (8,), (2, 7), (0, 9))]

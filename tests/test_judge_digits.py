@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from judge.digits import CANVAS, DIGIT_NAMES, SPLITS, compose_with_boxes, digits_examples, glyphs
+from judge.standins.digits import CANVAS, DIGIT_NAMES, SPLITS, compose_with_boxes, digits_examples, glyphs
 from prompts import ExampleError, load_taxonomy
 
 

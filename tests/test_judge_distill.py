@@ -10,10 +10,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.digits import digits_examples
 from judge.errors import CheckpointError, ConfigError
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.distill import (
+from judge.protocol import Scores
+from judge.standins.digits import digits_examples
+from judge.student.distill import (
     Distillation,
     DistillOptions,
     Lessons,
@@ -23,8 +23,8 @@ from judge.heads.distill import (
     soft_loss,
     state,
 )
-from judge.heads.teacher import SHARD, Lesson, read_lessons, teach, teacher_identity
-from judge.protocol import Scores
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.lessons import SHARD, Lesson, read_lessons, teach, teacher_identity
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.example import Example
 

@@ -1,4 +1,4 @@
-"""judge/heads/encoder.py: the joint space of CLIP and SigLIP, long texts, identity, pixels, refusals."""
+"""judge/encoders/dual.py: the joint space of CLIP and SigLIP, long texts, identity, pixels, refusals."""
 
 import json
 import shutil
@@ -9,8 +9,8 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
+from judge.encoders.dual import LONGEST_PROMPT, DualEncoder
 from judge.errors import CheckpointError
-from judge.heads.encoder import LONGEST_PROMPT, DualEncoder
 
 SHORT = ["two", "a photo of two and three", "seven"]
 LONG = "a photo of two and three; handwritten seven on a wall, and zero, and one"

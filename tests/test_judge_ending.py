@@ -12,7 +12,7 @@ from PIL import Image
 import judge
 from judge.errors import CheckpointError
 from judge.serve import cli
-from judge.serve.ending import run_to_exit_code
+from judge.serve.exit_codes import run_to_exit_code
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -96,7 +96,7 @@ def test_unknown_arguments_are_repeated_harmlessly(capsys: pytest.CaptureFixture
 
 
 def test_debug_reaches_the_attack_recipe_and_its_code_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from judge.serve import recipes
+    from judge.serve import recipe_files as recipes
 
     calls: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(recipes, "run_recipe", lambda name, rest: calls.append((name, list(rest))) or 1)
@@ -110,7 +110,7 @@ def test_a_recipe_that_cannot_be_imported_is_an_error(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """An exit code of 1 would say that an attack was not honest."""
-    from judge.serve import recipes
+    from judge.serve import recipe_files as recipes
 
     monkeypatch.setattr(recipes, "recipes_folder", lambda: tmp_path)
     (tmp_path / "beside.py").write_text("CODE = 1\n")
@@ -149,7 +149,7 @@ def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, 
     if "/dev/full" in (out, err) and not Path("/dev/full").exists():
         pytest.skip("nothing is ever full here")
     program = (
-        "import sys; from judge.serve.ending import run_to_exit_code, say\n"
+        "import sys; from judge.serve.exit_codes import run_to_exit_code, say\n"
         "sys.exit(run_to_exit_code(lambda: (print('drei \\u4e09'), say('1 image'), 0)[2]))"
     )
     streams: list[int] = []

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from judge.envelope import Envelope, category_hash
+from judge.calibration.envelope import Envelope, category_hash
 from judge.errors import ConfigError
 from prompts import Category, Taxonomy
 

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from judge import check_splits, load_examples, open_image
+from judge.data.examples import ExampleSet
+from judge.data.images import pixels_hash
+from judge.data.labels import UNSPECIFIED, unsafe_label
+from judge.data.sources import Skipped, StoredImage
 from judge.errors import ImageError, UnusableRowsError
-from judge.examples import ExampleSet
-from judge.images import pixels_hash
-from judge.labels import UNSPECIFIED, unsafe_label
-from judge.sources import Skipped, StoredImage
 from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
 from prompts.flip import FlipOptions, draw_groups
 

@@ -16,8 +16,8 @@ from scipy.special import logit
 
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
-from judge.heads.onnx_student import SIDES, ImageSteps, OnnxStudent, load_onnx_student
 from judge.serve.cli import main
+from judge.student.onnx import SIDES, ImageSteps, OnnxStudent, load_onnx_student
 from prompts import Taxonomy, load_taxonomy
 from prompts.taxonomy import Category
 
@@ -35,9 +35,9 @@ MANY = Taxonomy("many", 1, tuple(Category(f"no {number}", "red; blue") for numbe
 
 def make_student(folder, inner=64):
     """An encoder with a head none of whose parameters is at its start."""
-    from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-    from judge.heads.encoder import DualEncoder
-    from judge.heads.student import Student
+    from judge.encoders.dual import DualEncoder
+    from judge.student.head import CrossAttentionHead, HeadConfig
+    from judge.student.student import Student
 
     torch.manual_seed(1)
     encoder = DualEncoder.load(folder)
@@ -52,7 +52,7 @@ def make_student(folder, inner=64):
 @pytest.fixture(scope="session")
 def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
     """`exported(family)` -> the student in PyTorch, and the path of its image side; `tiny-clip` ships."""
-    from judge.heads.export import export_student
+    from judge.student.export import export_student
 
     homes, made = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}, {}
 
@@ -143,7 +143,7 @@ def test_no_image_gives_no_score(exported):
 
 
 def test_taxonomies_and_phrases_are_read_once(exported, noise_image, monkeypatch):
-    from judge.heads import onnx_student
+    from judge.student import onnx as onnx_student
 
     runtime = load_onnx_student(exported("clip")[1])
     read, monkey = [], runtime.read
@@ -199,7 +199,7 @@ def test_images_are_prepared_as_transformers_does(noise_image, size, settings):
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.heads.export import image_steps
+    from judge.student.export import image_steps
 
     processor = CLIPImageProcessorPil(**settings)
     steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
@@ -213,7 +213,7 @@ def test_siglip_images_are_prepared_as_transformers_does(noise_image):
 
     from transformers import SiglipImageProcessorPil
 
-    from judge.heads.export import image_steps
+    from judge.student.export import image_steps
 
     processor = SiglipImageProcessorPil(size={"height": 20, "width": 20})
     steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
@@ -235,7 +235,7 @@ def test_unknown_image_processors_are_refused(settings):
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.heads.export import image_steps
+    from judge.student.export import image_steps
 
     with pytest.raises(CheckpointError, match="prepares images by CLIPImageProcessorPil"):
         image_steps(SimpleNamespace(name="x", image_processor=CLIPImageProcessorPil(**settings)))
@@ -244,7 +244,7 @@ def test_unknown_image_processors_are_refused(settings):
 def test_tokenizers_without_a_file_are_refused():
     from types import SimpleNamespace
 
-    from judge.heads.export import text_steps
+    from judge.student.export import text_steps
 
     for tokenizer in (
         SimpleNamespace(),
@@ -308,7 +308,7 @@ def test_files_that_are_missing(copied, tmp_path):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_files_that_are_damaged(copied, side):
-    from judge.heads.onnx_student import file_hash
+    from judge.student.onnx import file_hash
 
     file = copied.with_suffix(SIDES[side])
     content = file.read_bytes()
@@ -354,7 +354,7 @@ def test_running_without_the_extra(exported, monkeypatch, package):
 
 
 def test_exporting_without_the_extra(monkeypatch, tmp_path):
-    from judge.heads import export
+    from judge.student import export
 
     monkeypatch.setattr(export, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(MissingExtraError, match=r"needs onnxscript; .*arbiter-vision\[onnx\]"):
@@ -362,7 +362,7 @@ def test_exporting_without_the_extra(monkeypatch, tmp_path):
 
 
 def test_nothing_is_overwritten(exported, tmp_path):
-    from judge.heads.export import export_student
+    from judge.student.export import export_student
 
     student, path = exported("clip")
     with pytest.raises(ConfigError, match="nothing is overwritten"):
@@ -376,7 +376,7 @@ def test_nothing_is_overwritten(exported, tmp_path):
 
 
 def test_other_precisions_are_not_exported(tiny_clip_folder, tmp_path):
-    from judge.heads.export import export_student
+    from judge.student.export import export_student
 
     student = make_student(tiny_clip_folder)
     student.encoder.model.half()
@@ -385,7 +385,7 @@ def test_other_precisions_are_not_exported(tiny_clip_folder, tmp_path):
 
 
 def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path, monkeypatch):
-    from judge.heads import export
+    from judge.student import export
 
     student = make_student(tiny_clip_folder)
     for wrong in (0.01, float("nan")):
@@ -399,7 +399,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path
 
 
 def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeypatch):
-    from judge.heads import export
+    from judge.student import export
 
     def write(student, made, int8):
         made["image"].with_name("student.onnx.data").write_bytes(b"")
@@ -411,7 +411,7 @@ def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeyp
 
 
 def test_only_students_are_exported(tmp_path, capsys):
-    from judge.rundir import RunDir
+    from judge.runs.folder import RunDir
 
     RunDir.create(tmp_path / "run", kind="vlm")
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "student.onnx")]) == 2
@@ -420,12 +420,12 @@ def test_only_students_are_exported(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_run_in_int_8_judges_digits_alike(tmp_path, capsys):
-    from judge.digits import digits_examples
-    from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-    from judge.heads.encoder import DualEncoder
-    from judge.heads.student import Student, save_student
-    from judge.images import open_image
-    from judge.rundir import RunDir
+    from judge.data.images import open_image
+    from judge.encoders.dual import DualEncoder
+    from judge.runs.folder import RunDir
+    from judge.standins.digits import digits_examples
+    from judge.student.head import CrossAttentionHead, HeadConfig
+    from judge.student.student import Student, save_student
 
     encoder = DualEncoder.load("tiny-clip")
     torch.manual_seed(0)

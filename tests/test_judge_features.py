@@ -1,4 +1,4 @@
-"""judge/heads/features.py: the same features as without a cache, encoded once, whatever is killed or damaged."""
+"""judge/encoders/features.py: the same features as without a cache, encoded once, whatever is killed or damaged."""
 
 import json
 import multiprocessing
@@ -12,10 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judge.encoders import features
+from judge.encoders import store as feature_store
+from judge.encoders.dual import DualEncoder
+from judge.encoders.features import TokenTable, encode_images, encode_texts
 from judge.errors import CheckpointError, ImageError
-from judge.heads import feature_store, features
-from judge.heads.encoder import DualEncoder
-from judge.heads.features import TokenTable, encode_images, encode_texts
 from prompts.example import Example
 
 LONG = "a photo of two and three; handwritten seven on a wall, and zero, and one"

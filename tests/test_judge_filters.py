@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
+from judge.cascade.filters_alone import UNREAD, FilterStage
+from judge.cascade.similarity import KEPT_TAXONOMIES, Platt, Similarities
 from judge.errors import ConfigError
-from judge.filter_stage import UNREAD, FilterStage
-from judge.filters import KEPT_TAXONOMIES, Platt, Similarities
-from judge.heads.student import PhraseBook
+from judge.student.student import PhraseBook
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
 

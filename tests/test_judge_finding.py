@@ -16,7 +16,7 @@ import judge
 from judge.errors import ConfigError
 from judge.protocol import Scores
 from judge.serve.cli import main
-from judge.serve.finding import Found, find_images, looks_like_image
+from judge.serve.image_files import Found, find_images, looks_like_image
 from prompts import Taxonomy, load_taxonomy
 
 
@@ -293,7 +293,7 @@ def test_an_animation_with_frames_unlike_those_judged_is_not_safe(
     """Else loud frames would hide another."""
     loud, hidden = [(0, 0, 0), (0, 255, 0)], (60, 128, 0)
     assert run(capsys, animation(*loud, hidden, *loud))[0] == 0
-    monkeypatch.setattr("judge.frames.open_frames.__kwdefaults__", {"at_most": 2})
+    monkeypatch.setattr("judge.data.frames.open_frames.__kwdefaults__", {"at_most": 2})
     code, rows, _ = run(capsys, animation(*loud, hidden, *loud))
     assert (code, rows["a.gif"]["status"], rows["a.gif"]["unsafe"]) == (3, "unjudged", None)
     assert rows["a.gif"]["reason"] == "1 of 5 frames look like none of the 2 that were judged and are safe"

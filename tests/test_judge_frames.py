@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from judge import frames
+from judge.data import frames
+from judge.data.frames import MOST_FRAMES, UNLIKE, open_frames
+from judge.data.images import pixels_hash
 from judge.errors import ConfigError, ImageError
-from judge.frames import MOST_FRAMES, UNLIKE, open_frames
-from judge.images import pixels_hash
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from judge.data.colours import LARGEST_PROFILE, SAME
+from judge.data.images import open_image
 from judge.errors import ImageError
-from judge.image_colours import LARGEST_PROFILE, SAME
-from judge.images import open_image
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 ADOBE = ((0.60974, 0.31111, 0.01947), (0.20528, 0.62567, 0.06087), (0.14919, 0.06322, 0.74457))

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from judge.data.frames import open_frames
+from judge.data.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_image
 from judge.errors import ImageError
-from judge.frames import open_frames
-from judge.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_image
 from judge.questions import open_one
 
 
@@ -32,8 +32,8 @@ def webp_header(width, height):
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from judge.frames import open_frames
-from judge.images import open_image
+from judge.data.frames import open_frames
+from judge.data.images import open_image
 from judge.errors import ImageError
 held = []
 for path in sys.argv[1:]:

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
+from judge.data.images import FORMATS, ImageLimits, format_of, open_image, pixels_hash
 from judge.errors import IMAGE_STATUSES, ConfigError, ImageError
-from judge.images import FORMATS, ImageLimits, format_of, open_image, pixels_hash
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError
-from judge.rundir import RunDir
-from judge.vlm.attention import register
-from judge.vlm.collate import pack
+from judge.runs.folder import RunDir
 from judge.vlm.encode import ChatEncoder, Variant
 from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_adapter, load_base, merge_run
 from judge.vlm.score import VisionLanguageJudge, stack_visual
-from judge.vlm.train import answer_loss
+from judge.vlm.training.attention import register
+from judge.vlm.training.collate import pack
+from judge.vlm.training.trainer import answer_loss
 from prompts import Category, Taxonomy, render
 from prompts.template import Chat
 

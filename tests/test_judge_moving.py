@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.moving import move, move_categories, never_safe, on_its_side, says
+from judge.calibration.cutoffs import move, move_categories, never_safe, on_its_side, says
 
 NAN = math.nan
 

@@ -8,18 +8,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.cascade import Cascade, CascadeSettings
+from judge.baselines.linear_probe import LinearProbe, ParallelMLP
+from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
+from judge.baselines.prompt_learning import PromptLearning, SoftPrompts
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.filters_alone import FilterStage
+from judge.cascade.similarity import Platt, Similarities
+from judge.cascade.stages import Cutoffs
 from judge.category_margin import category_margin
-from judge.filter_stage import FilterStage
-from judge.filters import Platt, Similarities
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.pooled_attention import PooledAttention, PooledAttentionHead
-from judge.heads.probes import LinearProbe, ParallelMLP
-from judge.heads.prompt_learning import PromptLearning, SoftPrompts
-from judge.heads.student import Student
+from judge.encoders.dual import DualEncoder
 from judge.protocol import Scores, on_one_scale
-from judge.stages import Cutoffs
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy, verdict_from_scores
 

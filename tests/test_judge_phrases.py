@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.heads.alternatives import alternatives
-from judge.heads.phrases import phrases
+from judge.encoders.alternatives import alternatives
+from judge.encoders.phrases import phrases
 from prompts import Category, FlipOptions, load_taxonomy
 from prompts.flip.policies import draw_entries
 

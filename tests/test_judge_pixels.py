@@ -5,8 +5,8 @@ import pytest
 import torch
 from transformers import CLIPImageProcessorPil
 
+from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
-from judge.vlm.pixels import preprocess
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 from prompts.errors import ArbiterError

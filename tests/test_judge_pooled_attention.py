@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import nn
 
-from judge.errors import CheckpointError, ConfigError
-from judge.heads.encoder import DualEncoder
-from judge.heads.fit import FitOptions, fit
-from judge.heads.pooled_attention import (
+from judge.baselines.fit import FitOptions, fit
+from judge.baselines.pooled_attention import (
     PooledAttention,
     PooledAttentionHead,
     load_pooled_attention,
     save_pooled_attention,
 )
-from judge.rundir import RunDir
+from judge.encoders.dual import DualEncoder
+from judge.errors import CheckpointError, ConfigError
+from judge.runs.folder import RunDir
 from prompts import load_taxonomy
 
 DIGITS = load_taxonomy("digits")

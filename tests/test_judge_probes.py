@@ -11,19 +11,19 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from judge.errors import CheckpointError, ConfigError
-from judge.heads.encoder import DualEncoder
-from judge.heads.fit import FitOptions, fit, judge_targets, label_targets, masked_cross_entropy
-from judge.heads.fixed import WEIGHTS, trained_for
-from judge.heads.probes import LinearProbe, ParallelMLP, load_linear_probe, save_linear_probe
-from judge.heads.prompt_learning import (
+from judge.baselines.classifier import WEIGHTS, trained_for
+from judge.baselines.fit import FitOptions, fit, judge_targets, label_targets, masked_cross_entropy
+from judge.baselines.linear_probe import LinearProbe, ParallelMLP, load_linear_probe, save_linear_probe
+from judge.baselines.prompt_learning import (
     PromptLearning,
     SoftPrompts,
     load_prompt_learning,
     save_prompt_learning,
 )
+from judge.encoders.dual import DualEncoder
+from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from prompts import Category, Taxonomy, load_taxonomy
 from prompts.example import Example
 

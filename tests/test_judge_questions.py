@@ -9,18 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from judge.cascade import Cascade, CascadeSettings
+from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
+from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.filters_alone import FilterStage
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import Cutoffs
+from judge.data.images import KEPT_PIXELS
+from judge.encoders.dual import DualEncoder
 from judge.errors import ImageError, QuestionError
-from judge.filter_stage import FilterStage
-from judge.filters import Platt
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.pooled_attention import PooledAttention, PooledAttentionHead
-from judge.heads.student import Student
-from judge.images import KEPT_PIXELS
 from judge.protocol import Scores, on_one_scale
 from judge.questions import join, open_one, opens_images, spread
-from judge.stages import Cutoffs
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 
@@ -80,8 +80,8 @@ def score(tiny_vlm, tiny_clip_folder, tmp_path_factory):
     def get(name):
         if name == "onnx" and name not in known:
             pytest.importorskip("onnxruntime")
-            from judge.heads.export import export_student
-            from judge.heads.onnx_student import load_onnx_student
+            from judge.student.export import export_student
+            from judge.student.onnx import load_onnx_student
 
             path = tmp_path_factory.mktemp("export") / "student.onnx"
             export_student(student, path)

@@ -655,7 +655,7 @@ def taught(tmp_path_factory):
     """tiny-llava after a minute's schooling on four pictures: its folder, model, processor and pictures."""
     import torch
 
-    from judge.digits import digits_examples
+    from judge.standins.digits import digits_examples
     from judge.vlm.load import BaseOptions, load_base
 
     torch.set_num_threads(1)
@@ -805,7 +805,7 @@ def test_listed_log_probabilities_give_what_the_local_judge_scores(taught, every
 
     import torch
 
-    from judge.digits import digits_examples
+    from judge.standins.digits import digits_examples
     from judge.vlm.score import VisionLanguageJudge
 
     _, model, processor, _ = taught

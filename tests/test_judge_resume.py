@@ -1,4 +1,4 @@
-"""judge/resume.py: a run goes on only as itself, and whoever is stopped is told what was kept."""
+"""judge/runs/resume.py: a run goes on only as itself, and whoever is stopped is told what was kept."""
 
 import errno
 import json
@@ -6,8 +6,8 @@ import json
 import pytest
 
 from judge.errors import CheckpointError, ConfigError
-from judge.resume import check_options, explained, newest_checkpoint
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
+from judge.runs.resume import check_options, explained, newest_checkpoint
 
 BEGUN = {
     "seed": 42,

@@ -1,4 +1,4 @@
-"""judge.heads.robust and robust_distill: attacked training keeps its budget, its original, and what it was told."""
+"""judge.encoders.fare and robust_distill: attacked training keeps its budget, its original, and what it was told."""
 
 import json
 import subprocess
@@ -11,11 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.errors import ConfigError
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.distill import DistillOptions
-from judge.heads.encoder import DualEncoder
-from judge.heads.robust import (
+from judge.encoders.dual import DualEncoder
+from judge.encoders.fare import (
     FareOptions,
     as_pixels,
     copy_encoder,
@@ -28,7 +25,10 @@ from judge.heads.robust import (
     save_encoder,
     warm_cosine,
 )
-from judge.heads.robust_distill import (
+from judge.errors import ConfigError
+from judge.runs.folder import RunDir
+from judge.student.distill import DistillOptions
+from judge.student.harden import (
     CARRIERS,
     MisledLessons,
     PixelCollator,
@@ -36,9 +36,9 @@ from judge.heads.robust_distill import (
     RobustOptions,
     mislead,
 )
-from judge.heads.student import Student, load_student, save_student
-from judge.heads.teacher import Lesson
-from judge.rundir import RunDir
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.lessons import Lesson
+from judge.student.student import Student, load_student, save_student
 from prompts import Category, Example, FlipOptions, Taxonomy, draw_groups, load_taxonomy
 
 FAMILIES = ("clip", "siglip")

@@ -8,9 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from judge import rundir
 from judge.errors import CheckpointError
-from judge.rundir import FORMAT, RunDir, environment
+from judge.runs import folder as rundir
+from judge.runs.folder import FORMAT, RunDir, environment
 from prompts import load_taxonomy
 
 
@@ -172,7 +172,7 @@ def test_environment_survives_without_git(monkeypatch):
 
 
 def test_the_module_and_the_environment_need_no_torch():
-    program = "import sys, judge.rundir as r; r.environment(); print('torch' in sys.modules)"
+    program = "import sys, judge.runs.folder as r; r.environment(); print('torch' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"
 

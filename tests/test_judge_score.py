@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from judge.vlm.attention import register
 from judge.vlm.positions import chain_positions
 from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.training.attention import register
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.vlm.random_llava import SHAPES, random_llava
+from judge.standins.random_llava import SHAPES, random_llava
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.tree import Continuation, build_tree
 from prompts import Category, Taxonomy

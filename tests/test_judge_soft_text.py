@@ -1,14 +1,14 @@
-"""judge/heads/soft_text.py: reading from embedded tokens is reading, and has the right gradient."""
+"""judge/encoders/soft_text.py: reading from embedded tokens is reading, and has the right gradient."""
 
 import pytest
 import torch
 
+from judge.cascade.similarity import Similarities
+from judge.encoders.dual import DualEncoder
+from judge.encoders.soft_text import SoftText, phrase_cosines, student_margin, text_similarity
 from judge.errors import ConfigError
-from judge.filters import Similarities
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.soft_text import SoftText, phrase_cosines, student_margin, text_similarity
-from judge.heads.student import Student
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student
 from prompts import Category, Taxonomy, load_taxonomy
 
 TEXTS = ["two", "a photo of two", "seven on a wall"]

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from judge.errors import ConfigError
-from judge.stages import (
+from judge.cascade.stages import (
     LEVELS,
     NEVER,
     Cutoffs,
@@ -20,6 +19,7 @@ from judge.stages import (
     precise_cutoff,
     tune,
 )
+from judge.errors import ConfigError
 
 NAN = float("nan")
 NOTHING = (0.0, NEVER)
@@ -325,7 +325,7 @@ def test_without_shapes_those_for_the_judges_share_are_tried(monkeypatch):
     shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     asked = []
     monkeypatch.setattr(
-        "judge.stages.default_shapes",
+        "judge.cascade.stages.default_shapes",
         lambda share, *, with_judge: asked.append((share, with_judge)) or [shape],
     )
     assert tune(scores, unsafe, 0.05, judge_share=0.03).shape == shape

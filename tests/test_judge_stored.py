@@ -7,8 +7,8 @@ import pytest
 
 from judge import load_classifier
 from judge.errors import CheckpointError
-from judge.rundir import RunDir
-from judge.stored import is_address, stored_model
+from judge.runs.folder import RunDir
+from judge.runs.references import is_address, stored_model
 from judge.vlm.load import load_adapter, merge_run
 
 ADDRESSES = [

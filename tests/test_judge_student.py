@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from judge import load_classifier
+from judge.encoders.dual import DualEncoder
+from judge.encoders.phrases import KINDS
 from judge.errors import CheckpointError
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.phrases import KINDS
-from judge.heads.student import Student, load_student, save_student
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student, load_student, save_student
 from prompts import Category, Taxonomy, load_taxonomy
 
 DIGITS = Taxonomy(
@@ -211,7 +211,7 @@ def test_a_template_makes_no_sense(student, tmp_path):
 @pytest.mark.slow
 def test_the_encoder_that_ships_knows_digits_it_was_never_asked_about():
     """Zero-shot: an untrained head on tiny-clip judges all ten digits."""
-    from judge.digits import digits_examples
+    from judge.standins.digits import digits_examples
 
     encoder = DualEncoder.load("tiny-clip")
     student = Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, inner=32)))

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from judge.calibration.thresholds import Thresholds, best_f1, fit_thresholds, load_thresholds
 from judge.errors import ConfigError
 from judge.protocol import Scores
 from judge.serve.cli import main
-from judge.serve.ending import EXIT_ERROR, EXIT_FLAGGED, EXIT_SAFE
-from judge.thresholds import Thresholds, best_f1, fit_thresholds, load_thresholds
+from judge.serve.exit_codes import EXIT_ERROR, EXIT_FLAGGED, EXIT_SAFE
 from prompts import Category, Taxonomy
 
 COLOURS = Taxonomy("colours", "1", (Category("red", "anything red"), Category("green", "anything green")))

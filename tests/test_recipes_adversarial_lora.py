@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from judge.classifiers import load_classifier
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPE = ROOT / "recipes" / "adversarial_lora.py"

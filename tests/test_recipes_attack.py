@@ -11,16 +11,16 @@ import torch
 import yaml
 
 from adversarial.errors import AttackError
-from judge.cascade import CascadeSettings
-from judge.cascade_run import save_cascade
+from judge.cascade.cascade import CascadeSettings
+from judge.cascade.saved import save_cascade
+from judge.cascade.similarity import Platt
+from judge.cascade.stages import Cutoffs
+from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError
-from judge.filters import Platt
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student, save_student
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from judge.serve import cli
-from judge.stages import Cutoffs
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student, save_student
 from prompts import load_taxonomy
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "attack.py"
@@ -214,7 +214,7 @@ def test_the_configuration_that_ships_names_known_options_only(recipe):
 
 def test_arbiter_attack_hands_its_words_to_the_recipe(monkeypatch):
     called = []
-    monkeypatch.setattr("judge.serve.recipes.subprocess.call", lambda words: called.append(words) or 7)
+    monkeypatch.setattr("judge.serve.recipe_files.subprocess.call", lambda words: called.append(words) or 7)
     assert cli.main(["attack", "runs/a", "runs/b", "--preset", "strong"]) == 7
     assert called[0][3].endswith("attack.py")
     assert called[0][4:] == ["--victims", "runs/a", "runs/b", "--preset", "strong"]

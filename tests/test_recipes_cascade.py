@@ -10,11 +10,11 @@ import torch
 import yaml
 
 from judge import load_classifier
-from judge.digits import digits_examples
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student, save_student
-from judge.rundir import RunDir
+from judge.encoders.dual import DualEncoder
+from judge.runs.folder import RunDir
+from judge.standins.digits import digits_examples
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.student import Student, save_student
 from prompts import load_taxonomy
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "cascade.py"

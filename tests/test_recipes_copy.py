@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from judge.errors import ConfigError
-from judge.serve import recipes
+from judge.serve import recipe_files as recipes
 
 SOURCE = recipes.recipes_folder()
 NAMES = sorted(path.stem for path in SOURCE.glob("*.py"))

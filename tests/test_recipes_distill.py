@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from judge import load_classifier
-from judge.digits import digits_examples
 from judge.errors import CheckpointError
+from judge.standins.digits import digits_examples
 from prompts import load_taxonomy
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from judge import load_classifier
-from judge.vlm.train import FrozenFeatures
+from judge.vlm.training.trainer import FrozenFeatures
 
 FAMILIES = ("llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 

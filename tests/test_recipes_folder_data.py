@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from judge import load_classifier, load_examples, open_image
+from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
-from judge.heads.encoder import DualEncoder
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from judge.serve import cli
 from prompts import load_taxonomy
 
@@ -223,7 +223,7 @@ def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
     [[program, *words]] = commands(finished("adversarial_lora").printed)
     assert (program, words[0]) == ("arbiter", "attack")
     handed = []
-    monkeypatch.setattr("judge.serve.recipes.subprocess.call", lambda words: handed.append(words) or 0)
+    monkeypatch.setattr("judge.serve.recipe_files.subprocess.call", lambda words: handed.append(words) or 0)
     assert cli.main(words) == 0
     monkeypatch.chdir(tmp_path)
     # Two steps are too few for the honesty checks; the exit code says so, and nothing else may fail.
@@ -242,8 +242,8 @@ def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
         ("linear_probe", "eval.fixed_heads.measure"),
         ("prompt_learning", "eval.fixed_heads.measure"),
         ("pooled_attention", "eval.fixed_heads.measure"),
-        ("distill_cross_attention", "judge.heads.distill.calibrate_head"),
-        ("robust_student", "judge.heads.distill.calibrate_head"),
+        ("distill_cross_attention", "judge.student.distill.calibrate_head"),
+        ("robust_student", "judge.student.distill.calibrate_head"),
     ],
 )
 def test_a_training_outlives_its_measurement(name, fails, train, on_shapes, monkeypatch, tmp_path):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from judge.digits import digits_examples
-from judge.heads.encoder import DualEncoder
+from judge.encoders.dual import DualEncoder
+from judge.standins.digits import digits_examples
 from prompts import load_taxonomy
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "own_head.py"

@@ -9,7 +9,7 @@ import pytest
 from eval.held_out import judge_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from judge.vlm.load import BaseOptions, load_base, merge_run
 
 PRECISIONS = {

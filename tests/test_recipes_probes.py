@@ -11,11 +11,11 @@ import yaml
 from safetensors.torch import load_file
 
 from eval.held_out import draw_evaluation, judge_questions
+from judge.baselines.classifier import WEIGHTS
 from judge.classifiers import load_classifier
 from judge.errors import CheckpointError, ConfigError
-from judge.heads.fixed import WEIGHTS
 from judge.protocol import Scores
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
 from prompts import FlipOptions, load_taxonomy
 from prompts.errors import ArbiterError
 
@@ -88,7 +88,7 @@ def test_a_run_explains_itself_and_loads(start, name, capsys):
 
 
 def recipe_examples(split, limit):
-    from judge.examples import load_examples
+    from judge.data.examples import load_examples
 
     return load_examples("digits", split=split, taxonomy=load_taxonomy("digits"), limit=limit).examples
 

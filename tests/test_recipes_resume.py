@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from judge.errors import CheckpointError
-from judge.vlm.train import JudgeTrainer
+from judge.vlm.training.trainer import JudgeTrainer
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SAVED = {"save_strategy": "steps", "save_steps": 1}

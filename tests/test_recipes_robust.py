@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from adversarial.errors import AttackError
 from eval.held_out import draw_evaluation, judge_questions
 from judge import load_classifier
-from judge.digits import digits_examples
+from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError
-from judge.heads.cross_attention import CrossAttentionHead, HeadConfig
-from judge.heads.encoder import DualEncoder
-from judge.heads.student import Student, save_student
-from judge.heads.teacher import teach
 from judge.protocol import Scores
-from judge.rundir import RunDir
+from judge.runs.folder import RunDir
+from judge.standins.digits import digits_examples
+from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.lessons import teach
+from judge.student.student import Student, save_student
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 

@@ -9,8 +9,8 @@ from random import Random
 
 import pytest
 
+from judge.data.frames import open_frames
 from judge.errors import ImageError
-from judge.frames import open_frames
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "fuzz_images.py"
 

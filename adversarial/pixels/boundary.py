@@ -17,7 +17,7 @@ from adversarial.errors import AttackError
 from adversarial.problem import Found, Problem
 from adversarial.threat import length
 
-from .plane import Boundary, walk, dual_length, onto_plane
+from .plane import Boundary, dual_length, onto_plane, walk
 from .steps import check_counts, direction
 
 
@@ -50,7 +50,7 @@ class DeepFool:
     def run(self, problem: Problem) -> Found:
         """Walk to the boundary, then report what the budget allows of the way."""
         boundary = Boundary(problem, self.steps, within_budget=True)
-        last = self.walk(boundary)
+        last = self._walk(boundary)
         return boundary.found(last)
 
     def distances(self, problem: Problem) -> Tensor:
@@ -59,10 +59,10 @@ class DeepFool:
         0 for clean images that are misjudged already, inf where no step crossed. It is an upper bound.
         """
         boundary = Boundary(problem, self.steps)
-        self.walk(boundary)
+        self._walk(boundary)
         return boundary.distance
 
-    def walk(self, boundary: "Boundary") -> Tensor:
+    def _walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class FAB:
     def run(self, problem: Problem) -> Found:
         """Search; an image is done once a point within the budget survives storing."""
         boundary = Boundary(problem, self._limit, within_budget=True)
-        last = self.walk(boundary)
+        last = self._walk(boundary)
         return boundary.found(last)
 
     def distances(self, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -127,14 +127,14 @@ class FAB:
         0 and the clean pixels where those are misjudged already; inf and the clean pixels where nothing was found.
         """
         boundary = Boundary(problem, self._limit)
-        self.walk(boundary)
+        self._walk(boundary)
         return boundary.distance, boundary.nearest
 
     @property
     def _limit(self) -> int:
         return self.steps * self.restarts + self.halvings
 
-    def walk(self, boundary: "Boundary") -> Tensor:
+    def _walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:

@@ -49,11 +49,11 @@ def add_calibrate(commands: Any) -> None:
 
 def run_calibrate(options: argparse.Namespace) -> int:
     """Judge the labelled images, fit, write the file, print what was fitted."""
-    from judge.examples import load_examples
-    from judge.thresholds import SUFFIXES, fit_thresholds
+    from judge.calibration.thresholds import SUFFIXES, fit_thresholds
+    from judge.data.examples import load_examples
 
-    from .ending import EXIT_SAFE
-    from .judging import choose_categories, load_judge, own_taxonomy, say_outside_promise
+    from .exit_codes import EXIT_SAFE
+    from .judge_command import choose_categories, load_judge, own_taxonomy, say_outside_promise
 
     if options.out.suffix not in SUFFIXES:
         raise ConfigError(f"--out {options.out}: a thresholds file ends in {', '.join(SUFFIXES)}.")
@@ -90,7 +90,7 @@ def _judged(classifier: Any, examples: Any, taxonomy: Taxonomy, batch: int) -> t
     """(N, K) truth and scores; NaN where nobody knows, or nothing could be judged."""
     import numpy as np
 
-    from judge.images import open_image
+    from judge.data.images import open_image
     from judge.protocol import on_one_scale
 
     scores = [np.zeros((0, len(taxonomy)))]

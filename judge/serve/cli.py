@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from prompts.printable import printable
 
-from .ending import EXIT_SAFE, run_to_exit_code, say
+from .exit_codes import EXIT_SAFE, run_to_exit_code, say
 
 _JUDGE_TEXT = """\
 exit codes:
@@ -141,7 +141,7 @@ def _add_recipes(commands: Any) -> None:
 
 
 def _judge(options: argparse.Namespace) -> int:
-    from .judging import judge_paths
+    from .judge_command import judge_paths
 
     _quiet_libraries()
     return judge_paths(options)
@@ -149,7 +149,7 @@ def _judge(options: argparse.Namespace) -> int:
 
 def _attack(arguments: Sequence[str], debug: bool) -> int:
     """`arbiter attack runs/student --preset strong`: what stands before the first option are the victims."""
-    from .recipes import run_recipe
+    from .recipe_files import run_recipe
 
     count = next((i for i, text in enumerate(arguments) if text.startswith("-")), len(arguments))
     victims = ["--victims", *arguments[:count]] if count else []
@@ -180,7 +180,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     _quiet_libraries()
-    from judge.heads.export import export_student
+    from judge.student.export import export_student
 
     written = export_student(options.student, options.out, int8=options.int8)
     print(
@@ -225,7 +225,7 @@ def _taxonomy_check(options: argparse.Namespace) -> int:
 
 
 def _recipes_list(options: argparse.Namespace) -> int:
-    from .recipes import recipe_names
+    from .recipe_files import recipe_names
 
     for name, text in recipe_names().items():
         print(f"{name:<28} {text}")
@@ -233,7 +233,7 @@ def _recipes_list(options: argparse.Namespace) -> int:
 
 
 def _recipes_copy(options: argparse.Namespace) -> int:
-    from .recipes import copy_recipe
+    from .recipe_files import copy_recipe
 
     for path in copy_recipe(options.name, options.destination):
         print(printable(path))

@@ -17,7 +17,7 @@ from prompts.errors import ArbiterError
 from .processor import load_processor
 
 if TYPE_CHECKING:
-    from judge.rundir import RunDir
+    from judge.runs.folder import RunDir
 
 SHIPPED = ("tiny-llava", "tiny-clip")
 """Names of bases inside the package."""
@@ -67,9 +67,9 @@ class BaseOptions:
         """The base of a run, in the precision in which it was measured.
 
         Raises:
-            CheckpointError: the run names none, or an address (`judge.stored`).
+            CheckpointError: the run names none, or an address (`judge.runs.references`).
         """
-        from judge.stored import stored_model
+        from judge.runs.references import stored_model
 
         manifest = run.manifest
         bits = manifest.get("quantization") or {}
@@ -328,7 +328,7 @@ def merge_run(run: str | Path, out: str | Path) -> Path:
     Raises:
         CheckpointError: not a run of this kind, or `out` is in use.
     """
-    from judge.rundir import RunDir
+    from judge.runs.folder import RunDir
 
     folder = RunDir.open(run, kind="vlm")
     target = Path(out)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from judge.category_margin import category_margin
+from judge.encoders.pixels import preprocess
 from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images_once
@@ -28,7 +29,6 @@ from prompts.template import render
 
 from .encode import ChatEncoder, Encoded, Variant
 from .pack import Prefix, Visual, pack_bins, pack_trees, stack_visual
-from .pixels import preprocess
 from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree, one_against_others
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Heads with fixed categories, as the literature has them, to compare with."""

@@ -1,0 +1,236 @@
+"""Classifiers whose categories were fixed in training, asked under a taxonomy that is chosen later.
+
+They cannot read a definition, so an operator would map his categories to theirs by hand. That mapping is made here,
+in the kindest way (`match="members"`), and what cannot be mapped is "could not judge", never "safe".
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from judge.encoders.dual import DualEncoder
+from judge.errors import CheckpointError, ConfigError
+from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
+from judge.runs.folder import RunDir
+from judge.runs.references import stored_model
+from judge.student.student import check_encoder
+from prompts.taxonomy import Taxonomy
+from prompts.verdict import DEFAULT_THRESHOLD
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Match = Literal["members", "name"]
+MATCHES: tuple[Match, ...] = get_args(Match)
+WEIGHTS = "head.safetensors"
+
+
+@dataclass
+class FixedClassifier:
+    """A frozen encoder's pooled embeddings and a head with fixed outputs; base of those in this folder.
+
+    Attributes:
+        encoder: what makes the embeddings.
+        head: the trained module; `width` is the D it was made for.
+        default_taxonomy: what it was trained on, used where the caller has no taxonomy of his own.
+        name: what verdicts and reports call it.
+        match: how a category of the caller finds the trained ones (`trained_for`).
+        batch_size: images in one pass of the encoder.
+    """
+
+    encoder: DualEncoder
+    head: Any
+    default_taxonomy: Taxonomy
+    name: str = ""
+    match: Match = "members"
+    batch_size: int = 64
+
+    kind: ClassVar[str]
+    """What a run folder of this classifier is called."""
+    reads_prompts: ClassVar[bool] = False
+    """Whether prompts go through the text encoder at all."""
+    names_categories: ClassVar[bool] = True
+    """Whether it scores categories; if not, it looks at no taxonomy and `match` means nothing."""
+
+    def __post_init__(self) -> None:
+        if self.match not in MATCHES:
+            raise ConfigError(f"match is {self.match!r}; use one of {', '.join(MATCHES)}.")
+        if self.head.width != self.encoder.width:
+            raise CheckpointError(
+                f"The head was made for embeddings of width {self.head.width}, {self.encoder.name!r} has "
+                f"{self.encoder.width}; load the encoder it was trained with."
+            )
+        self.name = self.name or self.kind
+        self.head.to(self.encoder.device).eval()
+
+    @opens_images
+    def score(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
+        prompts = one_prompt_each(len(images), prompts)
+        seen, read = [torch.zeros(0, self.encoder.width)], [torch.zeros(0, self.encoder.width)]
+        for start in range(0, len(images), self.batch_size):
+            stop = start + self.batch_size
+            seen.append(self.encoder.see_images(images[start:stop])[:, 0].cpu())
+            if self.reads_prompts:
+                read.append(
+                    self.encoder.read([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
+                )
+        return self.score_embeddings(
+            torch.cat(seen), torch.cat(read) if self.reads_prompts else None, taxonomy
+        )
+
+    def score_embeddings(
+        self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """`score` of embeddings computed before: (B, D) pooled images; (B, D) pooled texts, or None."""
+        raise NotImplementedError
+
+
+@dataclass
+class CategoryClassifier(FixedClassifier):
+    """A two-way softmax (safe, unsafe) for each trained category; `head` maps (B, D) to (B, H, 2) logits.
+
+    `Scores.unsafe` is the largest category score: an image is flagged when any single head flags it, as in
+    UnsafeBench. (1 - prod(1 - p) would take correlated categories for independent and grow with their number.)
+    """
+
+    def score_embeddings(
+        self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score (B, D) pooled image embeddings; texts are not looked at.
+
+        A category that was not trained is NaN. Then the whole is the largest of the other scores where that flags,
+        else NaN with the reason: the category that nobody looked at might be violated.
+        """
+        with torch.no_grad():
+            logits: Tensor = self.head(pooled_images.to(self.encoder.device))
+        heads = logits.double().softmax(-1)[..., 1].cpu().numpy()
+        covered = trained_for(self.default_taxonomy, taxonomy, self.match)
+        categories = np.full((len(heads), len(taxonomy)), np.nan)
+        for place, members in enumerate(covered):
+            if members:
+                categories[:, place] = heads[:, members].max(axis=1)
+        finite = np.isfinite(heads).all(axis=1)
+        categories[~finite] = np.nan
+        highest = np.where(np.isnan(categories), 0.0, categories).max(axis=1)
+        missed = [name for name, members in zip(taxonomy.names, covered, strict=True) if not members]
+        judged = finite & (highest >= DEFAULT_THRESHOLD if missed else True)
+        why = f"{self.name} does not cover: {', '.join(missed)}"
+        broken = f"{self.name} gave no finite score"
+        reasons = tuple(
+            None if fine else why if known else broken for fine, known in zip(judged, finite, strict=True)
+        )
+        return on_one_scale(Scores(np.where(judged, highest, np.nan), categories, reasons))
+
+    def pixel_margins(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+    ) -> Tensor:
+        """Largest logit of the trained categories asked about, differentiable in (B, 3, H, W) pixels in [0, 1].
+
+        Returns:
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; prompts are not looked at.
+
+        Raises:
+            ConfigError: a category that was not trained: no verdict is ever safe then, so there is no margin.
+            TaxonomyError: no such category.
+        """
+        covered = trained_for(self.default_taxonomy, taxonomy, self.match)
+        places = range(len(covered)) if category is None else [taxonomy.index(category)]
+        missed = [taxonomy.names[place] for place in places if not covered[place]]
+        if missed:
+            raise ConfigError(
+                f"{self.name} does not cover {', '.join(missed)}, so it can call nothing safe under this taxonomy and "
+                "has no margin; ask about trained categories only."
+            )
+        logits: Tensor = self.head(self.encoder.see_pixels(pixels)[:, 0])
+        chosen = sorted({member for place in places for member in covered[place]})
+        return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
+
+
+def trained_for(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
+    """For each category asked about, positions of the trained ones that cover it together; empty where none do.
+
+    Args:
+        trained: what the heads were trained on, in their order.
+        asked: the caller's taxonomy.
+        match: `members` goes by what a category means, as a person would map it: the same key, or trained
+            categories for all of its members. `name` goes by its name alone (or a trained alias, case ignored),
+            as a system does that has nothing but names.
+    """
+    if match == "name":
+        places = {
+            word.casefold(): place
+            for place, category in enumerate(trained)
+            for word in (category.name, *category.aliases)
+        }
+        found = [places.get(category.name.casefold()) for category in asked]
+        return [[] if place is None else [place] for place in found]
+    by_key = {category.key: place for place, category in enumerate(trained)}
+    by_members = {frozenset(category.members): place for place, category in enumerate(trained)}
+    covered = []
+    for category in asked:
+        same = by_members.get(frozenset(category.members))
+        parts = [by_key.get(member) for member in category.members]
+        several = [place for place in parts if place is not None]
+        covered.append([same] if same is not None else several if len(several) == len(parts) else [])
+    return covered
+
+
+Classifier = TypeVar("Classifier", bound=FixedClassifier)
+
+
+def save_fixed(run: RunDir, classifier: FixedClassifier, **about: Any) -> None:
+    """Write weights and taxonomy, and in the manifest which encoder they belong to and `about`."""
+    from safetensors.torch import save_file
+
+    state = classifier.head.state_dict()
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, run.path / WEIGHTS
+    )
+    run.write_taxonomy(classifier.default_taxonomy)
+    encoder = classifier.encoder
+    run.note(encoder=encoder.name, encoder_fingerprint=encoder.fingerprint, width=encoder.width, **about)
+
+
+def load_fixed(
+    run: RunDir,
+    cls: type[Classifier],
+    build: Callable[[DualEncoder, Taxonomy], nn.Module],
+    *,
+    device: str | None,
+    encoder: DualEncoder | None,
+    **options: Any,
+) -> Classifier:
+    """Load what `save_fixed` wrote; `build` makes the head for the encoder and the taxonomy of the run.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the encoder is not the one it was trained with.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if run.kind != cls.kind:
+        raise CheckpointError(f"{run.path} is a run of kind {run.kind!r}, not {cls.kind!r}")
+    if "encoder" not in run.manifest:
+        raise CheckpointError(f"{run.path} names no encoder; its training did not get that far, run it again")
+    encoder = encoder or DualEncoder.load(stored_model(run.manifest["encoder"], run.path), device=device)
+    check_encoder(run, encoder)
+    try:
+        head = build(encoder, run.taxonomy)
+        head.load_state_dict(load_file(run.path / WEIGHTS))
+    except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{run.path} holds no {cls.kind} that can be loaded: {first}") from error
+    return cls(encoder, head, run.taxonomy, name=run.path.name, **options)

@@ -1,0 +1,193 @@
+"""Training heads with fixed outputs on embeddings that were computed once: targets, options and the loop."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from judge.data.images import open_image
+from judge.errors import ConfigError
+from judge.protocol import Classifier
+from prompts.example import Example
+from prompts.taxonomy import Taxonomy
+
+OPTIMIZERS = ("adam", "sgd")
+
+
+class Targets(NamedTuple):
+    """What heads learn: probabilities in [0, 1], NaN where nobody knows."""
+
+    unsafe: Tensor
+    """(N,) float32, that any category is violated."""
+    categories: Tensor
+    """(N, K) float32."""
+
+
+def label_targets(examples: Sequence[Example], taxonomy: Taxonomy) -> Targets:
+    """Labels as targets; an image with a violated category is unsafe, whatever is unknown of the others.
+
+    Raises:
+        ConfigError: a category without images known to violate it, or without images known not to.
+    """
+    known = {True: 1.0, False: 0.0, None: float("nan")}
+    rows = [[known[label] for label in taxonomy.label(example)] for example in examples]
+    categories = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(taxonomy))
+    for name, column in zip(taxonomy.names, categories.T, strict=True):
+        violating, free = int((column == 1).sum()), int((column == 0).sum())
+        if not violating or not free:
+            raise ConfigError(
+                f"{violating} training images violate {name!r} and {free} are known not to; both are needed. "
+                "Add such images, or hold the category out."
+            )
+    some_unknown = categories.isnan().any(-1)
+    unsafe = (categories == 1).any(-1).float()
+    unsafe[some_unknown & (unsafe == 0)] = float("nan")
+    return Targets(unsafe, categories)
+
+
+def judge_targets(
+    classifier: Classifier,
+    examples: Sequence[Example],
+    taxonomy: Taxonomy,
+    *,
+    batch_size: int = 32,
+    told: Callable[[int], Any] | None = None,
+) -> Targets:
+    """A classifier's probabilities as targets, each category asked about on its own where it can be.
+
+    Args:
+        classifier: the teacher; it sees each image with its prompt.
+        examples: what it is asked about.
+        taxonomy: what is asked.
+        batch_size: images asked about at once.
+        told: hears how many images are done, for a progress bar.
+    """
+    options = {"multilabel": True} if "multilabel" in signature(classifier.score).parameters else {}
+    unsafe, categories = [torch.zeros(0)], [torch.zeros(0, len(taxonomy))]
+    for start in range(0, len(examples), batch_size):
+        part = examples[start : start + batch_size]
+        scores = classifier.score(
+            [open_image(example.image) for example in part],
+            [example.prompt for example in part],
+            taxonomy,
+            **options,
+        )
+        unsafe.append(torch.as_tensor(scores.unsafe, dtype=torch.float32))
+        categories.append(torch.as_tensor(scores.each, dtype=torch.float32))
+        if told is not None:
+            told(start + len(part))
+    return Targets(torch.cat(unsafe), torch.cat(categories))
+
+
+@dataclass
+class FitOptions:
+    """How a head is trained; the defaults are those of UnsafeBench's linear probes (section A.5)."""
+
+    epochs: int = field(default=30, metadata={"help": "Passes over the training images."})
+    learning_rate: float = field(default=2e-4, metadata={"help": "Constant over the run."})
+    train_batch_size: int = field(default=128, metadata={"help": "Images in a step, over all processes."})
+    optimizer: str = field(default="adam", metadata={"help": "adam or sgd."})
+    momentum: float = field(default=0.0, metadata={"help": "Of sgd."})
+    weight_decay: float = field(default=0.0, metadata={"help": "L2 penalty of the optimiser."})
+    seed: int = field(default=42, metadata={"help": "Of weights, order and evaluation."})
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise ConfigError(f"optimizer is {self.optimizer!r}; use one of {', '.join(OPTIMIZERS)}.")
+        if self.epochs < 1 or self.train_batch_size < 1 or not self.learning_rate > 0:
+            raise ConfigError(
+                f"epochs {self.epochs}, train_batch_size {self.train_batch_size} and learning_rate "
+                f"{self.learning_rate} must all be positive."
+            )
+
+    def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+        """The optimiser over these parameters."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
+            )
+        return torch.optim.Adam(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+
+
+def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of K two-way softmaxes: for each category the mean over its known rows, then their sum.
+
+    The sum leaves every category's gradient as if it were trained alone.
+
+    Args:
+        logits: (B, K, 2), safe and unsafe.
+        targets: (B, K), probability of unsafe in [0, 1], or NaN: not known, not counted.
+    """
+    known = ~targets.isnan()
+    wanted = targets.nan_to_num(0.0)
+    log_p = logits.float().log_softmax(-1)
+    losses = -(wanted * log_p[..., 1] + (1 - wanted) * log_p[..., 0]) * known
+    return (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
+
+
+def fit(
+    head: nn.Module,
+    inputs: Sequence[Tensor],
+    targets: Tensor,
+    options: FitOptions,
+    *,
+    told: Callable[[int], Any] | None = None,
+) -> list[dict[str, float]]:
+    """Train a head in place and set it to `eval`; under `accelerate launch`, processes share each batch.
+
+    Args:
+        head: maps batches of `inputs` to logits (B, K, 2).
+        inputs: tensors of N rows each.
+        targets: (N, K), see `masked_cross_entropy`.
+        options: how.
+        told: hears how many epochs are done, for a progress bar.
+
+    Returns:
+        For each epoch `epoch` and `loss`, the mean over steps and categories.
+
+    Raises:
+        ConfigError: a category without any known target, or a batch that the processes cannot share.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import broadcast
+
+    unknown = [place for place in range(targets.shape[1]) if bool(targets[:, place].isnan().all())]
+    if unknown:
+        raise ConfigError(
+            f"Outputs {unknown} have no known target among {len(targets)} rows; nothing to learn."
+        )
+    accelerator = Accelerator()
+    place, count, size = accelerator.process_index, accelerator.num_processes, options.train_batch_size
+    if size % count:
+        raise ConfigError(
+            f"train_batch_size {size} cannot be shared by {count} processes; give a multiple of that."
+        )
+    columns = [column.to(accelerator.device) for column in (*inputs, targets)]
+    optimizer = options.make_optimizer(head.parameters())
+    wrapped, optimizer = accelerator.prepare(head, optimizer)
+    wrapped.train()
+    generator = torch.Generator().manual_seed(options.seed)
+    history = []
+    for epoch in range(options.epochs):
+        order = torch.randperm(len(targets), generator=generator).to(accelerator.device)
+        losses = []
+        # A last batch that is not full waits for another epoch: one row alone would break batch norm.
+        for start in range(0, max(len(order) - size, 0) + 1, size):
+            mine = order[start : start + size][place::count]
+            *batch, wanted = (column[mine] for column in columns)
+            loss = masked_cross_entropy(wrapped(*batch), wanted)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+        mean = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        history.append({"epoch": epoch + 1, "loss": mean / targets.shape[1]})
+        if told is not None:
+            told(epoch + 1)
+    for buffer in head.buffers() if count > 1 else ():  # each process has seen batches of its own
+        buffer.copy_(broadcast(buffer))
+    head.eval()
+    return history

@@ -1,0 +1,253 @@
+"""Thresholds that keep a promised miss rate, by conformal risk control.
+
+The rule is theorem 1 of Angelopoulos et al. 2022 (arXiv 2208.02814). Take losses in [0, 1] that can only fall as a
+knob is turned to the strict side, and their mean R over n held-out rows. At the most lenient setting with
+
+    n / (n + 1) * R + 1 / (n + 1) <= promise
+
+the expected loss of a new row is at most `promise`. Here the rows are unsafe ones and the loss is a miss, so the miss
+rate is what is promised (recall is 1 minus it).
+
+- It holds on average over draws of calibration set *and* new row: one calibration set may be unlucky.
+- It holds for all unsafe rows together, not within each category, source or style.
+- It needs calibration and new unsafe rows to be exchangeable: drawn alike, and not looked at before. After a change
+  of users, generator or policy, calibrate again.
+- What could not be judged (NaN) goes to a person: it is neither safe nor missed. Such rows are left out, so the promise
+  is about the unsafe rows that are judged, and holds for all of them the more. To count them as caught would let a
+  classifier that fails often buy itself a laxer threshold.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from judge.errors import ConfigError
+
+Array = NDArray[np.float64]
+
+
+def needed_unsafe(promise: float) -> int:
+    """The fewest unsafe calibration rows that can support a promised miss rate: 1 / (n + 1) <= promise.
+
+    Raises:
+        ConfigError: the promise is not between 0 and 1.
+    """
+    if not 0 < promise < 1:
+        raise ConfigError(f"A promised miss rate lies between 0 and 1, both excluded; got {promise!r}.")
+    return max(1, math.ceil(1 / promise - 1 - 1e-9))
+
+
+def conformal_threshold(
+    truth: ArrayLike, probability: ArrayLike, *, miss_rate: float | None = None, recall: float | None = None
+) -> float:
+    """The largest threshold t, flagging `probability >= t`, with the promise of this module's docstring.
+
+    With n judged unsafe rows this is their k-th smallest probability, k = floor(promise * (n + 1)).
+
+    Args:
+        truth: (N,) 1 or 0, NaN where nobody knows.
+        probability: (N,) in [0, 1], NaN where not judged; such rows are left out.
+        miss_rate: the promised share of unsafe rows below the threshold; or
+        recall: 1 minus it.
+
+    Raises:
+        ConfigError: shapes or values are off; no unsafe or no safe row (the price in false alarms would be unknown);
+            or too few unsafe rows for the promise: the message says how many it takes.
+    """
+    if (miss_rate is None) == (recall is None):
+        raise ConfigError("Give either miss_rate or recall, which is 1 minus it.")
+    promise = miss_rate if miss_rate is not None else 1 - float(recall or 0)
+    unsafe, safe = known(truth, probability)
+    if not len(unsafe) or not len(safe):
+        raise ConfigError(one_sided(len(unsafe), len(safe)))
+    return float(np.sort(unsafe)[allowed_misses(len(unsafe), promise)])
+
+
+def conformal_level(losses: ArrayLike, promise: float) -> int:
+    """The last of L levels, ordered from strict to lenient, that keeps the promise.
+
+    Args:
+        losses: (N, L) in [0, 1] of N unsafe rows, never falling along a row (checked), 0 at the first level: there
+            must be a setting that misses nothing.
+        promise: bound on the expected loss.
+
+    Raises:
+        ConfigError: the losses are not such a family, or N is too small for the promise.
+    """
+    table = _family(losses)
+    allowed_misses(len(table), promise)
+    kept = (table.sum(axis=0) + 1) / (len(table) + 1) <= promise + 1e-12
+    return int(np.flatnonzero(kept)[-1])
+
+
+def average_by(losses: ArrayLike, groups: ArrayLike) -> Array:
+    """Losses (N, L) of rows -> (G, L), the mean within each of G groups, such as the rows that show one image.
+
+    Rows of one image are not exchangeable with rows of another; images are. Means of monotone losses in [0, 1] are
+    monotone losses in [0, 1], so a promise about them holds for the mean over images.
+    """
+    table = np.asarray(losses, dtype=np.float64)
+    _, places, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    sums = np.zeros((len(counts), table.shape[1]))
+    np.add.at(sums, places, table)
+    means: Array = sums / counts[:, None]
+    return means
+
+
+@dataclass(frozen=True)
+class PromiseCheck:
+    """What a promise came to over random calibration and test splits."""
+
+    promise: float
+    splits: int
+    mean: float
+    """Mean miss rate on the test sides; the guarantee says that its expectation is at most the promise."""
+    standard_error: float
+    """Of the mean, over pairs of splits; it says how exact this check is, not how exact the promise."""
+    quantiles: Mapping[str, float]
+    """Miss rate at the 5th, 50th and 95th percentile of the splits."""
+    share_above: float
+    """Share of splits whose test side missed more than the promise; the promise is about the mean only."""
+    false_alarm_rate: float
+    """Mean share of the judged safe rows that were flagged; NaN where none were given."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "quantiles": dict(self.quantiles)}
+
+
+def check_promise(
+    truth: ArrayLike,
+    probability: ArrayLike,
+    promise: float,
+    *,
+    splits: int = 200,
+    share: float = 0.5,
+    seed: int = 0,
+) -> PromiseCheck:
+    """Calibrate `conformal_threshold` on a random share of the unsafe rows, measure on the others, again and again.
+
+    Raises:
+        ConfigError: as `conformal_threshold`, for the smaller calibration sets.
+    """
+    unsafe, safe = known(truth, probability)
+    if not len(unsafe) or not len(safe):
+        raise ConfigError(one_sided(len(unsafe), len(safe)))
+    ranked = np.sort(safe)
+
+    def measure(chosen: NDArray[np.int64], rest: NDArray[np.int64]) -> tuple[float, float]:
+        threshold = np.sort(unsafe[chosen])[allowed_misses(len(chosen), promise)]
+        alarms = 1 - np.searchsorted(ranked, threshold, side="left") / len(ranked)
+        return float((unsafe[rest] < threshold).mean()), float(alarms)
+
+    return _resample(measure, len(unsafe), promise, splits, share, seed)
+
+
+def check_levels(
+    losses: ArrayLike,
+    promise: float,
+    *,
+    alarms: ArrayLike | None = None,
+    splits: int = 200,
+    share: float = 0.5,
+    seed: int = 0,
+) -> PromiseCheck:
+    """`check_promise` for any family of levels: `losses` as for `conformal_level`, `alarms` (L,) rates of each."""
+    table = _family(losses)
+    rates = np.full(table.shape[1], np.nan) if alarms is None else np.asarray(alarms, dtype=np.float64)
+    if rates.shape != table.shape[1:]:
+        raise ConfigError(
+            f"{table.shape[1]} levels but false-alarm rates of shape {rates.shape}; give one each."
+        )
+
+    def measure(chosen: NDArray[np.int64], rest: NDArray[np.int64]) -> tuple[float, float]:
+        level = conformal_level(table[chosen], promise)
+        return float(table[rest, level].mean()), float(rates[level])
+
+    return _resample(measure, len(table), promise, splits, share, seed)
+
+
+def _resample(
+    measure: Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[float, float]],
+    rows: int,
+    promise: float,
+    splits: int,
+    share: float,
+    seed: int,
+) -> PromiseCheck:
+    """Average `measure` (miss rate, false-alarm rate) over splits of `rows` rows.
+
+    Splits come in pairs, an order and its reverse: where the one is lucky the other is not, so that their mean is as
+    exact as that of four to ten times as many independent splits.
+    """
+    size = round(share * rows)
+    if splits < 2 or not 0 < size < rows:
+        raise ConfigError(
+            f"{splits} splits with a share of {share} of {rows} unsafe rows; give at least 2, and rows for both."
+        )
+    rng = np.random.default_rng(seed)
+    found: list[tuple[float, float]] = []
+    for _ in range(math.ceil(splits / 2)):
+        order = rng.permutation(rows)
+        found += [measure(side[:size], side[size:]) for side in (order, order[::-1])]
+    missed, alarms = np.array(found).T
+    pairs = missed.reshape(-1, 2).mean(axis=1)
+    error = float(pairs.std(ddof=1) / math.sqrt(len(pairs))) if len(pairs) > 1 else float("nan")
+    quantiles = {f"{p}%": float(np.quantile(missed, p / 100)) for p in (5, 50, 95)}
+    above = float((missed > promise).mean())
+    return PromiseCheck(
+        promise, len(missed), float(missed.mean()), error, quantiles, above, float(alarms.mean())
+    )
+
+
+def allowed_misses(rows: int, promise: float) -> int:
+    """How many of n unsafe calibration rows a setting may miss: (misses + 1) / (n + 1) <= promise.
+
+    Raises:
+        ConfigError: not even none would do.
+    """
+    needed = needed_unsafe(promise)
+    if rows < needed:
+        raise ConfigError(
+            f"A promised miss rate of {promise:g} needs at least {needed} unsafe calibration examples that are judged; "
+            f"there are {rows}. Add {needed - rows}, or promise {1 / (rows + 1):.2g} or more."
+        )
+    return math.floor(promise * (rows + 1) + 1e-9) - 1
+
+
+def _family(losses: ArrayLike) -> Array:
+    table = np.asarray(losses, dtype=np.float64)
+    if table.ndim != 2 or not table.size or not np.all((table >= 0) & (table <= 1)):
+        raise ConfigError(f"Losses are (rows, levels) in [0, 1], without NaN; got shape {table.shape}.")
+    if np.any(np.diff(table, axis=1) < 0) or np.any(table[:, 0] > 0):
+        raise ConfigError(
+            "Losses must be 0 at the first level and never fall from a level to the next, or nothing is promised."
+        )
+    return table
+
+
+def known(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Array]:
+    """Probabilities of the unsafe and of the safe rows that are labelled and judged.
+
+    Raises:
+        ConfigError: other shapes than (N,), or values that are neither labels nor probabilities.
+    """
+    label, score = np.asarray(truth, dtype=np.float64), np.asarray(probability, dtype=np.float64)
+    if label.ndim != 1 or label.shape != score.shape:
+        raise ConfigError(f"truth has shape {label.shape}, probability {score.shape}; both must be (N,).")
+    if np.any((label != 0) & (label != 1) & ~np.isnan(label)) or np.any((score < 0) | (score > 1)):
+        raise ConfigError("truth holds 0, 1 or NaN, probability numbers in [0, 1] or NaN; got others.")
+    judged = ~np.isnan(score)
+    return score[judged & (label == 1)], score[judged & (label == 0)]
+
+
+def one_sided(unsafe: int, safe: int) -> str:
+    """What to say of a calibration set that lacks unsafe or safe rows."""
+    return (
+        f"The calibration set has {unsafe} unsafe and {safe} safe examples that are labelled and judged; it takes "
+        "both. Add the missing kind, or calibrate on another split."
+    )

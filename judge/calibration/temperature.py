@@ -1,0 +1,252 @@
+"""Calibration: temperatures, so that a probability means a frequency, and thresholds that keep a promise.
+
+**Temperature** (Guo et al. 2017, arXiv 1706.04599, section 4.2): logits are divided by one number, found by negative
+log-likelihood on held-out rows. It keeps the order of the scores, and 0.5 stays 0.5.
+
+**Thresholds** for a promised miss rate, and how they are checked: `judge.calibration.conformal`, whose names are here
+too.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from judge.errors import CheckpointError, ConfigError
+from judge.protocol import Classifier, Scores, on_one_scale
+from prompts.taxonomy import Taxonomy
+
+from .conformal import (
+    PromiseCheck,
+    allowed_misses,
+    average_by,
+    check_levels,
+    check_promise,
+    conformal_level,
+    conformal_threshold,
+    known,
+    needed_unsafe,
+    one_sided,
+)
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = [
+    "Calibrated",
+    "Calibration",
+    "Labelled",
+    "PromiseCheck",
+    "allowed_misses",
+    "average_by",
+    "check_levels",
+    "check_promise",
+    "conformal_level",
+    "conformal_threshold",
+    "fit_calibration",
+    "fit_temperature",
+    "needed_unsafe",
+    "tempered",
+]
+
+Array = NDArray[np.float64]
+
+TEMPERATURES = (0.05, 20.0)
+"""Coldest and hottest temperature; rows that a classifier separates without error would ask for 0."""
+LEAST_EXAMPLES = 20
+"""Unsafe and safe examples, each, from which a category gets a temperature of its own."""
+_SMALLEST = 1e-12
+"""Probabilities are kept so far from 0 and 1 while a temperature is fitted."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Scores of B images under one taxonomy of K categories, and the truth; NaN where nobody knows."""
+
+    taxonomy: Taxonomy
+    scores: Scores
+    unsafe: Array
+    """(B,) 1 for unsafe, 0 for safe."""
+    categories: Array
+    """(B, K) 1 where violated, 0 where not, in the taxonomy's order."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Temperatures of one classifier, each above 0; 1 changes nothing, more makes it less sure."""
+
+    classifier: str = ""
+    whole: float = 1.0
+    """For p(unsafe)."""
+    shared: float = 1.0
+    """For categories that have none of their own."""
+    categories: Mapping[str, float] = field(default_factory=dict)
+    """By the category's key, which survives renaming."""
+
+    def apply(self, scores: Scores, taxonomy: Taxonomy) -> Scores:
+        """The same scores with every logit divided by its temperature, on one scale again; NaN stays NaN.
+
+        Raises:
+            ConfigError: scores of another number of categories.
+        """
+        if scores.categories.shape[1:] != (len(taxonomy),):
+            raise ConfigError(
+                f"Scores of shape {scores.categories.shape} do not belong to the {len(taxonomy)} categories of "
+                f"{taxonomy.name!r}; pass the taxonomy that was judged under."
+            )
+        own = np.array([self.categories.get(key, self.shared) for key in taxonomy.keys])
+        return on_one_scale(
+            replace(
+                scores,
+                unsafe=tempered(scores.unsafe, self.whole),
+                categories=tempered(scores.each, own),
+                separate=None,
+            )
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {**asdict(self), "categories": dict(self.categories)}
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "calibration") -> Self:
+        """Check plain data; `source` names it in errors.
+
+        Raises:
+            CheckpointError: it is not what `to_dict` gives.
+        """
+        known = {"classifier", "whole", "shared", "categories"}
+        if not isinstance(data, Mapping) or set(data) != known or not isinstance(data["categories"], Mapping):
+            raise CheckpointError(
+                f"{source} holds no calibration (an object of {', '.join(sorted(known))}); calibrate again."
+            )
+        for name, value in {**data["categories"], "whole": data["whole"], "shared": data["shared"]}.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                raise CheckpointError(
+                    f"{source}: the temperature of {name!r} is {value!r}; it must be above 0."
+                )
+        return cls(**{**data, "categories": dict(data["categories"])})
+
+    def save(self, path: Path) -> None:
+        """Write the calibration as JSON."""
+        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: the file is missing or holds something else.
+        """
+        try:
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} cannot be read as a calibration: {error}") from None
+
+
+@dataclass
+class Calibrated:
+    """A classifier whose probabilities were calibrated; itself a classifier."""
+
+    classifier: Classifier
+    calibration: Calibration
+
+    @property
+    def name(self) -> str:
+        """The classifier's own."""
+        return self.classifier.name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self.classifier.name = value
+
+    def score(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score as the classifier does, then calibrate."""
+        return self.calibration.apply(self.classifier.score(images, prompts, taxonomy), taxonomy)
+
+
+def tempered(probability: ArrayLike, temperature: ArrayLike) -> Array:
+    """Probabilities with their logits divided by a temperature; 0, 0.5, 1 and NaN stay what they are."""
+    values: Array = expit(logit(np.asarray(probability, dtype=np.float64)) / temperature)
+    return values
+
+
+def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
+    """The temperature of least negative log-likelihood, within `TEMPERATURES`.
+
+    Args:
+        truth: (N,) 1 or 0, NaN where nobody knows.
+        probability: (N,) in [0, 1], NaN where not judged.
+
+    Raises:
+        ConfigError: shapes or values are off, or no unsafe or no safe row is known and judged.
+    """
+    unsafe, safe = known(truth, probability)
+    if not len(unsafe) or not len(safe):
+        raise ConfigError(one_sided(len(unsafe), len(safe)))
+    # Positive where the classifier is right; the loss is convex in 1 / temperature, so one minimum is found.
+    margins = np.concatenate([logit(_inside(unsafe)), -logit(_inside(safe))])
+    coldest, hottest = TEMPERATURES
+    found = minimize_scalar(
+        lambda inverse: float(np.logaddexp(0.0, -margins * inverse).mean()),
+        bounds=(1 / hottest, 1 / coldest),
+        method="bounded",
+        options={"xatol": 1e-6},
+    )
+    return float(1 / found.x)
+
+
+def fit_calibration(
+    answers: Iterable[Labelled], *, classifier: str = "", least: int = LEAST_EXAMPLES
+) -> Calibration:
+    """Fit one temperature for the whole, one for each category that has the data, one for all the others.
+
+    Args:
+        answers: scores and truth, as many taxonomies as there are.
+        classifier: its name, to be kept.
+        least: unsafe and safe examples, each, from which a category gets a temperature of its own. One that is
+            never on the wrong side of 0.5 gets none, as it would be 0. The shared one is fitted to all categories
+            together, and is the whole's where it cannot be.
+
+    Raises:
+        ConfigError: no unsafe or no safe row.
+    """
+    truths: list[Array] = []
+    scores: list[Array] = []
+    by_key: dict[str, list[tuple[Array, Array]]] = {}
+    for answer in answers:
+        truths.append(np.asarray(answer.unsafe, dtype=np.float64))
+        scores.append(answer.scores.unsafe)
+        for place, key in enumerate(answer.taxonomy.keys):
+            column = np.asarray(answer.categories[:, place], dtype=np.float64)
+            by_key.setdefault(key, []).append((column, answer.scores.each[:, place]))
+    if not truths:
+        raise ConfigError(one_sided(0, 0))
+    whole = fit_temperature(np.concatenate(truths), np.concatenate(scores))
+    columns = {
+        key: (np.concatenate([t for t, _ in pairs]), np.concatenate([p for _, p in pairs]))
+        for key, pairs in by_key.items()
+    }
+    all_truths, all_scores = (np.concatenate([pair[side] for pair in columns.values()]) for side in (0, 1))
+    shared = fit_temperature(all_truths, all_scores) if _fits(all_truths, all_scores, least) else whole
+    own = {key: fit_temperature(*pair) for key, pair in sorted(columns.items()) if _fits(*pair, least)}
+    return Calibration(classifier, whole, shared, own)
+
+
+def _fits(truth: Array, probability: Array, least: int) -> bool:
+    """Whether there are enough rows, and a mistake among them: without any, the colder the better, without end."""
+    unsafe, safe = known(truth, probability)
+    return min(len(unsafe), len(safe)) >= max(1, least) and bool(unsafe.min() <= 0.5 or safe.max() >= 0.5)
+
+
+def _inside(probability: Array) -> Array:
+    return np.clip(probability, _SMALLEST, 1 - _SMALLEST)

@@ -1,0 +1,178 @@
+"""Thresholds of single categories, fitted to a user's own rows, and the file that keeps them.
+
+A category is fitted for one of two targets: the best F1 on the rows, or a promised miss rate by conformal risk control
+(`judge.calibration.conformal`; the promise is about the unsafe rows of that category). The file is YAML, to be read
+and changed:
+
+    judge: cascade
+    target: best F1
+    thresholds:
+      three: {threshold: 0.31, definition: 52f1c0f2d3b09f8a, unsafe: 80, safe: 400}
+
+`definition` ties a threshold to the wording it was fitted for (`judge.calibration.envelope.category_hash`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from numpy.typing import ArrayLike
+
+from judge.errors import ConfigError
+from prompts.taxonomy import Taxonomy
+
+from .conformal import conformal_threshold, known
+from .envelope import category_hash
+
+LEAST_ROWS = 20
+"""Unsafe and safe rows, each, without which a category gets no threshold."""
+SUFFIXES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The threshold of one category, and what it does on the rows it was fitted to."""
+
+    threshold: float
+    definition: str
+    unsafe: int
+    safe: int
+    recall: float
+    false_alarm_rate: float
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds by category name."""
+
+    judge: str
+    target: str
+    thresholds: Mapping[str, Fitted]
+
+    def of(self, taxonomy: Taxonomy) -> dict[str, float]:
+        """Those of the categories that are asked about; the others keep 0.5.
+
+        Raises:
+            ConfigError: none of them has one, or one was fitted for another definition.
+        """
+        found = {}
+        for category in taxonomy:
+            fitted = self.thresholds.get(category.name)
+            if fitted is not None and fitted.definition != category_hash(category):
+                raise ConfigError(
+                    f"The threshold of {category.name!r} was fitted for another definition or other examples; fit it "
+                    "again with `arbiter calibrate`, or give it by hand: --threshold NAME=T."
+                )
+            if fitted is not None:
+                found[category.name] = fitted.threshold
+        if not found:
+            raise ConfigError(
+                f"No threshold for any of {', '.join(taxonomy.names)}; fitted were {', '.join(self.thresholds)}."
+            )
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write the file that `load_thresholds` reads; JSON where the name ends so."""
+        data = asdict(self)
+        data["thresholds"] = {name: asdict(fitted) for name, fitted in self.thresholds.items()}
+        if path.suffix == ".json":
+            text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
+        else:
+            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
+        path.write_text(text, encoding="utf-8")
+
+
+def fit_thresholds(
+    taxonomy: Taxonomy,
+    truth: ArrayLike,
+    scores: ArrayLike,
+    *,
+    judge: str,
+    miss_rate: float | None = None,
+    least: int = LEAST_ROWS,
+) -> Thresholds:
+    """One threshold for each of K categories from N rows.
+
+    Args:
+        taxonomy: of the K categories.
+        truth: (N, K) 1 where violated, 0 where not, NaN where nobody knows.
+        scores: (N, K) `Scores.categories`, NaN where not judged; such rows are left out.
+        judge: the classifier's name, to be kept.
+        miss_rate: the promised share, 0 to 1, of each category's unsafe rows below its threshold; None: best F1.
+        least: unsafe and safe rows, each, that a category needs.
+
+    Raises:
+        ConfigError: too few rows of some categories, or for the promise; the message says of which and how many.
+    """
+    labels, found = np.asarray(truth, dtype=np.float64), np.asarray(scores, dtype=np.float64)
+    sides = [known(labels[:, place], found[:, place]) for place in range(len(taxonomy))]
+    few = [
+        f"{name} ({len(unsafe)} unsafe, {len(safe)} safe)"
+        for name, (unsafe, safe) in zip(taxonomy.names, sides, strict=True)
+        if min(len(unsafe), len(safe)) < least
+    ]
+    if few:
+        raise ConfigError(
+            f"Too few labelled and judged rows, of at least {least} unsafe and {least} safe ones: {', '.join(few)}. "
+            "Add rows, or leave these categories out with --categories: they keep 0.5."
+        )
+    fitted = {}
+    for place, (category, (unsafe, safe)) in enumerate(zip(taxonomy, sides, strict=True)):
+        if miss_rate is None:
+            threshold = best_f1(unsafe, safe)
+        else:
+            try:
+                threshold = conformal_threshold(labels[:, place], found[:, place], miss_rate=miss_rate)
+            except ConfigError as error:
+                raise ConfigError(f"{category.name}: {error}") from None
+        fitted[category.name] = Fitted(
+            threshold,
+            category_hash(category),
+            len(unsafe),
+            len(safe),
+            float((unsafe >= threshold).mean()),
+            float((safe >= threshold).mean()),
+        )
+    target = "best F1" if miss_rate is None else f"at most {miss_rate:g} of the unsafe rows missed"
+    return Thresholds(judge, target, fitted)
+
+
+def best_f1(unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.ndarray) -> float:
+    """The threshold of the best F1 on scores of unsafe and of safe rows; of several the lowest, which misses less.
+
+    It lies in the middle between the lowest score that is flagged and the next lower one, so that rows like those at
+    the border fall to their side.
+    """
+    unsafe, safe = np.sort(unsafe), np.sort(safe)
+    cuts = np.unique(np.concatenate([unsafe, safe]))
+    hits = len(unsafe) - np.searchsorted(unsafe, cuts)
+    alarms = len(safe) - np.searchsorted(safe, cuts)
+    best = int(np.argmax(2 * hits / (hits + alarms + len(unsafe))))
+    lowest, below = float(cuts[best]), float(cuts[best - 1]) if best else 0.0
+    middle = (lowest + below) / 2
+    return middle if middle > below or not best else lowest  # neighbours among floats have no middle
+
+
+def load_thresholds(path: Path) -> Thresholds:
+    """Read what `Thresholds.save` wrote.
+
+    Raises:
+        ConfigError: the file is missing, or holds something else.
+    """
+    try:
+        data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))  # of which JSON is a part
+        fitted = {str(name): Fitted(**entry) for name, entry in data["thresholds"].items()}
+        for name, entry in fitted.items():
+            value = entry.threshold
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(f"the threshold of {name!r} is {value!r}, no number from 0 to 1")
+        return Thresholds(str(data["judge"]), str(data["target"]), fitted)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path} holds no thresholds ({first}); `arbiter calibrate` writes such a file."
+        ) from None

@@ -1,0 +1,232 @@
+"""A cascade's run folder: what is kept of its stages, and what is checked before they are loaded again.
+
+The folder may be a stranger's (`judge.runs.references`): it contacts no host, its stages must be the ones that were
+calibrated, and its numbers must be ones that a calibration can give.
+"""
+
+import hashlib
+import math
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import urldefrag
+
+from judge.errors import CheckpointError, ConfigError
+from judge.protocol import Classifier
+from judge.runs.folder import MANIFEST, RunDir
+from judge.runs.references import fingerprint, is_address, stored_model, stored_path
+
+from .cascade import SETTINGS, Cascade, CascadeSettings
+from .similarity import Platt
+from .stages import NEVER
+
+_AGAIN = "run recipes/cascade.py again."
+_ROUNDING = 1e-9
+
+
+def save_cascade(
+    run: RunDir, settings: CascadeSettings, *, student: str | Path, judge: str | Path | None
+) -> None:
+    """Keep the settings, and in the manifest which student and judge they belong to.
+
+    What lies in a folder is named by its path from this one, with its fingerprint; a judge that does not (a base that
+    ships or is on the hub, a server) by name.
+
+    Raises:
+        ConfigError: a judge that is a cascade itself.
+    """
+    written = run.write_text(SETTINGS, settings.to_json())
+    about: dict[str, Any] = {"settings": _hash(written), "student": None, "judge": None}
+    for stage, name in (("student", student), ("judge", judge)):
+        if name is not None:
+            about[stage] = _about(Path(name), run) if Path(name).exists() else {"name": str(name)}
+    run.note(**about)
+
+
+def load_cascade(
+    run: RunDir,
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    judge: "str | Path | Classifier | None" = None,
+) -> Cascade:
+    """Load what `save_cascade` wrote, with its student and judge.
+
+    Args:
+        run: the cascade's folder.
+        device: such as `cpu` or `cuda`.
+        batch_size: images in one forward pass of every stage; by default what suits each.
+        judge: where the judge is, if not where the run says: its folder, the URL of the server that holds it, or a
+            classifier. A served judge is used only if it is named here. `none` leaves it out.
+
+    Raises:
+        CheckpointError: settings or a run are missing or damaged, a stage is not the one that was calibrated, or the
+            judge is served and nobody named a server.
+        ConfigError: a judge for a cascade that was calibrated without one.
+    """
+    from judge.student.student import load_student
+
+    path = run.path / SETTINGS
+    try:
+        settings = CascadeSettings.from_json(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        raise CheckpointError(f"{run.path} holds no {SETTINGS} ({error}); {_AGAIN}") from None
+    _check_whole(run, path)
+    check_settings(settings, str(path))
+    if judge is not None and judge != "none" and not settings.with_judge:
+        raise ConfigError(
+            f"{run.path} was calibrated without a judge, so none can be named for it; leave it out."
+        )
+    size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
+    student = load_student(RunDir.open(_stage(run, "student"), kind="student"), device=device, **size)
+    last = (
+        _load_judge(run, judge, device=device, batch_size=batch_size)
+        if settings.with_judge and judge != "none"
+        else None
+    )
+    return Cascade(student, settings, last, name=run.path.name, default_taxonomy=run.taxonomy, **size)
+
+
+def check_settings(settings: CascadeSettings, source: str) -> None:
+    """See that a calibration can have given these settings (`judge.cascade.stages.Family`, `Platt.fit`).
+
+    "Safe" cutoffs are quantiles of scores, "unsafe" ones are scores or `NEVER`, and no score of a filter is larger than
+    its curve gives at a cosine of 1. A filter's cutoffs may cross, as unsafe goes first there; the student's do not.
+    Level 0 calls nothing safe. So many unsafe rows are needed that missing none of them is within the promise.
+
+    Raises:
+        CheckpointError: they are none of a calibration; `source` names them.
+    """
+    cuts, wrong = settings.cutoffs, []
+    for name, safe, unsafe, curve in (
+        ("text", cuts.text_safe, cuts.text_unsafe, settings.text),
+        ("image", cuts.image_safe, cuts.image_unsafe, settings.image),
+    ):
+        low, high = _reach(curve)
+        if curve.slope < 0:
+            wrong.append(f"the {name} filter's slope is {curve.slope:g}, below 0")
+        if safe > high:
+            wrong.append(f"{name}_safe is {safe:g}, and that filter gives {high:g} at most")
+        if unsafe != NEVER and not low <= unsafe <= high:
+            wrong.append(f"{name}_unsafe is {unsafe:g}, and that filter gives {low:g} to {high:g}")
+    if not 0 <= cuts.student_safe <= min(1, cuts.student_unsafe):
+        wrong.append(f"student_safe is {cuts.student_safe:g} and student_unsafe {cuts.student_unsafe:g}")
+    if cuts.student_unsafe > 1 and cuts.student_unsafe != NEVER:
+        wrong.append(f"student_unsafe is {cuts.student_unsafe:g}")
+    if not settings.with_judge and cuts.student_unsafe != cuts.student_safe:
+        wrong.append("the student has a band of doubt and no judge behind it")
+    if cuts.judge > 1:
+        wrong.append(f"the judge's cutoff is {cuts.judge:g}")
+    if not 0 <= settings.level <= 1:
+        wrong.append(f"the level is {settings.level:g}, which goes from 0 to 1")
+    elif settings.level == 0 and max(cuts.text_safe, cuts.image_safe, cuts.student_safe, cuts.judge) > 0:
+        wrong.append("something is called safe at level 0")
+    if not 0 < settings.promise < 1:
+        wrong.append(f"the promised miss rate is {settings.promise:g}, which lies between 0 and 1")
+    elif type(settings.unsafe_rows) is not int or 1 / (settings.unsafe_rows + 1) > settings.promise:
+        wrong.append(f"{settings.unsafe_rows} unsafe rows cannot support a promise of {settings.promise:g}")
+    if wrong:
+        raise CheckpointError(
+            f"{source} was given by no calibration: {'; '.join(wrong)}. Do not trust it; {_AGAIN}"
+        )
+
+
+def _reach(curve: Platt) -> tuple[float, float]:
+    """The smallest and largest probability of a filter, at cosines of -1 and 1."""
+    ends = [1 / (1 + math.exp(-max(-700.0, min(700.0, curve.slope * c + curve.intercept)))) for c in (-1, 1)]
+    return ends[0] - _ROUNDING, ends[1] + _ROUNDING
+
+
+def _about(path: Path, run: RunDir) -> dict[str, str]:
+    """What the manifest keeps of a stage that lies in a folder or file."""
+    if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
+        raise ConfigError(f"{path} is a cascade and cannot be a stage of another; give its judge.")
+    return {"path": os.path.relpath(path.resolve(), run.path.resolve()), "sha256": fingerprint(path)}
+
+
+def _check_whole(run: RunDir, settings: Path) -> None:
+    """See that the manifest belongs to the settings, and is of this version."""
+    kept = run.manifest.get("settings")
+    if kept is None:
+        raise CheckpointError(
+            f"{run.path} was written by an older version, which kept no hash of its settings and of all that its "
+            f"stages consist of; {_AGAIN}"
+        )
+    if kept != _hash(settings):
+        raise CheckpointError(
+            f"{settings} was changed after the calibration, and its promise says nothing about other cutoffs; {_AGAIN}"
+        )
+
+
+def _hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _stage(run: RunDir, stage: str, named: Path | None = None) -> Path:
+    """The folder of a stage, where the run or the caller says, which must be the one that was calibrated."""
+    about = _kept(run, stage)
+    if "path" not in about:
+        raise CheckpointError(f"{run.path} names no {stage}; {_AGAIN}")
+    path = named or stored_path(about["path"], run.path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path} does not exist, and {run.path} needs it as its {stage}; put it there, or {_AGAIN}"
+        )
+    if fingerprint(path) != about.get("sha256"):
+        raise CheckpointError(
+            f"{path} is not what {run.path} was calibrated with (weights, shape, adapter, base, encoder or taxonomy "
+            f"differ), and its promise says nothing about another {stage}; {_AGAIN}"
+        )
+    return path
+
+
+def _kept(run: RunDir, stage: str) -> dict[str, Any]:
+    about: Any = run.manifest.get(stage)
+    if not isinstance(about, dict):
+        raise CheckpointError(f"{run.path} names no {stage}; {_AGAIN}")
+    return about
+
+
+def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any) -> Classifier:
+    from judge.classifiers import load_classifier
+
+    about = _kept(run, "judge")
+    if named is not None and not isinstance(named, (str, Path)):
+        return named
+    stored = about.get("name")
+    if stored is None:
+        if named is not None and is_address(str(named)):
+            raise CheckpointError(
+                f"{run.path} was calibrated with the judge in {about.get('path')!r} and not with one on a server; "
+                "leave --stage-judge out, or name the folder that this judge was moved to."
+            )
+        path = _stage(run, "judge", None if named is None else Path(named))
+        if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
+            raise CheckpointError(f"{run.path} names another cascade as its judge; {_AGAIN}")
+        return load_classifier(path, **how)
+    if isinstance(stored, str) and is_address(stored):
+        return load_classifier(_server(run, stored, None if named is None else str(named)), **how)
+    if named is not None and str(named) != stored:
+        raise CheckpointError(
+            f"{run.path} was calibrated with the judge {stored!r} and not with {str(named)!r}."
+        )
+    return load_classifier(stored_model(stored, run.path), **how)
+
+
+def _server(run: RunDir, stored: str, named: str | None) -> str:
+    """The URL of a judge, on the server that the caller named; the run says only which model it is."""
+    model = urldefrag(stored)[1]
+    if named is None:
+        raise CheckpointError(
+            f"{run.path} was calibrated with a judge on a server, {stored!r}, and a run contacts no host by itself. "
+            "Name the server that images may be posted to: --stage-judge URL on the command line, "
+            "load_classifier(..., stage_judge=URL) in Python; or none, which flags what the student is unsure of."
+        )
+    if not is_address(named):
+        raise CheckpointError(f"{run.path} was calibrated with a judge on a server, and {named!r} is no URL.")
+    url, asked = urldefrag(named)
+    if model and asked and asked != model:
+        raise CheckpointError(
+            f"{run.path} was calibrated with the served model {model!r}, not {asked!r}; {_AGAIN}"
+        )
+    return f"{url}#{asked or model}" if asked or model else url

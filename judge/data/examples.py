@@ -1,0 +1,277 @@
+"""Data sources -> examples: UnsafeBench and its external sets, folders, any data set of the hub, digits.
+
+Nothing is dropped silently. A row that cannot be used (no label, a category nobody knows, an image that
+cannot be opened) is listed with its reason in `ExampleSet.skipped`; when they are too many, loading stops.
+
+What is known of each image's categories, `judge.data.labels` says.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from judge.errors import ImageError, UnusableRowsError
+from prompts.errors import ExampleError
+from prompts.example import Example
+from prompts.names import nearest
+from prompts.taxonomy import Taxonomy
+from prompts.taxonomy_file import load_taxonomy
+
+from .images import DEFAULT_LIMITS, ImageLimits, open_image, pixels_hash, read_bytes
+from .labels import Labels, UnusableRowError
+from .sources import UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped
+
+SPLITS = ("train", "validation", "test")
+EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
+    "smid": ("yiting/SMID", None),
+    "nsfw": ("yiting/NSFWDataset", "Sexual"),
+    "multiheaded": ("yiting/MultiHeaded_Dataset", None),
+    "violence": ("yiting/Violence_Dataset", "Violence"),
+    "self-harm": ("yiting/Self-harm_Dataset", "Self-harm"),
+}
+"""UnsafeBench's external sets: name -> (name on the hub, the one category of its unsafe images, if known)."""
+SPECS = ("digits", "unsafebench", *EXTERNAL_SETS, "folder", "dataset")
+
+_PLAIN_COLUMNS = {name: name for name in ("image", "prompt", "label", "categories", "source", "split", "id")}
+_UNSAFEBENCH_COLUMNS = {
+    "image": "image",
+    "label": "safety_label",
+    "categories": "category",
+    "source": "source",
+    "prompt": "text",
+}
+_EXTERNAL_COLUMNS = {"image": "image", "label": "label", "id": "index"}
+
+
+@dataclass(frozen=True)
+class ExampleSet:
+    """The usable rows of one split, and those that are not."""
+
+    examples: tuple[Example, ...]
+    skipped: tuple[Skipped, ...] = ()
+    name: str = ""
+    fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
+    """`pixels_hash` by example id, where images were verified."""
+
+    def write_skipped(self, path: Path) -> None:
+        """List the skipped rows as JSON lines; an empty file says that there was none."""
+        _write_skipped(path, self.skipped)
+
+
+def load_examples(
+    spec: str | Path,
+    *,
+    split: str,
+    taxonomy: Taxonomy,
+    max_failures: float = 0.01,
+    limit: int | None = None,
+    others: Literal["safe", "unknown"] = "safe",
+    verify: bool = True,
+    limits: ImageLimits = DEFAULT_LIMITS,
+    ledger: Path | None = None,
+) -> ExampleSet:
+    """Read one split of a data source.
+
+    Declared splits are followed. A source without `validation` gives a tenth of `train` for it; rows without
+    any split are shared out 80 : 10 : 10. Both go by the image file's content, so that copies stay together.
+    The external sets are for testing only.
+
+    Args:
+        spec: `digits`, or `digits:COUNT` for so many canvases in each split; `unsafebench`, or
+            `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
+            `multiheaded`, `violence`, `self-harm`), also with a path; `folder:PATH` (images with a CSV or
+            JSON-lines table); `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
+        split: `train`, `validation`, `test`, another declared one, or `all`.
+        taxonomy: what category strings are matched to: names, aliases, codes and keys, case ignored.
+        max_failures: largest share of rows, 0 to 1, that may be unusable.
+        limit: stop after so many usable rows, in the order of the data; at most so many, never more.
+        others: whether categories that an unsafe row does not name count as `safe` (as in the paper)
+            or `unknown`; see `judge.data.labels`.
+        verify: decode each image once now, rather than meet a broken one later.
+        limits: passed to `open_image`.
+        ledger: JSON-lines file to list skipped rows in, written even when loading stops.
+
+    Raises:
+        ExampleError: unknown source or split, or missing columns.
+        UnusableRowsError: more rows are unusable than allowed, or none is usable.
+    """
+    if others not in ("safe", "unknown"):
+        raise ExampleError(f"others is {others!r}; use 'safe' or 'unknown'.")
+    kind, where = _parse(str(spec))
+    if kind == "digits":
+        return _digits(split, where, limit)
+    reader, labels = _open(kind, where, taxonomy, others)
+    name = f"{spec}/{split}"
+    examples: list[Example] = []
+    skipped: list[Skipped] = []
+    fingerprints: dict[str, str] = {}
+    ids: set[str] = set()
+    for row in _rows(reader, split, limits, name):
+        if limit is not None and len(examples) >= limit:
+            break
+        if isinstance(row, Skipped):
+            skipped.append(row)
+            continue
+        try:
+            if row.id in ids:
+                raise UnusableRowError("duplicate_id", "an earlier row has the same id")
+            ids.add(row.id)
+            example = labels.example(row)
+            if verify:
+                fingerprints[example.id] = pixels_hash(open_image(example.image, limits))
+            examples.append(example)
+        except (UnusableRowError, ImageError) as error:
+            skipped.append(Skipped(row.id, error.status, error.reason))
+    if ledger is not None:
+        _write_skipped(ledger, skipped)
+    _check_failures(name, len(examples), skipped, max_failures, ledger)
+    return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints)
+
+
+def check_splits(*sets: ExampleSet) -> None:
+    """Make sure that no picture stands in two splits, whatever its file, name or data set.
+
+    Compares decoded pixels, so re-encoded copies are found if no pixel changed; near copies are not.
+
+    Raises:
+        ExampleError: naming the first pairs.
+    """
+    seen: dict[str, tuple[str, str]] = {}
+    shared: list[str] = []
+    for examples in sets:
+        for example in examples.examples:
+            where = f"{examples.name}: {example.id}"
+            for identity in (_fingerprint(example, examples), where):
+                other_split, other = seen.setdefault(identity, (example.split, where))
+                if other_split != example.split:
+                    shared.append(f"{other} ({other_split}) and {where} ({example.split})")
+                    break
+    if shared:
+        raise ExampleError(
+            f"{len(shared)} pictures stand in two splits, so a score would measure memory: "
+            f"{'; '.join(shared[:3])}{' ...' if shared[3:] else ''}. Remove one of each pair."
+        )
+
+
+def _fingerprint(example: Example, examples: ExampleSet) -> str:
+    try:
+        return examples.fingerprints.get(example.id) or pixels_hash(open_image(example.image))
+    except ImageError as error:
+        raise ExampleError(f"{examples.name}: {example.id} cannot be compared: {error}") from error
+
+
+def _parse(spec: str) -> tuple[str, str | None]:
+    """`kind:where`, a bare kind, a path that exists, or a name on the hub."""
+    kind, _, where = spec.partition(":")
+    if kind in SPECS:
+        if kind in ("folder", "dataset") and not where:
+            raise ExampleError(f"{spec!r} says not which; write {kind}:PATH.")
+        return kind, where or None
+    path = Path(spec)
+    if path.suffix in (".csv", ".jsonl") or any([*path.glob("*.csv"), *path.glob("*.jsonl")]):
+        return "folder", spec
+    if path.exists() or spec.count("/") == 1:
+        return "dataset", spec
+    raise ExampleError(
+        f"No data source {spec!r}{nearest(kind, SPECS)}. Use one of {', '.join(SPECS)} "
+        "(kind:PATH for local copies), a path, or a hub name owner/name."
+    )
+
+
+def _open(
+    kind: str, where: str | None, taxonomy: Taxonomy, others: Literal["safe", "unknown"]
+) -> tuple[Reader, Labels]:
+    reader: Reader
+    if kind == "folder":
+        return FolderReader(str(where)), Labels(taxonomy, others)
+    if kind == "dataset":
+        return DatasetReader(str(where), _PLAIN_COLUMNS), Labels(taxonomy, others)
+    known = load_taxonomy("unsafebench")
+    if kind == "unsafebench":
+        reader = DatasetReader(where or "yiting/UnsafeBench", _UNSAFEBENCH_COLUMNS)
+        return reader, Labels(taxonomy, others, known=known, safe_names=True)
+    hub_name, category = EXTERNAL_SETS[kind]
+    # Published as `train`, yet nobody trains on them: the paper tests on them.
+    rename = {"train": "test", UNDECLARED: "test"}
+    reader = DatasetReader(where or hub_name, _EXTERNAL_COLUMNS, rename)
+    return reader, Labels(taxonomy, others, known=known, only=category)
+
+
+def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped]:
+    """The rows of the split asked for, which may have to be cut out of another."""
+    declared = reader.splits
+    reachable = set(declared) - {UNDECLARED}
+    if UNDECLARED in declared:
+        reachable |= set(SPLITS)
+    elif "train" in declared:
+        reachable.add("validation")
+    if split != "all" and split not in reachable:
+        raise ExampleError(f"{name}: no such split; there are: {', '.join(sorted(reachable))}, all.")
+    for source in declared:
+        shared_out = source == UNDECLARED or (source == "train" and "validation" not in declared)
+        if split not in ("all", source) and not (shared_out and split in SPLITS):
+            continue
+        if source == "train" and split not in ("all", "train", "validation"):
+            continue
+        for row in reader.rows(source):
+            if isinstance(row, Skipped) or not shared_out:
+                yield row
+                continue
+            try:
+                share = _share(read_bytes(row.image, limits))
+            except ImageError as error:  # in no split, so reported by every one
+                yield Skipped(row.id, error.status, error.reason)
+                continue
+            part = "validation" if 0.8 <= share < 0.9 else "test" if share >= 0.9 else "train"
+            if source == "train" and part == "test":
+                part = "train"
+            if split in ("all", part):
+                yield replace(row, split=part)
+
+
+def _share(data: bytes) -> float:
+    """A number in [0, 1) that depends on the file's content only."""
+    return int.from_bytes(hashlib.sha256(data).digest()[:7]) / 2**56
+
+
+def _digits(split: str, drawn: str | None, limit: int | None) -> ExampleSet:
+    """Canvases of one split: `drawn` of them, by default so many as usual, and never more than `limit`."""
+    from judge.standins.digits import DEFAULT_COUNTS, digits_examples
+
+    if drawn is not None and not (drawn.isdecimal() and int(drawn)):
+        raise ExampleError(
+            f"digits:{drawn} is no count; write digits, or digits:2000 for 2000 canvases a split."
+        )
+    examples: list[Example] = []
+    for part in SPLITS if split == "all" else (split,):
+        count = int(drawn) if drawn else DEFAULT_COUNTS.get(part)
+        if limit is not None and count is not None:
+            count = min(count, limit - len(examples))
+        examples += digits_examples(part, count=count)
+    return ExampleSet(tuple(examples), name=f"digits/{split}")
+
+
+def _check_failures(
+    name: str, usable: int, skipped: list[Skipped], max_failures: float, ledger: Path | None
+) -> None:
+    total = usable + len(skipped)
+    if total == 0:
+        raise UnusableRowsError(f"{name} has no rows.")
+    if usable and len(skipped) <= max_failures * total:
+        return
+    first = "; ".join(f"{row.id}: {row.status}, {row.reason}" for row in skipped[:3])
+    raise UnusableRowsError(
+        f"{name}: {len(skipped)} of {total} rows cannot be used ({len(skipped) / total:.1%}, "
+        f"allowed {max_failures:.1%}): {first}{' ...' if skipped[3:] else ''}. "
+        f"The whole list is in {ledger or 'the error, `error.skipped`; pass ledger=PATH to keep it'}.",
+        tuple(skipped),
+    )
+
+
+def _write_skipped(path: Path, skipped: list[Skipped] | tuple[Skipped, ...]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"id": row.id, "status": row.status, "reason": row.reason}) for row in skipped]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

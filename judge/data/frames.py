@@ -1,0 +1,116 @@
+"""An animation -> the frames that are judged, and whether they stand for those that are not.
+
+Viewers show every frame, and to judge all of them could cost a thousand images for one file. So the frames that differ
+most are judged, and the animation is safe only if each of the others looks like one of them; else it is unjudged.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from PIL import Image
+
+from judge.errors import ConfigError
+
+from .images import (
+    DEFAULT_LIMITS,
+    KEPT_PIXELS,
+    ImageLimits,
+    ImageSource,
+    decode_frame,
+    frame_count,
+    load_frame,
+    read_header,
+    shrink_by,
+    too_many_pixels,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ANIMATION_PIXELS = 300_000_000
+"""Width x height x frames up to which an animation is looked through: some ten seconds of decoding."""
+HELD_PIXELS = 8 * KEPT_PIXELS
+"""Width x height x frames that are held at a time: 100 MB. Of large animations fewer frames are judged."""
+MOST_FRAMES = 32
+"""Frames of one animation that are judged, where nobody asks for another number."""
+UNLIKE = 24.0
+"""Mean difference of two frames, in levels of 0-255 at 16 x 16 pixels, above which one does not stand for the other:
+a tenth of the range. Chosen, not measured: what is small and faint in a frame may differ by less."""
+
+
+class Frames(NamedTuple):
+    """Some frames of an animation, or the one picture of any other image."""
+
+    images: list[Image.Image]
+    """What `open_image` gives, in the order of the file."""
+    numbers: list[int]
+    """Which frames they are, from 0."""
+    total: int
+    """Frames in the file; the hidden default image of an animated PNG is one of them."""
+    unlike: int
+    """Of the others, how many look like none of them (`UNLIKE`): what is said of these images says nothing of those."""
+
+
+def open_frames(
+    source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS, *, at_most: int = MOST_FRAMES
+) -> Frames:
+    """Open an image and, if it is animated, the frames that differ most from each other.
+
+    Every frame is looked at in small: the first is taken, then each time the one that is least like those taken
+    (Gonzalez 1985, farthest-first traversal), until `at_most` are there or the others are copies. Frames at even steps
+    would let a single one pass between them.
+
+    Args:
+        source: as for `open_image`.
+        limits: as for `open_image`; `frames` does not matter. Each frame must keep to them.
+        at_most: how many frames to take, from 1; fewer of an animation so large that they would hold `HELD_PIXELS`.
+
+    Raises:
+        ImageError: as `open_image`, but never `animated`; `too_many_pixels` also if all frames together hold more
+            than `ANIMATION_PIXELS`. One damaged frame refuses the file.
+        ConfigError: `at_most` below 1.
+    """
+    if at_most < 1:
+        raise ConfigError(f"open_frames: at_most is {at_most}; take at least 1 frame.")
+    image = read_header(source, limits)
+    total = frame_count(image)
+    if total == 1:
+        return Frames([decode_frame(image, 0, limits)], [0], 1, 0)
+    pixels = image.width * image.height
+    if total * pixels > ANIMATION_PIXELS:
+        raise too_many_pixels(f"{total} frames of {image.width} x {image.height}", ANIMATION_PIXELS)
+    held = max(1, HELD_PIXELS // max(1, pixels // shrink_by(image) ** 2))
+    numbers, distances = _most_unlike(
+        [_glimpse(image, number, limits) for number in range(total)], min(at_most, held)
+    )
+    unlike = int((distances > UNLIKE).sum())
+    return Frames([decode_frame(image, number, limits) for number in numbers], numbers, total, unlike)
+
+
+def _glimpse(image: Image.Image, frame: int, limits: ImageLimits) -> "NDArray[np.int16]":
+    """(16, 16, 4) colours and alpha of a frame, to compare it with others."""
+    import numpy as np
+
+    load_frame(image, frame, limits)
+    return np.asarray(image.convert("RGBA").resize((16, 16), Image.Resampling.BOX), dtype=np.int16)
+
+
+def _most_unlike(
+    glimpses: "Sequence[NDArray[np.int16]]", at_most: int
+) -> tuple[list[int], "NDArray[np.float64]"]:
+    """Numbers, in order, of at most so many frames of which none is like another, the first among them.
+
+    Beside them the (N,) distances of all frames to the nearest of those: a third of the summed differences of red,
+    green, blue and alpha, on average over the pixels.
+    """
+    import numpy as np
+
+    every = np.stack(glimpses).astype(np.float64)
+    taken, distances = [0], np.full(len(every), np.inf)
+    while True:
+        apart = np.abs(every - every[taken[-1]])
+        distances = np.minimum(distances, apart.sum(axis=3).mean(axis=(1, 2)) / 3)
+        if len(taken) == at_most or not distances.any():
+            return sorted(taken), distances
+        taken.append(int(distances.argmax()))

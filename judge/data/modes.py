@@ -1,0 +1,121 @@
+"""Decoded pixels of any mode -> RGB: colours converted, transparency composed, large pictures shrunk, in strips.
+
+Strips keep memory at one decoded picture: every step below would otherwise hold another.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from judge.errors import ImageError
+
+if TYPE_CHECKING:
+    from .colours import Convert
+
+STRIP = 256
+"""Rows that are worked on at a time; a multiple of every factor."""
+
+
+def colour_mode(mode: str, depth: str = "") -> str:
+    """What `flatten` has its colours in when it converts them: L, RGB or CMYK."""
+    if mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16") or depth.startswith("LA"):
+        return "L"
+    return "CMYK" if mode == "CMYK" else "RGB"
+
+
+def flatten(
+    image: Image.Image, depth: str, background: tuple[int, int, int], convert: "Convert | None", factor: int
+) -> Image.Image:
+    """A decoded image of any mode -> RGB, composed on `background` and shrunk by `factor`, a power of two.
+
+    Args:
+        image: decoded; its `info` may hold a transparent colour.
+        depth: how the file stores its pixels, such as `L;4` or `RGB;16B`; empty if unknown.
+        background: colour that transparent parts are composed on.
+        convert: from the stored numbers to sRGB, or None.
+        factor: means of `factor` x `factor` pixels, 1 to keep all; the last row or column may be of fewer.
+
+    Raises:
+        ImageError: `unreadable`, `unsupported_format`.
+    """
+    if image.mode in ("I", "F"):
+        image = _wide_grey(image)
+    if factor == 1:
+        return _flat(image, depth, background, convert)
+    width, height = image.size
+    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    for top in range(0, height, STRIP):
+        strip = image.crop((0, top, width, min(top + STRIP, height)))
+        small.paste(_flat(strip, depth, background, convert).reduce(factor), (0, top // factor))
+    return small
+
+
+def _flat(
+    image: Image.Image, depth: str, background: tuple[int, int, int], convert: "Convert | None"
+) -> Image.Image:
+    try:
+        colours, alpha = _colours_and_alpha(image, depth)
+        colours = colours.convert("RGB") if convert is None else convert(colours)
+    except ImageError:
+        raise
+    except Exception as error:  # a transparency entry that does not fit its mode, or an exotic mode
+        raise ImageError("unreadable", f"mode {image.mode}: {first_line(error)}") from error
+    if alpha is None:
+        return colours
+    ground = Image.new("RGB", colours.size, background)
+    ground.paste(colours, mask=alpha)
+    return ground
+
+
+def _colours_and_alpha(image: Image.Image, depth: str) -> tuple[Image.Image, Image.Image | None]:
+    """Colours in `colour_mode`, and alpha (L) where anything is transparent."""
+    key = image.info.get("transparency")
+    target = colour_mode(image.mode, depth)
+    if image.mode.startswith("I;16"):
+        return _sixteen_bit_grey(image, key)
+    if key is not None and depth == "RGB;16B":
+        raise ImageError(
+            "unsupported_format", "16-bit colour with a transparent colour, which 8 bits cannot tell apart"
+        )
+    if key is not None and depth in ("L;2", "L;4"):
+        # Pillow spreads the greys over 0-255 but leaves the key as it was stored.
+        image = image.copy()
+        image.info["transparency"] = key * (85 if depth == "L;2" else 17)
+    if key is None and not image.has_transparency_data:
+        return image.convert(target), None
+    # Pillow has no direct way from La to RGBA.
+    colours = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return colours.convert("RGB").convert(target), colours.getchannel("A")
+
+
+def _sixteen_bit_grey(image: Image.Image, key: Any) -> tuple[Image.Image, Image.Image | None]:
+    """Mode I;16 -> 8-bit grey, and the alpha channel that a colour key stands for."""
+    import numpy as np
+
+    values = np.asarray(image).astype(np.uint32)
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if not isinstance(key, int):
+        return grey, None
+    return grey, Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
+
+
+def _wide_grey(image: Image.Image) -> Image.Image:
+    """Modes I (32-bit integers) and F (floats), which only a program hands over, never one of our formats.
+
+    Floats up to 1 are taken for 0-1, integers above 255 for 16 bits; all else for 0-255, Pillow's own habit.
+    """
+    import numpy as np
+
+    values = np.asarray(image).astype(np.float64)
+    if not np.isfinite(values).all() or values.min() < 0 or values.max() > 65535:
+        raise ImageError("unsupported_format", f"mode {image.mode} with values outside every known range")
+    if image.mode == "F" and values.max() > 255:
+        raise ImageError("unsupported_format", "floats above 255; scale them to 0-1")
+    scale = 255.0 if image.mode == "F" and values.max() <= 1 else 1 / 257 if values.max() > 255 else 1.0
+    return Image.fromarray(np.rint(values * scale).astype(np.uint8))
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, on one line of at most 200 characters."""
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(str(text).split())[:200] or type(error).__name__

@@ -1,0 +1,324 @@
+"""Where examples come from: folders with a table, and data sets of the `datasets` library.
+
+A reader knows columns and files, nothing of taxonomies. It yields rows as they were written, each image as a
+path or a `StoredImage` (nothing is decoded here), or a `Skipped` row with the reason. Pickled data are never
+loaded: a folder's table is CSV or JSON lines, a local data set is Parquet or Arrow.
+"""
+
+import base64
+import binascii
+import csv
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from judge.errors import ImageError
+from prompts.errors import ExampleError
+from prompts.names import nearest
+
+COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id")
+"""Columns of a folder's table; only `path` and `label` must be there. Data sets have `image` for `path`."""
+UNDECLARED = "undeclared"
+"""The split of rows whose data set declares none."""
+
+_SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+_SPLIT_IN_PATH = re.compile(r"(?:^|[-_./ ])(train|test|validation|valid|val|dev)(?=[-_./ ]|$)")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A row that cannot be used."""
+
+    id: str
+    """The row's id, or its place in the data set."""
+    status: str
+    """A status of `ImageError`, or `bad_row`, `no_label`, `bad_label`, `unknown_category`,
+    `contradictory_label`, `outside_folder`, `duplicate_id`."""
+    reason: str
+    """What is wrong, on one line."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row as its data set has it; `judge.data.examples` makes an `Example` of it."""
+
+    id: str
+    image: Any
+    split: str
+    label: Any = None
+    categories: Any = None
+    prompt: Any = None
+    source: Any = None
+
+
+class Reader(Protocol):
+    """A data set that can be gone through split by split."""
+
+    splits: tuple[str, ...]
+    """What the data set declares; `(UNDECLARED,)` when it declares nothing."""
+
+    def rows(self, split: str) -> Iterator[Row | Skipped]:
+        """Go through one declared split."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class StoredImage:
+    """An encoded image inside a memory-mapped data set; `bytes()` reads it when it is needed.
+
+    Accepts the `datasets` image feature, binary columns, and text columns in base64 (also as data URLs).
+    """
+
+    rows: Any
+    """A `datasets.Dataset` with the image column undecoded."""
+    index: int
+    column: str
+
+    def __bytes__(self) -> bytes:
+        value = self.rows[self.index][self.column]
+        if isinstance(value, dict):
+            # A path in a data set is somebody else's; following it could read any file of this machine.
+            if value.get("bytes") is None and value.get("path"):
+                raise ImageError(
+                    "missing", "the data set names a file instead of holding the image; embed it"
+                )
+            value = value.get("bytes")
+        if value is None:
+            raise ImageError("missing", "the row holds no image")
+        if isinstance(value, str):
+            try:
+                return base64.b64decode(re.sub(r"^data:[^,]*,|\s", "", value), validate=True)
+            except (binascii.Error, ValueError) as error:
+                raise ImageError("not_an_image", "text that is no base64") from error
+        if not isinstance(value, bytes):
+            raise ImageError("not_an_image", f"a value of type {type(value).__name__}")
+        return value
+
+
+class FolderReader:
+    """Images in a folder, described by one CSV or JSON-lines table in it.
+
+    Paths in the table are relative to the table's folder and must stay inside it, symbolic links followed:
+    a table from elsewhere must not be able to name this machine's other files. Absolute paths are refused.
+    """
+
+    def __init__(self, where: str | Path) -> None:
+        self.table = _find_table(Path(where))
+        self._root = self.table.parent.resolve()
+        read = _read_csv if self.table.suffix == ".csv" else _read_json_lines
+        self._records = list(read(self.table))
+        self._check_columns({column for _, record in self._records for column in record})
+        declared = {self._split(record) for _, record in self._records if "" not in record}
+        self.splits = tuple(sorted(declared)) or (UNDECLARED,)
+
+    def rows(self, split: str) -> Iterator[Row | Skipped]:
+        """Go through the table's rows that say `split`; damaged rows, which say nothing, come with each."""
+        for line, record in self._records:
+            place = f"{self.table.name}:{line}"
+            if "" in record:
+                yield Skipped(place, "bad_row", str(record[""]))
+                continue
+            if self._split(record) != split:
+                continue
+            path = record.get("path")
+            if not isinstance(path, str) or not path.strip():
+                yield Skipped(place, "bad_row", "no path")
+                continue
+            name = path if record.get("id") in (None, "") else str(record["id"])
+            file = self._inside(path)
+            if file is None:
+                yield Skipped(name, "outside_folder", f"{path!r} leads out of the table's folder")
+            else:
+                values = {c: record.get(c) for c in ("label", "categories", "prompt", "source")}
+                yield Row(name, file, split, **values)
+
+    @staticmethod
+    def _split(record: Mapping[str, Any]) -> str:
+        value = record.get("split")
+        return canonical_split(str(value)) if value else UNDECLARED
+
+    def _inside(self, path: str) -> Path | None:
+        if Path(path).is_absolute() or "\0" in path:
+            return None
+        try:
+            resolved = (self._root / path).resolve()
+        except (OSError, RuntimeError):  # a loop of links
+            return None
+        return resolved if resolved.is_relative_to(self._root) else None
+
+    def _check_columns(self, found: set[str]) -> None:
+        found = found - {""}
+        for column in ("path", "label"):
+            if found and column not in found:
+                raise ExampleError(
+                    f"{self.table} has no column {column!r}; it has: {', '.join(sorted(found))}. "
+                    f"Allowed: {', '.join(COLUMNS)}."
+                )
+        for column in sorted(found - set(COLUMNS)):
+            hint = nearest(column, [c for c in COLUMNS if c not in found])
+            if hint:
+                raise ExampleError(f"{self.table}: unknown column {column!r}{hint}")
+
+
+class DatasetReader:
+    """A data set of the `datasets` library: a hub name, a folder it was saved to, or Parquet files.
+
+    Args:
+        where: a path that exists, or else a name on the hub.
+        columns: our names (`COLUMNS`, with `image` for `path`) -> the data set's. A split column counts
+            where the data set itself declares no splits.
+        rename: declared splits to be called something else.
+    """
+
+    def __init__(
+        self, where: str | Path, columns: Mapping[str, str], rename: Mapping[str, str] | None = None
+    ) -> None:
+        self.where = str(where)
+        self._columns = columns
+        sets = {canonical_split(name): rows for name, rows in _load_datasets(self.where).items()}
+        if set(sets) == {UNDECLARED} and columns.get("split") in sets[UNDECLARED].column_names:
+            sets = _by_column(sets[UNDECLARED], columns["split"])
+        self._sets = {(rename or {}).get(name, name): rows for name, rows in sets.items()}
+        self.splits = tuple(self._sets)
+        for rows in self._sets.values():
+            missing = [columns[c] for c in ("image", "label") if columns[c] not in rows.column_names]
+            if missing:
+                raise ExampleError(
+                    f"{self.where} has no column {missing[0]!r}; it has: {', '.join(rows.column_names)}."
+                )
+
+    def rows(self, split: str) -> Iterator[Row | Skipped]:
+        """Go through one split without decoding, or even reading, its images."""
+        from datasets import Image
+
+        stored, image = self._sets[split], self._columns["image"]
+        present = {ours: name for ours, name in self._columns.items() if name in stored.column_names}
+        if isinstance(stored.features[image], Image):
+            stored = stored.cast_column(image, Image(decode=False))
+        images = stored.select_columns([image])
+        described = stored.select_columns([name for ours, name in present.items() if ours != "image"])
+        for index, values in enumerate(described):
+            record = {
+                ours: _class_names(stored.features[name], values[name])
+                for ours, name in present.items()
+                if ours not in ("image", "split")
+            }
+            name = record.pop("id", None)
+            row_id = f"{split}/{index}" if name is None else f"{split}/{name}"
+            yield Row(row_id, StoredImage(images, index, image), split, **record)
+
+
+def canonical_split(name: str) -> str:
+    """`train`, `validation` or `test` for the usual names; any other name as it is."""
+    name = name.strip()
+    return _SPLIT_NAMES.get(name.lower(), name.lower() if name.lower() in ("train", "test") else name)
+
+
+def _find_table(where: Path) -> Path:
+    if where.is_file() and where.suffix in (".csv", ".jsonl"):
+        return where
+    if not where.is_dir():
+        raise ExampleError(f"{where} is no folder and no .csv or .jsonl file.")
+    tables = sorted(p for p in where.iterdir() if p.suffix in (".csv", ".jsonl") and p.is_file())
+    if len(tables) != 1:
+        found = ", ".join(p.name for p in tables) or "none"
+        raise ExampleError(
+            f"{where} must hold one table (.csv or .jsonl, columns {', '.join(COLUMNS)}); found: {found}. "
+            "Name the table itself if there are several."
+        )
+    return tables[0]
+
+
+def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line, record) pairs; what cannot be read is a record whose only key is empty."""
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, restkey="", strict=True)
+            for record in reader:
+                if "" in record:
+                    yield reader.line_num, {"": "more values than columns; put texts with commas in quotes"}
+                elif None in record.values():
+                    yield reader.line_num, {"": "fewer values than columns"}
+                else:
+                    yield reader.line_num, dict(record)
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise ExampleError(f"{table} cannot be read as CSV in UTF-8: {error}") from error
+
+
+def _read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `_read_csv`; one damaged line costs only itself."""
+    with table.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig"))
+            except (ValueError, RecursionError) as error:
+                yield number, {"": f"no JSON: {error}"}
+                continue
+            if not isinstance(record, dict) or "" in record:
+                yield number, {"": f"expected an object with named fields, got {type(record).__name__}"}
+            else:
+                yield number, record
+
+
+def _load_datasets(where: str) -> dict[str, Any]:
+    """Split -> `datasets.Dataset`."""
+    import datasets
+
+    path = Path(where)
+    try:
+        if not path.exists():
+            loaded = datasets.load_dataset(where)
+        elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+            loaded = datasets.load_from_disk(where)
+        else:
+            loaded = datasets.load_dataset("parquet", data_files=_parquet_files(path))
+    except ExampleError:
+        raise
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        cause = " ".join(str(error.__cause__ or error).split())[:300]
+        raise ExampleError(
+            f"The data set {where!r} cannot be loaded: {cause}. Give a local folder or Parquet file, or a "
+            "name on the hub; a gated one needs its terms accepted there and `hf auth login` here."
+        ) from error
+    return dict(loaded) if isinstance(loaded, dict) else {UNDECLARED: loaded}
+
+
+def _parquet_files(path: Path) -> dict[str, list[str]]:
+    """Split -> files, by the word in their names, as on the hub: `data/train-00000-of-00002.parquet`."""
+    files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    if not files or any(file.suffix != ".parquet" for file in files):
+        raise ExampleError(f"{path} is no Parquet file, holds none, and is no folder saved by `datasets`.")
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        found = _SPLIT_IN_PATH.search((file.name if path == file else str(file.relative_to(path))).lower())
+        splits.setdefault(canonical_split(found[1]) if found else UNDECLARED, []).append(str(file))
+    if UNDECLARED in splits and len(splits) > 1:
+        raise ExampleError(
+            f"{path}: {splits[UNDECLARED][0]} names no split, while other files do; rename it."
+        )
+    return splits
+
+
+def _by_column(rows: Any, column: str) -> dict[str, Any]:
+    """Split -> rows, by what the column says."""
+    indices: dict[str, list[int]] = {}
+    for index, value in enumerate(rows[column]):
+        split = canonical_split(str(_class_names(rows.features[column], value) or UNDECLARED))
+        indices.setdefault(split, []).append(index)
+    return {split: rows.select(chosen) for split, chosen in indices.items()}
+
+
+def _class_names(feature: Any, value: Any) -> Any:
+    """The words behind class numbers, where the data set declares them."""
+    feature = getattr(feature, "feature", feature)
+    names = getattr(feature, "names", None)
+    if names is None or value is None:
+        return value
+    if isinstance(value, list):
+        return [names[number] for number in value]
+    return names[value] if value >= 0 else None  # -1 is how the library writes "not labelled"

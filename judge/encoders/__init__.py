@@ -1,0 +1,1 @@
+"""Frozen image and text encoders, their features, and what makes them robust."""

@@ -1,0 +1,224 @@
+"""A frozen image-text encoder: images and texts -> tokens in one joint space.
+
+Any CLIP, SigLIP or SigLIP 2 of fixed resolution from `transformers`. Heads see its tokens only, so they fit any
+encoder of the same width, and its features can be computed once and kept (`judge.encoders.features`).
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor
+
+from judge.errors import CheckpointError
+from judge.vlm.load import base_path
+
+from .pixels import preprocess
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+FAMILIES = ("clip", "siglip")
+"""Values of `model_type` whose joint space is known here; SigLIP 2 of fixed resolution is a `siglip`."""
+LONGEST_PROMPT = 32
+"""Windows of the text encoder's context that are read of one text."""
+_MODEL_SETTINGS = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "eos_token_id")
+_IMAGE_SETTINGS = (
+    *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
+    *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+)
+_PROBE = "A photo of 2 FÜSSE,  isn't it?\nÀ \U0001f642"
+"""Read by every tokenizer for its identity: case, accents, spaces and what no vocabulary holds."""
+
+
+class DualEncoder:
+    """A frozen CLIP or SigLIP.
+
+    Attributes:
+        name: as it was given to `load`.
+        fingerprint: SHA-256 of weights and of every setting that changes a feature (image processor and tokenizer
+            included); caches and heads are tied to it.
+        width: D, the width of the joint space.
+        context: tokens of a text that are read at once, special ones included.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str) -> None:
+        """Wrap a loaded model; `load` does it from a name or path."""
+        family = model.config.model_type
+        if family not in FAMILIES:
+            raise CheckpointError(
+                f"{name!r} is a {family!r} model; an encoder is one of {', '.join(FAMILIES)}."
+            )
+        self.model, self.tokenizer, self.image_processor = model.eval(), tokenizer, image_processor
+        self.model.requires_grad_(False)
+        self.name, self.family = name, family
+        text = model.config.text_config
+        self.width = int(model.config.projection_dim if family == "clip" else text.projection_size)
+        self.context = int(text.max_position_embeddings)
+        self.fingerprint = _fingerprint(model, tokenizer, image_processor)
+
+    @classmethod
+    def load(
+        cls,
+        name_or_path: str | Path,
+        *,
+        revision: str = "main",
+        device: str | torch.device | None = None,
+        dtype: str = "float32",
+    ) -> Self:
+        """Load by hub id, folder, or the name of what ships (`tiny-clip`).
+
+        Raises:
+            CheckpointError: it cannot be loaded, or is of another family.
+        """
+        from safetensors import SafetensorError
+        from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+        path = base_path(str(name_or_path))
+        common = {"revision": revision, "trust_remote_code": False}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path, **common)
+            image_processor = AutoImageProcessor.from_pretrained(path, **common)
+            # Fingerprinted in float32, so that one encoder has one identity on every machine.
+            model = AutoModel.from_pretrained(path, **common, dtype="float32", use_safetensors=True)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{str(name_or_path)!r} could not be loaded as an image-text encoder: "
+                f"{str(error).strip().splitlines()[0]} Give a CLIP or SigLIP by hub id or folder, or tiny-clip."
+            ) from error
+        encoder = cls(model, tokenizer, image_processor, name=str(name_or_path))
+        encoder.model.to(device=device, dtype=getattr(torch, dtype))
+        return encoder
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.model.device)
+
+    def pixel_values(self, images: "Sequence[Image]") -> Tensor:
+        """What the image processor makes of B RGB images: (B, 3, H, W), normalised."""
+        values: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
+        return values
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, 1 + P, D) float32: the pooled embedding, then one token a patch, in row order.
+
+        Differentiable in `pixel_values`. Patches of a CLIP go through its last norm and projection, as the pooled
+        token does (MaskCLIP, Zhou et al. 2022, section 3.2). Those of a SigLIP go one by one through its pooling
+        head, which, with one patch to attend to, is that patch's value and output projection and the MLP.
+        """
+        seen = self.model.vision_model(
+            pixel_values.to(device=self.device, dtype=self.model.dtype, non_blocking=True)
+        )
+        if self.family == "clip":
+            patches = self.model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+            tokens: Tensor = self.model.visual_projection(
+                torch.cat([seen.pooler_output[:, None], patches], dim=1)
+            )
+            return tokens.float()
+        patches = self.model.vision_model.head(seen.last_hidden_state.flatten(0, 1)[:, None])
+        patches = patches.view_as(seen.last_hidden_state)
+        return torch.cat([seen.pooler_output[:, None], patches], dim=1).float()
+
+    def see_images(self, images: "Sequence[Image]") -> Tensor:
+        """`see` of RGB images, without gradients."""
+        with torch.no_grad():
+            return self.see(self.pixel_values(images))
+
+    def see_pixels(self, pixels: Tensor) -> Tensor:
+        """`see` of (B, 3, H, W) floats in [0, 1] at the images' own size, differentiable in them."""
+        return self.see(preprocess(self.image_processor, pixels))
+
+    def token_count(self, text: str) -> int:
+        """Tokens of a text with the special ones; more than `context` do not fit at once."""
+        return len(self.tokenizer(_readable(text), truncation=False, verbose=False).input_ids)
+
+    def too_long(self, text: str) -> bool:
+        """Whether a text takes more windows than `read` reads."""
+        special = int(self.tokenizer.num_special_tokens_to_add())
+        limit = LONGEST_PROMPT * (self.context - special)
+        # A token holds one character of ASCII at least, so that most texts need not be counted. Tokenizers write
+        # other characters out (NFC, NFKC), some in many times their bytes.
+        return not (text.isascii() and len(text) <= limit) and self.token_count(text) - special > limit
+
+    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """B texts -> (B, 1 + L, D) float32 tokens and (B, 1 + L) bool mask, without gradients.
+
+        Token 0 is the pooled embedding, the others are the text's own tokens without special ones. A text longer
+        than the context is read in windows: all their tokens, and the mean of their pooled embeddings.
+
+        Raises:
+            CheckpointError: a text of more than `LONGEST_PROMPT` windows.
+        """
+        windows = self.tokenizer(
+            [_readable(text) for text in texts],
+            truncation=True,
+            max_length=self.context,
+            padding="max_length" if self.family == "siglip" else "longest",
+            return_overflowing_tokens=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        owner = windows["overflow_to_sample_mapping"]
+        most = int(owner.bincount().max())
+        if most > LONGEST_PROMPT:
+            raise CheckpointError(
+                f"A text takes {most} windows of {self.context} tokens; at most {LONGEST_PROMPT} are read."
+            )
+        with torch.no_grad():
+            pooled, tokens = self._read(windows["input_ids"], windows["attention_mask"])
+        own = (windows["attention_mask"].bool() & ~windows["special_tokens_mask"].bool()).to(self.device)
+        rows = []
+        for number in range(len(texts)):
+            mine = (owner == number).nonzero().flatten().tolist()
+            rows.append(torch.cat([pooled[mine].mean(0, keepdim=True), *(tokens[i][own[i]] for i in mine)]))
+        padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=padded.device)
+        return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
+
+    def _read(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled (W, D) and token (W, L, D) embeddings of W windows."""
+        inputs = {"input_ids": ids.to(self.device)}
+        if self.family == "clip":
+            inputs["attention_mask"] = attention.to(self.device)
+            read = self.model.text_model(**inputs)
+            project = self.model.text_projection
+            return project(read.pooler_output).float(), project(read.last_hidden_state).float()
+        read = self.model.text_model(**inputs)  # SigLIP was trained without a mask, on padded texts
+        return read.pooler_output.float(), self.model.text_model.head(read.last_hidden_state).float()
+
+
+def _readable(text: str) -> str:
+    """The text without lone surrogates, which no tokenizer takes; a stranger's prompt may hold some."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
+    """SHA-256 of what changes features: weights, and settings that no weight's shape tells."""
+    parts = (model.config.vision_config, model.config.text_config)
+    settings = {
+        "model": [[_plain(getattr(part, name, None)) for name in _MODEL_SETTINGS] for part in parts],
+        "image": {name: _plain(getattr(image_processor, name, None)) or None for name in _IMAGE_SETTINGS},
+        "vocabulary": sorted(tokenizer.get_vocab().items()),
+        "probe": list(tokenizer(_PROBE).input_ids),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The same setting in the same JSON, whichever class of processor holds it."""
+    if isinstance(value, list | tuple):
+        return list(value)
+    if hasattr(value, "__iter__") and not isinstance(
+        value, str
+    ):  # sizes: a dict, or a class that acts as one
+        return {key: entry for key, entry in dict(value).items() if entry is not None}
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -1,0 +1,275 @@
+"""A robust image encoder: fine-tuned on unlabelled images, so that small changes of pixels move its tokens little.
+
+A head on a frozen ordinary CLIP cannot be made robust to L-inf changes, because what moves is below it. FARE
+(Schlarmann et al. 2024, "Robust CLIP", section 3.2) fine-tunes the image tower towards the frozen original's own clean
+embeddings, at the worst nearby pixels; text tower and joint space stay, so heads, filters and categories made for the
+original go on working. Our heads read patch tokens as well, so these are held in place too.
+
+Pixels are those of the picture at the model's input, float32 in [0, 1], as `adversarial.threat` has them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from copy import copy, deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from judge.data.images import open_image
+from judge.errors import CheckpointError, ConfigError
+from prompts.example import Example
+
+from .dual import DualEncoder
+
+
+def perturb(loss: Callable[[Tensor], Tensor], pixels: Tensor, epsilon: float, steps: int) -> Tensor:
+    """A nearby picture of higher loss: projected signed gradient ascent in the L-inf ball (Madry et al. 2018, eq. 3).
+
+    For training: a few steps from a random start, the last iterate, no restarts; attacks to measure by are in
+    `adversarial`. Steps are 2.5 epsilon / steps long (ibid., section 5), at most 1.25 epsilon (Wong et al. 2020).
+
+    Args:
+        loss: (B, 3, H, W) -> a number, the sum or mean over images; gradients go to the pixels only.
+        pixels: (B, 3, H, W) floats in [0, 1].
+        epsilon: largest change of a value, in the same unit.
+        steps: gradients taken; 0 gives the random start.
+
+    Returns:
+        (B, 3, H, W) within epsilon and [0, 1], without gradients.
+    """
+    low, high = (pixels - epsilon).clamp(min=0.0), (pixels + epsilon).clamp(max=1.0)
+    moved = low + (high - low) * torch.rand_like(pixels)
+    for _ in range(steps):
+        moved.requires_grad_(True)
+        with torch.enable_grad():
+            (gradient,) = torch.autograd.grad(loss(moved), moved)
+        moved = moved.detach() + min(2.5 / steps, 1.25) * epsilon * gradient.sign()
+        moved = torch.minimum(torch.maximum(moved, low), high)
+    return moved.detach()
+
+
+def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
+    """Squared L2 distance to the frozen original's clean tokens, mean over images.
+
+    The pooled token's is L_FARE (Robust CLIP, eq. 3); the patches' mean is added with `patch_weight`.
+
+    Args:
+        tokens: (B, 1 + P, D) of `DualEncoder.see`, of attacked pixels.
+        original: (B, 1 + P, D), of the clean ones, by the encoder before any fine-tuning.
+        patch_weight: at least 0; 0 is FARE as published.
+    """
+    distance = (tokens - original).square().sum(-1)
+    return (distance[:, 0] + patch_weight * distance[:, 1:].mean(-1)).mean()
+
+
+def input_bytes(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
+    """(N, 3, h, w) bytes: pictures as the image processor resizes and crops them, before it normalises.
+
+    What attacks and training perturb has one size this way, whatever the size of the files. One byte a value: 8,000
+    pictures of 224 x 224 take 1.2 GB.
+    """
+    processor = copy(encoder.image_processor)
+    processor.do_rescale = processor.do_normalize = False
+    parts = []
+    for start in range(0, len(examples), 256):
+        images = [open_image(example.image) for example in examples[start : start + 256]]
+        values = processor(images=images, return_tensors="pt")["pixel_values"]
+        parts.append(values.round().clamp(0, 255).to(torch.uint8))
+    return torch.cat(parts)
+
+
+def as_pixels(values: Tensor) -> Tensor:
+    """Bytes -> float32 in [0, 1]."""
+    return values.float() / 255.0
+
+
+def open_tower(encoder: DualEncoder, blocks: int | None = None) -> list[nn.Parameter]:
+    """Let the image tower learn, in place; text tower and everything else stay frozen.
+
+    Args:
+        encoder: whose weights may change from now on; give it a copy (`copy_encoder`) to keep the original.
+        blocks: only the embeddings and the first so many blocks, where robustness sits (R-Adapt, arXiv 2603.12799);
+            by default the whole tower with its projection.
+
+    Returns:
+        What may be trained.
+
+    Raises:
+        ConfigError: more blocks than there are.
+    """
+    tower = encoder.model.vision_model
+    layers = tower.encoder.layers
+    if blocks is not None and not 1 <= blocks <= len(layers):
+        raise ConfigError(
+            f"blocks is {blocks}; {encoder.name!r} has 1 to {len(layers)}, or none for all of it."
+        )
+    parts = [tower] if blocks is None else [tower.embeddings, *layers[:blocks]]
+    if blocks is not None and hasattr(tower, "pre_layrnorm"):  # so spelt in CLIP
+        parts.append(tower.pre_layrnorm)
+    if blocks is None and encoder.family == "clip":
+        parts.append(encoder.model.visual_projection)
+    encoder.model.requires_grad_(False)
+    for part in parts:
+        part.requires_grad_(True)
+    return [parameter for parameter in encoder.model.parameters() if parameter.requires_grad]
+
+
+def copy_encoder(encoder: DualEncoder) -> DualEncoder:
+    """The same encoder with an image tower of its own."""
+    twin = copy(encoder)
+    twin.model = deepcopy(encoder.model)
+    return twin
+
+
+def save_encoder(encoder: DualEncoder, folder: Path) -> DualEncoder:
+    """Write the encoder in the hub's layout, and read it back: frozen, under its new name and fingerprint.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        encoder.model.save_pretrained(folder)
+        encoder.tokenizer.save_pretrained(folder)
+        encoder.image_processor.save_pretrained(folder)
+    except OSError as error:
+        raise CheckpointError(f"No encoder can be kept in {folder}: {error.strerror}.") from error
+    return DualEncoder.load(folder, device=encoder.device)
+
+
+@dataclass
+class FareOptions:
+    """How the image tower is fine-tuned."""
+
+    epsilon: str = field(
+        default="8/255", metadata={"help": "Largest change of a pixel value, such as 4/255."}
+    )
+    steps: int = field(default=3, metadata={"help": "Gradients to find each attacked picture."})
+    patch_weight: float = field(
+        default=1.0, metadata={"help": "Weight of the patch tokens beside the pooled one."}
+    )
+    clean_weight: float = field(
+        default=0.0, metadata={"help": "Weight of the same loss on clean pictures beside the attacked ones."}
+    )
+    blocks: int | None = field(
+        default=None, metadata={"help": "Train the first so many blocks only; by default the whole tower."}
+    )
+    epochs: int = field(default=10, metadata={"help": "Passes over the images."})
+    learning_rate: float = field(
+        default=3e-4,
+        metadata={"help": "Highest rate of AdamW, after a tenth of all steps; then a cosine to 0."},
+    )
+    weight_decay: float = field(default=1e-4, metadata={"help": "Of AdamW."})
+    train_batch_size: int = field(default=64, metadata={"help": "Images in a step, over all processes."})
+    seed: int = field(default=42, metadata={"help": "Of order and random starts."})
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.epochs < 1 or self.train_batch_size < 1 or not self.learning_rate > 0:
+            raise ConfigError(
+                f"steps {self.steps}, epochs {self.epochs}, train_batch_size {self.train_batch_size} and learning_rate "
+                f"{self.learning_rate} must all be positive."
+            )
+        if self.patch_weight < 0 or self.clean_weight < 0:
+            raise ConfigError(
+                f"patch_weight {self.patch_weight} and clean_weight {self.clean_weight} must not be negative."
+            )
+
+
+class _Tower(nn.Module):
+    """The encoder as a module whose call sees pixels, as accelerate wraps it."""
+
+    def __init__(self, encoder: DualEncoder) -> None:
+        super().__init__()
+        self.model, self._see = encoder.model, encoder.see_pixels
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self._see(pixels)
+
+
+def fare(
+    encoder: DualEncoder,
+    images: Tensor,
+    epsilon: float,
+    options: FareOptions,
+    *,
+    told: Callable[[int], Any] | None = None,
+) -> list[dict[str, float]]:
+    """Fine-tune the image tower in place; under `accelerate launch`, processes share each batch.
+
+    Args:
+        encoder: becomes robust; the original is what it is at the start.
+        images: (N, 3, h, w) bytes of `input_bytes`; no labels anywhere.
+        epsilon: largest change of a value, pixels in [0, 1].
+        options: how.
+        told: hears how many epochs are done, for a progress bar.
+
+    Returns:
+        For each epoch `epoch` and `loss`, the mean over steps.
+
+    Raises:
+        ConfigError: a batch that the processes cannot share.
+    """
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    place, count, size = accelerator.process_index, accelerator.num_processes, options.train_batch_size
+    if size % count:
+        raise ConfigError(
+            f"train_batch_size {size} cannot be shared by {count} processes; give a multiple of that."
+        )
+    original = copy_encoder(encoder)
+    original.model.requires_grad_(False)
+    parameters = open_tower(encoder, options.blocks)
+    optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
+    tower, optimizer = accelerator.prepare(_Tower(encoder), optimizer)
+    steps = max(len(images) // size, 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(options.epochs * steps))
+    generator = torch.Generator().manual_seed(options.seed)
+    torch.manual_seed(options.seed + place)  # processes look at other random starts
+    history = []
+    for epoch in range(options.epochs):
+        order = torch.randperm(len(images), generator=generator)
+        losses = []
+        for start in range(0, steps * size, size):
+            clean = as_pixels(images[order[start : start + size][place::count]].to(accelerator.device))
+            with torch.no_grad():
+                wanted = original.see_pixels(clean)
+
+            def distance(pixels: Tensor, see: Any = encoder.see_pixels, wanted: Tensor = wanted) -> Tensor:
+                return fare_loss(see(pixels), wanted, options.patch_weight)
+
+            attacked = perturb(distance, clean, epsilon, options.steps)
+            loss = distance(attacked, tower)
+            if options.clean_weight:
+                loss = loss + options.clean_weight * distance(clean, tower)
+            optimizer.zero_grad()
+            accelerator.backward(loss)
+            accelerator.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.detach())
+        mean = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
+        history.append({"epoch": epoch + 1, "loss": mean})
+        if told is not None:
+            told(epoch + 1)
+    encoder.model.requires_grad_(False)
+    return history
+
+
+def warm_cosine(steps: int) -> Callable[[int], float]:
+    """Share of the highest rate at each step: linear over a tenth of them, then a cosine to 0."""
+    warm = max(steps // 10, 1)
+    return lambda step: (
+        (step + 1) / warm
+        if step < warm
+        else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
+    )
+
+
+def cosines(tokens: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) cosine of the pooled tokens, and (B,) mean cosine of the patches, of (B, 1 + P, D) with (B, 1 + P, D)."""
+    found = F.cosine_similarity(tokens, original, dim=-1)
+    return found[:, 0], found[:, 1:].mean(-1)

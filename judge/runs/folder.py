@@ -1,0 +1,357 @@
+"""What a run leaves behind, so that it explains itself later and can be loaded again.
+
+    run.json        what this folder is: kind, format version, taxonomy hash, base model; read first
+    config.yaml     every option as it was resolved
+    taxonomy.yaml   the categories it was trained on
+    environment.json  versions, machine, commit
+    metrics.json    the numbers
+    skipped.jsonl   data that could not be used, with reasons
+    rows/*.jsonl    one judged row a line
+    plots/*.png     pictures for report.html
+
+Files are replaced in one step: a run killed at any moment leaves the old file or the new one, never half.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prompts.taxonomy import Taxonomy
+from prompts.taxonomy_file import load_taxonomy
+
+from judge.errors import CheckpointError
+
+MANIFEST = "run.json"
+FORMAT = 1
+"""Version of the folder's layout; raised when older code could no longer read it."""
+PACKAGES = (
+    *(
+        "torch",
+        "transformers",
+        "peft",
+        "trl",
+        "accelerate",
+        "deepspeed",
+        "bitsandbytes",
+        "datasets",
+        "evaluate",
+    ),
+    *("numpy", "scikit-learn", "pillow", "safetensors"),
+)
+"""Packages whose versions can change a number."""
+
+
+class RunDir:
+    """A run folder. `RunDir.create` makes one, `RunDir.open` reads one; the constructor touches no file."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path, *, kind: str = "vlm", resume: bool = False, **about: Any) -> "RunDir":
+        """Make the folder and its manifest.
+
+        Args:
+            path: a folder that does not exist, or is empty.
+            kind: what loads it again, such as `vlm`.
+            resume: go on with a run of the same kind that is there already.
+            about: further JSON values for the manifest, such as the base model.
+
+        Raises:
+            CheckpointError: the folder is in use by another run, or by something that is no run.
+        """
+        run = cls(path)
+        if run._manifest_path.exists():
+            found = cls.open(path).kind
+            if not resume or found != kind:
+                raise CheckpointError(
+                    f"{path} already holds a run of kind {found!r}; resume it, or choose another folder"
+                )
+        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise CheckpointError(
+                f"{path} exists and is no run folder; choose another one, or empty it first"
+            )
+        else:
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": _now()})
+        run.note(**about)
+        return run
+
+    def check_resumable(self, taxonomy: Taxonomy, **about: Any) -> None:
+        """See that a run that goes on is still the same run; a folder without a run passes.
+
+        Raises:
+            CheckpointError: it was begun under another taxonomy, or with other values of `about`.
+        """
+        if not self._manifest_path.exists():
+            return
+        begun = self.manifest
+        found = {"taxonomy": begun.get("taxonomy", {}).get("hash"), **{key: begun.get(key) for key in about}}
+        for key, value in {"taxonomy": taxonomy.hash, **about}.items():
+            if found[key] not in (None, value):
+                raise CheckpointError(
+                    f"{self.path} was begun with {key} {found[key]!r}, not {value!r}; resume it with the same "
+                    "one, or choose another output_dir"
+                )
+
+    @classmethod
+    def open(cls, path: str | Path, *, kind: str | None = None) -> "RunDir":
+        """Check that `path` is a run folder this version can read (and of `kind`, where one is asked for).
+
+        Raises:
+            CheckpointError: it is not; the message says what is there and what to do.
+        """
+        run = cls(path)
+        if not run._manifest_path.is_file():
+            what = "does not exist" if not run.path.exists() else f"holds no {MANIFEST}"
+            raise CheckpointError(f"{path} {what}; give the folder that a recipe wrote, such as runs/demo")
+        manifest = run.manifest
+        version = manifest.get("format")
+        if not isinstance(version, int) or not isinstance(manifest.get("kind"), str):
+            raise CheckpointError(f"{run._manifest_path} names no kind and format version; it is damaged")
+        if version > FORMAT:
+            raise CheckpointError(
+                f"{path} has run format {version}, this version reads up to {FORMAT}; update arbiter-vision"
+            )
+        if kind is not None and manifest["kind"] != kind:
+            raise CheckpointError(f"{path} is a run of kind {manifest['kind']!r}, not {kind!r}")
+        return run
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The content of run.json."""
+        return self._read_json(MANIFEST)
+
+    @property
+    def kind(self) -> str:
+        """What loads this run again."""
+        return str(self.manifest["kind"])
+
+    def note(self, **about: Any) -> None:
+        """Add JSON values to the manifest, or replace them; kind, format and date stay."""
+        fixed = {"kind", "format", "created"} & set(about)
+        if fixed:
+            raise CheckpointError(f"the manifest's {', '.join(sorted(fixed))} cannot be changed")
+        if about:
+            self._write_json(MANIFEST, self.manifest | about)
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Keep the options as they were resolved."""
+        self.write_text("config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The options that `write_config` kept."""
+        return dict(yaml.safe_load(self._read("config.yaml")))
+
+    def write_taxonomy(self, taxonomy: Taxonomy) -> None:
+        """Keep the categories, and their hash in the manifest."""
+        self.write_text("taxonomy.yaml", taxonomy.to_yaml())
+        self.note(taxonomy={"name": taxonomy.name, "version": str(taxonomy.version), "hash": taxonomy.hash})
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The categories that `write_taxonomy` kept.
+
+        Raises:
+            CheckpointError: there are none, or not the ones the manifest names by hash.
+        """
+        self._read("taxonomy.yaml")
+        taxonomy = load_taxonomy(self.path / "taxonomy.yaml")
+        about = self.manifest.get("taxonomy")
+        expected = about.get("hash") if isinstance(about, dict) else None
+        if taxonomy.hash != expected:
+            raise CheckpointError(
+                f"{self.path / 'taxonomy.yaml'} has hash {taxonomy.short_hash}, but {MANIFEST} names "
+                f"{str(expected)[:16]}: the file was edited after the run. To judge by other categories, "
+                "leave it and pass your own taxonomy"
+            )
+        return taxonomy
+
+    def write_environment(self) -> None:
+        """Keep versions, machine and commit."""
+        self._write_json("environment.json", environment())
+
+    def write_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Replace the numbers; NaN and infinities, which JSON lacks, become null."""
+        self._write_json("metrics.json", metrics)
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The numbers that `write_metrics` kept."""
+        return self._read_json("metrics.json")
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
+        """Keep records one a line under rows/, such as judged rows; gives the file's path back."""
+        return self._write_lines(f"rows/{name}.jsonl", rows)
+
+    def read_rows(self, name: str) -> Iterator[dict[str, Any]]:
+        """The records that `write_rows` kept under this name."""
+        for line in self._read(f"rows/{name}.jsonl").splitlines():
+            yield json.loads(line)
+
+    def write_skipped(self, skipped: Iterable[tuple[str, str]]) -> int:
+        """Keep (id, reason) of data that could not be used, and count it; an empty file: all could be."""
+        entries = [{"id": name, "reason": reason} for name, reason in skipped]
+        self._write_lines("skipped.jsonl", entries)
+        return len(entries)
+
+    @property
+    def plots(self) -> Path:
+        """The folder for pictures, made when asked for."""
+        folder = self.path / "plots"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    @property
+    def _manifest_path(self) -> Path:
+        return self.path / MANIFEST
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"the run {self.path} has no {name}; it may not have got that far"
+            ) from None
+
+    def _read_json(self, name: str) -> dict[str, Any]:
+        try:
+            content = json.loads(self._read(name))
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise CheckpointError(f"{self.path / name} is not JSON ({error}); it is damaged") from None
+        if not isinstance(content, dict):
+            raise CheckpointError(
+                f"{self.path / name} holds {type(content).__name__}, not an object; it is damaged"
+            )
+        return content
+
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        self.write_text(
+            name, json.dumps(_plain(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        )
+
+    def _write_lines(self, name: str, entries: Iterable[Mapping[str, Any]]) -> Path:
+        lines = (json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False) + "\n" for entry in entries)
+        return self.write_text(name, "".join(lines))
+
+    def write_text(self, name: str, text: str) -> Path:
+        """Write a file of the run and move it into its place: readers see the old text or the new."""
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{os.getpid()}")
+        with beside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        return path
+
+
+def environment() -> dict[str, Any]:
+    """Versions, machine and commit, as far as they can be found out; never fails, never imports torch."""
+    return {
+        "time": _now(),
+        "command": sys.argv,
+        "arbiter": _version("arbiter-vision"),
+        "python": platform.python_version(),
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "machine": {
+            "system": platform.platform(),
+            "cpu": _cpu_model(),
+            "cores": _cores(),
+            "memory_gib": _memory_gib(),
+            "gpus": _gpus(),
+        },
+        "git": _git(Path(__file__).resolve().parents[2]),
+    }
+
+
+def _git(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether tracked files were changed; None when these sources are no checkout."""
+
+    def ask(*arguments: str) -> str:
+        ran = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+        return ran.stdout.strip()
+
+    try:
+        # An installed copy may lie inside somebody else's repository: only our own root counts.
+        if Path(ask("rev-parse", "--show-toplevel")).resolve() != folder:
+            return None
+        return {
+            "commit": ask("rev-parse", "HEAD"),
+            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
+
+
+def _cores() -> int | None:
+    """Cores this process may use, which a container limits."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _gpus() -> list[str]:
+    """GPU names, if this process uses torch; asking would otherwise cost its import."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return []
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types: numbers of numpy too, paths and the like as text, NaN as None."""
+    if hasattr(value, "item") and not hasattr(value, "__len__"):
+        value = value.item()
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, (set, frozenset)):
+        return sorted(_plain(entry) for entry in value)
+    return str(value)

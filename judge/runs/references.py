@@ -1,0 +1,124 @@
+"""What a run folder names: a run may be a stranger's, so what it says is checked before anything is loaded by it.
+
+- **No host.** A run posts nothing anywhere and fetches from no address. A served judge that it names is used only if
+  whoever loads the run names it too. A base model or encoder may be named by hub id, as adapters must name their base:
+  that asks the hub for its safetensors (or its cache), runs no remote code, and is said in the log.
+- **The same content.** A fingerprint covers everything that changes a stage's answers. It guards against mistakes, not
+  against somebody who writes a whole run: whoever does can make it judge as he likes.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from prompts.printable import printable
+
+from judge.errors import CheckpointError
+from .folder import MANIFEST, RunDir
+
+LOG = logging.getLogger("arbiter")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_WEIGHTS = ("*.safetensors", "adapter/*.safetensors", "encoder/*.safetensors")
+_SHAPES = (
+    "head.json",
+    "taxonomy.yaml",
+    "config.yaml",
+    "adapter/adapter_config.json",
+    "encoder/*.json",
+    "encoder/*.txt",
+)
+"""What of a run is read with its weights, whatever kind it is; checkpoints on the way and metrics are not."""
+_MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".tokenizer.json", ".json")
+"""Files of an exported student (`judge.student.onnx`)."""
+
+
+def is_address(name: str) -> bool:
+    """Whether a name is a URL, whatever its scheme, or a share on another machine."""
+    return "://" in name or name.lower().startswith(("//", "\\\\", "http:", "https:"))
+
+
+def stored_model(name: object, source: Path) -> str:
+    """The base model or encoder that a run names: what ships, a folder, or a hub id.
+
+    Args:
+        name: as the run says it.
+        source: the run, for messages.
+
+    Raises:
+        CheckpointError: an address, a folder with an adapter in the base's place, or no name at all.
+    """
+    from judge.vlm.load import SHIPPED
+
+    if not isinstance(name, str) or not name or is_address(name):
+        raise CheckpointError(
+            f"{source} names the model {name!r}; a run may name a folder or a hub id such as "
+            "llava-hf/llava-1.5-7b-hf, never an address. Correct its run.json if you trust it."
+        )
+    if Path(name).is_dir():
+        if (Path(name) / "adapter_config.json").exists():
+            raise CheckpointError(
+                f"{source} names {name!r} as its model, which is an adapter and would load whatever it names itself."
+            )
+    elif name not in SHIPPED:
+        if not _HUB_ID.fullmatch(name):
+            raise CheckpointError(
+                f"{source} names the model {name!r}, which is neither a folder nor a hub id."
+            )
+        LOG.warning(
+            "%s names the model %s, which is no folder here: it is loaded from the Hugging Face hub or its cache",
+            printable(source),
+            name,
+        )
+    return name
+
+
+def stored_path(path: object, source: Path) -> Path:
+    """Where a run says that another one lies: relative to it, so that both can be moved.
+
+    Raises:
+        CheckpointError: an address, or a path that does not start at the run.
+    """
+    if not isinstance(path, str) or not path or is_address(path) or "\0" in path:
+        raise CheckpointError(f"{source} names no path to another run but {path!r}; it is damaged.")
+    if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor:
+        raise CheckpointError(f"{source} names the run {path!r}; a path from one run to another is relative.")
+    return source / path
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of what changes the answers of a run, a model folder or an exported student.
+
+    Of a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and all of run.json but the date,
+    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. Also what a base is
+    loaded from, if it is named by its folder; one named by hub id is not fetched to be hashed.
+    """
+    digest = hashlib.sha256()
+    if path.suffix == ".onnx":
+        stem = path.with_suffix("")
+        _add(digest, path.parent, [stem.with_name(stem.name + suffix) for suffix in _EXPORTED])
+    elif (path / MANIFEST).is_file():
+        about = {key: value for key, value in RunDir.open(path).manifest.items() if key != "created"}
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES) for file in path.glob(pattern)])
+        base = about.get("base")
+        if isinstance(base, str) and Path(base).is_dir():
+            _add(digest, Path(base), _model_files(Path(base)))
+    else:
+        _add(digest, path, _model_files(path))
+    return digest.hexdigest()
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """What a model folder is loaded from: weights, configurations, templates, vocabularies."""
+    return [file for pattern in _MODEL for file in folder.glob(pattern)]
+
+
+def _add(digest: "hashlib._Hash", folder: Path, files: Iterable[Path]) -> None:
+    for file in sorted(file for file in files if file.is_file()):
+        digest.update(f"\n{file.relative_to(folder).as_posix()}\n".encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())

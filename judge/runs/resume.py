@@ -1,0 +1,162 @@
+"""Runs that stop and go on: only as the run that was begun, and with a word on what was kept.
+
+A resumed run that differs in its seed, its data or its rates is none that anybody could describe, so options are
+compared with those that the run was begun with. What may differ says how and where work is done, kept, shown and
+measured (`MAY_DIFFER`); and under a constant learning rate a run may be made longer, as the schedule of any other
+depends on its end.
+"""
+
+import errno
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from judge.errors import CheckpointError, ConfigError
+from .folder import MANIFEST, RunDir
+
+MAY_DIFFER = (
+    *("output_dir", "resume_from_checkpoint", "changed", "cache", "use_cpu", "keep_features", "local_rank"),
+    *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "run_name", "project"),
+    *("test_rows", "threshold", "judge_batch_size", "activation_checkpointing", "gradient_checkpointing"),
+    *("baselines", "attack_rows", "attack_steps", "attack_epsilons"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("dataloader_prefetch_factor", "skip_memory_metrics", "push_to_hub"),
+)
+"""Options that do not change what is learnt, and those of these families:"""
+MAY_DIFFER_FAMILIES = ("logging_", "save_", "eval_", "report_", "hub_", "trackio_", "ddp_")
+MAY_GROW = ("max_steps", "num_train_epochs")
+"""May be larger than at first, if the learning rate is constant."""
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed writing")
+"""What libraries say that write by other means than Python's."""
+
+
+def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: str | None = None) -> None:
+    """See that a run goes on with the options it was begun with; a folder without a run passes.
+
+    Args:
+        path: the run folder.
+        options: as `RunDir.write_config` is going to keep them.
+        checkpoint: what to resume from; if it belongs to another run, that one must have had the same options.
+
+    Raises:
+        CheckpointError: options differ, each named with both values.
+        ConfigError: the checkpoint is none, or was not written to its end.
+    """
+    folders = [Path(path)]
+    if checkpoint is not None:
+        if not _whole(Path(checkpoint)):
+            raise ConfigError(
+                f"{checkpoint} is no checkpoint, or one that was not written to its end; give a folder "
+                "checkpoint-STEP of a run, or `true` for the newest whole one of this run."
+            )
+        folders.append(Path(checkpoint).resolve().parent)
+    for folder in folders:
+        if not (folder / MANIFEST).is_file() or not (folder / "config.yaml").is_file():
+            continue
+        differing = _differing(RunDir(folder).config, options)
+        if differing:
+            raise CheckpointError(
+                f"{folder} was begun with {'; '.join(differing)}. Resume it with the options it was begun with, or "
+                "choose another output_dir. How often it saves, logs and evaluates may differ, and under a constant "
+                "learning rate it may be longer."
+            )
+
+
+def _differing(begun: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    """`name 1, not 2` for each option that has changed and must not."""
+    now = json.loads(json.dumps(dict(options), default=_json))
+    found = []
+    for name in sorted(
+        begun.keys() & now.keys()
+    ):  # what one version of a library has and another has not is skipped
+        before, after = begun[name], now[name]
+        if before == after or name in MAY_DIFFER or name.startswith(MAY_DIFFER_FAMILIES):
+            continue
+        if name in MAY_GROW and now.get("lr_scheduler_type") == "constant" and after > before:
+            continue
+        found.append(f"{name} {before!r}, not {after!r}")
+    return found
+
+
+def _json(value: Any) -> Any:
+    return sorted(value) if isinstance(value, set | frozenset) else str(value)
+
+
+def newest_checkpoint(path: str | Path) -> Path | None:
+    """The checkpoint of a run with the most steps among those that were written to their end."""
+    found = [folder for folder in Path(path).glob("checkpoint-*") if _whole(folder)]
+    return max(found, key=_step, default=None)
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a checkpoint is complete: its state is written last, and may be cut where the disk was full."""
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict)
+
+
+def _step(folder: Path) -> int:
+    number = folder.name.rpartition("-")[2]
+    return int(number) if number.isdecimal() else -1
+
+
+@contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """Turn Ctrl-C and a full disk into one line: what a run kept, and how it goes on.
+
+    Args:
+        path: the run folder.
+
+    Raises:
+        SystemExit: with the status that a shell expects, 130 after Ctrl-C and 2 for a full disk; other errors pass.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        _stop(f"Stopped by Ctrl-C. {what_is_kept(path)}", 130)
+    except Exception as error:
+        if not _disk_is_full(error):
+            raise
+        _stop(
+            f"The disk is full: {path} could not be written. {what_is_kept(path)} Free some space first.", 2
+        )
+
+
+def _stop(line: str, status: int) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(f"\n{line}", file=sys.stderr, flush=True)
+    raise SystemExit(status) from None
+
+
+def what_is_kept(path: str | Path) -> str:
+    """One or two sentences on a run that has stopped."""
+    newest = newest_checkpoint(path)
+    cut = sorted(
+        (f.name for f in Path(path).glob("checkpoint-*") if not _whole(f)), key=lambda n: (len(n), n)
+    )
+    rest = f" {', '.join(cut)} was not written to its end and can be deleted." if cut else ""
+    if newest is None:
+        return (
+            f"No checkpoint was kept; the same command with --resume_from_checkpoint true begins anew.{rest}"
+        )
+    return f"Kept: {newest}; the same command with --resume_from_checkpoint true goes on from there.{rest}"
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, is about a disk without space."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in _FULL:
+            return True
+        if any(word in str(error).lower() for word in _FULL_WORDS):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,1 @@
+"""What plays the real thing here: digits, conversations about them, and models of random weights."""

@@ -1,0 +1,1 @@
+"""The cross-attention student: its head, lessons, distillation, hardening and export."""

@@ -1,0 +1,219 @@
+"""Lessons: what a judge says about flipped rows, written once as a data set that others can use.
+
+A folder of Parquet shards, one row a line:
+
+    group       number of the policy within the set; its rows are scored together
+    example     id of the example
+    prompt      the text shown with the image, or null
+    prompt_of   id of the example the prompt belongs to, or null
+    taxonomy    hash of the policy; `taxonomies.json` holds each policy under its hash
+    unsafe      the teacher's probability in [0, 1] that anything is violated; null where it could not judge
+    categories  its probability for each category of the policy on its own, in order; null where it could not judge
+    reason      why it could not judge, or null
+
+`about.json` says who taught, and from what the rows were drawn. A run that was killed goes on after its last whole
+shard; lessons of another teacher, taxonomy or draw are refused.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from judge.data.images import open_image
+from judge.errors import CheckpointError
+from prompts.flip.rows import Group, Row
+from prompts.taxonomy import Taxonomy
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from judge.protocol import Classifier
+
+FORMAT = 1
+SHARD = 32
+"""Policies in a shard: what a killed run loses at most."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Rows under one policy, and what the teacher says of them."""
+
+    taxonomy: Taxonomy
+    rows: tuple[Row, ...]
+    unsafe: "NDArray[np.float64]"
+    """(N,) probabilities; NaN where the teacher could not judge."""
+    categories: "NDArray[np.float64]"
+    """(N, K) probabilities of each category on its own; NaN where the teacher could not judge."""
+
+
+def teach(
+    teacher: "Classifier",
+    groups: Sequence[Group],
+    folder: Path,
+    *,
+    about: Mapping[str, Any],
+    process: int = 0,
+    processes: int = 1,
+    told: Callable[[int], Any] | None = None,
+) -> None:
+    """Score the groups and write the shards that are missing; several processes take turns by shard.
+
+    Args:
+        teacher: any classifier; one whose `score` takes `multilabel` is asked about each category on its own.
+        groups: drawn rows; the same ones for every process, and for a run that goes on.
+        folder: for the shards; made if it does not exist.
+        about: who teaches and how the groups were drawn, as JSON values; `Lesson`s carry it in `about.json`.
+        process: number of this process.
+        processes: how many there are.
+        told: hears how many groups are done, for a progress bar.
+
+    Raises:
+        CheckpointError: the folder holds lessons of something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = {"format": FORMAT, "groups": len(groups), **json.loads(json.dumps(dict(about)))}
+    _check_about(folder, wanted)
+    taxonomies = {group.taxonomy.hash: group.taxonomy.to_dict() for group in groups}
+    if process == 0:
+        _replace(folder / "taxonomies.json", json.dumps(taxonomies, ensure_ascii=False).encode())
+        _replace(folder / "about.json", json.dumps(wanted, indent=2, ensure_ascii=False).encode())
+    done = 0
+    for number, start in enumerate(range(0, len(groups), SHARD)):
+        part = groups[start : start + SHARD]
+        path = folder / f"lessons-{number:05d}.parquet"
+        if number % processes == process and not path.exists():
+            rows = [row for place, group in enumerate(part) for row in _score(teacher, group, start + place)]
+            _write(path, rows)
+        done += len(part)
+        if told is not None:
+            told(done)
+
+
+def read_lessons(folder: Path, groups: Sequence[Group], *, about: Mapping[str, Any]) -> list[Lesson]:
+    """Read what `teach` wrote for these very groups.
+
+    Raises:
+        CheckpointError: shards are missing or damaged, or the scores belong to other rows or policies.
+    """
+    wanted = {"format": FORMAT, "groups": len(groups), **json.loads(json.dumps(dict(about)))}
+    _check_about(folder, wanted)
+    by_group: dict[int, list[dict[str, Any]]] = {}
+    for number in range(-(-len(groups) // SHARD)):
+        for row in _read(folder / f"lessons-{number:05d}.parquet"):
+            by_group.setdefault(int(row["group"]), []).append(row)
+    return [_lesson(folder, group, by_group.get(number, [])) for number, group in enumerate(groups)]
+
+
+def teacher_identity(name_or_path: str | Path) -> str:
+    """A name that changes with a local teacher's weights: SHA-256 over its safetensors; else the name itself."""
+    files = sorted(Path(name_or_path).rglob("*.safetensors")) if Path(name_or_path).is_dir() else []
+    files = [file for file in files if not any(part.startswith("checkpoint-") for part in file.parts)]
+    if not files:
+        return str(name_or_path)
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return f"{Path(name_or_path).name}@{digest.hexdigest()[:16]}"
+
+
+def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[str, Any]]:
+    asked = {"multilabel": True} if "multilabel" in signature(teacher.score).parameters else {}
+    scores = teacher.score(
+        [open_image(row.example.image) for row in group.rows],
+        [row.prompt for row in group.rows],
+        group.taxonomy,
+        **asked,
+    )
+    for row, unsafe, categories, reason in zip(
+        group.rows, scores.unsafe, scores.each, scores.reasons, strict=True
+    ):
+        yield {
+            "group": number,
+            "example": row.example.id,
+            "prompt": row.prompt,
+            "prompt_of": row.prompt_of,
+            "taxonomy": group.taxonomy.hash,
+            "unsafe": None if np.isnan(unsafe) else float(unsafe),
+            "categories": [None if np.isnan(score) else float(score) for score in categories],
+            "reason": reason,
+        }
+
+
+def _lesson(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> Lesson:
+    expected = [(row.example.id, row.prompt, group.taxonomy.hash) for row in group.rows]
+    got = [(row["example"], row["prompt"], row["taxonomy"]) for row in found]
+    for want, have in zip(expected, got, strict=False):
+        if want[2] != have[2]:
+            raise CheckpointError(
+                f"Teacher scores in {folder} are for the taxonomy {have[2][:16]}, not {want[2][:16]}; "
+                "give another folder for the lessons, or delete this one."
+            )
+    if expected != got:
+        raise CheckpointError(
+            f"Teacher scores in {folder} are for other rows than those drawn now; give another folder for the "
+            "lessons, or delete this one."
+        )
+    unsafe = np.array([np.nan if row["unsafe"] is None else row["unsafe"] for row in found])
+    categories = np.array(
+        [[np.nan if score is None else score for score in row["categories"]] for row in found]
+    )
+    return Lesson(group.taxonomy, group.rows, unsafe, categories)
+
+
+def _check_about(folder: Path, wanted: Mapping[str, Any]) -> None:
+    path = folder / "about.json"
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); delete {folder} and teach again.") from None
+    for key in sorted({*wanted, *found}):
+        if found.get(key) != wanted.get(key):
+            raise CheckpointError(
+                f"The lessons in {folder} were made with {key} {found.get(key)!r}, not {wanted.get(key)!r}; give "
+                "another folder for the lessons, or delete this one."
+            )
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    text, number = pa.string(), pa.float64()
+    texts = [(name, text) for name in ("example", "prompt", "prompt_of", "taxonomy", "reason")]
+    numbers = [("group", pa.int64()), ("unsafe", number), ("categories", pa.list_(number))]
+    schema = pa.schema([*numbers, *texts])
+    buffer = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+    _replace(path, buffer.getvalue().to_pybytes())
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise CheckpointError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); delete it and teach again."
+        ) from error
+    return rows
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Readers see the old file or the new one, never half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with beside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)

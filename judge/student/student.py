@@ -1,0 +1,267 @@
+"""The student: a frozen encoder and a cross-attention head, as a classifier of any taxonomy."""
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from judge.category_margin import category_margin
+from judge.encoders.dual import DualEncoder
+from judge.encoders.phrases import KINDS, phrases, unreadable, why_unjudged
+from judge.errors import CheckpointError, ConfigError
+from judge.protocol import Scores, on_one_scale
+from judge.questions import one_prompt_each, opens_images
+from judge.runs.folder import RunDir
+from judge.runs.references import stored_model
+from prompts.taxonomy import Taxonomy
+
+from .head import CrossAttentionHead, HeadConfig, Queries
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+KEPT_TAXONOMIES = 64
+"""Taxonomies whose queries are held; the least recently used goes first."""
+KEPT_PHRASES = 100_000
+"""Phrases whose embeddings are held; all are dropped when there are more."""
+WEIGHTS, SHAPE = "head.safetensors", "head.json"
+
+
+@dataclass
+class PhraseBook:
+    """Text embeddings of phrases, each encoded once; one longer than the context in windows, as prompts are."""
+
+    encoder: DualEncoder
+    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def embed(self, taxonomies: Sequence[Taxonomy]) -> tuple[Tensor, Tensor]:
+        """Pad the phrases of G taxonomies: embeddings (G, K, M, D) and kinds (G, K, M), -1 where there is none.
+
+        Raises:
+            ConfigError: a phrase is longer than the text encoder reads in all its windows.
+        """
+        listed = [[phrases(category) for category in taxonomy] for taxonomy in taxonomies]
+        self._learn([phrase.text for taxonomy in listed for category in taxonomy for phrase in category])
+        categories = max(map(len, listed))
+        longest = max(len(category) for taxonomy in listed for category in taxonomy)
+        embeddings = torch.zeros(len(listed), categories, longest, self.encoder.width)
+        kinds = torch.full((len(listed), categories, longest), -1)
+        for g, taxonomy in enumerate(listed):
+            for k, category in enumerate(taxonomy):
+                for m, phrase in enumerate(category):
+                    embeddings[g, k, m] = self._known[phrase.text]
+                    kinds[g, k, m] = KINDS.index(phrase.kind)
+        return embeddings, kinds
+
+    def _learn(self, texts: Sequence[str]) -> None:
+        if len(self._known) > KEPT_PHRASES:
+            self._known.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for text in new:
+            if self.encoder.too_long(text):
+                raise ConfigError(unreadable(text, self.encoder.token_count(text), self.encoder.context))
+        new.sort(key=len)  # what is read together is padded to the longest
+        for start in range(0, len(new), 64):
+            part = new[start : start + 64]
+            pooled = self.encoder.read(part)[0][:, 0].cpu()
+            self._known.update(zip(part, pooled, strict=True))
+
+
+@dataclass
+class Student:
+    """Answers under the caller's taxonomy at the cost of one encoder pass (design, section 5)."""
+
+    encoder: DualEncoder
+    head: CrossAttentionHead
+    name: str = "student"
+    default_taxonomy: Taxonomy | None = None
+    batch_size: int = 32
+    _kept: "OrderedDict[str, Queries]" = field(default_factory=OrderedDict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.head.config.width != self.encoder.width:
+            raise CheckpointError(
+                f"The head was made for an encoder of width {self.head.config.width}, {self.encoder.name!r} has "
+                f"{self.encoder.width}; load the encoder it was trained with."
+            )
+        self.head.to(self.encoder.device).eval()
+        self.book = PhraseBook(self.encoder)
+
+    @opens_images
+    def score(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
+        prompts = one_prompt_each(len(images), prompts)
+        parts = [
+            self.score_tokens(
+                self.encoder.see_images(images[start : start + self.batch_size]),
+                prompts[start : start + self.batch_size],
+                taxonomy,
+            )
+            for start in range(0, len(images), self.batch_size)
+        ]
+        if not parts:
+            return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
+        return on_one_scale(
+            Scores(
+                np.concatenate([part.unsafe for part in parts]),
+                np.concatenate([part.each for part in parts]),
+                tuple(reason for part in parts for reason in part.reasons),
+                decided_by=("student",) * len(images),
+            )
+        )
+
+    def score_tokens(
+        self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
+    ) -> Scores:
+        """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.see`."""
+        prompts = one_prompt_each(len(image_tokens), prompts)
+        long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
+        read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
+        with torch.no_grad():
+            whole, categories = self.logits(image_tokens, read, taxonomy)
+        finite = (torch.isfinite(whole) & torch.isfinite(categories).all(-1)).tolist()
+        reasons = [why_unjudged(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
+        unjudged = torch.tensor([reason is not None for reason in reasons], device=whole.device)
+        return on_one_scale(
+            Scores(
+                whole.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
+                categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
+                tuple(reasons),
+            )
+        )
+
+    def logits(
+        self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B,) of the whole and (B, K) of the categories, differentiable in `image_tokens`."""
+        tokens, mask = self.read_prompts(prompts)
+        whole, categories = self.head(
+            image_tokens[None].to(self.encoder.device), tokens[None], mask[None], self.queries(taxonomy)
+        )
+        return whole[0], categories[0]
+
+    def pixel_margins(
+        self,
+        pixels: Tensor,
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        category: str | None = None,
+    ) -> Tensor:
+        """Logit of unsafe, differentiable in the images' pixels.
+
+        Args:
+            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
+            prompts: B prompts, or None.
+            taxonomy: what is asked.
+            category: name of a category, to give the logit of its score instead.
+
+        Returns:
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
+
+        Raises:
+            TaxonomyError: no such category.
+            CheckpointError: a prompt that is longer than the student reads, or an image processor of unknown steps.
+        """
+        place = None if category is None else taxonomy.index(category)
+        prompts = one_prompt_each(len(pixels), prompts)
+        whole, categories = self.logits(self.encoder.see_pixels(pixels), prompts, taxonomy)
+        return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
+
+    def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+        """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
+        there = torch.tensor(
+            [bool(prompt and prompt.strip()) for prompt in prompts], device=self.encoder.device
+        )
+        if not there.any():  # the text encoder is not asked about nothing
+            return there.new_zeros(len(prompts), 1, self.encoder.width, dtype=torch.float32), there[:, None]
+        tokens, mask = self.encoder.read([prompt or "" for prompt in prompts])
+        return tokens, mask & there[:, None]
+
+    def queries(self, taxonomy: Taxonomy) -> Queries:
+        """The taxonomy side, computed once and kept."""
+        found = self._kept.get(taxonomy.hash)
+        if found is None:
+            embeddings, kinds = self.book.embed([taxonomy])
+            device = self.encoder.device
+            with torch.no_grad():
+                found = self.head.queries(embeddings.to(device), kinds.to(device))
+            self._kept[taxonomy.hash] = found
+            while len(self._kept) > KEPT_TAXONOMIES:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(taxonomy.hash)
+        return found
+
+    def forget(self) -> None:
+        """Drop the kept taxonomies; needed after the head's weights have changed."""
+        self._kept.clear()
+
+
+def save_student(run: RunDir, student: Student) -> None:
+    """Write the head's weights and shape, and in the manifest which encoder they belong to."""
+    from safetensors.torch import save_file
+
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.head.state_dict().items()}
+    save_file(state, run.path / WEIGHTS)
+    run.write_text(SHAPE, json.dumps(asdict(student.head.config), indent=2) + "\n")
+    run.note(
+        encoder=student.encoder.name,
+        encoder_fingerprint=student.encoder.fingerprint,
+        width=student.encoder.width,
+    )
+
+
+def load_student(
+    run: RunDir, *, device: str | None = None, encoder: DualEncoder | None = None, batch_size: int = 32
+) -> Student:
+    """Load what `save_student` wrote.
+
+    Raises:
+        CheckpointError: files are missing or damaged, or the encoder is not the one it was trained with.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if "encoder" not in run.manifest:
+        raise CheckpointError(f"{run.path} holds no trained head; the run did not get that far.")
+    own = (
+        run.path / "encoder"
+    )  # of a student whose encoder learnt with it; found wherever the run is moved to
+    if encoder is None:
+        name = own if own.is_dir() else stored_model(run.manifest["encoder"], run.path)
+        encoder = DualEncoder.load(name, device=device)
+    check_encoder(run, encoder)
+    try:
+        config = HeadConfig(**json.loads((run.path / SHAPE).read_text(encoding="utf-8")))
+        head = CrossAttentionHead(config)
+        head.load_state_dict(load_file(run.path / WEIGHTS))
+    except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"{run.path} holds no student that can be loaded: {first}") from error
+    return Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy, batch_size=batch_size)
+
+
+def check_encoder(run: RunDir, encoder: DualEncoder) -> None:
+    """See that a head meets the encoder it was trained with.
+
+    Raises:
+        CheckpointError: another width, or other weights.
+    """
+    found = run.manifest
+    for what, wanted, has in (
+        ("width", found.get("width"), encoder.width),
+        ("fingerprint", found.get("encoder_fingerprint"), encoder.fingerprint),
+    ):
+        if wanted != has:
+            raise CheckpointError(
+                f"The head in {run.path} was trained on {found.get('encoder')!r} of {what} {str(wanted)[:16]}, and "
+                f"{encoder.name!r} has {what} {str(has)[:16]}; load that encoder and revision, or train the head again."
+            )
