@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from judge.calibration.temperature import Labelled, check_levels, conformal_threshold
 from judge.cascade.cascade import Cascade, TokenClassifier
 from judge.cascade.similarity import Platt, Similarities
-from judge.cascade.stages import STAGES, Cutoffs, Decided, Family, StageScores, decided_losses
+from judge.cascade.stages import STAGES, Cutoffs, Decided, StageScores
+from judge.cascade.tuning import Family, decided_losses
 from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy

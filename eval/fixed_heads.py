@@ -21,7 +21,8 @@ from judge.classifiers import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.errors import ConfigError
 from judge.protocol import Classifier
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.example import Example
 

@@ -17,8 +17,8 @@ from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
-from judge.encoders.soft_text import SoftText, student_margin, text_similarity
-from judge.student.student import Student
+from judge.encoders.soft_text import SoftText, text_similarity
+from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
 from .held_out import Question

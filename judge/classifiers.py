@@ -89,7 +89,8 @@ def _base(name: str, device: str, template: str | None, batch_size: int) -> "Cla
 
 def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "Classifier":
     """A base model with the adapter of a run."""
-    from .vlm.load import BaseOptions, load_adapter, load_base
+    from .vlm.adapter import load_adapter
+    from .vlm.load import BaseOptions, load_base
     from .vlm.score import VisionLanguageJudge
 
     run = RunDir.open(run.path, kind="vlm")

@@ -2,7 +2,7 @@
 
 ArbiterError
 ├── ExampleError (of `prompts.errors`)
-│   └── UnusableRowsError  too many rows of a data set cannot be used
+│   └── UnusableRowsError  too many rows of a data set cannot be used (of `judge.data.sources`)
 ├── ImageError           an image that cannot be judged: a status from a closed set, and a reason
 ├── QuestionError        what score() was given has a form that it does not take: not a list of images, say
 ├── ConfigError          options that contradict each other, or name what does not exist
@@ -10,12 +10,9 @@ ArbiterError
 └── MissingExtraError    an optional dependency that is not installed
 """
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
-from prompts.errors import ArbiterError, ExampleError
-
-if TYPE_CHECKING:
-    from .data.sources import Skipped
+from prompts.errors import ArbiterError
 
 ImageStatus = Literal[
     "missing",
@@ -31,14 +28,6 @@ ImageStatus = Literal[
 ]
 IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
 """Every `ImageError.status` there is; `judge.data.images` says what each one means."""
-
-
-class UnusableRowsError(ExampleError):
-    """More rows of a data set cannot be used than the caller allows; `skipped` lists them all."""
-
-    def __init__(self, message: str, skipped: "tuple[Skipped, ...]" = ()) -> None:
-        super().__init__(message)
-        self.skipped = skipped
 
 
 class ImageError(ArbiterError, ValueError):
@@ -69,3 +58,9 @@ class CheckpointError(ArbiterError, RuntimeError):
 
 class MissingExtraError(ArbiterError, ImportError):
     """An optional dependency that is not installed; the message names the extra to install."""
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says: its first line, at most 200 characters, or the error's name."""
+    lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
+    return " ".join(lines[0].split())[:200] if lines else type(error).__name__

@@ -49,9 +49,11 @@ from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.fare import input_bytes
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
+from judge.vlm.adapter import tidy_adapter
 from judge.vlm.encode import ChatEncoder
-from judge.vlm.load import BaseOptions, load_base, tidy_adapter
+from judge.vlm.load import BaseOptions, load_base
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
 from judge.vlm.training.harden import (

@@ -54,7 +54,8 @@ from judge.cascade.filters_alone import FilterStage
 from judge.cascade.margins import PATHS
 from judge.data.examples import load_examples
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from judge.serve.exit_codes import run_to_exit_code
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError

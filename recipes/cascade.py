@@ -52,14 +52,17 @@ from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibration.envelope import Envelope
 from judge.calibration.temperature import Calibration, Labelled, allowed_misses, fit_calibration
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.saved import save_cascade
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
-from judge.cascade.stages import choose_level, decide, tune
+from judge.cascade.stages import decide
+from judge.cascade.tuning import choose_level, tune
 from judge.data.examples import check_splits, load_examples
 from judge.errors import ConfigError
 from judge.protocol import Classifier
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from judge.student.student import Student, load_student
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError

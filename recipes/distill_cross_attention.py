@@ -43,8 +43,10 @@ from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import encode_images, encode_texts
+from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from judge.runs.resume import check_options, explained
 from judge.student.distill import (
     Distillation,
@@ -56,7 +58,7 @@ from judge.student.distill import (
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.lessons import Lesson, read_lessons, teach, teacher_identity
-from judge.student.student import PhraseBook, Student, save_student
+from judge.student.student import Student, save_student
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines

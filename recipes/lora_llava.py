@@ -40,10 +40,12 @@ from eval.shortcut import check_rows
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.data.images import open_image
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from judge.runs.resume import check_options, explained
+from judge.vlm.adapter import LoraOptions, add_lora, tidy_adapter
 from judge.vlm.encode import ChatEncoder
-from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_base, tidy_adapter
+from judge.vlm.load import BaseOptions, load_base
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
 from judge.vlm.training.collate import GroupCollator
@@ -253,7 +255,7 @@ def trained(
     if zero3(args):
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        from judge.vlm.load import load_adapter
+        from judge.vlm.adapter import load_adapter
 
         PartialState().wait_for_everyone()
         unset_hf_deepspeed_config()

@@ -45,19 +45,11 @@ from eval.options import RecipeOptions, parse_options
 from judge.cascade.similarity import Similarities
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.dual import DualEncoder
-from judge.encoders.fare import (
-    FareOptions,
-    as_pixels,
-    copy_encoder,
-    cosines,
-    fare,
-    fare_loss,
-    input_bytes,
-    perturb,
-    save_encoder,
-)
+from judge.encoders.fare import FareOptions, copy_encoder, cosines, fare, fare_loss, input_bytes, save_encoder
+from judge.encoders.perturb import as_pixels, perturb
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from prompts import Example, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines

@@ -46,7 +46,8 @@ from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import copy_encoder, input_bytes, save_encoder
 from judge.errors import ConfigError
-from judge.runs.folder import RunDir, environment
+from judge.runs.folder import RunDir
+from judge.runs.machine import environment
 from judge.runs.resume import check_options, explained
 from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
 from judge.student.harden import MisledLessons, PixelCollator, RobustDistillation, RobustOptions

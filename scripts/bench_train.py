@@ -47,8 +47,8 @@ from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
 from judge.standins.random_llava import random_llava
+from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder
-from judge.vlm.load import LoraOptions, add_lora
 from judge.vlm.training.attention import register
 from judge.vlm.training.collate import GroupCollator
 from judge.vlm.training.trainer import JudgeTrainer

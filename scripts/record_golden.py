@@ -67,7 +67,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
-    from judge.runs.folder import environment
+    from judge.runs.machine import environment
 
     place = environment()
     if place["git"] is None or place["git"]["dirty"]:

@@ -9,9 +9,11 @@ import torch
 from eval.cascade import alone, ask_stages, cascade_rows, resample_promise, run_live, summarise_cascade
 from eval.held_out import draw_evaluation
 from eval.timing import Costs
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
-from judge.cascade.stages import NEVER, STAGES, Family, Shape, choose_level, decide
+from judge.cascade.stages import NEVER, STAGES, decide
+from judge.cascade.tuning import Family, Shape, choose_level
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy

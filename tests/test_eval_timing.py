@@ -9,7 +9,8 @@ import torch
 from eval.cascade import summarise_costs
 from eval.held_out import draw_evaluation
 from eval.timing import Costs, measure_costs, median_seconds, timing_batches
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import STAGES, Cutoffs
 from judge.protocol import Scores

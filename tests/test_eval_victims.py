@@ -13,8 +13,9 @@ from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
 from eval.held_out import Question
 from eval.victims import as_victim, at_input_size, check_victim, problem_of
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
 from judge.encoders.dual import DualEncoder

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from judge.encoders.fare import perturb
+from judge.encoders.perturb import perturb
 from judge.errors import CheckpointError, ConfigError
 from judge.standins.digits import digits_examples
+from judge.vlm.adapter import LoraOptions, add_lora, load_adapter
 from judge.vlm.encode import ChatEncoder
-from judge.vlm.load import LoraOptions, add_lora, load_adapter
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
 from judge.vlm.training.harden import (

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder, Variant
-from judge.vlm.load import LoraOptions, add_lora
 from judge.vlm.score import stack_visual
 from judge.vlm.training.attention import policy_grouped_attention, register
 from judge.vlm.training.collate import pack

@@ -13,23 +13,12 @@ from scipy.special import expit, logit
 
 from judge.calibration.envelope import Envelope
 from judge.calibration.temperature import average_by, check_levels
-from judge.cascade.cascade import SETTINGS, Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.saved import load_cascade, save_cascade
+from judge.cascade.settings import SETTINGS, CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
-from judge.cascade.stages import (
-    LEVELS,
-    NEVER,
-    STAGES,
-    Cutoffs,
-    Family,
-    Shape,
-    StageScores,
-    choose_level,
-    decide,
-    default_shapes,
-    precise_cutoff,
-    tune,
-)
+from judge.cascade.stages import NEVER, STAGES, Cutoffs, StageScores, decide
+from judge.cascade.tuning import LEVELS, Family, Shape, choose_level, default_shapes, precise_cutoff, tune
 from judge.encoders.phrases import phrases
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores

@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from judge import load_classifier
-from judge.cascade.cascade import SETTINGS, Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.saved import check_settings, load_cascade, save_cascade
+from judge.cascade.settings import SETTINGS, CascadeSettings
 from judge.cascade.similarity import Platt
-from judge.cascade.stages import NEVER, Cutoffs, Family, Shape, StageScores
+from judge.cascade.stages import NEVER, Cutoffs, StageScores
+from judge.cascade.tuning import Family, Shape
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import MANIFEST, RunDir

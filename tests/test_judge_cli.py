@@ -308,9 +308,9 @@ def test_merge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
     import types
 
     calls: list[tuple[Path, Path]] = []
-    fake = types.ModuleType("judge.vlm.load")
+    fake = types.ModuleType("judge.vlm.adapter")
     fake.merge_run = lambda run, out: calls.append((run, out))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "judge.vlm.load", fake)
+    monkeypatch.setitem(sys.modules, "judge.vlm.adapter", fake)
     assert run(capsys, "merge", "runs/demo", "merged") == (0, ["Wrote merged"], "")
     assert calls == [(Path("runs/demo"), Path("merged"))]
 

@@ -14,8 +14,8 @@ from judge import check_splits, load_examples, open_image
 from judge.data.examples import ExampleSet
 from judge.data.images import pixels_hash
 from judge.data.labels import UNSPECIFIED, unsafe_label
-from judge.data.sources import Skipped, StoredImage
-from judge.errors import ImageError, UnusableRowsError
+from judge.data.sources import Skipped, StoredImage, UnusableRowsError
+from judge.errors import ImageError
 from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
 from prompts.flip import FlipOptions, draw_groups
 

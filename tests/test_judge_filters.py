@@ -10,8 +10,8 @@ from scipy.special import expit
 
 from judge.cascade.filters_alone import UNREAD, FilterStage
 from judge.cascade.similarity import KEPT_TAXONOMIES, Platt, Similarities
+from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
-from judge.student.student import PhraseBook
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
 

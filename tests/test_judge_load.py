@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
+from judge.vlm.adapter import LoraOptions, add_lora, load_adapter, merge_run
 from judge.vlm.encode import ChatEncoder, Variant
-from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_adapter, load_base, merge_run
+from judge.vlm.load import BaseOptions, load_base
 from judge.vlm.score import VisionLanguageJudge, stack_visual
 from judge.vlm.training.attention import register
 from judge.vlm.training.collate import pack
@@ -389,7 +390,7 @@ def test_parameters_of_which_a_process_holds_a_part_count_as_a_whole(tiny_vlm):
     """As under ZeRO-3, where a parameter's own tensor is empty and `ds_numel` says what it is a part of."""
     import torch
 
-    from judge.vlm.load import LoraOptions, add_lora
+    from judge.vlm.adapter import LoraOptions, add_lora
 
     _, whole = add_lora(tiny_vlm()[0], LoraOptions(lora_r=2), base="tiny")
     model, _ = tiny_vlm()

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from judge.baselines.linear_probe import LinearProbe, ParallelMLP
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
 from judge.baselines.prompt_learning import PromptLearning, SoftPrompts
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import Cutoffs
 from judge.category_margin import category_margin

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
-from judge.cascade.cascade import Cascade, CascadeSettings
+from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
 from judge.data.images import KEPT_PIXELS

@@ -14,17 +14,15 @@ from hypothesis import strategies as st
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import (
     FareOptions,
-    as_pixels,
     copy_encoder,
     cosines,
     fare,
     fare_loss,
     input_bytes,
     open_tower,
-    perturb,
     save_encoder,
-    warm_cosine,
 )
+from judge.encoders.perturb import as_pixels, perturb, warm_cosine
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.student.distill import DistillOptions

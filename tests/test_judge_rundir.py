@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from judge.errors import CheckpointError
-from judge.runs import folder as rundir
-from judge.runs.folder import FORMAT, RunDir, environment
+from judge.runs import machine
+from judge.runs.folder import FORMAT, RunDir
+from judge.runs.machine import environment
 from prompts import load_taxonomy
 
 
@@ -149,21 +150,21 @@ def git(folder, *arguments):
 
 
 def test_commit_and_changes_are_those_of_our_own_checkout(tmp_path):
-    assert rundir._git(tmp_path) is None
+    assert machine._git(tmp_path) is None
     git(tmp_path, "init")
-    assert rundir._git(tmp_path) is None  # no commit yet
+    assert machine._git(tmp_path) is None  # no commit yet
     (tmp_path / "inside").mkdir()
     (tmp_path / "file").write_text("one")
     git(tmp_path, "add", "file")
     git(tmp_path, "commit", "-m", "first")
-    clean = rundir._git(tmp_path)
+    clean = machine._git(tmp_path)
     assert clean["dirty"] is False
     (tmp_path / "new").write_text("untracked files do not count")
-    assert rundir._git(tmp_path) == clean
+    assert machine._git(tmp_path) == clean
     (tmp_path / "file").write_text("two")
-    assert rundir._git(tmp_path) == clean | {"dirty": True}
+    assert machine._git(tmp_path) == clean | {"dirty": True}
     # Installed into a folder of somebody else's repository: their commit says nothing about us.
-    assert rundir._git(tmp_path / "inside") is None
+    assert machine._git(tmp_path / "inside") is None
 
 
 def test_environment_survives_without_git(monkeypatch):

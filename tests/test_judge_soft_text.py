@@ -5,10 +5,10 @@ import torch
 
 from judge.cascade.similarity import Similarities
 from judge.encoders.dual import DualEncoder
-from judge.encoders.soft_text import SoftText, phrase_cosines, student_margin, text_similarity
+from judge.encoders.soft_text import SoftText, phrase_cosines, text_similarity
 from judge.errors import ConfigError
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.student import Student
+from judge.student.student import Student, student_margin
 from prompts import Category, Taxonomy, load_taxonomy
 
 TEXTS = ["two", "a photo of two", "seven on a wall"]

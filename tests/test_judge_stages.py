@@ -3,19 +3,15 @@
 import numpy as np
 import pytest
 
-from judge.cascade.stages import (
+from judge.cascade.stages import NEVER, Cutoffs, StageScores, decide, filter_verdict
+from judge.cascade.tuning import (
     LEVELS,
-    NEVER,
-    Cutoffs,
     Family,
     Shape,
-    StageScores,
     _level_by_halving,
     choose_level,
-    decide,
     decided_losses,
     default_shapes,
-    filter_verdict,
     precise_cutoff,
     tune,
 )
@@ -325,7 +321,7 @@ def test_without_shapes_those_for_the_judges_share_are_tried(monkeypatch):
     shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     asked = []
     monkeypatch.setattr(
-        "judge.cascade.stages.default_shapes",
+        "judge.cascade.tuning.default_shapes",
         lambda share, *, with_judge: asked.append((share, with_judge)) or [shape],
     )
     assert tune(scores, unsafe, 0.05, judge_share=0.03).shape == shape

@@ -9,7 +9,7 @@ from judge import load_classifier
 from judge.errors import CheckpointError
 from judge.runs.folder import RunDir
 from judge.runs.references import is_address, stored_model
-from judge.vlm.load import load_adapter, merge_run
+from judge.vlm.adapter import load_adapter, merge_run
 
 ADDRESSES = [
     "http://evil.example/model",

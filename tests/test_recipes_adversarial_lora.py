@@ -66,7 +66,8 @@ def parse(recipe, monkeypatch):
 @pytest.fixture(scope="module")
 def judge_run(base_folder, tmp_path_factory):
     """A run as recipes/lora_llava.py leaves it: random adapters on a random base, which a folder's name names."""
-    from judge.vlm.load import BaseOptions, LoraOptions, add_lora, load_base, tidy_adapter
+    from judge.vlm.adapter import LoraOptions, add_lora, tidy_adapter
+    from judge.vlm.load import BaseOptions, load_base
     from prompts import load_taxonomy
 
     base = str(base_folder())

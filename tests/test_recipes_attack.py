@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from adversarial.errors import AttackError
-from judge.cascade.cascade import CascadeSettings
 from judge.cascade.saved import save_cascade
+from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
 from judge.encoders.dual import DualEncoder

@@ -10,7 +10,8 @@ from eval.held_out import judge_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.runs.folder import RunDir
-from judge.vlm.load import BaseOptions, load_base, merge_run
+from judge.vlm.adapter import merge_run
+from judge.vlm.load import BaseOptions, load_base
 
 PRECISIONS = {
     "nf4": {"load_in_4bit": True},

@@ -250,7 +250,7 @@ class TokenAttack:
 
     soft: SoftText
     margin: Margin
-    """The victim's margin at fixed pixels, as `judge.encoders.soft_text.student_margin` gives it."""
+    """The victim's margin at fixed pixels, as `judge.student.student.student_margin` gives it."""
     search: TokenSearch = field(default_factory=lambda: TokenSearch(enough=0.0))
     keep_prompt: bool = True
     """Keep the row's prompt, as much of it as leaves room, and search a suffix; else search a prompt of its own."""

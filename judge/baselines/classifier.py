@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from judge.encoders.dual import DualEncoder
+from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
-from judge.student.student import check_encoder
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 

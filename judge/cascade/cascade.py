@@ -4,34 +4,31 @@ One pass of the image encoder serves the filters and the student. What each stag
 miss rate is kept, is said in `judge.cascade.stages`; `recipes/cascade.py` calibrates one and says what it is worth.
 """
 
-import json
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from judge.calibration.cutoffs import move_categories, never_safe
-from judge.calibration.envelope import Envelope
 from judge.encoders.dual import DualEncoder
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import ConfigError
 from judge.protocol import Classifier, Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from prompts.taxonomy import Taxonomy
 
-from .margins import Path as MarginPath
-from .margins import cascade_margins
-from .similarity import Platt, Similarities
-from .stages import STAGES, Cutoffs, FilterVerdict, band_verdict, filter_verdict
+from .margins import Path, StageLogits, check_path, margins_of
+from .settings import CascadeSettings
+from .similarity import Similarities
+from .stages import STAGES, FilterVerdict, StageScores, band_verdict, decide, filter_verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch import Tensor
 
 Array = NDArray[np.float64]
-SETTINGS = "cascade.json"
 
 
 class TokenClassifier(Protocol):
@@ -45,51 +42,6 @@ class TokenClassifier(Protocol):
     ) -> Scores:
         """Score (B, 1 + P, D) tokens of `DualEncoder.see` with B prompts under `taxonomy`."""
         ...
-
-
-@dataclass(frozen=True)
-class CascadeSettings:
-    """What a cascade was calibrated to; belongs to one student and one judge."""
-
-    text: Platt
-    image: Platt
-    cutoffs: Cutoffs
-    with_judge: bool
-    """Whether a judge was there when the cutoffs were chosen."""
-    promise: float
-    """Promised total miss rate, from 0 to 1; on average over calibration sets (`judge.calibration.conformal`)."""
-    level: float
-    """The level of `judge.cascade.stages.Family` that keeps it."""
-    unsafe_rows: int
-    """Unsafe calibration rows that the promise rests on."""
-    calibrated_for: Envelope | None = None
-    """Which policies the promise is about; None where an older version did not keep it."""
-
-    def to_json(self) -> str:
-        """The settings as text that `from_json` reads."""
-        return json.dumps(asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str, source: str = SETTINGS) -> Self:
-        """Read what `to_json` wrote; `source` names it in errors.
-
-        Raises:
-            CheckpointError: it is something else.
-        """
-        try:
-            data = json.loads(text)
-            text_platt, image_platt = (Platt(**data.pop(name)) for name in ("text", "image"))
-            data["calibrated_for"] = Envelope.from_dict(data.get("calibrated_for"))
-            settings = cls(text_platt, image_platt, Cutoffs(**data.pop("cutoffs")), **data)
-            numbers = [settings.promise, settings.level, settings.unsafe_rows]
-            numbers += [value for platt in (text_platt, image_platt) for value in asdict(platt).values()]
-            if not all(math.isfinite(number) for number in numbers) or type(settings.with_judge) is not bool:
-                raise ConfigError("a number is not finite, or with_judge is neither true nor false")
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise CheckpointError(
-                f"{source} holds no settings of a cascade ({error}); run recipes/cascade.py again."
-            ) from None
-        return settings
 
 
 class Cascade:
@@ -177,7 +129,7 @@ class Cascade:
         taxonomy: Taxonomy,
         *,
         category: str | None = None,
-        path: MarginPath = "any",
+        path: Path = "any",
     ) -> "Tensor":
         """How far (B, 3, H, W) pixels in [0, 1] are from the other verdict: `judge.cascade.margins`.
 
@@ -299,3 +251,86 @@ def _word(unsafe: float) -> str:
 
 def _number(probability: float) -> str:
     return "-" if math.isnan(probability) else f"{probability:.2f}"
+
+
+def cascade_margins(
+    cascade: "Cascade",
+    pixels: Tensor,
+    prompts: Sequence[str | None] | None,
+    taxonomy: Taxonomy,
+    *,
+    path: Path = "any",
+    fixed_text: bool = True,
+) -> Tensor:
+    """Adaptive margin through all stages, differentiable in the pixels.
+
+    One pass of the encoder serves filters and student, as in `Cascade.score`. The judge is asked about the rows that
+    reach it; elsewhere the way through it is first a way to it.
+
+    Args:
+        cascade: what is asked. Its student needs `logits`, its judge `pixel_margins`.
+        pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
+        prompts: B prompts, or None.
+        taxonomy: what is asked.
+        path: the stage that shall give the other verdict; `any` is whichever is nearest.
+        fixed_text: as in `margins_of`; set it False where the prompts are searched too.
+
+    Returns:
+        (B,) float32, positive where the cascade says unsafe.
+
+    Raises:
+        ConfigError: another path, a stage that gives no gradients, or rows that the cascade cannot judge.
+    """
+    check_path(path, cascade.judge is not None)
+    prompts = one_prompt_each(len(pixels), prompts)
+    logits = _without_judge(cascade, pixels, prompts, taxonomy)
+    if cascade.judge is not None:
+        reached = decide(_unsettled(logits.probabilities()), cascade.cutoffs).stage == 2
+        rows = torch.from_numpy(np.flatnonzero(reached)).to(pixels.device)
+        column = torch.full_like(logits.image, torch.nan)
+        if len(rows):
+            some = [prompts[row] for row in rows.tolist()]
+            found = _pixel_margins(cascade)(pixels[rows], some, taxonomy)
+            column = column.index_copy(0, rows.to(column.device), found.to(column))
+        logits = StageLogits(logits.text, logits.image, logits.student, column)
+    return margins_of(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
+
+
+def _without_judge(
+    cascade: "Cascade", pixels: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
+) -> StageLogits:
+    """What filters and student say, from one pass of the encoder."""
+    student, platt = cascade.student, cascade.settings
+    if not hasattr(student, "logits"):
+        raise ConfigError(
+            f"The cascade's student is a {type(student).__name__}, whose verdict has no gradients."
+        )
+    # As in `Cascade.score`: what nobody can read through is settled neither by the filters nor by the student.
+    long = torch.tensor([prompt is not None and student.encoder.too_long(prompt) for prompt in prompts])
+    read = [None if unread else prompt for prompt, unread in zip(prompts, long.tolist(), strict=True)]
+    tokens = student.encoder.see_pixels(pixels)
+    long = long.to(tokens.device)
+    # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
+    image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)
+    text = torch.full_like(image, torch.nan)
+    if cascade.cutoffs.text_has_a_say:
+        cosines = cascade.similarities.of_prompts(read, taxonomy).max(axis=1)
+        text = platt.text.logits(torch.from_numpy(cosines)).to(image)
+    whole = student.logits(tokens, read, taxonomy)[0].double()
+    nothing = torch.full_like(image, torch.nan)
+    return StageLogits(text, torch.where(long, nothing, image), torch.where(long, nothing, whole))
+
+
+def _unsettled(scores: StageScores) -> StageScores:
+    """With a judge that has yet to speak."""
+    return StageScores(scores.text, scores.image, scores.student, np.full(len(scores), np.nan))
+
+
+def _pixel_margins(cascade: "Cascade") -> Callable[..., Tensor]:
+    found: Callable[..., Tensor] | None = getattr(cascade.judge, "pixel_margins", None)
+    if found is None:
+        raise ConfigError(
+            f"The cascade's judge is a {type(cascade.judge).__name__}, which gives no gradients; attack the cascade "
+            "without it (Cascade(student, settings)) and try what is found on the whole, or use queries."
+        )
+    return found

@@ -16,7 +16,6 @@ all ways, sample by sample, is the adaptive attack. The sign is the verdict's on
 `judge.cascade.stages.decide`, the arithmetic the cascade was calibrated with, and not from the conditions.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -26,13 +25,11 @@ from scipy.special import logit
 from torch import Tensor
 
 from judge.errors import ConfigError
-from judge.questions import one_prompt_each
-from prompts.taxonomy import Taxonomy
 
 from .stages import Cutoffs, StageScores, decide
 
 if TYPE_CHECKING:
-    from .cascade import Cascade
+    pass
 
 Path = Literal["any", "filter", "student", "judge"]
 PATHS: tuple[Path, ...] = get_args(Path)
@@ -61,49 +58,6 @@ class StageLogits:
         return StageScores(*columns)  # type: ignore[arg-type]  # only the last may be None
 
 
-def cascade_margins(
-    cascade: "Cascade",
-    pixels: Tensor,
-    prompts: Sequence[str | None] | None,
-    taxonomy: Taxonomy,
-    *,
-    path: Path = "any",
-    fixed_text: bool = True,
-) -> Tensor:
-    """Adaptive margin through all stages, differentiable in the pixels.
-
-    One pass of the encoder serves filters and student, as in `Cascade.score`. The judge is asked about the rows that
-    reach it; elsewhere the way through it is first a way to it.
-
-    Args:
-        cascade: what is asked. Its student needs `logits`, its judge `pixel_margins`.
-        pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
-        prompts: B prompts, or None.
-        taxonomy: what is asked.
-        path: the stage that shall give the other verdict; `any` is whichever is nearest.
-        fixed_text: as in `margins_of`; set it False where the prompts are searched too.
-
-    Returns:
-        (B,) float32, positive where the cascade says unsafe.
-
-    Raises:
-        ConfigError: another path, a stage that gives no gradients, or rows that the cascade cannot judge.
-    """
-    _check_path(path, cascade.judge is not None)
-    prompts = one_prompt_each(len(pixels), prompts)
-    logits = _without_judge(cascade, pixels, prompts, taxonomy)
-    if cascade.judge is not None:
-        reached = decide(_unsettled(logits.probabilities()), cascade.cutoffs).stage == 2
-        rows = torch.from_numpy(np.flatnonzero(reached)).to(pixels.device)
-        column = torch.full_like(logits.image, torch.nan)
-        if len(rows):
-            some = [prompts[row] for row in rows.tolist()]
-            found = _pixel_margins(cascade)(pixels[rows], some, taxonomy)
-            column = column.index_copy(0, rows.to(column.device), found.to(column))
-        logits = StageLogits(logits.text, logits.image, logits.student, column)
-    return margins_of(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
-
-
 def margins_of(
     logits: StageLogits, cutoffs: Cutoffs, *, path: Path = "any", fixed_text: bool = True
 ) -> Tensor:
@@ -119,7 +73,7 @@ def margins_of(
         ConfigError: another path, a row that no stage can judge, or one that a stage could not read: that is flagged or
             unjudged and never safe (`judge.cascade.stages`), so no distance leads to the other verdict.
     """
-    _check_path(path, logits.judge is not None)
+    check_path(path, logits.judge is not None)
     said = logits.probabilities()
     verdict = decide(said, cutoffs)
     unread = np.isnan(said.image) | (np.isnan(said.student) & (verdict.stage > 0))
@@ -196,47 +150,12 @@ def _logit(cutoff: float) -> float:
     return float(logit(np.clip(cutoff, 1e-15, 1 - 1e-15)))
 
 
-def _without_judge(
-    cascade: "Cascade", pixels: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
-) -> StageLogits:
-    """What filters and student say, from one pass of the encoder."""
-    student, platt = cascade.student, cascade.settings
-    if not hasattr(student, "logits"):
-        raise ConfigError(
-            f"The cascade's student is a {type(student).__name__}, whose verdict has no gradients."
-        )
-    # As in `Cascade.score`: what nobody can read through is settled neither by the filters nor by the student.
-    long = torch.tensor([prompt is not None and student.encoder.too_long(prompt) for prompt in prompts])
-    read = [None if unread else prompt for prompt, unread in zip(prompts, long.tolist(), strict=True)]
-    tokens = student.encoder.see_pixels(pixels)
-    long = long.to(tokens.device)
-    # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
-    image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)
-    text = torch.full_like(image, torch.nan)
-    if cascade.cutoffs.text_has_a_say:
-        cosines = cascade.similarities.of_prompts(read, taxonomy).max(axis=1)
-        text = platt.text.logits(torch.from_numpy(cosines)).to(image)
-    whole = student.logits(tokens, read, taxonomy)[0].double()
-    nothing = torch.full_like(image, torch.nan)
-    return StageLogits(text, torch.where(long, nothing, image), torch.where(long, nothing, whole))
+def check_path(path: str, with_judge: bool) -> None:
+    """See that `path` names a way through the stages that there are.
 
-
-def _unsettled(scores: StageScores) -> StageScores:
-    """With a judge that has yet to speak."""
-    return StageScores(scores.text, scores.image, scores.student, np.full(len(scores), np.nan))
-
-
-def _pixel_margins(cascade: "Cascade") -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] | None = getattr(cascade.judge, "pixel_margins", None)
-    if found is None:
-        raise ConfigError(
-            f"The cascade's judge is a {type(cascade.judge).__name__}, which gives no gradients; attack the cascade "
-            "without it (Cascade(student, settings)) and try what is found on the whole, or use queries."
-        )
-    return found
-
-
-def _check_path(path: str, with_judge: bool) -> None:
+    Raises:
+        ConfigError: no such path, or one through a judge that is missing.
+    """
     allowed = [name for name in PATHS if with_judge or name != "judge"]
     if path not in allowed:
         raise ConfigError(f"No path {path!r} through this cascade; it has: {', '.join(allowed)}.")

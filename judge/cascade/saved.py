@@ -16,7 +16,8 @@ from judge.protocol import Classifier
 from judge.runs.folder import MANIFEST, RunDir
 from judge.runs.references import fingerprint, is_address, stored_model, stored_path
 
-from .cascade import SETTINGS, Cascade, CascadeSettings
+from .cascade import Cascade
+from .settings import SETTINGS, CascadeSettings
 from .similarity import Platt
 from .stages import NEVER
 
@@ -88,7 +89,7 @@ def load_cascade(
 
 
 def check_settings(settings: CascadeSettings, source: str) -> None:
-    """See that a calibration can have given these settings (`judge.cascade.stages.Family`, `Platt.fit`).
+    """See that a calibration can have given these settings (`judge.cascade.tuning.Family`, `Platt.fit`).
 
     "Safe" cutoffs are quantiles of scores, "unsafe" ones are scores or `NEVER`, and no score of a filter is larger than
     its curve gives at a cosine of 1. A filter's cutoffs may cross, as unsafe goes first there; the student's do not.

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from judge.calibration.conformal import known, one_sided
 from judge.encoders.dual import DualEncoder
+from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
-from judge.student.student import PhraseBook
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from judge.errors import ImageError, UnusableRowsError
+from judge.errors import ImageError
 from prompts.errors import ExampleError
 from prompts.example import Example
 from prompts.names import nearest
@@ -22,7 +22,7 @@ from prompts.taxonomy_file import load_taxonomy
 
 from .images import DEFAULT_LIMITS, ImageLimits, open_image, pixels_hash, read_bytes
 from .labels import Labels, UnusableRowError
-from .sources import UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped
+from .sources import UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped, UnusableRowsError
 
 SPLITS = ("train", "validation", "test")
 EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {

@@ -28,10 +28,10 @@ from typing import Literal, SupportsBytes
 
 from PIL import Image, ImageFile
 
-from judge.errors import ConfigError, ImageError
+from judge.errors import ConfigError, ImageError, first_line
 
 from .colours import conversion
-from .modes import colour_mode, first_line, flatten
+from .modes import colour_mode, flatten
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that strangers' bytes may reach; Pillow registers more than forty."""

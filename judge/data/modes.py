@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from judge.errors import ImageError
+from judge.errors import ImageError, first_line
 
 if TYPE_CHECKING:
     from .colours import Convert
@@ -113,9 +113,3 @@ def _wide_grey(image: Image.Image) -> Image.Image:
         raise ImageError("unsupported_format", "floats above 255; scale them to 0-1")
     scale = 255.0 if image.mode == "F" and values.max() <= 1 else 1 / 257 if values.max() > 255 else 1.0
     return Image.fromarray(np.rint(values * scale).astype(np.uint8))
-
-
-def first_line(error: Exception) -> str:
-    """What an error says, on one line of at most 200 characters."""
-    text = getattr(error, "strerror", None) or str(error)
-    return " ".join(str(text).split())[:200] or type(error).__name__

@@ -322,3 +322,11 @@ def _class_names(feature: Any, value: Any) -> Any:
     if isinstance(value, list):
         return [names[number] for number in value]
     return names[value] if value >= 0 else None  # -1 is how the library writes "not labelled"
+
+
+class UnusableRowsError(ExampleError):
+    """More rows of a data set cannot be used than the caller allows; `skipped` lists them all."""
+
+    def __init__(self, message: str, skipped: "tuple[Skipped, ...]" = ()) -> None:
+        super().__init__(message)
+        self.skipped = skipped

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from judge.errors import CheckpointError
-from judge.vlm.load import base_path
+from judge.runs.folder import RunDir
+from judge.standins.shipped import base_path
 
 from .pixels import preprocess
 
@@ -222,3 +223,21 @@ def _plain(value: Any) -> Any:
     ):  # sizes: a dict, or a class that acts as one
         return {key: entry for key, entry in dict(value).items() if entry is not None}
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def check_encoder(run: RunDir, encoder: DualEncoder) -> None:
+    """See that a head meets the encoder it was trained with.
+
+    Raises:
+        CheckpointError: another width, or other weights.
+    """
+    found = run.manifest
+    for what, wanted, has in (
+        ("width", found.get("width"), encoder.width),
+        ("fingerprint", found.get("encoder_fingerprint"), encoder.fingerprint),
+    ):
+        if wanted != has:
+            raise CheckpointError(
+                f"The head in {run.path} was trained on {found.get('encoder')!r} of {what} {str(wanted)[:16]}, and "
+                f"{encoder.name!r} has {what} {str(has)[:16]}; load that encoder and revision, or train the head again."
+            )

@@ -8,7 +8,6 @@ original go on working. Our heads read patch tokens as well, so these are held i
 Pixels are those of the picture at the model's input, float32 in [0, 1], as `adversarial.threat` has them.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from copy import copy, deepcopy
 from dataclasses import dataclass, field
@@ -24,32 +23,7 @@ from judge.errors import CheckpointError, ConfigError
 from prompts.example import Example
 
 from .dual import DualEncoder
-
-
-def perturb(loss: Callable[[Tensor], Tensor], pixels: Tensor, epsilon: float, steps: int) -> Tensor:
-    """A nearby picture of higher loss: projected signed gradient ascent in the L-inf ball (Madry et al. 2018, eq. 3).
-
-    For training: a few steps from a random start, the last iterate, no restarts; attacks to measure by are in
-    `adversarial`. Steps are 2.5 epsilon / steps long (ibid., section 5), at most 1.25 epsilon (Wong et al. 2020).
-
-    Args:
-        loss: (B, 3, H, W) -> a number, the sum or mean over images; gradients go to the pixels only.
-        pixels: (B, 3, H, W) floats in [0, 1].
-        epsilon: largest change of a value, in the same unit.
-        steps: gradients taken; 0 gives the random start.
-
-    Returns:
-        (B, 3, H, W) within epsilon and [0, 1], without gradients.
-    """
-    low, high = (pixels - epsilon).clamp(min=0.0), (pixels + epsilon).clamp(max=1.0)
-    moved = low + (high - low) * torch.rand_like(pixels)
-    for _ in range(steps):
-        moved.requires_grad_(True)
-        with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(loss(moved), moved)
-        moved = moved.detach() + min(2.5 / steps, 1.25) * epsilon * gradient.sign()
-        moved = torch.minimum(torch.maximum(moved, low), high)
-    return moved.detach()
+from .perturb import as_pixels, perturb, warm_cosine
 
 
 def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
@@ -80,11 +54,6 @@ def input_bytes(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
         values = processor(images=images, return_tensors="pt")["pixel_values"]
         parts.append(values.round().clamp(0, 255).to(torch.uint8))
     return torch.cat(parts)
-
-
-def as_pixels(values: Tensor) -> Tensor:
-    """Bytes -> float32 in [0, 1]."""
-    return values.float() / 255.0
 
 
 def open_tower(encoder: DualEncoder, blocks: int | None = None) -> list[nn.Parameter]:
@@ -257,16 +226,6 @@ def fare(
             told(epoch + 1)
     encoder.model.requires_grad_(False)
     return history
-
-
-def warm_cosine(steps: int) -> Callable[[int], float]:
-    """Share of the highest rate at each step: linear over a tenth of them, then a cosine to 0."""
-    warm = max(steps // 10, 1)
-    return lambda step: (
-        (step + 1) / warm
-        if step < warm
-        else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(steps - warm, 1)))
-    )
 
 
 def cosines(tokens: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:

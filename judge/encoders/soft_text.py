@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from judge.errors import ConfigError
-from judge.student.student import PhraseBook, Student
 from prompts.taxonomy import Taxonomy
 
 from .dual import DualEncoder
+from .phrase_book import PhraseBook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,32 +133,6 @@ class SoftText:
         readable = text.encode("utf-8", "replace").decode("utf-8")
         ids: list[int] = self.encoder.tokenizer(readable, add_special_tokens=False, verbose=False).input_ids
         return ids
-
-
-def student_margin(
-    student: Student, soft: SoftText, pixels: Tensor, taxonomy: Taxonomy
-) -> Callable[[Tensor], Tensor]:
-    """The student's logit of unsafe as a function of the prompt's embedded tokens, at fixed pixels.
-
-    Args:
-        student: who is asked.
-        soft: of the student's encoder.
-        pixels: (1, 3, H, W) floats in [0, 1].
-        taxonomy: what is asked.
-
-    Returns:
-        A function (B, L, W) -> (B,), with gradient; for a text's own tokens `Student.pixel_margins` of that text.
-    """
-    with torch.no_grad():
-        image = student.encoder.see_pixels(pixels)
-
-    def margin(embedded: Tensor) -> Tensor:
-        tokens, mask = soft.read(embedded)
-        seen = image.expand(len(tokens), -1, -1)
-        whole: Tensor = student.head(seen[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
-        return whole
-
-    return margin
 
 
 def phrase_cosines(soft: SoftText, taxonomy: Taxonomy) -> Callable[[Tensor], Tensor]:

@@ -15,40 +15,21 @@ Files are replaced in one step: a run killed at any moment leaves the old file o
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from judge.errors import CheckpointError
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
-from judge.errors import CheckpointError
+from .machine import environment, now
 
 MANIFEST = "run.json"
 FORMAT = 1
 """Version of the folder's layout; raised when older code could no longer read it."""
-PACKAGES = (
-    *(
-        "torch",
-        "transformers",
-        "peft",
-        "trl",
-        "accelerate",
-        "deepspeed",
-        "bitsandbytes",
-        "datasets",
-        "evaluate",
-    ),
-    *("numpy", "scikit-learn", "pillow", "safetensors"),
-)
-"""Packages whose versions can change a number."""
 
 
 class RunDir:
@@ -83,7 +64,7 @@ class RunDir:
             )
         else:
             run.path.mkdir(parents=True, exist_ok=True)
-            run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": _now()})
+            run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": now()})
         run.note(**about)
         return run
 
@@ -256,86 +237,6 @@ class RunDir:
             os.fsync(file.fileno())
         beside.replace(path)
         return path
-
-
-def environment() -> dict[str, Any]:
-    """Versions, machine and commit, as far as they can be found out; never fails, never imports torch."""
-    return {
-        "time": _now(),
-        "command": sys.argv,
-        "arbiter": _version("arbiter-vision"),
-        "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
-        "machine": {
-            "system": platform.platform(),
-            "cpu": _cpu_model(),
-            "cores": _cores(),
-            "memory_gib": _memory_gib(),
-            "gpus": _gpus(),
-        },
-        "git": _git(Path(__file__).resolve().parents[2]),
-    }
-
-
-def _git(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether tracked files were changed; None when these sources are no checkout."""
-
-    def ask(*arguments: str) -> str:
-        ran = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
-        return ran.stdout.strip()
-
-    try:
-        # An installed copy may lie inside somebody else's repository: only our own root counts.
-        if Path(ask("rev-parse", "--show-toplevel")).resolve() != folder:
-            return None
-        return {
-            "commit": ask("rev-parse", "HEAD"),
-            "dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
-
-
-def _cores() -> int | None:
-    """Cores this process may use, which a container limits."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _gpus() -> list[str]:
-    """GPU names, if this process uses torch; asking would otherwise cost its import."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return []
-    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _plain(value: Any) -> Any:

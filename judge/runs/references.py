@@ -14,9 +14,9 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from judge.errors import CheckpointError
 from prompts.printable import printable
 
-from judge.errors import CheckpointError
 from .folder import MANIFEST, RunDir
 
 LOG = logging.getLogger("arbiter")
@@ -51,7 +51,7 @@ def stored_model(name: object, source: Path) -> str:
     Raises:
         CheckpointError: an address, a folder with an adapter in the base's place, or no name at all.
     """
-    from judge.vlm.load import SHIPPED
+    from judge.standins.shipped import SHIPPED
 
     if not isinstance(name, str) or not name or is_address(name):
         raise CheckpointError(

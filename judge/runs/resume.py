@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from judge.errors import CheckpointError, ConfigError
+
 from .folder import MANIFEST, RunDir
 
 MAY_DIFFER = (

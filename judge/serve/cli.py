@@ -171,7 +171,7 @@ def _quiet_libraries() -> None:
 
 def _merge(options: argparse.Namespace) -> int:
     _quiet_libraries()
-    from judge.vlm.load import merge_run
+    from judge.vlm.adapter import merge_run
 
     merge_run(options.judged, options.out)
     print(f"Wrote {printable(options.out)}")

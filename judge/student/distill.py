@@ -23,12 +23,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from judge.encoders.features import TokenTable
+from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
 from prompts.taxonomy import Category, Taxonomy
 
 from .head import CrossAttentionHead, Queries
 from .lessons import Lesson
-from .student import PhraseBook
 
 
 @dataclass(frozen=True)

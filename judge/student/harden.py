@@ -18,15 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from judge.encoders.dual import DualEncoder
-from judge.encoders.fare import as_pixels, copy_encoder, fare_loss, open_tower, perturb
+from judge.encoders.fare import copy_encoder, fare_loss, open_tower
 from judge.encoders.features import TokenTable
+from judge.encoders.perturb import as_pixels, perturb
+from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 from .distill import Distillation, DistillOptions, LessonCollator, Lessons, Task
 from .head import CrossAttentionHead
 from .lessons import Lesson
-from .student import PhraseBook
 
 CARRIERS = (
     "An illustration for children: {}",

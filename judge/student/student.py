@@ -2,7 +2,7 @@
 
 import json
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from judge.category_margin import category_margin
-from judge.encoders.dual import DualEncoder
-from judge.encoders.phrases import KINDS, phrases, unreadable, why_unjudged
-from judge.errors import CheckpointError, ConfigError
+from judge.encoders.dual import DualEncoder, check_encoder
+from judge.encoders.phrase_book import PhraseBook
+from judge.encoders.phrases import why_unjudged
+from judge.encoders.soft_text import SoftText
+from judge.errors import CheckpointError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from judge.runs.folder import RunDir
@@ -28,49 +30,7 @@ if TYPE_CHECKING:
 
 KEPT_TAXONOMIES = 64
 """Taxonomies whose queries are held; the least recently used goes first."""
-KEPT_PHRASES = 100_000
-"""Phrases whose embeddings are held; all are dropped when there are more."""
 WEIGHTS, SHAPE = "head.safetensors", "head.json"
-
-
-@dataclass
-class PhraseBook:
-    """Text embeddings of phrases, each encoded once; one longer than the context in windows, as prompts are."""
-
-    encoder: DualEncoder
-    _known: dict[str, Tensor] = field(default_factory=dict, repr=False)
-
-    def embed(self, taxonomies: Sequence[Taxonomy]) -> tuple[Tensor, Tensor]:
-        """Pad the phrases of G taxonomies: embeddings (G, K, M, D) and kinds (G, K, M), -1 where there is none.
-
-        Raises:
-            ConfigError: a phrase is longer than the text encoder reads in all its windows.
-        """
-        listed = [[phrases(category) for category in taxonomy] for taxonomy in taxonomies]
-        self._learn([phrase.text for taxonomy in listed for category in taxonomy for phrase in category])
-        categories = max(map(len, listed))
-        longest = max(len(category) for taxonomy in listed for category in taxonomy)
-        embeddings = torch.zeros(len(listed), categories, longest, self.encoder.width)
-        kinds = torch.full((len(listed), categories, longest), -1)
-        for g, taxonomy in enumerate(listed):
-            for k, category in enumerate(taxonomy):
-                for m, phrase in enumerate(category):
-                    embeddings[g, k, m] = self._known[phrase.text]
-                    kinds[g, k, m] = KINDS.index(phrase.kind)
-        return embeddings, kinds
-
-    def _learn(self, texts: Sequence[str]) -> None:
-        if len(self._known) > KEPT_PHRASES:
-            self._known.clear()
-        new = [text for text in dict.fromkeys(texts) if text not in self._known]
-        for text in new:
-            if self.encoder.too_long(text):
-                raise ConfigError(unreadable(text, self.encoder.token_count(text), self.encoder.context))
-        new.sort(key=len)  # what is read together is padded to the longest
-        for start in range(0, len(new), 64):
-            part = new[start : start + 64]
-            pooled = self.encoder.read(part)[0][:, 0].cpu()
-            self._known.update(zip(part, pooled, strict=True))
 
 
 @dataclass
@@ -249,19 +209,27 @@ def load_student(
     return Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy, batch_size=batch_size)
 
 
-def check_encoder(run: RunDir, encoder: DualEncoder) -> None:
-    """See that a head meets the encoder it was trained with.
+def student_margin(
+    student: Student, soft: SoftText, pixels: Tensor, taxonomy: Taxonomy
+) -> Callable[[Tensor], Tensor]:
+    """The student's logit of unsafe as a function of the prompt's embedded tokens, at fixed pixels.
 
-    Raises:
-        CheckpointError: another width, or other weights.
+    Args:
+        student: who is asked.
+        soft: of the student's encoder.
+        pixels: (1, 3, H, W) floats in [0, 1].
+        taxonomy: what is asked.
+
+    Returns:
+        A function (B, L, W) -> (B,), with gradient; for a text's own tokens `Student.pixel_margins` of that text.
     """
-    found = run.manifest
-    for what, wanted, has in (
-        ("width", found.get("width"), encoder.width),
-        ("fingerprint", found.get("encoder_fingerprint"), encoder.fingerprint),
-    ):
-        if wanted != has:
-            raise CheckpointError(
-                f"The head in {run.path} was trained on {found.get('encoder')!r} of {what} {str(wanted)[:16]}, and "
-                f"{encoder.name!r} has {what} {str(has)[:16]}; load that encoder and revision, or train the head again."
-            )
+    with torch.no_grad():
+        image = student.encoder.see_pixels(pixels)
+
+    def margin(embedded: Tensor) -> Tensor:
+        tokens, mask = soft.read(embedded)
+        seen = image.expand(len(tokens), -1, -1)
+        whole: Tensor = student.head(seen[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
+        return whole
+
+    return margin

@@ -4,14 +4,11 @@ Weights come from safetensors only, remote code is never run, and an adapter is 
 tensors found its place.
 """
 
-import json
-import re
 from dataclasses import dataclass, field
-from importlib.resources import files
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.errors import CheckpointError, ConfigError, MissingExtraError, first_line
+from judge.standins.shipped import SHIPPED, base_path
 from prompts.errors import ArbiterError
 
 from .processor import load_processor
@@ -19,10 +16,6 @@ from .processor import load_processor
 if TYPE_CHECKING:
     from judge.runs.folder import RunDir
 
-SHIPPED = ("tiny-llava", "tiny-clip")
-"""Names of bases inside the package."""
-LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-"""Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""
 _BITS = ("load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 _RAISED = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
 """What transformers raises on checkpoints that it cannot read."""
@@ -83,31 +76,6 @@ class BaseOptions:
             raise CheckpointError(f"{run.path} names no base model; it is damaged.") from None
 
 
-@dataclass
-class LoraOptions:
-    """Which layers are adapted, and how."""
-
-    lora_r: int = field(default=16, metadata={"help": "Rank."})
-    lora_alpha: int = field(default=32, metadata={"help": "Scale: the update counts alpha / r times."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the adapter, 0 to 1."})
-    use_rslora: bool = field(default=False, metadata={"help": "Scale by alpha / sqrt(r) instead (rsLoRA)."})
-    use_dora: bool = field(default=False, metadata={"help": "Learn magnitude and direction apart (DoRA)."})
-    lora_target_modules: str = field(
-        default=LANGUAGE_TARGETS,
-        metadata={"help": "Regular expression on the full name of each module to adapt."},
-    )
-    train_projector: bool = field(
-        default=False, metadata={"help": "Train the whole projector between tower and language model too."}
-    )
-
-
-def base_path(name_or_path: str) -> str:
-    """The folder of a base that ships; any other name is given back."""
-    if name_or_path in SHIPPED and not Path(name_or_path).exists():
-        return str(files("judge") / "checkpoints" / name_or_path)
-    return name_or_path
-
-
 def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, Any]:
     """Load a base model in evaluation mode, with its processor.
 
@@ -133,7 +101,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         raise
     except (*_RAISED, SafetensorError) as error:
         raise CheckpointError(
-            f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {_first_line(error)} "
+            f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {first_line(error)} "
             f"Give a hub id, a folder with config.json and safetensors, or one of {', '.join(SHIPPED)}."
         ) from error
     if not hasattr(processor, "tokenizer") or processor.tokenizer.eos_token is None:
@@ -186,164 +154,3 @@ def _four_bits(options: BaseOptions, path: str) -> Any:
         bnb_4bit_quant_storage=compute,
         llm_int8_skip_modules=[*spared, "lm_head"],
     )
-
-
-def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[str, int]]:
-    """Wrap `model` with fresh adapters; count what is trained.
-
-    Returns:
-        The peft model, and counts: `modules` adapted, `trainable` and `all` parameters.
-
-    Raises:
-        ConfigError: the expression matches nothing, or anything outside the language model and its head.
-    """
-    from peft import LoraConfig, get_peft_model
-    from transformers.integrations import is_deepspeed_zero3_enabled
-
-    matched = _matched(model, options.lora_target_modules)
-    config = LoraConfig(
-        r=options.lora_r,
-        lora_alpha=options.lora_alpha,
-        lora_dropout=options.lora_dropout,
-        use_rslora=options.use_rslora,
-        use_dora=options.use_dora,
-        target_modules=options.lora_target_modules,
-        modules_to_save=_projectors(model) if options.train_projector else None,
-        task_type="CAUSAL_LM",
-    )
-    # Adapters learn in float32 on a 16-bit base; ZeRO-3 gathers one dtype only and keeps float32 copies itself.
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
-    config.base_model_name_or_path = base_path(base)  # looked up at every save: a name would mean the hub
-    counts = {
-        "modules": len(matched),
-        "trainable": sum(_size(p) for p in wrapped.parameters() if p.requires_grad),
-        "all": sum(_size(p) for p in wrapped.parameters()),
-    }
-    return wrapped, counts
-
-
-def _matched(model: Any, expression: str) -> list[str]:
-    """Names of the modules that an expression reaches; all of them must be the language model's."""
-    try:
-        pattern = re.compile(expression)
-    except re.error as error:
-        raise ConfigError(f"lora_target_modules {expression!r} is no regular expression: {error}.") from None
-    modules = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
-    if not modules:
-        raise ConfigError(
-            f"lora_target_modules {expression!r} matches no module of this base. "
-            f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
-        )
-    outside = [name for name in modules if "language_model" not in name.split(".") and name != "lm_head"]
-    if outside:
-        raise ConfigError(
-            f"lora_target_modules {expression!r} matches {len(modules)} modules, and {len(outside)} of them are "
-            f"outside the language model (such as {outside[0]}). Name it in the expression, as the default "
-            f"'{LANGUAGE_TARGETS}' does; train_projector trains the projector, and recipes/adversarial_lora.py "
-            "adapts the tower."
-        )
-    return modules
-
-
-def _size(parameter: Any) -> int:
-    """Numbers in a parameter; under ZeRO-3, where each process holds a part, in the whole of it."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
-
-
-def _projectors(model: Any) -> list[str]:
-    names = [name for name, _ in model.model.named_children() if "projector" in name]
-    if not names:
-        raise ConfigError("train_projector: this family has no module named as a projector; leave it out.")
-    return names
-
-
-def _example_names(model: Any) -> str:
-    from torch import nn
-
-    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    return ", ".join(names[-3:])
-
-
-def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """Put a saved adapter on its base, and see that every tensor found its place.
-
-    Raises:
-        CheckpointError: no adapter there, another base, or tensors missing or left over.
-    """
-    from peft import PeftConfig, PeftModel, set_peft_model_state_dict
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    weights = Path(path) / "adapter_model.safetensors"
-    if not weights.is_file():
-        raise CheckpointError(
-            f"{path} holds no adapter_model.safetensors (pickled adapters are never loaded)."
-        )
-    _check_kind(Path(path))
-    config = PeftConfig.from_pretrained(str(path))
-    config.inference_mode = not trainable
-    try:
-        state = load_file(weights)
-        wrapped = PeftModel(model, config, autocast_adapter_dtype=True)
-        result = set_peft_model_state_dict(wrapped, state)
-    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
-        raise CheckpointError(
-            f"The adapter {path} does not fit this base (it was trained on {config.base_model_name_or_path!r}): "
-            f"{_first_line(error)}"
-        ) from error
-    lost = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
-    if lost or result.unexpected_keys:
-        raise CheckpointError(
-            f"The adapter {path} matches this base only in part: {len(lost)} of its tensors are missing, "
-            f"{len(result.unexpected_keys)} left over (such as {[*lost, *result.unexpected_keys][0]}). "
-            f"It was trained on {config.base_model_name_or_path!r}; load that base."
-        )
-    return wrapped if trainable else wrapped.eval()
-
-
-def _check_kind(path: Path) -> None:
-    """Other kinds than LoRA may load what they name themselves, such as a tokenizer with code of its own."""
-    try:
-        kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise CheckpointError(f"{path} has no adapter_config.json that could be read ({error}).") from None
-    if kind != "LORA":
-        raise CheckpointError(f"The adapter {path} is of the kind {kind!r}; a judge's is LORA.")
-
-
-def tidy_adapter(path: str | Path, *, base: str) -> None:
-    """Make a saved adapter fit to be passed on: its base by name, and no pickle beside it."""
-    config = Path(path) / "adapter_config.json"
-    content = json.loads(config.read_text(encoding="utf-8"))
-    config.write_text(json.dumps(content | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
-    (Path(path) / "training_args.bin").unlink(missing_ok=True)
-
-
-def merge_run(run: str | Path, out: str | Path) -> Path:
-    """Write base and adapter of a run as one plain checkpoint that any engine can serve.
-
-    A run on a 4-bit base (QLoRA) is merged into the weights that its 4 bits stand for, written in full: it was
-    trained and measured on those, and the original weights would answer otherwise.
-
-    Raises:
-        CheckpointError: not a run of this kind, or `out` is in use.
-    """
-    from judge.runs.folder import RunDir
-
-    folder = RunDir.open(run, kind="vlm")
-    target = Path(out)
-    if target.exists() and any(target.iterdir()):
-        raise CheckpointError(f"{target} is not empty; choose another folder.")
-    options = BaseOptions.from_run(folder)
-    model, processor = load_base(options)
-    if options.load_in_4bit:
-        model = model.dequantize()
-    merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
-    merged.save_pretrained(target)
-    processor.save_pretrained(target)
-    return target
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

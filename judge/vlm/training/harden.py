@@ -21,10 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from judge.encoders.fare import as_pixels, perturb, warm_cosine
+from judge.encoders.perturb import as_pixels, perturb, warm_cosine
 from judge.errors import CheckpointError, ConfigError
+from judge.standins.shipped import base_path
 from judge.vlm.encode import Encoded, Variant
-from judge.vlm.load import base_path
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.tree import Continuation, one_against_others
 from prompts.flip.rows import Group
