@@ -4,11 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .metrics import JudgedRow, summarise
+    from .metrics.arrays import MetricError
+    from .metrics.judged import JudgedRow, summarise
     from .modules import METRICS, load_metric
-    from .report import format_table, write_report
-    from .scores import MetricError
-    from .shortcut import ShortcutResult, check_rows, shortcut_auc
+    from .reports.judge import format_table, write_report
+    from .shortcut.check import ShortcutResult, check_rows, shortcut_auc
 
 _HOMES = {
     "JudgedRow": "metrics",

@@ -20,8 +20,8 @@ from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
 
-from .held_out import Question
-from .scores import Confusion, confusion, f1_interval, image_interval, share
+from .metrics.arrays import Confusion, confusion, f1_interval, image_interval, share
+from .questions import Question
 from .timing import Costs
 
 Array = NDArray[np.float64]

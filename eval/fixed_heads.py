@@ -1,6 +1,6 @@
 """What the recipes of heads with fixed categories share: their data, their run folder, and how they are measured.
 
-They answer the questions that judge and student answer at the end (`eval.held_out.draw_evaluation` with the same
+They answer the questions that judge and student answer at the end (`eval.questions.draw_evaluation` with the same
 seed), so their rows can stand in one table.
 """
 
@@ -26,9 +26,9 @@ from judge.runs.machine import environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.example import Example
 
-from .held_out import Evaluation, judge_questions, summarise_evaluation
-from .metrics import JudgedRow, summarise
+from .metrics.judged import JudgedRow, summarise
 from .options import RecipeOptions
+from .questions import Evaluation, judge_questions, summarise_evaluation
 
 TEACHERS = ("labels", "judge")
 

@@ -20,7 +20,7 @@ from judge.data.images import open_image
 from judge.protocol import Classifier
 from prompts.taxonomy import Taxonomy
 
-from .held_out import Question
+from .questions import Question
 
 REPEATS = 5
 POLICIES, ROWS = 2, 32

@@ -37,14 +37,14 @@ from transformers import TrainingArguments, set_seed
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from eval.attacked import summarise_attacked
 from eval.closing import command, data_words
 from eval.fixed_heads import ask
-from eval.held_out import Evaluation, Question, draw_evaluation, summarise_evaluation
 from eval.options import RecipeOptions, parse_options, resumes
-from eval.robustness import attack_victim
-from eval.suites import Suite
-from eval.victims import ClassifierVictim
+from eval.questions import Evaluation, Question, draw_evaluation, summarise_evaluation
+from eval.robustness.run import attack_victim
+from eval.robustness.suites import Suite
+from eval.robustness.trials import summarise_attacked
+from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.fare import input_bytes

@@ -14,7 +14,7 @@ Your own classifiers and data, at full strength:
     arbiter attack runs/my_judge runs/my_student --steps 100 --restarts 5 --queries 5000 --everywhere true --rows 500 \
         --dataset unsafebench --taxonomy unsafebench --held_out Deception --cascade none --defended_cascade none
 
-`--preset unsafebench` runs the paper's own protocol (weak: see `eval/suites.py`), `--draws 2023 2024 2025` its three
+`--preset unsafebench` runs the paper's own protocol (weak: see `eval/robustness/suites.py`), `--draws 2023 2024 2025` its three
 draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown one stops
 the run.
 """
@@ -35,19 +35,19 @@ from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from eval.attacked import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
-from eval.edited import edit_pictures
-from eval.held_out import Question, draw_groups_only, judge_questions
-from eval.metrics import summarise
-from eval.multimodal import evaluate_deployment
+from eval.metrics.judged import summarise
 from eval.options import RecipeOptions, parse_options
-from eval.robustness import attack_victim, check_attack, look_at
-from eval.robustness_plots import Exhibit
-from eval.robustness_report import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
-from eval.suites import GRID, Suite, queries_only, strong, unsafebench
-from eval.text_attacks import attack_texts, score_static_sets
-from eval.transfer import attack_universally, transfer_matrix
-from eval.victims import ClassifierVictim
+from eval.questions import Question, draw_groups_only, judge_questions
+from eval.reports.robustness_figures import Exhibit
+from eval.reports.robustness_tables import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
+from eval.robustness.deployments import evaluate_deployment
+from eval.robustness.edits import edit_pictures
+from eval.robustness.run import attack_victim, check_attack, look_at
+from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.robustness.texts import attack_texts, score_static_sets
+from eval.robustness.transfer import attack_universally, transfer_matrix
+from eval.robustness.trials import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
+from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage

@@ -45,9 +45,9 @@ from eval.cascade import (
     summarise_costs,
 )
 from eval.closing import try_it
-from eval.held_out import Question, draw_evaluation
+from eval.metrics.arrays import calibration_error, reliability
 from eval.options import RecipeOptions, parse_options
-from eval.scores import calibration_error, reliability
+from eval.questions import Question, draw_evaluation
 from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibration.envelope import Envelope

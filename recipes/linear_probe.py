@@ -26,8 +26,8 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from eval.fixed_heads import HeadOptions, find_targets, load_splits, measure, open_run, write_results
-from eval.held_out import draw_evaluation
 from eval.options import parse_options
+from eval.questions import draw_evaluation
 from judge.baselines.fit import FitOptions, fit
 from judge.baselines.linear_probe import LinearProbe, ParallelMLP, save_linear_probe
 from judge.encoders.dual import DualEncoder

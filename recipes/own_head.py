@@ -29,12 +29,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from eval.reports.judge import format_table
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from eval.held_out import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from eval.options import RecipeOptions, parse_options
-from eval.report import format_table
+from eval.questions import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
 from judge.data.examples import load_examples
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import TokenTable, encode_images

@@ -43,7 +43,7 @@ from adversarial.pixels.apgd import APGD
 from adversarial.problem import Context, Found, Problem
 from adversarial.search import Search, find
 from adversarial.threat import ThreatModel, in_grey_levels
-from eval.victims import ClassifierVictim
+from eval.robustness.victims import ClassifierVictim
 from judge.encoders.pixels import preprocess
 from judge.standins.random_llava import SHAPES, random_llava
 from judge.vlm.encode import Encoded, Variant

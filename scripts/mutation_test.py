@@ -71,7 +71,10 @@ AREAS: dict[str, dict[str, str]] = {
         "judge/calibration/conformal.py": "judge_conformal judge_calibrate judge_calibrate_edges",
         "judge/calibration/temperature.py": "judge_calibrate judge_calibrate_edges",
     },
-    "metrics": {"eval/metrics.py": "eval_metrics", "eval/scores.py": "eval_scores eval_metrics"},
+    "metrics": {
+        "eval/metrics/judged.py": "eval_metrics",
+        "eval/metrics/arrays.py": "eval_scores eval_metrics",
+    },
     "problem": {"adversarial/problem.py": "adversarial_problem"},
 }
 """Name -> module -> names of the test files that have to kill its mutants."""

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
-from adversarial.rates import attack_success_rate, mcnemar, paired_bootstrap, wilson
+from eval.metrics.statistics import attack_success_rate, mcnemar, paired_bootstrap, wilson
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_bootstrap_is_seeded_and_paired():
 def test_bootstrap_draws_do_not_depend_on_memory(monkeypatch):
     values = np.arange(50.0)
     whole = paired_bootstrap(values, values[::-1], draws=300)
-    monkeypatch.setattr("adversarial.rates._RESAMPLED", 500)
+    monkeypatch.setattr("eval.metrics.statistics._RESAMPLED", 500)
     assert paired_bootstrap(values, values[::-1], draws=300) == whole
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval.cascade import alone, ask_stages, cascade_rows, resample_promise, run_live, summarise_cascade
-from eval.held_out import draw_evaluation
+from eval.questions import draw_evaluation
 from eval.timing import Costs
 from judge.cascade.cascade import Cascade
 from judge.cascade.settings import CascadeSettings

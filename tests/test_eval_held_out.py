@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.held_out import draw_evaluation, judge_questions, summarise_evaluation
+from eval.questions import draw_evaluation, judge_questions, summarise_evaluation
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.metrics import JudgedRow, by_category, by_group, categories_right, flips, pairs_right, summarise
-from eval.scores import MetricError
+from eval.metrics.arrays import MetricError
+from eval.metrics.judged import (
+    JudgedRow,
+    by_category,
+    by_group,
+    categories_right,
+    flips,
+    pairs_right,
+    summarise,
+)
 
 NAN = float("nan")
 

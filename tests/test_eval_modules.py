@@ -1,4 +1,4 @@
-"""The `evaluate` modules: they load from the package, with no network at all, and agree with `eval.metrics`."""
+"""The `evaluate` modules: they load from the package, with no network at all, and agree with `eval.metrics.judged`."""
 
 import json
 import os
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eval.metrics import JudgedRow, summarise
+from eval.metrics.arrays import MetricError
+from eval.metrics.judged import JudgedRow, summarise
 from eval.modules import METRICS, load_metric
-from eval.scores import MetricError
 
 PROGRAM = """
 import json, socket, sys

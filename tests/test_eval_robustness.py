@@ -15,7 +15,15 @@ from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.threat import ThreatModel
-from eval.attacked import (
+from eval.questions import Question
+from eval.reports.robustness_tables import Table, tables
+from eval.robustness.deployments import attack_deployment, evaluate_deployment, transfer_static
+from eval.robustness.edits import edit_pictures
+from eval.robustness.run import attack_victim, check_attack
+from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.robustness.texts import attack_texts, score_prompts
+from eval.robustness.transfer import attack_universally, transfer_matrix
+from eval.robustness.trials import (
     Attacked,
     Row,
     Trial,
@@ -25,15 +33,7 @@ from eval.attacked import (
     over_draws,
     summarise_attacked,
 )
-from eval.edited import edit_pictures
-from eval.held_out import Question
-from eval.multimodal import attack_deployment, evaluate_deployment, transfer_static
-from eval.robustness import attack_victim, check_attack
-from eval.robustness_report import Table, tables
-from eval.suites import GRID, Suite, queries_only, strong, unsafebench
-from eval.text_attacks import attack_texts, score_prompts
-from eval.transfer import attack_universally, transfer_matrix
-from eval.victims import ClassifierVictim
+from eval.robustness.victims import ClassifierVictim
 from judge.protocol import Scores
 from prompts import Category, Taxonomy
 from prompts.example import Example

@@ -13,7 +13,7 @@ from sklearn.metrics import (
     roc_auc_score,
 )
 
-from eval.scores import (
+from eval.metrics.arrays import (
     Confusion,
     MetricError,
     average_precision,

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from eval.scores import MetricError
-from eval.shortcut import check_rows, pair_groups, shortcut_auc
+from eval.metrics.arrays import MetricError
+from eval.shortcut.check import check_rows, pair_groups, shortcut_auc
 from prompts import Example, load_taxonomy
 from prompts.flip import FlipOptions, draw_groups, draw_pairs
 from prompts.flip.published import paper_rows

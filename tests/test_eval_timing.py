@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from eval.cascade import summarise_costs
-from eval.held_out import draw_evaluation
+from eval.questions import draw_evaluation
 from eval.timing import Costs, measure_costs, median_seconds, timing_batches
 from judge.cascade.cascade import Cascade
 from judge.cascade.settings import CascadeSettings

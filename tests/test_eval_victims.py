@@ -11,8 +11,8 @@ from torch import nn
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
-from eval.held_out import Question
-from eval.victims import as_victim, at_input_size, check_victim, problem_of
+from eval.questions import Question
+from eval.robustness.victims import as_victim, at_input_size, check_victim, problem_of
 from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
 from judge.cascade.settings import CascadeSettings

@@ -102,7 +102,7 @@ def test_nobody_imports_upwards() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "message"),
     [
-        ("judge/serve/cli.py", "import eval.metrics", "judge must not import eval"),
+        ("judge/serve/cli.py", "import eval.metrics.judged", "judge must not import eval"),
         ("judge/a.py", "def f():\n    from adversarial import pgd", "judge must not import adversarial"),
         ("prompts/a.py", "from judge.errors import ImageError", "prompts must not import judge"),
         ("prompts/a.py", "import numpy.linalg as n", "without numpy"),

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from eval.held_out import judge_questions
+from eval.questions import judge_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.runs.folder import RunDir

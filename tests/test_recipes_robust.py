@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from adversarial.errors import AttackError
-from eval.held_out import draw_evaluation, judge_questions
+from eval.questions import draw_evaluation, judge_questions
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError

@@ -12,7 +12,7 @@
 from pathlib import Path
 from typing import Any
 
-from eval.scores import MetricError
+from eval.metrics.arrays import MetricError
 
 METRICS = ("judge_verdicts", "flip_pairs", "unsafe_f1")
 

@@ -1,12 +1,12 @@
-"""One image under two policies of opposite label: pair score and both flip directions; see `eval.metrics`."""
+"""One image under two policies of opposite label: pair score and both flip directions; see `eval.metrics.judged`."""
 
 from typing import Any
 
 import datasets
 import evaluate
 
-from eval.metrics import JudgedRow, flips, pairs_right
-from eval.scores import share
+from eval.metrics.arrays import share
+from eval.metrics.judged import JudgedRow, flips, pairs_right
 
 
 class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types

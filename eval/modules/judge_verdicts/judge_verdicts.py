@@ -1,11 +1,11 @@
-"""Every number of `eval.metrics.summarise`, from verdicts and what was true."""
+"""Every number of `eval.metrics.judged.summarise`, from verdicts and what was true."""
 
 from typing import Any
 
 import datasets
 import evaluate
 
-from eval.metrics import JudgedRow, summarise
+from eval.metrics.judged import JudgedRow, summarise
 
 
 class JudgeVerdicts(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types

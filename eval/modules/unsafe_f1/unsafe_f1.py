@@ -1,10 +1,10 @@
-"""F1 of the unsafe class from probabilities, with unjudged (NaN) counted as an error; see `eval.scores`."""
+"""F1 of the unsafe class from probabilities, with unjudged (NaN) counted as an error; see `eval.metrics.arrays`."""
 
 import datasets
 import evaluate
 import numpy as np
 
-from eval.scores import average_precision, confusion, roc_auc
+from eval.metrics.arrays import average_precision, confusion, roc_auc
 
 
 class UnsafeF1(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types

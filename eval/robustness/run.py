@@ -17,13 +17,13 @@ from adversarial.problem import Context, Problem, Spent
 from adversarial.search import Attack, find
 from adversarial.storing import recheck
 from adversarial.threat import ThreatModel
+from eval.questions import Question
 from judge.data.images import open_image
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 
-from .attacked import Attacked, Row, Trial
-from .held_out import Question
 from .suites import Suite
+from .trials import Attacked, Row, Trial
 from .victims import ClassifierVictim, Prepared, check_victim, problem_of, sign_of
 
 Told = Callable[[str], Any]

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversarial.errors import AttackError
-from adversarial.rates import mcnemar, paired_bootstrap
 from adversarial.threat import in_grey_levels
+from eval.metrics.arrays import confusion, image_interval, share
+from eval.metrics.statistics import mcnemar, paired_bootstrap
 
-from .scores import confusion, image_interval, share
 from .suites import Suite
 
 STORED = "8bit"

@@ -19,6 +19,7 @@ from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.storing import to_images
 from adversarial.threat import ThreatModel
+from eval.questions import Question
 from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
 from judge.data.images import open_image
@@ -26,8 +27,6 @@ from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
 from judge.protocol import Classifier
 from prompts.taxonomy import Taxonomy
-
-from .held_out import Question
 
 Array = NDArray[np.float64]
 _FORWARD_ONLY = {

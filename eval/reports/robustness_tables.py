@@ -8,11 +8,11 @@ from typing import Any
 
 import jinja2
 
+from eval.robustness.trials import Attacked
 from judge.runs.folder import RunDir
 
-from .attacked import Attacked
-from .report import show, shown_text
-from .robustness_plots import Exhibit, draw_epsilons, draw_margins, draw_sheet, draw_steps
+from .judge import show, shown_text
+from .robustness_figures import Exhibit, draw_epsilons, draw_margins, draw_sheet, draw_steps
 
 HEADLINE_KEYS = (
     "huge_epsilon_success",

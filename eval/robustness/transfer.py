@@ -11,9 +11,9 @@ from adversarial.pixels.universal import Universal
 from adversarial.search import Attack, find
 from adversarial.storing import is_misjudged, to_images
 from adversarial.threat import ThreatModel, in_grey_levels
+from eval.metrics.arrays import image_interval
+from eval.questions import Question
 
-from .held_out import Question
-from .scores import image_interval
 from .victims import ClassifierVictim, problem_of
 
 

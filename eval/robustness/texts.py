@@ -15,14 +15,14 @@ from adversarial.texts.search import SubwordSearch, TextAttack, confirm
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
+from eval.metrics.arrays import image_interval, share
+from eval.questions import Question
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.soft_text import SoftText, text_similarity
 from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
-from .held_out import Question
-from .scores import image_interval, share
 from .victims import ClassifierVictim, problem_of
 
 UNTOUCHED = ThreatModel(0.0)

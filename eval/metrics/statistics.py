@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, norm
 
+from adversarial.errors import AttackError
+
 from .clusters import effective_size
-from .errors import AttackError
 
 _RESAMPLED = 2_000_000
 """Most numbers that a bootstrap holds at once."""

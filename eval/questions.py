@@ -17,7 +17,7 @@ from prompts.example import Example
 from prompts.flip import FlipOptions, Group, Row, draw_groups, draw_pairs
 from prompts.taxonomy import Taxonomy
 
-from .metrics import JudgedRow, summarise
+from .metrics.judged import JudgedRow, summarise
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ def judge_questions(
 def summarise_evaluation(
     evaluation: Evaluation, judged: Sequence[JudgedRow], threshold: float = 0.5
 ) -> dict[str, Any]:
-    """`eval.metrics.summarise` of the flips, with `lying_prompt_f1` and `heldout_*` beside it.
+    """`eval.metrics.judged.summarise` of the flips, with `lying_prompt_f1` and `heldout_*` beside it.
 
     `judged` holds one row for each of `evaluation.questions`, in their order.
     """

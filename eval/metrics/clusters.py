@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .errors import AttackError
+from adversarial.errors import AttackError
 
 
 def effective_size(hits: ArrayLike, groups: ArrayLike) -> float:

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from .metrics import JudgedRow, columns
-from .scores import average_precision, calibration_error, precision_recall, reliability
+from eval.metrics.arrays import average_precision, calibration_error, precision_recall, reliability
+from eval.metrics.judged import JudgedRow, columns
 
 BEFORE, AFTER, SAFE, UNSAFE = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
 """Colours that stay apart in the common colour-vision deficiencies; line styles and labels tell them too."""

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from PIL import Image
 
+from eval.metrics.judged import JudgedRow, summarise
 from judge.runs.folder import RunDir
 from prompts.errors import ArbiterError
 from prompts.printable import printable
 
-from .metrics import JudgedRow, summarise
-from .plots import draw_plots
+from .judge_figures import draw_plots
 
 if TYPE_CHECKING:
-    from .shortcut import ShortcutResult
+    from eval.shortcut.check import ShortcutResult
 
 MOST_WRONG = 24
 """Wrong verdicts on the contact sheet."""

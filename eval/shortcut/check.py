@@ -18,10 +18,10 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import MaxAbsScaler, normalize
 
+from eval.metrics.arrays import MetricError
 from prompts.template import render
 
-from .scores import MetricError
-from .text_features import explicit_features, frequent_words, pair_incidence, row_features, text_of
+from .features import explicit_features, frequent_words, pair_incidence, row_features, text_of
 
 if TYPE_CHECKING:
     from prompts.flip import Pair, Row

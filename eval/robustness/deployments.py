@@ -18,21 +18,21 @@ from torch import Tensor
 
 from adversarial.joint import JointAttack, find_joint
 from adversarial.problem import Context, Problem
-from adversarial.rates import Rates, attack_success_rate
 from adversarial.search import Attack
 from adversarial.storing import to_images
 from adversarial.texts.families import FAMILIES, Maker, wanted_by
 from adversarial.threat import ThreatModel, in_grey_levels
+from eval.metrics.arrays import image_interval
+from eval.metrics.statistics import Rates, attack_success_rate
+from eval.questions import Question
 from judge.data.images import open_image
 
-from .held_out import Question
-from .scores import image_interval
 from .victims import ClassifierVictim, problem_of
 
 ARMS = ("text", "image", "both")
 EACH = 1
 """Texts of each family that are tried beside an image attack; each costs a pass of all stages in every round.
-`eval.text_attacks` tries them all, on untouched pictures."""
+`eval.robustness.texts` tries them all, on untouched pictures."""
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from adversarial.clusters import effective_size
 from prompts.errors import ArbiterError
+
+from .clusters import effective_size
 
 CALIBRATION_BINS = 15
 NAN = float("nan")
@@ -166,7 +167,7 @@ def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, floa
 def image_interval(hits: ArrayLike, images: ArrayLike) -> tuple[float, float]:
     """95 % interval of a share of rows, several of which may be about one image and stand and fall together.
 
-    Wilson's, for as many rows as these are worth (`adversarial.clusters`); (NaN, NaN) of nothing.
+    Wilson's, for as many rows as these are worth (`eval.metrics.clusters`); (NaN, NaN) of nothing.
 
     Args:
         hits: (N,) true or false.

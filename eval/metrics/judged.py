@@ -1,6 +1,6 @@
 """What a judge got right, from judged rows: flips, pairs, categories, and one summary of everything.
 
-The numbers on arrays live in `eval.scores`; their rule holds here too: a row that was not judged is an error,
+The numbers on arrays live in `eval.metrics.arrays`; their rule holds here too: a row that was not judged is an error,
 never "safe". Failing to judge a row improves no metric but one: `category_accuracy` looks only at rows that
 were flagged right, and an unjudged row is none.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .scores import (
+from .arrays import (
     NAN,
     MetricError,
     average_precision,

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from .attacked import Attacked
+from eval.robustness.trials import Attacked
 
 COLOURS = ("#0b6e99", "#c8443a", "#3a9d6e", "#8a5fb0", "#c98a1b", "#5c6670", "#2b3a8c", "#a0527a")
 """One a victim; markers tell them apart too."""

@@ -1,4 +1,4 @@
-"""What a text-only classifier may look at in a rendered row; see `eval.shortcut`."""
+"""What a text-only classifier may look at in a rendered row; see `eval.shortcut.check`."""
 
 import re
 from collections.abc import Sequence

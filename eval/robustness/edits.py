@@ -16,8 +16,8 @@ from adversarial.edits.platform import EDITS
 from adversarial.edits.writing import typographic, words_for
 from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
+from eval.questions import Question
 
-from .held_out import Question
 from .victims import ClassifierVictim, problem_of
 
 Booleans = NDArray[np.bool_]

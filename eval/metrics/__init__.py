@@ -1,0 +1,1 @@
+"""Numbers: of arrays, of judged rows, and the intervals and tests that go with them."""

@@ -1,0 +1,1 @@
+"""Whether the label can be read off the text alone."""
