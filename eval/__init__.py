@@ -7,20 +7,20 @@ if TYPE_CHECKING:
     from .metrics.arrays import MetricError
     from .metrics.judged import JudgedRow, summarise
     from .modules import METRICS, load_metric
-    from .reports.judge import format_table, write_report
+    from .reports.judge_page import format_table, write_report
     from .shortcut.check import ShortcutResult, check_rows, shortcut_auc
 
 _HOMES = {
-    "JudgedRow": "metrics",
-    "summarise": "metrics",
+    "JudgedRow": "metrics.judged",
+    "summarise": "metrics.judged",
     "METRICS": "modules",
     "load_metric": "modules",
-    "format_table": "report",
-    "write_report": "report",
-    "MetricError": "scores",
-    "ShortcutResult": "shortcut",
-    "check_rows": "shortcut",
-    "shortcut_auc": "shortcut",
+    "format_table": "reports.judge_page",
+    "write_report": "reports.judge_page",
+    "MetricError": "metrics.arrays",
+    "ShortcutResult": "shortcut.check",
+    "check_rows": "shortcut.check",
+    "shortcut_auc": "shortcut.check",
 }
 
 __all__ = [

@@ -20,7 +20,8 @@ from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
 
-from .metrics.arrays import Confusion, confusion, f1_interval, image_interval, share
+from .metrics.arrays import Confusion, confusion, share
+from .metrics.intervals import f1_interval, image_interval
 from .questions import Question
 from .timing import Costs
 

@@ -26,9 +26,10 @@ from judge.runs.machine import environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.example import Example
 
+from .asking import judge_questions, summarise_evaluation
 from .metrics.judged import JudgedRow, summarise
 from .options import RecipeOptions
-from .questions import Evaluation, judge_questions, summarise_evaluation
+from .questions import Evaluation
 
 TEACHERS = ("labels", "judge")
 

@@ -14,9 +14,9 @@ Your own classifiers and data, at full strength:
     arbiter attack runs/my_judge runs/my_student --steps 100 --restarts 5 --queries 5000 --everywhere true --rows 500 \
         --dataset unsafebench --taxonomy unsafebench --held_out Deception --cascade none --defended_cascade none
 
-`--preset unsafebench` runs the paper's own protocol (weak: see `eval/robustness/suites.py`), `--draws 2023 2024 2025` its three
-draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown one stops
-the run.
+`--preset unsafebench` runs the paper's own protocol (weak: see `eval/robustness/suites.py`), `--draws 2023 2024 2025`
+its three draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown
+one stops the run.
 """
 
 import sys
@@ -35,11 +35,13 @@ from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.asking import judge_questions
 from eval.metrics.judged import summarise
 from eval.options import RecipeOptions, parse_options
-from eval.questions import Question, draw_groups_only, judge_questions
+from eval.questions import Question, draw_groups_only
 from eval.reports.robustness_figures import Exhibit
-from eval.reports.robustness_tables import HEADLINE_KEYS, failed, headline, tables, write_robustness_report
+from eval.reports.robustness_page import write_robustness_report
+from eval.reports.robustness_tables import HEADLINE_KEYS, failed, headline, tables
 from eval.robustness.deployments import evaluate_deployment
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack, look_at

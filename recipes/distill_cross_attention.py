@@ -34,10 +34,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
+from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import try_it
 from eval.metrics.judged import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
-from eval.questions import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
+from eval.questions import Evaluation, draw_evaluation
 from judge import load_classifier
 from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image

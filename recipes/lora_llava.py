@@ -28,14 +28,15 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from eval.reports.judge import format_table, write_report
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
+from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import try_it
 from eval.metrics.judged import JudgedRow
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
-from eval.questions import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
+from eval.questions import Evaluation, draw_evaluation
+from eval.reports.judge_page import format_table, write_report
 from eval.shortcut.check import check_rows
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.data.images import open_image

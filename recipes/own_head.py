@@ -29,12 +29,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from eval.reports.judge import format_table
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from eval.asking import judge_questions, summarise_evaluation
 from eval.options import RecipeOptions, parse_options
-from eval.questions import Evaluation, draw_evaluation, judge_questions, summarise_evaluation
+from eval.questions import Evaluation, draw_evaluation
+from eval.reports.judge_page import format_table
 from judge.data.examples import load_examples
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import TokenTable, encode_images

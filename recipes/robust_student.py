@@ -36,11 +36,13 @@ from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.search import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import command, data_words, recipe_beside
 from eval.metrics.judged import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
-from eval.questions import Evaluation, Question, draw_evaluation, judge_questions, summarise_evaluation
-from eval.robustness.victims import as_victim, problem_of
+from eval.questions import Evaluation, Question, draw_evaluation
+from eval.robustness.problems import problem_of
+from eval.robustness.victims import as_victim
 from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder

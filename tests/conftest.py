@@ -499,7 +499,7 @@ def train_here(recipe_config, tmp_path, monkeypatch):
 
     # Neither depends on the base, and they take longer than all the rest.
     monkeypatch.setattr("eval.shortcut.check.check_rows", lambda *_, **__: SimpleNamespace(auc=0.5))
-    monkeypatch.setattr("eval.reports.judge.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("eval.reports.judge_page.write_report", lambda *_, **__: None)
 
     def run(base, name="run", **options):
         config, path = tmp_path / f"{name}.yaml", tmp_path / name

@@ -8,7 +8,7 @@ from adversarial.joint import JointAttack, find_joint
 from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Found, Problem, Spent
 from adversarial.threat import ThreatModel
-from eval.metrics.statistics import attack_success_rate
+from eval.metrics.attack_rates import attack_success_rate
 
 EPSILON = 8 / 255
 WORTH = {"a seven": 1.0, "a harmless seven": 0.55, "a drawing of a balloon": 0.45, "SEVEN!": 1.6}

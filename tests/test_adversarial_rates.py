@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial.errors import AttackError
-from eval.metrics.statistics import attack_success_rate, mcnemar, paired_bootstrap, wilson
+from eval.metrics.arrays import MetricError
+from eval.metrics.attack_rates import Rate, attack_success_rate
+from eval.metrics.comparisons import mcnemar, paired_bootstrap
+from eval.metrics.intervals import wilson
 
 
 @pytest.mark.parametrize(
@@ -22,35 +24,33 @@ from eval.metrics.statistics import attack_success_rate, mcnemar, paired_bootstr
     ],
 )
 def test_wilson_known_values(successes, total, low, high):
-    rate = wilson(successes, total)
-    assert (rate.low, rate.high) == pytest.approx((low, high), abs=6e-4)
-    assert rate.value == successes / total
-    assert rate.low >= 0.0
-    assert rate.high <= 1.0
+    assert wilson(successes, total) == pytest.approx((low, high), abs=6e-4)
+    assert wilson(successes, total)[0] >= 0.0
+    assert wilson(successes, total)[1] <= 1.0
 
 
 @given(st.integers(0, 300), st.integers(1, 300), st.sampled_from([0.8, 0.95, 0.99]))
 def test_wilson_solves_its_equation(successes, total, confidence):
     # The ends are where |share - p| = z sqrt(p (1 - p) / n), the score test's border.
     successes = min(successes, total)
-    rate = wilson(successes, total, confidence)
+    share, (low, high) = successes / total, wilson(successes, total, confidence)
     z = {0.8: 1.2815515655446004, 0.95: 1.959963984540054, 0.99: 2.5758293035489004}[confidence]
-    for end in (rate.low, rate.high):
-        distance = abs(rate.value - end)
+    for end in (low, high):
+        distance = abs(share - end)
         assert distance == pytest.approx(z * math.sqrt(max(end * (1 - end), 0) / total), abs=1e-6)
-    assert rate.low <= rate.value <= rate.high
-    mirror = wilson(total - successes, total, confidence)
-    assert mirror.low == pytest.approx(1 - rate.high, abs=1e-12)
+    assert low <= share + 1e-12
+    assert share <= high + 1e-12
+    assert wilson(total - successes, total, confidence)[0] == pytest.approx(1 - high, abs=1e-12)
 
 
 def test_wilson_of_nothing_and_of_nonsense():
-    rate = wilson(0, 0)
+    assert all(map(math.isnan, wilson(0, 0)))
+    rate = Rate(0, 0, *wilson(0, 0))
     assert math.isnan(rate.value)
-    assert (rate.low, rate.high) == (0.0, 1.0)
     assert str(rate) == "none of 0"
-    assert str(wilson(4, 100)) == "0.040 (0.016 to 0.098, 4 of 100)"
+    assert str(Rate(4, 100, *wilson(4, 100))) == "0.040 (0.016 to 0.098, 4 of 100)"
     for wrong in ((-1, 4, 0.95), (5, 4, 0.95), (1, 4, 1.0), (1, 4, 0.0)):
-        with pytest.raises(AttackError, match="no share"):
+        with pytest.raises(MetricError, match="no share"):
             wilson(*wrong)
 
 
@@ -109,7 +109,7 @@ def test_more_attempts_and_clean_misses_only_add(rows):
     ],
 )
 def test_rates_refuse(arguments, message):
-    with pytest.raises(AttackError, match=message):
+    with pytest.raises(MetricError, match=message):
         attack_success_rate(*arguments)
 
 
@@ -123,7 +123,7 @@ def test_mcnemar_is_exact_and_symmetric():
     assert (back.only_first, back.only_second, back.p_value) == (1, 9, test.p_value)
     assert mcnemar(first, first).p_value == 1.0
     assert mcnemar([1, 0], [0, 1]).p_value == 1.0
-    with pytest.raises(AttackError, match="same rows"):
+    with pytest.raises(MetricError, match="same rows"):
         mcnemar([1, 0], [1])
 
 
@@ -146,13 +146,13 @@ def test_bootstrap_is_seeded_and_paired():
 def test_bootstrap_draws_do_not_depend_on_memory(monkeypatch):
     values = np.arange(50.0)
     whole = paired_bootstrap(values, values[::-1], draws=300)
-    monkeypatch.setattr("eval.metrics.statistics._RESAMPLED", 500)
+    monkeypatch.setattr("eval.metrics.comparisons._RESAMPLED", 500)
     assert paired_bootstrap(values, values[::-1], draws=300) == whole
 
 
 def test_bootstrap_refuses():
     for first, second in (([], []), ([np.nan], [1.0])):
-        with pytest.raises(AttackError, match="finite values"):
+        with pytest.raises(MetricError, match="finite values"):
             paired_bootstrap(first, second)
-    with pytest.raises(AttackError, match="same rows"):
+    with pytest.raises(MetricError, match="same rows"):
         paired_bootstrap([1.0, 2.0], [1.0])

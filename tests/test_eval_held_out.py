@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from eval.questions import draw_evaluation, judge_questions, summarise_evaluation
+from eval.asking import judge_questions, summarise_evaluation
+from eval.questions import draw_evaluation
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy

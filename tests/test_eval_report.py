@@ -7,10 +7,11 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from eval.reports.judge import MOST_WRONG, format_table, show, worst, write_report
 from PIL import Image
 
 from eval.metrics.judged import JudgedRow, summarise
+from eval.reports.judge_page import MOST_WRONG, format_table, worst, write_report
+from eval.reports.page import show
 from eval.shortcut.check import ShortcutResult
 from judge.errors import ImageError
 from judge.runs.folder import RunDir
@@ -219,6 +220,6 @@ def test_values_as_readers_want_them(value, text):
 
 
 def test_drawing_uses_no_global_state():
-    program = "import sys, eval.reports.judge; print('matplotlib.pyplot' in sys.modules)"
+    program = "import sys, eval.reports.judge_page; print('matplotlib.pyplot' in sys.modules)"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "False"

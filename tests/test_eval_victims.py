@@ -12,7 +12,8 @@ from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
 from eval.questions import Question
-from eval.robustness.victims import as_victim, at_input_size, check_victim, problem_of
+from eval.robustness.problems import at_input_size, problem_of
+from eval.robustness.victims import as_victim, check_victim
 from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
 from judge.cascade.settings import CascadeSettings

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from eval.questions import judge_questions
+from eval.asking import judge_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.runs.folder import RunDir

@@ -10,7 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from eval.questions import draw_evaluation, judge_questions
+from eval.asking import judge_questions
+from eval.questions import draw_evaluation
 from judge.baselines.classifier import WEIGHTS
 from judge.classifiers import load_classifier
 from judge.errors import CheckpointError, ConfigError

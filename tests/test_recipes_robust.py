@@ -13,7 +13,8 @@ import yaml
 from safetensors.torch import load_file
 
 from adversarial.errors import AttackError
-from eval.questions import draw_evaluation, judge_questions
+from eval.asking import judge_questions
+from eval.questions import draw_evaluation
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError

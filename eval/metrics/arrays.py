@@ -6,15 +6,12 @@ missing probability is as wrong as a probability can be. So failing to judge a r
 What cannot be computed (recall without unsafe rows, say) is NaN.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from prompts.errors import ArbiterError
-
-from .clusters import effective_size
 
 CALIBRATION_BINS = 15
 NAN = float("nan")
@@ -55,7 +52,7 @@ class Confusion(NamedTuple):
 
 def confusion(truth: ArrayLike, unsafe: ArrayLike, threshold: float = 0.5) -> Confusion:
     """Count verdicts `unsafe >= threshold` against the truth; unjudged counts as the wrong verdict."""
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     judged = ~np.isnan(score)
     flagged = np.where(judged, score >= threshold, ~is_unsafe)
     return Confusion(
@@ -71,7 +68,7 @@ def roc_auc(truth: ArrayLike, unsafe: ArrayLike) -> float:
 
     A pair with an unjudged row in it counts as lost. NaN without both classes.
     """
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     pairs = int(is_unsafe.sum()) * int((~is_unsafe).sum())
     if pairs == 0:
         return NAN
@@ -92,7 +89,7 @@ class PrecisionRecall(NamedTuple):
 
 def precision_recall(truth: ArrayLike, unsafe: ArrayLike) -> PrecisionRecall:
     """Precision and recall at every distinct score; unjudged unsafe rows keep recall below 1."""
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     judged = ~np.isnan(score)
     order = np.argsort(-score[judged], kind="stable")
     labels, ranked = is_unsafe[judged][order], score[judged][order]
@@ -106,7 +103,7 @@ def precision_recall(truth: ArrayLike, unsafe: ArrayLike) -> PrecisionRecall:
 def average_precision(truth: ArrayLike, unsafe: ArrayLike) -> float:
     """Area under the stepwise precision-recall curve (scikit-learn's definition). NaN without unsafe rows."""
     curve = precision_recall(truth, unsafe)
-    if not np.any(_arrays(truth, unsafe)[0]):
+    if not np.any(check_arrays(truth, unsafe)[0]):
         return NAN
     return float(np.sum(np.diff(curve.recall, prepend=0.0) * curve.precision))
 
@@ -121,7 +118,7 @@ class Reliability(NamedTuple):
 
 def reliability(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATION_BINS) -> Reliability:
     """Compare probability and frequency in `bins` bins of equal width over [0, 1]; judged rows only."""
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     judged = ~np.isnan(score)
     score, is_unsafe = score[judged], is_unsafe[judged]
     index = np.minimum((score * bins).astype(np.int64), bins - 1)
@@ -137,7 +134,7 @@ def calibration_error(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATI
 
     Unjudged rows form a bin of their own whose gap is 1, the largest there is.
     """
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     if not len(score):
         return NAN
     table = reliability(is_unsafe, score, bins)
@@ -147,46 +144,10 @@ def calibration_error(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATI
 
 def brier(truth: ArrayLike, unsafe: ArrayLike) -> float:
     """Mean squared difference between p(unsafe) and the truth; an unjudged row counts 1."""
-    is_unsafe, score = _arrays(truth, unsafe)
+    is_unsafe, score = check_arrays(truth, unsafe)
     if not len(score):
         return NAN
     return float(np.mean(np.where(np.isnan(score), 1.0, (score - is_unsafe) ** 2)))
-
-
-def wilson(successes: float, total: float, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 % by default; (NaN, NaN) without trials."""
-    if total <= 0:
-        return NAN, NAN
-    part = successes / total
-    centre = part + z * z / (2 * total)
-    reach = z * math.sqrt(part * (1 - part) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    return max(0.0, (centre - reach) / scale), min(1.0, (centre + reach) / scale)
-
-
-def image_interval(hits: ArrayLike, images: ArrayLike) -> tuple[float, float]:
-    """95 % interval of a share of rows, several of which may be about one image and stand and fall together.
-
-    Wilson's, for as many rows as these are worth (`eval.metrics.clusters`); (NaN, NaN) of nothing.
-
-    Args:
-        hits: (N,) true or false.
-        images: (N,) which image a row is about.
-    """
-    values = np.asarray(hits, dtype=np.bool_)
-    size = effective_size(values, images)
-    return wilson(size * float(values.mean()), size) if len(values) else (NAN, NAN)
-
-
-def f1_interval(
-    truth: ArrayLike, unsafe: ArrayLike, images: ArrayLike, threshold: float = 0.5
-) -> tuple[float, float]:
-    """95 % interval of F1, by image, through J = hits / (hits + alarms + missed), a share, and F1 = 2J / (1 + J)."""
-    is_unsafe, score = _arrays(truth, unsafe)
-    right = np.where(np.isnan(score), False, (score >= threshold) == is_unsafe)
-    counted = is_unsafe | ~right
-    low, high = image_interval((is_unsafe & right)[counted], np.asarray(images)[counted])
-    return 2 * low / (1 + low), 2 * high / (1 + high)
 
 
 def share(part: float, whole: float) -> float:
@@ -194,7 +155,12 @@ def share(part: float, whole: float) -> float:
     return part / whole if whole else NAN
 
 
-def _arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def check_arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """(N,) labels and (N,) probabilities as arrays of their types.
+
+    Raises:
+        MetricError: shapes that differ, or what is no probability.
+    """
     is_unsafe, score = np.asarray(truth, dtype=np.bool_), np.asarray(unsafe, dtype=np.float64)
     if is_unsafe.ndim != 1 or is_unsafe.shape != score.shape:
         raise MetricError(f"truth has shape {is_unsafe.shape}, unsafe {score.shape}; both must be (N,)")
@@ -204,3 +170,15 @@ def _arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_], NDA
             "give probabilities in [0, 1], and NaN for unjudged"
         )
     return is_unsafe, score
+
+
+def check_booleans(values: ArrayLike) -> NDArray[np.bool_]:
+    """Verdicts of any shape as an array of true and false.
+
+    Raises:
+        MetricError: other values than true, false, 0 and 1.
+    """
+    array = np.asarray(values)
+    if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
+        raise MetricError("Verdicts are true or false; got other values.")
+    return array.astype(np.bool_)

@@ -14,18 +14,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import (
-    NAN,
-    MetricError,
-    average_precision,
-    brier,
-    calibration_error,
-    confusion,
-    f1_interval,
-    image_interval,
-    roc_auc,
-    share,
-)
+from .arrays import NAN, MetricError, average_precision, brier, calibration_error, confusion, roc_auc, share
+from .intervals import f1_interval, image_interval
 
 Direction = Literal["safe_to_unsafe", "unsafe_to_safe"]
 DIRECTIONS: tuple[Direction, ...] = ("safe_to_unsafe", "unsafe_to_safe")

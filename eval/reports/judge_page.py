@@ -5,21 +5,19 @@ overrides in it are shown as escapes; pictures are inlined. Images are blurred u
 who reads this judges unpleasant pictures for a living.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from PIL import Image
 
 from eval.metrics.judged import JudgedRow, summarise
 from judge.runs.folder import RunDir
 from prompts.errors import ArbiterError
-from prompts.printable import printable
 
 from .judge_figures import draw_plots
+from .page import inline, page_template, show
 
 if TYPE_CHECKING:
     from eval.shortcut.check import ShortcutResult
@@ -97,7 +95,7 @@ def write_report(
     summaries = {name: summarise(rows, threshold) for name, rows in stages.items()}
     figures = draw_plots(stages, history, run.plots, threshold)
     wrong = worst(after, threshold)
-    page = _template().render(
+    page = page_template("judge.html").render(
         title=title or run.path.name,
         manifest=run.manifest,
         headlines=[(label, _cells(key, summaries)) for key, label in HEADLINES.items()],
@@ -107,7 +105,7 @@ def write_report(
             "By source": (COLUMNS, "f1", summaries["after"]["by_source"]),
             "By kind of row": (ARM_COLUMNS, "accuracy", summaries["after"]["by_arm"]),
         },
-        figures={name: _inline(path.read_bytes()) for name, path in figures.items()},
+        figures={name: inline(path.read_bytes()) for name, path in figures.items()},
         wrong=[_sheet_entry(row, images, threshold) for row in wrong[:MOST_WRONG]],
         wrong_total=len(wrong),
         drawn=_flat(drawn or {}),
@@ -143,26 +141,6 @@ def worst(rows: Sequence[JudgedRow], threshold: float = 0.5) -> list[JudgedRow]:
     )
 
 
-def show(value: Any) -> str:
-    """A value as a reader wants it: three decimals for fractions, a dash for nothing."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, (list, tuple)):
-        return " – ".join(map(show, value))
-    return printable(value)
-
-
-def shown_text(value: Any) -> Any:
-    """What a page's template puts out: text of data without what could turn or hide a line; the rest as it is."""
-    return printable(value) if type(value) is str else value
-
-
 def _cells(key: str, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """One value a stage, and the interval of the last."""
     interval = list(summaries.values())[-1].get("intervals", {}).get(key)
@@ -192,11 +170,7 @@ def _thumbnail(picture: Image.Image) -> str:
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = BytesIO()
     small.save(buffer, "PNG")
-    return _inline(buffer.getvalue())
-
-
-def _inline(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    return inline(buffer.getvalue())
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -204,15 +178,3 @@ def _flat(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     totals = {name: value for name, value in report.items() if not isinstance(value, Mapping)}
     tables = {name: dict(value) for name, value in report.items() if isinstance(value, Mapping)}
     return ({"totals": totals} if totals else {}) | tables
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=shown_text,
-    )
-    return environment.get_template("report.html")

@@ -1,18 +1,10 @@
-"""`report.html` of a robustness run: tables, curves and the sheet of pictures, in one file without a network."""
+"""The tables of a robustness report, from the numbers in `metrics.json`."""
 
-import base64
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from eval.robustness.trials import Attacked
-from judge.runs.folder import RunDir
-
-from .judge import show, shown_text
-from .robustness_figures import Exhibit, draw_epsilons, draw_margins, draw_sheet, draw_steps
+from .page import show
 
 HEADLINE_KEYS = (
     "huge_epsilon_success",
@@ -24,7 +16,6 @@ HEADLINE_KEYS = (
     "clean_f1_loss",
 )
 """The numbers that stand for the rest."""
-SHEET = "Clean, attacked, difference"
 Metrics = Mapping[str, Any]
 
 
@@ -293,50 +284,6 @@ def honesty(found: Mapping[str, Iterable[Metrics]]) -> Table:
     return Table("Honesty checks", ["", "limit", "what was seen"], lines)
 
 
-def write_robustness_report(
-    run: RunDir,
-    metrics: Metrics,
-    attacked: Mapping[str, Attacked],
-    exhibits: Sequence[Exhibit],
-    epsilon: float,
-) -> Path:
-    """Draw everything into `plots/` and write `report.html`; gives its path.
-
-    Args:
-        run: where to.
-        metrics: what `recipes/attack.py` found.
-        attacked: each victim's rows and trials.
-        exhibits: pictures for the sheet.
-        epsilon: the headline budget, in pixels of [0, 1].
-    """
-    plots, pixels = run.plots, metrics["pixels"]
-    figures = {
-        "Robust accuracy against epsilon": draw_epsilons(pixels, plots / "epsilon.png"),
-        "Robust accuracy against steps": draw_steps(pixels, plots / "steps.png"),
-        "Margins, clean and attacked": draw_margins(attacked, epsilon, plots / "margins.png"),
-    }
-    if exhibits:
-        figures[SHEET] = draw_sheet(exhibits, plots / "pictures.png")
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("eval", ""),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=shown_text,
-    )
-    page = environment.get_template("robustness.html").render(
-        title=run.path.name,
-        about=metrics["suite"]["about"],
-        failed=failed(metrics["honesty"]),
-        tables=tables(metrics),
-        figures={name: _inline(path) for name, path in figures.items()},
-        sheet=SHEET,
-        show=show,
-    )
-    return run.write_text("report.html", page)
-
-
 def headline(
     metrics: Metrics, pair: tuple[str, str] | None, small: str, large: str
 ) -> dict[str, float | None]:
@@ -381,7 +328,3 @@ def failed(found: Mapping[str, Iterable[Metrics]]) -> list[str]:
         for check in checks
         if not check["passed"]
     ]
-
-
-def _inline(path: Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode('ascii')}"

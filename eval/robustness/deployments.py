@@ -22,12 +22,13 @@ from adversarial.search import Attack
 from adversarial.storing import to_images
 from adversarial.texts.families import FAMILIES, Maker, wanted_by
 from adversarial.threat import ThreatModel, in_grey_levels
-from eval.metrics.arrays import image_interval
-from eval.metrics.statistics import Rates, attack_success_rate
+from eval.metrics.attack_rates import Rates, attack_success_rate
+from eval.metrics.intervals import image_interval
 from eval.questions import Question
 from judge.data.images import open_image
 
-from .victims import ClassifierVictim, problem_of
+from .problems import problem_of
+from .victims import ClassifierVictim
 
 ARMS = ("text", "image", "both")
 EACH = 1

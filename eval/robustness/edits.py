@@ -18,7 +18,8 @@ from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
 from eval.questions import Question
 
-from .victims import ClassifierVictim, problem_of
+from .problems import problem_of
+from .victims import ClassifierVictim
 
 Booleans = NDArray[np.bool_]
 MOST_NAMES = 3

@@ -22,9 +22,10 @@ from judge.data.images import open_image
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 
+from .problems import Prepared, problem_of, sign_of
 from .suites import Suite
 from .trials import Attacked, Row, Trial
-from .victims import ClassifierVictim, Prepared, check_victim, problem_of, sign_of
+from .victims import ClassifierVictim, check_victim
 
 Told = Callable[[str], Any]
 

@@ -15,7 +15,8 @@ from adversarial.texts.search import SubwordSearch, TextAttack, confirm
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
-from eval.metrics.arrays import image_interval, share
+from eval.metrics.arrays import share
+from eval.metrics.intervals import image_interval
 from eval.questions import Question
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
@@ -23,7 +24,8 @@ from judge.encoders.soft_text import SoftText, text_similarity
 from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
-from .victims import ClassifierVictim, problem_of
+from .problems import problem_of
+from .victims import ClassifierVictim
 
 UNTOUCHED = ThreatModel(0.0)
 """Pixels stay as they are."""

@@ -11,10 +11,11 @@ from adversarial.pixels.universal import Universal
 from adversarial.search import Attack, find
 from adversarial.storing import is_misjudged, to_images
 from adversarial.threat import ThreatModel, in_grey_levels
-from eval.metrics.arrays import image_interval
+from eval.metrics.intervals import image_interval
 from eval.questions import Question
 
-from .victims import ClassifierVictim, problem_of
+from .problems import problem_of
+from .victims import ClassifierVictim
 
 
 def transfer_matrix(

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from adversarial.errors import AttackError
 from adversarial.threat import in_grey_levels
-from eval.metrics.arrays import confusion, image_interval, share
-from eval.metrics.statistics import mcnemar, paired_bootstrap
+from eval.metrics.arrays import confusion, share
+from eval.metrics.comparisons import mcnemar, paired_bootstrap
+from eval.metrics.intervals import image_interval
 
 from .suites import Suite
 

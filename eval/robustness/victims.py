@@ -16,13 +16,10 @@ from scipy.special import expit, logit
 from torch import Tensor, nn
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Context
 from adversarial.storing import to_images
-from adversarial.threat import ThreatModel
-from eval.questions import Question
 from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
-from judge.data.images import open_image
 from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
 from judge.protocol import Classifier
@@ -166,126 +163,6 @@ def check_victim(
         )
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """Questions whose pictures have one size, ready for attacks."""
-
-    problem: Problem
-    """Of the rows that the victim judges right on the real path; may be empty."""
-    places: list[int]
-    """Which question each of the problem's rows is."""
-    misjudged: list[int]
-    """Questions that the victim gets wrong without any attack; left out, for the report to count."""
-    unjudged: list[int]
-    """Questions that the victim could not judge; left out too."""
-    scores: dict[int, float]
-    """p(unsafe) of every question named here, clean and on the real path; NaN where unjudged."""
-
-
-def problem_of(
-    victim: ClassifierVictim,
-    questions: Sequence[Question],
-    threat: ThreatModel,
-    *,
-    batch_size: int = 32,
-    seed: int = 0,
-) -> list[Prepared]:
-    """What an attacker with this threat model would do to these questions, one problem for each size of picture.
-
-    opposite: all questions; safe: unsafe ones; force: images that do not violate the category, under policies that have
-    it; hide: images that do. Questions that the goal is not about are in none of the lists. In the space `input` the
-    pictures go through the victim's image processor first, to the size that its model sees.
-
-    Raises:
-        AttackError: a victim of another category than the goal's, no question that the goal is about, or an input
-            size that is not known or not the same for all stages.
-        ImageError: a picture that cannot be opened.
-    """
-    if threat.category != victim.category:
-        raise AttackError(
-            f"The goal {threat.goal!r} is about the category {threat.category!r} and {victim.name} is asked about "
-            f"{victim.category!r}; give both the same: ClassifierVictim(classifier, category=...)."
-        )
-    signs = {place: sign for place, q in enumerate(questions) if (sign := sign_of(q, threat))}
-    if not signs:
-        raise AttackError(
-            f"None of {len(questions)} questions is one that the goal {threat.goal!r} could be about"
-            + (f": no policy has {threat.category!r} with such images." if threat.category else ".")
-        )
-    contexts = {place: Context(questions[place].row.prompt, questions[place].row.taxonomy) for place in signs}
-    pictures = {place: open_image(questions[place].row.example.image) for place in signs}
-    if threat.space == "input":
-        pictures = {place: at_input_size(victim, picture) for place, picture in pictures.items()}
-    scores = dict(zip(signs, victim.score(list(pictures.values()), list(contexts.values())), strict=True))
-    sizes: dict[tuple[int, int], list[int]] = {}
-    for place, picture in pictures.items():
-        sizes.setdefault(picture.size, []).append(place)
-    prepared = []
-    for size, members in sizes.items():
-        unjudged = [place for place in members if np.isnan(scores[place])]
-        right = [place for place in members if (scores[place] >= 0.5) == (signs[place] > 0)]
-        right = [place for place in right if place not in unjudged]
-        misjudged = [place for place in members if place not in {*right, *unjudged}]
-        problem = Problem(
-            victim,
-            _as_pixels([pictures[place] for place in right], size),
-            [contexts[place] for place in right],
-            torch.tensor([float(signs[place]) for place in right]),
-            threat,
-            batch_size=batch_size,
-            seed=seed,
-            ids=[questions[place].id for place in right],
-        )
-        clean = {place: float(scores[place]) for place in members}
-        prepared.append(Prepared(problem, right, misjudged, unjudged, clean))
-    return prepared
-
-
-def at_input_size(victim: ClassifierVictim, picture: Image.Image) -> Image.Image:
-    """The picture as the victim's image processor resizes and crops it, in bytes.
-
-    Raises:
-        AttackError: no processor is known, or one would change its result again: then stages see different sizes.
-    """
-    processors = [_image_processor(stage) for stage in _stages(victim.classifier)]
-    if not all(processors):
-        raise AttackError(
-            f"The size at which {victim.name} sees pictures is not known here; attack the posted file (space='file')."
-        )
-    small = _resized(processors[0], picture)
-    if not all(_resized(one, small) == small for one in processors):
-        raise AttackError(
-            f"{victim.name} would resize its own input of {small.width} x {small.height} again, as its stages see "
-            "pictures of different sizes; attack the posted file (space='file')."
-        )
-    return small
-
-
-def sign_of(question: Question, threat: ThreatModel) -> int:
-    """1 where the goal is a safe verdict, -1 where it is an unsafe one, 0 where the question is not about it."""
-    row = question.row
-    if threat.category is None:
-        return 1 if row.unsafe else -1 if threat.goal == "opposite" else 0
-    names = [name.casefold() for name in row.taxonomy.names]
-    if threat.category.casefold() not in names:
-        return 0
-    violated = row.taxonomy.categories[row.taxonomy.index(threat.category)].label(row.example)
-    if violated is None:  # nobody knows, so nobody can say who is wrong
-        return 0
-    return (1 if violated else 0) if threat.goal == "hide" else (0 if violated else -1)
-
-
-def _by_policy(contexts: Sequence[Context]) -> list[tuple[Taxonomy, list[int]]]:
-    found: dict[Taxonomy, list[int]] = {}
-    for row, context in enumerate(contexts):
-        if not isinstance(context.policy, Taxonomy):
-            raise AttackError(
-                f"Context {row} has the policy {context.policy!r}; our classifiers are asked under a Taxonomy."
-            )
-        found.setdefault(context.policy, []).append(row)
-    return list(found.items())
-
-
 def _check_cascade(victim: ClassifierVictim, cascade: Cascade) -> None:
     if victim.category is not None:
         raise AttackError(
@@ -301,26 +178,27 @@ def _check_cascade(victim: ClassifierVictim, cascade: Cascade) -> None:
         raise AttackError(f"No path {victim.path!r} through {victim.name}; it has: {', '.join(allowed)}.")
 
 
-def _stages(classifier: Classifier) -> list[Any]:
+def stages_of(classifier: Classifier) -> list[Any]:
     """The classifier, or the stages of a cascade."""
     if isinstance(classifier, Cascade):
         return [classifier.student] + ([] if classifier.judge is None else [classifier.judge])
     return [classifier]
 
 
-def _image_processor(stage: Any) -> Any:
+def image_processor_of(stage: Any) -> Any:
+    """The image processor of transformers through which a stage sees pictures, or None where none is known."""
     owner = getattr(stage, "processor", None) or getattr(stage, "encoder", None)
     return getattr(owner, "image_processor", None)
 
 
 def _why_no_gradients(classifier: Classifier) -> str | None:
     """The part of a classifier that gives no gradients, or None."""
-    for stage in _stages(classifier):
+    for stage in stages_of(classifier):
         kind = type(stage).__name__
         who = f"its stage {stage.name!r} is a {kind}: " if stage is not classifier else f"as a {kind}, "
         if not hasattr(stage, "pixel_margins"):
             return who + _FORWARD_ONLY.get(kind, "it has no pixel_margins")
-        processor = _image_processor(stage)
+        processor = image_processor_of(stage)
         if processor is None:
             continue
         try:
@@ -334,7 +212,7 @@ def _why_no_gradients(classifier: Classifier) -> str | None:
 
 def _modules(classifier: Classifier) -> Iterator[nn.Module]:
     """Every torch module that belongs to a classifier, once."""
-    left: list[Any] = [classifier, *_stages(classifier)]
+    left: list[Any] = [classifier, *stages_of(classifier)]
     seen: set[int] = set()
     while left:
         thing = left.pop()
@@ -355,30 +233,18 @@ def _answers(victim: ClassifierVictim, images: "Sequence[Image.Image]", contexts
         rows = [row for row, image in enumerate(images) if image.size == size]
         with torch.no_grad():
             margins = victim.margins(
-                _as_pixels([images[row] for row in rows], size), [contexts[r] for r in rows]
+                as_pixels([images[row] for row in rows], size), [contexts[r] for r in rows]
             )
         found[rows] = expit(margins.double().cpu().numpy())
     return found
 
 
-def _as_pixels(images: "Sequence[Image.Image]", size: tuple[int, int]) -> Tensor:
+def as_pixels(images: "Sequence[Image.Image]", size: tuple[int, int]) -> Tensor:
     """(B, 3, H, W) floats in [0, 1] of B pictures of one (width, height)."""
     pixels = torch.zeros(len(images), 3, size[1], size[0])
     for row, image in enumerate(images):
         pixels[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
     return pixels
-
-
-def _resized(processor: Any, picture: Image.Image) -> Image.Image:
-    values = processor(images=[picture], do_rescale=False, do_normalize=False, return_tensors="pt")[
-        "pixel_values"
-    ]
-    if values.ndim != 4 or values.shape[:2] != (1, 3):
-        raise AttackError(
-            f"{type(processor).__name__} makes tensors of shape {tuple(values.shape)} of one picture, not one picture "
-            "of another size; attack the posted file (space='file')."
-        )
-    return to_images(values.float() / 255)[0]
 
 
 def _moved(probability: Array, threshold: float) -> Array:
@@ -388,3 +254,14 @@ def _moved(probability: Array, threshold: float) -> Array:
         probability >= threshold, np.maximum(moved, 0.5), np.minimum(moved, np.nextafter(0.5, 0))
     )
     return np.where(np.isnan(probability), np.nan, found)
+
+
+def _by_policy(contexts: Sequence[Context]) -> list[tuple[Taxonomy, list[int]]]:
+    found: dict[Taxonomy, list[int]] = {}
+    for row, context in enumerate(contexts):
+        if not isinstance(context.policy, Taxonomy):
+            raise AttackError(
+                f"Context {row} has the policy {context.policy!r}; our classifiers are asked under a Taxonomy."
+            )
+        found.setdefault(context.policy, []).append(row)
+    return list(found.items())

@@ -1,0 +1,139 @@
+"""Labelled questions -> the problems that an attacker with a given threat model would solve on a classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from adversarial.errors import AttackError
+from adversarial.problem import Context, Problem
+from adversarial.storing import to_images
+from adversarial.threat import ThreatModel
+from eval.questions import Question
+from judge.data.images import open_image
+
+from .victims import ClassifierVictim, as_pixels, image_processor_of, stages_of
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Questions whose pictures have one size, ready for attacks."""
+
+    problem: Problem
+    """Of the rows that the victim judges right on the real path; may be empty."""
+    places: list[int]
+    """Which question each of the problem's rows is."""
+    misjudged: list[int]
+    """Questions that the victim gets wrong without any attack; left out, for the report to count."""
+    unjudged: list[int]
+    """Questions that the victim could not judge; left out too."""
+    scores: dict[int, float]
+    """p(unsafe) of every question named here, clean and on the real path; NaN where unjudged."""
+
+
+def problem_of(
+    victim: ClassifierVictim,
+    questions: Sequence[Question],
+    threat: ThreatModel,
+    *,
+    batch_size: int = 32,
+    seed: int = 0,
+) -> list[Prepared]:
+    """What an attacker with this threat model would do to these questions, one problem for each size of picture.
+
+    opposite: all questions; safe: unsafe ones; force: images that do not violate the category, under policies that have
+    it; hide: images that do. Questions that the goal is not about are in none of the lists. In the space `input` the
+    pictures go through the victim's image processor first, to the size that its model sees.
+
+    Raises:
+        AttackError: a victim of another category than the goal's, no question that the goal is about, or an input
+            size that is not known or not the same for all stages.
+        ImageError: a picture that cannot be opened.
+    """
+    if threat.category != victim.category:
+        raise AttackError(
+            f"The goal {threat.goal!r} is about the category {threat.category!r} and {victim.name} is asked about "
+            f"{victim.category!r}; give both the same: ClassifierVictim(classifier, category=...)."
+        )
+    signs = {place: sign for place, q in enumerate(questions) if (sign := sign_of(q, threat))}
+    if not signs:
+        raise AttackError(
+            f"None of {len(questions)} questions is one that the goal {threat.goal!r} could be about"
+            + (f": no policy has {threat.category!r} with such images." if threat.category else ".")
+        )
+    contexts = {place: Context(questions[place].row.prompt, questions[place].row.taxonomy) for place in signs}
+    pictures = {place: open_image(questions[place].row.example.image) for place in signs}
+    if threat.space == "input":
+        pictures = {place: at_input_size(victim, picture) for place, picture in pictures.items()}
+    scores = dict(zip(signs, victim.score(list(pictures.values()), list(contexts.values())), strict=True))
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for place, picture in pictures.items():
+        sizes.setdefault(picture.size, []).append(place)
+    prepared = []
+    for size, members in sizes.items():
+        unjudged = [place for place in members if np.isnan(scores[place])]
+        right = [place for place in members if (scores[place] >= 0.5) == (signs[place] > 0)]
+        right = [place for place in right if place not in unjudged]
+        misjudged = [place for place in members if place not in {*right, *unjudged}]
+        problem = Problem(
+            victim,
+            as_pixels([pictures[place] for place in right], size),
+            [contexts[place] for place in right],
+            torch.tensor([float(signs[place]) for place in right]),
+            threat,
+            batch_size=batch_size,
+            seed=seed,
+            ids=[questions[place].id for place in right],
+        )
+        clean = {place: float(scores[place]) for place in members}
+        prepared.append(Prepared(problem, right, misjudged, unjudged, clean))
+    return prepared
+
+
+def at_input_size(victim: ClassifierVictim, picture: Image.Image) -> Image.Image:
+    """The picture as the victim's image processor resizes and crops it, in bytes.
+
+    Raises:
+        AttackError: no processor is known, or one would change its result again: then stages see different sizes.
+    """
+    processors = [image_processor_of(stage) for stage in stages_of(victim.classifier)]
+    if not all(processors):
+        raise AttackError(
+            f"The size at which {victim.name} sees pictures is not known here; attack the posted file (space='file')."
+        )
+    small = _resized(processors[0], picture)
+    if not all(_resized(one, small) == small for one in processors):
+        raise AttackError(
+            f"{victim.name} would resize its own input of {small.width} x {small.height} again, as its stages see "
+            "pictures of different sizes; attack the posted file (space='file')."
+        )
+    return small
+
+
+def sign_of(question: Question, threat: ThreatModel) -> int:
+    """1 where the goal is a safe verdict, -1 where it is an unsafe one, 0 where the question is not about it."""
+    row = question.row
+    if threat.category is None:
+        return 1 if row.unsafe else -1 if threat.goal == "opposite" else 0
+    names = [name.casefold() for name in row.taxonomy.names]
+    if threat.category.casefold() not in names:
+        return 0
+    violated = row.taxonomy.categories[row.taxonomy.index(threat.category)].label(row.example)
+    if violated is None:  # nobody knows, so nobody can say who is wrong
+        return 0
+    return (1 if violated else 0) if threat.goal == "hide" else (0 if violated else -1)
+
+
+def _resized(processor: Any, picture: Image.Image) -> Image.Image:
+    values = processor(images=[picture], do_rescale=False, do_normalize=False, return_tensors="pt")[
+        "pixel_values"
+    ]
+    if values.ndim != 4 or values.shape[:2] != (1, 3):
+        raise AttackError(
+            f"{type(processor).__name__} makes tensors of shape {tuple(values.shape)} of one picture, not one picture "
+            "of another size; attack the posted file (space='file')."
+        )
+    return to_images(values.float() / 255)[0]
