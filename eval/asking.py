@@ -11,9 +11,9 @@ from .questions import Evaluation, Question
 
 
 def judge_questions(
-    classifier: Classifier, questions: Sequence[Question], *, told: Callable[[int], Any] | None = None
+    classifier: Classifier, questions: Sequence[Question], *, progress: Callable[[int], Any] | None = None
 ) -> list[JudgedRow]:
-    """Ask a classifier; rows under one policy go together. `told` hears how many are done, for a progress bar."""
+    """Ask a classifier; rows under one policy go together. `progress` hears how many are done, for a progress bar."""
     by_policy: dict[str, list[int]] = {}
     for place, question in enumerate(questions):
         by_policy.setdefault(question.row.taxonomy.hash, []).append(place)
@@ -44,8 +44,8 @@ def judge_questions(
                 reason=reason,
                 image=row.example.id,
             )
-        if told is not None:
-            told(len(judged))
+        if progress is not None:
+            progress(len(judged))
     return [judged[place] for place in range(len(questions))]
 
 

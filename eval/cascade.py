@@ -69,11 +69,11 @@ def ask_stages(
     judge: Classifier | None,
     questions: Sequence[Question],
     *,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> Asked:
     """Ask every stage about every question; rows under one policy go together, and stand together in the answer.
 
-    `told` hears how many are done, for a progress bar.
+    `progress` hears how many are done, for a progress bar.
     """
     similarities = Similarities(student.encoder)
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
@@ -82,7 +82,7 @@ def ask_stages(
     for group in _by_policy(questions):
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
         images = [open_image(question.row.example.image) for question in group]
-        tokens = student.encoder.see_images(images)
+        tokens = student.encoder.encode_images(images)
         found["text"].append(similarities.of_prompts(prompts, policy).max(axis=1))
         found["image"].append(similarities.of_images(tokens, policy).max(axis=1))
         answers = {"student": student.score_tokens(tokens, prompts, policy)}
@@ -92,8 +92,8 @@ def ask_stages(
             found[stage].append(scores.unsafe)
             labelled[stage].append(_with_truth(policy, scores, group))
         ordered += group
-        if told is not None:
-            told(len(ordered))
+        if progress is not None:
+            progress(len(ordered))
     columns = {name: np.concatenate(parts) for name, parts in found.items() if parts}
     return Asked(
         ordered,

@@ -117,7 +117,7 @@ def load_splits(data: HeadOptions, taxonomy: Taxonomy, run: RunDir) -> tuple[lis
 
 
 def find_targets(
-    data: HeadOptions, examples: Sequence[Example], trained: Taxonomy, told: Any = None
+    data: HeadOptions, examples: Sequence[Example], trained: Taxonomy, progress: Any = None
 ) -> Targets:
     """What the head learns: labels, or the judge's probabilities, asked for by all processes together."""
     if data.teacher == "labels":
@@ -125,7 +125,7 @@ def find_targets(
     state = PartialState()
     judge = load_classifier(data.judge, device=str(state.device), batch_size=data.judge_batch_size)
     with state.split_between_processes(list(examples)) as mine:
-        found = judge_targets(judge, mine, trained, batch_size=data.judge_batch_size, told=told)
+        found = judge_targets(judge, mine, trained, batch_size=data.judge_batch_size, progress=progress)
     if state.num_processes == 1:
         return found
     parts = gather_object([(found.unsafe, found.categories)])

@@ -110,7 +110,7 @@ def measure_costs(
 ) -> Costs:
     """Time every stage on all images of the same batches, and the cascade as a whole beside them, if given."""
     similarities = Similarities(student.encoder)
-    seen = [student.encoder.see_images(batch.images) for batch in batches]
+    seen = [student.encoder.encode_images(batch.images) for batch in batches]
 
     def student_reads() -> None:
         for batch, tokens in zip(batches, seen, strict=True):
@@ -121,7 +121,7 @@ def measure_costs(
             similarities.of_images(tokens, batch.policy)
 
     functions: dict[str, Callable[[], Any]] = {
-        "encoder": lambda: [student.encoder.see_images(batch.images) for batch in batches],
+        "encoder": lambda: [student.encoder.encode_images(batch.images) for batch in batches],
         "text": lambda: [similarities.of_prompts(batch.prompts, batch.policy) for batch in batches],
         "image": image_filter,
         "student": student_reads,

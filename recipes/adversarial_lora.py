@@ -298,11 +298,11 @@ def hold_features(
     steps = max(len(images) // matching.batch_size, 1) * matching.epochs
     with tqdm(total=steps, desc="features", disable=not PartialState().is_main_process, delay=1) as bar:
 
-        def told(done: int, loss: float) -> None:
+        def progress(done: int, loss: float) -> None:
             bar.update(done - bar.n)
             bar.set_postfix(distance=f"{loss:.3f}", refresh=False)
 
-        return match_features(trainer.judge.model, trainer.tower, images, matching, told=told)
+        return match_features(trainer.judge.model, trainer.tower, images, matching, progress=progress)
 
 
 def measure(

@@ -257,7 +257,12 @@ def attack_pixels(
         found[name] = []
         for number, questions in enumerate(draws):
             attacked, pictures = attack_victim(
-                victim, questions, suite, batch_size=options.batch_size, seed=options.draws[number], told=say
+                victim,
+                questions,
+                suite,
+                batch_size=options.batch_size,
+                seed=options.draws[number],
+                progress=say,
             )
             found[name].append(attacked)
             if not number:

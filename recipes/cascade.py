@@ -212,7 +212,7 @@ def draw(options: CascadeOptions, taxonomy: Taxonomy) -> dict[str, list[Question
 def ask(student: Student, judge: Classifier | None, questions: list[Question], name: str) -> Asked:
     """`ask_stages` with a progress bar."""
     with tqdm(total=len(questions), desc=f"asking every stage, {name}") as bar:
-        return ask_stages(student, judge, questions, told=lambda done: bar.update(done - bar.n))
+        return ask_stages(student, judge, questions, progress=lambda done: bar.update(done - bar.n))
 
 
 def calibrate(run: RunDir, held: Sequence[Asked], test: Asked) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: Studen
 
     def evaluate(_: CrossAttentionHead) -> dict[str, float]:
         """Short numbers on validation questions."""
-        student.forget()
+        student.clear_cache()
         found = summarise_evaluation(in_loop, ask(student, in_loop))
         return {key: found[key] for key in SHOWN if found.get(key) is not None}
 
@@ -176,7 +176,7 @@ def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: Studen
     )
     trainer.train(resume_from_checkpoint=resume_from(args))
     head.eval()
-    student.forget()
+    student.clear_cache()
     if trainer.is_world_process_zero():
         save_student(run, student)  # whatever fails from here on, the training is kept
     calibrate_head(head, *held_out_logits(student, validation[::2], taxonomy, asked, args))
@@ -213,14 +213,14 @@ def open_run(options: StudentOptions, data: DataOptions, args: StudentArguments)
         for name in data.baselines:
             RunDir.open(name)  # a missing one is said now, not after the training
         taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
-        told = {**asdict(options), **asdict(data), **args.to_dict(), "processes": args.world_size}
+        settings = {**asdict(options), **asdict(data), **args.to_dict(), "processes": args.world_size}
         if resume:
             RunDir(args.output_dir).check_resumable(taxonomy, teacher=options.teacher)
-            check_options(args.output_dir, told, checkpoint=resume_from(args))
+            check_options(args.output_dir, settings, checkpoint=resume_from(args))
         run = RunDir.create(args.output_dir, kind="student", resume=resume, teacher=options.teacher)
         run.write_taxonomy(taxonomy)
         run.write_environment()
-        run.write_config(told)
+        run.write_config(settings)
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="student")
 
@@ -257,7 +257,7 @@ def learn_from(
             about=about,
             process=state.process_index,
             processes=state.num_processes,
-            told=lambda done: bar.update(done - bar.n),
+            progress=lambda done: bar.update(done - bar.n),
         )
     state.wait_for_everyone()
     return read_lessons(folder, groups, about=about)
@@ -315,7 +315,7 @@ def held_out_logits(
     logits, labels = (torch.full((len(rows), columns), float("nan")) for _ in range(2))
     place = 0
     for group in groups:
-        tokens = student.encoder.see_images([open_image(row.example.image) for row in group.rows])
+        tokens = student.encoder.encode_images([open_image(row.example.image) for row in group.rows])
         with torch.no_grad():
             whole, categories = student.logits(tokens, [row.prompt for row in group.rows], group.taxonomy)
         for number, row in enumerate(group.rows):

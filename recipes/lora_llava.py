@@ -238,7 +238,7 @@ def ask(judge: VisionLanguageJudge, evaluation: Evaluation, name: str = "") -> l
         state.split_between_processes(list(evaluation.questions)) as mine,
         tqdm(total=len(mine), desc=f"judging {name}", disable=not name or not state.is_main_process) as bar,
     ):
-        judged = judge_questions(judge, mine, told=lambda done: bar.update(done - bar.n))
+        judged = judge_questions(judge, mine, progress=lambda done: bar.update(done - bar.n))
     return gather_object(judged) if state.num_processes > 1 else judged
 
 

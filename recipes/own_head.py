@@ -70,14 +70,14 @@ class BestPatch(nn.Module):
         """A category's phrases as unit vectors (M, D), encoded once."""
         if category not in self.known:
             texts = [phrase.text for phrase in phrases(category)]
-            self.known[category] = F.normalize(self.encoder.read(texts)[0][:, 0], dim=-1)
+            self.known[category] = F.normalize(self.encoder.encode_texts(texts)[0][:, 0], dim=-1)
         return self.known[category]
 
     @opens_images
     @torch.no_grad()
     def score(self, images, prompts, taxonomy: Taxonomy) -> Scores:
         """Answer as every classifier does; this one does not look at prompts."""
-        scores = self(self.encoder.see_images(images), taxonomy).sigmoid().double().cpu().numpy()
+        scores = self(self.encoder.encode_images(images), taxonomy).sigmoid().double().cpu().numpy()
         return Scores(scores.max(axis=1), scores, (None,) * len(images))
 
 
@@ -160,7 +160,7 @@ def fit(
 def ask(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
     """The numbers that every classifier here is measured by."""
     with tqdm(total=len(questions.questions), desc="judging", delay=1, leave=False) as bar:
-        judged = judge_questions(head, questions.questions, told=lambda done: bar.update(done - bar.n))
+        judged = judge_questions(head, questions.questions, progress=lambda done: bar.update(done - bar.n))
     return summarise_evaluation(questions, judged)
 
 

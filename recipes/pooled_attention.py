@@ -60,13 +60,13 @@ def main() -> None:
     prompts = [example.prompt or "" for example in examples]
     texts = encode_texts(encoder, prompts, cache=cache, progress=state.is_main_process).pooled
     with bar("asking the judge", len(examples)) as asked:
-        targets = find_targets(data, examples, trained, told=partial(move, asked))
+        targets = find_targets(data, examples, trained, progress=partial(move, asked))
     say(f"{len(examples):,} training images, {len(trained)} categories, {len(test.examples):,} test images")
 
     set_seed(options.seed)
     head = PooledAttentionHead(encoder.width)
     with bar("epochs", options.epochs) as done:
-        history = fit(head, [images, texts], targets.unsafe[:, None], options, told=partial(move, done))
+        history = fit(head, [images, texts], targets.unsafe[:, None], options, progress=partial(move, done))
     classifier = PooledAttention(encoder, head, trained, name=run.path.name)
     if state.is_main_process:
         save_pooled_attention(run, classifier)

@@ -65,13 +65,13 @@ def main() -> None:
     cache = Path(data.cache) if data.cache else None
     images = encode_images(encoder, examples, cache=cache, progress=state.is_main_process).pooled
     with bar("asking the judge", len(examples)) as asked:
-        targets = find_targets(data, examples, trained, told=partial(move, asked))
+        targets = find_targets(data, examples, trained, progress=partial(move, asked))
     say(f"{len(examples):,} training images, {len(trained)} categories, {len(test.examples):,} test images")
 
     set_seed(options.seed)
     head = SoftPrompts(encoder, trained.names, options.length)
     with bar("epochs", options.epochs) as done:
-        history = fit(head, [images], targets.categories, options, told=partial(move, done))
+        history = fit(head, [images], targets.categories, options, progress=partial(move, done))
     classifier = PromptLearning(encoder, head, trained, name=run.path.name)
     if state.is_main_process:
         save_prompt_learning(run, classifier)

@@ -100,7 +100,7 @@ def main() -> None:
     before = measured(original) if state.is_main_process else {}
     began = time.time()
     with tqdm(total=how.epochs, desc="epochs", disable=not state.is_main_process, delay=1) as bar:
-        history = fare(encoder, images, epsilon, how, told=lambda done: bar.update(done - bar.n))
+        history = fare(encoder, images, epsilon, how, progress=lambda done: bar.update(done - bar.n))
     trained = time.time() - began
     if not state.is_main_process:
         return
@@ -166,7 +166,7 @@ class NearestText:
 
     def margins(self, pixels: Tensor, contexts: Sequence[Context]) -> Tensor:
         """(B, 3, h, w) -> (B,): largest cosine to what the image shows less the largest to what it does not."""
-        found = self._similar.cosines(self.encoder.see_pixels(pixels)[:, 0], self.taxonomy)
+        found = self._similar.cosines(self.encoder.encode_pixels(pixels)[:, 0], self.taxonomy)
         shown = torch.tensor([context.policy for context in contexts], device=found.device)
         right, wrong = (found.masked_fill(mask, -2.0).amax(-1) for mask in (~shown, shown))
         return right - wrong
@@ -199,14 +199,14 @@ def measure(
         pairs = []
         for part in images.split(64):
             with torch.no_grad():
-                wanted = original.see_pixels(part)
+                wanted = original.encode_pixels(part)
 
             def away(pixels: Tensor, wanted: Tensor = wanted) -> Tensor:
-                return fare_loss(encoder.see_pixels(pixels), wanted, 1.0)
+                return fare_loss(encoder.encode_pixels(pixels), wanted, 1.0)
 
             attacked = perturb(away, part, epsilon, steps) if epsilon else part
             with torch.no_grad():
-                pairs.append(torch.stack(cosines(encoder.see_pixels(attacked), wanted)))
+                pairs.append(torch.stack(cosines(encoder.encode_pixels(attacked), wanted)))
         pooled, patches = torch.cat(pairs, dim=1).mean(1).tolist()
         found["cosine_pooled"][in_grey_levels(epsilon)] = pooled
         found["cosine_patches"][in_grey_levels(epsilon)] = patches

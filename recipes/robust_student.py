@@ -153,7 +153,7 @@ def defend(
         undefended.encoder, student, rows, DistillOptions(**source.distill), robust, epsilon, args
     )
     trained = time.time() - trained
-    student.forget()
+    student.clear_cache()
     if trainer.is_world_process_zero():  # saved first: whatever fails from here on, the training is kept
         if robust.train_blocks:
             encoder = save_encoder(encoder, run.path / "encoder")
@@ -179,15 +179,15 @@ def open_run(source: SourceOptions, robust: RobustOptions, args: RobustArguments
     if state.is_main_process:
         about = {"teacher": first.manifest["teacher"], "defended": True}
         drawn = {name: first.config[name] for name in DRAWN_WITH}
-        told = {**args.to_dict(), "training_seed": args.seed, **drawn, **asdict(source), **asdict(robust)}
-        told["processes"] = args.world_size
+        settings = {**args.to_dict(), "training_seed": args.seed, **drawn, **asdict(source), **asdict(robust)}
+        settings["processes"] = args.world_size
         if resumes(args):
             RunDir(args.output_dir).check_resumable(first.taxonomy, **about)
-            check_options(args.output_dir, told, checkpoint=resume_from(args))
+            check_options(args.output_dir, settings, checkpoint=resume_from(args))
         run = RunDir.create(args.output_dir, kind="student", resume=resumes(args), **about)
         run.write_taxonomy(first.taxonomy)
         run.write_environment()
-        run.write_config(told)
+        run.write_config(settings)
     state.wait_for_everyone()
     return RunDir.open(args.output_dir, kind="student")
 
@@ -244,7 +244,7 @@ def train(
 
     def evaluate(_: CrossAttentionHead) -> dict[str, float]:
         """Short numbers on validation questions."""
-        student.forget()
+        student.clear_cache()
         found = summarise_evaluation(in_loop, judge_questions(student, in_loop.questions))
         return {key: found[key] for key in ("f1", "pair_score", "heldout_f1") if found.get(key) is not None}
 
@@ -271,7 +271,7 @@ def held_out_logits(student: Student, rows: Rows, flip: FlipOptions) -> tuple[to
     groups = draw_groups(rows.validation, rows.taxonomy, flip, seed=rows.seed, epoch=1, groups=count)
     columns: dict[str, list[torch.Tensor]] = {"logits": [], "labels": []}
     for group in groups:
-        tokens = student.encoder.see_images([open_image(row.example.image) for row in group.rows])
+        tokens = student.encoder.encode_images([open_image(row.example.image) for row in group.rows])
         with torch.no_grad():
             whole, categories = student.logits(tokens, [row.prompt for row in group.rows], group.taxonomy)
         columns["logits"].append(torch.cat([whole[:, None], categories], dim=1).cpu())

@@ -210,12 +210,12 @@ def time_parts(
 ) -> Times:
     """Seconds of each part in each round; the student's time is the sum of its parts."""
     encoder, model = student.encoder, student.encoder.model
-    image_tokens = encoder.see(pixels)
-    words, mask = student.read_prompts(prompts)
+    image_tokens = encoder.encode_pixel_values(pixels)
+    words, mask = student.encode_prompts(prompts)
     parts: dict[str, Work] = {
         "bare": lambda: model.get_image_features(pixel_values=pixels),
-        "tokens": lambda: encoder.see(pixels),
-        "read": lambda: student.read_prompts(prompts),
+        "tokens": lambda: encoder.encode_pixel_values(pixels),
+        "read": lambda: student.encode_prompts(prompts),
     }
     for count, taxonomy in taxonomies.items():
         queries = student.queries(taxonomy)
@@ -309,7 +309,7 @@ def time_accelerator(options: argparse.Namespace) -> dict[str, float]:
         ways: dict[str, Work] = {
             f"student {name}": lambda student=student: student.score(images, prompts, taxonomy),
             f"student {name}, images prepared": lambda student=student, pixels=pixels: student.score_tokens(
-                student.encoder.see(pixels), prompts, taxonomy
+                student.encoder.encode_pixel_values(pixels), prompts, taxonomy
             ),
         }
         times = time_ways(ways, options.rounds)

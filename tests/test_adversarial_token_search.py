@@ -45,7 +45,7 @@ def soft():
 
 @pytest.fixture(scope="module")
 def target(soft):
-    return soft.encoder.read([TARGET])[0][0, 0]
+    return soft.encoder.encode_texts([TARGET])[0][0, 0]
 
 
 def test_the_gradient_is_that_of_one_hot_rows(soft, target):
@@ -63,9 +63,9 @@ def test_search_nears_the_target_without_its_words(soft, target):
     forbidden = ("seven", "digit", "photo")
     search = TokenSearch(length=6, top=64, candidates=48, steps=12, forbidden=forbidden)
     found = search.run(soft, loss, seed=1)
-    chance = soft.encoder.read(random_prompts(soft, 6, 30))[0][:, 0]
+    chance = soft.encoder.encode_texts(random_prompts(soft, 6, 30))[0][:, 0]
     by_chance = F.cosine_similarity(chance, target[None], dim=-1)
-    reached = float(F.cosine_similarity(soft.encoder.read([found.text])[0][0, 0], target, dim=0))
+    reached = float(F.cosine_similarity(soft.encoder.encode_texts([found.text])[0][0, 0], target, dim=0))
     assert reached == pytest.approx(1 - found.loss, abs=1e-5)
     assert reached > float(by_chance.mean()) + 0.5
     assert reached > float(by_chance.max())

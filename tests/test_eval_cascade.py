@@ -36,10 +36,10 @@ class FakeEncoder:
     def token_count(self, text):
         return 1
 
-    def read(self, texts):
+    def encode_texts(self, texts):
         return torch.ones(len(texts), 2, 4), torch.ones(len(texts), 2, dtype=torch.bool)
 
-    def see_images(self, images):
+    def encode_images(self, images):
         numbers = torch.tensor([float(self.numbers[image.tobytes()]) for image in images])
         return numbers[:, None, None].expand(-1, 3, 4) + 1
 
@@ -52,7 +52,7 @@ class Noisy:
         self.encoder = FakeEncoder(examples)
 
     def score(self, images, prompts, taxonomy):
-        return self.score_tokens(self.encoder.see_images(images), prompts, taxonomy)
+        return self.score_tokens(self.encoder.encode_images(images), prompts, taxonomy)
 
     def score_tokens(self, tokens, prompts, taxonomy):
         rows = []
@@ -77,10 +77,10 @@ def drawn():
 @pytest.fixture(scope="module")
 def asked(drawn):
     examples, questions = drawn
-    told = []
+    heard = []
     student, judge = Noisy("student", examples, 1.5), Noisy("judge", examples, 0.5)
-    found = ask_stages(student, judge, questions, told=told.append)
-    assert told[-1] == len(questions)
+    found = ask_stages(student, judge, questions, progress=heard.append)
+    assert heard[-1] == len(questions)
     return found
 
 

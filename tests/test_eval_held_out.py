@@ -64,10 +64,10 @@ def test_held_out_questions_turn_on_a_held_out_category(evaluation):
 )
 def test_answers_land_on_their_rows(evaluation, wrong, silent, f1):
     examples = [q.row.example for q in evaluation.questions]
-    told = []
+    heard = []
     oracle = Oracle(examples, wrong, silent)
-    judged = judge_questions(oracle, evaluation.questions, told=told.append)
-    assert told[-1] == len(evaluation.questions) == len(judged)
+    judged = judge_questions(oracle, evaluation.questions, progress=heard.append)
+    assert heard[-1] == len(evaluation.questions) == len(judged)
     assert oracle.calls < len(judged)  # rows under one policy go together
     summary = summarise_evaluation(evaluation, judged)
     for key in ("f1", "heldout_f1", "lying_prompt_f1"):

@@ -73,11 +73,11 @@ class Encoder:
     def token_count(self, text):
         return 1
 
-    def read(self, texts):
+    def encode_texts(self, texts):
         self.clock.work(0.001 * len(texts))
         return torch.ones(len(texts), 2, 4), torch.ones(len(texts), 2, dtype=torch.bool)
 
-    def see_images(self, images):
+    def encode_images(self, images):
         self.clock.work(0.003 * len(images))
         return (
             torch.tensor([[np.asarray(image).mean()] for image in images])[:, None].expand(-1, 3, 4).float()

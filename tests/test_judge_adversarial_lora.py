@@ -256,7 +256,7 @@ def test_matching_holds_features_under_attack_and_teaches_the_tower_alone(widene
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     worst, distances = worst_distance(model, features, images, 16 / 255), []
     history = match_features(
-        model, features, images, options, told=lambda step, loss: distances.append((step, loss))
+        model, features, images, options, progress=lambda step, loss: distances.append((step, loss))
     )
     assert [step for step, _ in distances] == list(range(1, 12 * 4 + 1))
     assert [row["matching_epoch"] for row in history] == list(range(1, 13))

@@ -35,7 +35,7 @@ def encode(processor, images, template="policy_first"):
     encoded, visual = [], []
     for taxonomy, rows in ROWS:
         for prompt, answer in rows:
-            run, seen = encoder.see(images[len(visual)])
+            run, seen = encoder.encode_image(images[len(visual)])
             chat = render(taxonomy, prompt, template=template)
             encoded.append(encoder.encode_row([Variant(Chat(chat.messages, (chat.answers[answer],)))], run))
             visual.append(seen)

@@ -342,12 +342,12 @@ class FakeEncoder:
     def token_count(self, text):
         return len(text.split())
 
-    def read(self, texts):
+    def encode_texts(self, texts):
         self.read_texts += texts
         tokens = torch.stack([self.direction(text) * 3 for text in texts])[:, None].expand(-1, 2, -1)
         return tokens, torch.ones(len(texts), 2, dtype=torch.bool)
 
-    def see_images(self, images):
+    def encode_images(self, images):
         self.seen += len(images)
         words = ["zero", "one", "two", "nothing of it"]
         pooled = [self.direction(words[image.getpixel((0, 0))[0] % 4]) * 2 for image in images]
@@ -384,7 +384,7 @@ def test_phrases_are_read_once_a_taxonomy_and_repeated_prompts_once_a_batch():
 def test_an_order_of_categories_is_an_order_of_similarities():
     encoder = FakeEncoder()
     other = Taxonomy("x", "1", DIGITS.categories[::-1])
-    tokens = encoder.see_images([Image.new("RGB", (2, 2), (1, 0, 0))])
+    tokens = encoder.encode_images([Image.new("RGB", (2, 2), (1, 0, 0))])
     forward = Similarities(encoder).of_images(tokens, DIGITS)
     assert Similarities(encoder).of_images(tokens, other) == pytest.approx(forward[:, ::-1])
 
@@ -466,7 +466,7 @@ def test_each_answer_says_who_decided_and_why():
     rows = [(0, 9, 9), (3, 26, 9), (3, 230, 9), (3, 115, 230), (3, 115, 26), (3, 115, 0), (3, 0, 26)]
     found = cascade(SILENT_TEXT)
     image = found.settings.image(
-        found.similarities.of_images(FakeEncoder().see_images([picture(3, 0, 0)]), DIGITS)
+        found.similarities.of_images(FakeEncoder().encode_images([picture(3, 0, 0)]), DIGITS)
     ).max()
     assert 0.05 < image < 0.9, "the fake's fourth direction is one that the image filter is unsure of"
     scores = run(found, rows)
@@ -560,8 +560,8 @@ def test_a_prompt_too_long_for_the_filters_is_not_read_by_them():
 class HalfBlind(FakeEncoder):
     """Its numbers for the first image of a batch are not finite; patches are."""
 
-    def see_images(self, images):
-        tokens = super().see_images(images)
+    def encode_images(self, images):
+        tokens = super().encode_images(images)
         tokens[0, 0] = torch.nan
         return tokens
 
@@ -653,7 +653,7 @@ def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
     texts = [[None, "zero", "one", "something", "a b"][i] for i in rng.integers(0, 5, 60)]
     found = cascade(Cutoffs(0.3, 0.9, 0.3, 0.9, 0.3, 0.6, 0.5))
     live = run(found, rows, texts)
-    tokens = FakeEncoder().see_images([picture(*row) for row in rows])
+    tokens = FakeEncoder().encode_images([picture(*row) for row in rows])
     kept = found.settings
     offline = decide(
         StageScores(

@@ -202,7 +202,7 @@ def student(tiny_clip_folder):
 def make_cascade(student, tiny_vlm, images):
     """A cascade whose cutoffs lie amid the stages' own scores of the images, so that each decides some."""
     similarities = Similarities(student.encoder)
-    seen = similarities.of_images(student.encoder.see_images(images), POLICY).max(axis=1)
+    seen = similarities.of_images(student.encoder.encode_images(images), POLICY).max(axis=1)
     read = similarities.of_prompts(PROMPTS, POLICY).max(axis=1)
 
     def platt(values):

@@ -162,7 +162,7 @@ def test_images_keep_the_order_of_their_rows(collator, groups):
     rows = [row for g in groups for row in g.rows]
     assert batch["image_ids"] == [row.example.id for row in rows]
     for pixels, row in zip(batch["pixel_values"], rows, strict=True):
-        expected = collate.encoder.see(row.example.image)[1]["pixel_values"][0]
+        expected = collate.encoder.encode_image(row.example.image)[1]["pixel_values"][0]
         assert torch.equal(pixels, expected)
 
 
@@ -171,10 +171,10 @@ def test_the_pixel_cache_keeps_to_its_limit_and_forgets_the_oldest(collator, gro
     size = 3 * 16 * 16 * 4
     cache = PixelCache(collator().encoder, limit=2 * size)
     for example in (rows[0], rows[1], rows[0], rows[2]):
-        cache.see(example)
+        cache.get(example)
     assert list(cache._kept) == [rows[0].id, rows[2].id]
     assert cache.size == 2 * size
-    assert cache.see(rows[0])[1]["pixel_values"] is cache._kept[rows[0].id][1]["pixel_values"]
+    assert cache.get(rows[0])[1]["pixel_values"] is cache._kept[rows[0].id][1]["pixel_values"]
 
 
 def test_an_image_token_in_a_taxonomy_or_prompt_stays_text(collator, group):

@@ -78,7 +78,7 @@ def test_pooled_images_are_transformers_own(encoder, reference, images):
     processor = transformers.AutoImageProcessor.from_pretrained(encoder.name)
     with torch.no_grad():
         expected = reference.get_image_features(**processor(images=images, return_tensors="pt")).pooler_output
-    tokens = encoder.see_images(images)
+    tokens = encoder.encode_images(images)
     assert tokens.shape == (3, 1 + 4, encoder.width)
     assert tokens.dtype is torch.float32
     torch.testing.assert_close(tokens[:, 0], expected, rtol=1e-5, atol=CLOSE)
@@ -92,7 +92,7 @@ def test_pooled_texts_are_transformers_own(encoder, reference):
                 for text in SHORT
             ]
         )
-    tokens, _ = encoder.read(SHORT)
+    tokens, _ = encoder.encode_texts(SHORT)
     torch.testing.assert_close(tokens[:, 0], expected, rtol=1e-5, atol=CLOSE)
 
 
@@ -100,21 +100,21 @@ def test_patches_of_clip_take_the_path_of_the_class_token(encoders, images):
     encoder = encoders["clip"]
     hidden = encoder.model.vision_model(encoder.pixel_values(images)).last_hidden_state
     projected = encoder.model.visual_projection(encoder.model.vision_model.post_layernorm(hidden))
-    torch.testing.assert_close(encoder.see_images(images), projected.detach())
+    torch.testing.assert_close(encoder.encode_images(images), projected.detach())
 
 
 def test_patches_of_siglip_take_the_path_of_the_pooled_token(tiny_encoder_folder, encoders, images):
     """Where an image is one patch, attention has nothing to choose from: patch and image are one."""
     one_patch = DualEncoder.load(tiny_encoder_folder("siglip", patch_size=16))
-    tokens = one_patch.see_images(images)
+    tokens = one_patch.encode_images(images)
     assert tokens.shape[1] == 2
     torch.testing.assert_close(tokens[:, 1], tokens[:, 0])
-    tokens = encoders["siglip"].see_images(images)
+    tokens = encoders["siglip"].encode_images(images)
     assert not torch.allclose(tokens[:, 1], tokens[:, 0], atol=1e-3)
 
 
 def test_text_tokens_are_the_texts_own_in_the_joint_space(encoder, reference):
-    tokens, mask = encoder.read(SHORT)
+    tokens, mask = encoder.encode_texts(SHORT)
     assert tokens.dtype is torch.float32
     for text, row, seen in zip(SHORT, tokens, mask, strict=True):
         whole = encoder.tokenizer(text).input_ids
@@ -136,38 +136,40 @@ def test_long_texts_are_read_in_windows_and_nothing_is_cut(encoder, reference):
         pooled = torch.cat(
             [reference.get_text_features(pad(encoder, piece)).pooler_output for piece in pieces]
         )
-    tokens, mask = encoder.read(["two", LONG])
+    tokens, mask = encoder.encode_texts(["two", LONG])
     own = encoder.tokenizer(LONG, add_special_tokens=False).input_ids
     assert mask.sum(1).tolist() == [
         1 + len(encoder.tokenizer("two", add_special_tokens=False).input_ids),
         1 + len(own),
     ]
     torch.testing.assert_close(tokens[1, 0], pooled.mean(0), rtol=1e-5, atol=CLOSE)
-    changed, _ = encoder.read([LONG[:-1] + "x"])
+    changed, _ = encoder.encode_texts([LONG[:-1] + "x"])
     assert not torch.allclose(tokens[1, 0], changed[0, 0], atol=1e-4), "the last letter has no effect"
-    torch.testing.assert_close(tokens[:1, : mask[0].sum()], encoder.read(["two"])[0], rtol=1e-4, atol=CLOSE)
+    torch.testing.assert_close(
+        tokens[:1, : mask[0].sum()], encoder.encode_texts(["two"])[0], rtol=1e-4, atol=CLOSE
+    )
 
 
 @pytest.mark.parametrize("count", [1, 5])
 def test_texts_are_read_alike_alone_and_together(encoder, count):
     texts = ["", "two", LONG, "é \U0001f642", "handwritten seven on a wall"][:count]
-    together, mask = encoder.read(texts)
+    together, mask = encoder.encode_texts(texts)
     for text, row, seen in zip(texts, together, mask, strict=True):
-        alone, all_seen = encoder.read([text])
+        alone, all_seen = encoder.encode_texts([text])
         assert all_seen.all()
         torch.testing.assert_close(row[seen], alone[0], rtol=1e-4, atol=CLOSE)
 
 
 def test_an_empty_text_is_its_pooled_embedding(encoder):
-    tokens, mask = encoder.read([""])
+    tokens, mask = encoder.encode_texts([""])
     assert tokens.shape == (1, 1, encoder.width)
     assert mask.all()
     assert tokens.isfinite().all()
 
 
 def test_broken_unicode_is_read(encoder):
-    broken, _ = encoder.read(["two \ud800"])
-    torch.testing.assert_close(broken, encoder.read(["two ?"])[0])
+    broken, _ = encoder.encode_texts(["two \ud800"])
+    torch.testing.assert_close(broken, encoder.encode_texts(["two ?"])[0])
     assert encoder.token_count("two \ud800") == encoder.token_count("two ?")
 
 
@@ -179,13 +181,13 @@ def test_token_count_tells_what_fits(encoder):
 
 def test_a_text_too_long_is_refused_before_anything_is_read(encoder, monkeypatch):
     room = len(windows(encoder, "x" * 100)[0]) - (2 if encoder.family == "clip" else 1)
-    tokens, _ = encoder.read(["x" * 50])
+    tokens, _ = encoder.encode_texts(["x" * 50])
     per_letter = (tokens.shape[1] - 1) / 50
     fits, too_long = (int(room * LONGEST_PROMPT / per_letter) + more for more in (0, room))
-    encoder.read(["x" * fits])
+    encoder.encode_texts(["x" * fits])
     monkeypatch.setattr(encoder, "_read", lambda *_: pytest.fail("it was read"))
     with pytest.raises(CheckpointError, match=f"takes {LONGEST_PROMPT + 1} windows of 12 tokens; at most"):
-        encoder.read(["two", "x" * too_long])
+        encoder.encode_texts(["two", "x" * too_long])
 
 
 def test_a_text_that_the_tokenizer_writes_out_is_counted_so(tiny_clip_folder):
@@ -204,10 +206,10 @@ def test_the_model_is_frozen_and_gradients_reach_the_pixels(encoder, images):
     assert not any(parameter.requires_grad for parameter in encoder.model.parameters())
     assert not encoder.model.training
     pixels = encoder.pixel_values(images).requires_grad_()
-    encoder.see(pixels).sum().backward()
+    encoder.encode_pixel_values(pixels).sum().backward()
     assert pixels.grad.abs().sum() > 0
-    assert not encoder.see_images(images).requires_grad
-    assert not encoder.read(SHORT)[0].requires_grad
+    assert not encoder.encode_images(images).requires_grad
+    assert not encoder.encode_texts(SHORT)[0].requires_grad
 
 
 def test_pixels_are_seen_as_images_are(encoders, images):
@@ -215,7 +217,7 @@ def test_pixels_are_seen_as_images_are(encoders, images):
     for image in images:
         pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).float() / 255
         pixels = pixels.view(1, image.height, image.width, 3).permute(0, 3, 1, 2).clone().requires_grad_()
-        seen, expected = encoder.see_pixels(pixels), encoder.see_images([image])
+        seen, expected = encoder.encode_pixels(pixels), encoder.encode_images([image])
         # Pillow rounds to 8 bits while it resizes; on random noise that is what remains.
         limit = 1e-5 if image.size == (16, 16) else 0.02
         assert (seen - expected).abs().mean() / expected.abs().mean() < limit
@@ -234,8 +236,8 @@ def test_identity_does_not_depend_on_place_or_dtype(encoder, family, copied):
 def test_half_precision_gives_floats_near_the_others(encoder, copied, images):
     half = DualEncoder.load(copied, dtype="bfloat16")
     for one, two in (
-        (half.see_images(images), encoder.see_images(images)),
-        (half.read(SHORT)[0], encoder.read(SHORT)[0]),
+        (half.encode_images(images), encoder.encode_images(images)),
+        (half.encode_texts(SHORT)[0], encoder.encode_texts(SHORT)[0]),
     ):
         assert one.dtype is torch.float32
         assert (one - two).abs().mean() / two.abs().mean() < 0.05

@@ -146,8 +146,8 @@ def test_taxonomies_and_phrases_are_read_once(exported, noise_image, monkeypatch
     from judge.student import onnx as onnx_student
 
     runtime = load_onnx_student(exported("clip")[1])
-    read, monkey = [], runtime.read
-    monkeypatch.setattr(runtime, "read", lambda texts: read.append(list(texts)) or monkey(texts))
+    read, monkey = [], runtime.encode_texts
+    monkeypatch.setattr(runtime, "encode_texts", lambda texts: read.append(list(texts)) or monkey(texts))
     runtime.queries(FEW)
     runtime.queries(FEW)
     runtime.queries(FEW.extend({"snow": "rain"}))

@@ -31,15 +31,15 @@ class CountingEncoder(DualEncoder):
         self.images, self.texts, self.before = [], [], before
         return self
 
-    def see_images(self, images):
+    def encode_images(self, images):
         self.before()
         self.images.append(len(images))
-        return super().see_images(images)
+        return super().encode_images(images)
 
-    def read(self, texts):
+    def encode_texts(self, texts):
         self.before()
         self.texts.append(list(texts))
-        return super().read(texts)
+        return super().encode_texts(texts)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def check_texts(table, encoder, texts):
     assert len(table) == len(texts)
     assert (tokens.dtype, mask.dtype) == (torch.float32, torch.bool)
     for row, own, text in zip(tokens, mask, texts, strict=True):
-        expected = DualEncoder.read(encoder, [text])[0][0]
+        expected = DualEncoder.encode_texts(encoder, [text])[0][0]
         assert own.tolist() == [True] * len(expected) + [False] * (len(row) - len(expected))
         torch.testing.assert_close(row[own], expected, rtol=2e-3, atol=2e-3)
         assert not row[~own].any()
@@ -94,7 +94,7 @@ def check_texts(table, encoder, texts):
 
 def check_images(table, encoder, examples):
     tokens, mask = table.rows(range(len(examples)))
-    expected = torch.cat([DualEncoder.see_images(encoder, [example.image]) for example in examples])
+    expected = torch.cat([DualEncoder.encode_images(encoder, [example.image]) for example in examples])
     assert mask.all()
     torch.testing.assert_close(tokens, expected, rtol=2e-3, atol=2e-3)
 
@@ -430,7 +430,7 @@ def test_a_cache_that_cannot_be_made_is_refused(encoder, tmp_path):
 
 
 def test_features_beyond_float16_are_refused(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr(encoder, "see_images", lambda images: torch.full((len(images), 5, 24), 1e6))
+    monkeypatch.setattr(encoder, "encode_images", lambda images: torch.full((len(images), 5, 24), 1e6))
     with pytest.raises(CheckpointError, match="images features that float16 cannot hold"):
         encode_images(encoder, [Example("a", _white())], cache=tmp_path, progress=False)
     assert not list(tmp_path.rglob("*.safetensors"))

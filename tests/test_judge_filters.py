@@ -34,16 +34,16 @@ class Compass:
     def token_count(self, text):
         return 1
 
-    def read(self, texts):
+    def encode_texts(self, texts):
         assert not any(map(self.too_long, texts))
         self.texts += texts
         return self.tokens(torch.tensor([ANGLES.get(text, 0.0) for text in texts])), None
 
-    def see_images(self, images):
+    def encode_images(self, images):
         self.batches.append(len(images))
         return self.tokens(torch.tensor([float(image.getpixel((0, 0))[0]) for image in images]))
 
-    def see_pixels(self, pixels):
+    def encode_pixels(self, pixels):
         return self.tokens(pixels[:, 0, 0, 0] * 255)
 
     @staticmethod
@@ -65,7 +65,7 @@ def stage(text=TEXT, image=IMAGE, **options):
 
 def test_cosines_of_images_and_prompts():
     similarities = Similarities(Compass())
-    tokens = similarities.encoder.see_images(at(0, 60, 90, 180))
+    tokens = similarities.encoder.encode_images(at(0, 60, 90, 180))
     found = similarities.of_images(tokens, WINDS)
     assert found == pytest.approx(np.array([[1, 0], [0.5, math.sqrt(0.75)], [0, 1], [-1, 0]]), abs=1e-6)
     assert found.dtype == np.float64
@@ -82,7 +82,7 @@ def test_of_several_phrases_the_nearest_counts():
     """Categories with fewer phrases than others are not asked about nothing."""
     several = Taxonomy("x", "1", (Category("east", "north; or west"), Category("north", "north")))
     similarities = Similarities(Compass())
-    found = similarities.of_images(similarities.encoder.see_images(at(180, 90, 135)), several)
+    found = similarities.of_images(similarities.encoder.encode_images(at(180, 90, 135)), several)
     assert found == pytest.approx(np.array([[1, 0], [1, 1], [math.sqrt(0.5)] * 2]), abs=1e-6)
 
 
@@ -94,7 +94,7 @@ def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
     )
     many = [Taxonomy("x", "1", (Category(f"wind {n}", "east"),)) for n in range(KEPT_TAXONOMIES + 1)]
     similarities = Similarities(Compass())
-    tokens = similarities.encoder.see_images(at(0))
+    tokens = similarities.encoder.encode_images(at(0))
     for taxonomy in (*many[:-1], many[0], many[-1], many[0], many[2]):
         assert similarities.of_images(tokens, taxonomy).tolist() == [[1.0]]
     assert embedded == [taxonomy.names[0] for taxonomy in many]  # each once: the second was the one to go

@@ -143,7 +143,7 @@ def train_step(model, processor, image):
     model.train()
     model.get_base_model().set_attn_implementation({"text_config": register()})
     encoder = ChatEncoder(processor)
-    run, visual = encoder.see(image)
+    run, visual = encoder.encode_image(image)
     chat = render(POLICY)
     row = encoder.encode_row([Variant(Chat(chat.messages, chat.answers[1:2]))], run)
     batch = pack(model, [row], 1, visual)

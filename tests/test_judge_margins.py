@@ -60,7 +60,7 @@ def make_filters(encoder, text=None, image=None):
 
 def centred(filters, images):
     """The same with the image filter's cutoff amid these images."""
-    seen = filters.similarities.of_images(filters.encoder.see_images(images), POLICY).max(axis=1)
+    seen = filters.similarities.of_images(filters.encoder.encode_images(images), POLICY).max(axis=1)
     slope = 4.0 / max(float(np.std(seen)), 1e-3)
     image = Platt(slope, -slope * float(np.median(seen)))
     return FilterStage(filters.similarities, filters.text, image)
@@ -176,7 +176,7 @@ def test_a_fixed_head_has_no_margin_for_what_it_was_not_trained_on(encoder, imag
 
 def test_filters_flag_what_either_of_them_flags(encoder, images):
     filters = make_filters(encoder)
-    tokens = encoder.see_images(images)
+    tokens = encoder.encode_images(images)
     text = filters.text(filters.similarities.of_prompts(PROMPTS, POLICY))
     image = filters.image(filters.similarities.of_images(tokens, POLICY))
     scores = filters.score(images, PROMPTS, POLICY)
@@ -188,7 +188,7 @@ def test_filters_flag_what_either_of_them_flags(encoder, images):
 
 def test_a_filter_that_knows_nothing_has_no_say(encoder, images):
     ignorant, sure = Platt(0.0, 3.0), Platt(5.0, -1.0)
-    tokens = encoder.see_images(images)
+    tokens = encoder.encode_images(images)
     blind = make_filters(encoder, text=sure, image=ignorant).score(images, PROMPTS, POLICY).unsafe
     similarities = Similarities(encoder)
     text = sure(similarities.of_prompts(PROMPTS, POLICY)).max(axis=1)

@@ -182,7 +182,7 @@ def test_every_classifier_gives_one_scale(encoder, images, kind, taxonomy):
 def test_a_student_keeps_what_it_found_for_lessons(encoder, images):
     student = make_student(encoder)
     scores = student.score(images, None, POLICY)
-    whole, categories = student.logits(encoder.see_images(images), [None] * 5, POLICY)
+    whole, categories = student.logits(encoder.encode_images(images), [None] * 5, POLICY)
     assert scores.unsafe == pytest.approx(whole.sigmoid().detach().numpy(), abs=1e-6)
     assert scores.separate == pytest.approx(categories.sigmoid().detach().numpy(), abs=1e-6)
     assert np.abs(scores.separate - scores.categories).max() > 0.01

@@ -134,7 +134,7 @@ def test_it_ignores_taxonomy_and_prompt_and_names_no_category(defense, noise_ima
     assert scores[0].categories.shape == (5, 10)
     assert scores[2].categories.shape == (5, 1)
     assert np.unique(scores[0].unsafe).size == 5
-    pooled = defense.encoder.see_images(images)[:, 0]
+    pooled = defense.encoder.encode_images(images)[:, 0]
     alone = defense.score_embeddings(pooled, None, DIGITS)
     np.testing.assert_allclose(alone.unsafe, scores[0].unsafe, atol=1e-6)
 

@@ -129,7 +129,7 @@ def test_fitting_learns_and_repeats(optimizer):
             epochs=15, learning_rate=0.02, train_batch_size=32, optimizer=optimizer, momentum=0.9
         )
         heard = []
-        history = fit(heads, [images], (images[:, :2] > 0).float(), options, told=heard.append)
+        history = fit(heads, [images], (images[:, :2] > 0).float(), options, progress=heard.append)
         assert heard == list(range(1, 16)) == [entry["epoch"] for entry in history]
         assert not heads.training
         return heads, [entry["loss"] for entry in history], images
@@ -219,7 +219,7 @@ class MultilabelTeacher(Teacher):
 def test_a_judges_scores_as_targets(kind, noise_image):
     examples = [Example(str(i), noise_image(i), f"prompt {i}") for i in range(5)]
     teacher, heard = kind(), []
-    found = judge_targets(teacher, examples, TRAINED, batch_size=2, told=heard.append)
+    found = judge_targets(teacher, examples, TRAINED, batch_size=2, progress=heard.append)
     assert teacher.asked == [f"prompt {i}" for i in range(5)]
     assert heard == [2, 4, 5]
     np.testing.assert_allclose(found.unsafe, np.arange(5) / 10, rtol=1e-6)
@@ -314,7 +314,7 @@ def test_images_and_their_embeddings_score_alike(classifiers, noise_image, name)
     probe = classifiers[name]
     probe.batch_size = 2
     images = [noise_image(seed) for seed in range(5)]
-    pooled = probe.encoder.see_images(images)[:, 0]
+    pooled = probe.encoder.encode_images(images)[:, 0]
     scores = probe.score(images, ["a prompt", None, "x", "y", ""], TRAINED)
     expected = probe.score_embeddings(pooled, None, TRAINED)
     np.testing.assert_allclose(scores.categories, expected.categories, atol=1e-6)
@@ -346,12 +346,14 @@ def test_soft_prompts_of_real_tokens_are_read_as_the_text_is(encoder):
     head = SoftPrompts(encoder, ["x"])
     table = encoder.model.text_model.embeddings.token_embedding.weight
     head.prompts.data[0, 1] = table[ids[:8]]
-    torch.testing.assert_close(head.embed()[0, 1], encoder.read([text])[0][0, 0], atol=5e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        head.embed()[0, 1], encoder.encode_texts([text])[0][0, 0], atol=5e-5, rtol=1e-5
+    )
     pixels = torch.randn(3, 3, 40, 40)
     inputs = encoder.tokenizer([text], return_tensors="pt")
     with torch.no_grad():
         own = encoder.model(pixel_values=pixels, **inputs).logits_per_image
-    ours = head(encoder.see(pixels)[:, 0].detach())
+    ours = head(encoder.encode_pixel_values(pixels)[:, 0].detach())
     torch.testing.assert_close(ours[:, 0, 1], own[:, 0], atol=1e-4, rtol=1e-4)
 
 
@@ -374,7 +376,7 @@ def test_only_the_prompts_learn(encoder):
     head = SoftPrompts(encoder, ["three", "nine"])
     assert [name for name, _ in head.named_parameters()] == ["prompts"] == list(head.state_dict())
     before = {name: tensor.clone() for name, tensor in encoder.model.state_dict().items()}
-    images = encoder.see(torch.randn(16, 3, 40, 40))[:, 0].detach()
+    images = encoder.encode_pixel_values(torch.randn(16, 3, 40, 40))[:, 0].detach()
     head.eval()
     stale = head(images)
     history = fit(head, [images], torch.randint(0, 2, (16, 2)).float(), FitOptions(6, 0.01))

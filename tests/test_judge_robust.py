@@ -80,10 +80,10 @@ def test_perturb_beats_random_and_moves_no_weight(tiny_encoder_folder, family):
     encoder = load(tiny_encoder_folder, family)
     open_tower(encoder)
     clean = torch.rand(8, 3, 16, 16)
-    wanted = encoder.see_pixels(clean).detach()
+    wanted = encoder.encode_pixels(clean).detach()
 
     def loss(pixels):
-        return fare_loss(encoder.see_pixels(pixels), wanted, 1.0)
+        return fare_loss(encoder.encode_pixels(pixels), wanted, 1.0)
 
     by_chance, found = (loss(perturb(loss, clean, 8 / 255, steps)).item() for steps in (0, 3))
     assert found > 2 * by_chance
@@ -109,8 +109,8 @@ def test_input_bytes_are_what_the_processor_makes(tiny_encoder_folder, family, n
     assert values.dtype == torch.uint8
     assert values.shape == (3, 3, 16, 16)
     torch.testing.assert_close(
-        encoder.see_pixels(as_pixels(values)),
-        encoder.see_images([example.image for example in examples]),
+        encoder.encode_pixels(as_pixels(values)),
+        encoder.encode_images([example.image for example in examples]),
         atol=1e-4,
         rtol=1e-4,
     )
@@ -139,12 +139,12 @@ def test_fare_brings_attacked_tokens_home_and_touches_nothing_else(
     assert not any(p.requires_grad for p in encoder.model.parameters())
 
     clean = as_pixels(images[:24])
-    wanted = original.see_pixels(clean)
+    wanted = original.encode_pixels(clean)
 
     def distance(model):
         torch.manual_seed(1)
-        moved = perturb(lambda p: fare_loss(model.see_pixels(p), wanted, 1.0), clean, 8 / 255, 5)
-        return fare_loss(model.see_pixels(moved), wanted, 1.0).item()
+        moved = perturb(lambda p: fare_loss(model.encode_pixels(p), wanted, 1.0), clean, 8 / 255, 5)
+        return fare_loss(model.encode_pixels(moved), wanted, 1.0).item()
 
     assert distance(encoder) < 0.8 * distance(original)
 
@@ -155,7 +155,7 @@ def test_fare_is_the_same_again_and_follows_its_weights(tiny_encoder_folder, noi
     def run(**options):
         encoder = copy_encoder(load(tiny_encoder_folder, "clip"))
         history = fare(encoder, images, 0.03, FareOptions(epochs=1, train_batch_size=8, steps=1, **options))
-        return history[0]["loss"], encoder.see_pixels(as_pixels(images))
+        return history[0]["loss"], encoder.encode_pixels(as_pixels(images))
 
     one, two, held = run(), run(), run(clean_weight=1.0)
     assert torch.equal(one[1], two[1])
@@ -177,8 +177,12 @@ def test_a_saved_encoder_reloads_with_the_same_features_and_a_new_identity(
     kept = back.model.state_dict()
     assert all(torch.equal(kept[name], tensor) for name, tensor in encoder.model.state_dict().items())
     # Weights mapped from a file lie elsewhere in memory, which may round the last bit of a product otherwise.
-    torch.testing.assert_close(back.see_pixels(pixels), encoder.see_pixels(pixels), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(back.read(texts)[0], encoder.read(texts)[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        back.encode_pixels(pixels), encoder.encode_pixels(pixels), atol=1e-5, rtol=1e-5
+    )
+    torch.testing.assert_close(
+        back.encode_texts(texts)[0], encoder.encode_texts(texts)[0], atol=1e-5, rtol=1e-5
+    )
     assert back.fingerprint != encoder.fingerprint
     assert back.name == str(tmp_path / "encoder")
     assert not any(p.requires_grad for p in back.model.parameters())

@@ -182,7 +182,7 @@ def test_few_policies_are_kept(vlm, images, monkeypatch):
     for name in POLICY.names:
         judge.score(images[:1], None, POLICY.select([name]))
     assert len(judge._prefixes) == 2
-    judge.forget()
+    judge.clear_cache()
     assert not judge._prefixes
 
 
@@ -192,7 +192,7 @@ def test_new_weights_need_forget(tiny_vlm, images):
     judge.score(images, PROMPTS, POLICY)
     with torch.no_grad():
         model.model.language_model.layers[0].self_attn.k_proj.weight.mul_(-1)
-    judge.forget()
+    judge.clear_cache()
     again = judge.score(images, PROMPTS, POLICY)
     unsafe, _ = reference(model, processor, images[0], PROMPTS[0], POLICY, "policy_first")
     assert same(again.unsafe[0], unsafe)
@@ -229,7 +229,7 @@ def test_the_training_attention_scores_alike(tiny_vlm, images, template):
     before = judge.score(images, PROMPTS, POLICY, multilabel=True)
     model.set_attn_implementation({"text_config": register()})
     assert model.config.text_config._attn_implementation == register()
-    judge.forget()
+    judge.clear_cache()
     after = judge.score(images, PROMPTS, POLICY, multilabel=True)
     assert same(after.unsafe, before.unsafe, 2e-5)
     assert same(after.each, before.each, 2e-5)

@@ -41,12 +41,12 @@ def make_student(encoder):
 @pytest.mark.parametrize("text", TEXTS)
 def test_reading_from_embeddings_is_reading(soft, text):
     ids = soft.encode(text)[: soft.room][None]
-    expected, expected_mask = soft.encoder.read([soft.decode(ids[0])])
-    tokens, mask = soft.read(soft.embed(ids))
+    expected, expected_mask = soft.encoder.encode_texts([soft.decode(ids[0])])
+    tokens, mask = soft.encode_embedded(soft.embed(ids))
     assert torch.equal(mask, expected_mask)
     assert torch.allclose(tokens, expected, atol=CLOSE)
     one_hot = torch.nn.functional.one_hot(ids, soft.vocabulary).float()
-    assert torch.allclose(soft.read_one_hot(one_hot)[0], expected, atol=CLOSE)
+    assert torch.allclose(soft.encode_one_hot(one_hot)[0], expected, atol=CLOSE)
 
 
 def test_a_batch_is_read_row_by_row(soft):
@@ -58,11 +58,11 @@ def test_a_batch_is_read_row_by_row(soft):
 
 
 def test_nothing_is_left_behind(soft):
-    before = soft.encoder.read(["a photo of two"])[0]
-    soft.read(torch.randn(2, 4, soft.table.shape[1]))
+    before = soft.encoder.encode_texts(["a photo of two"])[0]
+    soft.encode_embedded(torch.randn(2, 4, soft.table.shape[1]))
     with pytest.raises(RuntimeError):
-        soft.read(torch.randn(1, 4, soft.table.shape[1] + 1))
-    assert torch.equal(soft.encoder.read(["a photo of two"])[0], before)
+        soft.encode_embedded(torch.randn(1, 4, soft.table.shape[1] + 1))
+    assert torch.equal(soft.encoder.encode_texts(["a photo of two"])[0], before)
     assert not soft.encoder.model.text_model.embeddings.token_embedding._forward_hooks
 
 
@@ -86,7 +86,7 @@ def test_the_gradient_is_that_of_finite_differences(soft):
 def test_gradient_to_one_hot_rows(soft):
     one_hot = torch.nn.functional.one_hot(soft.allowed[:3][None], soft.vocabulary).float()
     one_hot.requires_grad_(True)
-    soft.read_one_hot(one_hot)[0][0, 0].square().sum().backward()
+    soft.encode_one_hot(one_hot)[0][0, 0].square().sum().backward()
     assert one_hot.grad.shape == (1, 3, soft.vocabulary)
     assert float(one_hot.grad.abs().sum()) > 0
 
@@ -108,7 +108,7 @@ def test_too_many_tokens_and_none(soft):
     width = soft.table.shape[1]
     for length in (0, soft.room + 1):
         with pytest.raises(ConfigError, match=f"Got {length} tokens"):
-            soft.read(torch.zeros(1, length, width))
+            soft.encode_embedded(torch.zeros(1, length, width))
 
 
 def test_the_students_margin(soft):

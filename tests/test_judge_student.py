@@ -84,11 +84,13 @@ def test_the_taxonomy_side_is_computed_once(student, images, monkeypatch):
     student.score(images, None, DIGITS)
     read = []
     monkeypatch.setattr(
-        student.encoder, "read", lambda texts: read.append(texts) or DualEncoder.read(student.encoder, texts)
+        student.encoder,
+        "encode_texts",
+        lambda texts: read.append(texts) or DualEncoder.encode_texts(student.encoder, texts),
     )
     student.score(images, None, DIGITS)
     assert all(text == "" for texts in read for text in texts)
-    student.forget()
+    student.clear_cache()
     student.score(images, None, DIGITS.extend({"nine": "a 9"}))
     assert sorted(text for texts in read for text in texts if text) == ["a 9", "nine"]
 
@@ -145,7 +147,7 @@ def test_a_definition_longer_than_the_context_is_the_mean_of_its_windows(student
     size = student.encoder.context - 2
     windows = [student.encoder.tokenizer.decode(ids[i : i + size]) for i in range(0, len(ids), size)]
     assert len(windows) > 1
-    pooled = torch.stack([student.encoder.read([window])[0][0, 0] for window in windows])
+    pooled = torch.stack([student.encoder.encode_texts([window])[0][0, 0] for window in windows])
     torch.testing.assert_close(definition, pooled.mean(dim=0), rtol=1e-4, atol=1e-5)
 
 

@@ -27,7 +27,7 @@ from .suites import Suite
 from .trials import Attacked, Row, Trial
 from .victims import ClassifierVictim, check_victim
 
-Told = Callable[[str], Any]
+Progress = Callable[[str], Any]
 
 
 class Broken(NamedTuple):
@@ -48,7 +48,7 @@ def attack_victim(
     *,
     batch_size: int = 32,
     seed: int = 0,
-    told: Told = lambda text: None,
+    progress: Progress = lambda text: None,
 ) -> tuple[Attacked, dict[str, Broken]]:
     """Attack every question that the victim judges right, at every budget of the suite.
 
@@ -58,7 +58,7 @@ def attack_victim(
         suite: attacks and budgets.
         batch_size: images in one forward pass.
         seed: of every random start.
-        told: hears in one line what is done next.
+        progress: hears in one line what is done next.
 
     Returns:
         Everything that happened; and by question the first picture that broke it.
@@ -82,7 +82,7 @@ def attack_victim(
                 chosen = (left | encoded | headline).nonzero().flatten()
                 if not len(chosen):
                     break
-                told(f"{victim.name}: {attack.name} at {epsilon * 255:.3g}/255 on {len(chosen)}")
+                progress(f"{victim.name}: {attack.name} at {epsilon * 255:.3g}/255 on {len(chosen)}")
                 problem = part.problem.subset(chosen).at(epsilon)
                 trials, stored = run_attack(attack, problem, [names[row] for row in chosen.tolist()])
                 attacked.trials += trials

@@ -76,10 +76,10 @@ class FixedClassifier:
         seen, read = [torch.zeros(0, self.encoder.width)], [torch.zeros(0, self.encoder.width)]
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
-            seen.append(self.encoder.see_images(images[start:stop])[:, 0].cpu())
+            seen.append(self.encoder.encode_images(images[start:stop])[:, 0].cpu())
             if self.reads_prompts:
                 read.append(
-                    self.encoder.read([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
+                    self.encoder.encode_texts([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
                 )
         return self.score_embeddings(
             torch.cat(seen), torch.cat(read) if self.reads_prompts else None, taxonomy
@@ -153,7 +153,7 @@ class CategoryClassifier(FixedClassifier):
                 f"{self.name} does not cover {', '.join(missed)}, so it can call nothing safe under this taxonomy and "
                 "has no margin; ask about trained categories only."
             )
-        logits: Tensor = self.head(self.encoder.see_pixels(pixels)[:, 0])
+        logits: Tensor = self.head(self.encoder.encode_pixels(pixels)[:, 0])
         chosen = sorted({member for place in places for member in covered[place]})
         return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
 

@@ -54,7 +54,7 @@ def judge_targets(
     taxonomy: Taxonomy,
     *,
     batch_size: int = 32,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> Targets:
     """A classifier's probabilities as targets, each category asked about on its own where it can be.
 
@@ -63,7 +63,7 @@ def judge_targets(
         examples: what it is asked about.
         taxonomy: what is asked.
         batch_size: images asked about at once.
-        told: hears how many images are done, for a progress bar.
+        progress: hears how many images are done, for a progress bar.
     """
     options = {"multilabel": True} if "multilabel" in signature(classifier.score).parameters else {}
     unsafe, categories = [torch.zeros(0)], [torch.zeros(0, len(taxonomy))]
@@ -77,8 +77,8 @@ def judge_targets(
         )
         unsafe.append(torch.as_tensor(scores.unsafe, dtype=torch.float32))
         categories.append(torch.as_tensor(scores.each, dtype=torch.float32))
-        if told is not None:
-            told(start + len(part))
+        if progress is not None:
+            progress(start + len(part))
     return Targets(torch.cat(unsafe), torch.cat(categories))
 
 
@@ -134,7 +134,7 @@ def fit(
     targets: Tensor,
     options: FitOptions,
     *,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> list[dict[str, float]]:
     """Train a head in place and set it to `eval`; under `accelerate launch`, processes share each batch.
 
@@ -143,7 +143,7 @@ def fit(
         inputs: tensors of N rows each.
         targets: (N, K), see `masked_cross_entropy`.
         options: how.
-        told: hears how many epochs are done, for a progress bar.
+        progress: hears how many epochs are done, for a progress bar.
 
     Returns:
         For each epoch `epoch` and `loss`, the mean over steps and categories.
@@ -185,8 +185,8 @@ def fit(
             losses.append(loss.detach())
         mean = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         history.append({"epoch": epoch + 1, "loss": mean / targets.shape[1]})
-        if told is not None:
-            told(epoch + 1)
+        if progress is not None:
+            progress(epoch + 1)
     for buffer in head.buffers() if count > 1 else ():  # each process has seen batches of its own
         buffer.copy_(broadcast(buffer))
     head.eval()

@@ -103,8 +103,8 @@ class PooledAttention(FixedClassifier):
         if category is not None:
             raise ConfigError(f"{self.name} names no category, so it has no margin for {category!r}.")
         prompts = [None] * len(pixels) if prompts is None else prompts
-        texts = self.encoder.read([prompt or "" for prompt in prompts])[0][:, 0]
-        logits = self.head(self.encoder.see_pixels(pixels)[:, 0], texts)[:, 0]
+        texts = self.encoder.encode_texts([prompt or "" for prompt in prompts])[0][:, 0]
+        logits = self.head(self.encoder.encode_pixels(pixels)[:, 0], texts)[:, 0]
         margins: Tensor = logits[:, 1] - logits[:, 0]
         return margins
 

@@ -40,7 +40,7 @@ class TokenClassifier(Protocol):
     def score_tokens(
         self, image_tokens: "Tensor", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score (B, 1 + P, D) tokens of `DualEncoder.see` with B prompts under `taxonomy`."""
+        """Score (B, 1 + P, D) tokens of `DualEncoder.encode_pixel_values` with B prompts under `taxonomy`."""
         ...
 
 
@@ -94,7 +94,7 @@ class Cascade:
         table = _Table(len(images), len(taxonomy))
         for start in range(0, len(images), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(images)))
-            tokens = self.student.encoder.see_images([images[row] for row in rows])
+            tokens = self.student.encoder.encode_images([images[row] for row in rows])
             left = self._filter(table, rows, tokens, [prompts[row] for row in rows], taxonomy)
             if left:
                 some = [prompts[start + place] for place in left]
@@ -308,7 +308,7 @@ def _without_judge(
     # As in `Cascade.score`: what nobody can read through is settled neither by the filters nor by the student.
     long = torch.tensor([prompt is not None and student.encoder.too_long(prompt) for prompt in prompts])
     read = [None if unread else prompt for prompt, unread in zip(prompts, long.tolist(), strict=True)]
-    tokens = student.encoder.see_pixels(pixels)
+    tokens = student.encoder.encode_pixels(pixels)
     long = long.to(tokens.device)
     # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
     image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)

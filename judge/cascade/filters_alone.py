@@ -82,8 +82,8 @@ class FilterStage:
         for start in range(0, len(images), self.batch_size):
             some = slice(start, start + self.batch_size)
             with torch.no_grad():
-                seen = self.encoder.see_images(images[some])
-                logits = self.logits(seen, self.read(prompts[some], taxonomy), taxonomy)
+                seen = self.encoder.encode_images(images[some])
+                logits = self.logits(seen, self.encode_prompts(prompts[some], taxonomy), taxonomy)
             parts.append(logits.double().sigmoid().cpu().numpy())
         categories: Array = np.concatenate(parts)
         long = [self._too_long(prompt) for prompt in prompts]
@@ -124,17 +124,19 @@ class FilterStage:
         prompts = one_prompt_each(len(pixels), prompts)
         if any(map(self._too_long, prompts)):
             raise ConfigError(f"A row has no margin: {UNREAD}. Leave it out, it is unjudged.")
-        logits = self.logits(self.encoder.see_pixels(pixels), self.read(prompts, taxonomy), taxonomy)
+        logits = self.logits(
+            self.encoder.encode_pixels(pixels), self.encode_prompts(prompts, taxonomy), taxonomy
+        )
         return logits.amax(dim=1) if place is None else logits[:, place]
 
-    def read(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
+    def encode_prompts(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
         """(B, K) logits by B prompts; minus infinity where there is no prompt, or a longer one than is read."""
         known = [None if self._too_long(prompt) else prompt for prompt in prompts]
         cosines = torch.from_numpy(self.similarities.of_prompts(known, taxonomy)).to(self.encoder.device)
         return self.text.logits(cosines).float().nan_to_num(nan=-torch.inf)
 
     def logits(self, image_tokens: Tensor, by_text: Tensor, taxonomy: Taxonomy) -> Tensor:
-        """(B, K) logits of (B, 1 + P, D) tokens of `DualEncoder.see` with `read` prompts, differentiable in both."""
+        """(B, K) logits of (B, 1 + P, D) image tokens with encoded prompts, differentiable in both."""
         by_image = self.image.logits(self.similarities.cosines(image_tokens[:, 0], taxonomy))
         if self.text.slope == 0:
             return by_image

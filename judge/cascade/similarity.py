@@ -81,7 +81,7 @@ class Similarities:
         self._book = PhraseBook(self.encoder)
 
     def of_images(self, tokens: Tensor, taxonomy: Taxonomy) -> Array:
-        """(B, 1 + P, D) of `DualEncoder.see`, of which the pooled one counts -> (B, K) cosines in [-1, 1]."""
+        """(B, 1 + P, D) image tokens, of which the pooled one, the first, counts -> (B, K) cosines in [-1, 1]."""
         return self._cosines(tokens[:, 0], taxonomy)
 
     def of_prompts(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Array:
@@ -91,7 +91,7 @@ class Similarities:
         if there:
             # Users repeat prompts; those of a batch are read once.
             texts = list(dict.fromkeys(str(prompts[place]) for place in there))
-            cosines = self._cosines(self.encoder.read(texts)[0][:, 0], taxonomy)
+            cosines = self._cosines(self.encoder.encode_texts(texts)[0][:, 0], taxonomy)
             found[there] = cosines[[texts.index(str(prompts[place])) for place in there]]
         return found
 

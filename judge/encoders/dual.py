@@ -104,7 +104,7 @@ class DualEncoder:
         values: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return values
 
-    def see(self, pixel_values: Tensor) -> Tensor:
+    def encode_pixel_values(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1 + P, D) float32: the pooled embedding, then one token a patch, in row order.
 
         Differentiable in `pixel_values`. Patches of a CLIP go through its last norm and projection, as the pooled
@@ -124,28 +124,28 @@ class DualEncoder:
         patches = patches.view_as(seen.last_hidden_state)
         return torch.cat([seen.pooler_output[:, None], patches], dim=1).float()
 
-    def see_images(self, images: "Sequence[Image]") -> Tensor:
-        """`see` of RGB images, without gradients."""
+    def encode_images(self, images: "Sequence[Image]") -> Tensor:
+        """`encode_pixel_values` of RGB images, without gradients."""
         with torch.no_grad():
-            return self.see(self.pixel_values(images))
+            return self.encode_pixel_values(self.pixel_values(images))
 
-    def see_pixels(self, pixels: Tensor) -> Tensor:
-        """`see` of (B, 3, H, W) floats in [0, 1] at the images' own size, differentiable in them."""
-        return self.see(preprocess(self.image_processor, pixels))
+    def encode_pixels(self, pixels: Tensor) -> Tensor:
+        """`encode_pixel_values` of (B, 3, H, W) floats in [0, 1] at the images' own size, differentiable in them."""
+        return self.encode_pixel_values(preprocess(self.image_processor, pixels))
 
     def token_count(self, text: str) -> int:
         """Tokens of a text with the special ones; more than `context` do not fit at once."""
         return len(self.tokenizer(_readable(text), truncation=False, verbose=False).input_ids)
 
     def too_long(self, text: str) -> bool:
-        """Whether a text takes more windows than `read` reads."""
+        """Whether a text takes more windows than `encode_texts` reads."""
         special = int(self.tokenizer.num_special_tokens_to_add())
         limit = LONGEST_PROMPT * (self.context - special)
         # A token holds one character of ASCII at least, so that most texts need not be counted. Tokenizers write
         # other characters out (NFC, NFKC), some in many times their bytes.
         return not (text.isascii() and len(text) <= limit) and self.token_count(text) - special > limit
 
-    def read(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B texts -> (B, 1 + L, D) float32 tokens and (B, 1 + L) bool mask, without gradients.
 
         Token 0 is the pooled embedding, the others are the text's own tokens without special ones. A text longer

@@ -32,7 +32,7 @@ def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
     The pooled token's is L_FARE (Robust CLIP, eq. 3); the patches' mean is added with `patch_weight`.
 
     Args:
-        tokens: (B, 1 + P, D) of `DualEncoder.see`, of attacked pixels.
+        tokens: (B, 1 + P, D) of `DualEncoder.encode_pixel_values`, of attacked pixels.
         original: (B, 1 + P, D), of the clean ones, by the encoder before any fine-tuning.
         patch_weight: at least 0; 0 is FARE as published.
     """
@@ -152,7 +152,7 @@ class _Tower(nn.Module):
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
-        self.model, self._see = encoder.model, encoder.see_pixels
+        self.model, self._see = encoder.model, encoder.encode_pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self._see(pixels)
@@ -164,7 +164,7 @@ def fare(
     epsilon: float,
     options: FareOptions,
     *,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune the image tower in place; under `accelerate launch`, processes share each batch.
 
@@ -173,7 +173,7 @@ def fare(
         images: (N, 3, h, w) bytes of `input_bytes`; no labels anywhere.
         epsilon: largest change of a value, pixels in [0, 1].
         options: how.
-        told: hears how many epochs are done, for a progress bar.
+        progress: hears how many epochs are done, for a progress bar.
 
     Returns:
         For each epoch `epoch` and `loss`, the mean over steps.
@@ -205,9 +205,9 @@ def fare(
         for start in range(0, steps * size, size):
             clean = as_pixels(images[order[start : start + size][place::count]].to(accelerator.device))
             with torch.no_grad():
-                wanted = original.see_pixels(clean)
+                wanted = original.encode_pixels(clean)
 
-            def distance(pixels: Tensor, see: Any = encoder.see_pixels, wanted: Tensor = wanted) -> Tensor:
+            def distance(pixels: Tensor, see: Any = encoder.encode_pixels, wanted: Tensor = wanted) -> Tensor:
                 return fare_loss(see(pixels), wanted, options.patch_weight)
 
             attacked = perturb(distance, clean, epsilon, options.steps)
@@ -222,8 +222,8 @@ def fare(
             losses.append(loss.detach())
         mean = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         history.append({"epoch": epoch + 1, "loss": mean})
-        if told is not None:
-            told(epoch + 1)
+        if progress is not None:
+            progress(epoch + 1)
     encoder.model.requires_grad_(False)
     return history
 

@@ -105,7 +105,7 @@ def encode_images(
     store = _open(encoder, cache, "image")
 
     def encode(images: "list[Image]") -> Iterator[Tensor]:
-        yield from encoder.see_images(images)
+        yield from encoder.encode_images(images)
 
     wanted = (_picture(example, store) for example in examples)
     return _table(store, wanted, len(examples), encode, batch_size, progress)
@@ -129,7 +129,7 @@ def encode_texts(
     store = _open(encoder, cache, "text")
 
     def encode(batch: list[str]) -> Iterator[Tensor]:
-        tokens, mask = encoder.read(batch)
+        tokens, mask = encoder.encode_texts(batch)
         for row, own in zip(tokens, mask, strict=True):
             yield row[own]
 

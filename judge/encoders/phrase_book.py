@@ -52,5 +52,5 @@ class PhraseBook:
         new.sort(key=len)  # what is read together is padded to the longest
         for start in range(0, len(new), 64):
             part = new[start : start + 64]
-            pooled = self.encoder.read(part)[0][:, 0].cpu()
+            pooled = self.encoder.encode_texts(part)[0][:, 0].cpu()
             self._known.update(zip(part, pooled, strict=True))

@@ -80,7 +80,7 @@ class SoftText:
         """(B, L) tokens -> (B, L, W) embedded."""
         return self.table[ids.to(self.table.device)]
 
-    def read(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_embedded(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
         """B prompts of L embedded tokens -> (B, 1 + L, D) tokens and (B, 1 + L) mask, as `DualEncoder.read`.
 
         Args:
@@ -102,13 +102,13 @@ class SoftText:
         read = torch.cat([pooled[:, None], own], dim=1)
         return read, torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
 
-    def read_one_hot(self, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-        """`read` of (B, L, V) one-hot tokens, or of weights over the vocabulary."""
-        return self.read(one_hot.to(self.table) @ self.table)
+    def encode_one_hot(self, one_hot: Tensor) -> tuple[Tensor, Tensor]:
+        """`encode_embedded` of (B, L, V) one-hot tokens, or of weights over the vocabulary."""
+        return self.encode_embedded(one_hot.to(self.table) @ self.table)
 
     def pooled(self, embedded: Tensor) -> Tensor:
         """(B, L, W) embedded tokens -> (B, D) pooled embeddings."""
-        return self.read(embedded)[0][:, 0]
+        return self.encode_embedded(embedded)[0][:, 0]
 
     @contextmanager
     def _in_place_of_ids(self, embedded: Tensor) -> "Iterator[None]":
@@ -162,7 +162,7 @@ def text_similarity(encoder: DualEncoder) -> Callable[[str, str], float]:
 
     @lru_cache(maxsize=1024)
     def pooled(text: str) -> Tensor:
-        return encoder.read([text])[0][0, 0]
+        return encoder.encode_texts([text])[0][0, 0]
 
     def similarity(original: str, candidate: str) -> float:
         return float(F.cosine_similarity(pooled(original), pooled(candidate), dim=0))

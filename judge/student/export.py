@@ -164,7 +164,7 @@ class ImageSide(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W), (B, L, D), (B, L), (K, M, D), (K, M, H, d), (K, M) -> (B,), (B, K)."""
         queries = Queries(phrases[None], where[None], kinds[None])
-        image = self.encoder.see(pixel_values)
+        image = self.encoder.encode_pixel_values(pixel_values)
         whole, categories = self.head(image[None], prompt[None], prompt_mask[None], queries)
         return whole[0], categories[0]
 

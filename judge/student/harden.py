@@ -149,7 +149,7 @@ class PixelCollator(LessonCollator):
 
     def _read(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         there = torch.tensor([bool(prompt and prompt.strip()) for prompt in prompts])
-        tokens, mask = self._encoder.read([prompt or "" for prompt in prompts])
+        tokens, mask = self._encoder.encode_texts([prompt or "" for prompt in prompts])
         return tokens.cpu(), mask.cpu() & there[:, None]
 
 
@@ -168,8 +168,8 @@ class RobustDistillation(Distillation):
         """Take the encoder that learns (in place), and the frozen one whose clean tokens it is held to."""
         super().__init__(head, options)
         self.robust, self.epsilon = robust, epsilon
-        self.model, self._see = encoder.model, encoder.see_pixels
-        self._original = copy_encoder(original).see_pixels
+        self.model, self._see = encoder.model, encoder.encode_pixels
+        self._original = copy_encoder(original).encode_pixels
         self.tower: list[nn.Parameter] = []
         if robust.train_blocks:
             self.tower = open_tower(encoder, None if robust.train_blocks < 0 else robust.train_blocks)

@@ -61,7 +61,7 @@ def teach(
     about: Mapping[str, Any],
     process: int = 0,
     processes: int = 1,
-    told: Callable[[int], Any] | None = None,
+    progress: Callable[[int], Any] | None = None,
 ) -> None:
     """Score the groups and write the shards that are missing; several processes take turns by shard.
 
@@ -72,7 +72,7 @@ def teach(
         about: who teaches and how the groups were drawn, as JSON values; `Lesson`s carry it in `about.json`.
         process: number of this process.
         processes: how many there are.
-        told: hears how many groups are done, for a progress bar.
+        progress: hears how many groups are done, for a progress bar.
 
     Raises:
         CheckpointError: the folder holds lessons of something else.
@@ -92,8 +92,8 @@ def teach(
             rows = [row for place, group in enumerate(part) for row in _score(teacher, group, start + place)]
             _write(path, rows)
         done += len(part)
-        if told is not None:
-            told(done)
+        if progress is not None:
+            progress(done)
 
 
 def read_lessons(folder: Path, groups: Sequence[Group], *, about: Mapping[str, Any]) -> list[Lesson]:

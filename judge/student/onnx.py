@@ -158,16 +158,16 @@ class OnnxStudent:
         self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy
     ) -> tuple[Floats, Floats]:
         """Logits (B,) of the whole and (B, K) of the categories, all B images in one pass."""
-        prompt, mask = self.read_prompts(prompts)
+        prompt, mask = self.encode_prompts(prompts)
         pixels = np.stack([self.images(image) for image in images])
         inputs = {"pixel_values": pixels, "prompt": prompt, "prompt_mask": mask, **self.queries(taxonomy)}
         whole, categories = self._image.run(["whole", "categories"], inputs)
         return whole, categories
 
-    def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Floats, NDArray[np.bool_]]:
+    def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Floats, NDArray[np.bool_]]:
         """(B, 1 + L, D) tokens, the pooled embedding first, and (B, 1 + L) mask, all False without a prompt."""
         there = [place for place, prompt in enumerate(prompts) if prompt and prompt.strip()]
-        read = dict(zip(there, self.read([prompts[place] or "" for place in there]), strict=True))
+        read = dict(zip(there, self.encode_texts([prompts[place] or "" for place in there]), strict=True))
         longest = max(map(len, read.values()), default=1)
         tokens = np.zeros((len(prompts), longest, self.width), dtype=np.float32)
         mask = np.zeros((len(prompts), longest), dtype=np.bool_)
@@ -175,7 +175,7 @@ class OnnxStudent:
             tokens[place, : len(row)], mask[place, : len(row)] = row, True
         return tokens, mask
 
-    def read(self, texts: Sequence[str]) -> list[Floats]:
+    def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
         """For each text (1 + L, D): the pooled embedding, then its own tokens, all windows of a long text."""
         if not texts:
             return []
@@ -236,7 +236,9 @@ class OnnxStudent:
         new.sort(key=len)  # what is read together is padded to the longest
         for start in range(0, len(new), 64):
             part = new[start : start + 64]
-            self._known.update((text, row[0]) for text, row in zip(part, self.read(part), strict=True))
+            self._known.update(
+                (text, row[0]) for text, row in zip(part, self.encode_texts(part), strict=True)
+            )
 
 
 def load_onnx_student(path: str | Path, *, threads: int = 0, batch_size: int = 32) -> OnnxStudent:

@@ -61,7 +61,7 @@ class Student:
         prompts = one_prompt_each(len(images), prompts)
         parts = [
             self.score_tokens(
-                self.encoder.see_images(images[start : start + self.batch_size]),
+                self.encoder.encode_images(images[start : start + self.batch_size]),
                 prompts[start : start + self.batch_size],
                 taxonomy,
             )
@@ -81,7 +81,7 @@ class Student:
     def score_tokens(
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.see`."""
+        """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.encode_pixel_values`."""
         prompts = one_prompt_each(len(image_tokens), prompts)
         long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
         read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
@@ -102,7 +102,7 @@ class Student:
         self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
     ) -> tuple[Tensor, Tensor]:
         """Logits (B,) of the whole and (B, K) of the categories, differentiable in `image_tokens`."""
-        tokens, mask = self.read_prompts(prompts)
+        tokens, mask = self.encode_prompts(prompts)
         whole, categories = self.head(
             image_tokens[None].to(self.encoder.device), tokens[None], mask[None], self.queries(taxonomy)
         )
@@ -133,17 +133,17 @@ class Student:
         """
         place = None if category is None else taxonomy.index(category)
         prompts = one_prompt_each(len(pixels), prompts)
-        whole, categories = self.logits(self.encoder.see_pixels(pixels), prompts, taxonomy)
+        whole, categories = self.logits(self.encoder.encode_pixels(pixels), prompts, taxonomy)
         return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
 
-    def read_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
+    def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
         there = torch.tensor(
             [bool(prompt and prompt.strip()) for prompt in prompts], device=self.encoder.device
         )
         if not there.any():  # the text encoder is not asked about nothing
             return there.new_zeros(len(prompts), 1, self.encoder.width, dtype=torch.float32), there[:, None]
-        tokens, mask = self.encoder.read([prompt or "" for prompt in prompts])
+        tokens, mask = self.encoder.encode_texts([prompt or "" for prompt in prompts])
         return tokens, mask & there[:, None]
 
     def queries(self, taxonomy: Taxonomy) -> Queries:
@@ -160,7 +160,7 @@ class Student:
         self._kept.move_to_end(taxonomy.hash)
         return found
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the kept taxonomies; needed after the head's weights have changed."""
         self._kept.clear()
 
@@ -224,10 +224,10 @@ def student_margin(
         A function (B, L, W) -> (B,), with gradient; for a text's own tokens `Student.pixel_margins` of that text.
     """
     with torch.no_grad():
-        image = student.encoder.see_pixels(pixels)
+        image = student.encoder.encode_pixels(pixels)
 
     def margin(embedded: Tensor) -> Tensor:
-        tokens, mask = soft.read(embedded)
+        tokens, mask = soft.encode_embedded(embedded)
         seen = image.expand(len(tokens), -1, -1)
         whole: Tensor = student.head(seen[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
         return whole

@@ -108,7 +108,7 @@ def _content(part: Mapping[str, Any], image: "Image") -> dict[str, Any]:
 
 
 def _our_inputs(encoder: ChatEncoder, chat: Chat, image: "Image") -> tuple[Encoded, Visual]:
-    run, visual = encoder.see(image)
+    run, visual = encoder.encode_image(image)
     return encoder.encode_row([Variant(chat)], run), visual
 
 

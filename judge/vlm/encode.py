@@ -159,11 +159,11 @@ class ChatEncoder:
             B encodings, and for each image the tensors of its pixels with a leading dimension of one
             (`pixel_values`; some families add `image_sizes` or `image_grid_thw`).
         """
-        seen = [self.see(image) for image in images]
+        seen = [self.encode_image(image) for image in images]
         encoded = [self.encode_row(variants, run) for variants, (run, _) in zip(rows, seen, strict=True)]
         return encoded, [visual for _, visual in seen]
 
-    def see(self, image: "Image") -> tuple[tuple[int, ...], dict[str, "Tensor"]]:
+    def encode_image(self, image: "Image") -> tuple[tuple[int, ...], dict[str, "Tensor"]]:
         """The run of tokens that stands for an image, and its pixel tensors."""
         seen = self.processor(text=[self.image_token], images=[image], return_tensors="pt")
         ids = seen["input_ids"][0].tolist()

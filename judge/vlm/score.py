@@ -182,7 +182,7 @@ class VisionLanguageJudge:
         from PIL import Image
 
         if size not in self._runs:
-            self._runs[size] = self.encoder.see(Image.new("RGB", size))[0]
+            self._runs[size] = self.encoder.encode_image(Image.new("RGB", size))[0]
         key = (taxonomy, prompt, focus, size)
         if key not in self._questions:
             chat = render(taxonomy, prompt, template=self.template, focus=focus)
@@ -308,7 +308,7 @@ class VisionLanguageJudge:
             self._prefixes.popitem(last=False)
         return self._prefixes[tokens]
 
-    def forget(self) -> None:
+    def clear_cache(self) -> None:
         """Drop the kept policies; needed after the weights have changed."""
         self._prefixes.clear()
 

@@ -31,13 +31,13 @@ class PixelCache:
         self.encoder, self.limit, self.size = encoder, limit, 0
         self._kept: OrderedDict[str, tuple[tuple[int, ...], dict[str, Tensor]]] = OrderedDict()
 
-    def see(self, example: Example) -> tuple[tuple[int, ...], dict[str, Tensor]]:
+    def get(self, example: Example) -> tuple[tuple[int, ...], dict[str, Tensor]]:
         """The run of image tokens and the pixel tensors of an example."""
         if example.id in self._kept:
             self._kept.move_to_end(example.id)
             return self._kept[example.id]
         image: Image = open_image(example.image)
-        seen = self.encoder.see(image)
+        seen = self.encoder.encode_image(image)
         self._kept[example.id] = seen
         self.size += _bytes(seen[1])
         while self.size > self.limit and len(self._kept) > 1:
@@ -70,7 +70,7 @@ class GroupCollator:
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
         """See `pack`; `image_ids` names the examples in the order of their pixels."""
         rows = [row for group in groups for row in group.rows]
-        seen = [self.pixels.see(row.example) for row in rows]
+        seen = [self.pixels.get(row.example) for row in rows]
         encoded = [self._encode(row, run) for row, (run, _) in zip(rows, seen, strict=True)]
         sizes = {len(group.rows) for group in groups}
         if len(sizes) != 1:

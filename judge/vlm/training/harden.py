@@ -215,7 +215,7 @@ def match_features(
     images: Tensor,
     options: MatchingOptions,
     *,
-    told: Callable[[int, float], Any] | None = None,
+    progress: Callable[[int, float], Any] | None = None,
 ) -> list[dict[str, float]]:
     """Teach the tower's adapters to keep the original's clean features at attacked pixels, in place.
 
@@ -227,7 +227,7 @@ def match_features(
         features: of its base.
         images: (N, 3, h, w) bytes at the model's input (`judge.encoders.fare.input_bytes`).
         options: how.
-        told: hears how many steps are done, and the last one's loss.
+        progress: hears how many steps are done, and the last one's loss.
 
     Returns:
         For each epoch `matching_epoch` and `matching_loss`, its steps' mean in this process.
@@ -264,8 +264,8 @@ def match_features(
             optimizer.step()
             schedule.step()
             total += loss.item()
-            if told is not None:
-                told(epoch * steps + step + 1, loss.item())
+            if progress is not None:
+                progress(epoch * steps + step + 1, loss.item())
         history.append({"matching_epoch": epoch + 1, "matching_loss": total / steps})
     return history
 
@@ -298,7 +298,7 @@ class RobustCollator(GroupCollator):
         questions = []
         for row in rows:
             chat = render(row.taxonomy, row.prompt, template=self.encoder.template, focus=row.focus)
-            encoded = self.encoder.encode_row([Variant(chat)], self.pixels.see(row.example)[0])
+            encoded = self.encoder.encode_row([Variant(chat)], self.pixels.get(row.example)[0])
             questions.append(replace(encoded, continuations=one_against_others(encoded.continuations)))
         unsafe = torch.tensor([row.unsafe for row in rows])
         return {**super().__call__(groups), "questions": questions, "unsafe": unsafe}
@@ -347,13 +347,13 @@ class RobustTrainer(JudgeTrainer):
         model = self.judge.model
         training = model.training
         model.eval()
-        self.judge.forget()
+        self.judge.clear_cache()
         attacked = visual.clone()
         chosen = torch.rand(len(questions)) < self.hardening.share
         for rows in _alike(questions, chosen.nonzero().flatten().tolist()):
             asked = [questions[row] for row in rows]
             attacked[rows] = self._worst_case(visual[rows], asked, unsafe[rows])
-        self.judge.forget()
+        self.judge.clear_cache()
         model.train(training)
         return attacked
 
