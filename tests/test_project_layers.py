@@ -74,6 +74,52 @@ def violations(path: Path, source: str) -> list[str]:
     return found
 
 
+def arrows(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> the modules among `sources` (path -> text) that it imports, at any depth of its code."""
+    homes = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources}
+    found: dict[str, set[str]] = {}
+    for name, path in homes.items():
+        package = path.split("/")[:-1]
+        named = set()
+        for node in ast.walk(ast.parse(sources[path])):
+            if isinstance(node, ast.Import):
+                named |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                parent = package[: len(package) - node.level + 1] if node.level else []
+                full = ".".join([*parent, *filter(None, [node.module])])
+                # `from judge import runs` imports the module judge.runs, `from judge import Scores` the package.
+                named |= {f"{full}.{a.name}" if f"{full}.{a.name}" in homes else full for a in node.names}
+        found[name] = (named & homes.keys()) - {name}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> set[tuple[str, ...]]:
+    """Groups of modules of which each leads back to itself through the others."""
+    reach = {name: set(targets) for name, targets in arrows.items()}
+    for through in arrows:  # Warshall's transitive closure
+        for name in arrows:
+            if through in reach[name]:
+                reach[name] |= reach[through]
+    return {
+        tuple(sorted(other for other in reach[name] if name in reach[other]))
+        for name in arrows
+        if name in reach[name]
+    }
+
+
+def rooms(arrows: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same arrows between folders; a file that stands directly in a package is a room of its own."""
+
+    def room(module: str) -> str:
+        parts = module.split(".")
+        return module if len(parts) < 3 else ".".join(parts[:-1])
+
+    found: dict[str, set[str]] = {}
+    for name, targets in arrows.items():
+        found.setdefault(room(name), set()).update({room(target) for target in targets} - {room(name)})
+    return found
+
+
 def our_files() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*.py"],
@@ -97,6 +143,32 @@ def test_there_are_files_in_every_package() -> None:
 def test_nobody_imports_upwards() -> None:
     found = [v for path in our_files() for v in violations(path, (ROOT / path).read_text(encoding="utf-8"))]
     assert not found, "\n".join(found)
+
+
+def test_no_circles() -> None:
+    """Neither between files nor between rooms, imports within functions included."""
+    sources = {
+        path.as_posix(): (ROOT / path).read_text(encoding="utf-8")
+        for path in our_files()
+        if path.parts[0] in PACKAGES
+    }
+    found = arrows(sources)
+    assert len(found) > 100
+    assert circles(found) == set()
+    assert circles(rooms(found)) == set()
+
+
+def test_circles_are_found() -> None:
+    sources = {
+        "judge/__init__.py": "",
+        "judge/a.py": "def f():\n    from .b import g",
+        "judge/b.py": "import judge.vlm.c",
+        "judge/vlm/__init__.py": "",
+        "judge/vlm/c.py": "from judge import a\nfrom .d import x",
+        "judge/vlm/d.py": "from judge import Scores",
+    }
+    assert circles(arrows(sources)) == {("judge.a", "judge.b", "judge.vlm.c")}
+    assert circles(rooms(arrows(sources))) == {("judge.a", "judge.b", "judge.vlm")}
 
 
 @pytest.mark.parametrize(
