@@ -1,0 +1,58 @@
+"""What README, CONTRIBUTING and docs/ name has to exist: files, folders, modules and what is in them."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md")
+PACKAGES = {"prompts", "judge", "adversarial", "eval", "recipes", "scripts", "tests"}
+FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
+QUOTED = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"(?:prompts|judge|adversarial|eval|recipes|scripts|tests|docs)/[\w./-]*")
+DOTTED = re.compile(r"(?:prompts|judge|adversarial|eval)(?:\.\w+)+")
+
+
+def quoted(page: str) -> list[str]:
+    """What stands in backticks, outside of blocks of code."""
+    return QUOTED.findall(FENCE.sub("", (ROOT / page).read_text(encoding="utf-8")))
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            if not hasattr(thing, attribute):
+                return False
+            thing = getattr(thing, attribute)
+        return True
+    return False
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_exist(page: str) -> None:
+    named = {path for text in quoted(page) for path in [text.split("::")[0]] if PATH.fullmatch(path)}
+    assert named
+    assert not sorted(path for path in named if "*" not in path and not (ROOT / path).exists())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_dotted_names_exist(page: str) -> None:
+    named = {text for text in quoted(page) if DOTTED.fullmatch(text) and not text.endswith((".py", ".yaml"))}
+    assert not sorted(name for name in named if not resolves(name))
+
+
+def test_commands_name_files_that_exist() -> None:
+    commands = set()
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        commands |= set(re.findall(r"(?:recipes|scripts)/[\w/]+\.(?:py|yaml|json)", text))
+    assert len(commands) > 10
+    assert not sorted(path for path in commands if not (ROOT / path).exists())
