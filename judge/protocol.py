@@ -6,9 +6,9 @@ either mean the same, and thresholds per category start from what a classifier p
 the whole and the categories in ways of their own, which need not agree; each of them ends with `on_one_scale`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prompts.taxonomy import Taxonomy
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
     from torch import Tensor
+    from torch.nn import Module
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,11 @@ def on_one_scale(scores: Scores) -> Scores:
 
 
 class Classifier(Protocol):
-    """Anything that scores images under a taxonomy chosen for this call (design, section 3)."""
+    """Anything that scores images under a taxonomy chosen for this call (design, section 3).
+
+    What only some classifiers can do is a Protocol of its own below, asked for by `isinstance`. Such a check looks at
+    the names of members only, so each of these Protocols has a member that no other has.
+    """
 
     name: str
 
@@ -87,8 +92,28 @@ class Classifier(Protocol):
         ...
 
 
+@runtime_checkable
+class MultiLabelClassifier(Classifier, Protocol):
+    """A classifier that can be asked about each category on its own."""
+
+    supports_multilabel: bool
+    """Always True; a classifier without this member cannot."""
+
+    def score(
+        self,
+        images: "Sequence[Image]",
+        prompts: Sequence[str | None] | None,
+        taxonomy: Taxonomy,
+        *,
+        multilabel: bool = False,
+    ) -> Scores:
+        """As `Classifier.score`; with `multilabel`, every category is a question of its own."""
+        ...
+
+
+@runtime_checkable
 class DifferentiableClassifier(Classifier, Protocol):
-    """A classifier whose verdict can be followed back to the pixels, as attacks and robust training need it."""
+    """A classifier with gradients from its verdict to the pixels, as attacks and robust training need them."""
 
     def pixel_margins(
         self,
@@ -110,3 +135,70 @@ class DifferentiableClassifier(Classifier, Protocol):
             (B,) float32; positive where `Scores.unsafe` (or that category's score) is over 0.5, else negative.
         """
         ...
+
+
+@runtime_checkable
+class ForwardOnlyClassifier(Protocol):
+    """A classifier that knows why it has no gradients; attacks then query it, or transfer from another."""
+
+    why_no_gradients: str
+    """The end of a sentence, such as `it answers over HTTP`."""
+
+
+@runtime_checkable
+class OwnsModules(Protocol):
+    """A classifier, or an `nn.Module`, whose torch modules can be frozen, moved and switched to eval mode."""
+
+    def modules(self) -> "Iterable[Module]":
+        """Every module that its scores come from; those inside another one need not be named again."""
+        ...
+
+
+@runtime_checkable
+class HasImageProcessor(Protocol):
+    """A classifier whose images go through an image processor of transformers."""
+
+    @property
+    def image_processor(self) -> Any:
+        """The processor that resizes, crops and normalises the images."""
+        ...
+
+
+@runtime_checkable
+class HasEncoder(Protocol):
+    """A classifier with an encoder: a `DualEncoder` of images and texts, or what writes a judge's chats."""
+
+    @property
+    def encoder(self) -> object:
+        """The encoder; ask for its class before use."""
+        ...
+
+
+@runtime_checkable
+class HasDefaultTaxonomy(Protocol):
+    """A classifier that was made for one taxonomy, used where the caller names none."""
+
+    default_taxonomy: Taxonomy | None
+
+
+@runtime_checkable
+class PromisesMissRate(Protocol):
+    """A classifier that was calibrated to a miss rate, for some taxonomies only."""
+
+    def outside_promise(self, taxonomy: Taxonomy) -> str | None:
+        """Why the promise does not hold under a taxonomy, on one line; None where it does."""
+        ...
+
+
+def modules_of(classifier: object) -> "Iterable[Module]":
+    """The torch modules of a classifier; none where it does not name any."""
+    return classifier.modules() if isinstance(classifier, OwnsModules) else ()
+
+
+def score_each_category(
+    classifier: Classifier, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy
+) -> Scores:
+    """Scores with each category asked about on its own, where the classifier can do that; read `Scores.each`."""
+    if isinstance(classifier, MultiLabelClassifier):
+        return classifier.score(images, prompts, taxonomy, multilabel=True)
+    return classifier.score(images, prompts, taxonomy)

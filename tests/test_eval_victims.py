@@ -22,7 +22,9 @@ from judge.cascade.stages import Cutoffs
 from judge.encoders.dual import DualEncoder
 from judge.protocol import Scores
 from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.onnx import OnnxStudent
 from judge.student.student import Student
+from judge.vlm.remote import RemoteJudge
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
@@ -87,6 +89,9 @@ class Linear:
         nn.init.constant_(self.layer.bias, -4.0)
         self.layer.eval()
         self.dropout, self.shift, self.asked = dropout, shift, []
+
+    def modules(self):
+        return [self.layer]
 
     def pixel_margins(self, pixels, prompts, taxonomy, *, category=None):
         self.asked.append((taxonomy.name, list(prompts), category))
@@ -201,18 +206,26 @@ def named(kind, **attributes):
     return type(kind, (), {"name": kind.lower(), "score": Linear().score, **attributes})()
 
 
+def remote():
+    return named("RemoteJudge", why_no_gradients=RemoteJudge.why_no_gradients)
+
+
+def exported():
+    return named("OnnxStudent", why_no_gradients=OnnxStudent.why_no_gradients)
+
+
 def test_who_has_no_gradients_says_why(student, tiny_vlm):
-    assert "HTTP" in as_victim(named("RemoteJudge")).no_gradients
-    assert "ONNX" in as_victim(named("OnnxStudent")).no_gradients
+    assert "HTTP" in as_victim(remote()).no_gradients
+    assert "ONNX" in as_victim(exported()).no_gradients
     assert "no pixel_margins" in as_victim(named("Oracle")).no_gradients
     qwen = VisionLanguageJudge(*tiny_vlm("qwen2_vl"))
     assert "image processor Qwen2VLImageProcessor" in as_victim(qwen).no_gradients
-    cascade = make_cascade(student, named("RemoteJudge"))
+    cascade = make_cascade(student, remote())
     assert "stage 'remotejudge' is a RemoteJudge: it answers over HTTP" in as_victim(cascade).no_gradients
     assert as_victim(make_cascade(student)).no_gradients is None
     assert as_victim(FilterStage.of(cascade)).no_gradients is None
     problem = Problem(
-        as_victim(named("OnnxStudent")),
+        as_victim(exported()),
         torch.rand(1, 3, 8, 8),
         [Context(None, POLICY)],
         torch.ones(1),
@@ -223,7 +236,7 @@ def test_who_has_no_gradients_says_why(student, tiny_vlm):
 
 
 def test_without_gradients_it_can_still_be_queried():
-    victim = as_victim(named("OnnxStudent"))
+    victim = as_victim(exported())
     pictures = [grey(level) for level in (0, 100, 200)]
     contexts = [Context(prompt, POLICY) for prompt in (None, "", "unreadable")]
     margins = victim.margins(as_pixels(pictures), contexts)

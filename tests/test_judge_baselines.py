@@ -210,6 +210,8 @@ class Teacher:
 
 
 class MultilabelTeacher(Teacher):
+    supports_multilabel = True
+
     def score(self, images, prompts, taxonomy, *, multilabel=False):
         assert multilabel
         return self.answer(prompts, taxonomy)

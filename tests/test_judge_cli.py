@@ -24,6 +24,7 @@ class RedJudge:
     """The redder, the less safe; blames the first category. A blue image cannot be judged."""
 
     name = "red-judge"
+    supports_multilabel = True
     default_taxonomy: Taxonomy | None = DIGITS
 
     def __init__(self) -> None:
@@ -214,6 +215,7 @@ def test_plain_calls_pass_no_multilabel(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     whole = RedJudge.score
+    monkeypatch.delattr(RedJudge, "supports_multilabel")
     monkeypatch.setattr(
         RedJudge, "score", lambda self, images, prompts, taxonomy: whole(self, images, prompts, taxonomy)
     )

@@ -48,6 +48,7 @@ class Teacher:
     """Knows the truth but for the rows it cannot judge; counts what it is asked."""
 
     name = "teacher"
+    supports_multilabel = True
 
     def __init__(self, groups, refuses=()):
         self.truth = {

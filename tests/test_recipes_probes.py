@@ -98,6 +98,7 @@ class Oracle:
     """A judge that knows the labels, is never quite sure, and cannot judge what has no prompt."""
 
     name = "oracle"
+    supports_multilabel = True
 
     def __init__(self):
         pictures = recipe_examples("train", 240)

@@ -62,6 +62,7 @@ class Knowing:
     """A teacher that knows the labels and is never quite sure."""
 
     name = "knowing"
+    supports_multilabel = True
 
     def __init__(self, groups):
         self.known = {row.example.image.tobytes(): row.example for group in groups for row in group.rows}

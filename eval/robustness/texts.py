@@ -21,6 +21,7 @@ from eval.questions import Question
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.soft_text import SoftText, text_similarity
+from judge.protocol import HasEncoder
 from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
@@ -91,8 +92,8 @@ def attack_texts(
 
 def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> dict[str, list[_Turned]]:
     """What searches for a prompt turn: sub-words after SneakyPrompt, and tokens by gradient after GCG."""
-    classifier: Any = victim.classifier
-    encoder = getattr(classifier, "encoder", None)
+    classifier = victim.classifier
+    encoder = classifier.encoder if isinstance(classifier, HasEncoder) else None
     if not isinstance(encoder, DualEncoder):
         return {}
     words = confirm(SubwordSearch(text_similarity(encoder)).run(problem), problem)

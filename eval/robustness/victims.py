@@ -4,7 +4,7 @@ Two paths lead through a victim and must agree. `margins` is differentiable in t
 `score` is what an operator runs, image processor and all, and alone says whether an attack succeeded.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import expit, logit
-from torch import Tensor, nn
+from torch import Tensor
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context
@@ -22,14 +22,16 @@ from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
 from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
-from judge.protocol import Classifier
+from judge.protocol import (
+    Classifier,
+    DifferentiableClassifier,
+    ForwardOnlyClassifier,
+    HasImageProcessor,
+    modules_of,
+)
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
-_FORWARD_ONLY = {
-    "RemoteJudge": "it answers over HTTP",
-    "OnnxStudent": "it is an exported ONNX graph, which has no backward pass",
-}
 _REPEATED = 1e-3
 """Difference in probability that two passes over the same pixels may show."""
 
@@ -69,7 +71,7 @@ class ClassifierVictim:
             _check_cascade(self, self.classifier)
         elif self.path != "any":
             raise AttackError(f"{self.name} is no cascade, so no path {self.path!r} leads through it.")
-        for module in _modules(self.classifier):
+        for module in modules_of(self.classifier):
             module.requires_grad_(False)
         self.no_gradients = _why_no_gradients(self.classifier)
 
@@ -135,7 +137,7 @@ def check_victim(
         AttackError: a module in training mode, answers that differ from pass to pass, or margins that disagree with
             the real path by more than `tolerance` in probability (of a cascade: verdicts that do, beyond it).
     """
-    for root in _modules(victim.classifier):
+    for root in modules_of(victim.classifier):
         for name, module in root.named_modules():
             if module.training:
                 raise AttackError(
@@ -187,8 +189,7 @@ def stages_of(classifier: Classifier) -> list[Any]:
 
 def image_processor_of(stage: Any) -> Any:
     """The image processor of transformers through which a stage sees pictures, or None where none is known."""
-    owner = getattr(stage, "processor", None) or getattr(stage, "encoder", None)
-    return getattr(owner, "image_processor", None)
+    return stage.image_processor if isinstance(stage, HasImageProcessor) else None
 
 
 def _why_no_gradients(classifier: Classifier) -> str | None:
@@ -196,8 +197,10 @@ def _why_no_gradients(classifier: Classifier) -> str | None:
     for stage in stages_of(classifier):
         kind = type(stage).__name__
         who = f"its stage {stage.name!r} is a {kind}: " if stage is not classifier else f"as a {kind}, "
-        if not hasattr(stage, "pixel_margins"):
-            return who + _FORWARD_ONLY.get(kind, "it has no pixel_margins")
+        if isinstance(stage, ForwardOnlyClassifier):
+            return who + stage.why_no_gradients
+        if not isinstance(stage, DifferentiableClassifier):
+            return who + "it has no pixel_margins"
         processor = image_processor_of(stage)
         if processor is None:
             continue
@@ -208,22 +211,6 @@ def _why_no_gradients(classifier: Classifier) -> str | None:
                 f"{who}what its image processor {type(processor).__name__} does is not known here ({error})"
             )
     return None
-
-
-def _modules(classifier: Classifier) -> Iterator[nn.Module]:
-    """Every torch module that belongs to a classifier, once."""
-    left: list[Any] = [classifier, *stages_of(classifier)]
-    seen: set[int] = set()
-    while left:
-        thing = left.pop()
-        if id(thing) in seen:
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, nn.Module):
-            yield thing
-            continue
-        values = vars(thing).values()
-        left += [v for v in values if isinstance(v, nn.Module) or type(v).__module__.startswith("judge.")]
 
 
 def _answers(victim: ClassifierVictim, images: "Sequence[Image.Image]", contexts: Sequence[Context]) -> Array:

@@ -67,6 +67,15 @@ class FixedClassifier:
         self.name = self.name or self.kind
         self.head.to(self.encoder.device).eval()
 
+    @property
+    def image_processor(self) -> Any:
+        """What resizes, crops and normalises the images."""
+        return self.encoder.image_processor
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The encoder's model and the head."""
+        return self.encoder.model, self.head
+
     @opens_images
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy

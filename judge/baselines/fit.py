@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from judge.data.images import open_image
 from judge.errors import ConfigError
-from judge.protocol import Classifier
+from judge.protocol import Classifier, score_each_category
 from prompts.example import Example
 from prompts.taxonomy import Taxonomy
 
@@ -65,15 +64,14 @@ def judge_targets(
         batch_size: images asked about at once.
         progress: hears how many images are done, for a progress bar.
     """
-    options = {"multilabel": True} if "multilabel" in signature(classifier.score).parameters else {}
     unsafe, categories = [torch.zeros(0)], [torch.zeros(0, len(taxonomy))]
     for start in range(0, len(examples), batch_size):
         part = examples[start : start + batch_size]
-        scores = classifier.score(
+        scores = score_each_category(
+            classifier,
             [open_image(example.image) for example in part],
             [example.prompt for example in part],
             taxonomy,
-            **options,
         )
         unsafe.append(torch.as_tensor(scores.unsafe, dtype=torch.float32))
         categories.append(torch.as_tensor(scores.each, dtype=torch.float32))

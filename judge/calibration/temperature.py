@@ -20,7 +20,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from judge.errors import CheckpointError, ConfigError
-from judge.protocol import Classifier, Scores, on_one_scale
+from judge.protocol import Classifier, Scores, modules_of, on_one_scale
 from prompts.taxonomy import Taxonomy
 
 from .conformal import (
@@ -38,6 +38,7 @@ from .conformal import (
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch.nn import Module
 
 __all__ = [
     "Calibrated",
@@ -166,6 +167,10 @@ class Calibrated:
     @name.setter
     def name(self, value: str) -> None:
         self.classifier.name = value
+
+    def modules(self) -> "Iterable[Module]":
+        """Those of the classifier."""
+        return modules_of(self.classifier)
 
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy

@@ -5,18 +5,18 @@ miss rate is kept, is said in `judge.cascade.stages`; `recipes/cascade.py` calib
 """
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from judge.calibration.cutoffs import move_categories, never_safe
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
-from judge.protocol import Classifier, Scores, on_one_scale
+from judge.protocol import Classifier, DifferentiableClassifier, Scores, modules_of, on_one_scale
 from judge.questions import one_prompt_each, opens_images
 from prompts.taxonomy import Taxonomy
 
@@ -41,6 +41,17 @@ class TokenClassifier(Protocol):
         self, image_tokens: "Tensor", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score (B, 1 + P, D) tokens of `DualEncoder.encode_pixel_values` with B prompts under `taxonomy`."""
+        ...
+
+
+@runtime_checkable
+class DifferentiableTokenClassifier(TokenClassifier, Protocol):
+    """What stage two has to be for an attack by gradients."""
+
+    def logits(
+        self, image_tokens: "Tensor", prompts: Sequence[str | None], taxonomy: Taxonomy
+    ) -> tuple["Tensor", "Tensor"]:
+        """Logits (B,) of the whole and (B, K) of the categories, differentiable in (B, 1 + P, D) `image_tokens`."""
         ...
 
 
@@ -111,6 +122,12 @@ class Cascade:
         if outside is not None:
             table.why = [f"{why}; {outside}" for why in table.why]
         return table.scores()
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Those of the student, whose encoder the filters share, and of the judge."""
+        yield from modules_of(self.student)
+        if self.judge is not None:
+            yield from modules_of(self.judge)
 
     def outside_promise(self, taxonomy: Taxonomy) -> str | None:
         """Why the promised miss rate does not hold under a taxonomy, on one line; None where it does."""
@@ -290,7 +307,7 @@ def cascade_margins(
         column = torch.full_like(logits.image, torch.nan)
         if len(rows):
             some = [prompts[row] for row in rows.tolist()]
-            found = _pixel_margins(cascade)(pixels[rows], some, taxonomy)
+            found = _differentiable(cascade.judge).pixel_margins(pixels[rows], some, taxonomy)
             column = column.index_copy(0, rows.to(column.device), found.to(column))
         logits = StageLogits(logits.text, logits.image, logits.student, column)
     return margins_of(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
@@ -301,7 +318,7 @@ def _without_judge(
 ) -> StageLogits:
     """What filters and student say, from one pass of the encoder."""
     student, platt = cascade.student, cascade.settings
-    if not hasattr(student, "logits"):
+    if not isinstance(student, DifferentiableTokenClassifier):
         raise ConfigError(
             f"The cascade's student is a {type(student).__name__}, whose verdict has no gradients."
         )
@@ -326,11 +343,10 @@ def _unsettled(scores: StageScores) -> StageScores:
     return StageScores(scores.text, scores.image, scores.student, np.full(len(scores), np.nan))
 
 
-def _pixel_margins(cascade: "Cascade") -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] | None = getattr(cascade.judge, "pixel_margins", None)
-    if found is None:
+def _differentiable(judge: Classifier) -> DifferentiableClassifier:
+    if not isinstance(judge, DifferentiableClassifier):
         raise ConfigError(
-            f"The cascade's judge is a {type(cascade.judge).__name__}, which gives no gradients; attack the cascade "
+            f"The cascade's judge is a {type(judge).__name__}, which gives no gradients; attack the cascade "
             "without it (Cascade(student, settings)) and try what is found on the whole, or use queries."
         )
-    return found
+    return judge

@@ -6,12 +6,12 @@ where its own embedding or its prompt's comes near a category, so an attacker ha
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
@@ -68,6 +68,15 @@ class FilterStage:
     def encoder(self) -> "DualEncoder":
         """What makes the embeddings."""
         return self.similarities.encoder
+
+    @property
+    def image_processor(self) -> Any:
+        """What resizes, crops and normalises the images."""
+        return self.encoder.image_processor
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The encoder's model; the filters themselves are four numbers."""
+        return (self.encoder.model,)
 
     @opens_images
     def score(

@@ -6,13 +6,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from inspect import signature
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from judge.errors import ConfigError, ImageError
-from judge.protocol import on_one_scale
+from judge.protocol import HasDefaultTaxonomy, MultiLabelClassifier, PromisesMissRate, on_one_scale
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -151,21 +150,21 @@ def own_taxonomy(classifier: "Classifier") -> Taxonomy:
     Raises:
         ConfigError: it does not say.
     """
-    taxonomy = getattr(classifier, "default_taxonomy", None)
-    if not isinstance(taxonomy, Taxonomy):
+    taxonomy = classifier.default_taxonomy if isinstance(classifier, HasDefaultTaxonomy) else None
+    if taxonomy is None:
         raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
     return taxonomy
 
 
 def say_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
     """Once, on standard error: a cascade's promise is about what it was calibrated for; `because` repeats it a row."""
-    outside = getattr(classifier, "outside_promise", lambda asked: None)(taxonomy)
+    outside = classifier.outside_promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
     if outside is not None:
         say(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
 
 
 def _multilabel(classifier: "Classifier", wanted: bool) -> dict[str, bool]:
-    if wanted and "multilabel" not in signature(classifier.score).parameters:
+    if wanted and not isinstance(classifier, MultiLabelClassifier):
         raise ConfigError(f"--multilabel: {classifier.name} always scores its categories in its own way.")
     return {"multilabel": True} if wanted else {}
 

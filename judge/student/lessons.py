@@ -20,7 +20,6 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +27,7 @@ import numpy as np
 
 from judge.data.images import open_image
 from judge.errors import CheckpointError
+from judge.protocol import score_each_category
 from prompts.flip.rows import Group, Row
 from prompts.taxonomy import Taxonomy
 
@@ -66,7 +66,7 @@ def teach(
     """Score the groups and write the shards that are missing; several processes take turns by shard.
 
     Args:
-        teacher: any classifier; one whose `score` takes `multilabel` is asked about each category on its own.
+        teacher: any classifier; a `MultiLabelClassifier` is asked about each category on its own.
         groups: drawn rows; the same ones for every process, and for a run that goes on.
         folder: for the shards; made if it does not exist.
         about: who teaches and how the groups were drawn, as JSON values; `Lesson`s carry it in `about.json`.
@@ -124,12 +124,11 @@ def teacher_identity(name_or_path: str | Path) -> str:
 
 
 def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[str, Any]]:
-    asked = {"multilabel": True} if "multilabel" in signature(teacher.score).parameters else {}
-    scores = teacher.score(
+    scores = score_each_category(
+        teacher,
         [open_image(row.example.image) for row in group.rows],
         [row.prompt for row in group.rows],
         group.taxonomy,
-        **asked,
     )
     for row, unsafe, categories, reason in zip(
         group.rows, scores.unsafe, scores.each, scores.reasons, strict=True

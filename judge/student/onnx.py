@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,6 +100,8 @@ class OnnxStudent:
         manifest: everything that student.json says.
         batch_size: images in one pass.
     """
+
+    why_no_gradients: ClassVar[str] = "it is an exported ONNX graph, which has no backward pass"
 
     def __init__(self, path: str | Path, *, threads: int = 0, batch_size: int = 32) -> None:
         """Open the files beside `path`, which ends in `.onnx`; see `load_onnx_student`."""

@@ -4,12 +4,12 @@ import json
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from judge.category_margin import category_margin
 from judge.encoders.dual import DualEncoder, check_encoder
@@ -52,6 +52,15 @@ class Student:
             )
         self.head.to(self.encoder.device).eval()
         self.book = PhraseBook(self.encoder)
+
+    @property
+    def image_processor(self) -> Any:
+        """What resizes, crops and normalises the images."""
+        return self.encoder.image_processor
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The encoder's model and the head."""
+        return self.encoder.model, self.head
 
     @opens_images
     def score(

@@ -15,7 +15,7 @@ import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 from urllib.parse import urldefrag, urlsplit
 
 import numpy as np
@@ -63,6 +63,8 @@ class RemoteJudge:
         ConfigError: a URL, key or number that cannot work.
         MissingExtraError: the client library is not installed.
     """
+
+    why_no_gradients: ClassVar[str] = "it answers over HTTP"
 
     def __init__(
         self,

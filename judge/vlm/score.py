@@ -12,11 +12,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from judge.category_margin import category_margin
 from judge.encoders.pixels import preprocess
@@ -65,8 +65,19 @@ class VisionLanguageJudge:
     _questions: "OrderedDict[Any, Encoded]" = field(default_factory=OrderedDict, repr=False)
     _runs: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
+    supports_multilabel: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         self.encoder = ChatEncoder(self.processor, self.template)
+
+    @property
+    def image_processor(self) -> Any:
+        """What resizes, crops and normalises the images; a part of `processor`."""
+        return self.processor.image_processor
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """The model, with its adapter."""
+        return (self.model,)
 
     def score(
         self,
@@ -161,7 +172,7 @@ class VisionLanguageJudge:
         """
         prompts = one_prompt_each(len(pixels), prompts)
         place = None if category is None else self._answer(taxonomy, category, focus)
-        visual = {"pixel_values": preprocess(self.processor.image_processor, pixels)}
+        visual = {"pixel_values": preprocess(self.image_processor, pixels)}
         size = (int(pixels.shape[3]), int(pixels.shape[2]))
         encoded = [self._question(taxonomy, prompt, focus, size) for prompt in prompts]
         longest = max(map(len, encoded))
