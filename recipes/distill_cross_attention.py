@@ -48,6 +48,7 @@ from judge.encoders.phrase_book import PhraseBook
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
+from judge.runs.references import teacher_identity
 from judge.runs.resume import check_options, explained
 from judge.student.distill import (
     Distillation,
@@ -58,7 +59,7 @@ from judge.student.distill import (
     calibrate_head,
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import Lesson, read_lessons, teach, teacher_identity
+from judge.student.lessons import Lesson, read_lessons, teach
 from judge.student.student import Student, save_student
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
+from judge.runs.references import teacher_identity
 from judge.standins.digits import digits_examples
 from judge.student.distill import (
     Distillation,
@@ -24,7 +25,7 @@ from judge.student.distill import (
     state,
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import SHARD, Lesson, read_lessons, teach, teacher_identity
+from judge.student.lessons import SHARD, Lesson, read_lessons, teach
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.example import Example
 

@@ -23,6 +23,7 @@ import yaml
 from numpy.typing import ArrayLike
 
 from judge.errors import ConfigError
+from judge.runs.files import write_atomically
 from prompts.taxonomy import Taxonomy
 
 from .conformal import conformal_threshold, known
@@ -83,7 +84,7 @@ class Thresholds:
             text = json.dumps(data, indent=2, ensure_ascii=False) + "\n"
         else:
             text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
-        path.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
 
 
 def fit_thresholds(

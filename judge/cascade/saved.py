@@ -4,7 +4,6 @@ The folder may be a stranger's (`judge.runs.references`): it contacts no host, i
 calibrated, and its numbers must be ones that a calibration can give.
 """
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from urllib.parse import urldefrag
 
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Classifier
+from judge.runs.files import file_hash
 from judge.runs.folder import MANIFEST, RunDir
 from judge.runs.references import fingerprint, is_address, stored_model, stored_path
 
@@ -37,7 +37,7 @@ def save_cascade(
         ConfigError: a judge that is a cascade itself.
     """
     written = run.write_text(SETTINGS, settings.to_json())
-    about: dict[str, Any] = {"settings": _hash(written), "student": None, "judge": None}
+    about: dict[str, Any] = {"settings": file_hash(written), "student": None, "judge": None}
     for stage, name in (("student", student), ("judge", judge)):
         if name is not None:
             about[stage] = _about(Path(name), run) if Path(name).exists() else {"name": str(name)}
@@ -153,14 +153,10 @@ def _check_whole(run: RunDir, settings: Path) -> None:
             f"{run.path} was written by an older version, which kept no hash of its settings and of all that its "
             f"stages consist of; {_AGAIN}"
         )
-    if kept != _hash(settings):
+    if kept != file_hash(settings):
         raise CheckpointError(
             f"{settings} was changed after the calibration, and its promise says nothing about other cutoffs; {_AGAIN}"
         )
-
-
-def _hash(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _stage(run: RunDir, stage: str, named: Path | None = None) -> Path:

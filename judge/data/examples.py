@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from judge.errors import ImageError
+from judge.runs.files import write_atomically
 from prompts.errors import ExampleError
 from prompts.example import Example
 from prompts.names import nearest
@@ -274,4 +275,4 @@ def _check_failures(
 def _write_skipped(path: Path, skipped: list[Skipped] | tuple[Skipped, ...]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"id": row.id, "status": row.status, "reason": row.reason}) for row in skipped]
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_atomically(path, "".join(f"{line}\n" for line in lines))

@@ -19,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from judge.errors import CheckpointError
+from judge.runs.files import write_atomically
 
 SHARD_BYTES = 64 * 2**20
 """A shard is closed when it holds so much: what a killed run loses at most."""
@@ -235,9 +236,9 @@ class DiskStore(Store):
         """Write a shard, then its line of the index. Only who holds the lock comes here."""
         path = self._folder / f"{len(self._shards):05}.safetensors"
         if not (self._folder / "meta.json").exists():
-            _write(self._folder / "meta.json", json.dumps(self._about, indent=2).encode())
+            write_atomically(self._folder / "meta.json", json.dumps(self._about, indent=2))
         data = save(tensors)
-        _write(path, data)
+        write_atomically(path, data)
         checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
         entry = {
             "file": path.name,
@@ -261,18 +262,3 @@ class DiskStore(Store):
 
 def _checksum(tensor: Tensor) -> int:
     return zlib.crc32(tensor.contiguous().numpy().data)
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Put a file in its place in one step that a crash cannot halve."""
-    beside = path.with_name(f".{path.name}.part")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

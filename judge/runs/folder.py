@@ -14,7 +14,6 @@ Files are replaced in one step: a run killed at any moment leaves the old file o
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from judge.errors import CheckpointError
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
+from .files import write_atomically
 from .machine import environment, now
 
 MANIFEST = "run.json"
@@ -230,12 +230,7 @@ class RunDir:
         """Write a file of the run and move it into its place: readers see the old text or the new."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        with beside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        write_atomically(path, text)
         return path
 
 

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from judge.errors import CheckpointError
 from prompts.printable import printable
 
+from .files import file_hash
 from .folder import MANIFEST, RunDir
 
 LOG = logging.getLogger("arbiter")
@@ -112,6 +113,21 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
+def teacher_identity(name_or_path: str | Path) -> str:
+    """A name that changes with a teacher's weights, kept with its lessons.
+
+    Of a folder its own name and 16 digits of a SHA-256 over its safetensors, but for those of checkpoints on the way;
+    of anything else the name as it is.
+    """
+    folder = Path(name_or_path)
+    files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    files = [file for file in files if not any(part.startswith("checkpoint-") for part in file.parts)]
+    if not files:
+        return str(name_or_path)
+    digest = hashlib.sha256(b"".join(bytes.fromhex(file_hash(file)) for file in files))
+    return f"{folder.name}@{digest.hexdigest()[:16]}"
+
+
 def _model_files(folder: Path) -> list[Path]:
     """What a model folder is loaded from: weights, configurations, templates, vocabularies."""
     return [file for pattern in _MODEL for file in folder.glob(pattern)]
@@ -120,5 +136,4 @@ def _model_files(folder: Path) -> list[Path]:
 def _add(digest: "hashlib._Hash", folder: Path, files: Iterable[Path]) -> None:
     for file in sorted(file for file in files if file.is_file()):
         digest.update(f"\n{file.relative_to(folder).as_posix()}\n".encode())
-        with file.open("rb") as opened:
-            digest.update(hashlib.file_digest(opened, "sha256").digest())
+        digest.update(bytes.fromhex(file_hash(file)))

@@ -25,11 +25,12 @@ from torch import Tensor, nn
 
 from judge.encoders.dual import LONGEST_PROMPT, DualEncoder
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.runs.files import file_hash
 from judge.runs.folder import RunDir
 from prompts.taxonomy import Category, Taxonomy
 
 from .head import CrossAttentionHead, Queries
-from .onnx import MANIFEST, SIDES, ImageSteps, OnnxStudent, TextSteps, file_hash, manifest_of
+from .onnx import MANIFEST, SIDES, ImageSteps, OnnxStudent, TextSteps, manifest_of
 from .student import Student, load_student
 
 TOLERANCE = 1e-3

@@ -15,9 +15,7 @@ A folder of Parquet shards, one row a line:
 shard; lessons of another teacher, taxonomy or draw are refused.
 """
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ import numpy as np
 from judge.data.images import open_image
 from judge.errors import CheckpointError
 from judge.protocol import score_each_category
+from judge.runs.files import write_atomically
 from prompts.flip.rows import Group, Row
 from prompts.taxonomy import Taxonomy
 
@@ -82,8 +81,8 @@ def teach(
     _check_about(folder, wanted)
     taxonomies = {group.taxonomy.hash: group.taxonomy.to_dict() for group in groups}
     if process == 0:
-        _replace(folder / "taxonomies.json", json.dumps(taxonomies, ensure_ascii=False).encode())
-        _replace(folder / "about.json", json.dumps(wanted, indent=2, ensure_ascii=False).encode())
+        write_atomically(folder / "taxonomies.json", json.dumps(taxonomies, ensure_ascii=False))
+        write_atomically(folder / "about.json", json.dumps(wanted, indent=2, ensure_ascii=False))
     done = 0
     for number, start in enumerate(range(0, len(groups), SHARD)):
         part = groups[start : start + SHARD]
@@ -109,18 +108,6 @@ def read_lessons(folder: Path, groups: Sequence[Group], *, about: Mapping[str, A
         for row in _read(folder / f"lessons-{number:05d}.parquet"):
             by_group.setdefault(int(row["group"]), []).append(row)
     return [_lesson(folder, group, by_group.get(number, [])) for number, group in enumerate(groups)]
-
-
-def teacher_identity(name_or_path: str | Path) -> str:
-    """A name that changes with a local teacher's weights: SHA-256 over its safetensors; else the name itself."""
-    files = sorted(Path(name_or_path).rglob("*.safetensors")) if Path(name_or_path).is_dir() else []
-    files = [file for file in files if not any(part.startswith("checkpoint-") for part in file.parts)]
-    if not files:
-        return str(name_or_path)
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
-    return f"{Path(name_or_path).name}@{digest.hexdigest()[:16]}"
 
 
 def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[str, Any]]:
@@ -192,7 +179,7 @@ def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     schema = pa.schema([*numbers, *texts])
     buffer = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
-    _replace(path, buffer.getvalue().to_pybytes())
+    write_atomically(path, buffer.getvalue().to_pybytes())
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
@@ -206,13 +193,3 @@ def _read(path: Path) -> list[dict[str, Any]]:
             f"{path} is missing or damaged ({str(error).splitlines()[0]}); delete it and teach again."
         ) from error
     return rows
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Readers see the old file or the new one, never half."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)

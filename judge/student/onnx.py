@@ -11,7 +11,6 @@
 Needs numpy, Pillow, PyYAML, `onnxruntime` and `tokenizers`; neither torch nor transformers is imported.
 """
 
-import hashlib
 import json
 import math
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from judge.encoders.phrases import KINDS, phrases, unreadable, why_unjudged
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
+from judge.runs.files import file_hash
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 
@@ -261,12 +261,6 @@ def load_onnx_student(path: str | Path, *, threads: int = 0, batch_size: int = 3
 def manifest_of(images: ImageSteps, texts: TextSteps, **about: Any) -> dict[str, Any]:
     """What `OnnxStudent` reads from student.json; `about` are the other entries."""
     return {"format": FORMAT, "kinds": list(KINDS), "image": asdict(images), "text": asdict(texts), **about}
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
