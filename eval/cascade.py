@@ -20,7 +20,7 @@ from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
 
-from .metrics.arrays import Confusion, confusion, share
+from .metrics.arrays import Confusion, confusion, ratio
 from .metrics.intervals import f1_interval, image_interval
 from .questions import Question
 from .timing import Costs
@@ -30,7 +30,7 @@ FILTERS = {"text_filter": "text", "image_filter": "image"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class StagePredictions:
     """Every stage's answers to N questions."""
 
     questions: list[Question]
@@ -64,13 +64,13 @@ class Asked:
         return StageScores(**filters, student=self.student, judge=self.judge)
 
 
-def ask_stages(
+def predict_stages(
     student: TokenClassifier,
     judge: Classifier | None,
     questions: Sequence[Question],
     *,
     progress: Callable[[int], Any] | None = None,
-) -> Asked:
+) -> StagePredictions:
     """Ask every stage about every question; rows under one policy go together, and stand together in the answer.
 
     `progress` hears how many are done, for a progress bar.
@@ -95,7 +95,7 @@ def ask_stages(
         if progress is not None:
             progress(len(ordered))
     columns = {name: np.concatenate(parts) for name, parts in found.items() if parts}
-    return Asked(
+    return StagePredictions(
         ordered,
         {name: columns[name] for name in ("text", "image")},
         columns["student"],
@@ -104,7 +104,9 @@ def ask_stages(
     )
 
 
-def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs, costs: Costs) -> dict[str, Any]:
+def summarise_cascade(
+    asked: StagePredictions, decided: Decided, cutoffs: Cutoffs, costs: Costs
+) -> dict[str, Any]:
     """F1 of the cascade, the student and the judge on N test rows, the judge's share, and `stages`.
 
     A stage's seconds are what it adds to an image that reaches it (a share `reached` of all); the filters' include the
@@ -146,15 +148,20 @@ def summarise_cascade(asked: Asked, decided: Decided, cutoffs: Cutoffs, costs: C
             "miss_rate": image_interval(decided.safe[truth], asked.images[truth]),
             "false_alarm_rate": image_interval(flagged[~truth], asked.images[~truth]),
         },
-        "miss_rate": share(int(decided.safe[truth].sum()), int(truth.sum())),
-        "false_alarm_rate": share(int(flagged[~truth].sum()), int((~truth).sum())),
+        "miss_rate": ratio(int(decided.safe[truth].sum()), int(truth.sum())),
+        "false_alarm_rate": ratio(int(flagged[~truth].sum()), int((~truth).sum())),
         "unjudged": int(np.isnan(decided.unsafe).sum()),
         "stages": stages,
     }
 
 
-def alone(
-    test: Asked, calibration: Asked, text: Platt, image: Platt, promise: float, costs: Costs
+def evaluate_each_stage(
+    test: StagePredictions,
+    calibration: StagePredictions,
+    text: Platt,
+    image: Platt,
+    promise: float,
+    costs: Costs,
 ) -> dict[str, Any]:
     """Each stage by itself on the test rows: at 0.5, and at the threshold that makes the same promise.
 
@@ -182,15 +189,15 @@ def alone(
                 "threshold": threshold,
                 **_measures(strict),
                 "miss_rate": 1 - strict.recall,
-                "false_alarm_rate": share(strict.alarms, strict.alarms + strict.passed),
+                "false_alarm_rate": ratio(strict.alarms, strict.alarms + strict.passed),
             },
             "seconds_per_image": spent,
         }
     return found
 
 
-def resample_promise(
-    family: Family, asked: Sequence[Asked], text: Platt, image: Platt, promise: float
+def resample_miss_rate(
+    family: Family, asked: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
 ) -> dict[str, Any]:
     """Choose the level anew on 200 random halves of all unsafe images, and measure the misses on the other half."""
     tables = [
@@ -200,7 +207,7 @@ def resample_promise(
     return {"mean_miss_rate": check.mean, "resampling": check.to_dict()}
 
 
-def run_live(cascade: Cascade, asked: Asked, decided: Decided) -> dict[str, Any]:
+def count_live_differences(cascade: Cascade, asked: StagePredictions, decided: Decided) -> dict[str, Any]:
     """Run the cascade itself: how many rows it decides otherwise than was calibrated.
 
     Those can only be rows whose score lies on a cutoff up to rounding, as batches are other ones.
@@ -235,7 +242,7 @@ def summarise_costs(costs: Costs, cutoffs: Cutoffs) -> dict[str, Any]:
     return found | {"timing": {**timing, "by_stages": by_stages, "seconds": costs.seconds}}
 
 
-def cascade_rows(asked: Asked, scores: StageScores, decided: Decided) -> Iterator[dict[str, Any]]:
+def cascade_rows(asked: StagePredictions, scores: StageScores, decided: Decided) -> Iterator[dict[str, Any]]:
     """One record a row, for the run folder."""
     for place, question in enumerate(asked.questions):
         yield {

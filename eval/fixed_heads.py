@@ -26,9 +26,9 @@ from judge.runs.machine import environment
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.example import Example
 
-from .asking import judge_questions, summarise_evaluation
 from .metrics.judged import JudgedRow, summarise
 from .options import RecipeOptions
+from .predict import predict_questions, summarise_evaluation
 from .questions import Evaluation
 
 TEACHERS = ("labels", "judge")
@@ -137,7 +137,7 @@ def ask(classifier: Classifier, evaluation: Evaluation) -> list[JudgedRow]:
     """Judge an evaluation's questions, shared out over the processes; every process gets all verdicts."""
     state = PartialState()
     with state.split_between_processes(list(evaluation.questions)) as mine:
-        judged = judge_questions(classifier, mine)
+        judged = predict_questions(classifier, mine)
     return gather_object(judged) if state.num_processes > 1 else judged
 
 

@@ -68,7 +68,7 @@ def draw_evaluation(
     return Evaluation(tuple(flips), tuple(held_out))
 
 
-def draw_groups_only(
+def draw_grouped_questions(
     examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, *, seed: int, rows: int
 ) -> list[Question]:
     """Draw exactly `rows` questions in groups under one policy each, half of them unsafe; an odd one is.

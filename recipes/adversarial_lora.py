@@ -37,10 +37,10 @@ from transformers import TrainingArguments, set_seed
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from eval.asking import summarise_evaluation
 from eval.closing import command, data_words
 from eval.fixed_heads import ask
 from eval.options import RecipeOptions, parse_options, resumes
+from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
 from eval.robustness.run import attack_victim
 from eval.robustness.suites import Suite

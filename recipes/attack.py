@@ -35,13 +35,13 @@ from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from eval.asking import judge_questions
 from eval.metrics.judged import summarise
 from eval.options import RecipeOptions, parse_options
-from eval.questions import Question, draw_groups_only
-from eval.reports.robustness_figures import Exhibit
+from eval.predict import predict_questions
+from eval.questions import Question, draw_grouped_questions
+from eval.reports.robustness_figures import ImagePair
 from eval.reports.robustness_page import write_robustness_report
-from eval.reports.robustness_tables import HEADLINE_KEYS, failed, headline, tables
+from eval.reports.robustness_tables import HEADLINE_KEYS, failed_checks, headline, tables
 from eval.robustness.deployments import evaluate_deployment
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack, look_at
@@ -181,7 +181,7 @@ def main() -> None:
     run.write_rows("trials", (record for found in first.values() for record in trial_records(found)))
     write_robustness_report(run, metrics, first, pictures, suite.threat.epsilon)
     show(run, metrics, time.time() - started)
-    if failed(metrics["honesty"]):
+    if failed_checks(metrics["honesty"]):
         raise SystemExit(1)
 
 
@@ -236,7 +236,7 @@ def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> li
     plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal calls its category by name
     flip = FlipOptions(held_out=frozenset(options.held_out), **{**plain, **options.flip})
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
-    return draw_groups_only(examples, taxonomy, flip, seed=seed, rows=rows)
+    return draw_grouped_questions(examples, taxonomy, flip, seed=seed, rows=rows)
 
 
 def short(name: str) -> str:
@@ -249,10 +249,10 @@ def attack_pixels(
     draws: Sequence[Sequence[Question]],
     suite: Suite,
     options: AttackOptions,
-) -> tuple[dict[str, list[Attacked]], list[Exhibit]]:
+) -> tuple[dict[str, list[Attacked]], list[ImagePair]]:
     """The suite against each victim on each draw, and pictures for the sheet."""
     found: dict[str, list[Attacked]] = {}
-    exhibits: list[Exhibit] = []
+    exhibits: list[ImagePair] = []
     for name, victim in victims.items():
         found[name] = []
         for number, questions in enumerate(draws):
@@ -268,7 +268,9 @@ def attack_pixels(
             if not number:
                 truth = {row.id: row.truth for row in attacked.rows}
                 exhibits += [
-                    Exhibit(f"{victim.name}, {in_grey_levels(at)}: {VERDICTS[truth[key]]} now", clean, shown)
+                    ImagePair(
+                        f"{victim.name}, {in_grey_levels(at)}: {VERDICTS[truth[key]]} now", clean, shown
+                    )
                     for key, (clean, shown, at) in list(pictures.items())[:SHEET_ROWS]
                 ]
     return found, exhibits
@@ -296,7 +298,7 @@ def check_attacks(
 def clean_f1(victim: ClassifierVictim, options: AttackOptions, taxonomy: Taxonomy) -> float:
     """F1 on more rows than are attacked, as a price of a few hundredths would not show on those."""
     questions = draw(options, taxonomy, options.draws[0] + 1, options.clean_rows)
-    return float(summarise(judge_questions(victim.classifier, questions))["f1"])
+    return float(summarise(predict_questions(victim.classifier, questions))["f1"])
 
 
 def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite) -> dict[str, Any]:
@@ -386,7 +388,7 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
     print()
     for key in HEADLINE_KEYS:
         print(f"{key:28}{'–' if metrics[key] is None else f'{metrics[key]:.3f}'}")
-    for line in failed(metrics["honesty"]):
+    for line in failed_checks(metrics["honesty"]):
         print(f"HONESTY CHECK FAILED: {printable(line)}")
     print(f"\n{seconds:.0f} s in all; {printable(run.path)}/report.html has the curves and the pictures")
 

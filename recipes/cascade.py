@@ -35,12 +35,12 @@ from tqdm.auto import tqdm
 from transformers import set_seed
 
 from eval.cascade import (
-    Asked,
-    alone,
-    ask_stages,
+    StagePredictions,
     cascade_rows,
-    resample_promise,
-    run_live,
+    count_live_differences,
+    evaluate_each_stage,
+    predict_stages,
+    resample_miss_rate,
     summarise_cascade,
     summarise_costs,
 )
@@ -150,9 +150,9 @@ def main() -> None:
         **summarise_cascade(test, decided, settings.cutoffs, costs),
         **summarise_costs(costs, settings.cutoffs),
         "promised_miss_rate": promise,
-        **resample_promise(family, [calibration, test], text, image, promise),
-        "alone": alone(test, calibration, text, image, promise, costs),
-        **run_live(cascade, test, decided),
+        **resample_miss_rate(family, [calibration, test], text, image, promise),
+        "alone": evaluate_each_stage(test, calibration, text, image, promise, costs),
+        **count_live_differences(cascade, test, decided),
         "judge_seconds_per_image": costs.seconds.get("judge"),
         "calibration": calibrate(run, [tuning, calibration], test),
         "shape": asdict(family.shape),
@@ -209,13 +209,13 @@ def draw(options: CascadeOptions, taxonomy: Taxonomy) -> dict[str, list[Question
     return drawn
 
 
-def ask(student: Student, judge: Classifier | None, questions: list[Question], name: str) -> Asked:
-    """`ask_stages` with a progress bar."""
+def ask(student: Student, judge: Classifier | None, questions: list[Question], name: str) -> StagePredictions:
+    """`predict_stages` with a progress bar."""
     with tqdm(total=len(questions), desc=f"asking every stage, {name}") as bar:
-        return ask_stages(student, judge, questions, progress=lambda done: bar.update(done - bar.n))
+        return predict_stages(student, judge, questions, progress=lambda done: bar.update(done - bar.n))
 
 
-def calibrate(run: RunDir, held: Sequence[Asked], test: Asked) -> dict[str, Any]:
+def calibrate(run: RunDir, held: Sequence[StagePredictions], test: StagePredictions) -> dict[str, Any]:
     """Temperatures of student and judge from held-out rows, and what they do on the test rows, for the metrics.
 
     No classifier is served with them: the cascade's cutoffs follow from the scores' order alone.

@@ -34,10 +34,10 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
-from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import try_it
 from eval.metrics.judged import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
+from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from judge import load_classifier
 from judge.data.examples import check_splits, load_examples
@@ -282,7 +282,7 @@ def collator(
 
 def ask(classifier: Any, evaluation: Evaluation) -> list[JudgedRow]:
     """A classifier's answers to all questions, in order."""
-    return judge_questions(classifier, evaluation.questions)
+    return predict_questions(classifier, evaluation.questions)
 
 
 def judged(teacher: str, final: Evaluation) -> list[JudgedRow]:

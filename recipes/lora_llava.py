@@ -31,10 +31,10 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 from transformers import TrainingArguments, set_seed
 
-from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import try_it
 from eval.metrics.judged import JudgedRow
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
+from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.reports.judge_page import format_table, write_report
 from eval.shortcut.check import check_rows
@@ -238,7 +238,7 @@ def ask(judge: VisionLanguageJudge, evaluation: Evaluation, name: str = "") -> l
         state.split_between_processes(list(evaluation.questions)) as mine,
         tqdm(total=len(mine), desc=f"judging {name}", disable=not name or not state.is_main_process) as bar,
     ):
-        judged = judge_questions(judge, mine, progress=lambda done: bar.update(done - bar.n))
+        judged = predict_questions(judge, mine, progress=lambda done: bar.update(done - bar.n))
     return gather_object(judged) if state.num_processes > 1 else judged
 
 

@@ -32,8 +32,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from eval.asking import judge_questions, summarise_evaluation
 from eval.options import RecipeOptions, parse_options
+from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.reports.judge_page import format_table
 from judge.data.examples import load_examples
@@ -160,7 +160,7 @@ def fit(
 def ask(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
     """The numbers that every classifier here is measured by."""
     with tqdm(total=len(questions.questions), desc="judging", delay=1, leave=False) as bar:
-        judged = judge_questions(head, questions.questions, progress=lambda done: bar.update(done - bar.n))
+        judged = predict_questions(head, questions.questions, progress=lambda done: bar.update(done - bar.n))
     return summarise_evaluation(questions, judged)
 
 

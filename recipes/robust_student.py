@@ -36,10 +36,10 @@ from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.search import find
 from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
-from eval.asking import judge_questions, summarise_evaluation
 from eval.closing import command, data_words, recipe_beside
 from eval.metrics.judged import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
+from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
 from eval.robustness.problems import problem_of
 from eval.robustness.victims import as_victim
@@ -245,7 +245,7 @@ def train(
     def evaluate(_: CrossAttentionHead) -> dict[str, float]:
         """Short numbers on validation questions."""
         student.clear_cache()
-        found = summarise_evaluation(in_loop, judge_questions(student, in_loop.questions))
+        found = summarise_evaluation(in_loop, predict_questions(student, in_loop.questions))
         return {key: found[key] for key in ("f1", "pair_score", "heldout_f1") if found.get(key) is not None}
 
     trainer = DistillTrainer(
@@ -297,7 +297,7 @@ class Look:
 
     def at(self, student: Student, kept: Sequence[JudgedRow] = ()) -> dict[str, Any]:
         """Ask, unless the answers to these questions were kept, then attack."""
-        judged = list(kept) or judge_questions(student, self.final.questions)
+        judged = list(kept) or predict_questions(student, self.final.questions)
         found = summarise_evaluation(self.final, judged)
         found["f1_everything"] = summarise(judged)["f1"]
         found["robust_accuracy"] = self.attack(student)

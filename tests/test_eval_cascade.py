@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from eval.cascade import alone, ask_stages, cascade_rows, resample_promise, run_live, summarise_cascade
+from eval.cascade import (
+    cascade_rows,
+    count_live_differences,
+    evaluate_each_stage,
+    predict_stages,
+    resample_miss_rate,
+    summarise_cascade,
+)
 from eval.questions import draw_evaluation
 from eval.timing import Costs
 from judge.cascade.cascade import Cascade
@@ -79,7 +86,7 @@ def asked(drawn):
     examples, questions = drawn
     heard = []
     student, judge = Noisy("student", examples, 1.5), Noisy("judge", examples, 0.5)
-    found = ask_stages(student, judge, questions, progress=heard.append)
+    found = predict_stages(student, judge, questions, progress=heard.append)
     assert heard[-1] == len(questions)
     return found
 
@@ -136,7 +143,7 @@ def test_what_is_counted_is_what_was_decided(asked, family):
 
 
 def test_each_stage_alone_makes_the_same_promise(asked):
-    found = alone(asked, asked, FLAT, FLAT, 0.1, COSTS)
+    found = evaluate_each_stage(asked, asked, FLAT, FLAT, 0.1, COSTS)
     assert set(found) == {"text_filter", "image_filter", "student", "judge"}
     assert found["judge"]["f1"] > found["student"]["f1"] > found["text_filter"]["f1"]
     strict = found["judge"]["at_promise"]
@@ -146,7 +153,7 @@ def test_each_stage_alone_makes_the_same_promise(asked):
 
 
 def test_the_promise_is_checked_by_image(asked, family):
-    found = resample_promise(family, [asked], FLAT, FLAT, 0.1)
+    found = resample_miss_rate(family, [asked], FLAT, FLAT, 0.1)
     assert found["mean_miss_rate"] == found["resampling"]["mean"] <= 0.1
     assert found["resampling"]["splits"] == 200
 
@@ -159,14 +166,14 @@ def test_the_cascade_itself_decides_as_was_calibrated(asked, family, drawn):
     cascade = Cascade(Noisy("student", examples, 1.5), settings, Noisy("judge", examples, 0.5))
     decided = decide(scores, settings.cutoffs)
     assert len(set(decided.stage)) >= 2
-    assert run_live(cascade, asked, decided)["rows_decided_otherwise_live"] == 0
+    assert count_live_differences(cascade, asked, decided)["rows_decided_otherwise_live"] == 0
     other = decide(scores, family.at(0.0))
-    assert run_live(cascade, asked, other)["rows_decided_otherwise_live"] > 0
+    assert count_live_differences(cascade, asked, other)["rows_decided_otherwise_live"] > 0
 
 
 def test_without_a_judge(drawn):
     examples, questions = drawn
-    asked = ask_stages(Noisy("student", examples, 1.5, fails=False), None, questions)
+    asked = predict_stages(Noisy("student", examples, 1.5, fails=False), None, questions)
     assert asked.judge is None
     family = Family(asked.scores(FLAT, FLAT), asked.unsafe, Shape())
     cutoffs = family.at(0.1)
@@ -175,7 +182,7 @@ def test_without_a_judge(drawn):
     assert found["judge_f1"] is None
     assert found["judge_share"] == 0
     assert found["stages"]["judge"]["seconds_per_image"] is None
-    assert "judge" not in alone(asked, asked, FLAT, FLAT, 0.1, costs)
+    assert "judge" not in evaluate_each_stage(asked, asked, FLAT, FLAT, 0.1, costs)
     assert {
         row["judge"]
         for row in cascade_rows(asked, asked.scores(FLAT, FLAT), decide(asked.scores(FLAT, FLAT), cutoffs))

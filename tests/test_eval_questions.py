@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eval.asking import judge_questions, summarise_evaluation
+from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import draw_evaluation
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
@@ -66,7 +66,7 @@ def test_answers_land_on_their_rows(evaluation, wrong, silent, f1):
     examples = [q.row.example for q in evaluation.questions]
     heard = []
     oracle = Oracle(examples, wrong, silent)
-    judged = judge_questions(oracle, evaluation.questions, progress=heard.append)
+    judged = predict_questions(oracle, evaluation.questions, progress=heard.append)
     assert heard[-1] == len(evaluation.questions) == len(judged)
     assert oracle.calls < len(judged)  # rows under one policy go together
     summary = summarise_evaluation(evaluation, judged)

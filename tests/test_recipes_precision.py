@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from eval.asking import judge_questions
+from eval.predict import predict_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.runs.folder import RunDir
@@ -22,7 +22,7 @@ PRECISIONS = {
 
 
 def asked_again(classifier, evaluation):
-    return np.array([row.unsafe for row in judge_questions(classifier, evaluation.questions)])
+    return np.array([row.unsafe for row in predict_questions(classifier, evaluation.questions)])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from eval.asking import judge_questions
+from eval.predict import predict_questions
 from eval.questions import draw_evaluation
 from judge.baselines.classifier import WEIGHTS
 from judge.classifiers import load_classifier
@@ -83,7 +83,7 @@ def test_a_run_explains_itself_and_loads(start, name, capsys):
     test = recipe_examples("test", 240)
     digits, options = load_taxonomy("digits"), FlipOptions(held_out=frozenset({"four", "eight"}))
     questions = draw_evaluation(test, digits, options, seed=42, rows=16).questions
-    again = [row.unsafe for row in judge_questions(loaded, questions)]
+    again = [row.unsafe for row in predict_questions(loaded, questions)]
     kept = [np.nan if row["unsafe"] is None else row["unsafe"] for row in rows]
     np.testing.assert_allclose(again, kept, atol=1e-6)
 

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from adversarial.errors import AttackError
-from eval.asking import judge_questions
+from eval.predict import predict_questions
 from eval.questions import draw_evaluation
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
@@ -92,7 +92,7 @@ def first(tmp_path_factory):
     )
     save_student(run, student)
     final = draw_evaluation(digits_examples("test", count=LIMIT), taxonomy, flip, seed=42, rows=16)
-    run.write_rows("test", (row.to_dict() for row in judge_questions(student, final.questions)))
+    run.write_rows("test", (row.to_dict() for row in predict_questions(student, final.questions)))
     return run
 
 
@@ -192,7 +192,7 @@ def test_a_student_is_trained_saved_and_loaded(start, first, tmp_path, capsys):
         seed=42,
         rows=16,
     )
-    again = [row.unsafe for row in judge_questions(student, final.questions)]
+    again = [row.unsafe for row in predict_questions(student, final.questions)]
     kept = [row["unsafe"] for row in RunDir.open(moved).read_rows("test")]
     np.testing.assert_allclose(again, kept, atol=1e-5)
 

@@ -32,22 +32,22 @@ class Confusion(NamedTuple):
     @property
     def precision(self) -> float:
         """Share of the flagged rows that are unsafe."""
-        return share(self.hits, self.hits + self.alarms)
+        return ratio(self.hits, self.hits + self.alarms)
 
     @property
     def recall(self) -> float:
         """Share of the unsafe rows that are flagged."""
-        return share(self.hits, self.hits + self.missed)
+        return ratio(self.hits, self.hits + self.missed)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        return share(2 * self.hits, 2 * self.hits + self.alarms + self.missed)
+        return ratio(2 * self.hits, 2 * self.hits + self.alarms + self.missed)
 
     @property
     def accuracy(self) -> float:
         """Share of all rows judged right."""
-        return share(self.hits + self.passed, sum(self))
+        return ratio(self.hits + self.passed, sum(self))
 
 
 def confusion(truth: ArrayLike, unsafe: ArrayLike, threshold: float = 0.5) -> Confusion:
@@ -150,7 +150,7 @@ def brier(truth: ArrayLike, unsafe: ArrayLike) -> float:
     return float(np.mean(np.where(np.isnan(score), 1.0, (score - is_unsafe) ** 2)))
 
 
-def share(part: float, whole: float) -> float:
+def ratio(part: float, whole: float) -> float:
     """Part of a whole; NaN of nothing."""
     return part / whole if whole else NAN
 

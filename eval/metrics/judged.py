@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import NAN, MetricError, average_precision, brier, calibration_error, confusion, roc_auc, share
+from .arrays import NAN, MetricError, average_precision, brier, calibration_error, confusion, ratio, roc_auc
 from .intervals import f1_interval, image_interval
 
 Direction = Literal["safe_to_unsafe", "unsafe_to_safe"]
@@ -212,7 +212,7 @@ def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, An
         "unsafe_rows": int(truth.sum()),
         "threshold": threshold,
         "f1": counts.f1,
-        **{name: share(*parts) for name, parts in shares.items()},
+        **{name: ratio(*parts) for name, parts in shares.items()},
         "auc": roc_auc(truth, unsafe),
         "average_precision": average_precision(truth, unsafe),
         "calibration_error": calibration_error(truth, unsafe),
@@ -272,7 +272,7 @@ def _short(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
         "accuracy": counts.accuracy,
         "accuracy_interval": image_interval([row.right(threshold) for row in rows], clusters),
         "auc": roc_auc(truth, unsafe),
-        "category_accuracy": share(*categories_right(rows, threshold)),
+        "category_accuracy": ratio(*categories_right(rows, threshold)),
         "unjudged": int(np.isnan(unsafe).sum()),
     }
 

@@ -24,7 +24,7 @@ CELL = 96
 
 
 @dataclass(frozen=True)
-class Exhibit:
+class ImagePair:
     """One attacked image for the sheet of pictures."""
 
     caption: str
@@ -99,7 +99,7 @@ def margins(attacked: Attacked, epsilon: float) -> tuple[np.ndarray[Any, Any], n
     return np.array(list(clean.values())), np.array([worst[name] for name in clean])
 
 
-def draw_sheet(exhibits: Sequence[Exhibit], path: Path) -> Path:
+def draw_sheet(exhibits: Sequence[ImagePair], path: Path) -> Path:
     """A row an image: clean, attacked, difference times `GAIN` around grey."""
     columns = min(2, max(1, len(exhibits)))
     rows = (len(exhibits) + columns - 1) // columns

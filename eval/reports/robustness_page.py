@@ -7,8 +7,8 @@ from eval.robustness.trials import Attacked
 from judge.runs.folder import RunDir
 
 from .page import inline, page_template, show
-from .robustness_figures import Exhibit, draw_epsilons, draw_margins, draw_sheet, draw_steps
-from .robustness_tables import Metrics, failed, tables
+from .robustness_figures import ImagePair, draw_epsilons, draw_margins, draw_sheet, draw_steps
+from .robustness_tables import Metrics, failed_checks, tables
 
 SHEET = "Clean, attacked, difference"
 
@@ -17,7 +17,7 @@ def write_robustness_report(
     run: RunDir,
     metrics: Metrics,
     attacked: Mapping[str, Attacked],
-    exhibits: Sequence[Exhibit],
+    exhibits: Sequence[ImagePair],
     epsilon: float,
 ) -> Path:
     """Draw everything into `plots/` and write `report.html`; gives its path.
@@ -40,7 +40,7 @@ def write_robustness_report(
     page = page_template("robustness.html").render(
         title=run.path.name,
         about=metrics["suite"]["about"],
-        failed=failed(metrics["honesty"]),
+        failed_checks=failed_checks(metrics["honesty"]),
         tables=tables(metrics),
         figures={name: inline(path.read_bytes()) for name, path in figures.items()},
         sheet=SHEET,

@@ -320,7 +320,7 @@ def headline(
     }
 
 
-def failed(found: Mapping[str, Iterable[Metrics]]) -> list[str]:
+def failed_checks(found: Mapping[str, Iterable[Metrics]]) -> list[str]:
     """The failed checks, a line each."""
     return [
         f"{victim}: {check['name']}: {check['message']}"

@@ -15,7 +15,7 @@ from adversarial.texts.search import SubwordSearch, TextAttack, confirm
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
-from eval.metrics.arrays import share
+from eval.metrics.arrays import ratio
 from eval.metrics.intervals import image_interval
 from eval.questions import Question
 from judge.data.images import open_image
@@ -163,10 +163,10 @@ def _rates(rows: Sequence[_Turned], images: Mapping[str, str]) -> dict[str, Any]
     sides = {"unsafe_to_safe": True, "safe_to_unsafe": False}
     return {
         "rows": len(rows),
-        "rate": share(sum(hits), len(rows)),
+        "rate": ratio(sum(hits), len(rows)),
         "interval": image_interval(hits, [images[row.id] for row in rows]),
         **{
-            name: share(
+            name: ratio(
                 sum(row.turned for row in rows if row.unsafe is side), sum(row.unsafe is side for row in rows)
             )
             for name, side in sides.items()
@@ -199,7 +199,7 @@ def score_prompts(
         "pictures": len(flagged),
         "passed": passed,
         "unjudged": unjudged,
-        "rate": share(passed, len(prompts)),
+        "rate": ratio(passed, len(prompts)),
         "interval": image_interval(scores < 0.5, [unsafe[place].row.example.id for place in chosen]),
     }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from adversarial.errors import AttackError
 from adversarial.threat import in_grey_levels
-from eval.metrics.arrays import confusion, share
+from eval.metrics.arrays import confusion, ratio
 from eval.metrics.comparisons import mcnemar, paired_bootstrap
 from eval.metrics.intervals import image_interval
 
@@ -136,7 +136,7 @@ def summarise_attacked(attacked: Attacked, suite: Suite) -> dict[str, Any]:
         "clean_f1": counts.f1,
         "robust_accuracy": float(robust.mean()),
         "interval": attacked.interval(robust),
-        "robust_accuracy_of_correct": share(int(robust.sum()), int(right.sum())),
+        "robust_accuracy_of_correct": ratio(int(robust.sum()), int(right.sum())),
         "by_epsilon": {in_grey_levels(e): _at(attacked, e) for e in (0.0, *suite.epsilons)},
         "by_attack": by_attack(attacked, suite),
         "by_steps": by_steps(attacked, suite),
@@ -179,9 +179,9 @@ def by_attack(attacked: Attacked, suite: Suite) -> dict[str, dict[str, float]]:
         raw = {trial.id for trial in mine if trial.raw or trial.unjudged}
         right = [row for row in attacked.rows if row.right]
         found[name] = {
-            "robust_accuracy": share(sum(row.id not in turned for row in right), len(attacked.rows)),
-            "raw": share(sum(row.id not in raw for row in right), len(attacked.rows)),
-            "of_correct": share(sum(row.id not in turned for row in right), len(right)),
+            "robust_accuracy": ratio(sum(row.id not in turned for row in right), len(attacked.rows)),
+            "raw": ratio(sum(row.id not in raw for row in right), len(attacked.rows)),
+            "of_correct": ratio(sum(row.id not in turned for row in right), len(right)),
             "mean_gap": float(np.mean([trial.gap for trial in mine])) if mine else float("nan"),
         }
     return found
@@ -197,7 +197,7 @@ def by_steps(attacked: Attacked, suite: Suite) -> dict[str, dict[int, float]]:
         most = max(trial.steps for trial in mine)
         marks = sorted({0, 1, 2, 5, 10, 20, 50, 100, 200, 500, most})
         found[attack.name] = {
-            mark: share(
+            mark: ratio(
                 int(attacked.right.sum()) - sum((t.raw or t.unjudged) and t.steps <= mark for t in mine),
                 len(attacked.rows),
             )
@@ -253,7 +253,7 @@ def over_draws(draws: Sequence[Attacked], epsilon: float) -> dict[str, Any]:
 
     It says how rows differ, not how a second victim compares; `compare` does that.
     """
-    shares = [share(int(one.robust(epsilon).sum()), int(one.right.sum())) for one in draws]
+    shares = [ratio(int(one.robust(epsilon).sum()), int(one.right.sum())) for one in draws]
     return {
         "draws": shares,
         "mean": float(np.mean(shares)),

@@ -5,7 +5,7 @@ from typing import Any
 import datasets
 import evaluate
 
-from eval.metrics.arrays import share
+from eval.metrics.arrays import ratio
 from eval.metrics.judged import JudgedRow, flips, pairs_right
 
 
@@ -47,8 +47,8 @@ class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no
             for number, (unsafe, truth) in enumerate(zip(predictions, references, strict=True))
         ]
         return {
-            "pair_score": share(*pairs_right(rows, threshold)),
-            "safe_to_unsafe": share(*flips(rows, "safe_to_unsafe", threshold)),
-            "unsafe_to_safe": share(*flips(rows, "unsafe_to_safe", threshold)),
+            "pair_score": ratio(*pairs_right(rows, threshold)),
+            "safe_to_unsafe": ratio(*flips(rows, "safe_to_unsafe", threshold)),
+            "unsafe_to_safe": ratio(*flips(rows, "unsafe_to_safe", threshold)),
             "unjudged": sum(not row.judged for row in rows),
         }

@@ -10,7 +10,7 @@ from .metrics.judged import JudgedRow, summarise
 from .questions import Evaluation, Question
 
 
-def judge_questions(
+def predict_questions(
     classifier: Classifier, questions: Sequence[Question], *, progress: Callable[[int], Any] | None = None
 ) -> list[JudgedRow]:
     """Ask a classifier; rows under one policy go together. `progress` hears how many are done, for a progress bar."""
