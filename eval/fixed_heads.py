@@ -153,7 +153,7 @@ def measure(classifier: FixedClassifier, evaluation: Evaluation, threshold: floa
     judged = ask(classifier, evaluation)
     summary = summarise_evaluation(evaluation, judged, threshold)
     found |= summary | {"f1_everything": summarise(judged, threshold)["f1"], "judged": {"rows": judged}}
-    if classifier.names_categories:
+    if classifier.scores_categories:
         by_name = copy.copy(classifier)
         by_name.match = "name"
         judged = ask(by_name, evaluation)

@@ -48,7 +48,7 @@ from eval.robustness.trials import summarise_attacked
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
-from judge.encoders.fare import input_bytes
+from judge.encoders.fare import resize_to_input
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
@@ -64,8 +64,8 @@ from judge.vlm.training.harden import (
     RobustCollator,
     RobustTrainer,
     TowerFeatures,
+    extend_adapter,
     match_features,
-    widen_adapter,
 )
 from judge.vlm.training.trainer import FlippedGroups
 from prompts import FlipOptions, draw_groups
@@ -207,7 +207,7 @@ def open_run(judge_run: RunDir, options: HardenOptions, args: HardenArguments) -
     """The run folder, made by the first process; the others wait for it."""
     state = PartialState()
     if state.is_main_process:
-        about = {**BaseOptions.from_run(judge_run).recorded(), "template": judge_run.manifest["template"]}
+        about = {**BaseOptions.from_run(judge_run).to_manifest(), "template": judge_run.manifest["template"]}
         run = RunDir.create(args.output_dir, kind="vlm", judge=options.judge, **about)
         run.write_taxonomy(judge_run.taxonomy)
         run.write_environment()
@@ -266,7 +266,7 @@ def build_trainer(
     model, processor = load_base(BaseOptions.from_run(judge_run), device=str(args.device))
     model.set_attn_implementation({"text_config": register()})
     features = TowerFeatures(model, processor)
-    model, counts = widen_adapter(
+    model, counts = extend_adapter(
         model,
         judge_run.path / "adapter",
         options.tower_targets,
@@ -294,7 +294,7 @@ def hold_features(
 ) -> list[dict[str, float]]:
     """The first stage: the tower's adapters learn to keep their features under attack."""
     matching = replace(options.matching, seed=seed)
-    images = input_bytes(trainer.judge.processor, pictures.examples)
+    images = resize_to_input(trainer.judge.processor, pictures.examples)
     steps = max(len(images) // matching.batch_size, 1) * matching.epochs
     with tqdm(total=steps, desc="features", disable=not PartialState().is_main_process, delay=1) as bar:
 

@@ -44,7 +44,7 @@ from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import encode_images, encode_texts
-from judge.encoders.phrase_book import PhraseBook
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
@@ -52,15 +52,19 @@ from judge.runs.references import teacher_identity
 from judge.runs.resume import check_options, explained
 from judge.student.distill import (
     Distillation,
+    DistillCollator,
     DistillOptions,
     DistillTrainer,
-    LessonCollator,
-    Lessons,
+    VariedGroups,
     calibrate_head,
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import Lesson, read_lessons, teach
 from judge.student.student import Student, save_student
+from judge.student.teacher_scores import (
+    ScoredGroup,
+    read_teacher_scores,
+    write_teacher_scores,
+)
 from prompts import Example, FlipOptions, Group, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
@@ -170,7 +174,7 @@ def distil(run: RunDir, options: StudentOptions, data: DataOptions, args: Studen
     trainer = DistillTrainer(
         model=Distillation(head, weighed),
         args=args,
-        train_dataset=Lessons(lessons, taxonomy, weighed, seed=args.seed),
+        train_dataset=VariedGroups(lessons, taxonomy, weighed, seed=args.seed),
         eval_dataset=in_loop.questions,
         data_collator=collator(encoder, train, lessons, data),
         evaluator=evaluate,
@@ -239,7 +243,7 @@ def load_splits(data: DataOptions, taxonomy: Taxonomy) -> list[tuple[Example, ..
 
 def learn_from(
     name: str, groups: Sequence[Group], run: RunDir, data: DataOptions, args: StudentArguments
-) -> list[Lesson]:
+) -> list[ScoredGroup]:
     """The teacher's scores of all groups, shared out over the processes, from disk where they are there already."""
     state = PartialState()
     about = {
@@ -251,7 +255,7 @@ def learn_from(
     }
     folder = run.path / "lessons"
     with tqdm(total=len(groups), desc="the judge teaches", disable=not state.is_main_process) as bar:
-        teach(
+        write_teacher_scores(
             load_classifier(name, device=str(args.device)),
             groups,
             folder,
@@ -261,22 +265,22 @@ def learn_from(
             progress=lambda done: bar.update(done - bar.n),
         )
     state.wait_for_everyone()
-    return read_lessons(folder, groups, about=about)
+    return read_teacher_scores(folder, groups, about=about)
 
 
 def collator(
-    encoder: DualEncoder, train: Sequence[Example], lessons: Sequence[Lesson], data: DataOptions
-) -> LessonCollator:
+    encoder: DualEncoder, train: Sequence[Example], lessons: Sequence[ScoredGroup], data: DataOptions
+) -> DistillCollator:
     """Features of the training images and prompts, computed once and kept in the cache."""
     used = {row.example.id for lesson in lessons for row in lesson.rows}
     examples = [example for example in train if example.id in used]
     texts = sorted({row.prompt or "" for lesson in lessons for row in lesson.rows})
-    return LessonCollator(
+    return DistillCollator(
         encode_images(encoder, examples, cache=Path(data.cache)),
         [example.id for example in examples],
         encode_texts(encoder, texts, cache=Path(data.cache)),
         texts,
-        PhraseBook(encoder),
+        PhraseEmbeddings(encoder),
     )
 
 

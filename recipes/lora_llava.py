@@ -197,7 +197,7 @@ def open_run(base: BaseOptions, lora: LoraOptions, data: DataOptions, args: Judg
     state = PartialState()
     if state.is_main_process:
         taxonomy, resume = load_taxonomy(data.taxonomy), resumes(args)
-        about = {**base.recorded(), "template": data.template}
+        about = {**base.to_manifest(), "template": data.template}
         options = {**asdict(base), **asdict(lora), **asdict(data), **args.to_dict()}
         options["processes"] = args.world_size
         if resume:

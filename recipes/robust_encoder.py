@@ -45,7 +45,15 @@ from eval.options import RecipeOptions, parse_options
 from judge.cascade.similarity import Similarities
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.dual import DualEncoder
-from judge.encoders.fare import FareOptions, copy_encoder, cosines, fare, fare_loss, input_bytes, save_encoder
+from judge.encoders.fare import (
+    FareOptions,
+    copy_encoder,
+    fare,
+    fare_loss,
+    resize_to_input,
+    save_encoder,
+    token_cosines,
+)
 from judge.encoders.perturb import as_pixels, perturb
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
@@ -93,7 +101,7 @@ def main() -> None:
     train, test = load_splits(options, taxonomy, run)
     encoder = DualEncoder.load(options.encoder, device=state.device)
     original = copy_encoder(encoder)
-    images = input_bytes(encoder, train.examples)
+    images = resize_to_input(encoder, train.examples)
     say(f"{len(images):,} images to learn from, {len(test.examples):,} to measure on")
 
     measured = partial(measure, original, test.examples, taxonomy, budgets, options.attack_steps, how.seed)
@@ -193,7 +201,7 @@ def measure(
 ) -> dict[str, Any]:
     """Cosines to the original's clean tokens, and accuracy of the nearest text, clean and at each budget."""
     torch.manual_seed(seed)
-    images = as_pixels(input_bytes(encoder, examples)).to(encoder.device)
+    images = as_pixels(resize_to_input(encoder, examples)).to(encoder.device)
     found: dict[str, Any] = {"cosine_pooled": {}, "cosine_patches": {}, "accuracy": {}}
     for epsilon in (0.0, *budgets):
         pairs = []
@@ -206,7 +214,7 @@ def measure(
 
             attacked = perturb(away, part, epsilon, steps) if epsilon else part
             with torch.no_grad():
-                pairs.append(torch.stack(cosines(encoder.encode_pixels(attacked), wanted)))
+                pairs.append(torch.stack(token_cosines(encoder.encode_pixels(attacked), wanted)))
         pooled, patches = torch.cat(pairs, dim=1).mean(1).tolist()
         found["cosine_pooled"][in_grey_levels(epsilon)] = pooled
         found["cosine_patches"][in_grey_levels(epsilon)] = patches

@@ -46,16 +46,16 @@ from eval.robustness.victims import as_victim
 from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
-from judge.encoders.fare import copy_encoder, input_bytes, save_encoder
+from judge.encoders.fare import copy_encoder, resize_to_input, save_encoder
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
 from judge.runs.resume import check_options, explained
 from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
-from judge.student.harden import MisledLessons, PixelCollator, RobustDistillation, RobustOptions
+from judge.student.harden import MisleadingGroups, PixelCollator, RobustDistillation, RobustOptions
 from judge.student.head import CrossAttentionHead
-from judge.student.lessons import Lesson, read_lessons
 from judge.student.student import Student, load_student, save_student
+from judge.student.teacher_scores import ScoredGroup, read_teacher_scores
 from prompts import Example, FlipOptions, Taxonomy, draw_groups
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
@@ -110,7 +110,7 @@ class Rows:
     flip: FlipOptions
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
-    lessons: list[Lesson]
+    lessons: list[ScoredGroup]
     final: Evaluation
     seed: int
     eval_rows: int
@@ -213,7 +213,7 @@ def read_rows(first: RunDir) -> Rows:
         flip=flip,
         train=training,
         validation=validation[::2],
-        lessons=read_lessons(first.path / "lessons", groups, about=about),
+        lessons=read_teacher_scores(first.path / "lessons", groups, about=about),
         final=draw_evaluation(test, taxonomy, flip, seed=drawn["seed"], rows=drawn["test_rows"]),
         seed=drawn["seed"],
         eval_rows=drawn["eval_rows"],
@@ -251,10 +251,10 @@ def train(
     trainer = DistillTrainer(
         model=model,
         args=args,
-        train_dataset=MisledLessons(rows.lessons, rows.taxonomy, weighed, robust, seed=args.seed),
+        train_dataset=MisleadingGroups(rows.lessons, rows.taxonomy, weighed, robust, seed=args.seed),
         eval_dataset=in_loop.questions,
         data_collator=PixelCollator(
-            student.encoder, input_bytes(student.encoder, examples), [example.id for example in examples]
+            student.encoder, resize_to_input(student.encoder, examples), [example.id for example in examples]
         ),
         evaluator=evaluate,
         optimizers=(torch.optim.AdamW(learning, weight_decay=args.weight_decay), None),

@@ -48,7 +48,7 @@ from judge.encoders.pixels import preprocess
 from judge.standins.random_llava import SHAPES, random_llava
 from judge.vlm.encode import Encoded, Variant
 from judge.vlm.score import VisionLanguageJudge
-from judge.vlm.tree import one_against_others
+from judge.vlm.tree import one_vs_rest
 from prompts import Taxonomy, load_taxonomy, render
 
 WORDS = (
@@ -231,7 +231,7 @@ class UnsafeBenchLoop:
     def _tokens(self, row: int) -> tuple[Tensor, Tensor]:
         """(1, S) the whole text with its target at the end, and (T,) the target: a bare word, no end of the turn."""
         encoded = encode(self.setting, row)
-        safe, unsafe, *_ = one_against_others(encoded.continuations)
+        safe, unsafe, *_ = one_vs_rest(encoded.continuations)
         wanted = safe.tokens[:-1] if self.setting.truth[row] > 0 else unsafe.tokens
         return torch.tensor([[*encoded.prefix, *encoded.chain, *wanted]]), torch.tensor(wanted)
 

@@ -89,7 +89,7 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
     import torch
     import transformers as t
 
-    from judge.vlm.processor import for_stills
+    from judge.vlm.processor import without_video
 
     torch.manual_seed(seed)
     qwen = family.startswith("qwen")
@@ -161,7 +161,7 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
         tiles = t.LlavaOnevisionImageProcessorPil(
             size={"height": 16, "width": 16}, image_grid_pinpoints=GRIDS
         )
-        processor = for_stills(t.LlavaOnevisionProcessor)(
+        processor = without_video(t.LlavaOnevisionProcessor)(
             tiles,
             tokenizer,
             num_image_tokens=4,
@@ -198,7 +198,7 @@ def build_tiny(family, *, width=32, kv_heads=2, context=2048, seed=0):
         model = t.Qwen2_5_VLForConditionalGeneration(config)
     grid = t.Qwen2VLImageProcessorPil(patch_size=4, merge_size=2, min_pixels=64, max_pixels=1024)
     kind = t.Qwen3VLProcessor if family == "qwen3_vl" else t.Qwen2VLProcessor
-    return model, for_stills(kind)(grid, tokenizer, chat_template=chat_template)
+    return model, without_video(kind)(grid, tokenizer, chat_template=chat_template)
 
 
 @pytest.fixture(scope="session")

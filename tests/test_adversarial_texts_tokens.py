@@ -19,7 +19,7 @@ TARGET = "a photo of the digit seven"
 class Letters:
     """A tokenizer of lower-case letters and one pair, `ab`, which it reads as one token, so that a, b is no prompt."""
 
-    room = 12
+    max_tokens = 12
 
     def __init__(self):
         self.table = torch.randn(27, 6, generator=torch.Generator().manual_seed(1))
@@ -217,7 +217,7 @@ def test_attack_on_a_victim_keeps_the_prompt_and_asks_again():
     assert bool(found.success[3]) == bool(first.max() + first.min() < 0)  # half of it is the prompt
     assert found.prompts[0].startswith(prompts[0])
     assert found.prompts[2].startswith(prompts[2])
-    assert len(soft.encode(found.prompts[3])) == soft.room
+    assert len(soft.encode(found.prompts[3])) == soft.max_tokens
     assert found.family == [attack.name, "", attack.name, attack.name]
     assert int(found.tries[0]) > 1
     free = TokenAttack(soft, victim.margin, search, keep_prompt=False).run(problem)

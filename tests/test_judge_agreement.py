@@ -9,7 +9,7 @@ from judge import load_classifier
 from judge.errors import CheckpointError
 from judge.vlm import agreement
 from judge.vlm.agreement import check_agreement
-from judge.vlm.processor import for_stills
+from judge.vlm.processor import without_video
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 MARKS = {
@@ -71,7 +71,7 @@ def build(family, tokenizer, template):
             image_seq_length=4,
         )
         pixels = t.GotOcr2ImageProcessorPil(size=square, min_patches=1, max_patches=4)
-        processor = for_stills(t.InternVLProcessor)(
+        processor = without_video(t.InternVLProcessor)(
             pixels, tokenizer, image_seq_length=4, chat_template=template
         )
         return t.InternVLForConditionalGeneration(config), processor
@@ -92,7 +92,7 @@ def build(family, tokenizer, template):
             scale_factor=2,
         )
         pixels = t.SmolVLMImageProcessorPil(size=large, max_image_size=small)
-        processor = for_stills(t.SmolVLMProcessor)(
+        processor = without_video(t.SmolVLMProcessor)(
             pixels, tokenizer, None, image_seq_len=4, chat_template=template
         )
         processor.video_processor = {

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from judge.baselines.classifier import WEIGHTS, trained_for
+from judge.baselines.classifier import WEIGHTS, match_categories
 from judge.baselines.fit import FitOptions, fit, judge_targets, label_targets, masked_cross_entropy
 from judge.baselines.linear_probe import LinearProbe, ParallelMLP, load_linear_probe, save_linear_probe
 from judge.baselines.prompt_learning import (
@@ -247,14 +247,14 @@ ASKED = {
 @pytest.mark.parametrize("case", ASKED)
 def test_which_heads_answer(case):
     category, by_members, by_name = ASKED[case]
-    assert trained_for(TRAINED, policy(category)) == [by_members]
-    assert trained_for(TRAINED, policy(category), "name") == [by_name]
+    assert match_categories(TRAINED, policy(category)) == [by_members]
+    assert match_categories(TRAINED, policy(category), "name") == [by_name]
 
 
 def test_a_merged_category_that_was_trained_answers_for_itself():
     trained = policy(merged("both", "one", "two"), Category("one", "x"))
-    assert trained_for(trained, policy(merged("new name", "two", "one"))) == [[0]]
-    assert trained_for(trained, policy(Category("two", "x"))) == [[]]
+    assert match_categories(trained, policy(merged("new name", "two", "one"))) == [[0]]
+    assert match_categories(trained, policy(Category("two", "x"))) == [[]]
 
 
 @given(

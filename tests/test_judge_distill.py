@@ -17,15 +17,20 @@ from judge.standins.digits import digits_examples
 from judge.student.distill import (
     Distillation,
     DistillOptions,
-    Lessons,
+    VariedGroups,
     alignment_loss,
     calibrate_head,
     hard_loss,
     soft_loss,
-    state,
+    vary_group,
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import SHARD, Lesson, read_lessons, teach
+from judge.student.teacher_scores import (
+    SHARD,
+    ScoredGroup,
+    read_teacher_scores,
+    write_teacher_scores,
+)
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.example import Example
 
@@ -80,8 +85,8 @@ ABOUT = {"teacher": "t@1", "seed": 0}
 
 def test_lessons_come_back_as_they_were_taught(groups, tmp_path):
     tired = groups[1].rows[0].example.id
-    teach(Teacher(groups, [tired]), groups, tmp_path, about=ABOUT)
-    lessons = read_lessons(tmp_path, groups, about=ABOUT)
+    write_teacher_scores(Teacher(groups, [tired]), groups, tmp_path, about=ABOUT)
+    lessons = read_teacher_scores(tmp_path, groups, about=ABOUT)
     assert len(lessons) == len(groups)
     for lesson, group in zip(lessons, groups, strict=True):
         assert lesson.rows == group.rows
@@ -98,7 +103,7 @@ def test_lessons_come_back_as_they_were_taught(groups, tmp_path):
 def test_anybody_can_read_the_data_set(groups, tmp_path):
     import datasets
 
-    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
     table = datasets.Dataset.from_parquet(
         [str(p) for p in sorted(tmp_path.glob("*.parquet"))], cache_dir=str(tmp_path / "c")
     )
@@ -110,44 +115,44 @@ def test_anybody_can_read_the_data_set(groups, tmp_path):
 
 
 def test_a_killed_teacher_goes_on_after_its_last_shard(groups, tmp_path):
-    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
     (tmp_path / "lessons-00001.parquet").unlink()
     again = Teacher(groups)
-    teach(again, groups, tmp_path, about=ABOUT)
+    write_teacher_scores(again, groups, tmp_path, about=ABOUT)
     assert again.asked == 4 * 6
-    assert len(read_lessons(tmp_path, groups, about=ABOUT)) == len(groups)
+    assert len(read_teacher_scores(tmp_path, groups, about=ABOUT)) == len(groups)
 
 
 def test_processes_share_the_shards(groups, tmp_path):
     asked = []
     for process in (1, 0):
         teacher = Teacher(groups)
-        teach(teacher, groups, tmp_path, about=ABOUT, process=process, processes=2)
+        write_teacher_scores(teacher, groups, tmp_path, about=ABOUT, process=process, processes=2)
         asked.append(teacher.asked)
     assert asked == [4 * 6, 4 * SHARD]
-    assert len(read_lessons(tmp_path, groups, about=ABOUT)) == len(groups)
+    assert len(read_teacher_scores(tmp_path, groups, about=ABOUT)) == len(groups)
 
 
 def test_lessons_of_something_else_are_refused(groups, examples, tmp_path):
-    teach(Teacher(groups), groups, tmp_path, about=ABOUT)
+    write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
     with pytest.raises(CheckpointError, match="made with teacher 't@1', not 't@2'"):
-        teach(Teacher(groups), groups, tmp_path, about=ABOUT | {"teacher": "t@2"})
+        write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT | {"teacher": "t@2"})
     with pytest.raises(CheckpointError, match="made with groups 38, not 37"):
-        read_lessons(tmp_path, groups[:-1], about=ABOUT)
+        read_teacher_scores(tmp_path, groups[:-1], about=ABOUT)
     other = draw_groups(
         examples, TAXONOMY, FlipOptions(group_size=4, focus=0), seed=1, epoch=0, groups=len(groups)
     )
     with pytest.raises(CheckpointError, match="are for the taxonomy"):
-        read_lessons(tmp_path, other, about=ABOUT)
+        read_teacher_scores(tmp_path, other, about=ABOUT)
     swapped = [type(g)(g.taxonomy, (*g.rows[1:], g.rows[0])) for g in groups]
     with pytest.raises(CheckpointError, match="for other rows"):
-        read_lessons(tmp_path, swapped, about=ABOUT)
+        read_teacher_scores(tmp_path, swapped, about=ABOUT)
     (tmp_path / "lessons-00000.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(CheckpointError, match="missing or damaged"):
-        read_lessons(tmp_path, groups, about=ABOUT)
+        read_teacher_scores(tmp_path, groups, about=ABOUT)
     (tmp_path / "about.json").write_text("{")
     with pytest.raises(CheckpointError, match="not JSON"):
-        read_lessons(tmp_path, groups, about=ABOUT)
+        read_teacher_scores(tmp_path, groups, about=ABOUT)
 
 
 def test_a_teacher_is_known_by_its_weights(tmp_path):
@@ -165,7 +170,7 @@ def test_a_teacher_is_known_by_its_weights(tmp_path):
 
 def lesson_of(group, seed=0):
     rng = np.random.default_rng(seed)
-    return Lesson(
+    return ScoredGroup(
         group.taxonomy,
         group.rows,
         rng.random(len(group.rows)),
@@ -176,7 +181,7 @@ def lesson_of(group, seed=0):
 @given(st.integers(0, 37), st.integers(0, 10_000))
 def test_a_restated_lesson_keeps_scores_and_labels_in_step(groups, number, seed):
     lesson = lesson_of(groups[number])
-    task = state(lesson, SOURCE, DistillOptions(drop=0.4, rename=0.5, reword=0.5), Random(seed))
+    task = vary_group(lesson, SOURCE, DistillOptions(drop=0.4, rename=0.5, reword=0.5), Random(seed))
     keys = [lesson.taxonomy.keys.index(key) for key in task.taxonomy.keys]
     assert keys == sorted(keys)
     np.testing.assert_array_equal(task.soft[:, 1:], lesson.categories[:, keys])
@@ -192,13 +197,13 @@ def test_a_restated_lesson_keeps_scores_and_labels_in_step(groups, number, seed)
 
 def test_nothing_is_restated_when_nothing_is_asked(groups):
     lesson = lesson_of(groups[0])
-    task = state(lesson, SOURCE, STILL, Random(0))
+    task = vary_group(lesson, SOURCE, STILL, Random(0))
     assert task.taxonomy == lesson.taxonomy
     assert task.prompts == tuple(row.prompt for row in lesson.rows)
 
 
 def test_names_and_definitions_vary_between_epochs(groups):
-    lessons = Lessons([lesson_of(group) for group in groups], TAXONOMY, DistillOptions(), seed=3)
+    lessons = VariedGroups([lesson_of(group) for group in groups], TAXONOMY, DistillOptions(), seed=3)
     first = [lessons[i].taxonomy for i in range(len(lessons))]
     assert first == [lessons[i].taxonomy for i in range(len(lessons))]
     lessons.set_epoch(1)
@@ -221,8 +226,11 @@ def test_unknown_labels_stay_unknown(groups):
         )
         for row in group.rows
     )
-    task = state(
-        Lesson(group.taxonomy, rows, np.zeros(4), np.zeros((4, len(group.taxonomy)))), {}, STILL, Random(0)
+    task = vary_group(
+        ScoredGroup(group.taxonomy, rows, np.zeros(4), np.zeros((4, len(group.taxonomy)))),
+        {},
+        STILL,
+        Random(0),
     )
     assert np.isnan(task.hard[:, :2]).all()
     assert (task.hard[:, 2:] == 0).all()
@@ -238,7 +246,7 @@ def test_options_out_of_range(wrong):
 
 def test_no_lessons():
     with pytest.raises(ConfigError, match="no lessons"):
-        Lessons([], TAXONOMY, STILL, seed=0)
+        VariedGroups([], TAXONOMY, STILL, seed=0)
 
 
 def test_the_soft_loss_is_a_divergence():

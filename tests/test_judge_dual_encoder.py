@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from judge.encoders.dual import LONGEST_PROMPT, DualEncoder
+from judge.encoders.dual import MAX_WINDOWS, DualEncoder
 from judge.errors import CheckpointError
 
 SHORT = ["two", "a photo of two and three", "seven"]
@@ -183,10 +183,10 @@ def test_a_text_too_long_is_refused_before_anything_is_read(encoder, monkeypatch
     room = len(windows(encoder, "x" * 100)[0]) - (2 if encoder.family == "clip" else 1)
     tokens, _ = encoder.encode_texts(["x" * 50])
     per_letter = (tokens.shape[1] - 1) / 50
-    fits, too_long = (int(room * LONGEST_PROMPT / per_letter) + more for more in (0, room))
+    fits, too_long = (int(room * MAX_WINDOWS / per_letter) + more for more in (0, room))
     encoder.encode_texts(["x" * fits])
-    monkeypatch.setattr(encoder, "_read", lambda *_: pytest.fail("it was read"))
-    with pytest.raises(CheckpointError, match=f"takes {LONGEST_PROMPT + 1} windows of 12 tokens; at most"):
+    monkeypatch.setattr(encoder, "encode_token_ids", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(CheckpointError, match=f"takes {MAX_WINDOWS + 1} windows of 12 tokens; at most"):
         encoder.encode_texts(["two", "x" * too_long])
 
 
@@ -194,7 +194,7 @@ def test_a_text_that_the_tokenizer_writes_out_is_counted_so(tiny_clip_folder):
     """CLIP's tokenizers know NFC, SigLIP's NFKC: one character may become eighteen."""
     encoder = DualEncoder.load(tiny_clip_folder)
     encoder.tokenizer.backend_tokenizer.normalizer = tokenizers.normalizers.NFKC()
-    room = LONGEST_PROMPT * (encoder.context - 2)
+    room = MAX_WINDOWS * (encoder.context - 2)
     for letter in ("\ufdfa", "\u33d8"):
         text = letter * (room // len(letter.encode()))
         assert len(text.encode()) <= room < encoder.token_count(text) - 2

@@ -17,7 +17,7 @@ from scipy.special import logit
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.serve.cli import main
-from judge.student.onnx import SIDES, ImageSteps, OnnxStudent, load_onnx_student
+from judge.student.onnx import SIDES, ImagePreprocessing, OnnxStudent, load_onnx_student
 from prompts import Taxonomy, load_taxonomy
 from prompts.taxonomy import Category
 
@@ -152,10 +152,10 @@ def test_taxonomies_and_phrases_are_read_once(exported, noise_image, monkeypatch
     runtime.queries(FEW)
     runtime.queries(FEW.extend({"snow": "rain"}))
     assert [len(texts) for texts in read] == [7, 1]
-    monkeypatch.setattr(onnx_student, "KEPT_TAXONOMIES", 1)
+    monkeypatch.setattr(onnx_student, "MAX_CACHED_TAXONOMIES", 1)
     runtime.queries(MANY)
     assert list(runtime._kept) == [MANY.hash]
-    monkeypatch.setattr(onnx_student, "KEPT_PHRASES", 0)
+    monkeypatch.setattr(onnx_student, "MAX_CACHED_PHRASES", 0)
     runtime.queries(FEW)
     assert set(runtime._known) <= {"dogs", "dog; cat", "dog", "cat", "toy", "rain", "7"}
 
@@ -199,10 +199,10 @@ def test_images_are_prepared_as_transformers_does(noise_image, size, settings):
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.student.export import image_steps
+    from judge.student.export import image_preprocessing
 
     processor = CLIPImageProcessorPil(**settings)
-    steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
+    steps = image_preprocessing(SimpleNamespace(name="x", image_processor=processor))
     image = noise_image(3, size)
     expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
     np.testing.assert_array_equal(steps(image), expected.astype(np.float32))
@@ -213,10 +213,10 @@ def test_siglip_images_are_prepared_as_transformers_does(noise_image):
 
     from transformers import SiglipImageProcessorPil
 
-    from judge.student.export import image_steps
+    from judge.student.export import image_preprocessing
 
     processor = SiglipImageProcessorPil(size={"height": 20, "width": 20})
-    steps = image_steps(SimpleNamespace(name="x", image_processor=processor))
+    steps = image_preprocessing(SimpleNamespace(name="x", image_processor=processor))
     image = noise_image(3, (33, 50))
     expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
     np.testing.assert_array_equal(steps(image), expected)
@@ -235,23 +235,23 @@ def test_unknown_image_processors_are_refused(settings):
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.student.export import image_steps
+    from judge.student.export import image_preprocessing
 
     with pytest.raises(CheckpointError, match="prepares images by CLIPImageProcessorPil"):
-        image_steps(SimpleNamespace(name="x", image_processor=CLIPImageProcessorPil(**settings)))
+        image_preprocessing(SimpleNamespace(name="x", image_processor=CLIPImageProcessorPil(**settings)))
 
 
 def test_tokenizers_without_a_file_are_refused():
     from types import SimpleNamespace
 
-    from judge.student.export import text_steps
+    from judge.student.export import text_preprocessing
 
     for tokenizer in (
         SimpleNamespace(),
         SimpleNamespace(backend_tokenizer=1, padding_side="left", pad_token_id=0),
     ):
         with pytest.raises(CheckpointError, match="fast tokenizer that pads and cuts on the right"):
-            text_steps(SimpleNamespace(name="x", tokenizer=tokenizer))
+            text_preprocessing(SimpleNamespace(name="x", tokenizer=tokenizer))
 
 
 @pytest.mark.parametrize("family", ["clip", "siglip"])
@@ -496,6 +496,6 @@ def test_judging_imports_no_torch_where_it_is_installed(exported, noise_image, t
 
 
 def test_steps_without_any(noise_image):
-    steps = ImageSteps(resize=None, resample=3, crop=None, scale=None, mean=None, deviation=None)
+    steps = ImagePreprocessing(resize=None, resample=3, crop=None, scale=None, mean=None, deviation=None)
     image = noise_image(0)
     np.testing.assert_array_equal(steps(image), np.asarray(image).transpose(2, 0, 1))

@@ -15,28 +15,28 @@ from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import (
     FareOptions,
     copy_encoder,
-    cosines,
     fare,
     fare_loss,
-    input_bytes,
-    open_tower,
+    resize_to_input,
     save_encoder,
+    token_cosines,
+    unfreeze_image_tower,
 )
-from judge.encoders.perturb import as_pixels, perturb, warm_cosine
+from judge.encoders.perturb import as_pixels, cosine_with_warmup, perturb
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.student.distill import DistillOptions
 from judge.student.harden import (
     CARRIERS,
-    MisledLessons,
+    MisleadingGroups,
     PixelCollator,
     RobustDistillation,
     RobustOptions,
-    mislead,
+    mislead_prompt,
 )
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import Lesson
 from judge.student.student import Student, load_student, save_student
+from judge.student.teacher_scores import ScoredGroup
 from prompts import Category, Example, FlipOptions, Taxonomy, draw_groups, load_taxonomy
 
 FAMILIES = ("clip", "siglip")
@@ -78,7 +78,7 @@ def test_perturb_finds_the_corner_of_a_linear_loss():
 def test_perturb_beats_random_and_moves_no_weight(tiny_encoder_folder, family):
     torch.manual_seed(0)
     encoder = load(tiny_encoder_folder, family)
-    open_tower(encoder)
+    unfreeze_image_tower(encoder)
     clean = torch.rand(8, 3, 16, 16)
     wanted = encoder.encode_pixels(clean).detach()
 
@@ -95,7 +95,7 @@ def test_the_fare_loss_by_hand():
     tokens = torch.tensor([[[1.0, 2.0], [1.0, 0.0], [0.0, 3.0]], [[0.0, 0.0], [2.0, 0.0], [0.0, 0.0]]])
     assert fare_loss(tokens, original, 0.0).item() == pytest.approx((5 + 0) / 2)
     assert fare_loss(tokens, original, 0.5).item() == pytest.approx((5 + 0.5 * 5 + 0.5 * 2) / 2)
-    assert [x.tolist() for x in cosines(torch.ones(1, 3, 2), torch.ones(1, 3, 2))] == [
+    assert [x.tolist() for x in token_cosines(torch.ones(1, 3, 2), torch.ones(1, 3, 2))] == [
         [pytest.approx(1.0)],
         [pytest.approx(1.0)],
     ]
@@ -105,7 +105,7 @@ def test_the_fare_loss_by_hand():
 def test_input_bytes_are_what_the_processor_makes(tiny_encoder_folder, family, noise_image):
     encoder = load(tiny_encoder_folder, family)
     examples = pictures(noise_image, 3, (37, 29))
-    values = input_bytes(encoder, examples)
+    values = resize_to_input(encoder, examples)
     assert values.dtype == torch.uint8
     assert values.shape == (3, 3, 16, 16)
     torch.testing.assert_close(
@@ -124,7 +124,7 @@ def test_fare_brings_attacked_tokens_home_and_touches_nothing_else(
     original = load(tiny_encoder_folder, family)
     encoder = copy_encoder(original)
     before = {name: tensor.clone() for name, tensor in original.model.state_dict().items()}
-    images = input_bytes(encoder, pictures(noise_image, 48))
+    images = resize_to_input(encoder, pictures(noise_image, 48))
     options = FareOptions(epochs=6, learning_rate=3e-3, train_batch_size=16, steps=2, blocks=blocks)
     history = fare(encoder, images, 8 / 255, options)
     assert [entry["epoch"] for entry in history] == [1, 2, 3, 4, 5, 6]
@@ -150,7 +150,7 @@ def test_fare_brings_attacked_tokens_home_and_touches_nothing_else(
 
 
 def test_fare_is_the_same_again_and_follows_its_weights(tiny_encoder_folder, noise_image):
-    images = input_bytes(load(tiny_encoder_folder, "clip"), pictures(noise_image, 16))
+    images = resize_to_input(load(tiny_encoder_folder, "clip"), pictures(noise_image, 16))
 
     def run(**options):
         encoder = copy_encoder(load(tiny_encoder_folder, "clip"))
@@ -169,7 +169,7 @@ def test_a_saved_encoder_reloads_with_the_same_features_and_a_new_identity(
 ):
     encoder = copy_encoder(load(tiny_encoder_folder, family))
     with torch.no_grad():
-        for parameter in open_tower(encoder):
+        for parameter in unfreeze_image_tower(encoder):
             parameter.add_(0.01)
     encoder.model.requires_grad_(False)  # SigLIP's attention rounds otherwise while gradients are kept
     back = save_encoder(encoder, tmp_path / "encoder")
@@ -192,7 +192,7 @@ def test_a_saved_encoder_reloads_with_the_same_features_and_a_new_identity(
 def test_what_does_not_exist_is_refused(tiny_encoder_folder):
     encoder = load(tiny_encoder_folder, "clip")
     with pytest.raises(ConfigError, match="1 to 2"):
-        open_tower(encoder, 3)
+        unfreeze_image_tower(encoder, 3)
     with pytest.raises(ConfigError, match="must all be positive"):
         FareOptions(steps=0)
     with pytest.raises(ConfigError, match="not be negative"):
@@ -204,7 +204,7 @@ def test_what_does_not_exist_is_refused(tiny_encoder_folder):
 
 
 def test_the_rate_warms_up_and_falls_to_zero():
-    rates = [warm_cosine(40)(step) for step in range(41)]
+    rates = [cosine_with_warmup(40)(step) for step in range(41)]
     assert rates[0] == pytest.approx(0.25)
     assert max(rates) == rates[3] == 1.0
     assert rates[4:] == sorted(rates[4:], reverse=True)
@@ -217,7 +217,8 @@ def test_prompts_are_misled_as_often_as_asked():
 
     def many(**options):
         return [
-            mislead("one two three four", others, RobustOptions(**(off | options)), rng) for _ in range(200)
+            mislead_prompt("one two three four", others, RobustOptions(**(off | options)), rng)
+            for _ in range(200)
         ]
 
     assert set(many()) == {"one two three four"}
@@ -227,8 +228,11 @@ def test_prompts_are_misled_as_often_as_asked():
     assert all(set(text.split()) <= {"one", "two", "three", "four"} for text in thinned)
     assert 350 < sum(len(text.split()) for text in thinned) < 450
     assert set(many(carry=1.0)) == {text.replace("{}", "one two three four") for text in CARRIERS}
-    assert mislead(None, others, RobustOptions(lie=1.0, carry=1.0), rng) is None
-    assert mislead("{brace} {}", others, RobustOptions(**(off | {"carry": 1.0})), rng).count("{brace}") == 1
+    assert mislead_prompt(None, others, RobustOptions(lie=1.0, carry=1.0), rng) is None
+    assert (
+        mislead_prompt("{brace} {}", others, RobustOptions(**(off | {"carry": 1.0})), rng).count("{brace}")
+        == 1
+    )
 
 
 def test_training_carriers_are_none_of_the_attacks():
@@ -259,15 +263,15 @@ def lessons():
     for group in groups:
         known = np.array([[bool(label) for label in group.taxonomy.label(r.example)] for r in group.rows])
         scores = np.where(known, 0.9, 0.1)
-        taught.append(Lesson(group.taxonomy, group.rows, scores.max(axis=1), scores))
+        taught.append(ScoredGroup(group.taxonomy, group.rows, scores.max(axis=1), scores))
     return taxonomy, examples, taught
 
 
 def batch_of(lessons, encoder, **options):
     taxonomy, examples, taught = lessons
     robust = RobustOptions(**options)
-    stated = MisledLessons(taught, taxonomy, DistillOptions(drop=0.0), robust, seed=0)
-    collate = PixelCollator(encoder, input_bytes(encoder, examples), [e.id for e in examples])
+    stated = MisleadingGroups(taught, taxonomy, DistillOptions(drop=0.0), robust, seed=0)
+    collate = PixelCollator(encoder, resize_to_input(encoder, examples), [e.id for e in examples])
     return stated, collate, robust
 
 
@@ -349,7 +353,7 @@ def test_a_student_whose_encoder_learnt_loads_in_a_fresh_process_from_anywhere(
     run.write_taxonomy(taxonomy)
     encoder = copy_encoder(load(tiny_encoder_folder, "clip"))
     with torch.no_grad():
-        for parameter in open_tower(encoder):
+        for parameter in unfreeze_image_tower(encoder):
             parameter.mul_(1.01)
     kept = save_encoder(encoder, run.path / "encoder")
     head = CrossAttentionHead(HeadConfig(encoder.width, 16, 2, 1, 4))

@@ -9,7 +9,7 @@ import torch
 import transformers
 
 from judge.errors import CheckpointError, MissingExtraError
-from judge.vlm.processor import for_stills, load_processor
+from judge.vlm.processor import load_processor, without_video
 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -40,7 +40,7 @@ def test_settings_for_videos_are_kept_for_those_who_serve_them(base_folder, tmp_
 
 
 def test_a_processor_without_videos_stays_as_it_is():
-    assert for_stills(transformers.LlavaProcessor) is transformers.LlavaProcessor
+    assert without_video(transformers.LlavaProcessor) is transformers.LlavaProcessor
 
 
 def test_where_torchvision_is_needed_it_is_said_how_to_get_it(base_folder, monkeypatch):

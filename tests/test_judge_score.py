@@ -177,7 +177,7 @@ def test_a_kept_policy_changes_nothing(vlm, images):
 
 
 def test_few_policies_are_kept(vlm, images, monkeypatch):
-    monkeypatch.setattr("judge.vlm.score.KEPT_POLICIES", 2)
+    monkeypatch.setattr("judge.vlm.score.MAX_CACHED_POLICIES", 2)
     judge = VisionLanguageJudge(*vlm())
     for name in POLICY.names:
         judge.score(images[:1], None, POLICY.select([name]))

@@ -119,7 +119,7 @@ def test_a_category_with_another_definition_is_another_question(loaded, noise_im
 def test_only_choices_and_what_they_read_are_fed(drawn):
     tree = build_tree(drawn)
     assert len(tree.tokens) <= sum(len(continuation.tokens) for continuation in drawn)
-    reads = tree.ancestry()
+    reads = tree.ancestor_mask()
     used = {node for node in tree.predictors if node >= 0}
     assert {int(node) for place in used for node in reads[place].nonzero()} == set(range(len(tree.tokens)))
     for continuation, steps in zip(drawn, tree.steps, strict=True):
@@ -131,7 +131,7 @@ def test_only_choices_and_what_they_read_are_fed(drawn):
 @given(continuations, st.integers(1, 12))
 def test_bins_hold_every_choice_and_what_it_reads(drawn, width):
     tree = build_tree(drawn)
-    bins, reads = tree.bins(width), tree.ancestry()
+    bins, reads = tree.bins(width), tree.ancestor_mask()
     assert {node for place in bins for node in place} == set(range(len(tree.tokens)))
     assert all(
         set(reads[node].nonzero().flatten().tolist()) <= set(place) for place in bins for node in place

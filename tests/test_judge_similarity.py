@@ -9,8 +9,8 @@ from PIL import Image
 from scipy.special import expit
 
 from judge.cascade.filters_alone import UNREAD, FilterStage
-from judge.cascade.similarity import KEPT_TAXONOMIES, Platt, Similarities
-from judge.encoders.phrase_book import PhraseBook
+from judge.cascade.similarity import MAX_CACHED_TAXONOMIES, Platt, Similarities
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
@@ -88,11 +88,13 @@ def test_of_several_phrases_the_nearest_counts():
 
 def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
     embedded = []
-    plain = PhraseBook.embed
+    plain = PhraseEmbeddings.embed
     monkeypatch.setattr(
-        PhraseBook, "embed", lambda self, asked: embedded.append(asked[0].names[0]) or plain(self, asked)
+        PhraseEmbeddings,
+        "embed",
+        lambda self, asked: embedded.append(asked[0].names[0]) or plain(self, asked),
     )
-    many = [Taxonomy("x", "1", (Category(f"wind {n}", "east"),)) for n in range(KEPT_TAXONOMIES + 1)]
+    many = [Taxonomy("x", "1", (Category(f"wind {n}", "east"),)) for n in range(MAX_CACHED_TAXONOMIES + 1)]
     similarities = Similarities(Compass())
     tokens = similarities.encoder.encode_images(at(0))
     for taxonomy in (*many[:-1], many[0], many[-1], many[0], many[2]):
@@ -100,7 +102,7 @@ def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
     assert embedded == [taxonomy.names[0] for taxonomy in many]  # each once: the second was the one to go
     similarities.of_images(tokens, many[1])
     assert embedded[-1] == "wind 1"
-    assert len(embedded) == KEPT_TAXONOMIES + 2
+    assert len(embedded) == MAX_CACHED_TAXONOMIES + 2
 
 
 def test_filters_are_called_filters():

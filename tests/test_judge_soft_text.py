@@ -40,7 +40,7 @@ def make_student(encoder):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_reading_from_embeddings_is_reading(soft, text):
-    ids = soft.encode(text)[: soft.room][None]
+    ids = soft.encode(text)[: soft.max_tokens][None]
     expected, expected_mask = soft.encoder.encode_texts([soft.decode(ids[0])])
     tokens, mask = soft.encode_embedded(soft.embed(ids))
     assert torch.equal(mask, expected_mask)
@@ -106,7 +106,7 @@ def test_lone_surrogates_are_read(soft):
 
 def test_too_many_tokens_and_none(soft):
     width = soft.table.shape[1]
-    for length in (0, soft.room + 1):
+    for length in (0, soft.max_tokens + 1):
         with pytest.raises(ConfigError, match=f"Got {length} tokens"):
             soft.encode_embedded(torch.zeros(1, length, width))
 
@@ -117,7 +117,7 @@ def test_the_students_margin(soft):
     margin = student_margin(student, soft, pixels, taxonomy)
     found = []
     for text in TEXTS:
-        ids = soft.encode(text)[: soft.room][None]
+        ids = soft.encode(text)[: soft.max_tokens][None]
         embedded = soft.embed(ids).requires_grad_(True)
         value = margin(embedded)
         expected = student.pixel_margins(pixels, [soft.decode(ids[0])], taxonomy)

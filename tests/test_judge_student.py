@@ -141,7 +141,7 @@ def test_a_definition_longer_than_the_context_is_the_mean_of_its_windows(student
     text = "far too many words for this little text encoder to read at once"
     scores = student.score(images, None, DIGITS.extend({"long": text}))
     assert not np.isnan(scores.categories).any()
-    embeddings, kinds = student.book.embed([DIGITS.extend({"long": text})])
+    embeddings, kinds = student.phrase_embeddings.embed([DIGITS.extend({"long": text})])
     definition = embeddings[0, -1, (kinds[0, -1] == KINDS.index("definition")).nonzero()[0, 0]]
     ids = student.encoder.tokenizer(text, add_special_tokens=False).input_ids
     size = student.encoder.context - 2

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from judge.encoders.phrases import KINDS, phrases
 from judge.errors import ConfigError
-from judge.student.head import PADDED, CrossAttentionHead, HeadConfig, Queries
+from judge.student.head import PADDED_LOGIT, CrossAttentionHead, HeadConfig, Queries
 from prompts import Category
 
 WIDTH = 24
@@ -60,7 +60,7 @@ def test_permuting_the_taxonomy_permutes_the_scores_and_nothing_else(seed, categ
 def test_the_whole_does_not_depend_on_the_order_even_in_rounding():
     head = make_head()
     category = torch.randn(64, 11) * 3
-    assert torch.equal(head.combine(category), head.combine(category[:, torch.randperm(11)]))
+    assert torch.equal(head.unsafe_logit(category), head.unsafe_logit(category[:, torch.randperm(11)]))
 
 
 @given(st.integers(0, 10_000))
@@ -92,7 +92,7 @@ def test_padding_changes_nothing(seed, more_categories, more_phrases, more_words
     )
     torch.testing.assert_close(padded[0], whole, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(padded[1][..., : kinds.shape[1]], category, rtol=1e-4, atol=1e-5)
-    assert (padded[1][..., kinds.shape[1] :] < PADDED / 2).all()
+    assert (padded[1][..., kinds.shape[1] :] < PADDED_LOGIT / 2).all()
 
 
 def test_groups_are_scored_as_if_each_came_alone():
@@ -154,13 +154,13 @@ def test_attention_equals_a_plain_loop():
         logits = head.phrase_logits(image, prompt, mask, queries)
         unit = torch.nn.functional.normalize
         images, prompts = unit(image, dim=-1), unit(prompt, dim=-1)
-        image_keys, prompt_keys, allowed, _ = head.read_together(images, prompts, mask)
+        image_keys, prompt_keys, allowed, _ = head.fuse(images, prompts, mask)
         size = head.config.inner // head.config.heads
         for n in range(2):
             for k in range(2):
                 for m in range(2):
                     if kinds[0, k, m] < 0:
-                        assert logits[0, n, k, m] == PADDED
+                        assert logits[0, n, k, m] == PADDED_LOGIT
                         continue
                     found = []
                     for tokens, keys, there in (
@@ -169,7 +169,9 @@ def test_attention_equals_a_plain_loop():
                     ):
                         similar = tokens @ queries.phrases[0, k, m]
                         for h in range(head.config.heads):
-                            place = keys[:, h * size : (h + 1) * size] @ queries.where[0, k, m, h] / size**0.5
+                            place = (
+                                keys[:, h * size : (h + 1) * size] @ queries.attention[0, k, m, h] / size**0.5
+                            )
                             place = place + head.sharpness[h].exp() * similar
                             if there is not None:
                                 place = place[there]
@@ -234,7 +236,7 @@ def test_impossible_sizes(sizes):
 
 
 def test_queries_are_a_tuple_of_three():
-    assert Queries._fields == ("phrases", "where", "kinds")
+    assert Queries._fields == ("phrases", "attention", "kinds")
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from judge.vlm.tree import (
     TokenTree,
     answer_log_probabilities,
     build_tree,
-    one_against_others,
+    one_vs_rest,
 )
 
 TOKENS = 6
@@ -44,7 +44,7 @@ def logits_at(tree, seed):
 def test_what_one_answer_gets_does_not_depend_on_how_the_others_go_on(continuations, seed, data):
     place = data.draw(st.integers(0, len(continuations) - 1))
     whole = build_tree(continuations)
-    cut = build_tree(one_against_others(continuations, place))
+    cut = build_tree(one_vs_rest(continuations, place))
     expected = answer_log_probabilities(whole, logits_at(whole, seed))[0]
     found = answer_log_probabilities(cut, logits_at(cut, seed))[0]
     assert found[0].item() == pytest.approx(expected[place].item(), abs=1e-5)
@@ -55,10 +55,10 @@ def test_what_one_answer_gets_does_not_depend_on_how_the_others_go_on(continuati
 
 def test_a_verdict_needs_no_category():
     safe, *unsafe = (Continuation(tokens, 0) for tokens in ((1, 9), (2, 3, 9), (2, 4, 5, 9), (2, 4, 6, 9)))
-    assert one_against_others([safe, *unsafe]) == (safe, Continuation((2,), 0))
-    assert build_tree(one_against_others([safe, *unsafe])).tokens == ()
-    assert one_against_others([safe, safe, *unsafe]) == (safe, Continuation((2,), 0))  # the same answer again
-    last = one_against_others([safe, *unsafe], 3)
+    assert one_vs_rest([safe, *unsafe]) == (safe, Continuation((2,), 0))
+    assert build_tree(one_vs_rest([safe, *unsafe])).tokens == ()
+    assert one_vs_rest([safe, safe, *unsafe]) == (safe, Continuation((2,), 0))  # the same answer again
+    last = one_vs_rest([safe, *unsafe], 3)
     assert [c.tokens for c in last] == [(2, 4, 6, 9), (1,), (2, 3), (2, 4, 5)]
 
 
@@ -74,7 +74,7 @@ def test_a_tree_counted_by_hand():
     assert tree.depths == (0, 1, 0)
     assert tree.steps == (((1, 7),), ((1, 8),), ((2, 2),), ((2, 3),))
     assert tree.predictors == (1, 2)
-    assert tree.ancestry().tolist() == [[True, False, False], [True, True, False], [False, False, True]]
+    assert tree.ancestor_mask().tolist() == [[True, False, False], [True, True, False], [False, False, True]]
 
 
 def test_answers_at_the_very_end_of_the_text_are_predicted_by_it():
@@ -99,7 +99,7 @@ def test_one_answer_alone_is_certain():
         found = answer_log_probabilities(tree, torch.randn(3, 1, 9).to(kind))
         assert found.tolist() == [[0.0]] * 3
         assert found.dtype == torch.float32
-    assert tree.ancestry().shape == (0, 0)
+    assert tree.ancestor_mask().shape == (0, 0)
     assert tree.bins(5) == EMPTY_TREE.bins(5) == ()
     assert TokenTree((), (), (), ()) == EMPTY_TREE
 

@@ -20,8 +20,8 @@ from judge.vlm.training.harden import (
     RobustCollator,
     RobustTrainer,
     TowerFeatures,
+    extend_adapter,
     match_features,
-    widen_adapter,
 )
 from prompts import FlipOptions, draw_groups, load_taxonomy
 
@@ -46,7 +46,7 @@ def widened(adapter, tiny_vlm, base_folder):
     model, processor = tiny_vlm()
     model.set_attn_implementation({"text_config": register()})
     features = TowerFeatures(model, processor)
-    model, counts = widen_adapter(model, adapter[0], TOWER_TARGETS, base=str(base_folder()), rank=8)
+    model, counts = extend_adapter(model, adapter[0], TOWER_TARGETS, base=str(base_folder()), rank=8)
     return model, processor, counts, features
 
 
@@ -124,7 +124,7 @@ def test_a_projector_that_was_trained_whole_goes_on_so(tiny_vlm, base_folder, no
                 parameter.add_(torch.randn_like(parameter) * 0.3)
     model.save_pretrained(tmp_path)
     expected = VisionLanguageJudge(model.eval(), processor).score([noise_image(0)], None, POLICY).unsafe
-    wide, counts = widen_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=str(base_folder()))
+    wide, counts = extend_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=str(base_folder()))
     found = VisionLanguageJudge(wide.eval(), processor).score([noise_image(0)], None, POLICY).unsafe
     assert found == pytest.approx(expected, abs=1e-5)
     assert counts["modules"] == 14 + 2 * 6 + 1
@@ -218,7 +218,7 @@ def test_features_are_what_the_projector_gets_from_base_and_from_adapters(widene
     core.multi_modal_projector.register_forward_pre_hook(lambda module, given: got.append(given[0]))
     with torch.no_grad():
         core.get_image_features(pixel_values=visual)
-        found = torch.func.functional_call(features, features.weights(model), (visual,))
+        found = torch.func.functional_call(features, features.merged_weights(model), (visual,))
         plain = features(visual)
     with model.disable_adapter(), torch.no_grad():
         core.get_image_features(pixel_values=visual)
@@ -232,7 +232,7 @@ def worst_distance(model, features, images, epsilon):
     """From the clean features, at the end of ten steps that look for the largest."""
     torch.manual_seed(5)
     with torch.no_grad():
-        weights, clean = features.weights(model), images.float() / 255
+        weights, clean = features.merged_weights(model), images.float() / 255
 
     def away(pixels):
         return features.distance(weights, (pixels - features.mean) / features.deviation, wanted)
@@ -294,7 +294,7 @@ def test_the_features_distance_stands_beside_the_answers_loss(
         model.train()
         losses.append(hardened.compute_loss(model, dict(batch)).item())
     with torch.no_grad():
-        distance = features.distance(features.weights(model), other, features(clean)).item()
+        distance = features.distance(features.merged_weights(model), other, features(clean)).item()
     assert distance > 1e-3
     assert losses[1] - losses[0] == pytest.approx(2.0 * distance / accumulate, rel=1e-3, abs=1e-5)
 
@@ -342,14 +342,14 @@ def test_numbers_of_feature_matching_out_of_range_are_refused(bad):
 def test_what_does_not_fit_is_refused(adapter, tiny_vlm, base_folder, tmp_path):
     base = str(base_folder())
     with pytest.raises(CheckpointError, match="adapter_model"):
-        widen_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=base)
+        extend_adapter(tiny_vlm()[0], tmp_path, TOWER_TARGETS, base=base)
     with pytest.raises(ConfigError, match="no further module"):
-        widen_adapter(tiny_vlm()[0], adapter[0], "nothing_like_it", base=base)
+        extend_adapter(tiny_vlm()[0], adapter[0], "nothing_like_it", base=base)
     settings = adapter[0] / "adapter_config.json"
     plain = settings.read_text()
     settings.write_text(plain.replace('"use_dora": false', '"use_dora": true'))
     with pytest.raises(ConfigError, match="DoRA"):
-        widen_adapter(tiny_vlm()[0], adapter[0], TOWER_TARGETS, base=base)
+        extend_adapter(tiny_vlm()[0], adapter[0], TOWER_TARGETS, base=base)
     settings.write_text(plain)
     with pytest.raises(CheckpointError, match="fit"):
-        widen_adapter(tiny_vlm(width=48)[0], adapter[0], TOWER_TARGETS, base=base)
+        extend_adapter(tiny_vlm(width=48)[0], adapter[0], TOWER_TARGETS, base=base)

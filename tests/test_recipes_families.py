@@ -5,7 +5,7 @@ import json
 import pytest
 
 from judge import load_classifier
-from judge.vlm.training.trainer import FrozenFeatures
+from judge.vlm.training.trainer import ImageFeatureCache
 
 FAMILIES = ("llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
@@ -15,8 +15,10 @@ def test_a_family_trains_with_kept_features_as_without(
     train_here, base_folder, family, step_losses, noise_image, monkeypatch
 ):
     seen = []
-    of = FrozenFeatures.of
-    monkeypatch.setattr(FrozenFeatures, "of", lambda self, *given: seen.append(of(self, *given)) or seen[-1])
+    get = ImageFeatureCache.get
+    monkeypatch.setattr(
+        ImageFeatureCache, "get", lambda self, *given: seen.append(get(self, *given)) or seen[-1]
+    )
     kept = train_here(base_folder(family), "kept").path
     assert len(seen) == 3
     assert all(found is not None for found in seen), "this family's pixels were not told apart"

@@ -62,7 +62,7 @@ def manifest_run(tmp_path):
     [BaseOptions("base", "v1.2", "bfloat16", True, "fp4", False), BaseOptions("base", dtype="float16")],
 )
 def test_options_survive_the_manifest(manifest_run, options):
-    assert BaseOptions.from_run(manifest_run("run", **options.recorded())) == options
+    assert BaseOptions.from_run(manifest_run("run", **options.to_manifest())) == options
 
 
 def test_older_runs_kept_their_bits_among_their_options(manifest_run):
@@ -74,7 +74,7 @@ def test_older_runs_kept_their_bits_among_their_options(manifest_run):
 
 
 def test_a_run_in_4_bits_cannot_be_served_without_bitsandbytes(manifest_run, base_folder, monkeypatch):
-    run = manifest_run("run", **BaseOptions(str(base_folder()), load_in_4bit=True).recorded())
+    run = manifest_run("run", **BaseOptions(str(base_folder()), load_in_4bit=True).to_manifest())
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(MissingExtraError, match=r"trained and measured so.*arbiter-vision\[qlora\]"):
         load_classifier(run.path)

@@ -22,8 +22,8 @@ from judge.protocol import Scores
 from judge.runs.folder import RunDir
 from judge.standins.digits import digits_examples
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.lessons import teach
 from judge.student.student import Student, save_student
+from judge.student.teacher_scores import write_teacher_scores
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 
@@ -84,7 +84,9 @@ def first(tmp_path_factory):
     groups = draw_groups(
         digits_examples("train", count=LIMIT), taxonomy, replace(flip, focus=0.0), seed=42, epoch=0, groups=6
     )
-    teach(Knowing(groups), groups, run.path / "lessons", about={"teacher": "knowing", "seed": 42})
+    write_teacher_scores(
+        Knowing(groups), groups, run.path / "lessons", about={"teacher": "knowing", "seed": 42}
+    )
     encoder = DualEncoder.load("tiny-clip")
     torch.manual_seed(0)
     student = Student(

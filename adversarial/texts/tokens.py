@@ -34,7 +34,7 @@ class SoftText(Protocol):
     """(V, W) embeddings of the vocabulary: a one-hot row times this is an embedded token."""
     allowed: Tensor
     """(A,) ids that a prompt may hold: no special tokens, nothing that is no text."""
-    room: int
+    max_tokens: int
     """Tokens that fit beside the special ones."""
 
     def encode(self, text: str) -> Tensor:
@@ -281,7 +281,7 @@ class TokenAttack:
 
         seed = problem.seed_of(row, "tokens")
         prompt = (context.prompt or "").strip() if self.keep_prompt else ""
-        own = self.soft.encode(prompt).cpu()[: max(self.soft.room - self.search.length, 0)]
+        own = self.soft.encode(prompt).cpu()[: max(self.soft.max_tokens - self.search.length, 0)]
         ids = self.search.extend(self.soft, own, torch.Generator().manual_seed(seed)) if len(own) else None
         if ids is None:
             return self.search.run(self.soft, gap, seed=seed)

@@ -38,7 +38,7 @@ class FixedClassifier:
         head: the trained module; `width` is the D it was made for.
         default_taxonomy: what it was trained on, used where the caller has no taxonomy of his own.
         name: what verdicts and reports call it.
-        match: how a category of the caller finds the trained ones (`trained_for`).
+        match: how a category of the caller finds the trained ones (`match_categories`).
         batch_size: images in one pass of the encoder.
     """
 
@@ -51,9 +51,9 @@ class FixedClassifier:
 
     kind: ClassVar[str]
     """What a run folder of this classifier is called."""
-    reads_prompts: ClassVar[bool] = False
+    uses_prompts: ClassVar[bool] = False
     """Whether prompts go through the text encoder at all."""
-    names_categories: ClassVar[bool] = True
+    scores_categories: ClassVar[bool] = True
     """Whether it scores categories; if not, it looks at no taxonomy and `match` means nothing."""
 
     def __post_init__(self) -> None:
@@ -86,12 +86,12 @@ class FixedClassifier:
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
             seen.append(self.encoder.encode_images(images[start:stop])[:, 0].cpu())
-            if self.reads_prompts:
+            if self.uses_prompts:
                 read.append(
                     self.encoder.encode_texts([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
                 )
         return self.score_embeddings(
-            torch.cat(seen), torch.cat(read) if self.reads_prompts else None, taxonomy
+            torch.cat(seen), torch.cat(read) if self.uses_prompts else None, taxonomy
         )
 
     def score_embeddings(
@@ -120,7 +120,7 @@ class CategoryClassifier(FixedClassifier):
         with torch.no_grad():
             logits: Tensor = self.head(pooled_images.to(self.encoder.device))
         heads = logits.double().softmax(-1)[..., 1].cpu().numpy()
-        covered = trained_for(self.default_taxonomy, taxonomy, self.match)
+        covered = match_categories(self.default_taxonomy, taxonomy, self.match)
         categories = np.full((len(heads), len(taxonomy)), np.nan)
         for place, members in enumerate(covered):
             if members:
@@ -154,7 +154,7 @@ class CategoryClassifier(FixedClassifier):
             ConfigError: a category that was not trained: no verdict is ever safe then, so there is no margin.
             TaxonomyError: no such category.
         """
-        covered = trained_for(self.default_taxonomy, taxonomy, self.match)
+        covered = match_categories(self.default_taxonomy, taxonomy, self.match)
         places = range(len(covered)) if category is None else [taxonomy.index(category)]
         missed = [taxonomy.names[place] for place in places if not covered[place]]
         if missed:
@@ -167,7 +167,7 @@ class CategoryClassifier(FixedClassifier):
         return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
 
 
-def trained_for(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
+def match_categories(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
     """For each category asked about, positions of the trained ones that cover it together; empty where none do.
 
     Args:

@@ -71,8 +71,8 @@ class PooledAttention(FixedClassifier):
     """
 
     kind: ClassVar[str] = "pooled_attention"
-    reads_prompts: ClassVar[bool] = True
-    names_categories: ClassVar[bool] = False
+    uses_prompts: ClassVar[bool] = True
+    scores_categories: ClassVar[bool] = False
 
     def score_embeddings(
         self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 
 from judge.calibration.conformal import known, one_sided
 from judge.encoders.dual import DualEncoder
-from judge.encoders.phrase_book import PhraseBook
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
 
-KEPT_TAXONOMIES = 64
+MAX_CACHED_TAXONOMIES = 64
 """Taxonomies whose phrases are held; the least recently used goes first."""
 
 
@@ -78,7 +78,7 @@ class Similarities:
     _kept: "OrderedDict[str, tuple[Tensor, Tensor]]" = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
-        self._book = PhraseBook(self.encoder)
+        self._book = PhraseEmbeddings(self.encoder)
 
     def of_images(self, tokens: Tensor, taxonomy: Taxonomy) -> Array:
         """(B, 1 + P, D) image tokens, of which the pooled one, the first, counts -> (B, K) cosines in [-1, 1]."""
@@ -115,7 +115,7 @@ class Similarities:
             device = self.encoder.device
             found = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
             self._kept[taxonomy.hash] = found
-            while len(self._kept) > KEPT_TAXONOMIES:
+            while len(self._kept) > MAX_CACHED_TAXONOMIES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(taxonomy.hash)
         return found

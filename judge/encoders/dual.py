@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 FAMILIES = ("clip", "siglip")
 """Values of `model_type` whose joint space is known here; SigLIP 2 of fixed resolution is a `siglip`."""
-LONGEST_PROMPT = 32
+MAX_WINDOWS = 32
 """Windows of the text encoder's context that are read of one text."""
 _MODEL_SETTINGS = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "eos_token_id")
 _IMAGE_SETTINGS = (
@@ -140,7 +140,7 @@ class DualEncoder:
     def too_long(self, text: str) -> bool:
         """Whether a text takes more windows than `encode_texts` reads."""
         special = int(self.tokenizer.num_special_tokens_to_add())
-        limit = LONGEST_PROMPT * (self.context - special)
+        limit = MAX_WINDOWS * (self.context - special)
         # A token holds one character of ASCII at least, so that most texts need not be counted. Tokenizers write
         # other characters out (NFC, NFKC), some in many times their bytes.
         return not (text.isascii() and len(text) <= limit) and self.token_count(text) - special > limit
@@ -152,7 +152,7 @@ class DualEncoder:
         than the context is read in windows: all their tokens, and the mean of their pooled embeddings.
 
         Raises:
-            CheckpointError: a text of more than `LONGEST_PROMPT` windows.
+            CheckpointError: a text of more than `MAX_WINDOWS` windows.
         """
         windows = self.tokenizer(
             [_readable(text) for text in texts],
@@ -166,12 +166,12 @@ class DualEncoder:
         )
         owner = windows["overflow_to_sample_mapping"]
         most = int(owner.bincount().max())
-        if most > LONGEST_PROMPT:
+        if most > MAX_WINDOWS:
             raise CheckpointError(
-                f"A text takes {most} windows of {self.context} tokens; at most {LONGEST_PROMPT} are read."
+                f"A text takes {most} windows of {self.context} tokens; at most {MAX_WINDOWS} are read."
             )
         with torch.no_grad():
-            pooled, tokens = self._read(windows["input_ids"], windows["attention_mask"])
+            pooled, tokens = self.encode_token_ids(windows["input_ids"], windows["attention_mask"])
         own = (windows["attention_mask"].bool() & ~windows["special_tokens_mask"].bool()).to(self.device)
         rows = []
         for number in range(len(texts)):
@@ -181,7 +181,7 @@ class DualEncoder:
         lengths = torch.tensor([len(row) for row in rows], device=padded.device)
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
-    def _read(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
+    def encode_token_ids(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
         """Pooled (W, D) and token (W, L, D) embeddings of W windows."""
         inputs = {"input_ids": ids.to(self.device)}
         if self.family == "clip":

@@ -23,7 +23,7 @@ from judge.errors import CheckpointError, ConfigError
 from prompts.example import Example
 
 from .dual import DualEncoder
-from .perturb import as_pixels, perturb, warm_cosine
+from .perturb import as_pixels, cosine_with_warmup, perturb
 
 
 def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
@@ -40,7 +40,7 @@ def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
     return (distance[:, 0] + patch_weight * distance[:, 1:].mean(-1)).mean()
 
 
-def input_bytes(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
+def resize_to_input(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
     """(N, 3, h, w) bytes: pictures as the image processor resizes and crops them, before it normalises.
 
     What attacks and training perturb has one size this way, whatever the size of the files. One byte a value: 8,000
@@ -56,7 +56,7 @@ def input_bytes(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
     return torch.cat(parts)
 
 
-def open_tower(encoder: DualEncoder, blocks: int | None = None) -> list[nn.Parameter]:
+def unfreeze_image_tower(encoder: DualEncoder, blocks: int | None = None) -> list[nn.Parameter]:
     """Let the image tower learn, in place; text tower and everything else stay frozen.
 
     Args:
@@ -170,7 +170,7 @@ def fare(
 
     Args:
         encoder: becomes robust; the original is what it is at the start.
-        images: (N, 3, h, w) bytes of `input_bytes`; no labels anywhere.
+        images: (N, 3, h, w) bytes of `resize_to_input`; no labels anywhere.
         epsilon: largest change of a value, pixels in [0, 1].
         options: how.
         progress: hears how many epochs are done, for a progress bar.
@@ -191,11 +191,11 @@ def fare(
         )
     original = copy_encoder(encoder)
     original.model.requires_grad_(False)
-    parameters = open_tower(encoder, options.blocks)
+    parameters = unfreeze_image_tower(encoder, options.blocks)
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
     tower, optimizer = accelerator.prepare(_Tower(encoder), optimizer)
     steps = max(len(images) // size, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(options.epochs * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
     generator = torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed + place)  # processes look at other random starts
     history = []
@@ -228,7 +228,7 @@ def fare(
     return history
 
 
-def cosines(tokens: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
+def token_cosines(tokens: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
     """(B,) cosine of the pooled tokens, and (B,) mean cosine of the patches, of (B, 1 + P, D) with (B, 1 + P, D)."""
     found = F.cosine_similarity(tokens, original, dim=-1)
     return found[:, 0], found[:, 1:].mean(-1)

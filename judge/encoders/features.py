@@ -175,7 +175,7 @@ def _table(
     with store, bar:
         for key, file, item in wanted:
             keys.append(key)
-            if not store.holds(key):
+            if not store.contains_or_lock(key):
                 waiting[key] = file, item
                 if len(waiting) >= batch_size:
                     encode_waiting()

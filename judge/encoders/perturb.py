@@ -38,7 +38,7 @@ def as_pixels(values: Tensor) -> Tensor:
     return values.float() / 255.0
 
 
-def warm_cosine(steps: int) -> Callable[[int], float]:
+def cosine_with_warmup(steps: int) -> Callable[[int], float]:
     """Share of the highest rate at each step: linear over a tenth of them, then a cosine to 0."""
     warm = max(steps // 10, 1)
     return lambda step: (

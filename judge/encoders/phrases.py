@@ -39,7 +39,7 @@ def phrases(category: Category) -> tuple[Phrase, ...]:
     return tuple(found.values())
 
 
-def why_unjudged(prompt_too_long: bool, finite: bool) -> str | None:
+def unjudged_reason(prompt_too_long: bool, finite: bool) -> str | None:
     """The reason of a student that could not judge, or None."""
     if prompt_too_long:
         return "the prompt is longer than the student reads"

@@ -18,7 +18,7 @@ from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 from .dual import DualEncoder
-from .phrase_book import PhraseBook
+from .phrase_embeddings import PhraseEmbeddings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,7 +51,7 @@ class SoftText:
         whole, own = tokenizer(_PROBE).input_ids, self._own(_PROBE)
         at = next(start for start in range(len(whole)) if whole[start : start + len(own)] == own)
         self._before, self._after = whole[:at], whole[at + len(own) :]
-        self.room = encoder.context - len(self._before) - len(self._after)
+        self.max_tokens = encoder.context - len(self._before) - len(self._after)
         special = set(tokenizer.all_special_ids)
         ids = [id_ for id_ in range(min(len(tokenizer), len(self.table))) if id_ not in special]
         texts = tokenizer.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)
@@ -90,14 +90,16 @@ class SoftText:
             ConfigError: more tokens than the text encoder reads at once, or none.
         """
         count, length, _ = embedded.shape
-        if not 1 <= length <= self.room:
-            raise ConfigError(f"Got {length} tokens; {self.encoder.name!r} reads 1 to {self.room} at once.")
+        if not 1 <= length <= self.max_tokens:
+            raise ConfigError(
+                f"Got {length} tokens; {self.encoder.name!r} reads 1 to {self.max_tokens} at once."
+            )
         layout = [*self._before, *[int(self.allowed[0])] * length, *self._after]
         if self.encoder.family == "siglip":
             layout += [self.encoder.tokenizer.pad_token_id] * (self.encoder.context - len(layout))
         ids = torch.tensor(layout, device=self.encoder.device).expand(count, -1)
         with self._in_place_of_ids(embedded):
-            pooled, tokens = self.encoder._read(ids, torch.ones_like(ids))
+            pooled, tokens = self.encoder.encode_token_ids(ids, torch.ones_like(ids))
         own = tokens[:, len(self._before) : len(self._before) + length]
         read = torch.cat([pooled[:, None], own], dim=1)
         return read, torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
@@ -142,7 +144,7 @@ def phrase_cosines(soft: SoftText, taxonomy: Taxonomy) -> Callable[[Tensor], Ten
         A function (B, L, W) -> (B, K): the largest cosine of the pooled embedding with a phrase of each category, with
         gradient; for a text's own tokens what `judge.cascade.similarity.Similarities.of_prompts` gives.
     """
-    embeddings, kinds = PhraseBook(soft.encoder).embed([taxonomy])
+    embeddings, kinds = PhraseEmbeddings(soft.encoder).embed([taxonomy])
     device = soft.encoder.device
     phrases, missing = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
 

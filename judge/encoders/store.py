@@ -71,7 +71,7 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self._empty()
 
-    def holds(self, key: bytes) -> bool:
+    def contains_or_lock(self, key: bytes) -> bool:
         """Whether a row is there; if not, it is this process's to add."""
         return key in self
 
@@ -157,7 +157,7 @@ class DiskStore(Store):
         super().__exit__()
         self._lock.release()
 
-    def holds(self, key: bytes) -> bool:
+    def contains_or_lock(self, key: bytes) -> bool:
         """As above. The first missing row makes this process wait for the lock, and see what came meanwhile."""
         if key not in self and not self._lock.is_locked:
             try:

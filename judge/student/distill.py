@@ -23,12 +23,12 @@ from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback
 
 from judge.encoders.features import TokenTable
-from judge.encoders.phrase_book import PhraseBook
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from prompts.taxonomy import Category, Taxonomy
 
 from .head import CrossAttentionHead, Queries
-from .lessons import Lesson
+from .teacher_scores import ScoredGroup
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DistillOptions:
 
 
 @dataclass(frozen=True)
-class Task:
+class VariedGroup:
     """A lesson as one epoch states it."""
 
     taxonomy: Taxonomy
@@ -79,11 +79,11 @@ class Task:
     """(N, 1 + K) labels 0 or 1, of the whole first; NaN where nobody knows."""
 
 
-class Lessons(Dataset[Task]):
+class VariedGroups(Dataset[VariedGroup]):
     """The lessons of the current epoch; `set_epoch` states them anew."""
 
     def __init__(
-        self, lessons: Sequence[Lesson], taxonomy: Taxonomy, options: DistillOptions, *, seed: int
+        self, lessons: Sequence[ScoredGroup], taxonomy: Taxonomy, options: DistillOptions, *, seed: int
     ) -> None:
         if not lessons:
             raise ConfigError("There are no lessons to learn from; draw at least one policy.")
@@ -98,12 +98,14 @@ class Lessons(Dataset[Task]):
     def __len__(self) -> int:
         return len(self._lessons)
 
-    def __getitem__(self, index: int) -> Task:
+    def __getitem__(self, index: int) -> VariedGroup:
         rng = Random(f"lesson/{self._seed}/{self.epoch}/{index}")
-        return state(self._lessons[index], self._source, self._options, rng)
+        return vary_group(self._lessons[index], self._source, self._options, rng)
 
 
-def state(lesson: Lesson, source: Mapping[str, Category], options: DistillOptions, rng: Random) -> Task:
+def vary_group(
+    lesson: ScoredGroup, source: Mapping[str, Category], options: DistillOptions, rng: Random
+) -> VariedGroup:
     """Drop, rename and reword some categories of a lesson, and keep its scores in step.
 
     Where categories are dropped, the teacher's whole becomes that of the rest: 1 - prod(1 - p).
@@ -115,14 +117,14 @@ def state(lesson: Lesson, source: Mapping[str, Category], options: DistillOption
     for k in kept:
         category = lesson.taxonomy.categories[k]
         taken.discard(category.name.casefold())
-        category = _restated(category, source.get(category.key), taken, options, rng)
+        category = _reword_category(category, source.get(category.key), taken, options, rng)
         taken.add(category.name.casefold())
         categories.append(category)
     taxonomy = Taxonomy(lesson.taxonomy.name, lesson.taxonomy.version, tuple(categories))
     scores = lesson.categories[:, kept]
     whole = lesson.unsafe if len(kept) == count else 1.0 - np.prod(1.0 - scores, axis=1)
     labels = np.array([[_number(known) for known in taxonomy.label(row.example)] for row in lesson.rows])
-    return Task(
+    return VariedGroup(
         taxonomy,
         tuple(row.example.id for row in lesson.rows),
         tuple(None if rng.random() < options.no_prompt else row.prompt for row in lesson.rows),
@@ -131,7 +133,7 @@ def state(lesson: Lesson, source: Mapping[str, Category], options: DistillOption
     )
 
 
-def _restated(
+def _reword_category(
     category: Category, source: Category | None, taken: set[str], options: DistillOptions, rng: Random
 ) -> Category:
     if source is None:
@@ -153,7 +155,7 @@ def _any(labels: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
     return np.where((labels == 1).any(axis=1), 1.0, np.where(np.isnan(labels).any(axis=1), np.nan, 0.0))
 
 
-class LessonCollator:
+class DistillCollator:
     """Tasks -> tensors, from cached features."""
 
     def __init__(
@@ -162,17 +164,17 @@ class LessonCollator:
         image_ids: Sequence[str],
         prompts: TokenTable,
         texts: Sequence[str],
-        book: PhraseBook,
+        phrase_embeddings: PhraseEmbeddings,
     ) -> None:
         """`images` holds the tokens of `image_ids`, `prompts` those of `texts`, row by row."""
-        self.images, self.prompts, self.book = images, prompts, book
+        self.images, self.prompts, self.phrase_embeddings = images, prompts, phrase_embeddings
         self.image_rows = {name: row for row, name in enumerate(image_ids)}
         self.text_rows = {text: row for row, text in enumerate(texts)}
 
-    def __call__(self, tasks: Sequence[Task]) -> dict[str, Tensor]:
+    def __call__(self, tasks: Sequence[VariedGroup]) -> dict[str, Tensor]:
         """G tasks of N rows each -> tensors with leading dimensions (G, N); NaN pads targets."""
         groups, rows = len(tasks), len(tasks[0].images)
-        phrases, kinds = self.book.embed([task.taxonomy for task in tasks])
+        phrases, kinds = self.phrase_embeddings.embed([task.taxonomy for task in tasks])
         image, _ = self.images.rows([self.image_rows[name] for task in tasks for name in task.images])
         prompt, mask = self._read([prompt for task in tasks for prompt in task.prompts])
         columns = 1 + max(len(task.taxonomy) for task in tasks)
@@ -281,7 +283,7 @@ def alignment_loss(
 class _NewEpoch(TrainerCallback):  # type: ignore[misc]
     """States the lessons anew at the start of each epoch, also of one that a resumed run begins within."""
 
-    def __init__(self, lessons: Lessons) -> None:
+    def __init__(self, lessons: VariedGroups) -> None:
         self.lessons = lessons
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -313,7 +315,9 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.evaluator(model.head).items()}
         model.train(training)
         self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: Any = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
         return metrics
 
 

@@ -23,20 +23,27 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from judge.encoders.dual import LONGEST_PROMPT, DualEncoder
+from judge.encoders.dual import MAX_WINDOWS, DualEncoder
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.runs.files import file_hash
 from judge.runs.folder import RunDir
 from prompts.taxonomy import Category, Taxonomy
 
 from .head import CrossAttentionHead, Queries
-from .onnx import MANIFEST, SIDES, ImageSteps, OnnxStudent, TextSteps, manifest_of
+from .onnx import (
+    MANIFEST,
+    SIDES,
+    ImagePreprocessing,
+    OnnxStudent,
+    TextPreprocessing,
+    make_manifest,
+)
 from .student import Student, load_student
 
 TOLERANCE = 1e-3
 """Largest difference of a probability between PyTorch and a float32 export; a larger one is a mistake somewhere."""
 PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor")
-"""Image processors whose steps are known to `ImageSteps`; each also with `Pil` behind its name."""
+"""Image processors whose steps are known to `ImagePreprocessing`; each also with `Pil` behind its name."""
 _ANY = torch.export.Dim.DYNAMIC
 
 
@@ -76,7 +83,9 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
         student = load_student(RunDir.open(student, kind="student"), device="cpu")
     if student.encoder.device.type != "cpu" or student.encoder.model.dtype != torch.float32:
         raise ConfigError("A student is exported from float32 on the CPU; load it there.")
-    manifest = manifest_of(image_steps(student.encoder), text_steps(student.encoder), **_about(student, int8))
+    manifest = make_manifest(
+        image_preprocessing(student.encoder), text_preprocessing(student.encoder), **_about(student, int8)
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         made = {name: Path(folder) / target.name for name, target in targets.items()}
@@ -100,7 +109,7 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
     return Exported(tuple(targets.values()), difference)
 
 
-def image_steps(encoder: DualEncoder) -> ImageSteps:
+def image_preprocessing(encoder: DualEncoder) -> ImagePreprocessing:
     """The settings of the encoder's image processor.
 
     Raises:
@@ -121,7 +130,7 @@ def image_steps(encoder: DualEncoder) -> ImageSteps:
         )
     resize = size.get("shortest_edge") or (size["height"], size["width"])
     normalised = processor.do_normalize
-    return ImageSteps(
+    return ImagePreprocessing(
         resize=resize if processor.do_resize else None,
         resample=int(processor.resample),
         crop=(int(crop["height"]), int(crop["width"])) if cropped else None,
@@ -131,7 +140,7 @@ def image_steps(encoder: DualEncoder) -> ImageSteps:
     )
 
 
-def text_steps(encoder: DualEncoder) -> TextSteps:
+def text_preprocessing(encoder: DualEncoder) -> TextPreprocessing:
     """The settings of the encoder's tokenizer.
 
     Raises:
@@ -144,7 +153,9 @@ def text_steps(encoder: DualEncoder) -> TextSteps:
             f"{encoder.name!r} has a {type(tokenizer).__name__} that an export cannot take along: it must be a fast "
             "tokenizer that pads and cuts on the right."
         )
-    return TextSteps(encoder.context, int(tokenizer.pad_token_id), encoder.family == "siglip", LONGEST_PROMPT)
+    return TextPreprocessing(
+        encoder.context, int(tokenizer.pad_token_id), encoder.family == "siglip", MAX_WINDOWS
+    )
 
 
 class ImageSide(nn.Module):
@@ -183,7 +194,7 @@ class TextSide(nn.Module):
         No mask: a CLIP reads from left to right, so the padding behind a text reaches none of its tokens; a SigLIP
         has none.
         """
-        return self.encoder._read(input_ids, torch.ones_like(input_ids))
+        return self.encoder.encode_token_ids(input_ids, torch.ones_like(input_ids))
 
 
 class TaxonomySide(nn.Module):
@@ -197,7 +208,7 @@ class TaxonomySide(nn.Module):
         """(K, M, D) -> (K, M, D), (K, M, H, d)."""
         kinds = torch.zeros(embeddings.shape[:2], dtype=torch.long)
         queries = self.head.queries(embeddings[None], kinds[None])
-        return queries.phrases[0], queries.where[0]
+        return queries.phrases[0], queries.attention[0]
 
 
 def largest_difference(student: Student, exported: OnnxStudent) -> float:
@@ -237,7 +248,7 @@ def _about(student: Student, int8: bool) -> dict[str, Any]:
 def _write_graphs(student: Student, made: dict[str, Path], int8: bool) -> None:
     encoder, head = student.encoder, student.head
     width, context = encoder.width, encoder.context
-    steps = image_steps(encoder)
+    steps = image_preprocessing(encoder)
     size = steps.crop or steps.resize
     taxonomy = {0: "categories", 1: "phrases"}
     per_phrase = {0: _ANY, 1: _ANY}
@@ -250,7 +261,7 @@ def _write_graphs(student: Student, made: dict[str, Path], int8: bool) -> None:
                 "prompt": (torch.randn(2, 5, width), {0: _ANY, 1: "words"}),
                 "prompt_mask": (torch.ones(2, 5, dtype=torch.bool), per_phrase),
                 "phrases": (pair.phrases[0], taxonomy),
-                "where": (pair.where[0], per_phrase),
+                "where": (pair.attention[0], per_phrase),
                 "kinds": (pair.kinds[0], per_phrase),
             },
             ["whole", "categories"],

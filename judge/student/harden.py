@@ -18,16 +18,16 @@ import torch
 from torch import Tensor, nn
 
 from judge.encoders.dual import DualEncoder
-from judge.encoders.fare import copy_encoder, fare_loss, open_tower
+from judge.encoders.fare import copy_encoder, fare_loss, unfreeze_image_tower
 from judge.encoders.features import TokenTable
 from judge.encoders.perturb import as_pixels, perturb
-from judge.encoders.phrase_book import PhraseBook
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
-from .distill import Distillation, DistillOptions, LessonCollator, Lessons, Task
+from .distill import Distillation, DistillCollator, DistillOptions, VariedGroup, VariedGroups
 from .head import CrossAttentionHead
-from .lessons import Lesson
+from .teacher_scores import ScoredGroup
 
 CARRIERS = (
     "An illustration for children: {}",
@@ -86,12 +86,12 @@ class RobustOptions:
             )
 
 
-class MisledLessons(Lessons):
+class MisleadingGroups(VariedGroups):
     """Lessons whose prompts mislead, anew in each epoch."""
 
     def __init__(
         self,
-        lessons: Sequence[Lesson],
+        lessons: Sequence[ScoredGroup],
         taxonomy: Taxonomy,
         options: DistillOptions,
         robust: RobustOptions,
@@ -102,15 +102,20 @@ class MisledLessons(Lessons):
         self._robust = robust
         self._prompts = sorted({row.prompt for lesson in lessons for row in lesson.rows if row.prompt})
 
-    def __getitem__(self, index: int) -> Task:
+    def __getitem__(self, index: int) -> VariedGroup:
         task = super().__getitem__(index)
         rng = Random(f"misled/{self._seed}/{self.epoch}/{index}")
         return replace(
-            task, prompts=tuple(mislead(prompt, self._prompts, self._robust, rng) for prompt in task.prompts)
+            task,
+            prompts=tuple(
+                mislead_prompt(prompt, self._prompts, self._robust, rng) for prompt in task.prompts
+            ),
         )
 
 
-def mislead(prompt: str | None, others: Sequence[str], options: RobustOptions, rng: Random) -> str | None:
+def mislead_prompt(
+    prompt: str | None, others: Sequence[str], options: RobustOptions, rng: Random
+) -> str | None:
     """A lie, a prompt with words missing, a carrier around it, several of these or none; None stays None."""
     if not prompt or not prompt.strip():
         return prompt
@@ -138,13 +143,13 @@ class _Pictures(TokenTable):
         return as_pixels(self._images[chosen]), torch.ones(len(chosen), 1, dtype=torch.bool)
 
 
-class PixelCollator(LessonCollator):
+class PixelCollator(DistillCollator):
     """Tasks -> tensors, with pixels (G, N, 3, h, w) as `image`; prompts are read when they are met."""
 
     def __init__(self, encoder: DualEncoder, images: Tensor, image_ids: Sequence[str]) -> None:
-        """`images` holds the bytes of `image_ids`, as `judge.encoders.fare.input_bytes` makes them."""
+        """`images` holds the bytes of `image_ids`, as `judge.encoders.fare.resize_to_input` makes them."""
         pictures = _Pictures(images)
-        super().__init__(pictures, image_ids, pictures, (), PhraseBook(encoder))
+        super().__init__(pictures, image_ids, pictures, (), PhraseEmbeddings(encoder))
         self._encoder = encoder
 
     def _read(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
@@ -172,7 +177,9 @@ class RobustDistillation(Distillation):
         self._original = copy_encoder(original).encode_pixels
         self.tower: list[nn.Parameter] = []
         if robust.train_blocks:
-            self.tower = open_tower(encoder, None if robust.train_blocks < 0 else robust.train_blocks)
+            self.tower = unfreeze_image_tower(
+                encoder, None if robust.train_blocks < 0 else robust.train_blocks
+            )
 
     def train(self, mode: bool = True) -> "RobustDistillation":
         """The head's mode only: dropout in the tower would hide gradients from the attack."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from judge.encoders.phrases import KINDS
 from judge.errors import ConfigError
 
-PADDED = -1e4
+PADDED_LOGIT = -1e4
 """Logit of what is only padding: no chance in any sum, and, unlike minus infinity, with a gradient."""
 
 
@@ -61,7 +61,7 @@ class Queries(NamedTuple):
 
     phrases: Tensor
     """(G, K, M, D) corrected unit vectors."""
-    where: Tensor
+    attention: Tensor
     """(G, K, M, H, inner / H) what each head looks for."""
     kinds: Tensor
     """(G, K, M) indices into `phrases.KINDS`; -1 where there is no phrase."""
@@ -107,8 +107,8 @@ class CrossAttentionHead(nn.Module):
             kinds: (G, K, M) index into `phrases.KINDS`, -1 for padding.
         """
         unit = F.normalize(phrases, dim=-1)
-        where = self.look_for(unit).unflatten(-1, (self.config.heads, -1))
-        return Queries(self.text_correction(unit), where, kinds)
+        attention = self.look_for(unit).unflatten(-1, (self.config.heads, -1))
+        return Queries(self.text_correction(unit), attention, kinds)
 
     def forward(
         self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, queries: Queries
@@ -122,11 +122,11 @@ class CrossAttentionHead(nn.Module):
             queries: of G taxonomies.
 
         Returns:
-            Logits of the whole (G, N), and of the categories (G, N, K); about `PADDED` for padded categories.
+            Logits of the whole (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padded categories.
         """
         category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(-1)
         (scale, shift), (whole_scale, whole_shift) = self.calibration
-        return self.combine(category) * whole_scale + whole_shift, category * scale + shift
+        return self.unsafe_logit(category) * whole_scale + whole_shift, category * scale + shift
 
     def similarity(self, image: Tensor, queries: Queries) -> Tensor:
         """(G, N, K) cosine in [-1, 1] of each category with the token of the image (G, N, T, D) most like it."""
@@ -135,21 +135,21 @@ class CrossAttentionHead(nn.Module):
         return found.masked_fill((queries.kinds < 0)[:, None], -1.0).amax(-1)
 
     def phrase_logits(self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, queries: Queries) -> Tensor:
-        """(G, N, K, M) a logit for each phrase; `PADDED` for padding."""
+        """(G, N, K, M) a logit for each phrase; `PADDED_LOGIT` for padding."""
         image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
-        image_keys, prompt_keys, prompt_mask, missing = self.read_together(image, prompt, prompt_mask)
+        image_keys, prompt_keys, prompt_mask, missing = self.fuse(image, prompt, prompt_mask)
         seen = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
         told = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
-        by_image = self.look(queries.where, image_keys, seen, None)
+        by_image = self.attend(queries.attention, image_keys, seen, None)
         by_prompt = (
-            self.look(queries.where, prompt_keys, told, prompt_mask) * ~missing[:, :, None, None, None]
+            self.attend(queries.attention, prompt_keys, told, prompt_mask) * ~missing[:, :, None, None, None]
         )
         features = torch.cat([by_image, seen[..., :1], by_prompt], dim=-1)
         logits: Tensor = (self.plain(features) + self.weigh(features)).squeeze(-1)
         logits = logits + self.kind_bias[queries.kinds.clamp(min=0)][:, None]
-        return logits.masked_fill((queries.kinds < 0)[:, None], PADDED)
+        return logits.masked_fill((queries.kinds < 0)[:, None], PADDED_LOGIT)
 
-    def read_together(
+    def fuse(
         self, image: Tensor, prompt: Tensor, prompt_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Image and prompt read each other; gives what they show to queries, the mask, and who has no prompt.
@@ -173,17 +173,17 @@ class CrossAttentionHead(nn.Module):
             missing,
         )
 
-    def look(self, where: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None) -> Tensor:
+    def attend(self, attention: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None) -> Tensor:
         """(G, N, K, M, H) the similarity that each head finds where it looks."""
         heads = self.config.heads
         keys = keys.reshape(*keys.shape[:-1], heads, -1)
-        places = torch.einsum("gkmhd,gnthd->gnkmht", where, keys) * keys.shape[-1] ** -0.5
+        places = torch.einsum("gkmhd,gnthd->gnkmht", attention, keys) * keys.shape[-1] ** -0.5
         places = places + self.sharpness.exp()[:, None] * similarity[..., None, :]
         if mask is not None:
             places = places.masked_fill(~mask[:, :, None, None, None], float("-inf"))
         return torch.einsum("gnkmht,gnkmt->gnkmh", places.softmax(-1), similarity)
 
-    def combine(self, category: Tensor) -> Tensor:
+    def unsafe_logit(self, category: Tensor) -> Tensor:
         """Logit that any category is violated, from (..., K) category logits.
 
         A log-sum-exp is a noisy-or of rare events; its sharpness is learned, so that many quiet categories need not

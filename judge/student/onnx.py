@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.encoders.phrases import KINDS, phrases, unreadable, why_unjudged
+from judge.encoders.phrases import KINDS, phrases, unjudged_reason, unreadable
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
@@ -38,7 +38,7 @@ FORMAT = 1
 SIDES = {"image": ".onnx", "text": ".text.onnx", "taxonomy": ".taxonomy.onnx", "tokenizer": ".tokenizer.json"}
 """What replaces `.onnx` in the name of each file but the manifest."""
 MANIFEST = ".json"
-KEPT_TAXONOMIES, KEPT_PHRASES = 64, 100_000
+MAX_CACHED_TAXONOMIES, MAX_CACHED_PHRASES = 64, 100_000
 """How many are held: of taxonomies the least recently used goes first, of phrases all go at once."""
 
 Floats = NDArray[np.float32]
@@ -46,7 +46,7 @@ Queries = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True)
-class ImageSteps:
+class ImagePreprocessing:
     """What an image processor of CLIP or SigLIP does to an RGB image, in this order."""
 
     resize: tuple[int, int] | int | None
@@ -78,7 +78,7 @@ class ImageSteps:
 
 
 @dataclass(frozen=True)
-class TextSteps:
+class TextPreprocessing:
     """How texts become token ids."""
 
     context: int
@@ -113,8 +113,8 @@ class OnnxStudent:
         for side, file in files.items():
             _check_file(file, self.manifest["sha256"].get(side), self.path)
         try:
-            self.images = ImageSteps(**{key: _frozen(v) for key, v in self.manifest["image"].items()})
-            self.texts = TextSteps(**self.manifest["text"])
+            self.images = ImagePreprocessing(**{key: _frozen(v) for key, v in self.manifest["image"].items()})
+            self.texts = TextPreprocessing(**self.manifest["text"])
             self.width, self.name = int(self.manifest["head"]["width"]), str(self.manifest["name"])
             own = self.manifest["taxonomy"]
             self.default_taxonomy = None if own is None else Taxonomy.from_dict(own, str(self.path))
@@ -146,7 +146,7 @@ class OnnxStudent:
             part = slice(start, start + self.batch_size)
             whole[part], categories[part] = self.logits(images[part], prompts[part], taxonomy)
         finite = np.isfinite(whole) & np.isfinite(categories).all(-1)
-        reasons = tuple(why_unjudged(unread, fine) for unread, fine in zip(long, finite, strict=True))
+        reasons = tuple(unjudged_reason(unread, fine) for unread, fine in zip(long, finite, strict=True))
         unjudged = np.array([reason is not None for reason in reasons], dtype=bool)
         whole[unjudged], categories[unjudged] = np.nan, np.nan
         decided_by = ("student",) * len(images)
@@ -222,13 +222,13 @@ class OnnxStudent:
                     kinds[k, m] = KINDS.index(phrase.kind)
             corrected, where = self._taxonomy.run(["phrases", "where"], {"embeddings": embeddings})
             found = self._kept[taxonomy.hash] = {"phrases": corrected, "where": where, "kinds": kinds}
-            while len(self._kept) > KEPT_TAXONOMIES:
+            while len(self._kept) > MAX_CACHED_TAXONOMIES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(taxonomy.hash)
         return found
 
     def _learn(self, texts: Sequence[str]) -> None:
-        if len(self._known) > KEPT_PHRASES:
+        if len(self._known) > MAX_CACHED_PHRASES:
             self._known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text, first in zip(new, self._tokenizer.encode_batch(new), strict=True):
@@ -258,7 +258,7 @@ def load_onnx_student(path: str | Path, *, threads: int = 0, batch_size: int = 3
     return OnnxStudent(path, threads=threads, batch_size=batch_size)
 
 
-def manifest_of(images: ImageSteps, texts: TextSteps, **about: Any) -> dict[str, Any]:
+def make_manifest(images: ImagePreprocessing, texts: TextPreprocessing, **about: Any) -> dict[str, Any]:
     """What `OnnxStudent` reads from student.json; `about` are the other entries."""
     return {"format": FORMAT, "kinds": list(KINDS), "image": asdict(images), "text": asdict(texts), **about}
 

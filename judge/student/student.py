@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from judge.category_margin import category_margin
 from judge.encoders.dual import DualEncoder, check_encoder
-from judge.encoders.phrase_book import PhraseBook
-from judge.encoders.phrases import why_unjudged
+from judge.encoders.phrase_embeddings import PhraseEmbeddings
+from judge.encoders.phrases import unjudged_reason
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
 from judge.protocol import Scores, on_one_scale
@@ -28,7 +28,7 @@ from .head import CrossAttentionHead, HeadConfig, Queries
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEPT_TAXONOMIES = 64
+MAX_CACHED_TAXONOMIES = 64
 """Taxonomies whose queries are held; the least recently used goes first."""
 WEIGHTS, SHAPE = "head.safetensors", "head.json"
 
@@ -51,7 +51,7 @@ class Student:
                 f"{self.encoder.width}; load the encoder it was trained with."
             )
         self.head.to(self.encoder.device).eval()
-        self.book = PhraseBook(self.encoder)
+        self.phrase_embeddings = PhraseEmbeddings(self.encoder)
 
     @property
     def image_processor(self) -> Any:
@@ -97,7 +97,7 @@ class Student:
         with torch.no_grad():
             whole, categories = self.logits(image_tokens, read, taxonomy)
         finite = (torch.isfinite(whole) & torch.isfinite(categories).all(-1)).tolist()
-        reasons = [why_unjudged(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
+        reasons = [unjudged_reason(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
         unjudged = torch.tensor([reason is not None for reason in reasons], device=whole.device)
         return on_one_scale(
             Scores(
@@ -159,12 +159,12 @@ class Student:
         """The taxonomy side, computed once and kept."""
         found = self._kept.get(taxonomy.hash)
         if found is None:
-            embeddings, kinds = self.book.embed([taxonomy])
+            embeddings, kinds = self.phrase_embeddings.embed([taxonomy])
             device = self.encoder.device
             with torch.no_grad():
                 found = self.head.queries(embeddings.to(device), kinds.to(device))
             self._kept[taxonomy.hash] = found
-            while len(self._kept) > KEPT_TAXONOMIES:
+            while len(self._kept) > MAX_CACHED_TAXONOMIES:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(taxonomy.hash)
         return found

@@ -181,7 +181,7 @@ def _answers_differ(
         logits = model(**inputs, use_cache=False).logits[0, -1].float()
     likely = logits.topk(5).indices
     rows = [Encoded(ours.prefix, ours.chain, tuple(Continuation((int(token),), 0) for token in likely))]
-    found = VisionLanguageJudge(model, processor).answer_scores(visual, rows)[0].exp()
+    found = VisionLanguageJudge(model, processor).log_probabilities(visual, rows)[0].exp()
     gap = float((found.to(logits) - logits[likely].softmax(dim=0)).abs().max())
     # 16 bits and 4 bits round differently where rows are packed differently.
     allowed = 1e-3 if model.dtype is torch.float32 and not getattr(model, "is_quantized", False) else 0.05

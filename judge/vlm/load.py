@@ -45,7 +45,7 @@ class BaseOptions:
     bnb_4bit_quant_type: str = field(default="nf4", metadata={"help": "4-bit format: nf4 or fp4."})
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales as well."})
 
-    def recorded(self) -> dict[str, Any]:
+    def to_manifest(self) -> dict[str, Any]:
         """What a run's manifest keeps, so that the base is served as it was measured; `from_run` reads it."""
         bits = {name: getattr(self, name) for name in _BITS} if self.load_in_4bit else {"load_in_4bit": False}
         return {

@@ -22,7 +22,7 @@ class Prefix:
     length: int
     layers: tuple[tuple[Tensor, Tensor], ...]
 
-    def expanded(self, rows: int) -> Any:
+    def expand(self, rows: int) -> Any:
         """A fresh cache of `rows` copies (views; the forward pass does not change them)."""
         from transformers import DynamicCache
 
@@ -92,7 +92,7 @@ def pack_trees(
     own = reads[:, :, prefix.length :]
     own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     own[:, longest:, :longest] = real[:, None, :]
-    own[:, longest:, longest:] = tree.ancestry()
+    own[:, longest:, longest:] = tree.ancestor_mask()
     mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
 
     places = torch.tensor(tree.predictors)
@@ -121,12 +121,12 @@ def pack_bins(
     reads = torch.zeros(rows, width, read + width, dtype=torch.bool)
     reads[:, :, :read] = True
     keep = torch.zeros(rows, width, dtype=torch.bool)
-    tokens, deep, ancestry = torch.tensor(tree.tokens), torch.tensor(tree.depths), tree.ancestry()
+    tokens, deep, ancestors = torch.tensor(tree.tokens), torch.tensor(tree.depths), tree.ancestor_mask()
     wanted = set(tree.predictors)
     for row, nodes in enumerate(bins):
         chosen, size = torch.tensor(nodes), len(nodes)
         ids[row, :size], depths[row, :size] = tokens[chosen], deep[chosen]
-        reads[row, :size, read : read + size] = ancestry[chosen][:, chosen]
+        reads[row, :size, read : read + size] = ancestors[chosen][:, chosen]
         keep[row, :size] = torch.tensor([node in wanted for node in nodes])
     mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
     return {

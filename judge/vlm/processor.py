@@ -33,7 +33,7 @@ def load_processor(path: str, revision: str = "main") -> Any:
 
     common = {"revision": revision, "trust_remote_code": False}
     named = _processor_class(path, revision)
-    kind = for_stills(named)
+    kind = without_video(named)
     settings, rest = kind.get_processor_dict(path, **common)
     parts = {"image_processor": (AutoImageProcessor, {"backend": "pil"}), "tokenizer": (AutoTokenizer, {})}
     wanted = kind.get_attributes()
@@ -68,7 +68,7 @@ class VideoSettings(dict[str, Any]):
             raise AttributeError(name) from None
 
 
-def for_stills(kind: Any) -> Any:
+def without_video(kind: Any) -> Any:
     """`kind`, or where its processors hold one for videos, the same class but for that."""
     parts = kind.get_attributes()
     stills = [name for name in parts if "video" not in name]
@@ -88,7 +88,7 @@ def for_stills(kind: Any) -> Any:
 
 
 def _revive(kind: Any, state: dict[str, Any]) -> Any:
-    made = object.__new__(for_stills(kind))
+    made = object.__new__(without_video(kind))
     made.__dict__.update(state)
     return made
 

@@ -135,10 +135,11 @@ class RemoteJudge:
                 f"No server answers at {self.base_url}: {_cause(error)}. Start it, or correct the URL."
             ) from error
         except openai.APIStatusError as error:
-            self._raise_mistake(error)
+            self._raise_config_error(error)
             if self.model is None:
                 raise ConfigError(
-                    f"{self.base_url} cannot list its models ({_told(error)}); wait until it is ready, or name one."
+                    f"{self.base_url} cannot list its models ({_error_text(error)}); "
+                    "wait until it is ready, or name one."
                 ) from error
             served: tuple[str, ...] = ()
         else:
@@ -236,11 +237,11 @@ class RemoteJudge:
         except openai.APIConnectionError as error:
             raise _UnjudgedError(f"the connection to the server failed: {_cause(error)}") from error
         except openai.APIStatusError as error:
-            self._raise_mistake(error)
-            if asked and error.status_code in (400, 422) and "logprob" in _told(error):
+            self._raise_config_error(error)
+            if asked and error.status_code in (400, 422) and "logprob" in _error_text(error):
                 self._takes_logprobs = False
                 return self._ask(chat, image_url)
-            raise _UnjudgedError(f"the server refused the request: {_told(error)}") from error
+            raise _UnjudgedError(f"the server refused the request: {_error_text(error)}") from error
         return response.http_response.text
 
     def _request(self, chat: Chat, image_url: str, *, logprobs: bool) -> dict[str, Any]:
@@ -262,16 +263,16 @@ class RemoteJudge:
             request["extra_body"] = {"regex": f"({'|'.join(escaped)})"}
         return request
 
-    def _raise_mistake(self, error: "APIStatusError") -> None:
+    def _raise_config_error(self, error: "APIStatusError") -> None:
         """Turn what no retry and no other row can mend into a ConfigError."""
         if error.status_code in (401, 403):
             raise ConfigError(
-                f"{self.base_url} refuses the key ({_told(error)}); set OPENAI_API_KEY, or pass api_key."
+                f"{self.base_url} refuses the key ({_error_text(error)}); set OPENAI_API_KEY, or pass api_key."
             ) from error
         if error.status_code in (404, 405) or 300 <= error.status_code < 400:
             raise ConfigError(
                 f"{self.base_url} knows no such address or no model {self.model!r}, or sends requests elsewhere "
-                f"({_told(error)}); give the URL up to and including /v1, and a name that GET /models lists."
+                f"({_error_text(error)}); give the URL up to and including /v1, and a name that GET /models lists."
             ) from error
 
 
@@ -366,7 +367,7 @@ def _from_text(verdict: Verdict, taxonomy: Taxonomy) -> "NDArray[np.float64]":
     return np.array([verdict.scores.get(name, missing) for name in taxonomy.names])
 
 
-def _told(error: "APIStatusError") -> str:
+def _error_text(error: "APIStatusError") -> str:
     """HTTP status and the server's own words, on one line."""
     body = error.body
     if isinstance(body, dict):

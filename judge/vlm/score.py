@@ -29,14 +29,14 @@ from prompts.template import render
 
 from .encode import ChatEncoder, Encoded, Variant
 from .pack import Prefix, Visual, pack_bins, pack_trees, stack_visual
-from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree, one_against_others
+from .tree import EMPTY_TREE, TokenTree, answer_log_probabilities, build_tree, one_vs_rest
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-KEPT_POLICIES = 16
+MAX_CACHED_POLICIES = 16
 """Prefix caches held at a time; the least recently used goes first."""
-KEPT_QUESTIONS = 1024
+MAX_CACHED_QUESTIONS = 1024
 """Tokenised questions held at a time, for attacks; the least recently used goes first."""
 TREE_WIDTH = 256
 """Tokens up to which a tree is packed behind its image in one row; a larger one is cut into rows of its own."""
@@ -136,9 +136,9 @@ class VisionLanguageJudge:
         Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe. With `answer`,
         that answer stands against all others.
         """
-        asked = one_against_others(encoded[0].continuations, answer or 0)
+        asked = one_vs_rest(encoded[0].continuations, answer or 0)
         rows = [replace(row, continuations=asked) for row in encoded]
-        scores = self.answer_scores(visual, rows, keep_gradient=True)
+        scores = self.log_probabilities(visual, rows, keep_gradient=True)
         margin = scores[:, 0] - scores[:, 1:].logsumexp(dim=1)
         return -margin if answer is None else margin
 
@@ -182,7 +182,7 @@ class VisionLanguageJudge:
             )
         if place is None or focus is not None:
             return self.margins(visual, encoded, answer=place)
-        scores = self.answer_scores(visual, encoded, keep_gradient=True)
+        scores = self.log_probabilities(visual, encoded, keep_gradient=True)
         whole = scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
         return category_margin(whole, scores[:, 1:], place - 1)
 
@@ -198,7 +198,7 @@ class VisionLanguageJudge:
         if key not in self._questions:
             chat = render(taxonomy, prompt, template=self.template, focus=focus)
             self._questions[key] = self.encoder.encode_row([Variant(chat)], self._runs[size])
-            while len(self._questions) > KEPT_QUESTIONS:
+            while len(self._questions) > MAX_CACHED_QUESTIONS:
                 self._questions.popitem(last=False)
         else:
             self._questions.move_to_end(key)
@@ -218,7 +218,7 @@ class VisionLanguageJudge:
             f"No answer names {category!r} {asked}; use policy_first or perspective, and focus on it or on nothing."
         )
 
-    def answer_scores(
+    def log_probabilities(
         self, visual: Visual, encoded: Sequence[Encoded], *, keep_gradient: bool = False
     ) -> Tensor:
         """(B, C) log-probabilities of the C continuations that the B rows share."""
@@ -231,7 +231,7 @@ class VisionLanguageJudge:
                 return answer_log_probabilities(tree, self._branched(chains, tree, bins, prefix, visual))
             inputs = pack_trees(self.model, chains, tree, prefix, visual)
             cache = (
-                {"past_key_values": prefix.expanded(len(chains)), "use_cache": True} if prefix.length else {}
+                {"past_key_values": prefix.expand(len(chains)), "use_cache": True} if prefix.length else {}
             )
             return answer_log_probabilities(tree, self.model(**inputs, **cache).logits)
 
@@ -248,7 +248,7 @@ class VisionLanguageJudge:
         Packed into one row, every node's attention would be computed to all others and thrown away.
         """
         stem = pack_trees(self.model, chains, EMPTY_TREE, prefix, visual)
-        first = self.model(**stem, past_key_values=prefix.expanded(len(chains)), use_cache=True)
+        first = self.model(**stem, past_key_values=prefix.expand(len(chains)), use_cache=True)
         layers = [(layer.keys, layer.values) for layer in first.past_key_values.layers]
         wanted = set(tree.predictors)
         order = [-1, *(node for nodes in bins for node in nodes if node in wanted)]
@@ -262,7 +262,7 @@ class VisionLanguageJudge:
                 read, tuple((k[row : row + 1, :, :read], v[row : row + 1, :, :read]) for k, v in layers)
             )
             inputs = pack_bins(self.model, tree, bins, read, ends)
-            output = self.model(**inputs, past_key_values=kept.expanded(len(bins)), use_cache=True)
+            output = self.model(**inputs, past_key_values=kept.expand(len(bins)), use_cache=True)
             found.append(torch.cat([first.logits[row], output.logits.flatten(0, -2)])[places])
         return torch.stack(found)
 
@@ -280,7 +280,7 @@ class VisionLanguageJudge:
                 alike.setdefault((encoding.prefix, encoding.continuations), []).append(row)
         for rows in alike.values():
             batch = stack_visual([visual[row] for row in rows])
-            scores = self.answer_scores(batch, [encoded[row] for row in rows]).cpu()
+            scores = self.log_probabilities(batch, [encoded[row] for row in rows]).cpu()
             for row, row_scores in zip(rows, scores, strict=True):
                 finite = bool(torch.isfinite(row_scores).all())
                 yield (
@@ -315,7 +315,7 @@ class VisionLanguageJudge:
                 cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
             layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         self._prefixes[tokens] = Prefix(len(tokens), layers)
-        while len(self._prefixes) > KEPT_POLICIES:
+        while len(self._prefixes) > MAX_CACHED_POLICIES:
             self._prefixes.popitem(last=False)
         return self._prefixes[tokens]
 

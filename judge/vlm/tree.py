@@ -15,10 +15,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Continuation:
-    """Tokens that may follow; those from `answer` on are the answer whose probability is asked for."""
+    """Tokens that may follow; those from `answer_start` on are the answer whose probability is asked for."""
 
     tokens: tuple[int, ...]
-    answer: int
+    answer_start: int
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class TokenTree:
     A token that is the only one allowed has probability one: it is no choice, and nobody predicts it.
     """
 
-    def ancestry(self) -> Tensor:
+    def ancestor_mask(self) -> Tensor:
         """(T, T) bool: which nodes each node reads, itself included."""
         size = len(self.tokens)
         reads = torch.eye(size, dtype=torch.bool)
@@ -81,7 +81,7 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
     Raises:
         ValueError: an empty answer, or no continuation.
     """
-    if not continuations or any(c.answer >= len(c.tokens) for c in continuations):
+    if not continuations or any(c.answer_start >= len(c.tokens) for c in continuations):
         raise ValueError(
             "A token tree needs at least one continuation, each with an answer of one token or more."
         )
@@ -90,7 +90,7 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
     for continuation in continuations:
         node, wanted = -1, []
         for depth, token in enumerate(continuation.tokens):
-            if depth >= continuation.answer:
+            if depth >= continuation.answer_start:
                 wanted.append((node, token))
             node = children.setdefault((node, token), len(children))
         steps.append(wanted)
@@ -99,7 +99,7 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
     return _pruned(children, choices)
 
 
-def one_against_others(continuations: Sequence[Continuation], place: int = 0) -> tuple[Continuation, ...]:
+def one_vs_rest(continuations: Sequence[Continuation], place: int = 0) -> tuple[Continuation, ...]:
     """The closed answers to one question, cut where they part from one of them: all that its probability needs.
 
     Behind the first token at which an answer leaves that one, none leads back, and the probabilities of all that may
@@ -117,7 +117,7 @@ def one_against_others(continuations: Sequence[Continuation], place: int = 0) ->
     for other in (*continuations[:place], *continuations[place + 1 :]):
         pairs = zip(one.tokens, other.tokens, strict=False)
         shared = next((depth for depth, (left, right) in enumerate(pairs) if left != right), len(one.tokens))
-        found.append(Continuation(other.tokens[: shared + 1], other.answer))
+        found.append(Continuation(other.tokens[: shared + 1], other.answer_start))
     return tuple(dict.fromkeys(found))
 
 

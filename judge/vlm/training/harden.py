@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from judge.encoders.perturb import as_pixels, perturb, warm_cosine
+from judge.encoders.perturb import as_pixels, cosine_with_warmup, perturb
 from judge.errors import CheckpointError, ConfigError
 from judge.standins.shipped import base_path
 from judge.vlm.encode import Encoded, Variant
 from judge.vlm.score import VisionLanguageJudge
-from judge.vlm.tree import Continuation, one_against_others
+from judge.vlm.tree import Continuation, one_vs_rest
 from prompts.flip.rows import Group
 from prompts.template import render
 
@@ -92,7 +92,7 @@ class MatchingOptions:
             raise ConfigError(f"clean_weight is {self.clean_weight:g}; it must not be negative.")
 
 
-def widen_adapter(
+def extend_adapter(
     model: Any, adapter: str | Path, targets: str, *, base: str, rank: int = 64
 ) -> tuple[Any, dict[str, int]]:
     """Adapters on more layers of a base: a trained adapter's go on as they are, the new ones begin at nothing.
@@ -105,7 +105,7 @@ def widen_adapter(
         targets: regular expression on the full names of the further modules.
         base: name of the base, as the adapter shall keep it.
         rank: of the new adapters, which count twice (alpha is 2 rank). It may be the tower's width: what holds
-            features is not of low rank, and `TowerFeatures.weights` makes a pass cost the same at any.
+            features is not of low rank, and `TowerFeatures.merged_weights` makes a pass cost the same at any.
 
     Returns:
         As `load.add_lora`: the peft model, and counts of modules and parameters.
@@ -186,7 +186,7 @@ class TowerFeatures(nn.Module):
         states = self.tower(visual.float(), output_hidden_states=True).hidden_states
         return torch.cat([states[layer][:, self.first :] for layer in self.layers], dim=-1)
 
-    def weights(self, model: Any) -> dict[str, Tensor]:
+    def merged_weights(self, model: Any) -> dict[str, Tensor]:
         """The tower's weights with a peft model's adapters merged, differentiable in these.
 
         A pass through merged weights costs what it cost without adapters, and is the same function.
@@ -223,9 +223,9 @@ def match_features(
     `accelerate launch`, processes share each batch.
 
     Args:
-        model: of `widen_adapter`, with equal weights in all processes.
+        model: of `extend_adapter`, with equal weights in all processes.
         features: of its base.
-        images: (N, 3, h, w) bytes at the model's input (`judge.encoders.fare.input_bytes`).
+        images: (N, 3, h, w) bytes at the model's input (`judge.encoders.fare.resize_to_input`).
         options: how.
         progress: hears how many steps are done, and the last one's loss.
 
@@ -246,7 +246,7 @@ def match_features(
     parameters = [parameter for parameter in tower.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=1e-4)
     steps = max(len(images) // size, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_cosine(options.epochs * steps))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
     generator = torch.Generator().manual_seed(options.seed)
     torch.manual_seed(options.seed + place)  # processes look at other random starts
     history = []
@@ -278,7 +278,7 @@ def _matching_loss(model: Any, features: TowerFeatures, clean: Tensor, options: 
 
     with torch.no_grad():
         wanted = features(normal(clean))
-    weights = features.weights(model)
+    weights = features.merged_weights(model)
     fixed = {name: weight.detach() for name, weight in weights.items()}
     attacked = perturb(
         lambda pixels: features.distance(fixed, normal(pixels), wanted), clean, options.epsilon, options.steps
@@ -299,7 +299,7 @@ class RobustCollator(GroupCollator):
         for row in rows:
             chat = render(row.taxonomy, row.prompt, template=self.encoder.template, focus=row.focus)
             encoded = self.encoder.encode_row([Variant(chat)], self.pixels.get(row.example)[0])
-            questions.append(replace(encoded, continuations=one_against_others(encoded.continuations)))
+            questions.append(replace(encoded, continuations=one_vs_rest(encoded.continuations)))
         unsafe = torch.tensor([row.unsafe for row in rows])
         return {**super().__call__(groups), "questions": questions, "unsafe": unsafe}
 
@@ -334,7 +334,7 @@ class RobustTrainer(JudgeTrainer):
         pixels = inputs["pixel_values"] = self.attacked(clean, questions, unsafe)
         loss = super().compute_loss(model, inputs, *args, **kwargs)
         if self.hardening.feature_weight:
-            weights = self.tower.weights(self.judge.model)
+            weights = self.tower.merged_weights(self.judge.model)
             with torch.no_grad():
                 wanted = self.tower(clean)
             # The answers' mean is over all rows of an optimizer step, so this one is as well.

@@ -79,7 +79,7 @@ def answer_loss(outputs: Any, labels: Tensor, num_items_in_batch: Tensor | int |
     return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 
-class FrozenFeatures:
+class ImageFeatureCache:
     """Projected image features by example id, for a tower and projector that do not change.
 
     Of families that feed several depths of the tower to the language model (Qwen3-VL), all of them are kept.
@@ -91,13 +91,13 @@ class FrozenFeatures:
         self._form: Any = None
 
     @staticmethod
-    def fit(model: Any) -> bool:
+    def supports(model: Any) -> bool:
         """Whether this model takes ready features and nothing before its language model is trained."""
         takes = "mm_encoder_outputs" in inspect.signature(model.get_base_model().forward).parameters
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
         return takes and all("language_model" in name for name in trained)
 
-    def of(self, model: Any, ids: Sequence[str], visual: dict[str, Tensor]) -> Any:
+    def get(self, model: Any, ids: Sequence[str], visual: dict[str, Tensor]) -> Any:
         """The features of a batch, as `mm_encoder_outputs` wants them; None where its pixels cannot be told apart."""
         images = split_visual(visual, len(ids))
         if images is None:
@@ -147,8 +147,10 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         self._loss_shifts_labels = False
         self.evaluator = evaluator
         # Under ZeRO-3 ranks must run the same modules in the same order, which a cache does not promise.
-        suits = keep_features and not self.is_deepspeed_enabled and FrozenFeatures.fit(options["model"])
-        self.features = FrozenFeatures() if suits else None
+        suits = (
+            keep_features and not self.is_deepspeed_enabled and ImageFeatureCache.supports(options["model"])
+        )
+        self.features = ImageFeatureCache() if suits else None
         if isinstance(self.train_dataset, FlippedGroups):
             self.add_callback(_NewEpoch(self.train_dataset))
 
@@ -158,7 +160,7 @@ class JudgeTrainer(Trainer):  # type: ignore[misc]
         if self.features is not None:
             visual = {key: value for key, value in inputs.items() if key not in PACKED}
             plain = self.accelerator.unwrap_model(model).get_base_model()
-            features = self.features.of(plain, ids, visual)
+            features = self.features.get(plain, ids, visual)
             if features is not None:
                 rest = {key: value for key, value in inputs.items() if key in PACKED}
                 inputs = {**rest, "mm_encoder_outputs": features}

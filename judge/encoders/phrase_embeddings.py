@@ -12,12 +12,12 @@ from prompts.taxonomy import Taxonomy
 from .dual import DualEncoder
 from .phrases import KINDS, phrases, unreadable
 
-KEPT_PHRASES = 100_000
+MAX_CACHED_PHRASES = 100_000
 """Phrases whose embeddings are held; all are dropped when there are more."""
 
 
 @dataclass
-class PhraseBook:
+class PhraseEmbeddings:
     """Text embeddings of phrases, each encoded once; one longer than the context in windows, as prompts are."""
 
     encoder: DualEncoder
@@ -43,7 +43,7 @@ class PhraseBook:
         return embeddings, kinds
 
     def _learn(self, texts: Sequence[str]) -> None:
-        if len(self._known) > KEPT_PHRASES:
+        if len(self._known) > MAX_CACHED_PHRASES:
             self._known.clear()
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         for text in new:

@@ -41,7 +41,7 @@ SHARD = 32
 
 
 @dataclass(frozen=True)
-class Lesson:
+class ScoredGroup:
     """Rows under one policy, and what the teacher says of them."""
 
     taxonomy: Taxonomy
@@ -52,7 +52,7 @@ class Lesson:
     """(N, K) probabilities of each category on its own; NaN where the teacher could not judge."""
 
 
-def teach(
+def write_teacher_scores(
     teacher: "Classifier",
     groups: Sequence[Group],
     folder: Path,
@@ -68,7 +68,7 @@ def teach(
         teacher: any classifier; a `MultiLabelClassifier` is asked about each category on its own.
         groups: drawn rows; the same ones for every process, and for a run that goes on.
         folder: for the shards; made if it does not exist.
-        about: who teaches and how the groups were drawn, as JSON values; `Lesson`s carry it in `about.json`.
+        about: who teaches and how the groups were drawn, as JSON values; `ScoredGroup`s carry it in `about.json`.
         process: number of this process.
         processes: how many there are.
         progress: hears how many groups are done, for a progress bar.
@@ -95,8 +95,10 @@ def teach(
             progress(done)
 
 
-def read_lessons(folder: Path, groups: Sequence[Group], *, about: Mapping[str, Any]) -> list[Lesson]:
-    """Read what `teach` wrote for these very groups.
+def read_teacher_scores(
+    folder: Path, groups: Sequence[Group], *, about: Mapping[str, Any]
+) -> list[ScoredGroup]:
+    """Read what `write_teacher_scores` wrote for these very groups.
 
     Raises:
         CheckpointError: shards are missing or damaged, or the scores belong to other rows or policies.
@@ -132,7 +134,7 @@ def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[st
         }
 
 
-def _lesson(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> Lesson:
+def _lesson(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> ScoredGroup:
     expected = [(row.example.id, row.prompt, group.taxonomy.hash) for row in group.rows]
     got = [(row["example"], row["prompt"], row["taxonomy"]) for row in found]
     for want, have in zip(expected, got, strict=False):
@@ -150,7 +152,7 @@ def _lesson(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> L
     categories = np.array(
         [[np.nan if score is None else score for score in row["categories"]] for row in found]
     )
-    return Lesson(group.taxonomy, group.rows, unsafe, categories)
+    return ScoredGroup(group.taxonomy, group.rows, unsafe, categories)
 
 
 def _check_about(folder: Path, wanted: Mapping[str, Any]) -> None:
