@@ -231,7 +231,7 @@ def test_the_default_head_for_512_wide_encoders_is_small():
 
 @pytest.mark.parametrize("sizes", [{"inner": 30}, {"heads": 0}, {"rank": 0}, {"depth": -1}])
 def test_impossible_sizes(sizes):
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match="A head cannot have"):
         HeadConfig(WIDTH, **sizes) if "heads" in sizes else HeadConfig(WIDTH, heads=4, **sizes)
 
 

@@ -1,10 +1,10 @@
-"""The cross-attention head: categories as queries, prompt tokens and image patches as what they look at.
+"""The cross-attention head: categories are queries, prompt tokens and image patches are keys.
 
-Attention decides *where* to look, similarity decides *what* is seen. A head that is free to turn attended patches
-into a logit memorises the categories it was trained on. Here the only way from a category to its logit leads through
-cosines, in the encoders' joint space, between the category's phrases and the tokens attended to; so a category that was
-never trained on is just another query. What is learned is where to look (and with which word of the prompt), a
-small shared correction of the joint space, and how to weigh the similarities found.
+Attention weights choose tokens; the score is the cosine between the category's phrases and the chosen tokens, in the
+encoder's joint space. A head free to turn attended patches into a logit would memorise its training categories. Here
+cosines are the only path from a category to its logit, so an unseen category is one more query. What is learned: which
+tokens to attend to (depending on the prompt's words), a small shared correction of the joint space, and how to weigh
+the cosines.
 
 The idea of text and image tokens attending to each other comes from arXiv 2504.11707 (whose released code attends
 over a single key, so that its text has no effect), categories as queries from open-vocabulary detection (OWL-ViT,
@@ -22,7 +22,7 @@ from judge.encoders.phrases import KINDS
 from judge.errors import ConfigError
 
 PADDED_LOGIT = -1e4
-"""Logit of what is only padding: no chance in any sum, and, unlike minus infinity, with a gradient."""
+"""Logit of padding: adds nothing to a log-sum-exp and, unlike minus infinity, gives no NaN gradients."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class HeadConfig:
     width: int
     """D, width of the encoder's joint space."""
     inner: int = 256
-    """Width of the streams in which image and prompt read each other."""
+    """Width of the image and prompt streams between which attention runs."""
     heads: int = 4
-    """Attention heads; each looks at places of its own and reports a similarity of its own."""
+    """Attention heads; each attends to tokens of its own and gives one cosine per phrase."""
     depth: int = 1
-    """Blocks in which image and prompt read each other."""
+    """Blocks of mutual attention between image and prompt."""
     rank: int = 32
     """Rank of the correction of the joint space."""
 
@@ -51,18 +51,18 @@ class HeadConfig:
             or self.inner % self.heads
         ):
             raise ConfigError(
-                f"A head of inner width {self.inner}, {self.heads} heads, rank {self.rank}, depth {self.depth} "
-                "does not exist: give positive sizes, and an inner width that the heads divide."
+                f"A head cannot have inner width {self.inner}, {self.heads} heads, rank {self.rank} and depth "
+                f"{self.depth}: give positive sizes, and an inner width that is a multiple of the heads."
             )
 
 
 class Queries(NamedTuple):
-    """The taxonomy side: computed once per taxonomy. G taxonomies of K categories of M phrases, padded."""
+    """The taxonomy side, computed once per taxonomy: G taxonomies of K categories of M phrases, padded."""
 
     phrases: Tensor
     """(G, K, M, D) corrected unit vectors."""
     attention: Tensor
-    """(G, K, M, H, inner / H) what each head looks for."""
+    """(G, K, M, H, inner / H) query vector of each head."""
     kinds: Tensor
     """(G, K, M) indices into `phrases.KINDS`; -1 where there is no phrase."""
 
@@ -83,8 +83,9 @@ class CrossAttentionHead(nn.Module):
         self.show_prompt = nn.Linear(inner, inner)
         self.image_correction = LowRank(width, config.rank)
         self.text_correction = LowRank(width, config.rank)
-        # At the start the heads look where the phrase is most similar, each with a sharpness of its own.
+        # Initially the heads attend to the tokens most similar to the phrase, each at a temperature of its own.
         self.sharpness = nn.Parameter(torch.linspace(1.5, 3.5, heads))
+        # Two paths from cosines to a logit: an MLP that starts at zero, and a linear layer that starts as their mean.
         last = nn.Linear(16, 1)
         self.weigh = nn.Sequential(nn.Linear(2 * heads + 1, 16), nn.GELU(), last)
         self.plain = nn.Linear(2 * heads + 1, 1)
@@ -96,14 +97,16 @@ class CrossAttentionHead(nn.Module):
             nn.init.zeros_(start)
         with torch.no_grad():
             self.plain.weight.fill_(0.0)
-            self.plain.weight[0, : heads + 1] = 10.0 / (heads + 1)
+            self.plain.weight[0, : heads + 1] = 10.0 / (
+                heads + 1
+            )  # the image's cosines; the prompt's start at 0
             self.plain.bias.fill_(-4.0)
 
     def queries(self, phrases: Tensor, kinds: Tensor) -> Queries:
-        """Prepare taxonomies.
+        """Compute the taxonomy side.
 
         Args:
-            phrases: (G, K, M, D) pooled text embeddings of the phrases, padded with anything.
+            phrases: (G, K, M, D) pooled text embeddings of the phrases; values at padding do not matter.
             kinds: (G, K, M) index into `phrases.KINDS`, -1 for padding.
         """
         unit = F.normalize(phrases, dim=-1)
@@ -118,33 +121,46 @@ class CrossAttentionHead(nn.Module):
         Args:
             image: (G, N, T, D) tokens of the images, the pooled embedding first.
             prompt: (G, N, L, D) tokens of the prompts, the pooled embedding first.
-            prompt_mask: (G, N, L) which of them there are; all False for an image without prompt.
+            prompt_mask: (G, N, L) True at prompt tokens; all False for an image without prompt.
             queries: of G taxonomies.
 
         Returns:
-            Logits of the whole (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padded categories.
+            Logits that anything is violated (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padding.
         """
-        category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(-1)
-        (scale, shift), (whole_scale, whole_shift) = self.calibration
-        return self.unsafe_logit(category) * whole_scale + whole_shift, category * scale + shift
+        category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(
+            -1
+        )  # (G, N, K, M) -> (G, N, K)
+        (scale, shift), (unsafe_scale, unsafe_shift) = self.calibration
+        return self.unsafe_logit(category) * unsafe_scale + unsafe_shift, category * scale + shift
 
     def similarity(self, image: Tensor, queries: Queries) -> Tensor:
-        """(G, N, K) cosine in [-1, 1] of each category with the token of the image (G, N, T, D) most like it."""
+        """(G, N, K) cosine in [-1, 1] of each category with the most similar token of the image (G, N, T, D)."""
         tokens = self.image_correction(F.normalize(image, dim=-1))
         found = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, tokens).amax(-1)
         return found.masked_fill((queries.kinds < 0)[:, None], -1.0).amax(-1)
 
     def phrase_logits(self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, queries: Queries) -> Tensor:
-        """(G, N, K, M) a logit for each phrase; `PADDED_LOGIT` for padding."""
+        """Logits of single phrases, before calibration.
+
+        Args:
+            image: (G, N, T, D), as in `forward`.
+            prompt: (G, N, L, D).
+            prompt_mask: (G, N, L).
+            queries: of G taxonomies.
+
+        Returns:
+            (G, N, K, M); `PADDED_LOGIT` for padding.
+        """
         image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
-        image_keys, prompt_keys, prompt_mask, missing = self.fuse(image, prompt, prompt_mask)
-        seen = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
-        told = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
-        by_image = self.attend(queries.attention, image_keys, seen, None)
-        by_prompt = (
-            self.attend(queries.attention, prompt_keys, told, prompt_mask) * ~missing[:, :, None, None, None]
-        )
-        features = torch.cat([by_image, seen[..., :1], by_prompt], dim=-1)
+        image_keys, prompt_keys, prompt_mask, no_prompt = self.fuse(image, prompt, prompt_mask)
+        # (G, N, K, M, T) and (G, N, K, M, L): every phrase with every token.
+        image_cosines = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
+        prompt_cosines = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
+        by_image = self.attend(queries.attention, image_keys, image_cosines, None)
+        by_prompt = self.attend(queries.attention, prompt_keys, prompt_cosines, prompt_mask)
+        by_prompt = by_prompt * ~no_prompt[:, :, None, None, None]
+        # (G, N, K, M, 2 H + 1): a cosine of each head, and that of the pooled image embedding (token 0).
+        features = torch.cat([by_image, image_cosines[..., :1], by_prompt], dim=-1)
         logits: Tensor = (self.plain(features) + self.weigh(features)).squeeze(-1)
         logits = logits + self.kind_bias[queries.kinds.clamp(min=0)][:, None]
         return logits.masked_fill((queries.kinds < 0)[:, None], PADDED_LOGIT)
@@ -152,49 +168,67 @@ class CrossAttentionHead(nn.Module):
     def fuse(
         self, image: Tensor, prompt: Tensor, prompt_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Image and prompt read each other; gives what they show to queries, the mask, and who has no prompt.
+        """Mutual attention of image and prompt.
+
+        Args:
+            image: (G, N, T, D) unit vectors.
+            prompt: (G, N, L, D) unit vectors.
+            prompt_mask: (G, N, L).
 
         Returns:
-            (G, N, T, inner), (G, N, L, inner), (G, N, L) with one true entry at least, and (G, N).
+            Keys of the image tokens (G, N, T, inner) and of the prompt tokens (G, N, L, inner), a mask (G, N, L) with
+            at least one True per row, and (G, N), True where there is no prompt.
         """
         groups = image.shape[:2]
-        missing = ~prompt_mask.any(-1)
-        nothing = missing[..., None] & (torch.arange(prompt.shape[2], device=prompt.device) == 0)
-        pictures, words = self.image_in(image), self.prompt_in(prompt)
-        words = torch.where(nothing[..., None], self.no_prompt, words)
-        mask = prompt_mask | nothing
-        pictures, words, flat = pictures.flatten(0, 1), words.flatten(0, 1), mask.flatten(0, 1)
+        no_prompt = ~prompt_mask.any(-1)
+        # A softmax over an empty set is NaN, so a learned vector takes the place of a missing prompt's first token.
+        placeholder = no_prompt[..., None] & (torch.arange(prompt.shape[2], device=prompt.device) == 0)
+        patches, words = self.image_in(image), self.prompt_in(prompt)
+        words = torch.where(placeholder[..., None], self.no_prompt, words)
+        mask = prompt_mask | placeholder
+        # (G, N, ...) -> (G * N, ...): rows of all groups are one batch to the blocks.
+        patches, words, flat_mask = patches.flatten(0, 1), words.flatten(0, 1), mask.flatten(0, 1)
         for block in self.blocks:
-            pictures, words = block(pictures, words, flat)
+            patches, words = block(patches, words, flat_mask)
         return (
-            self.show_image(pictures).unflatten(0, groups),
+            self.show_image(patches).unflatten(0, groups),
             self.show_prompt(words).unflatten(0, groups),
             mask,
-            missing,
+            no_prompt,
         )
 
-    def attend(self, attention: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None) -> Tensor:
-        """(G, N, K, M, H) the similarity that each head finds where it looks."""
+    def attend(self, queries: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean cosine of each phrase with the tokens, weighted by each head's attention.
+
+        Args:
+            queries: (G, K, M, H, inner / H) of the phrases.
+            keys: (G, N, T, inner) of the tokens.
+            similarity: (G, N, K, M, T) cosines, which take the place of values and also raise the attention.
+            mask: (G, N, T) True at tokens that may be attended to; None for all.
+
+        Returns:
+            (G, N, K, M, H).
+        """
         heads = self.config.heads
-        keys = keys.reshape(*keys.shape[:-1], heads, -1)
-        places = torch.einsum("gkmhd,gnthd->gnkmht", attention, keys) * keys.shape[-1] ** -0.5
-        places = places + self.sharpness.exp()[:, None] * similarity[..., None, :]
+        keys = keys.reshape(*keys.shape[:-1], heads, -1)  # (G, N, T, H, inner / H)
+        scores = torch.einsum("gkmhd,gnthd->gnkmht", queries, keys) * keys.shape[-1] ** -0.5
+        scores = scores + self.sharpness.exp()[:, None] * similarity[..., None, :]
         if mask is not None:
-            places = places.masked_fill(~mask[:, :, None, None, None], float("-inf"))
-        return torch.einsum("gnkmht,gnkmt->gnkmh", places.softmax(-1), similarity)
+            scores = scores.masked_fill(~mask[:, :, None, None, None], float("-inf"))
+        return torch.einsum("gnkmht,gnkmt->gnkmh", scores.softmax(-1), similarity)
 
     def unsafe_logit(self, category: Tensor) -> Tensor:
-        """Logit that any category is violated, from (..., K) category logits.
+        """Logit (...) that any category is violated, from category logits (..., K).
 
-        A log-sum-exp is a noisy-or of rare events; its sharpness is learned, so that many quiet categories need not
-        add up to an alarm. Sorted first, so that not even rounding depends on the order.
+        A log-sum-exp is a noisy-or of rare events; its sharpness is learned, so that many low scores need not add up to
+        a high one. Logits are sorted first, so that rounding does not depend on the order of categories.
         """
-        sharp = self.whole[0].exp()
-        return (category.sort(-1).values * sharp).logsumexp(-1) / sharp + self.whole[1]
+        sharpness = self.whole[0].exp()
+        return (category.sort(-1).values * sharpness).logsumexp(-1) / sharpness + self.whole[1]
 
 
 class MutualAttention(nn.Module):
-    """Image tokens read the prompt, prompt tokens read the image, then each thinks for itself."""
+    """A block of co-attention: image tokens attend to the prompt, prompt tokens to the image, then an MLP on each."""
 
     def __init__(self, inner: int, heads: int) -> None:
         super().__init__()
@@ -205,10 +239,10 @@ class MutualAttention(nn.Module):
         self.prompt_thinks = _feed_forward(inner)
 
     def forward(self, image: Tensor, prompt: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, inner), (B, L, inner), (B, L) -> the two streams."""
-        pictures, words = self.norms[0](image), self.norms[1](prompt)
-        image = image + self.image_reads(pictures, words, prompt_mask)
-        prompt = prompt + self.prompt_reads(words, pictures, None)
+        """Image (B, T, inner), prompt (B, L, inner) and its mask (B, L) -> both streams, of the same shapes."""
+        patches, words = self.norms[0](image), self.norms[1](prompt)
+        image = image + self.image_reads(patches, words, prompt_mask)
+        prompt = prompt + self.prompt_reads(words, patches, None)
         image = image + self.image_thinks(self.norms[2](image))
         return image, prompt + self.prompt_thinks(self.norms[3](prompt))
 
@@ -222,18 +256,22 @@ class CrossAttention(nn.Module):
         self.query, self.key_value = nn.Linear(inner, inner), nn.Linear(inner, 2 * inner)
         self.out = nn.Linear(inner, inner)
 
-    def forward(self, reader: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
-        """(B, R, inner) reads (B, S, inner), where `mask` (B, S) is true."""
-        query = self.query(reader).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def forward(self, target: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
+        """Queries from `target` (B, R, inner), keys and values from `source` (B, S, inner) -> (B, R, inner).
+
+        `mask` (B, S) is True at tokens that may be attended to; None for all.
+        """
+        # (B, R, inner) -> (B, H, R, inner / H); keys and values come out of one product.
+        query = self.query(target).unflatten(-1, (self.heads, -1)).transpose(1, 2)
         key, value = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
         allowed = None if mask is None else mask[:, None, None]
-        read = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        out: Tensor = self.out(read.transpose(1, 2).flatten(2))
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
         return out
 
 
 class LowRank(nn.Module):
-    """A correction of unit vectors that starts as none: unit(x + up(down(x)))."""
+    """A low-rank correction of unit vectors, the identity at first: normalise(x + up(down(x)))."""
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()
@@ -241,7 +279,7 @@ class LowRank(nn.Module):
         nn.init.zeros_(self.up.weight)
 
     def forward(self, unit: Tensor) -> Tensor:
-        """(..., D) unit vectors -> unit vectors."""
+        """(..., D) unit vectors -> (..., D) unit vectors."""
         return F.normalize(unit + self.up(self.down(unit)), dim=-1)
 
 
