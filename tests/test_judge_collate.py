@@ -172,9 +172,9 @@ def test_the_pixel_cache_keeps_to_its_limit_and_forgets_the_oldest(collator, gro
     cache = PixelCache(collator().encoder, limit=2 * size)
     for example in (rows[0], rows[1], rows[0], rows[2]):
         cache.get(example)
-    assert list(cache._kept) == [rows[0].id, rows[2].id]
-    assert cache.size == 2 * size
-    assert cache.get(rows[0])[1]["pixel_values"] is cache._kept[rows[0].id][1]["pixel_values"]
+    assert list(cache._cache) == [rows[0].id, rows[2].id]
+    assert cache._cache.currsize == 2 * size
+    assert cache.get(rows[0])[1]["pixel_values"] is cache._cache[rows[0].id][1]["pixel_values"]
 
 
 def test_an_image_token_in_a_taxonomy_or_prompt_stays_text(collator, group):

@@ -9,8 +9,9 @@ from PIL import Image
 from scipy.special import expit
 
 from judge.cascade.filters_alone import UNREAD, FilterStage
-from judge.cascade.similarity import MAX_CACHED_TAXONOMIES, Platt, Similarities
+from judge.cascade.similarity import Platt, Similarities
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
+from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
 from judge.errors import ConfigError
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError

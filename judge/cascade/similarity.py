@@ -4,12 +4,12 @@ Nothing is trained on categories: a category is its phrases (`judge.encoders.phr
 cosine between the pooled embedding and one of them. Two numbers (Platt 1999) turn it into a probability.
 """
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logit
 from torch import Tensor
@@ -18,13 +18,11 @@ from torch.nn import functional as F
 from judge.calibration.conformal import known, one_sided
 from judge.encoders.dual import DualEncoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
+from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
-
-MAX_CACHED_TAXONOMIES = 64
-"""Taxonomies whose phrases are held; the least recently used goes first."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,9 @@ class Similarities:
     """Cosines of images and prompts to a taxonomy's categories."""
 
     encoder: DualEncoder
-    _kept: "OrderedDict[str, tuple[Tensor, Tensor]]" = field(default_factory=OrderedDict, repr=False)
+    _cached: "LRUCache[str, tuple[Tensor, Tensor]]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
+    )
 
     def __post_init__(self) -> None:
         self._book = PhraseEmbeddings(self.encoder)
@@ -109,13 +109,10 @@ class Similarities:
 
     def _phrases(self, taxonomy: Taxonomy) -> tuple[Tensor, Tensor]:
         """Unit vectors (K, M, D) of the categories' phrases, and (K, M) where there is none; kept."""
-        found = self._kept.get(taxonomy.hash)
+        found = self._cached.get(taxonomy.hash)
         if found is None:
             embeddings, kinds = self._book.embed([taxonomy])
             device = self.encoder.device
             found = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
-            self._kept[taxonomy.hash] = found
-            while len(self._kept) > MAX_CACHED_TAXONOMIES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(taxonomy.hash)
+            self._cached[taxonomy.hash] = found
         return found

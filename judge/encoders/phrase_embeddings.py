@@ -10,10 +10,7 @@ from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 from .dual import DualEncoder
-from .phrases import KINDS, phrases, unreadable
-
-MAX_CACHED_PHRASES = 100_000
-"""Phrases whose embeddings are held; all are dropped when there are more."""
+from .phrases import KINDS, MAX_CACHED_PHRASES, phrases, unreadable
 
 
 @dataclass

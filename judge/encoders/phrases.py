@@ -14,6 +14,10 @@ from .alternatives import alternatives
 
 Kind = Literal["name", "definition", "alternative", "example"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+MAX_CACHED_PHRASES = 100_000
+"""Phrases whose embeddings are cached; with more, the whole cache is emptied."""
+MAX_CACHED_TAXONOMIES = 64
+"""Taxonomies whose embedded phrases or queries are cached; the least recently used is evicted."""
 
 
 @dataclass(frozen=True)

@@ -8,21 +8,28 @@
     student.tokenizer.json  of the text encoder
     student.json            how to prepare images and texts, the taxonomy, and the SHA-256 of the other four
 
-Needs numpy, Pillow, PyYAML, `onnxruntime` and `tokenizers`; neither torch nor transformers is imported.
+Needs numpy, Pillow, PyYAML, cachetools, `onnxruntime` and `tokenizers`; neither torch nor transformers is imported.
 """
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from cachetools import LRUCache
 from numpy.typing import NDArray
 
-from judge.encoders.phrases import KINDS, phrases, unjudged_reason, unreadable
+from judge.encoders.phrases import (
+    KINDS,
+    MAX_CACHED_PHRASES,
+    MAX_CACHED_TAXONOMIES,
+    phrases,
+    unjudged_reason,
+    unreadable,
+)
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
 from judge.questions import one_prompt_each, opens_images
@@ -38,8 +45,6 @@ FORMAT = 1
 SIDES = {"image": ".onnx", "text": ".text.onnx", "taxonomy": ".taxonomy.onnx", "tokenizer": ".tokenizer.json"}
 """What replaces `.onnx` in the name of each file but the manifest."""
 MANIFEST = ".json"
-MAX_CACHED_TAXONOMIES, MAX_CACHED_PHRASES = 64, 100_000
-"""How many are held: of taxonomies the least recently used goes first, of phrases all go at once."""
 
 Floats = NDArray[np.float32]
 Queries = dict[str, NDArray[Any]]
@@ -125,7 +130,7 @@ class OnnxStudent:
         self._taxonomy = _session(files["taxonomy"], threads)
         self._tokenizer = _tokenizer(files["tokenizer"], self.texts.context)
         self._known: dict[str, Floats] = {}
-        self._kept: OrderedDict[str, Queries] = OrderedDict()
+        self._queries: LRUCache[str, Queries] = LRUCache(MAX_CACHED_TAXONOMIES)
 
     @opens_images
     def score(
@@ -209,7 +214,7 @@ class OnnxStudent:
 
     def queries(self, taxonomy: Taxonomy) -> Queries:
         """The taxonomy side, computed once and kept: phrases (K, M, D), where (K, M, H, d), kinds (K, M)."""
-        found = self._kept.get(taxonomy.hash)
+        found = self._queries.get(taxonomy.hash)
         if found is None:
             listed = [phrases(category) for category in taxonomy]
             self._learn([phrase.text for category in listed for phrase in category])
@@ -221,10 +226,7 @@ class OnnxStudent:
                     embeddings[k, m] = self._known[phrase.text]
                     kinds[k, m] = KINDS.index(phrase.kind)
             corrected, where = self._taxonomy.run(["phrases", "where"], {"embeddings": embeddings})
-            found = self._kept[taxonomy.hash] = {"phrases": corrected, "where": where, "kinds": kinds}
-            while len(self._kept) > MAX_CACHED_TAXONOMIES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(taxonomy.hash)
+            found = self._queries[taxonomy.hash] = {"phrases": corrected, "where": where, "kinds": kinds}
         return found
 
     def _learn(self, texts: Sequence[str]) -> None:

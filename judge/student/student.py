@@ -1,7 +1,6 @@
 """The student: a frozen encoder and a cross-attention head, as a classifier of any taxonomy."""
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from judge.category_margin import category_margin
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
-from judge.encoders.phrases import unjudged_reason
+from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, unjudged_reason
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
 from judge.protocol import Scores, on_one_scale
@@ -28,8 +28,6 @@ from .head import CrossAttentionHead, HeadConfig, Queries
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-MAX_CACHED_TAXONOMIES = 64
-"""Taxonomies whose queries are held; the least recently used goes first."""
 WEIGHTS, SHAPE = "head.safetensors", "head.json"
 
 
@@ -42,7 +40,9 @@ class Student:
     name: str = "student"
     default_taxonomy: Taxonomy | None = None
     batch_size: int = 32
-    _kept: "OrderedDict[str, Queries]" = field(default_factory=OrderedDict, repr=False)
+    _queries: "LRUCache[str, Queries]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
+    )
 
     def __post_init__(self) -> None:
         if self.head.config.width != self.encoder.width:
@@ -157,21 +157,18 @@ class Student:
 
     def queries(self, taxonomy: Taxonomy) -> Queries:
         """The taxonomy side, computed once and kept."""
-        found = self._kept.get(taxonomy.hash)
+        found = self._queries.get(taxonomy.hash)
         if found is None:
             embeddings, kinds = self.phrase_embeddings.embed([taxonomy])
             device = self.encoder.device
             with torch.no_grad():
                 found = self.head.queries(embeddings.to(device), kinds.to(device))
-            self._kept[taxonomy.hash] = found
-            while len(self._kept) > MAX_CACHED_TAXONOMIES:
-                self._kept.popitem(last=False)
-        self._kept.move_to_end(taxonomy.hash)
+            self._queries[taxonomy.hash] = found
         return found
 
     def clear_cache(self) -> None:
         """Drop the kept taxonomies; needed after the head's weights have changed."""
-        self._kept.clear()
+        self._queries.clear()
 
 
 def save_student(run: RunDir, student: Student) -> None:

@@ -8,7 +8,6 @@ many categories are asked about, the image runs first and the branches of a larg
 questions that taxonomies have in common are one branch.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
+from cachetools import LRUCache
 from torch import Tensor, nn
 
 from judge.category_margin import category_margin
@@ -61,8 +61,12 @@ class VisionLanguageJudge:
     name: str = "judge"
     default_taxonomy: Taxonomy | None = None
     batch_size: int = 8
-    _prefixes: "OrderedDict[tuple[int, ...], Prefix]" = field(default_factory=OrderedDict, repr=False)
-    _questions: "OrderedDict[Any, Encoded]" = field(default_factory=OrderedDict, repr=False)
+    _prefixes: "LRUCache[tuple[int, ...], Prefix]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_POLICIES), repr=False
+    )
+    _questions: "LRUCache[Any, Encoded]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_QUESTIONS), repr=False
+    )
     _runs: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     supports_multilabel: ClassVar[bool] = True
@@ -195,14 +199,11 @@ class VisionLanguageJudge:
         if size not in self._runs:
             self._runs[size] = self.encoder.encode_image(Image.new("RGB", size))[0]
         key = (taxonomy, prompt, focus, size)
-        if key not in self._questions:
+        encoded = self._questions.get(key)
+        if encoded is None:
             chat = render(taxonomy, prompt, template=self.template, focus=focus)
-            self._questions[key] = self.encoder.encode_row([Variant(chat)], self._runs[size])
-            while len(self._questions) > MAX_CACHED_QUESTIONS:
-                self._questions.popitem(last=False)
-        else:
-            self._questions.move_to_end(key)
-        return self._questions[key]
+            encoded = self._questions[key] = self.encoder.encode_row([Variant(chat)], self._runs[size])
+        return encoded
 
     def _answer(self, taxonomy: Taxonomy, category: str, focus: str | None) -> int:
         """Place of the answer that names a category."""
@@ -305,19 +306,17 @@ class VisionLanguageJudge:
         return int(getattr(config, "max_position_embeddings", None) or 10**9)
 
     def _prefix(self, tokens: tuple[int, ...]) -> Prefix:
-        if tokens in self._prefixes:
-            self._prefixes.move_to_end(tokens)
-            return self._prefixes[tokens]
+        prefix = self._prefixes.get(tokens)
+        if prefix is not None:
+            return prefix
         layers: tuple[tuple[Tensor, Tensor], ...] = ()
         if tokens:
             ids = torch.tensor([tokens], device=self.model.device)
             with torch.no_grad():
                 cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
             layers = tuple((layer.keys, layer.values) for layer in cache.layers)
-        self._prefixes[tokens] = Prefix(len(tokens), layers)
-        while len(self._prefixes) > MAX_CACHED_POLICIES:
-            self._prefixes.popitem(last=False)
-        return self._prefixes[tokens]
+        prefix = self._prefixes[tokens] = Prefix(len(tokens), layers)
+        return prefix
 
     def clear_cache(self) -> None:
         """Drop the kept policies; needed after the weights have changed."""

@@ -1,11 +1,11 @@
 """Groups of rows -> one packed batch: each policy once, its rows behind it, the loss on the answers alone."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
+from cachetools import LRUCache
 from torch import Tensor
 
 from judge.data.images import open_image
@@ -20,33 +20,33 @@ from prompts.template import Chat, render
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+EncodedImage = tuple[tuple[int, ...], dict[str, Tensor]]
+"""Image tokens and pixel tensors, as `ChatEncoder.encode_image` returns them."""
 PACKED = ("input_ids", "position_ids", "attention_mask", "logits_to_keep", "labels")
 """What `pack` returns; all else in a batch is pixels and what goes with them."""
 
 
 class PixelCache:
-    """Images as the processor returns them, kept up to a number of bytes; the least recently used goes first."""
+    """Images as the processor returns them, up to `limit` bytes; the least recently used is evicted."""
 
     def __init__(self, encoder: ChatEncoder, limit: int = 2 * 1024**3) -> None:
-        self.encoder, self.limit, self.size = encoder, limit, 0
-        self._kept: OrderedDict[str, tuple[tuple[int, ...], dict[str, Tensor]]] = OrderedDict()
+        self.encoder = encoder
+        self._cache: LRUCache[str, EncodedImage] = LRUCache(limit, getsizeof=_bytes)
 
-    def get(self, example: Example) -> tuple[tuple[int, ...], dict[str, Tensor]]:
-        """The run of image tokens and the pixel tensors of an example."""
-        if example.id in self._kept:
-            self._kept.move_to_end(example.id)
-            return self._kept[example.id]
+    def get(self, example: Example) -> EncodedImage:
+        """The image tokens of an example, and its pixel tensors with a leading dimension of one."""
+        cached = self._cache.get(example.id)
+        if cached is not None:
+            return cached
         image: Image = open_image(example.image)
-        seen = self.encoder.encode_image(image)
-        self._kept[example.id] = seen
-        self.size += _bytes(seen[1])
-        while self.size > self.limit and len(self._kept) > 1:
-            self.size -= _bytes(self._kept.popitem(last=False)[1][1])
-        return seen
+        encoded = self.encoder.encode_image(image)
+        if _bytes(encoded) <= self._cache.maxsize:  # LRUCache refuses values larger than itself
+            self._cache[example.id] = encoded
+        return encoded
 
 
-def _bytes(visual: dict[str, Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in visual.values())
+def _bytes(encoded: EncodedImage) -> int:
+    return sum(tensor.nbytes for tensor in encoded[1].values())
 
 
 @dataclass
