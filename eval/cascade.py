@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration.temperature import Labelled, check_levels, conformal_threshold
+from judge.calibration.conformal import check_levels, conformal_threshold
+from judge.calibration.temperature import Labelled
 from judge.cascade.cascade import Cascade, TokenClassifier
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import STAGES, Cutoffs, Decided, StageScores

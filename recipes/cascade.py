@@ -50,8 +50,9 @@ from eval.options import RecipeOptions, parse_options
 from eval.questions import Question, draw_evaluation
 from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
+from judge.calibration.conformal import allowed_misses
 from judge.calibration.envelope import Envelope
-from judge.calibration.temperature import Calibration, Labelled, allowed_misses, fit_calibration
+from judge.calibration.temperature import Calibration, Labelled, fit_calibration
 from judge.cascade.cascade import Cascade
 from judge.cascade.saved import save_cascade
 from judge.cascade.settings import CascadeSettings

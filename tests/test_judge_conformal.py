@@ -11,7 +11,6 @@ from judge.calibration.conformal import (
     allowed_misses,
     average_by,
     check_levels,
-    check_promise,
     conformal_level,
     conformal_threshold,
     known,
@@ -102,16 +101,15 @@ def test_the_standard_error_is_that_of_pairs():
     assert check_levels([[0, 0], [0, 1], [0, 0]], 0.6, share=0.34).splits == 200
 
 
-def test_a_check_of_thresholds_on_rows_that_are_all_alike():
-    truth = [1] * 10 + [0] * 4
-    score = [0.5] * 10 + [0.4, 0.5, 0.6, 0.7]
-    found = check_promise(truth, score, 0.3, splits=4)
+def test_a_check_measures_the_level_that_calibration_chooses():
+    losses = [[0, 0, 1]] * 10
+    found = check_levels(losses, 0.3, alarms=[1.0, 0.75, 0.0], splits=4)
     assert (found.mean, found.standard_error, found.share_above) == (0.0, 0.0, 0.0)
-    assert found.false_alarm_rate == 0.75  # from the threshold on
-    assert found.splits == 4
-    assert check_promise(truth, score, 0.3).splits == 200
+    assert found.false_alarm_rate == 0.75  # of the most lenient level that misses nothing
+    assert (found.splits, check_levels(losses, 0.3).splits) == (4, 200)
+    assert np.isnan(check_levels(losses, 0.3).false_alarm_rate)
     with pytest.raises(ConfigError, match=r"2 splits with a share of 0\.0 of 10 unsafe rows"):
-        check_promise(truth, score, 0.3, splits=2, share=0.0)
+        check_levels(losses, 0.3, splits=2, share=0.0)
     with pytest.raises(ConfigError, match="3 levels but false-alarm rates of shape"):
         check_levels(np.zeros((9, 3)), 0.5, alarms=[0.1, 0.2])
 

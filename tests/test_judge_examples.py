@@ -13,7 +13,7 @@ from PIL import Image
 from judge import check_splits, load_examples, open_image
 from judge.data.examples import ExampleSet
 from judge.data.images import pixels_hash
-from judge.data.labels import UNSPECIFIED, unsafe_label
+from judge.data.labels import UNSPECIFIED
 from judge.data.sources import Skipped, StoredImage, UnusableRowsError
 from judge.errors import ImageError
 from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
@@ -278,12 +278,9 @@ def test_external_set_of_one_category_read_strictly(tmp_path: Path) -> None:
 
 def test_unsafe_without_a_named_category_is_unsafe_yet_no_label_of_any_category(tmp_path: Path) -> None:
     spec = f"smid:{external(tmp_path / 'train.parquet')}"
-    safe, unsafe, _ = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, max_failures=0.5).examples
+    _, unsafe, _ = load_examples(spec, split="test", taxonomy=UNSAFEBENCH, max_failures=0.5).examples
     assert unsafe.violates == {UNSPECIFIED}
     assert UNSAFEBENCH.label(unsafe) == (None,) * 11
-    assert unsafe_label(unsafe, UNSAFEBENCH) is True
-    assert unsafe_label(safe, UNSAFEBENCH) is False
-    assert unsafe_label(Example("x", None, unknown=frozenset({"Hate"})), UNSAFEBENCH) is None
 
 
 def test_flips_never_draw_an_image_whose_category_nobody_named() -> None:

@@ -9,20 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from judge.calibration.temperature import (
-    Calibrated,
-    Calibration,
-    Labelled,
+from judge.calibration.conformal import (
     check_levels,
-    check_promise,
     conformal_level,
     conformal_threshold,
+    needed_unsafe,
+)
+from judge.calibration.temperature import (
+    Calibration,
+    Labelled,
     fit_calibration,
     fit_temperature,
-    needed_unsafe,
     tempered,
 )
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import ConfigError
 from judge.protocol import Scores
 from prompts import load_taxonomy
 
@@ -144,53 +144,15 @@ def test_apply_uses_own_then_shared_and_keeps_everything_else():
         calibration.apply(scores, DIGITS)
 
 
-def test_calibrated_is_a_classifier():
-    class Constant:
-        name = "constant"
-
-        def score(self, images, prompts, taxonomy):
-            return Scores(
-                np.full(len(images), 0.9), np.full((len(images), len(taxonomy)), 0.9), (None,) * len(images)
-            )
-
-    calibrated = Calibrated(Constant(), Calibration(whole=2.0))
-    assert calibrated.name == "constant"
-    assert calibrated.score([None], None, DIGITS).unsafe[0] == pytest.approx(0.75)
-    calibrated.name = "other"
-    assert calibrated.classifier.name == "other"
-
-
-def test_a_calibration_comes_back_from_its_file(tmp_path):
-    calibration = Calibration("judge", 1.5, 0.7, {"zero": 2.0})
-    calibration.save(tmp_path / "calibration.json")
-    assert Calibration.load(tmp_path / "calibration.json") == calibration
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "not json",
-        "[]",
-        '{"whole": 1}',
-        '{"classifier": "", "whole": 0, "shared": 1, "categories": {}}',
-        '{"classifier": "", "whole": 1, "shared": true, "categories": {}}',
-        '{"classifier": "", "whole": 1, "shared": 1, "categories": []}',
-        '{"classifier": "", "whole": 1, "shared": 1, "categories": {"zero": "hot"}}',
-        '{"classifier": "", "whole": 1, "shared": NaN, "categories": {}}',
-    ],
-)
-def test_a_damaged_calibration_is_refused(tmp_path, content):
-    (tmp_path / "c.json").write_text(content)
-    with pytest.raises(CheckpointError, match=r"c\.json"):
-        Calibration.load(tmp_path / "c.json")
-
-
-def test_a_missing_calibration_is_refused(tmp_path):
-    with pytest.raises(CheckpointError, match="cannot be read"):
-        Calibration.load(tmp_path / "nothing.json")
-
-
 # Promises
+
+
+def check_thresholds(truth, probability, promise, **options):
+    """`check_levels` of the thresholds that `conformal_threshold` chooses from: every unsafe score, and none."""
+    unsafe, safe = probability[truth == 1], np.sort(probability[truth == 0])
+    levels = np.concatenate([[0.0], np.sort(unsafe)])
+    alarms = 1 - np.searchsorted(safe, levels) / len(safe)
+    return check_levels(unsafe[:, None] < levels, promise, alarms=alarms, **options)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +250,6 @@ def test_a_promise_the_data_cannot_support_says_what_it_takes():
     "ask",
     [
         lambda t, p: conformal_threshold(t, p, miss_rate=0.1),
-        lambda t, p: check_promise(t, p, 0.1),
         fit_temperature,
     ],
 )
@@ -351,7 +312,7 @@ def test_too_few_rows_for_a_level_say_how_many():
 @pytest.mark.parametrize("seed", range(3))
 def test_over_200_splits_the_mean_miss_rate_stays_under_the_promise(promise, seed):
     truth, probability = drawn(1600, seed=seed)
-    found = check_promise(truth, probability, promise, seed=seed)
+    found = check_thresholds(truth, probability, promise, seed=seed)
     assert found.splits == 200
     rows = round(truth.sum() / 2)
     # The expectation over all splits, a little under the promise:
@@ -375,36 +336,30 @@ def test_the_check_agrees_with_a_plain_loop():
         t = conformal_threshold([1] * half + [0], [*order[:half], 0.5], miss_rate=0.05)
         missed.append(np.mean(order[half:] < t))
         alarms.append(np.mean(safe >= t))
-    found = check_promise(truth, probability, 0.05)
+    found = check_thresholds(truth, probability, 0.05)
     assert found.mean == pytest.approx(np.mean(missed), abs=5 * np.std(missed) / math.sqrt(3000))
     assert found.false_alarm_rate == pytest.approx(np.mean(alarms), abs=0.02)
     assert json.loads(json.dumps(found.to_dict()))["mean"] == found.mean
 
 
-def test_levels_are_checked_as_thresholds_are():
-    truth, probability = drawn(400, seed=6)
-    unsafe, safe = probability[truth == 1], probability[truth == 0]
-    levels = np.concatenate([[0.0], np.sort(unsafe)])
-    alarms = [(safe >= t).mean() for t in levels]
-    found = check_levels(unsafe[:, None] < levels, 0.05, alarms=alarms, seed=4)
-    assert found == check_promise(truth, probability, 0.05, seed=4)
-    assert np.isnan(check_levels(unsafe[:, None] < levels, 0.05).false_alarm_rate)
-
-
 def test_one_seed_one_answer_and_another_share_is_measured():
     truth, probability = drawn(600)
-    assert check_promise(truth, probability, 0.1, seed=1) == check_promise(truth, probability, 0.1, seed=1)
-    assert check_promise(truth, probability, 0.1, seed=1) != check_promise(truth, probability, 0.1, seed=2)
-    assert check_promise(truth, probability, 0.1, share=0.8).mean <= 0.1
+    assert check_thresholds(truth, probability, 0.1, seed=1) == check_thresholds(
+        truth, probability, 0.1, seed=1
+    )
+    assert check_thresholds(truth, probability, 0.1, seed=1) != check_thresholds(
+        truth, probability, 0.1, seed=2
+    )
+    assert check_thresholds(truth, probability, 0.1, share=0.8).mean <= 0.1
 
 
 def test_checks_that_cannot_be_made_are_refused():
     truth, probability = drawn(100)
     with pytest.raises(ConfigError, match="splits"):
-        check_promise(truth, probability, 0.1, splits=1)
+        check_thresholds(truth, probability, 0.1, splits=1)
     with pytest.raises(ConfigError, match="share"):
-        check_promise(truth, probability, 0.1, share=1.0)
+        check_thresholds(truth, probability, 0.1, share=1.0)
     with pytest.raises(ConfigError, match="at least 49"):
-        check_promise(truth, probability, 0.02, share=0.5)
+        check_thresholds(truth, probability, 0.02, share=0.5)
     with pytest.raises(ConfigError, match="one each"):
         check_levels(np.zeros((100, 3)), 0.1, alarms=[0.1])

@@ -5,8 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from judge.calibration import conformal
-from judge.calibration import temperature as calibrate
 from judge.calibration.temperature import (
     LEAST_EXAMPLES,
     TEMPERATURES,
@@ -15,30 +13,12 @@ from judge.calibration.temperature import (
     fit_calibration,
     fit_temperature,
 )
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import ConfigError
 from judge.protocol import Scores
 from prompts import Category, Taxonomy
 
 ONE = Taxonomy("one", "1", (Category("red", "red things", key="r"),))
 TWO = Taxonomy("two", "1", (Category("rouge", "red things", key="r"), Category("blue", "blue things")))
-
-
-def test_what_the_module_offers():
-    assert set(calibrate.__all__) == {
-        *(
-            "Calibrated",
-            "Calibration",
-            "Labelled",
-            "PromiseCheck",
-            "allowed_misses",
-            "average_by",
-            "check_levels",
-        ),
-        *("check_promise", "conformal_level", "conformal_threshold", "fit_calibration", "fit_temperature"),
-        *("needed_unsafe", "tempered"),
-    }
-    assert all(callable(getattr(calibrate, name)) for name in calibrate.__all__)
-    assert calibrate.conformal_threshold is conformal.conformal_threshold
 
 
 def test_a_calibration_of_nothing_changes_nothing():
@@ -54,40 +34,10 @@ def test_a_calibration_of_nothing_changes_nothing():
         nothing.apply(scores, TWO)
 
 
-def test_a_calibration_as_a_file(tmp_path):
-    calibration = Calibration("Prüfer", 2.0, 3, {"r": 0.5})
+def test_a_calibration_goes_to_json():
     data = {"classifier": "Prüfer", "whole": 2.0, "shared": 3, "categories": {"r": 0.5}}
-    assert calibration.to_dict() == data
-    path = tmp_path / "calibration.json"
-    calibration.save(path)
-    text = path.read_text(encoding="utf-8")
-    assert json.loads(text) == data
-    assert text.startswith('{\n  "classifier": "Prüfer",\n')
-    assert text.endswith("}\n")
-    assert Calibration.from_dict(data) == calibration
-
-
-@pytest.mark.parametrize("wrong", [0, -1.0, float("inf"), float("nan"), True, "1", None])
-@pytest.mark.parametrize("place", ["whole", "shared", "r"])
-def test_a_temperature_is_a_number_above_nothing_and_finite(place, wrong):
-    data = {"classifier": "", "whole": 1.0, "shared": 1.0, "categories": {"r": 1.0}}
-    (data["categories"] if place == "r" else data)[place] = wrong
-    with pytest.raises(
-        CheckpointError, match=rf"^calibration: the temperature of '{place}' is {wrong!r}; it must be"
-    ):
-        Calibration.from_dict(data)
-    with pytest.raises(CheckpointError, match=r"^mine: the temperature"):
-        Calibration.from_dict(data, "mine")
-
-
-@pytest.mark.parametrize(
-    "data", [None, [], {}, {"classifier": "", "whole": 1.0, "shared": 1.0, "categories": {}, "more": 1}]
-)
-def test_what_is_no_calibration_says_what_one_holds(data):
-    with pytest.raises(
-        CheckpointError, match=r"holds no calibration \(an object of categories, classifier, shared, whole\)"
-    ):
-        Calibration.from_dict(data)
+    assert Calibration("Prüfer", 2.0, 3, {"r": 0.5}).to_dict() == data
+    assert json.loads(json.dumps(Calibration(whole=2.0).to_dict()))["whole"] == 2.0
 
 
 def answers(truth, score, taxonomy=ONE, column=None):

@@ -9,7 +9,7 @@ from prompts import Category, Example, ExampleError, FlipOptions, Taxonomy, Taxo
 from prompts.errors import ArbiterError
 from prompts.flip.policies import draw_entries
 from prompts.flip.pool import Pool
-from prompts.flip.rows import NEUTRAL_NAMES, Group, Pair, Row
+from prompts.flip.rows import NEUTRAL_NAMES, Group, Row
 from prompts.names import LONGEST_NAME, LONGEST_TEXT
 
 LETTERS = Taxonomy(
@@ -249,14 +249,12 @@ def test_the_defaults_of_label_flipping() -> None:
     assert NEUTRAL_NAMES == ("house list", "own rule", "local rule", "our list")
 
 
-def test_rows_know_whose_prompt_they_show_and_pairs_which_row_was_flipped() -> None:
+def test_rows_know_whose_prompt_they_show() -> None:
     def row(prompt_of: str | None, unsafe: bool = True) -> Row:
         return Row(
             image("1"), LETTERS, None if prompt_of is None else "x", prompt_of, unsafe, None, None, "keep"
         )
 
     assert [row(of).prompt_kind for of in (None, "1", "2")] == ["none", "kept", "lie"]
-    unsafe, safe = row(None), row(None, unsafe=False)
-    assert Pair(unsafe, safe, "safe_to_unsafe").flipped is unsafe
-    assert Pair(unsafe, safe, "unsafe_to_safe").flipped is safe
+    unsafe = row(None)
     assert Group(LETTERS, (unsafe,)).rows[0].unsafe

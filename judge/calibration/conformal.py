@@ -18,7 +18,7 @@ rate is what is promised (recall is 1 minus it).
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -120,33 +120,6 @@ class PromiseCheck:
         return {**asdict(self), "quantiles": dict(self.quantiles)}
 
 
-def check_promise(
-    truth: ArrayLike,
-    probability: ArrayLike,
-    promise: float,
-    *,
-    splits: int = 200,
-    share: float = 0.5,
-    seed: int = 0,
-) -> PromiseCheck:
-    """Calibrate `conformal_threshold` on a random share of the unsafe rows, measure on the others, again and again.
-
-    Raises:
-        ConfigError: as `conformal_threshold`, for the smaller calibration sets.
-    """
-    unsafe, safe = known(truth, probability)
-    if not len(unsafe) or not len(safe):
-        raise ConfigError(one_sided(len(unsafe), len(safe)))
-    ranked = np.sort(safe)
-
-    def measure(chosen: NDArray[np.int64], rest: NDArray[np.int64]) -> tuple[float, float]:
-        threshold = np.sort(unsafe[chosen])[allowed_misses(len(chosen), promise)]
-        alarms = 1 - np.searchsorted(ranked, threshold, side="left") / len(ranked)
-        return float((unsafe[rest] < threshold).mean()), float(alarms)
-
-    return _resample(measure, len(unsafe), promise, splits, share, seed)
-
-
 def check_levels(
     losses: ArrayLike,
     promise: float,
@@ -156,51 +129,53 @@ def check_levels(
     share: float = 0.5,
     seed: int = 0,
 ) -> PromiseCheck:
-    """`check_promise` for any family of levels: `losses` as for `conformal_level`, `alarms` (L,) rates of each."""
+    """Calibrate on a random share of the unsafe rows, measure on the others, and average over many such splits.
+
+    Splits come in pairs, an order and its reverse: where the one is lucky the other is not, so that their mean is as
+    exact as that of four to ten times as many independent splits.
+
+    Args:
+        losses: (N, L) as for `conformal_level`.
+        promise: bound on the expected loss.
+        alarms: (L,) false-alarm rate in [0, 1] of each level.
+        splits: how many; an odd number is rounded up.
+        share: of the rows, for calibration.
+        seed: of the splits.
+
+    Raises:
+        ConfigError: as `conformal_level`, for the smaller calibration sets; rates of another number of levels; or
+            too few splits or rows.
+    """
     table = _family(losses)
     rates = np.full(table.shape[1], np.nan) if alarms is None else np.asarray(alarms, dtype=np.float64)
     if rates.shape != table.shape[1:]:
         raise ConfigError(
             f"{table.shape[1]} levels but false-alarm rates of shape {rates.shape}; give one each."
         )
-
-    def measure(chosen: NDArray[np.int64], rest: NDArray[np.int64]) -> tuple[float, float]:
-        level = conformal_level(table[chosen], promise)
-        return float(table[rest, level].mean()), float(rates[level])
-
-    return _resample(measure, len(table), promise, splits, share, seed)
-
-
-def _resample(
-    measure: Callable[[NDArray[np.int64], NDArray[np.int64]], tuple[float, float]],
-    rows: int,
-    promise: float,
-    splits: int,
-    share: float,
-    seed: int,
-) -> PromiseCheck:
-    """Average `measure` (miss rate, false-alarm rate) over splits of `rows` rows.
-
-    Splits come in pairs, an order and its reverse: where the one is lucky the other is not, so that their mean is as
-    exact as that of four to ten times as many independent splits.
-    """
+    rows = len(table)
     size = round(share * rows)
     if splits < 2 or not 0 < size < rows:
         raise ConfigError(
             f"{splits} splits with a share of {share} of {rows} unsafe rows; give at least 2, and rows for both."
         )
     rng = np.random.default_rng(seed)
-    found: list[tuple[float, float]] = []
+    missed, alarmed = [], []
     for _ in range(math.ceil(splits / 2)):
         order = rng.permutation(rows)
-        found += [measure(side[:size], side[size:]) for side in (order, order[::-1])]
-    missed, alarms = np.array(found).T
-    pairs = missed.reshape(-1, 2).mean(axis=1)
+        for side in (order, order[::-1]):
+            level = conformal_level(table[side[:size]], promise)
+            missed.append(table[side[size:], level].mean())
+            alarmed.append(rates[level])
+    pairs = np.array(missed).reshape(-1, 2).mean(axis=1)
     error = float(pairs.std(ddof=1) / math.sqrt(len(pairs))) if len(pairs) > 1 else float("nan")
-    quantiles = {f"{p}%": float(np.quantile(missed, p / 100)) for p in (5, 50, 95)}
-    above = float((missed > promise).mean())
     return PromiseCheck(
-        promise, len(missed), float(missed.mean()), error, quantiles, above, float(alarms.mean())
+        promise,
+        splits=len(missed),
+        mean=float(np.mean(missed)),
+        standard_error=error,
+        quantiles={f"{p}%": float(np.quantile(missed, p / 100)) for p in (5, 50, 95)},
+        share_above=float((np.array(missed) > promise).mean()),
+        false_alarm_rate=float(np.mean(alarmed)),
     )
 
 

@@ -1,61 +1,23 @@
-"""Calibration: temperatures, so that a probability means a frequency, and thresholds that keep a promise.
+"""Temperature scaling, so that a probability means a frequency (Guo et al. 2017, arXiv 1706.04599, section 4.2).
 
-**Temperature** (Guo et al. 2017, arXiv 1706.04599, section 4.2): logits are divided by one number, found by negative
-log-likelihood on held-out rows. It keeps the order of the scores, and 0.5 stays 0.5.
-
-**Thresholds** for a promised miss rate, and how they are checked: `judge.calibration.conformal`, whose names are here
-too.
+Logits are divided by one number, found by negative log-likelihood on held-out rows. It keeps the order of the scores,
+and 0.5 stays 0.5.
 """
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
-from judge.errors import CheckpointError, ConfigError
-from judge.protocol import Classifier, Scores, modules_of, on_one_scale
+from judge.errors import ConfigError
+from judge.protocol import Scores, on_one_scale
 from prompts.taxonomy import Taxonomy
 
-from .conformal import (
-    PromiseCheck,
-    allowed_misses,
-    average_by,
-    check_levels,
-    check_promise,
-    conformal_level,
-    conformal_threshold,
-    known,
-    needed_unsafe,
-    one_sided,
-)
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-    from torch.nn import Module
-
-__all__ = [
-    "Calibrated",
-    "Calibration",
-    "Labelled",
-    "PromiseCheck",
-    "allowed_misses",
-    "average_by",
-    "check_levels",
-    "check_promise",
-    "conformal_level",
-    "conformal_threshold",
-    "fit_calibration",
-    "fit_temperature",
-    "needed_unsafe",
-    "tempered",
-]
+from .conformal import known, one_sided
 
 Array = NDArray[np.float64]
 
@@ -115,68 +77,6 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {**asdict(self), "categories": dict(self.categories)}
-
-    @classmethod
-    def from_dict(cls, data: Any, source: str = "calibration") -> Self:
-        """Check plain data; `source` names it in errors.
-
-        Raises:
-            CheckpointError: it is not what `to_dict` gives.
-        """
-        known = {"classifier", "whole", "shared", "categories"}
-        if not isinstance(data, Mapping) or set(data) != known or not isinstance(data["categories"], Mapping):
-            raise CheckpointError(
-                f"{source} holds no calibration (an object of {', '.join(sorted(known))}); calibrate again."
-            )
-        for name, value in {**data["categories"], "whole": data["whole"], "shared": data["shared"]}.items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-                raise CheckpointError(
-                    f"{source}: the temperature of {name!r} is {value!r}; it must be above 0."
-                )
-        return cls(**{**data, "categories": dict(data["categories"])})
-
-    def save(self, path: Path) -> None:
-        """Write the calibration as JSON."""
-        path.write_text(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            CheckpointError: the file is missing or holds something else.
-        """
-        try:
-            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read as a calibration: {error}") from None
-
-
-@dataclass
-class Calibrated:
-    """A classifier whose probabilities were calibrated; itself a classifier."""
-
-    classifier: Classifier
-    calibration: Calibration
-
-    @property
-    def name(self) -> str:
-        """The classifier's own."""
-        return self.classifier.name
-
-    @name.setter
-    def name(self, value: str) -> None:
-        self.classifier.name = value
-
-    def modules(self) -> "Iterable[Module]":
-        """Those of the classifier."""
-        return modules_of(self.classifier)
-
-    def score(
-        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
-    ) -> Scores:
-        """Score as the classifier does, then calibrate."""
-        return self.calibration.apply(self.classifier.score(images, prompts, taxonomy), taxonomy)
 
 
 def tempered(probability: ArrayLike, temperature: ArrayLike) -> Array:

@@ -5,7 +5,7 @@
   not asked. The paper counts them as not violated, and so does `others="safe"`; `others="unknown"` does not,
   and then such a row never serves as a negative for them.
 - An unsafe row that names no category violates the stand-in key `UNSPECIFIED`, and every category is unknown:
-  it can be used to measure "unsafe or not" under the whole policy (`unsafe_label`), never to flip a label.
+  nobody can say under which policy it is safe, so label flipping leaves it out.
 - Categories of the taxonomy that the data set did not look for are unknown in every row.
 """
 
@@ -21,18 +21,6 @@ UNSPECIFIED = "unsafe-unspecified"
 """In `Example.violates`: something is violated, and nobody wrote down what."""
 _SOURCES = {"laion5b": "real", "lexica": "generated"}
 _LABELS = {"safe": False, "0": False, "false": False, "unsafe": True, "1": True, "true": True}
-
-
-def unsafe_label(example: Example, taxonomy: Taxonomy) -> bool | None:
-    """Whether the example is unsafe under the taxonomy as a whole; None where nobody knows.
-
-    An image that is unsafe in an unnamed way counts as unsafe, which holds for the whole policy that its data
-    set was labelled under, not for a selection of it.
-    """
-    labels = taxonomy.label(example)
-    if any(labels) or UNSPECIFIED in example.violates:
-        return True
-    return None if None in labels else False
 
 
 class UnusableRowError(Exception):

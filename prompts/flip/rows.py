@@ -138,8 +138,3 @@ class Pair:
     safe: Row
     direction: str
     """`safe_to_unsafe` or `unsafe_to_safe`: which of the two policies counts as the changed one."""
-
-    @property
-    def flipped(self) -> Row:
-        """The row under the changed policy."""
-        return self.unsafe if self.direction == "safe_to_unsafe" else self.safe
