@@ -87,7 +87,7 @@ class Classifier(Protocol):
         """Score B images of any form with B prompts (or none at all) under `taxonomy`.
 
         What is wrong in form raises `QuestionError`; a picture that cannot be opened is a row of NaN with the reason.
-        Decorate yours with `judge.questions.opens_images`, which sees to both.
+        Decorate yours with `judge.questions.validate_inputs`, which sees to both.
         """
         ...
 

@@ -29,7 +29,7 @@ FORMS = "a PIL image, a path, the bytes of a file, or an array (uint8, or floats
 _URL = re.compile(r"(?i)data:|[a-z][a-z0-9+.-]+://")
 
 
-def one_prompt_each(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
+def check_prompts(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
     """`count` prompts, all None where there are none.
 
     Raises:
@@ -78,7 +78,7 @@ def check_images(images: object) -> Sequence[Any]:
     return cast("Sequence[Any]", images)
 
 
-def open_one(source: Any) -> "Image.Image":
+def open_input(source: Any) -> "Image.Image":
     """A picture of any form -> the RGB pixels that are judged. What is clean already is not copied.
 
     Raises:
@@ -119,7 +119,7 @@ def _is_clean(image: "Image.Image") -> bool:
     )
 
 
-def opens_images(score: "Score") -> "Score":
+def validate_inputs(score: "Score") -> "Score":
     """Decorate a method `score(self, images, prompts, taxonomy, ...)`, which then sees clean rows only.
 
     Its images are RGB PIL images, opened some at a time; its prompts a list of as many; its taxonomy a `Taxonomy`.
@@ -128,7 +128,7 @@ def opens_images(score: "Score") -> "Score":
 
     @wraps(score)
     def checked(self: Any, images: Any, prompts: Any, taxonomy: Any, **options: Any) -> Scores:
-        return _ask(
+        return _score_opened(
             lambda opened, asked: [score(self, opened, asked, taxonomy, **options)],
             images,
             prompts,
@@ -138,12 +138,12 @@ def opens_images(score: "Score") -> "Score":
     return cast("Score", checked)
 
 
-def opens_images_once(score: "ScoreSeveral") -> "ScoreSeveral":
-    """As `opens_images`, for a method that takes a sequence of taxonomies and gives scores for each."""
+def validate_inputs_for_taxonomies(score: "ScoreSeveral") -> "ScoreSeveral":
+    """As `validate_inputs`, for a method that takes a sequence of taxonomies and gives scores for each."""
 
     @wraps(score)
     def checked(self: Any, images: Any, prompts: Any, taxonomies: Any, **options: Any) -> list[Scores]:
-        return _ask(
+        return _score_opened(
             lambda opened, asked: score(self, opened, asked, taxonomies, **options),
             images,
             prompts,
@@ -153,7 +153,7 @@ def opens_images_once(score: "ScoreSeveral") -> "ScoreSeveral":
     return cast("ScoreSeveral", checked)
 
 
-def _ask(
+def _score_opened(
     score: "Callable[[list[Image.Image], list[str | None]], list[Scores]]",
     images: Any,
     prompts: Any,
@@ -163,31 +163,35 @@ def _ask(
     for taxonomy in taxonomies:
         check_taxonomy(taxonomy)
     sources = check_images(images)
-    prompts = one_prompt_each(len(sources), prompts)
+    prompts = check_prompts(len(sources), prompts)
     parts = []
-    for rows, opened, failed in _openings(sources):
+    for rows, opened, failed in _open_in_chunks(sources):
         some = [prompts[row] for row in rows if row not in failed]
         # A batch of pictures that all failed is no question at all.
-        found = [_none(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
-        parts.append([spread(one, [failed.get(row) for row in rows]) for one in found])
-    return parts[0] if len(parts) == 1 else [join(of_one) for of_one in zip(*parts, strict=True)]
+        found = (
+            [_no_rows(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
+        )
+        parts.append([insert_failed_rows(one, [failed.get(row) for row in rows]) for one in found])
+    return (
+        parts[0] if len(parts) == 1 else [concatenate_scores(of_one) for of_one in zip(*parts, strict=True)]
+    )
 
 
-def _none(taxonomy: Taxonomy) -> Scores:
+def _no_rows(taxonomy: Taxonomy) -> Scores:
     """The scores of no rows."""
     import numpy as np
 
     return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), (), (), ())
 
 
-def _openings(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image.Image], dict[int, str]]]":
+def _open_in_chunks(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image.Image], dict[int, str]]]":
     """Rows, their images but for those that failed, and why those did; so many at a time as may be held."""
     start, held = 0, 0
     opened: list[Image.Image] = []
     failed: dict[int, str] = {}
     for row in range(len(sources)):
         try:
-            image = open_one(sources[row])
+            image = open_input(sources[row])
             opened.append(image)
             held += 0 if image is sources[row] else image.width * image.height
         except ImageError as error:
@@ -199,7 +203,7 @@ def _openings(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image.Image
         yield range(start, len(sources)), opened, failed
 
 
-def spread(scores: Scores, failed: Sequence[str | None]) -> Scores:
+def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
     """Scores of the rows that were opened -> scores of all, where `failed` has a reason for each of the others."""
     if not any(failed):
         return scores
@@ -228,7 +232,7 @@ def spread(scores: Scores, failed: Sequence[str | None]) -> Scores:
     )
 
 
-def join(parts: Sequence[Scores]) -> Scores:
+def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     """Scores of rows that follow one another."""
     import numpy as np
 

@@ -41,7 +41,7 @@ from judge.encoders.dual import DualEncoder
 from judge.encoders.features import TokenTable, encode_images
 from judge.encoders.phrases import phrases
 from judge.protocol import Scores
-from judge.questions import opens_images
+from judge.questions import validate_inputs
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
 from prompts.errors import ArbiterError
 from prompts.example import Example
@@ -73,7 +73,7 @@ class BestPatch(nn.Module):
             self.known[category] = F.normalize(self.encoder.encode_texts(texts)[0][:, 0], dim=-1)
         return self.known[category]
 
-    @opens_images
+    @validate_inputs
     @torch.no_grad()
     def score(self, images, prompts, taxonomy: Taxonomy) -> Scores:
         """Answer as every classifier does; this one does not look at prompts."""

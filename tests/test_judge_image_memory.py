@@ -13,7 +13,7 @@ from PIL import Image
 from judge.data.frames import open_frames
 from judge.data.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_image
 from judge.errors import ImageError
-from judge.questions import open_one
+from judge.questions import open_input
 
 
 def stored(image, kind, **options):
@@ -139,7 +139,7 @@ def test_larger_ones_in_a_fraction_of_theirs(size, kind):
     assert seen.width * seen.height <= KEPT_PIXELS
     difference = np.abs(np.asarray(seen, dtype=int) - np.asarray(image.reduce(factor), dtype=int))
     assert difference.max() <= (6 if kind == "JPEG" else 0)
-    assert open_one(seen) is seen
+    assert open_input(seen) is seen
     assert open_image(seen).size == seen.size
 
 

@@ -19,7 +19,7 @@ from judge.data.images import KEPT_PIXELS
 from judge.encoders.dual import DualEncoder
 from judge.errors import ImageError, QuestionError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import join, open_one, opens_images, spread
+from judge.questions import concatenate_scores, insert_failed_rows, open_input, validate_inputs
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
@@ -51,7 +51,7 @@ class Bright:
     def __init__(self):
         self.batches = []
 
-    @opens_images
+    @validate_inputs
     def score(self, images, prompts, taxonomy):
         self.batches.append(len(images))
         unsafe = np.array([np.asarray(image).mean() / 255 for image in images])
@@ -255,9 +255,9 @@ def test_nothing_is_fetched_whatever_the_string(monkeypatch):
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("a connection"))
     for url in ("http://127.0.0.1:9/a.png", "HTTPS://x/a", "file:///etc/hostname", "s3://b/a.png", "data:,"):
         with pytest.raises(QuestionError, match="nothing is fetched"):
-            open_one(url)
+            open_input(url)
     with pytest.raises(ImageError, match="missing"):
-        open_one("photos:1,2.png")
+        open_input("photos:1,2.png")
 
 
 def test_batches_in_one_array_are_batches():
@@ -270,18 +270,18 @@ def test_batches_in_one_array_are_batches():
 
 
 def test_clean_images_are_not_copied():
-    assert open_one(PICTURE) is PICTURE
+    assert open_input(PICTURE) is PICTURE
     for other in (
         Image.new("L", (8, 8)),
         Image.new("RGB", (2050, 2048)),
         Image.open(BytesIO(stored(PICTURE))),
     ):
-        assert open_one(other) is not other
+        assert open_input(other) is not other
     marked = PICTURE.copy()
     marked.info["gamma"] = 1.0
-    assert open_one(marked) is not marked
+    assert open_input(marked) is not marked
     with pytest.raises(ImageError, match="too_narrow"):
-        open_one(Image.new("RGB", (51, 1)))
+        open_input(Image.new("RGB", (51, 1)))
 
 
 def test_only_so_many_opened_images_are_held(monkeypatch, tmp_path):
@@ -299,7 +299,7 @@ def test_only_so_many_opened_images_are_held(monkeypatch, tmp_path):
 
 
 def test_large_pictures_are_reduced_before_they_are_judged():
-    seen = open_one(np.zeros((3000, 4000, 3), np.uint8))
+    seen = open_input(np.zeros((3000, 4000, 3), np.uint8))
     assert seen.size == (2000, 1500)
     assert seen.width * seen.height <= KEPT_PIXELS
 
@@ -308,22 +308,24 @@ def test_rows_are_put_where_they_belong():
     judged = Scores(
         np.array([0.1, 0.9]), np.array([[0.1], [0.9]]), (None, "x"), ("filter", "judge"), ("a", "b")
     )
-    found = spread(judged, ["broken", None, "cut", None])
+    found = insert_failed_rows(judged, ["broken", None, "cut", None])
     assert np.array_equal(found.unsafe, [np.nan, 0.1, np.nan, 0.9], equal_nan=True)
     assert found.reasons == ("broken", None, "cut", "x")
     assert found.decided_by == ("door", "filter", "door", "judge")
     assert found.because == ("broken", "a", "cut", "b")
-    both = join([found, judged])
+    both = concatenate_scores([found, judged])
     assert both.unsafe.shape == (6,)
     assert both.because == ("broken", "a", "cut", "b", "a", "b")
-    assert join([judged, Scores(np.zeros(1), np.zeros((1, 1)), (None,))]).decided_by is None
+    assert concatenate_scores([judged, Scores(np.zeros(1), np.zeros((1, 1)), (None,))]).decided_by is None
 
 
 def test_probabilities_as_found_outlive_unopened_rows_and_batches():
     """Lessons and temperatures are made of them; without them they would be made of moved scores."""
     found = on_one_scale(Scores(np.array([0.9, 0.2]), np.array([[0.6, 0.3], [0.1, 0.2]]), (None, None)))
-    whole = spread(found, [None, "broken", None])
+    whole = insert_failed_rows(found, [None, "broken", None])
     np.testing.assert_allclose(whole.each, [[0.6, 0.3], [np.nan, np.nan], [0.1, 0.2]])
     unmoved = Scores(np.array([0.4]), np.array([[0.4, 0.1]]), (None,))
-    np.testing.assert_allclose(join([found, unmoved]).each, [[0.6, 0.3], [0.1, 0.2], [0.4, 0.1]])
-    assert join([unmoved, unmoved]).separate is None
+    np.testing.assert_allclose(
+        concatenate_scores([found, unmoved]).each, [[0.6, 0.3], [0.1, 0.2], [0.4, 0.1]]
+    )
+    assert concatenate_scores([unmoved, unmoved]).separate is None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.taxonomy import Taxonomy
@@ -76,12 +76,12 @@ class FixedClassifier:
         """The encoder's model and the head."""
         return self.encoder.model, self.head
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         seen, read = [torch.zeros(0, self.encoder.width)], [torch.zeros(0, self.encoder.width)]
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size

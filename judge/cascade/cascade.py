@@ -17,7 +17,7 @@ from judge.calibration.cutoffs import move_categories, never_safe
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
 from judge.protocol import Classifier, DifferentiableClassifier, Scores, modules_of, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
 from .margins import Path, StageLogits, check_path, margins_of
@@ -91,7 +91,7 @@ class Cascade:
         self.name, self.default_taxonomy, self.batch_size = name, default_taxonomy, batch_size
         self.similarities = Similarities(student.encoder)
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -101,7 +101,7 @@ class Cascade:
         such as a prompt longer than the filters read, a later one may flag but not call safe; then it is NaN as well.
         Under a taxonomy outside the calibration's (`outside_promise`) every `because` says so.
         """
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         table = _Table(len(images), len(taxonomy))
         for start in range(0, len(images), self.batch_size):
             rows = range(start, min(start + self.batch_size, len(images)))
@@ -299,7 +299,7 @@ def cascade_margins(
         ConfigError: another path, a stage that gives no gradients, or rows that the cascade cannot judge.
     """
     check_path(path, cascade.judge is not None)
-    prompts = one_prompt_each(len(pixels), prompts)
+    prompts = check_prompts(len(pixels), prompts)
     logits = _without_judge(cascade, pixels, prompts, taxonomy)
     if cascade.judge is not None:
         reached = decide(_unsettled(logits.probabilities()), cascade.cutoffs).stage == 2

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
 from .similarity import Platt, Similarities
@@ -78,7 +78,7 @@ class FilterStage:
         """The encoder's model; the filters themselves are four numbers."""
         return (self.encoder.model,)
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -86,7 +86,7 @@ class FilterStage:
 
         A prompt that is longer than the filters read leaves its row unjudged: what nobody read is not safe.
         """
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         parts = [np.zeros((0, len(taxonomy)))]
         for start in range(0, len(images), self.batch_size):
             some = slice(start, start + self.batch_size)
@@ -130,7 +130,7 @@ class FilterStage:
             ConfigError: a prompt that is longer than the filters read.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = one_prompt_each(len(pixels), prompts)
+        prompts = check_prompts(len(pixels), prompts)
         if any(map(self._too_long, prompts)):
             raise ConfigError(f"A row has no margin: {UNREAD}. Leave it out, it is unjudged.")
         logits = self.logits(

@@ -32,7 +32,7 @@ from judge.encoders.phrases import (
 )
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from judge.runs.files import file_hash
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
@@ -132,7 +132,7 @@ class OnnxStudent:
         self._known: dict[str, Floats] = {}
         self._queries: LRUCache[str, Queries] = LRUCache(MAX_CACHED_TAXONOMIES)
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -143,7 +143,7 @@ class OnnxStudent:
         Raises:
             ConfigError: a phrase of a category that is longer than the text encoder reads in all its windows.
         """
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         long = [prompt is not None and self.too_long(prompt) for prompt in prompts]
         prompts = [None if unread else prompt for prompt, unread in zip(prompts, long, strict=True)]
         whole, categories = np.zeros(len(images)), np.zeros((len(images), len(taxonomy)))

@@ -18,7 +18,7 @@ from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, unjudged_reason
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.taxonomy import Taxonomy
@@ -62,12 +62,12 @@ class Student:
         """The encoder's model and the head."""
         return self.encoder.model, self.head
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         parts = [
             self.score_tokens(
                 self.encoder.encode_images(images[start : start + self.batch_size]),
@@ -91,7 +91,7 @@ class Student:
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.encode_pixel_values`."""
-        prompts = one_prompt_each(len(image_tokens), prompts)
+        prompts = check_prompts(len(image_tokens), prompts)
         long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
         read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
         with torch.no_grad():
@@ -141,7 +141,7 @@ class Student:
             CheckpointError: a prompt that is longer than the student reads, or an image processor of unknown steps.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = one_prompt_each(len(pixels), prompts)
+        prompts = check_prompts(len(pixels), prompts)
         whole, categories = self.logits(self.encoder.encode_pixels(pixels), prompts, taxonomy)
         return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from judge.errors import ConfigError, MissingExtraError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images
+from judge.questions import check_prompts, validate_inputs
 from prompts.quoting import quote, shorten
 from prompts.taxonomy import Taxonomy
 from prompts.template import Answer, Chat, render
@@ -165,7 +165,7 @@ class RemoteJudge:
                 "Give the URL up to and including /v1."
             ) from error
 
-    @opens_images
+    @validate_inputs
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
@@ -179,7 +179,7 @@ class RemoteJudge:
         Raises:
             ConfigError: at first use no server, or no such model; at any time a refused key, or HTTP 404.
         """
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         unsafe = np.full(len(images), np.nan)
         categories = np.full((len(images), len(taxonomy)), np.nan)
         reasons: list[str | None] = [None] * len(images)

@@ -22,7 +22,7 @@ from judge.category_margin import category_margin
 from judge.encoders.pixels import preprocess
 from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
-from judge.questions import one_prompt_each, opens_images_once
+from judge.questions import check_prompts, validate_inputs_for_taxonomies
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 from prompts.template import render
@@ -102,7 +102,7 @@ class VisionLanguageJudge:
         """
         return self.score_taxonomies(images, prompts, [taxonomy], multilabel=multilabel)[0]
 
-    @opens_images_once
+    @validate_inputs_for_taxonomies
     def score_taxonomies(
         self,
         images: "Sequence[Image]",
@@ -112,7 +112,7 @@ class VisionLanguageJudge:
         multilabel: bool = False,
     ) -> list[Scores]:
         """Judge B images under several taxonomies; under `perspective` each image runs once for all of them."""
-        prompts = one_prompt_each(len(images), prompts)
+        prompts = check_prompts(len(images), prompts)
         found = [_Table(len(images), taxonomy) for taxonomy in taxonomies]
         together = [list(range(len(taxonomies)))] if self.template == "perspective" else None
         for chosen in together or [[index] for index in range(len(taxonomies))]:
@@ -174,7 +174,7 @@ class VisionLanguageJudge:
             CheckpointError: a family whose image processor is not known to `pixels.preprocess`.
             ArbiterError: a row does not fit the context.
         """
-        prompts = one_prompt_each(len(pixels), prompts)
+        prompts = check_prompts(len(pixels), prompts)
         place = None if category is None else self._answer(taxonomy, category, focus)
         visual = {"pixel_values": preprocess(self.image_processor, pixels)}
         size = (int(pixels.shape[3]), int(pixels.shape[2]))
