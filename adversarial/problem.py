@@ -2,7 +2,7 @@
 
 Attacks differ only in where they step next. Everything else is here once: asking the victim in batches that share a
 policy, keeping the best of each image, closing those that are done so that batches stay full of open ones, and a last
-check that no attack can get around (`find`).
+check that no attack can get around (`run_verified`).
 """
 
 import hashlib
@@ -64,12 +64,12 @@ class Spent:
 
 
 @dataclass
-class Found:
+class AttackResult:
     """What an attack made of N images, within its budget."""
 
     pixels: Tensor
     """(N, 3, H, W): what the victim misjudges, else what came nearest to it."""
-    gap: Tensor
+    margin: Tensor
     """(N,) the victim's margin on the attacker's terms; below 0 the attack succeeded."""
     steps: Tensor
     """(N,) after how many steps `pixels` was found; 0 is the clean image."""
@@ -79,7 +79,7 @@ class Found:
     @property
     def success(self) -> Tensor:
         """(N,) attacked pixels are misjudged, clean ones were not."""
-        return (self.gap < 0) & ~self.misjudged
+        return (self.margin < 0) & ~self.misjudged
 
 
 class Problem:
@@ -146,19 +146,19 @@ class Problem:
         part._clean = None if self._clean is None else self._clean[rows]
         return part
 
-    def at(self, epsilon: float) -> "Problem":
+    def with_epsilon(self, epsilon: float) -> "Problem":
         """The same problem with another budget."""
         other = self._like(self.images, self.contexts, self.signs)
         other.threat, other._clean = replace(self.threat, epsilon=epsilon), self._clean
         return other
 
-    def against(self, victim: Victim) -> "Problem":
+    def with_victim(self, victim: Victim) -> "Problem":
         """The same images and goals for another victim, as a transfer attack needs it."""
         other = self._like(self.images, self.contexts, self.signs)
         other.victim = victim
         return other
 
-    def asking(self, contexts: Sequence[Context]) -> "Problem":
+    def with_contexts(self, contexts: Sequence[Context]) -> "Problem":
         """The same images with other prompts or policies."""
         return self._like(self.images, contexts, self.signs)
 
@@ -170,13 +170,13 @@ class Problem:
             batch_size=self.batch_size, seed=self.seed, spent=self.spent, ids=self.ids if ids is None else ids,
         )  # fmt: skip
 
-    def gap(self, pixels: Tensor, rows: Tensor) -> Tensor:
+    def signed_margins(self, pixels: Tensor, rows: Tensor) -> Tensor:
         """(B, 3, H, W) and (B,) rows -> (B,) signed margins; below 0 the attacker has what he wants."""
         with torch.no_grad():
             return self._ask(pixels, rows)
 
     def gradient(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) gaps and their gradients (B, 3, H, W) in the pixels.
+        """(B,) margins and their gradients (B, 3, H, W) in the pixels.
 
         Raises:
             AttackError: the victim has no gradients, or they are not finite.
@@ -188,9 +188,9 @@ class Problem:
             )
         pixels = pixels.detach().requires_grad_(True)
         with torch.enable_grad():
-            gap = self._ask(pixels, rows)
+            margin = self._ask(pixels, rows)
             started = time.perf_counter()
-            (gradient,) = torch.autograd.grad(gap.sum(), pixels)
+            (gradient,) = torch.autograd.grad(margin.sum(), pixels)
             finite = bool(torch.isfinite(gradient).all())  # reading it waits for a GPU, so the clock is right
             self.spent.seconds += time.perf_counter() - started
         if not finite:
@@ -200,7 +200,7 @@ class Problem:
             )
         self.spent.backwards += len(rows)
         self.spent.zero_gradients += int((gradient.flatten(1) == 0).all(1).sum())
-        return gap.detach(), gradient
+        return margin.detach(), gradient
 
     def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
         started = time.perf_counter()
@@ -216,13 +216,17 @@ class Problem:
             )
         return margins * self.signs[rows].to(pixels.device)
 
-    def clean_gap(self) -> Tensor:
-        """(N,) gaps of the clean images, asked once."""
+    def all_signed_margins(self, pixels: Tensor) -> Tensor:
+        """(N, 3, H, W), one for each row -> (N,) signed margins, asked for in batches."""
+        found = torch.empty(len(self))
+        for rows in self.batches(torch.arange(len(self))):
+            found[rows] = self.signed_margins(pixels[rows], rows).to(found.device)
+        return found
+
+    def clean_margins(self) -> Tensor:
+        """(N,) margins of the clean images, asked once."""
         if self._clean is None:
-            clean = torch.empty(len(self))
-            for rows in self.batches(torch.arange(len(self))):
-                clean[rows] = self.gap(self.images[rows], rows)
-            self._clean = clean
+            self._clean = self.all_signed_margins(self.images)
         return self._clean
 
     def batches(self, rows: Tensor) -> list[Tensor]:
@@ -236,7 +240,7 @@ class Problem:
             for start in range(0, len(members), self.batch_size)
         ]
 
-    def draw(self, rows: Tensor, salt: str, kind: str = "uniform") -> Tensor:
+    def draw_noise(self, rows: Tensor, salt: str, kind: str = "uniform") -> Tensor:
         """Random numbers (B, 3, H, W): uniform in [-1, 1], or normal; the same for an image among any others."""
         drawn = []
         for row in rows.tolist():
@@ -253,15 +257,15 @@ class Problem:
         digest = hashlib.sha256(f"{self.seed}/{self.ids[row]}/{salt}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
-    def start(self, rows: Tensor, restart: int, salt: str = "start") -> Tensor:
+    def restart_points(self, rows: Tensor, restart: int, salt: str = "start") -> Tensor:
         """(B, 3, H, W) where a restart begins: the clean image first (restart 0), then random points of the ball."""
         clean = self.images[rows]
         if restart == 0:
             return clean.clone()
         if self.threat.norm == "linf":
-            change = self.draw(rows, f"{salt}/{restart}") * self.threat.epsilon
+            change = self.draw_noise(rows, f"{salt}/{restart}") * self.threat.epsilon
         else:
-            change = self.draw(rows, f"{salt}/{restart}", "normal")
+            change = self.draw_noise(rows, f"{salt}/{restart}", "normal")
             size = change.flatten(1).norm(dim=1).clamp(min=1e-12)[:, None, None, None]
             change = change / size * self.threat.epsilon
         return self.threat.project(clean + change, clean)
@@ -285,11 +289,3 @@ def check_images(images: Tensor) -> None:
             f"Images range from {float(images.min()):.3g} to {float(images.max()):.3g}; give pixels in [0, 1]: divide "
             "bytes by 255, and leave normalising to the victim."
         )
-
-
-def all_gaps(problem: Problem, pixels: Tensor) -> Tensor:
-    """(N, 3, H, W), one for each row of the problem -> (N,) gaps."""
-    gaps = torch.empty(len(problem))
-    for rows in problem.batches(torch.arange(len(problem))):
-        gaps[rows] = problem.gap(pixels[rows], rows).to(gaps.device)
-    return gaps

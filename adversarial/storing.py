@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from .problem import Found, Problem, Victim
+from .problem import AttackResult, Problem, Victim
 from .threat import ThreatModel
 
 Floats = NDArray[np.float64]
@@ -57,7 +57,7 @@ def _through(image: Image.Image, kind: str, **options: object) -> Image.Image:
         return read.convert("RGB")
 
 
-def store(pixels: Tensor, clean: Tensor, threat: ThreatModel) -> dict[str, list[Image.Image]]:
+def encode_stored(pixels: Tensor, clean: Tensor, threat: ThreatModel) -> dict[str, list[Image.Image]]:
     """What becomes of B attacked pictures before they are judged.
 
     Args:
@@ -68,7 +68,7 @@ def store(pixels: Tensor, clean: Tensor, threat: ThreatModel) -> dict[str, list[
     Returns:
         For each entry of `after`, in its order, B pictures.
     """
-    rounded = to_images(threat.stored(pixels, clean))
+    rounded = to_images(threat.quantize(pixels, clean))
     stored = {}
     for entry in threat.after:
         kind, _, quality = entry.partition(":")
@@ -88,7 +88,7 @@ def is_misjudged(unsafe: ArrayLike, signs: ArrayLike) -> Booleans:
 
 
 @dataclass(frozen=True)
-class Rechecked:
+class StoredResult:
     """What the real path says about N attacked pictures, once they are stored.
 
     A row is one of: misjudged while clean or never judged clean (left out), success, unjudged, held. An unjudged
@@ -98,7 +98,7 @@ class Rechecked:
     unsafe: dict[str, Floats]
     """`clean` and each entry of `after` -> (N,) p(unsafe) of the real path, NaN where unjudged."""
     success: dict[str, Booleans]
-    """`raw` (the attack's own floats and margins, `Found.success`) and each entry -> (N,) the attack's merit."""
+    """`raw` (the attack's own floats and margins, `AttackResult.success`) and each entry -> (N,) the attack's merit."""
     unjudged: dict[str, Booleans]
     """`clean` and each entry -> (N,) where the real path gave no verdict."""
     misjudged: Booleans
@@ -121,15 +121,15 @@ class Rechecked:
         return held
 
 
-def recheck(victim: Victim, found: Found, problem: Problem) -> Rechecked:
+def check_stored(victim: Victim, found: AttackResult, problem: Problem) -> StoredResult:
     """Ask the real path about clean and stored pictures.
 
     Args:
         victim: who judges; its margins are asked too, about bytes, to see that both paths are one model.
-        found: what an attack made of the problem's images, as `find` returns it for this victim.
+        found: what an attack made of the problem's images, as `run_verified` returns it for this victim.
         problem: images, contexts, signs and the threat model; asked in its batches.
     """
-    problem = problem.against(victim)
+    problem = problem.with_victim(victim)
     threat, count = problem.threat, len(problem)
     unsafe: dict[str, Floats] = defaultdict(lambda: np.full(count, np.nan))
     distance: dict[str, Floats] = defaultdict(lambda: np.zeros(count))
@@ -137,20 +137,20 @@ def recheck(victim: Victim, found: Found, problem: Problem) -> Rechecked:
     for rows in problem.batches(torch.arange(count)):
         contexts, places = [problem.contexts[row] for row in rows.tolist()], rows.numpy()
         clean = problem.images[rows]
-        pictures = {"clean": to_images(clean), **store(found.pixels[rows], clean, threat)}
+        pictures = {"clean": to_images(clean), **encode_stored(found.pixels[rows], clean, threat)}
         base = to_pixels(pictures["clean"])
         for entry, images in pictures.items():
             unsafe[entry][places] = victim.score(images, contexts)
             pixels = to_pixels(images)
             distance[entry][places] = ((pixels - base).abs().flatten(1).amax(1) * 255.0).round().numpy()
             if entry in ("clean", "8bit"):
-                gap = problem.gap(pixels.to(clean.device), rows).cpu()
-                margins[entry][places] = (gap * problem.signs[rows].cpu()).numpy()
+                margin = problem.signed_margins(pixels.to(clean.device), rows).cpu()
+                margins[entry][places] = (margin * problem.signs[rows].cpu()).numpy()
     signs = problem.signs.cpu().numpy()
     misjudged = found.misjudged.cpu().numpy() | is_misjudged(unsafe["clean"], signs)
     eligible = ~misjudged & ~np.isnan(unsafe["clean"])
     success = {entry: is_misjudged(unsafe[entry], signs) & eligible for entry in threat.after}
-    return Rechecked(
+    return StoredResult(
         unsafe=dict(unsafe),
         success={"raw": found.success.cpu().numpy(), **success},
         unjudged={entry: np.isnan(values) for entry, values in unsafe.items()},

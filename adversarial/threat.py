@@ -76,7 +76,7 @@ class ThreatModel:
         """Whether the budget is one grey level at least; a smaller one vanishes in any file of bytes."""
         return self.norm == "l2" or self.epsilon * 255 >= 1 - _TOLERANCE
 
-    def stored(self, pixels: Tensor, clean: Tensor) -> Tensor:
+    def quantize(self, pixels: Tensor, clean: Tensor) -> Tensor:
         """What is left of (B, 3, H, W) once stored as bytes, rounded so that the budget is kept; still floats.
 
         Rounded to the nearest byte, 2.55 grey levels would become 3. So a change is rounded to the nearest whole number
@@ -88,11 +88,11 @@ class ThreatModel:
         base = torch.round(clean * 255.0)
         return (base + (pixels * 255.0 - base).round().clamp(-most, most)).clamp(0.0, 255.0) / 255.0
 
-    def keeps_budget(self, pixels: Tensor, clean: Tensor) -> Tensor:
+    def within_budget(self, pixels: Tensor, clean: Tensor) -> Tensor:
         """(B,) whether pixels lie in [0, 1] and within epsilon, up to rounding in float32."""
         inside = ((pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)).flatten(1).all(1)
         allowed = self.epsilon + _TOLERANCE * max(1.0, self.epsilon * 10)
-        return inside & (length(pixels - clean, self.norm) <= allowed)
+        return inside & (perturbation_norm(pixels - clean, self.norm) <= allowed)
 
 
 def clip_change(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:
@@ -101,12 +101,12 @@ def clip_change(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Te
     if norm == "linf":
         change = change.clamp(-epsilon, epsilon)
     else:
-        size = length(change, norm).clamp(min=1e-12)[:, None, None, None]
+        size = perturbation_norm(change, norm).clamp(min=1e-12)[:, None, None, None]
         change = change * (epsilon / size).clamp(max=1.0)
     return (clean + change).clamp(0.0, 1.0)
 
 
-def length(change: Tensor, norm: Norm) -> Tensor:
+def perturbation_norm(change: Tensor, norm: Norm) -> Tensor:
     """(B,) size of (B, ...) changes: the largest value (linf), or the Euclidean length (l2)."""
     flat = change.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
@@ -142,7 +142,7 @@ def check_epsilon(epsilon: float, norm: Norm) -> None:
         )
 
 
-def in_grey_levels(epsilon: float) -> str:
+def format_epsilon(epsilon: float) -> str:
     """0.00784 -> `2/255`, for tables."""
     return f"{round(epsilon * 255, 3):g}/255"
 

@@ -36,7 +36,7 @@ from transformers import TrainingArguments, set_seed
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.closing import command, data_words
 from eval.fixed_heads import ask
 from eval.options import RecipeOptions, parse_options, resumes
@@ -44,7 +44,7 @@ from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
 from eval.robustness.run import attack_victim
 from eval.robustness.suites import Suite
-from eval.robustness.trials import summarise_attacked
+from eval.robustness.trials import summarise_trials
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
@@ -322,7 +322,7 @@ def measure(
     found, _ = attack_victim(
         ClassifierVictim(judge), attacked, suite, batch_size=options.judge_batch_size, seed=args.seed
     )
-    return {"clean": clean, "attacked": summarise_attacked(found, suite)}
+    return {"clean": clean, "attacked": summarise_trials(found, suite)}
 
 
 def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: dict[str, float]) -> None:
@@ -344,7 +344,7 @@ def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: di
     ):
         row(label, *(found["clean"][key] for found in (before, after)))
     for epsilon in BUDGETS:
-        level = in_grey_levels(epsilon)
+        level = format_epsilon(epsilon)
         row(
             f"robust accuracy at {level}",
             *(found["attacked"]["by_epsilon"][level]["robust_accuracy"] for found in (before, after)),

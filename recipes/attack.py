@@ -34,7 +34,7 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
-from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.metrics.judged import summarise
 from eval.options import RecipeOptions, parse_options
 from eval.predict import predict_questions
@@ -44,11 +44,17 @@ from eval.reports.robustness_page import write_robustness_report
 from eval.reports.robustness_tables import HEADLINE_KEYS, failed_checks, headline, tables
 from eval.robustness.deployments import evaluate_deployment
 from eval.robustness.edits import edit_pictures
-from eval.robustness.run import attack_victim, check_attack, look_at
+from eval.robustness.run import attack_victim, check_attack, check_victim_sample
 from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.robustness.texts import attack_texts, score_static_sets
 from eval.robustness.transfer import attack_universally, transfer_matrix
-from eval.robustness.trials import Attacked, compare_defended, over_draws, summarise_attacked, trial_records
+from eval.robustness.trials import (
+    VictimResults,
+    compare_defended,
+    over_draws,
+    summarise_trials,
+    trial_records,
+)
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.cascade.cascade import Cascade
@@ -158,14 +164,14 @@ def main() -> None:
     run = open_run(options, taxonomy)
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():
-        look_at(victim, draws[0], suite.threat)  # before minutes of attacks
+        check_victim_sample(victim, draws[0], suite.threat)  # before minutes of attacks
 
-    attacked, pictures = attack_pixels(victims, draws, suite, options)
-    first = {short(name): found[0] for name, found in attacked.items()}
+    results, pictures = attack_pixels(victims, draws, suite, options)
+    first = {short(name): found[0] for name, found in results.items()}
     metrics: dict[str, Any] = {
         "suite": {**suite.describe(), "rows": len(draws[0]), "seeds": options.draws},
-        "pixels": {name: summarise_attacked(found, suite) for name, found in first.items()},
-        "draws": {short(name): over_draws(found, suite.threat.epsilon) for name, found in attacked.items()},
+        "pixels": {name: summarise_trials(found, suite) for name, found in first.items()},
+        "draws": {short(name): over_draws(found, suite.threat.epsilon) for name, found in results.items()},
         "honesty": check_attacks(victims, draws[0], suite, options),
         "clean": {short(name): clean_f1(victim, options, taxonomy) for name, victim in victims.items()},
     }
@@ -173,7 +179,7 @@ def main() -> None:
     metrics["comparison"] = compare_defended(first, metrics["clean"], pairs, suite)
     metrics["deployments"] = attack_deployments(options, taxonomy, suite)
     metrics |= attack_otherwise(victims, draws[0], suite, options)
-    budgets = map(in_grey_levels, (suite.threat.epsilon, suite.epsilons[-1]))
+    budgets = map(format_epsilon, (suite.threat.epsilon, suite.epsilons[-1]))
     metrics |= headline(metrics, pairs[0] if pairs else None, *budgets)
     place = environment()
     about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
@@ -249,14 +255,14 @@ def attack_pixels(
     draws: Sequence[Sequence[Question]],
     suite: Suite,
     options: AttackOptions,
-) -> tuple[dict[str, list[Attacked]], list[ImagePair]]:
+) -> tuple[dict[str, list[VictimResults]], list[ImagePair]]:
     """The suite against each victim on each draw, and pictures for the sheet."""
-    found: dict[str, list[Attacked]] = {}
+    found: dict[str, list[VictimResults]] = {}
     exhibits: list[ImagePair] = []
     for name, victim in victims.items():
         found[name] = []
         for number, questions in enumerate(draws):
-            attacked, pictures = attack_victim(
+            results, pictures = attack_victim(
                 victim,
                 questions,
                 suite,
@@ -264,12 +270,12 @@ def attack_pixels(
                 seed=options.draws[number],
                 progress=say,
             )
-            found[name].append(attacked)
+            found[name].append(results)
             if not number:
-                truth = {row.id: row.truth for row in attacked.rows}
+                truth = {row.id: row.truth for row in results.rows}
                 exhibits += [
                     ImagePair(
-                        f"{victim.name}, {in_grey_levels(at)}: {VERDICTS[truth[key]]} now", clean, shown
+                        f"{victim.name}, {format_epsilon(at)}: {VERDICTS[truth[key]]} now", clean, shown
                     )
                     for key, (clean, shown, at) in list(pictures.items())[:SHEET_ROWS]
                 ]

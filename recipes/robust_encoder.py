@@ -38,8 +38,8 @@ from transformers import set_seed
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Problem
-from adversarial.search import find
-from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from adversarial.search import run_verified
+from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.closing import command, recipe_beside
 from eval.options import RecipeOptions, parse_options
 from judge.cascade.similarity import Similarities
@@ -216,8 +216,8 @@ def measure(
             with torch.no_grad():
                 pairs.append(torch.stack(token_cosines(encoder.encode_pixels(attacked), wanted)))
         pooled, patches = torch.cat(pairs, dim=1).mean(1).tolist()
-        found["cosine_pooled"][in_grey_levels(epsilon)] = pooled
-        found["cosine_patches"][in_grey_levels(epsilon)] = patches
+        found["cosine_pooled"][format_epsilon(epsilon)] = pooled
+        found["cosine_patches"][format_epsilon(epsilon)] = patches
     found["accuracy"] = nearest_text_accuracy(encoder, examples, images, taxonomy, budgets, steps, seed)
     return found
 
@@ -244,10 +244,10 @@ def nearest_text_accuracy(
         ThreatModel(budgets[0] if budgets else 0.0, space="input", after=()),
         seed=seed,
     )
-    found = {in_grey_levels(0.0): float((problem.clean_gap() > 0).float().mean())}
+    found = {format_epsilon(0.0): float((problem.clean_margins() > 0).float().mean())}
     for epsilon in budgets:
-        gap = find(PGD(steps=steps), problem.at(epsilon)).gap
-        found[in_grey_levels(epsilon)] = float(((gap > 0) & (problem.clean_gap() > 0)).float().mean())
+        margin = run_verified(PGD(steps=steps), problem.with_epsilon(epsilon)).margin
+        found[format_epsilon(epsilon)] = float(((margin > 0) & (problem.clean_margins() > 0)).float().mean())
     return found
 
 

@@ -34,14 +34,14 @@ from transformers import TrainingArguments, set_seed
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.search import find
-from adversarial.threat import ThreatModel, in_grey_levels, parse_epsilon
+from adversarial.search import run_verified
+from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.closing import command, data_words, recipe_beside
 from eval.metrics.judged import JudgedRow, summarise
 from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
-from eval.robustness.problems import problem_of
+from eval.robustness.problems import build_problems
 from eval.robustness.victims import as_victim
 from judge.data.examples import check_splits, load_examples
 from judge.data.images import open_image
@@ -309,16 +309,16 @@ class Look:
         # Whole policies, not pairs: images under one policy are attacked together.
         questions: Sequence[Question] = [q for q in self.final.flips if q.pair is None][: self.rows]
         threat = ThreatModel(self.budgets[0] if self.budgets else 0.0, after=())
-        parts = [part.problem for part in problem_of(as_victim(student), questions, threat)]
+        parts = [part.problem for part in build_problems(as_victim(student), questions, threat)]
         total = sum(map(len, parts))
         found = {}
         for epsilon in self.budgets:
             fallen = sum(
-                int(find(PGD(steps=self.steps), problem.at(epsilon)).success.sum())
+                int(run_verified(PGD(steps=self.steps), problem.with_epsilon(epsilon)).success.sum())
                 for problem in parts
                 if len(problem)
             )
-            found[in_grey_levels(epsilon)] = 1 - fallen / max(total, 1)
+            found[format_epsilon(epsilon)] = 1 - fallen / max(total, 1)
         return found
 
 

@@ -40,9 +40,9 @@ from torch import Tensor
 from transformers.utils import logging
 
 from adversarial.pixels.apgd import APGD
-from adversarial.problem import Context, Found, Problem
-from adversarial.search import Search, find
-from adversarial.threat import ThreatModel, in_grey_levels
+from adversarial.problem import AttackResult, Context, Problem
+from adversarial.search import Search, run_verified
+from adversarial.threat import ThreatModel, format_epsilon
 from eval.robustness.victims import ClassifierVictim
 from judge.encoders.pixels import preprocess
 from judge.standins.random_llava import SHAPES, random_llava
@@ -103,7 +103,7 @@ def main() -> None:
     times = time_in_turns(ways, options)
     ways["baseline"].finish()
     spent = time.perf_counter()
-    found = find(APGD(steps=options.steps), problem)
+    found = run_verified(APGD(steps=options.steps), problem)
     spent = time.perf_counter() - spent
 
     result = summary(setting, ways, times, found, spent, options)
@@ -264,8 +264,8 @@ class OurLoop:
         state, length = problem.images.clone(), 2.5 * threat.epsilon / self.search.limit
         while batches := self.search.batches():
             for rows in batches:
-                gap, gradient = problem.gradient(state[rows], rows)
-                self.search.report(rows, state[rows], gap)
+                margin, gradient = problem.gradient(state[rows], rows)
+                self.search.update(rows, state[rows], margin)
                 moved = state[rows] - length * gradient.sign()
                 state[rows] = threat.project(moved, problem.images[rows])
                 yield len(rows)
@@ -300,7 +300,7 @@ def summary(
     setting: Setting,
     ways: dict[str, Any],
     times: dict[str, list[float]],
-    found: Found,
+    found: AttackResult,
     spent: float,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
@@ -323,7 +323,7 @@ def summary(
         "mean_gap": {
             "clean": float(setting.margins(setting.images).mean()),
             "baseline": float(baseline.mean()),
-            "ours, no early stop": float(ways["ours"].search.found.gap.mean()),
+            "ours, no early stop": float(ways["ours"].search.result.margin.mean()),
         },
         "seconds_per_step": step,
         "seconds_per_image": seconds,
@@ -331,7 +331,7 @@ def summary(
         "steps": {"ours": options.steps, "baseline": options.baseline_steps},
         "budget": {
             "baseline_normalised": options.epsilon,
-            "ours_grey_levels": in_grey_levels(ways["ours"].problem.threat.epsilon),
+            "ours_grey_levels": format_epsilon(ways["ours"].problem.threat.epsilon),
         },
         "tokens": tokens,
         "sustained_tflops": work / step["ours"] / 1e12,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from adversarial.pixels.apgd import APGD, checkpoints
 from adversarial.pixels.pgd import PGD
 from adversarial.problem import Context, Problem
-from adversarial.search import find
+from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, clip_change
 
 
@@ -33,7 +33,7 @@ def curved(seed=0, side=6, frequency=1.0):
 
 
 def problem_of(function, count=4, epsilon=0.03, norm="linf", lift=0.0, seed=1, **options):
-    """`lift` is added to all gaps: with 100, nothing is ever misjudged."""
+    """`lift` is added to all margins: with 100, nothing is ever misjudged."""
     images = torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed)) * 0.8 + 0.1
     with torch.no_grad():
         signs = torch.where(function(images) < 0, -1.0, 1.0)
@@ -48,10 +48,10 @@ def by_the_book(gap_of, clean, epsilon, norm, steps):
 
     def ask(point):
         point = point.clone().requires_grad_(True)
-        gap = gap_of(point)
-        (gradient,) = torch.autograd.grad(gap.sum(), point)
+        margin = gap_of(point)
+        (gradient,) = torch.autograd.grad(margin.sum(), point)
         ahead = gradient.sign() if norm == "linf" else gradient / gradient.norm().clamp(min=1e-12)
-        return float(gap.detach()), ahead
+        return float(margin.detach()), ahead
 
     def project(point):
         return clip_change(point, clean, epsilon, norm)
@@ -60,25 +60,25 @@ def by_the_book(gap_of, clean, epsilon, norm, steps):
     while shares[-1] < 1:
         shares.append(shares[-1] + max(shares[-1] - shares[-2] - 0.03, 0.06))
     windows = [math.ceil(round(share * steps, 9)) for share in shares if share <= 1]
-    points, gaps, sizes = [clean], [], []
-    gap, ahead = ask(clean)
-    gaps.append(gap)
-    best, best_gap, best_ahead = clean, gap, ahead
+    points, margins, sizes = [clean], [], []
+    margin, ahead = ask(clean)
+    margins.append(margin)
+    best, best_gap, best_ahead = clean, margin, ahead
     size, falls = 2 * epsilon, 0
     before, here = clean, clean
-    gap_here, halved_last, best_at_window = gap, False, gap
+    gap_here, halved_last, best_at_window = margin, False, margin
     for k in range(1, steps + 1):
         ahead_point = project(here - size * ahead)
         following = (
             ahead_point if k == 1 else project(here + 0.75 * (ahead_point - here) + 0.25 * (here - before))
         )
         before, here = here, following
-        gap, ahead = ask(here)
+        margin, ahead = ask(here)
         points.append(here)
-        falls += gap < gap_here
-        gap_here = gap
-        if gap < best_gap:
-            best, best_gap, best_ahead = here, gap, ahead
+        falls += margin < gap_here
+        gap_here = margin
+        if margin < best_gap:
+            best, best_gap, best_ahead = here, margin, ahead
         if k in windows:
             span = k - windows[windows.index(k) - 1]
             halve = falls < 0.75 * span or (not halved_last and best_at_window == best_gap)
@@ -115,7 +115,7 @@ def test_a_run_that_falls_at_every_step_and_beats_nothing_is_stuck():
     """Condition 2 of section 3.2: the first step leaps to a hill whose descent never gets as low as the clean image."""
     told = itertools.chain([1.0, 1.0], (9.0 - 0.1 * step for step in itertools.count()))
 
-    def script(pixels):  # the gap is what the script says, its gradient is always the same
+    def script(pixels):  # the margin is what the script says, its gradient is always the same
         slope = pixels.flatten(1).sum(1)
         return slope - slope.detach() + next(told)
 
@@ -158,37 +158,37 @@ def test_the_first_step_is_two_epsilon_and_later_ones_shrink():
 def test_at_least_as_deep_as_pgd_on_average(norm):
     epsilon = 0.03 if norm == "linf" else 0.3
     problem = problem_of(curved(frequency=2.0), 60, epsilon, norm)
-    auto = APGD(steps=60, early_stop=False).run(problem).gap
-    plain = PGD(steps=60, early_stop=False).run(problem).gap
+    auto = APGD(steps=60, early_stop=False).run(problem).margin
+    plain = PGD(steps=60, early_stop=False).run(problem).margin
     assert auto.mean() < plain.mean() + 0.05
 
 
 def test_a_mistuned_step_costs_pgd_more():
     problem = problem_of(curved(frequency=2.0), 60, 0.05)
-    auto = APGD(steps=60, early_stop=False).run(problem).gap
+    auto = APGD(steps=60, early_stop=False).run(problem).margin
     for alpha in (0.002, 0.95):
-        assert auto.mean() < PGD(steps=60, alpha=alpha, early_stop=False).run(problem).gap.mean() - 0.1
+        assert auto.mean() < PGD(steps=60, alpha=alpha, early_stop=False).run(problem).margin.mean() - 0.1
 
 
 def test_restarts_go_deeper_and_begin_afresh():
     problem = problem_of(curved(frequency=3.0), 30, 0.05)
     once, thrice = (APGD(steps=20, restarts=runs, early_stop=False).run(problem) for runs in (1, 3))
-    assert (thrice.gap <= once.gap).all()
-    assert thrice.gap.mean() < once.gap.mean() - 0.1
+    assert (thrice.margin <= once.margin).all()
+    assert thrice.margin.mean() < once.margin.mean() - 0.1
     # The second run of two equals a first run that is started at the same random points.
     rows = torch.arange(30)
-    alone = APGD(steps=20, early_stop=False, start=problem.start(rows, 1, "apgd")).run(problem)
+    alone = APGD(steps=20, early_stop=False, start=problem.restart_points(rows, 1, "apgd")).run(problem)
     twice = APGD(steps=20, restarts=2, early_stop=False).run(problem)
-    assert torch.allclose(twice.gap, torch.minimum(once.gap, alone.gap), atol=1e-4)
+    assert torch.allclose(twice.margin, torch.minimum(once.margin, alone.margin), atol=1e-4)
 
 
 def test_survivors_go_on_as_if_alone_when_others_are_done():
     problem = problem_of(curved(2, frequency=2.0), 12, 0.004, batch_size=5)
-    found = find(APGD(steps=30), problem)
+    found = run_verified(APGD(steps=30), problem)
     assert 0 < found.success.sum() < 12
     for row in (~found.success).nonzero().flatten():
         alone = APGD(steps=30).run(problem.subset(row[None]))
-        assert torch.allclose(alone.gap, found.gap[row], atol=1e-4)
+        assert torch.allclose(alone.margin, found.margin[row], atol=1e-4)
         assert alone.steps[0] == found.steps[row]
 
 

@@ -13,8 +13,8 @@ from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.plane import onto_plane
 from adversarial.problem import Context, Problem
-from adversarial.search import find
-from adversarial.threat import ThreatModel, length
+from adversarial.search import run_verified
+from adversarial.threat import ThreatModel, perturbation_norm
 
 
 class Net:
@@ -70,14 +70,14 @@ def images_of(count, size=8, seed=0, low=0.0, high=1.0):
 
 
 def plane(images, seed=0, height=1.0):
-    """A plane that is `height` times the gap away from the mean of the images."""
+    """A plane that is `height` times the margin away from the mean of the images."""
     weight = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed))
     return weight, Net(Plane(weight, height - float((images * weight).flatten(1).sum(1).mean())))
 
 
 def needed(victim, images, weight, norm):
-    gap = victim.margins(images, []).abs()
-    return gap / (weight.abs().sum() if norm == "linf" else weight.norm())
+    margin = victim.margins(images, []).abs()
+    return margin / (weight.abs().sum() if norm == "linf" else weight.norm())
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -88,8 +88,8 @@ def test_distances_to_a_plane_inside_the_box_are_exact(norm):
     problem = problem_of(victim, images, norm=norm)
     distance, pixels = FAB(steps=10).distances(problem)
     torch.testing.assert_close(distance, exact, rtol=5e-3, atol=1e-6)
-    torch.testing.assert_close(length(pixels - images, norm), distance)
-    assert (problem.gap(pixels, torch.arange(6)) < 0).all()
+    torch.testing.assert_close(perturbation_norm(pixels - images, norm), distance)
+    assert (problem.signed_margins(pixels, torch.arange(6)) < 0).all()
     torch.testing.assert_close(DeepFool().distances(problem), exact * 1.02, rtol=1e-3, atol=1e-6)
 
 
@@ -98,12 +98,12 @@ def test_deepfool_needs_one_step_on_a_plane(norm):
     images = images_of(5, low=0.4, high=0.6)
     weight, victim = plane(images)
     exact = needed(victim, images, weight, norm)
-    found = find(DeepFool(steps=1), problem_of(victim, images, float(exact.max() * 1.03), norm))
+    found = run_verified(DeepFool(steps=1), problem_of(victim, images, float(exact.max() * 1.03), norm))
     assert found.success.all()
     assert (found.steps == 1).all()
-    held = find(DeepFool(steps=30), problem_of(victim, images, float(exact.min() * 0.99), norm))
+    held = run_verified(DeepFool(steps=30), problem_of(victim, images, float(exact.min() * 0.99), norm))
     assert not held.success.any()
-    assert (held.gap >= 0).all()
+    assert (held.margin >= 0).all()
 
 
 def test_overshoot_does_not_grow_over_steps():
@@ -115,8 +115,8 @@ def test_overshoot_does_not_grow_over_steps():
     assert float((deepfool / fab).mean()) < 1.5
 
 
-def nearest_linf(start, slope, gap):
-    """Least t, with z in the box, |z - start| <= t, slope (z - start) = -gap."""
+def nearest_linf(start, slope, margin):
+    """Least t, with z in the box, |z - start| <= t, slope (z - start) = -margin."""
     n = len(start)
     ones = np.ones((n, 1))
     bounds = [(0, 1)] * n + [(0, None)]
@@ -125,15 +125,15 @@ def nearest_linf(start, slope, gap):
         A_ub=np.block([[np.eye(n), -ones], [-np.eye(n), -ones]]),
         b_ub=np.concatenate([start, -start]),
         A_eq=np.append(slope, 0.0)[None],
-        b_eq=[slope @ start - gap],
+        b_eq=[slope @ start - margin],
         bounds=bounds,
     )
     return done.fun if done.status == 0 else None
 
 
-def nearest_l2(start, slope, gap):
+def nearest_l2(start, slope, margin):
     """By bisection on the multiplier of the plane."""
-    sign = 1 if gap >= 0 else -1
+    sign = 1 if margin >= 0 else -1
 
     def fallen(t):
         return sign * slope @ (start - np.clip(start - sign * t * slope, 0, 1))
@@ -141,7 +141,7 @@ def nearest_l2(start, slope, gap):
     low, high = 0.0, 1e4
     for _ in range(200):
         middle = (low + high) / 2
-        low, high = (middle, high) if fallen(middle) < abs(gap) else (low, middle)
+        low, high = (middle, high) if fallen(middle) < abs(margin) else (low, middle)
     return np.linalg.norm(start - np.clip(start - sign * high * slope, 0, 1))
 
 
@@ -151,36 +151,36 @@ slopes = st.sampled_from([0.0, 1.0, -1.0]) | st.floats(-3, 3, width=32)
 
 @settings(max_examples=40)
 @given(st.lists(st.tuples(numbers, slopes), min_size=12, max_size=12), st.floats(-4, 4, width=32))
-def test_the_projection_is_the_nearest_point(values, gap):
+def test_the_projection_is_the_nearest_point(values, margin):
     start, slope = np.array(values, dtype=np.float64).T
     slope = np.where(np.abs(slope) < 1e-3, 0, slope)
     x, w = (torch.tensor(part, dtype=torch.float64).reshape(1, 3, 2, 2) for part in (start, slope))
-    reach = np.where((slope > 0) == (gap > 0), start, 1 - start) @ np.abs(slope)
+    reach = np.where((slope > 0) == (margin > 0), start, 1 - start) @ np.abs(slope)
     for norm in ("linf", "l2"):
-        moved = onto_plane(x, w, torch.tensor([gap], dtype=torch.float64), norm).flatten().numpy()
+        moved = onto_plane(x, w, torch.tensor([margin], dtype=torch.float64), norm).flatten().numpy()
         assert (moved >= 0).all()
         assert (moved <= 1).all()
         fallen = slope @ (start - moved)
-        if reach < abs(gap):
+        if reach < abs(margin):
             assert abs(fallen) == pytest.approx(reach, abs=1e-9)
             continue
-        assert fallen == pytest.approx(gap, abs=1e-8)
-        if norm == "linf" and (best := nearest_linf(start, slope, gap)) is not None:
+        assert fallen == pytest.approx(margin, abs=1e-8)
+        if norm == "linf" and (best := nearest_linf(start, slope, margin)) is not None:
             assert np.abs(moved - start).max() == pytest.approx(best, abs=1e-6)
-        if norm == "l2" and reach > abs(gap) + 1e-3:
-            assert np.linalg.norm(moved - start) == pytest.approx(nearest_l2(start, slope, gap), abs=1e-6)
+        if norm == "l2" and reach > abs(margin) + 1e-3:
+            assert np.linalg.norm(moved - start) == pytest.approx(nearest_l2(start, slope, margin), abs=1e-6)
 
 
 def test_a_general_solver_finds_nothing_nearer_in_l2():
     random = np.random.default_rng(0)
-    start, slope, gap = random.random(12), random.normal(size=12), 1.5
+    start, slope, margin = random.random(12), random.normal(size=12), 1.5
     moved = onto_plane(
         torch.tensor(start).reshape(1, 3, 2, 2),
         torch.tensor(slope).reshape(1, 3, 2, 2),
-        torch.tensor([gap]),
+        torch.tensor([margin]),
         "l2",
     )
-    plane = {"type": "eq", "fun": lambda z: slope @ (z - start) + gap}
+    plane = {"type": "eq", "fun": lambda z: slope @ (z - start) + margin}
     done = minimize(lambda z: ((z - start) ** 2).sum(), start, bounds=[(0, 1)] * 12, constraints=[plane])
     assert np.linalg.norm(moved.flatten().numpy() - start) <= done.fun**0.5 + 1e-6
 
@@ -191,12 +191,12 @@ def test_fab_on_a_plane_through_the_box_is_the_linear_programme():
     weight, victim = plane(images, height=6.0)
     problem = problem_of(victim, images)
     distance, _ = FAB(steps=30).distances(problem)
-    gaps = victim.margins(images, [])
+    margins = victim.margins(images, [])
     exact = [
-        nearest_linf(image.flatten().double().numpy(), weight.flatten().double().numpy(), float(gap))
-        for image, gap in zip(images, gaps, strict=True)
+        nearest_linf(image.flatten().double().numpy(), weight.flatten().double().numpy(), float(margin))
+        for image, margin in zip(images, margins, strict=True)
     ]
-    unboxed = gaps.abs() / weight.abs().sum()
+    unboxed = margins.abs() / weight.abs().sum()
     assert max(best / float(other) for best, other in zip(exact, unboxed, strict=True)) > 1.1
     np.testing.assert_allclose(distance.numpy(), exact, rtol=5e-3)
 
@@ -205,7 +205,7 @@ def bisected_pgd(problem, rounds=8):
     low, high = torch.zeros(len(problem)), torch.full((len(problem),), 0.5)
     for _ in range(rounds):
         for row in range(len(problem)):
-            one = problem.subset(torch.tensor([row])).at(float((low[row] + high[row]) / 2))
+            one = problem.subset(torch.tensor([row])).with_epsilon(float((low[row] + high[row]) / 2))
             broken = bool(PGD(steps=20).run(one).success)
             (high if broken else low)[row] = one.threat.epsilon
     return high
@@ -228,7 +228,7 @@ def test_one_run_serves_a_grid_of_budgets():
         1.1 * distance.median(),
         distance.max() * 1.1,
     ):
-        found = find(FAB(steps=40), problem.at(float(epsilon)))
+        found = run_verified(FAB(steps=40), problem.with_epsilon(float(epsilon)))
         assert (found.success == (distance <= epsilon)).all()
 
 
@@ -288,8 +288,8 @@ def test_what_is_found_survives_storing(attack):
     distance, _ = FAB(steps=40).distances(plain)
     epsilon = float(distance.median()) * 1.5
     problem = problem_of(plain.victim, images, epsilon, after=("8bit",))
-    found = find(attack, problem)
-    stored = problem.gap(problem.threat.stored(found.pixels, images), torch.arange(12)) < 0
+    found = run_verified(attack, problem)
+    stored = problem.signed_margins(problem.threat.quantize(found.pixels, images), torch.arange(12)) < 0
     sure = distance < 0.75 * epsilon
     assert int(sure.sum()) >= 6
     assert stored[sure].all()
@@ -304,8 +304,8 @@ def test_what_is_found_survives_storing(attack):
 )
 def test_budgets_are_kept_and_nobody_ends_worse_than_clean(seed, norm, epsilon, attack):
     problem = problem_of(conv(seed), images_of(3, size=8, seed=seed), epsilon, norm, after=("8bit",))
-    found = find(attack, problem)
-    assert (found.gap <= problem.clean_gap() + 1e-6).all()
+    found = run_verified(attack, problem)
+    assert (found.margin <= problem.clean_margins() + 1e-6).all()
     if epsilon == 0:
         assert not found.success.any()
 
@@ -322,7 +322,7 @@ def test_images_misjudged_already_and_victims_that_never_move():
     problem.signs[0] *= -1
     assert FAB(steps=3).distances(problem)[0][0] == 0
     assert DeepFool(steps=3).distances(problem)[0] == 0
-    found = find(FAB(steps=5), problem.at(0.5))
+    found = run_verified(FAB(steps=5), problem.with_epsilon(0.5))
     assert found.misjudged.tolist() == [True, False, False]
     assert found.steps[0] == 0
 

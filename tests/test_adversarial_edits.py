@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from adversarial.edits.attack import EditAttack, Edited
+from adversarial.edits.attack import EditAttack
 from adversarial.edits.base import SEVERITIES
 from adversarial.edits.platform import EDITS, RESIZING, grid, padding, screenshot, stripes
 from adversarial.edits.writing import SAFE_WORDS, Writing, place_text, typographic, words_for
@@ -220,20 +220,6 @@ def test_edits_as_attacks_by_the_real_path() -> None:
     assert not done.worst().any()
     with pytest.raises(AttackError, match="not run"):
         done.worst(3)
-
-
-def test_mean_corruption_error() -> None:
-    signs, half = np.array([1.0, -1.0]), np.array([[0.9, 0.9]])
-    worse = Edited(signs, (1,), half[0], {"a": half, "b": np.array([[0.1, np.nan]])})
-    better = Edited(signs, (1,), half[0], {"a": half, "b": half})
-    assert better.mean_error() == 0.5
-    assert worse.mean_error() == 0.75
-    assert worse.mean_error(better) == 1.5
-    assert better.mean_error(worse) == 0.75
-    perfect = Edited(signs, (1,), half[0], {"a": np.array([[0.9, 0.1]]), "b": half})
-    assert np.isnan(worse.mean_error(perfect))
-    with pytest.raises(AttackError, match="other edits"):
-        worse.mean_error(Edited(signs, (1,), half[0], {"a": half}))
 
 
 def test_nothing_to_try_is_refused() -> None:

@@ -9,7 +9,7 @@ from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
 from adversarial.problem import Context, Problem
-from adversarial.search import find
+from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
 
 
@@ -37,24 +37,24 @@ MEMBERS = (FGSM(), PGD(steps=6), APGD(steps=6))  # no random draws, which would 
 
 
 def test_it_is_the_worst_case_of_its_members(problem):
-    together = find(Ensemble(MEMBERS), problem)
-    alone = [find(member, problem) for member in MEMBERS]
+    together = run_verified(Ensemble(MEMBERS), problem)
+    alone = [run_verified(member, problem) for member in MEMBERS]
     assert torch.equal(together.success, torch.stack([found.success for found in alone]).any(0))
     held = ~together.success & ~together.misjudged
-    lowest = torch.stack([found.gap for found in alone]).amin(0)
-    assert torch.allclose(together.gap[held], lowest[held])
+    lowest = torch.stack([found.margin for found in alone]).amin(0)
+    assert torch.allclose(together.margin[held], lowest[held])
     assert torch.equal(together.misjudged, alone[0].misjudged)
 
 
 def test_what_is_broken_is_left_to_itself(problem):
-    first = find(PGD(steps=6), problem)
+    first = run_verified(PGD(steps=6), problem)
     left = int((~first.success & ~first.misjudged).sum())
     assert 0 < left < len(problem)
     before = problem.spent.forwards
-    find(PGD(steps=6), problem)
+    run_verified(PGD(steps=6), problem)
     one = problem.spent.forwards - before
     before = problem.spent.forwards
-    find(Ensemble((PGD(steps=6), FGSM())), problem)
+    run_verified(Ensemble((PGD(steps=6), FGSM())), problem)
     # FGSM asks about the clean survivors, takes their gradients and asks about where it went.
     assert problem.spent.forwards - before <= one + 3 * left
 

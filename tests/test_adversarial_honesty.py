@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from adversarial.checks.honesty import Check, check_honesty, format_checks, require_honest, sample_rows
-from adversarial.checks.of_attacks import (
+from adversarial.checks.attack_checks import (
     doubling_changes_little,
     huge_epsilon_breaks,
     iterative_beats_one_step,
@@ -15,11 +14,12 @@ from adversarial.checks.of_attacks import (
     step_is_small,
     white_box_beats,
 )
-from adversarial.checks.of_victims import margins_are_logits, paths_agree, swapped
+from adversarial.checks.honesty import Check, check_honesty, format_checks, require_honest, sample_rows
 from adversarial.checks.recording import RecordingProblem
+from adversarial.checks.victim_checks import margins_are_logits, paths_agree, swap_prompts
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import FGSM, PGD
-from adversarial.problem import Context, Found, Problem, Spent
+from adversarial.problem import AttackResult, Context, Problem, Spent
 from adversarial.threat import ThreatModel
 
 EPSILON = 4 / 255
@@ -78,7 +78,7 @@ def problem_of(victim, epsilon=EPSILON, images=None):
             victim,
             images,
             contexts,
-            torch.where(plain.clean_gap() >= 0, 1.0, -1.0),
+            torch.where(plain.clean_margins() >= 0, 1.0, -1.0),
             ThreatModel(epsilon),
             batch_size=16,
         )
@@ -94,15 +94,15 @@ class RandomSearch:
 
     def run(self, problem):
         clean, rows = problem.images, torch.arange(len(problem))
-        best, gap = clean.clone(), problem.clean_gap().clone()
+        best, margin = clean.clone(), problem.clean_margins().clone()
         for query in range(self.queries):
-            corner = problem.draw(rows, f"corner/{query}").sign() * problem.threat.epsilon
-            where = problem.draw(rows, f"where/{query}") > (-1.0 if query == 0 else 0.8)
+            corner = problem.draw_noise(rows, f"corner/{query}").sign() * problem.threat.epsilon
+            where = problem.draw_noise(rows, f"where/{query}") > (-1.0 if query == 0 else 0.8)
             tried = problem.threat.project(torch.where(where, clean + corner, best), clean)
-            got = torch.cat([problem.gap(tried[part], part) for part in problem.batches(rows)])
-            better = got < gap
-            best[better], gap[better] = tried[better], got[better]
-        return Found(best, gap, torch.full_like(rows, self.queries), problem.clean_gap() < 0)
+            got = torch.cat([problem.signed_margins(tried[part], part) for part in problem.batches(rows)])
+            better = got < margin
+            best[better], margin[better] = tried[better], got[better]
+        return AttackResult(best, margin, torch.full_like(rows, self.queries), problem.clean_margins() < 0)
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,11 @@ class Buggy:
             _, gradient = problem.gradient(pixels, rows)
             step = self.length * problem.threat.epsilon * gradient.sign()
             pixels = problem.threat.project(pixels - step, problem.images)
-        return Found(
-            pixels, problem.gap(pixels, rows), torch.full_like(rows, self.steps), problem.clean_gap() < 0
+        return AttackResult(
+            pixels,
+            problem.signed_margins(pixels, rows),
+            torch.full_like(rows, self.steps),
+            problem.clean_margins() < 0,
         )
 
 
@@ -133,7 +136,9 @@ class Cheat:
     def run(self, problem):
         count = len(problem)
         pixels = (problem.images + 2 * problem.threat.epsilon + 1e-3).clamp(0, 1)
-        return Found(pixels, torch.full((count,), -1.0), torch.ones(count).long(), torch.zeros(count).bool())
+        return AttackResult(
+            pixels, torch.full((count,), -1.0), torch.ones(count).long(), torch.zeros(count).bool()
+        )
 
 
 def checks_of(victim, problem=None, **options):
@@ -157,7 +162,7 @@ def test_a_healthy_victim_passes_every_check():
     victim = Victim()
     problem = problem_of(victim)
     checks = checks_of(
-        victim, problem, reads_text=True, transfer=problem.against(Victim(seed=1, name="other"))
+        victim, problem, reads_text=True, transfer=problem.with_victim(Victim(seed=1, name="other"))
     )
     assert not failed(checks), format_checks(list(checks.values()))
     assert checks["huge_epsilon"].measured == 1.0
@@ -304,7 +309,7 @@ def test_text_that_moves_nothing():
 def test_swapped_prompts_differ_and_keep_the_policy():
     images = pictures(4)
     same = Problem(Victim(), images, [Context("one", "p")] * 4, torch.ones(4), ThreatModel(0.1))
-    assert all(context.prompt != "one" and context.policy == "p" for context in swapped(same))
+    assert all(context.prompt != "one" and context.policy == "p" for context in swap_prompts(same))
     mixed = Problem(
         Victim(),
         images,
@@ -312,7 +317,7 @@ def test_swapped_prompts_differ_and_keep_the_policy():
         torch.ones(4),
         ThreatModel(0.1),
     )
-    assert [context.prompt for context in swapped(mixed)] == ["b", "b", "b", "a"]
+    assert [context.prompt for context in swap_prompts(mixed)] == ["b", "b", "b", "a"]
 
 
 def test_the_sample_is_of_rows_judged_right():
@@ -321,9 +326,9 @@ def test_the_sample_is_of_rows_judged_right():
     problem = Problem(victim, images, [Context("a")] * 24, torch.ones(24), ThreatModel(EPSILON))
     rows = sample_rows(problem, 5)
     assert len(rows) == 5
-    assert bool((problem.clean_gap()[rows] >= 0).all())
+    assert bool((problem.clean_margins()[rows] >= 0).all())
     assert len(set(rows.tolist())) == 5
-    wrong = problem.subset((problem.clean_gap() < 0).nonzero().flatten())
+    wrong = problem.subset((problem.clean_margins() < 0).nonzero().flatten())
     with pytest.raises(AttackError, match="misjudges all"):
         check_honesty(wrong, strong=PGD(steps=2))
 
@@ -347,10 +352,10 @@ def test_failures_are_raised_together_and_tabled():
     )
 
 
-def found_of(gaps, misjudged=None):
-    gap = torch.tensor(gaps)
-    missed = torch.zeros(len(gap)).bool() if misjudged is None else torch.tensor(misjudged)
-    return Found(torch.zeros(len(gap), 3, 2, 2), gap, torch.ones(len(gap)).long(), missed)
+def found_of(margins, misjudged=None):
+    margin = torch.tensor(margins)
+    missed = torch.zeros(len(margin)).bool() if misjudged is None else torch.tensor(misjudged)
+    return AttackResult(torch.zeros(len(margin), 3, 2, 2), margin, torch.ones(len(margin)).long(), missed)
 
 
 def test_orders_of_results():
@@ -363,8 +368,8 @@ def test_orders_of_results():
     ).passed  # equal sums, other rows
     assert doubling_changes_little(two, weak).passed
     assert not doubling_changes_little(weak, strong).passed
-    assert not white_box_beats("x", weak, strong.gap < 0).passed
-    assert white_box_beats("x", strong, weak.gap < 0).passed
+    assert not white_box_beats("x", weak, strong.margin < 0).passed
+    assert white_box_beats("x", strong, weak.margin < 0).passed
     assert not more_epsilon_never_helps({0.1: strong, 0.2: weak}).passed
     assert more_epsilon_never_helps({0.2: strong, 0.1: weak}).passed
     assert huge_epsilon_breaks([found_of([-1.0, -1.0], [False, True])]).passed
@@ -383,12 +388,12 @@ def test_a_record_follows_subsets_and_counts_only_what_is_allowed():
     problem = RecordingProblem(problem_of(Victim()))
     rows = torch.tensor([3, 5])
     part = problem.subset(rows)
-    part.gap(part.images, torch.tensor([0, 1]))
+    part.signed_margins(part.images, torch.tensor([0, 1]))
     assert problem.record.queries.nonzero().flatten().tolist() == [3, 5]
-    assert torch.allclose(problem.record.best[rows], problem.clean_gap()[rows])
+    assert torch.allclose(problem.record.best[rows], problem.clean_margins()[rows])
     before = problem.record.best.clone()
-    far = PGD(steps=5).run(part.at(1.0)).pixels
-    assert bool((part.gap(far, torch.tensor([0, 1])) < before[rows] - 0.1).all())
+    far = PGD(steps=5).run(part.with_epsilon(1.0)).pixels
+    assert bool((part.signed_margins(far, torch.tensor([0, 1])) < before[rows] - 0.1).all())
     assert torch.equal(problem.record.best, before)
     assert problem.record.queries[3] == 2
     assert problem.record.jumps == 0.0

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.joint import JointAttack, find_joint
+from adversarial.joint import JointAttack, run_joint_verified
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Found, Problem, Spent
+from adversarial.problem import AttackResult, Context, Problem, Spent
 from adversarial.threat import ThreatModel
 from eval.metrics.attack_rates import attack_success_rate
 
@@ -51,16 +51,18 @@ def texts(row, context):
 def test_only_image_and_text_together_succeed():
     problem = problem_of()
     image, text = JointAttack(PGD(steps=20), [[]] * 4), JointAttack(None, texts)
-    assert not find_joint(image, problem).success.any()
-    assert not find_joint(text, problem).success.any()
+    assert not run_joint_verified(image, problem).success.any()
+    assert not run_joint_verified(text, problem).success.any()
     assert not PGD(steps=20).run(problem).success.any()
-    found = find_joint(JointAttack(PGD(steps=20), texts), problem)
+    found = run_joint_verified(JointAttack(PGD(steps=20), texts), problem)
     assert found.success.all()
     assert {context.prompt for context in found.contexts} == {"a drawing of a balloon"}
     assert found.first_try.all()
-    assert found.tries.tolist() == [1] * 4
-    assert bool(problem.threat.keeps_budget(found.pixels, problem.images).all())
-    assert torch.equal(found.gap, problem.asking(found.contexts).gap(found.pixels, torch.arange(4)))
+    assert found.attempts.tolist() == [1] * 4
+    assert bool(problem.threat.within_budget(found.pixels, problem.images).all())
+    assert torch.equal(
+        found.margin, problem.with_contexts(found.contexts).signed_margins(found.pixels, torch.arange(4))
+    )
 
 
 def test_a_text_that_is_enough_costs_no_image_attack():
@@ -68,7 +70,7 @@ def test_a_text_that_is_enough_costs_no_image_attack():
     victim = Victim(worth={"a seven": 1.0, "a kite": -0.5})
     problem = problem_of(victim, spent=spent)
     attack = JointAttack(PGD(steps=20), [[Context("a kite", "p")]] * 4)
-    found = find_joint(attack, problem)
+    found = run_joint_verified(attack, problem)
     assert found.success.all()
     assert torch.equal(found.pixels, problem.images)
     assert spent.backwards == 0
@@ -87,16 +89,18 @@ class OneStep:
         begin = problem.images if self.start is None else self.start
         pixels = problem.threat.project(begin - problem.threat.epsilon / 5, problem.images)
         rows = torch.arange(len(problem))
-        return Found(pixels, problem.gap(pixels, rows), rows * 0 + 1, problem.clean_gap() < 0)
+        return AttackResult(
+            pixels, problem.signed_margins(pixels, rows), rows * 0 + 1, problem.clean_margins() < 0
+        )
 
 
 def test_rounds_go_on_where_the_last_one_stopped():
     problem = problem_of(after=())
     for rounds, passes in ((4, False), (5, True), (9, True)):
-        found = find_joint(JointAttack(OneStep(), texts, rounds=rounds), problem)
+        found = run_joint_verified(JointAttack(OneStep(), texts, rounds=rounds), problem)
         assert bool(found.success.all()) == passes
         assert found.passed.shape == (4, rounds + 1)
-    assert found.tries.tolist() == [5] * 4
+    assert found.attempts.tolist() == [5] * 4
     assert not found.first_try.any()
     assert found.passed[0].tolist() == [False] * 4 + [True] * 6
     rates = attack_success_rate([True] * 4, ~found.misjudged, found.passed)
@@ -113,7 +117,9 @@ class Fixed:
     def run(self, problem):
         pixels = problem.threat.project(problem.images - 1, problem.images)
         rows = torch.arange(len(problem))
-        return Found(pixels, problem.gap(pixels, rows), rows * 0 + 1, problem.clean_gap() < 0)
+        return AttackResult(
+            pixels, problem.signed_margins(pixels, rows), rows * 0 + 1, problem.clean_margins() < 0
+        )
 
 
 class Interacting(Victim):
@@ -131,15 +137,15 @@ class Interacting(Victim):
 def test_texts_are_scored_again_at_the_attacked_pixels():
     candidates = [[Context("clean", "p"), Context("dark", "p")]] * 4
     problem = problem_of(Interacting())
-    found = find_joint(JointAttack(Fixed(), candidates, rounds=1), problem)
+    found = run_joint_verified(JointAttack(Fixed(), candidates, rounds=1), problem)
     assert found.success.all()  # by the last choice of text: the second attempt
     assert {context.prompt for context in found.contexts} == {"dark"}
-    assert found.tries.tolist() == [2] * 4
+    assert found.attempts.tolist() == [2] * 4
     assert not found.first_try.any()
     # Two texts kept in a round: the second one is attacked as well.
-    kept = find_joint(JointAttack(Fixed(), candidates, rounds=1, keep=2), problem)
+    kept = run_joint_verified(JointAttack(Fixed(), candidates, rounds=1, texts_per_round=2), problem)
     assert kept.passed.shape == (4, 3)
-    assert kept.tries.tolist() == [2] * 4
+    assert kept.attempts.tolist() == [2] * 4
 
 
 def test_rows_have_texts_of_their_own_and_misjudged_ones_are_left_out():
@@ -151,14 +157,14 @@ def test_rows_have_texts_of_their_own_and_misjudged_ones_are_left_out():
         ThreatModel(EPSILON),
         batch_size=2,
     )
-    found = find_joint(
+    found = run_joint_verified(
         JointAttack(PGD(steps=10), [[Context("a drawing of a balloon")], [Context("SEVEN!")], []]), problem
     )
     assert found.misjudged.tolist() == [False, True, False]
     assert found.success.tolist() == [True, False, False]
     assert found.contexts[1] == Context("safe")
     assert torch.equal(found.pixels[1], problem.images[1])
-    assert found.tries.tolist() == [1, 0, 3]
+    assert found.attempts.tolist() == [1, 0, 3]
 
 
 def test_storing_is_checked_under_each_rows_own_text():
@@ -169,9 +175,9 @@ def test_storing_is_checked_under_each_rows_own_text():
         [Context("strong", "p")],
         [Context("weak", "p")],
     ]
-    found = find_joint(JointAttack(PGD(steps=20), candidates, rounds=1), problem_of(victim))
+    found = run_joint_verified(JointAttack(PGD(steps=20), candidates, rounds=1), problem_of(victim))
     assert found.success.tolist() == found.first_try.tolist() == [False, True, False, True]
-    backwards = find_joint(
+    backwards = run_joint_verified(
         JointAttack(PGD(steps=20), candidates[1:] + candidates[:1], rounds=1), problem_of(victim)
     )
     assert backwards.first_try.tolist() == [True, False, True, False]
@@ -179,7 +185,7 @@ def test_storing_is_checked_under_each_rows_own_text():
 
 def test_the_other_direction():
     problem = problem_of(Victim(worth={"a seven": -1.0, "SEVEN!": -0.4}), sign=-1.0)
-    found = find_joint(JointAttack(PGD(steps=20), [[Context("SEVEN!", "p")]] * 4), problem)
+    found = run_joint_verified(JointAttack(PGD(steps=20), [[Context("SEVEN!", "p")]] * 4), problem)
     assert found.success.all()
     assert {context.prompt for context in found.contexts} == {"SEVEN!"}
 
@@ -209,7 +215,9 @@ class Quarter:
     def run(self, problem):
         pixels = problem.threat.project(problem.images + 7.4 / 255, problem.images)
         rows = torch.arange(len(problem))
-        return Found(pixels, problem.gap(pixels, rows), rows * 0 + 1, problem.clean_gap() < 0)
+        return AttackResult(
+            pixels, problem.signed_margins(pixels, rows), rows * 0 + 1, problem.clean_margins() < 0
+        )
 
 
 def test_a_success_that_rounding_undoes_does_not_stop_the_search():
@@ -217,22 +225,22 @@ def test_a_success_that_rounding_undoes_does_not_stop_the_search():
     contexts = [Context("a seven")] * 2
     candidates = [[Context("fragile"), Context("sturdy")]] * 2
     stored = Problem(Levels(), images, contexts, torch.ones(2), ThreatModel(EPSILON, after=("8bit",)))
-    found = find_joint(JointAttack(Quarter(), candidates, rounds=1, keep=2), stored)
+    found = run_joint_verified(JointAttack(Quarter(), candidates, rounds=1, texts_per_round=2), stored)
     assert {context.prompt for context in found.contexts} == {"sturdy"}
-    assert found.tries.tolist() == [2, 2]
+    assert found.attempts.tolist() == [2, 2]
     raw = Problem(Levels(), images, contexts, torch.ones(2), ThreatModel(EPSILON, after=()))
-    found = find_joint(JointAttack(Quarter(), candidates, rounds=1, keep=2), raw)
+    found = run_joint_verified(JointAttack(Quarter(), candidates, rounds=1, texts_per_round=2), raw)
     assert {context.prompt for context in found.contexts} == {"fragile"}
     # With the fragile text alone the raw success is still reported.
-    only = find_joint(JointAttack(Quarter(), [[Context("fragile")]] * 2, rounds=1), stored)
+    only = run_joint_verified(JointAttack(Quarter(), [[Context("fragile")]] * 2, rounds=1), stored)
     assert only.success.all()
     assert only.passed.tolist() == [[False, True]] * 2
 
 
 def test_batches_of_candidates_do_not_change_what_is_found():
-    wide = find_joint(JointAttack(PGD(steps=10), texts), problem_of(batch_size=64))
-    narrow = find_joint(JointAttack(PGD(steps=10), texts), problem_of(batch_size=1))
-    assert torch.allclose(wide.gap, narrow.gap, atol=1e-5)
+    wide = run_joint_verified(JointAttack(PGD(steps=10), texts), problem_of(batch_size=64))
+    narrow = run_joint_verified(JointAttack(PGD(steps=10), texts), problem_of(batch_size=1))
+    assert torch.allclose(wide.margin, narrow.margin, atol=1e-5)
     assert wide.contexts == narrow.contexts
 
 
@@ -244,7 +252,7 @@ def test_a_joint_attack_that_cheats():
             return replace(found, pixels=found.pixels - 0.1)
 
     with pytest.raises(AttackError, match="joint left its budget on 4 of 4"):
-        find_joint(JointAttack(TooFar(), texts), problem_of())
+        run_joint_verified(JointAttack(TooFar(), texts), problem_of())
 
     class Liar(JointAttack):
         def run(self, problem):
@@ -252,20 +260,20 @@ def test_a_joint_attack_that_cheats():
             return replace(found, contexts=[Context("made up")] * 4)
 
     with pytest.raises(AttackError, match="no candidates, in rows"):
-        find_joint(Liar(None, texts), problem_of())
+        run_joint_verified(Liar(None, texts), problem_of())
 
     class Boaster(JointAttack):
         def run(self, problem):
             found = super().run(problem)
-            return replace(found, gap=found.gap - 9, passed=torch.ones_like(found.passed))
+            return replace(found, margin=found.margin - 9, passed=torch.ones_like(found.passed))
 
-    found = find_joint(Boaster(None, texts), problem_of())
+    found = run_joint_verified(Boaster(None, texts), problem_of())
     assert not found.success.any()
     assert not found.passed.any()
 
 
 def test_what_a_joint_attack_refuses():
-    with pytest.raises(AttackError, match="1 at least"):
+    with pytest.raises(AttackError, match="at least 1"):
         JointAttack(None, texts, rounds=0)
     with pytest.raises(AttackError, match="for 2 rows, but 4"):
         JointAttack(None, [[], []]).run(problem_of())

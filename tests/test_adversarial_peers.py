@@ -8,7 +8,7 @@ from torch import nn
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.problem import Context, Problem
-from adversarial.search import find
+from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
 
 STEPS, RESTARTS, IMAGES = 12, 2, 100
@@ -61,13 +61,13 @@ def ours(attack, convolution, norm):
         Judge(net), images, [Context(None)] * len(images), labels * 2.0 - 1,
         ThreatModel(EPSILON[norm], norm=norm, after=()), batch_size=len(images),
     )  # fmt: skip
-    return float((find(attack, problem).gap >= 0).float().mean())
+    return float((run_verified(attack, problem).margin >= 0).float().mean())
 
 
 def robust(convolution, attacked, norm):
     """Robust accuracy on what a library returned, which must keep the budget as ours does."""
     net, images, labels = convolution
-    assert ThreatModel(EPSILON[norm], norm=norm).keeps_budget(attacked, images).all()
+    assert ThreatModel(EPSILON[norm], norm=norm).within_budget(attacked, images).all()
     return net(attacked).argmax(1) == labels
 
 

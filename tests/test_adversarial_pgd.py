@@ -10,8 +10,8 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
 from adversarial.pixels.steps import direction
 from adversarial.problem import Context, Problem
-from adversarial.search import find
-from adversarial.threat import ThreatModel, length
+from adversarial.search import run_verified
+from adversarial.threat import ThreatModel, perturbation_norm
 
 EPSILON = 8 / 255
 
@@ -82,9 +82,9 @@ def test_every_attack_keeps_its_budget(name, norm, epsilon, side, wild):
     if wild:
         images = images.round()
     problem = problem_of(curved(side=side), images, epsilon, norm)
-    found = find(ATTACKS[name], problem)  # checks the budget and the gap claimed
-    assert problem.threat.keeps_budget(found.pixels, images).all()
-    assert torch.allclose(found.gap, ATTACKS[name].run(problem).gap, atol=1e-4)
+    found = run_verified(ATTACKS[name], problem)  # checks the budget and the margin claimed
+    assert problem.threat.within_budget(found.pixels, images).all()
+    assert torch.allclose(found.margin, ATTACKS[name].run(problem).margin, atol=1e-4)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -93,7 +93,7 @@ def test_without_a_budget_nothing_changes(name, norm):
     problem = problem_of(curved(), pictures(4), 0.0, norm)
     found = ATTACKS[name].run(problem)
     assert torch.equal(found.pixels, problem.images)
-    assert torch.allclose(found.gap, problem.clean_gap(), atol=1e-6)
+    assert torch.allclose(found.margin, problem.clean_margins(), atol=1e-6)
     assert not found.success.any()
 
 
@@ -106,8 +106,8 @@ def test_on_a_linear_victim_the_exact_optimum_is_reached(attack, sign, norm):
     weights, function = linear(offset=2.0 * sign, scale=0.1)
     problem = problem_of(function, pictures(5), norm=norm, signs=torch.full((5,), sign))
     most = weights.abs().sum() if norm == "linf" else weights.norm()
-    best = problem.clean_gap() - EPSILON * most
-    assert torch.allclose(attack.run(problem).gap, best, atol=1e-4)
+    best = problem.clean_margins() - EPSILON * most
+    assert torch.allclose(attack.run(problem).margin, best, atol=1e-4)
 
 
 def test_where_the_pixel_range_ends_the_optimum_is_the_clipped_one():
@@ -116,7 +116,7 @@ def test_where_the_pixel_range_ends_the_optimum_is_the_clipped_one():
     problem = problem_of(function, images, epsilon=0.1, signs=torch.ones(4))
     best = function((images - 0.1 * weights.sign()).clamp(0, 1))
     for attack in (FGSM(), PGD(steps=10), APGD(steps=10)):
-        assert torch.allclose(attack.run(problem).gap, best, atol=1e-4)
+        assert torch.allclose(attack.run(problem).margin, best, atol=1e-4)
 
 
 @given(seed=st.integers(0, 50), fewer=st.integers(2, 6), more=st.integers(1, 6), runs=st.integers(1, 3))
@@ -125,15 +125,15 @@ def test_more_steps_and_more_restarts_are_never_worse(seed, fewer, more, runs):
     few = PGD(steps=fewer, alpha=0.3, early_stop=False).run(problem)
     many = PGD(steps=fewer + more, alpha=0.3, early_stop=False).run(problem)
     again = PGD(steps=fewer, alpha=0.3, restarts=runs, early_stop=False).run(problem)
-    assert (many.gap <= few.gap).all()
-    assert (again.gap <= few.gap).all()
-    assert (few.gap <= problem.clean_gap()).all()
+    assert (many.margin <= few.margin).all()
+    assert (again.margin <= few.margin).all()
+    assert (few.margin <= problem.clean_margins()).all()
 
 
 def test_iterating_beats_one_step_and_one_step_beats_noise():
     problem = problem_of(curved(), pictures(40))
-    noise, once = (attack.run(problem).gap.mean() for attack in (GaussianNoise(draws=1), FGSM()))
-    often = PGD(steps=30, early_stop=False).run(problem).gap.mean()
+    noise, once = (attack.run(problem).margin.mean() for attack in (GaussianNoise(draws=1), FGSM()))
+    often = PGD(steps=30, early_stop=False).run(problem).margin.mean()
     assert often < once - 0.3 < noise - 0.6
 
 
@@ -159,9 +159,9 @@ def test_fgsm_is_the_sign_of_the_gradient_at_the_clean_image():
 def test_what_is_done_costs_nothing_more(attack):
     weights, function = linear(scale=0.1)
     images = pictures(8)
-    gaps = torch.tensor([-1.0, 0.01, 0.02, 0.2, 0.2, 1e4, 1e4, 1e4])
+    margins = torch.tensor([-1.0, 0.01, 0.02, 0.2, 0.2, 1e4, 1e4, 1e4])
     images = images - (function(images)[:, None, None, None] / weights.norm() ** 2) * weights  # margin 0
-    lifts = dict(zip(map(str, range(8)), gaps, strict=True))
+    lifts = dict(zip(map(str, range(8)), margins, strict=True))
 
     victim = Victim(None)
 
@@ -174,7 +174,7 @@ def test_what_is_done_costs_nothing_more(attack):
     problem = Problem(victim, images, contexts, torch.ones(8), ThreatModel(0.02, after=()), batch_size=3)
     found = attack.run(problem)
     assert found.misjudged.tolist() == [True] + [False] * 7
-    assert (found.gap < 0).tolist() == [True] * 5 + [False] * 3
+    assert (found.margin < 0).tolist() == [True] * 5 + [False] * 3
     questions = [sum(batch.count(str(row)) for batch in victim.asked) for row in range(8)]
     assert questions[0] == 1  # misjudged from the start: only its clean margin
     assert questions[1] == questions[2] == 3  # clean margin, clean gradient, first step
@@ -190,7 +190,7 @@ def test_early_stop_saves_and_can_be_switched_off():
     stopped = PGD(steps=30).run(problem)
     deepest = PGD(steps=30, early_stop=False).run(thorough)
     assert torch.equal(stopped.success, deepest.success)
-    assert (deepest.gap <= stopped.gap).all()
+    assert (deepest.margin <= stopped.margin).all()
     assert thorough.spent.forwards == 20 * (2 + 30)
     assert problem.spent.forwards < thorough.spent.forwards / 2
 
@@ -216,7 +216,7 @@ def test_restarts_begin_elsewhere_and_only_for_survivors():
     first, second, third = visited[2], visited[4], visited[6]
     assert torch.equal(first, problem.images)
     for one, other in ((first, second), (first, third), (second, third)):
-        assert (length(one - other, "linf") > EPSILON / 2).all()
+        assert (perturbation_norm(one - other, "linf") > EPSILON / 2).all()
     assert torch.equal(second, visited[5])
 
 
@@ -243,7 +243,7 @@ def test_a_warm_start_is_asked_about_itself_and_brought_into_the_budget(attack):
     assert torch.allclose(found.pixels, goal, atol=1e-6)
     assert problem.spent.backwards == 0
     far = attack(steps=3, early_stop=False, start=(images + 0.5).clamp(0, 1)).run(problem)
-    assert problem.threat.keeps_budget(far.pixels, images).all()
+    assert problem.threat.within_budget(far.pixels, images).all()
     with pytest.raises(AttackError, match=r"start is \(2, 3, 8, 8\), the images are \(3, 3, 8, 8\)"):
         attack(start=images[:2]).run(problem)
 
@@ -253,8 +253,8 @@ def test_a_warm_start_goes_on_from_where_another_attack_stopped(attack):
     problem = problem_of(curved(3), pictures(10))
     before = attack(steps=5, early_stop=False).run(problem)
     after = attack(steps=20, early_stop=False, start=before.pixels).run(problem)
-    assert (after.gap <= before.gap + 1e-6).all()
-    assert after.gap.mean() < before.gap.mean() - 0.1
+    assert (after.margin <= before.margin + 1e-6).all()
+    assert after.margin.mean() < before.margin.mean() - 0.1
 
 
 @pytest.mark.parametrize("attack", [ATTACKS[name] for name in sorted(ATTACKS)], ids=sorted(ATTACKS))
@@ -262,7 +262,7 @@ def test_the_batch_size_does_not_matter(attack):
     images = pictures(7)
     founds = [attack.run(problem_of(curved(2), images, batch_size=size)) for size in (1, 3, 32)]
     for other in founds[1:]:
-        assert torch.allclose(founds[0].gap, other.gap, atol=1e-4)
+        assert torch.allclose(founds[0].margin, other.margin, atol=1e-4)
         assert torch.allclose(founds[0].pixels, other.pixels, atol=1e-5)
         assert torch.equal(founds[0].steps, other.steps)
 
@@ -272,7 +272,7 @@ def test_other_rows_do_not_matter(attack):
     problem = problem_of(curved(2), pictures(7))
     rows = torch.tensor([1, 4, 6])
     whole, part = attack.run(problem), attack.run(problem.subset(rows))
-    assert torch.allclose(whole.gap[rows], part.gap, atol=1e-4)
+    assert torch.allclose(whole.margin[rows], part.margin, atol=1e-4)
     assert torch.equal(whole.steps[rows], part.steps)
 
 
@@ -325,8 +325,8 @@ def test_the_last_iterate_is_worse_than_the_best():
         attack.run(problem_of(lambda pixels: bend(pixels) + 11, images, epsilon=0.02, signs=torch.ones(60)))
         for attack in (weak, best, PGD(steps=20))
     )
-    assert (kept.gap <= last.gap + 1e-6).all()
-    assert kept.gap.mean() < last.gap.mean() - 0.1
+    assert (kept.margin <= last.margin + 1e-6).all()
+    assert kept.margin.mean() < last.margin.mean() - 0.1
     assert (last.steps == 20).all()
     assert 60 > sound.success.sum() > kept.success.sum() > last.success.sum()
 
@@ -350,13 +350,13 @@ def test_what_is_kept_survives_rounding_if_anything_does(epsilon):
     rounded = problem_of(curved(1), images, epsilon, after=("8bit",))
     attack = PGD(steps=15)
     fooled, survives = attack.run(plain), attack.run(rounded)
-    stored = rounded.threat.stored(survives.pixels, images)
-    confirmed = rounded.gap(stored, torch.arange(30)) < 0
+    stored = rounded.threat.quantize(survives.pixels, images)
+    confirmed = rounded.signed_margins(stored, torch.arange(30)) < 0
     # An early crossing that rounding undoes is not enough: the attack goes on until one survives.
-    naive = plain.gap(rounded.threat.stored(fooled.pixels, images), torch.arange(30)) < 0
+    naive = plain.signed_margins(rounded.threat.quantize(fooled.pixels, images), torch.arange(30)) < 0
     assert confirmed.sum() >= naive.sum() > 0
     assert (confirmed | ~naive).all()
-    assert (survives.gap[confirmed] < 0).all()
+    assert (survives.margin[confirmed] < 0).all()
 
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5, 1 / 0.3])
@@ -382,8 +382,8 @@ def test_usual_steps_are_small_and_reach_the_edge():
         (lambda: PGD(alpha=0.0), "alpha is 0.0; it is a positive number"),
         (lambda: PGD(alpha=-1.0), "alpha is -1.0"),
         (lambda: PGD(alpha=float("nan")), "alpha is nan"),
-        (lambda: PGD(loss="dlr"), "DLR divides by the gap to a third class"),
-        (lambda: APGD(loss="dlr"), "DLR divides by the gap to a third class"),
+        (lambda: PGD(loss="dlr"), "DLR divides by the difference to a third class"),
+        (lambda: APGD(loss="dlr"), "DLR divides by the difference to a third class"),
         (lambda: FGSM(loss="mse"), "loss is 'mse'"),
         (lambda: APGD(steps=0), "steps is 0"),
         (lambda: PGD(last_iterate=True, restarts=2), "restarts would be thrown away"),
@@ -437,10 +437,10 @@ def test_noise_has_its_sigma_in_pixels():
 
 def test_noise_keeps_the_best_of_its_draws():
     problem = problem_of(curved(), pictures(10))
-    gaps = [GaussianNoise(draws=draws, early_stop=False).run(problem).gap for draws in (1, 4, 16)]
-    assert (gaps[2] <= gaps[1]).all()
-    assert (gaps[1] <= gaps[0]).all()
-    assert gaps[2].mean() < gaps[0].mean()
+    margins = [GaussianNoise(draws=draws, early_stop=False).run(problem).margin for draws in (1, 4, 16)]
+    assert (margins[2] <= margins[1]).all()
+    assert (margins[1] <= margins[0]).all()
+    assert margins[2].mean() < margins[0].mean()
 
 
 def test_directions_have_length_one_however_small_the_gradient():
@@ -449,7 +449,7 @@ def test_directions_have_length_one_however_small_the_gradient():
     gradient[2] *= 1e30
     gradient[3] = 0
     ahead = direction(gradient, "l2")
-    assert torch.allclose(length(ahead, "l2"), torch.tensor([1.0, 1, 1, 0]))
+    assert torch.allclose(perturbation_norm(ahead, "l2"), torch.tensor([1.0, 1, 1, 0]))
     assert torch.allclose(direction(gradient * 7, "l2"), ahead)
     assert set(direction(gradient, "linf").unique().tolist()) == {-1.0, 0.0, 1.0}
 

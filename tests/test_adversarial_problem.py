@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Found, Problem, Spent, check_images
-from adversarial.search import Search, find
+from adversarial.problem import AttackResult, Context, Problem, Spent, check_images
+from adversarial.search import Search, run_verified
 from adversarial.threat import ThreatModel
 
 EPSILON = 4 / 255
@@ -84,12 +84,12 @@ def test_counts_and_signs():
 
 def test_gaps_and_gradients_are_on_the_attackers_terms():
     problem = problem_of(flat(153, 102), signs=torch.tensor([1, -1]))
-    gap, gradient = problem.gradient(problem.images, rows(0, 1))
-    assert gap.tolist() == pytest.approx([10.0, 10.0], abs=1e-4)
+    margin, gradient = problem.gradient(problem.images, rows(0, 1))
+    assert margin.tolist() == pytest.approx([10.0, 10.0], abs=1e-4)
     assert gradient[0].flatten().tolist() == pytest.approx([100 / 12] * 12)
     assert gradient[1].flatten().tolist() == pytest.approx([-100 / 12] * 12)
-    assert problem.gap(problem.images[1:], rows(1)).tolist() == pytest.approx([10.0], abs=1e-4)
-    assert not gap.requires_grad
+    assert problem.signed_margins(problem.images[1:], rows(1)).tolist() == pytest.approx([10.0], abs=1e-4)
+    assert not margin.requires_grad
     with torch.no_grad():  # callers often stand in one
         problem.gradient(problem.images, rows(0, 1))
 
@@ -102,14 +102,14 @@ def test_a_victim_without_gradients_says_which_part():
         AttackError, match=r"bright gives no gradients to pixels: pictures become PIL .*Square"
     ):
         problem.gradient(problem.images, rows(0, 1, 2))
-    assert problem.gap(problem.images, rows(0, 1, 2)).shape == (3,)
+    assert problem.signed_margins(problem.images, rows(0, 1, 2)).shape == (3,)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_margins_that_are_not_finite(value):
     problem = problem_of(victim=Victim(lambda margins: margins * 0 + value))
     with pytest.raises(AttackError, match=r"margins that are not finite; half precision .* bfloat16"):
-        problem.gap(problem.images, rows(0, 1, 2))
+        problem.signed_margins(problem.images, rows(0, 1, 2))
 
 
 def test_gradients_that_are_not_finite():
@@ -121,55 +121,55 @@ def test_gradients_that_are_not_finite():
 def test_costs_and_zero_gradients_are_counted_over_all_parts():
     problem = problem_of(victim=Victim(lambda margins: margins.clamp(max=1.0)), spent=Spent())
     problem.gradient(problem.images, rows(0, 1, 2))
-    problem.subset(rows(2)).gap(problem.images[2:], rows(0))
-    problem.at(0.5).gap(problem.images[2:], rows(2))
-    problem.asking([B] * 3).gap(problem.images[2:], rows(2))
+    problem.subset(rows(2)).signed_margins(problem.images[2:], rows(0))
+    problem.with_epsilon(0.5).signed_margins(problem.images[2:], rows(2))
+    problem.with_contexts([B] * 3).signed_margins(problem.images[2:], rows(2))
     assert (problem.spent.forwards, problem.spent.backwards, problem.spent.zero_gradients) == (6, 3, 1)
     assert problem.spent.seconds > 0
 
 
 def test_half_precision_margins_come_back_in_float32():
     problem = problem_of(victim=Victim(lambda margins: margins.bfloat16()))
-    gap, gradient = problem.gradient(problem.images, rows(0, 1, 2))
-    assert gap.dtype == gradient.dtype == torch.float32
+    margin, gradient = problem.gradient(problem.images, rows(0, 1, 2))
+    assert margin.dtype == gradient.dtype == torch.float32
 
 
 def test_batches_are_of_one_policy():
     problem = problem_of(flat(*[140] * 7), contexts=[A, B, A, A, B, A, A], batch_size=2)
     assert [batch.tolist() for batch in problem.batches(rows(0, 1, 2, 3, 4, 6))] == [[0, 2], [3, 6], [1, 4]]
     assert problem.batches(torch.tensor([], dtype=torch.long)) == []
-    problem.clean_gap()
+    problem.clean_margins()
     assert all(len(policies) == 1 for policies in problem.victim.policies)
     assert max(problem.victim.asked) == 2
 
 
 def test_clean_gaps_are_asked_once_and_kept_for_other_budgets():
     problem = problem_of()
-    first = problem.clean_gap()
-    assert problem.at(0.1).clean_gap() is first
-    assert problem.subset(rows(2, 0)).clean_gap().tolist() == first[[2, 0]].tolist()
+    first = problem.clean_margins()
+    assert problem.with_epsilon(0.1).clean_margins() is first
+    assert problem.subset(rows(2, 0)).clean_margins().tolist() == first[[2, 0]].tolist()
     assert len(problem.victim.asked) == 1
-    other = problem.against(Victim(lambda margins: -margins))
-    assert other.clean_gap().tolist() == pytest.approx((-first).tolist())
-    problem.asking([B] * 3).clean_gap()
+    other = problem.with_victim(Victim(lambda margins: -margins))
+    assert other.clean_margins().tolist() == pytest.approx((-first).tolist())
+    problem.with_contexts([B] * 3).clean_margins()
     assert len(problem.victim.asked) == 2
-    assert problem.at(0.1).threat.epsilon == 0.1
+    assert problem.with_epsilon(0.1).threat.epsilon == 0.1
     assert problem.threat.epsilon == EPSILON
 
 
 def test_draws_depend_on_seed_row_and_salt_only():
     problem = problem_of(seed=3)
-    all_rows = problem.draw(rows(0, 1, 2), "x")
-    assert torch.equal(problem.draw(rows(2, 0), "x"), all_rows[[2, 0]])
+    all_rows = problem.draw_noise(rows(0, 1, 2), "x")
+    assert torch.equal(problem.draw_noise(rows(2, 0), "x"), all_rows[[2, 0]])
     assert not torch.equal(all_rows[0], all_rows[1])
-    assert not torch.equal(problem.draw(rows(0), "y"), all_rows[:1])
-    assert not torch.equal(problem_of(seed=4).draw(rows(0), "x"), all_rows[:1])
-    assert torch.equal(problem_of(seed=3, batch_size=1).draw(rows(0, 1, 2), "x"), all_rows)
+    assert not torch.equal(problem.draw_noise(rows(0), "y"), all_rows[:1])
+    assert not torch.equal(problem_of(seed=4).draw_noise(rows(0), "x"), all_rows[:1])
+    assert torch.equal(problem_of(seed=3, batch_size=1).draw_noise(rows(0, 1, 2), "x"), all_rows)
     before = torch.get_rng_state()
-    wide = problem_of(torch.full((1, 3, 64, 64), 0.5)).draw(rows(0), "x")
+    wide = problem_of(torch.full((1, 3, 64, 64), 0.5)).draw_noise(rows(0), "x")
     assert torch.equal(before, torch.get_rng_state())
     assert (float(wide.min()), float(wide.max())) == pytest.approx((-1, 1), abs=1e-3)
-    normal = problem_of(torch.full((1, 3, 64, 64), 0.5)).draw(rows(0), "x", "normal")
+    normal = problem_of(torch.full((1, 3, 64, 64), 0.5)).draw_noise(rows(0), "x", "normal")
     assert float(normal.std()) == pytest.approx(1, abs=0.05)
 
 
@@ -177,11 +177,11 @@ def test_draws_depend_on_seed_row_and_salt_only():
 def test_restarts_begin_clean_then_anywhere_in_the_ball(norm):
     problem = problem_of(threat=ThreatModel(0.1, norm=norm))
     every = rows(0, 1, 2)
-    assert torch.equal(problem.start(every, 0), problem.images)
-    first, second = problem.start(every, 1), problem.start(every, 2)
+    assert torch.equal(problem.restart_points(every, 0), problem.images)
+    first, second = problem.restart_points(every, 1), problem.restart_points(every, 2)
     assert not torch.equal(first, second)
     for begin in (first, second):
-        assert bool(problem.threat.keeps_budget(begin, problem.images).all())
+        assert bool(problem.threat.within_budget(begin, problem.images).all())
         assert bool(((begin - problem.images).flatten(1).abs().amax(1) > 0.01).all())
 
 
@@ -189,37 +189,37 @@ def test_a_search_excludes_misjudged_rows_and_closes_successes():
     victim = Victim()
     problem = problem_of(flat(129, 120, 140), victim)
     search = Search(problem, 3)
-    assert search.found.misjudged.tolist() == [False, True, False]
+    assert search.result.misjudged.tolist() == [False, True, False]
     assert [batch.tolist() for batch in search.batches()] == [[0, 2]]
-    search.report(rows(0, 2), flat(126, 139), torch.tensor([-0.5, 4.5]))
+    search.update(rows(0, 2), flat(126, 139), torch.tensor([-0.5, 4.5]))
     assert [batch.tolist() for batch in search.batches()] == [[2]]
-    search.report(rows(2), flat(138), torch.tensor([4.1]))
-    search.report(rows(2), flat(141), torch.tensor([5.3]))
+    search.update(rows(2), flat(138), torch.tensor([4.1]))
+    search.update(rows(2), flat(141), torch.tensor([5.3]))
     assert search.batches() == []
-    assert search.found.gap.tolist() == pytest.approx([-0.5, float(problem.clean_gap()[1]), 4.1])
-    assert search.found.steps.tolist() == [1, 0, 2]
-    assert search.taken.tolist() == [1, 0, 3]
-    assert search.found.success.tolist() == [True, False, False]
-    assert torch.equal(search.found.pixels[1], problem.images[1])
-    assert torch.equal(search.found.pixels[2], flat(138)[0])
+    assert search.result.margin.tolist() == pytest.approx([-0.5, float(problem.clean_margins()[1]), 4.1])
+    assert search.result.steps.tolist() == [1, 0, 2]
+    assert search.steps_taken.tolist() == [1, 0, 3]
+    assert search.result.success.tolist() == [True, False, False]
+    assert torch.equal(search.result.pixels[1], problem.images[1])
+    assert torch.equal(search.result.pixels[2], flat(138)[0])
 
 
 def test_batches_refill_with_open_rows():
     problem = problem_of(flat(129, 129, 140, 129, 140), batch_size=2)
     search = Search(problem, 5)
     assert [batch.tolist() for batch in search.batches()] == [[0, 1], [2, 3], [4]]
-    search.report(rows(0, 3), flat(126, 126), torch.tensor([-0.5, -0.5]))
+    search.update(rows(0, 3), flat(126, 126), torch.tensor([-0.5, -0.5]))
     assert [batch.tolist() for batch in search.batches()] == [[1, 2], [4]]
 
 
 def test_without_early_stop_the_best_goes_on_improving():
     problem = problem_of(flat(129))
     search = Search(problem, 2, early_stop=False)
-    search.report(rows(0), flat(126), torch.tensor([-0.5]))
-    assert search.open.tolist() == [True]
-    search.report(rows(0), flat(125), torch.tensor([-0.9]))
-    assert search.open.tolist() == [False]
-    assert search.found.gap.tolist() == pytest.approx([-0.9])
+    search.update(rows(0), flat(126), torch.tensor([-0.5]))
+    assert search.active.tolist() == [True]
+    search.update(rows(0), flat(125), torch.tensor([-0.9]))
+    assert search.active.tolist() == [False]
+    assert search.result.margin.tolist() == pytest.approx([-0.9])
 
 
 def test_a_search_without_steps_asks_nothing_more():
@@ -234,21 +234,21 @@ def test_a_success_must_survive_storing_as_bytes():
         images, Victim(lambda margins: margins - 0.05), threat=ThreatModel(EPSILON, after=("8bit",))
     )
     search = Search(problem, 9)
-    gap = torch.tensor([-0.01])
-    search.report(rows(0), whole, gap)
-    assert search.open.tolist() == [True]
-    assert search.found.success.tolist() == [True]  # raw success is kept
-    search.report(rows(0), flat(127.55), torch.tensor([-0.02]))
-    assert torch.equal(search.found.pixels, flat(127.55))  # better, though it does not survive either
-    search.report(rows(0), half, torch.tensor([-0.005]))
-    assert search.open.tolist() == [False]
-    assert torch.equal(search.found.pixels, half)  # a higher gap that survives is the better one
+    margin = torch.tensor([-0.01])
+    search.update(rows(0), whole, margin)
+    assert search.active.tolist() == [True]
+    assert search.result.success.tolist() == [True]  # raw success is kept
+    search.update(rows(0), flat(127.55), torch.tensor([-0.02]))
+    assert torch.equal(search.result.pixels, flat(127.55))  # better, though it does not survive either
+    search.update(rows(0), half, torch.tensor([-0.005]))
+    assert search.active.tolist() == [False]
+    assert torch.equal(search.result.pixels, half)  # a higher margin that survives is the better one
     raw = Search(problem_of(images, threat=ThreatModel(EPSILON, after=())), 9)
-    raw.report(rows(0), whole, gap)
-    assert raw.open.tolist() == [False]
+    raw.update(rows(0), whole, margin)
+    assert raw.active.tolist() == [False]
     below = Search(problem_of(images, threat=ThreatModel(0.5 / 255, after=("8bit",))), 9)
-    below.report(rows(0), flat(128.6), gap)
-    assert below.open.tolist() == [False]  # no byte can hold half a level, so nothing is asked of it
+    below.update(rows(0), flat(128.6), margin)
+    assert below.active.tolist() == [False]  # no byte can hold half a level, so nothing is asked of it
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,7 @@ class Made:
     def run(self, problem):
         count = len(problem)
         pixels = (problem.images + self.shift).clamp(0, 1)
-        return Found(
+        return AttackResult(
             pixels, torch.full((count,), self.claim), torch.ones(count).long(), torch.zeros(count).bool()
         )
 
@@ -278,9 +278,9 @@ def test_parts_of_a_problem_keep_all_that_they_do_not_change():
     other = Victim()
     parts = {
         "subset": problem.subset(rows(2, 1)),
-        "at": problem.at(0.25),
-        "against": problem.against(other),
-        "asking": problem.asking([B, B, A]),
+        "at": problem.with_epsilon(0.25),
+        "against": problem.with_victim(other),
+        "asking": problem.with_contexts([B, B, A]),
     }
     for name, part in parts.items():
         chosen = [2, 1] if name == "subset" else [0, 1, 2]
@@ -296,13 +296,17 @@ def test_parts_of_a_problem_keep_all_that_they_do_not_change():
 
 
 def test_a_gap_of_zero_is_no_success():
-    gap = torch.tensor([-1e-6, 0.0, 0.5, -0.5])
+    margin = torch.tensor([-1e-6, 0.0, 0.5, -0.5])
     clean = torch.tensor([False, False, False, True])
-    found = Found(flat(1, 2, 3, 4), gap, torch.zeros(4), clean)
+    found = AttackResult(flat(1, 2, 3, 4), margin, torch.zeros(4), clean)
     assert found.success.tolist() == [True, False, False, False]
     edge = problem_of(flat(129), Victim(lambda margins: margins * 0))
-    assert find(Made(0.0), edge).success.tolist() == find(Made(0.0), edge).misjudged.tolist() == [False]
-    assert Search(edge, 1).open.tolist() == [True]
+    assert (
+        run_verified(Made(0.0), edge).success.tolist()
+        == run_verified(Made(0.0), edge).misjudged.tolist()
+        == [False]
+    )
+    assert Search(edge, 1).active.tolist() == [True]
 
 
 def test_images_that_touch_the_edges_of_the_range_are_fine():
@@ -312,23 +316,23 @@ def test_images_that_touch_the_edges_of_the_range_are_fine():
 
 def test_normal_draws_repeat_too():
     wide = problem_of(torch.full((2, 3, 8, 8), 0.5), seed=3)
-    both = wide.draw(rows(0, 1), "x", "normal")
-    assert torch.equal(wide.draw(rows(1), "x", "normal"), both[1:])
+    both = wide.draw_noise(rows(0, 1), "x", "normal")
+    assert torch.equal(wide.draw_noise(rows(1), "x", "normal"), both[1:])
     assert not torch.equal(both[0], both[1])
     before = torch.get_rng_state()
-    wide.draw(rows(0), "x", "normal")
+    wide.draw_noise(rows(0), "x", "normal")
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_random_starts_fill_the_cube_and_lie_on_the_sphere():
     many = torch.full((40, 3, 1, 1), 0.5)
     every = torch.arange(40)
-    cube = (problem_of(many, threat=ThreatModel(0.1)).start(every, 1) - many).abs() / 0.1
+    cube = (problem_of(many, threat=ThreatModel(0.1)).restart_points(every, 1) - many).abs() / 0.1
     assert float(cube.mean()) == pytest.approx(
         0.5, abs=0.1
     )  # uniform: neither at the corners nor at the middle
     assert float(cube.max()) > 0.9
-    sphere = problem_of(many, threat=ThreatModel(0.1, norm="l2")).start(every, 1) - many
+    sphere = problem_of(many, threat=ThreatModel(0.1, norm="l2")).restart_points(every, 1) - many
     assert sphere.flatten(1).norm(dim=1).tolist() == pytest.approx([0.1] * 40, rel=1e-3)
     assert float(sphere.flatten(1).mean(0).abs().max()) < 0.04  # in all directions
 
@@ -344,18 +348,18 @@ def test_nothing_is_spent_before_anybody_asks_and_everything_adds_up():
 
 def test_a_row_closes_at_gaps_below_zero_only_before_and_after_storing():
     search = Search(problem_of(flat(129), threat=ThreatModel(EPSILON, after=())), 9)
-    assert search.taken.dtype == search.found.steps.dtype == torch.long
-    for gap in (0.5, 0.0):
-        search.report(rows(0), flat(128), torch.tensor([gap]))
-        assert search.open.tolist() == [True]
-    search.report(rows(0), flat(127), torch.tensor([-0.1]))
-    assert search.open.tolist() == [False]
+    assert search.steps_taken.dtype == search.result.steps.dtype == torch.long
+    for margin in (0.5, 0.0):
+        search.update(rows(0), flat(128), torch.tensor([margin]))
+        assert search.active.tolist() == [True]
+    search.update(rows(0), flat(127), torch.tensor([-0.1]))
+    assert search.active.tolist() == [False]
     # 127.4 is stored as 127, where this victim's margin is exactly nothing: not misjudged.
     level = float(flat(127).mean((1, 2, 3)))
     victim = Victim(lambda margins: torch.where((margins / 100 + 0.5 - level).abs() < 1e-6, 0.0, margins))
     stored = Search(problem_of(flat(129), victim, threat=ThreatModel(EPSILON, after=("8bit",))), 9)
-    stored.report(rows(0), flat(127.4), torch.tensor([-0.04]))
-    assert stored.open.tolist() == [True]
+    stored.update(rows(0), flat(127.4), torch.tensor([-0.04]))
+    assert stored.active.tolist() == [True]
 
 
 def test_images_brighter_than_white_are_refused():
@@ -366,14 +370,14 @@ def test_images_brighter_than_white_are_refused():
 def test_find_believes_no_attack():
     problem = problem_of(flat(129, 120, 140))
     with pytest.raises(AttackError, match="made left its budget on 3 of 3 images"):
-        find(Made(-2 * EPSILON), problem)
-    found = find(Made(-EPSILON), problem)
-    assert found.gap.tolist() == pytest.approx(
+        run_verified(Made(-2 * EPSILON), problem)
+    found = run_verified(Made(-EPSILON), problem)
+    assert found.margin.tolist() == pytest.approx(
         [(level / 255 - 0.5) * 100 for level in (125, 116, 136)], abs=1e-3
     )
     assert found.misjudged.tolist() == [False, True, False]
     assert found.success.tolist() == [True, False, False]
-    modest = find(Made(-EPSILON, claim=9.0), problem)
+    modest = run_verified(Made(-EPSILON, claim=9.0), problem)
     assert modest.success.tolist() == [True, False, False]
 
 
@@ -385,18 +389,18 @@ def test_find_refuses_pixels_out_of_range():
             return replace(found, pixels=problem.images + self.shift)
 
     with pytest.raises(AttackError, match="left its budget on 1 of 2"):
-        find(Bright(EPSILON), problem_of(flat(255, 200)))
+        run_verified(Bright(EPSILON), problem_of(flat(255, 200)))
 
 
 def test_draws_belong_to_an_image_wherever_it_stands():
     """An attack on survivors draws for each what an attack on all rows would."""
     problem = problem_of(seed=3, ids=["a", "b", "c"])
     left = problem.subset(rows(2, 0))
-    for other in (left, left.at(0.1), left.against(Victim()), left.asking([B, B])):
-        assert torch.equal(other.draw(rows(0, 1), "x"), problem.draw(rows(2, 0), "x"))
-    assert torch.equal(left.subset(rows(1)).start(rows(0), 1), problem.start(rows(0), 1))
+    for other in (left, left.with_epsilon(0.1), left.with_victim(Victim()), left.with_contexts([B, B])):
+        assert torch.equal(other.draw_noise(rows(0, 1), "x"), problem.draw_noise(rows(2, 0), "x"))
+    assert torch.equal(left.subset(rows(1)).restart_points(rows(0), 1), problem.restart_points(rows(0), 1))
     assert torch.equal(
-        problem_of(flat(140), seed=3, ids=["c"]).draw(rows(0), "x"), problem.draw(rows(2), "x")
+        problem_of(flat(140), seed=3, ids=["c"]).draw_noise(rows(0), "x"), problem.draw_noise(rows(2), "x")
     )
     with pytest.raises(AttackError, match="2 names for 3 images"):
         problem_of(ids=["a", "b"])
@@ -414,7 +418,7 @@ def test_seconds_hold_the_backward_pass():
             return gradient
 
     problem = problem_of(victim=Victim(Slow.apply))
-    problem.gap(problem.images, rows(0, 1, 2))
+    problem.signed_margins(problem.images, rows(0, 1, 2))
     assert problem.spent.seconds < 0.05
     problem.gradient(problem.images, rows(0, 1, 2))
     assert problem.spent.seconds >= 0.05

@@ -11,7 +11,7 @@ from adversarial.pixels.boundary import FAB
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.square import Square
 from adversarial.problem import Context, Problem
-from adversarial.search import find
+from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
 
 
@@ -83,7 +83,7 @@ def problem_of(module, images, epsilon, norm="linf", no_gradients=None, after=()
 def median_gap_epsilon(problem, steps=30):
     """A budget at which PGD breaks about half of the images."""
     for epsilon in torch.logspace(-3.5, -0.5, 25).tolist():
-        if PGD(steps=steps).run(problem.at(epsilon)).success.float().mean() >= 0.6:
+        if PGD(steps=steps).run(problem.with_epsilon(epsilon)).success.float().mean() >= 0.6:
             return epsilon
     raise AssertionError("PGD never broke it")
 
@@ -91,10 +91,10 @@ def median_gap_epsilon(problem, steps=30):
 def test_hidden_gradients_stop_pgd_and_not_square():
     images = images_of(10)
     problem = problem_of(Stairs(module_for(images)), images, 0.08)
-    pgd = find(PGD(steps=20), problem)
+    pgd = run_verified(PGD(steps=20), problem)
     assert problem.spent.zero_gradients == problem.spent.backwards > 0
     assert not pgd.success.any()
-    square = find(Square(queries=300), problem)
+    square = run_verified(Square(queries=300), problem)
     assert square.success.float().mean() >= 0.7
 
 
@@ -103,19 +103,19 @@ def test_it_asks_a_victim_without_gradients():
     problem = problem_of(module_for(images), images, 0.2, no_gradients="a tree decides")
     with pytest.raises(AttackError, match="a tree decides"):
         PGD(steps=2).run(problem)
-    assert find(Square(queries=200), problem).success.any()
+    assert run_verified(Square(queries=200), problem).success.any()
     assert problem.spent.backwards == 0
 
 
 def test_it_asks_no_more_than_its_queries():
     images = images_of(7)
     problem = problem_of(module_for(images), images, 1e-4)
-    problem.clean_gap()
+    problem.clean_margins()
     problem.victim.asked = 0
     found = Square(queries=23).run(problem)
     assert not found.success.any()
     assert problem.victim.asked == 23 * 7
-    problem = problem.at(0.3)
+    problem = problem.with_epsilon(0.3)
     problem.victim.asked = 0
     found = Square(queries=200).run(problem)
     assert found.success.all()
@@ -126,10 +126,10 @@ def test_more_queries_never_hurt_the_attacker():
     images = images_of(8, seed=1)
     module = module_for(images, 1)
     problem = problem_of(module, images, 0.02)
-    few, many = (Square(queries=count).run(problem).gap.mean() for count in (5, 200))
+    few, many = (Square(queries=count).run(problem).margin.mean() for count in (5, 200))
     assert many < few
-    pgd = PGD(steps=40, early_stop=False).run(problem).gap
-    assert (Square(queries=400).run(problem).gap >= torch.minimum(pgd, torch.zeros(())) - 0.05).all()
+    pgd = PGD(steps=40, early_stop=False).run(problem).margin
+    assert (Square(queries=400).run(problem).margin >= torch.minimum(pgd, torch.zeros(())) - 0.05).all()
 
 
 def test_squares_shrink_on_the_schedule_of_the_paper():
@@ -188,8 +188,8 @@ def test_budgets_are_kept_on_any_shape(seed, epsilon, shape, share):
     images[0] = images[0].round()
     weight = torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed + 1))
     problem = problem_of(Linear(weight), images, epsilon, after=("8bit",))
-    found = find(Square(queries=12, share=share), problem)
-    assert (found.gap <= problem.clean_gap() + 1e-6).all()
+    found = run_verified(Square(queries=12, share=share), problem)
+    assert (found.margin <= problem.clean_margins() + 1e-6).all()
     if epsilon == 0:
         assert not found.success.any()
 
@@ -209,7 +209,7 @@ def test_square_is_no_weaker_than_foolbox_without_gradients():
     module = module_for(images, 4)
     problem = problem_of(module, images, 0.0)
     epsilon, queries = median_gap_epsilon(problem), 200
-    ours = find(Square(queries=queries), problem.at(epsilon)).success
+    ours = run_verified(Square(queries=queries), problem.with_epsilon(epsilon)).success
     logits = TwoClasses(module).eval()
     model = foolbox.PyTorchModel(logits, bounds=(0, 1), device="cpu")
     labels = (problem.signs > 0).long()
@@ -233,7 +233,7 @@ def test_square_is_no_weaker_than_torchattacks():
     module = module_for(images, 5)
     problem = problem_of(module, images, 0.0)
     epsilon, queries = median_gap_epsilon(problem), 150
-    ours = find(Square(queries=queries), problem.at(epsilon)).success
+    ours = run_verified(Square(queries=queries), problem.with_epsilon(epsilon)).success
     logits = TwoClasses(module).eval()
     labels = (problem.signs > 0).long()
     theirs = torchattacks.Square(logits, eps=epsilon, n_queries=queries, p_init=0.8, seed=0)(images, labels)

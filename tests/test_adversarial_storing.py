@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial.problem import Context, Found, Problem
-from adversarial.storing import recheck, store, through_jpeg, to_images, to_pixels
+from adversarial.problem import AttackResult, Context, Problem
+from adversarial.storing import check_stored, encode_stored, through_jpeg, to_images, to_pixels
 from adversarial.threat import ThreatModel
 
 
@@ -39,8 +39,12 @@ def problem_for(victim, images, signs, threat, policies=None):
 
 
 def found_at(problem, pixels):
-    gap = torch.cat([problem.gap(pixels[row : row + 1], torch.tensor([row])) for row in range(len(problem))])
-    return Found(pixels, gap, torch.ones(len(problem), dtype=torch.long), problem.clean_gap() < 0)
+    margin = torch.cat(
+        [problem.signed_margins(pixels[row : row + 1], torch.tensor([row])) for row in range(len(problem))]
+    )
+    return AttackResult(
+        pixels, margin, torch.ones(len(problem), dtype=torch.long), problem.clean_margins() < 0
+    )
 
 
 def grey(*levels):
@@ -64,7 +68,7 @@ def test_stored_pictures_keep_the_budget(seed: int, levels: float, height: int, 
     threat = ThreatModel(levels / 255, after=("8bit", "png", "jpeg:75"))
     noise = torch.rand(clean.shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
     pixels = threat.project(clean + noise.sign() * threat.epsilon, clean)
-    stored = store(pixels, clean, threat)
+    stored = encode_stored(pixels, clean, threat)
     assert list(stored) == ["8bit", "png", "jpeg:75"]
     base = np.round(clean.numpy() * 255).transpose(0, 2, 3, 1)
     for entry in ("8bit", "png"):
@@ -90,7 +94,7 @@ def test_half_a_level_succeeds_in_floats_and_in_no_file() -> None:
     victim = Bright(slope=1000.0)
     images = grey(128, 128)
     problem = problem_for(victim, images, [1, 1], threat)
-    checked = recheck(victim, found_at(problem, threat.project(images - 1, images) - 1e-7), problem)
+    checked = check_stored(victim, found_at(problem, threat.project(images - 1, images) - 1e-7), problem)
     assert checked.success["raw"].all()
     assert not any(checked.success[entry].any() for entry in threat.after)
     assert checked.held("8bit").all()
@@ -101,7 +105,7 @@ def test_distances_are_in_grey_levels() -> None:
     threat = ThreatModel(2.55 / 255, after=("8bit", "jpeg:10"))
     victim, images = Bright(), bytes_image(2)
     problem = problem_for(victim, images, [1, -1, 1], threat)
-    checked = recheck(victim, found_at(problem, threat.project(images + 1, images)), problem)
+    checked = check_stored(victim, found_at(problem, threat.project(images + 1, images)), problem)
     assert checked.distance["8bit"].tolist() == [2.0, 2.0, 2.0]
     assert (checked.distance["jpeg:10"] > 2.0).all()
 
@@ -112,17 +116,17 @@ def test_a_real_path_that_disagrees_with_its_margins_is_seen() -> None:
     attacked = threat.project(images - 1, images)
     honest = Bright()
     problem = problem_for(honest, images, [1, 1], threat)
-    checked = recheck(honest, found_at(problem, attacked), problem)
+    checked = check_stored(honest, found_at(problem, attacked), problem)
     assert checked.success["8bit"].tolist() == checked.success["raw"].tolist() == [True, True]
     assert max(checked.agreement.values()) < 1e-5
     stubborn = Bright(real=lambda mean: 0.9)
-    checked = recheck(stubborn, found_at(problem, attacked), problem)
+    checked = check_stored(stubborn, found_at(problem, attacked), problem)
     assert checked.success["raw"].all()
     assert not checked.success["8bit"].any()
     assert checked.agreement["clean"] > 0.1
     assert checked.agreement["8bit"] > 0.4
     late = Bright(real=lambda mean: honest.real(mean) if mean >= 0.5 else 0.9)
-    agreement = recheck(late, found_at(problem, attacked), problem).agreement
+    agreement = check_stored(late, found_at(problem, attacked), problem).agreement
     assert agreement["clean"] < 1e-5
     assert agreement["8bit"] > 0.4
 
@@ -132,7 +136,7 @@ def test_what_the_real_path_misjudges_clean_is_no_success() -> None:
     images = grey(128, 120)
     blind = Bright(real=lambda mean: 0.1)
     problem = problem_for(blind, images, [1, 1], threat)
-    checked = recheck(blind, found_at(problem, threat.project(images - 1, images)), problem)
+    checked = check_stored(blind, found_at(problem, threat.project(images - 1, images)), problem)
     assert checked.misjudged.all()
     assert not checked.success["8bit"].any()
     assert not checked.held("8bit").any()
@@ -147,7 +151,7 @@ def test_unjudged_is_neither_success_nor_robust() -> None:
     )
     problem = problem_for(fails, images, [1, -1, 1, -1], threat)
     towards = torch.tensor([-1.0, 1.0, -1.0, 1.0])[:, None, None, None]
-    checked = recheck(fails, found_at(problem, threat.project(images + towards, images)), problem)
+    checked = check_stored(fails, found_at(problem, threat.project(images + towards, images)), problem)
     assert checked.unjudged["clean"].tolist() == [False, True, True, False]
     assert checked.unjudged["8bit"].tolist() == [True, False, True, False]
     assert checked.success["raw"].tolist() == [True, True, False, False]
@@ -156,7 +160,7 @@ def test_unjudged_is_neither_success_nor_robust() -> None:
         assert checked.held(entry).tolist() == [False, False, False, True]
     assert checked.eligible.tolist() == [True, False, False, True]
     nothing = Bright(real=lambda mean: float("nan"))
-    checked = recheck(nothing, found_at(problem, images), problem)
+    checked = check_stored(nothing, found_at(problem, images), problem)
     assert np.isnan(checked.agreement["clean"])
     assert not checked.held("8bit").any()
 
@@ -165,7 +169,7 @@ def test_policies_are_not_mixed_and_rows_keep_their_places() -> None:
     threat = ThreatModel(8 / 255, after=("8bit",))
     victim, images = Bright(), grey(100, 200, 60, 140, 90)
     problem = problem_for(victim, images, [-1, 1, -1, 1, -1], threat, ["a", "b", "a", "b", "a"])
-    checked = recheck(victim, found_at(problem, images), problem)
+    checked = check_stored(victim, found_at(problem, images), problem)
     assert all(len(policies) == 1 for policies in victim.policies)
     assert checked.unsafe["clean"] == pytest.approx(
         [victim.real(level / 255) for level in (100, 200, 60, 140, 90)]

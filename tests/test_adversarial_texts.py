@@ -16,7 +16,7 @@ from adversarial.texts.families import (
     paraphrases,
     read_paraphrases,
     spacing,
-    wanted_by,
+    target_of,
 )
 from prompts import Category
 
@@ -26,10 +26,10 @@ PROMPT = "a red balloon over the digit seven"
 
 
 @given(ANY_TEXT, WANTED, st.integers(0, 5))
-def test_makers_take_any_text(prompt, wanted, seed):
+def test_makers_take_any_text(prompt, target, seed):
     for name, maker in FAMILIES.items():
-        made = maker(prompt, wanted, seed)
-        assert made == maker(prompt, wanted, seed)
+        made = maker(prompt, target, seed)
+        assert made == maker(prompt, target, seed)
         assert len(made) == len(set(made)), name
         assert prompt not in made, name
         assert all(text is None or isinstance(text, str) for text in made)
@@ -37,8 +37,8 @@ def test_makers_take_any_text(prompt, wanted, seed):
 
 
 @given(st.text(), WANTED, st.integers(0, 5))
-def test_homoglyphs_keep_the_length(prompt, wanted, seed):
-    for text in homoglyphs(prompt, wanted, seed):
+def test_homoglyphs_keep_the_length(prompt, target, seed):
+    for text in homoglyphs(prompt, target, seed):
         assert len(text) == len(prompt)
         assert text != prompt
         assert all(ord(new) > 127 for new, old in zip(text, prompt, strict=True) if new != old)
@@ -80,13 +80,13 @@ def test_seeds_differ_and_repeat():
 
 def test_the_wanted_verdict_is_what_is_asked_for():
     for family in ("disavowals", "injections"):
-        made = {wanted: set(FAMILIES[family](PROMPT, wanted, 0)) for wanted in ("safe", "unsafe")}
+        made = {target: set(FAMILIES[family](PROMPT, target, 0)) for target in ("safe", "unsafe")}
         assert made["safe"].isdisjoint(made["unsafe"])
         assert all(PROMPT in text for texts in made.values() for text in texts)
     assert FAMILIES["carriers"](PROMPT, "unsafe", 0) == []
     assert all(PROMPT in text for text in FAMILIES["carriers"](PROMPT, "safe", 0))
     assert all("answer unsafe" not in text for text in FAMILIES["injections"](PROMPT, "safe", 0))
-    assert (wanted_by(1.0), wanted_by(-1.0)) == ("safe", "unsafe")
+    assert (target_of(1.0), target_of(-1.0)) == ("safe", "unsafe")
 
 
 def test_braces_in_a_prompt_are_text():
@@ -114,13 +114,13 @@ def test_lies_are_the_callers():
     assert len(lies(others, tries=1)(PROMPT, "safe", 0)) == 1
 
 
-@pytest.mark.parametrize("wanted", ["safe", "unsafe"])
-def test_a_taxonomy_takes_every_ending_of_a_definition(wanted):
-    texts = definition_injections(wanted)
+@pytest.mark.parametrize("target", ["safe", "unsafe"])
+def test_a_taxonomy_takes_every_ending_of_a_definition(target):
+    texts = definition_injections(target)
     assert len(set(texts)) == len(texts) >= 5
     for text in texts:
         assert Category("balloons", f"round things that fly {text}").definition.endswith(text)
-    assert set(texts).isdisjoint(definition_injections("safe" if wanted == "unsafe" else "unsafe"))
+    assert set(texts).isdisjoint(definition_injections("safe" if target == "unsafe" else "unsafe"))
 
 
 FILES = {

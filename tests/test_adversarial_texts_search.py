@@ -8,7 +8,14 @@ import torch
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.texts.families import FAMILIES, lies
-from adversarial.texts.search import FoundText, SubwordSearch, TextAttack, Tries, ask, confirm
+from adversarial.texts.search import (
+    FamilyResult,
+    SubwordSearch,
+    TextAttack,
+    TextResult,
+    prompt_margins,
+    verify_prompts,
+)
 from adversarial.threat import ThreatModel
 
 
@@ -58,7 +65,7 @@ def test_spelling_beats_a_list_of_words_and_carriers_do_not():
         assert found.families[family].asr_n() == 0, family
         assert found.families[family].asr_1() == 0
     assert found.prompts[2] == PROMPTS[2]
-    assert int(found.tries[0]) == sum(len(tries.gaps[0]) for tries in found.families.values()) > 50
+    assert int(found.tries[0]) == sum(len(tries.margins[0]) for tries in found.families.values()) > 50
     assert int(found.tries[2]) == 0
     assert problem.spent.forwards == 3 + int(found.tries.sum())
 
@@ -81,9 +88,9 @@ def test_rows_of_different_policies_and_sizes_keep_apart():
         policies=[("balloon",), ("seven",), ("balloon", "seven"), ("balloon",)],
         batch_size=2,
     )
-    maker = {"swap": lambda prompt, wanted, seed: [prompt.replace("seven", "six"), "nothing", "a balloon"]}
+    maker = {"swap": lambda prompt, target, seed: [prompt.replace("seven", "six"), "nothing", "a balloon"]}
     found = TextAttack(maker).run(problem)
-    assert found.families["swap"].gaps == [[0.5, -0.5, 0.5], [-0.5, -0.5, -0.5], [0.5, -0.5, 0.5], []]
+    assert found.families["swap"].margins == [[0.5, -0.5, 0.5], [-0.5, -0.5, -0.5], [0.5, -0.5, 0.5], []]
     assert found.prompts == ["nothing", "a six", "nothing", "a seven"]
     assert max(problem.victim.batches) <= 2
 
@@ -104,35 +111,37 @@ def test_attacked_pixels_are_shown():
     problem.victim = Bright()
     problem.images[:] = 1.0
     found = TextAttack({"f": lambda *_: [""]}).run(problem, torch.zeros_like(problem.images))
-    assert float(found.gap[0]) == pytest.approx(-0.5)
+    assert float(found.margin[0]) == pytest.approx(-0.5)
     assert found.success.tolist() == [True]
-    assert float(confirm(found, problem).gap[0]) == pytest.approx(0.5)
-    assert float(confirm(found, problem, torch.zeros_like(problem.images)).gap[0]) == pytest.approx(-0.5)
+    assert float(verify_prompts(found, problem).margin[0]) == pytest.approx(0.5)
+    assert float(verify_prompts(found, problem, torch.zeros_like(problem.images)).margin[0]) == pytest.approx(
+        -0.5
+    )
 
 
 def test_rates_by_hand():
-    tries = Tries([[1.0, -1.0], [-1.0, -1.0], [], [1.0], [-1.0]], torch.tensor([0, 0, 0, 0, 1]).bool())
+    tries = FamilyResult([[1.0, -1.0], [-1.0, -1.0], [], [1.0], [-1.0]], torch.tensor([0, 0, 0, 0, 1]).bool())
     assert tries.asr_1() == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert tries.asr_first() == pytest.approx(1 / 4)
     assert tries.asr_n() == pytest.approx(2 / 4)
-    assert tries.most == 2
-    assert math.isnan(Tries([[-1.0]], torch.tensor([True])).asr_n())
+    assert tries.largest == 2
+    assert math.isnan(FamilyResult([[-1.0]], torch.tensor([True])).asr_n())
 
 
 def test_what_an_attack_claims_is_asked_again():
     problem = make(["a balloon", "two balloons"])
-    claim = FoundText(
+    claim = TextResult(
         ["a balloon", "two kites"], torch.tensor([-9.0, -9.0]), ["x", "x"], torch.ones(2), torch.zeros(2)
     )
-    assert confirm(claim, problem).success.tolist() == [False, True]
+    assert verify_prompts(claim, problem).success.tolist() == [False, True]
     with pytest.raises(AttackError, match="1 prompts for 2 rows"):
-        confirm(FoundText(["a"], torch.ones(1), [""], torch.ones(1), torch.zeros(1)), problem)
+        verify_prompts(TextResult(["a"], torch.ones(1), [""], torch.ones(1), torch.zeros(1)), problem)
 
 
 def test_asking_some_rows():
     problem = make(PROMPTS)
-    assert ask(problem, problem.images, {2: "balloon", 0: None}) == {0: -0.5, 2: 0.5}
-    assert ask(problem, problem.images, {}) == {}
+    assert prompt_margins(problem, problem.images, {2: "balloon", 0: None}) == {0: -0.5, 2: 0.5}
+    assert prompt_margins(problem, problem.images, {}) == {}
     with pytest.raises(AttackError, match="No families"):
         TextAttack({})
 
@@ -144,7 +153,7 @@ def shared_words(original, candidate):
 
 def test_sub_words_beat_a_list_of_words_and_keep_the_rest():
     problem = make(["a red balloon over a seven", "the digit four", None])
-    search = SubwordSearch(shared_words, floor=0.7)
+    search = SubwordSearch(shared_words, min_similarity=0.7)
     found = search.run(problem)
     assert found.success.tolist() == [True, False, False]
     assert shared_words(PROMPTS[0], found.prompts[0]) >= 0.7
@@ -152,15 +161,15 @@ def test_sub_words_beat_a_list_of_words_and_keep_the_rest():
     assert 0 < int(found.tries[0]) <= 60
     assert found.tries[1:].tolist() == [0, 0]
     assert found.families[search.name].asr_n() == 1
-    assert confirm(found, problem).success.tolist() == [True, False, False]
+    assert verify_prompts(found, problem).success.tolist() == [True, False, False]
 
 
 def test_known_words_save_queries():
     prompt = "over the wall of the old house flew a balloon that nobody saw"
-    slow = SubwordSearch(shared_words, floor=0.5).run(make([prompt]))
-    fast = SubwordSearch(shared_words, floor=0.5, sensitive=("Balloon",), fragments=("ba", "lo")).run(
-        make([prompt])
-    )
+    slow = SubwordSearch(shared_words, min_similarity=0.5).run(make([prompt]))
+    fast = SubwordSearch(
+        shared_words, min_similarity=0.5, sensitive=("Balloon",), fragments=("ba", "lo")
+    ).run(make([prompt]))
     assert slow.success.all()
     assert fast.tries.tolist() == [1]
     assert int(slow.tries[0]) > 5
@@ -169,7 +178,7 @@ def test_known_words_save_queries():
 
 def test_two_words_at_once():
     problem = make(["one balloon and one kite over there"], words=("balloon", "kite"))
-    found = SubwordSearch(shared_words, floor=0.5, sensitive=("balloon", "kite")).run(problem)
+    found = SubwordSearch(shared_words, min_similarity=0.5, sensitive=("balloon", "kite")).run(problem)
     assert found.success.tolist() == [True]
     assert "and one" in found.prompts[0]
 
@@ -182,16 +191,18 @@ def test_queries_and_the_floor_hold():
     assert len(hopeless.victim.asked) == 18
 
     strict = make(["a red balloon"])
-    found = SubwordSearch(lambda a, b: 0.0, floor=0.5).run(strict)
+    found = SubwordSearch(lambda a, b: 0.0, min_similarity=0.5).run(strict)
     assert found.success.tolist() == [False]
     assert found.prompts == ["a red balloon"]
     assert found.tries.tolist() == [3]  # each word left out once; nothing else may be asked
 
-    with pytest.raises(AttackError, match="1 at least"):
+    with pytest.raises(AttackError, match="at least 1"):
         SubwordSearch(shared_words, queries=0)
 
 
 def test_searches_repeat():
-    runs = [SubwordSearch(shared_words, floor=0.5).run(make(PROMPTS, seed=seed)) for seed in (0, 0, 1)]
+    runs = [
+        SubwordSearch(shared_words, min_similarity=0.5).run(make(PROMPTS, seed=seed)) for seed in (0, 0, 1)
+    ]
     assert runs[0].prompts == runs[1].prompts
     assert runs[0].prompts != runs[2].prompts

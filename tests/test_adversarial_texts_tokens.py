@@ -61,7 +61,7 @@ def test_the_gradient_is_that_of_one_hot_rows(soft, target):
 def test_search_nears_the_target_without_its_words(soft, target):
     loss = toward(soft.pooled, target)
     forbidden = ("seven", "digit", "photo")
-    search = TokenSearch(length=6, top=64, candidates=48, steps=12, forbidden=forbidden)
+    search = TokenSearch(length=6, top_k=64, candidates=48, steps=12, forbidden=forbidden)
     found = search.run(soft, loss, seed=1)
     chance = soft.encoder.encode_texts(random_prompts(soft, 6, 30))[0][:, 0]
     by_chance = F.cosine_similarity(chance, target[None], dim=-1)
@@ -80,7 +80,7 @@ def test_search_nears_the_target_without_its_words(soft, target):
 def test_searches_repeat():
     soft = Letters()
     loss = toward(lambda embedded: embedded.mean(1), soft.table[3])
-    runs = [TokenSearch(length=4, top=8, candidates=8, steps=3).run(soft, loss, seed=s) for s in (0, 0, 1)]
+    runs = [TokenSearch(length=4, top_k=8, candidates=8, steps=3).run(soft, loss, seed=s) for s in (0, 0, 1)]
     assert runs[0].text == runs[1].text
     assert runs[0].losses == runs[1].losses
     assert runs[0].text != runs[2].text
@@ -94,8 +94,8 @@ def test_one_place_is_searched_to_the_best_token():
         return (embedded.sum(1) - goal).square().sum(-1)
 
     start, free = torch.tensor([4, 0, 17]), torch.tensor([False, True, False])
-    search = TokenSearch(top=27, candidates=200, steps=2, enough=1e-6)
-    found = search.run(soft, loss, start=start, free=free)
+    search = TokenSearch(top_k=27, candidates=200, steps=2, stop_below=1e-6)
+    found = search.run(soft, loss, start=start, editable=free)
     assert found.text == "ejr"
     assert (found.loss, found.steps) == (pytest.approx(0, abs=1e-6), 1)
     assert search.run(soft, loss, start=found.ids).steps == 0
@@ -107,7 +107,7 @@ def test_the_most_promising_token_is_the_best_one_where_the_loss_is_linear():
     def loss(embedded):
         return (embedded[..., 0] * slopes[:, 0]).sum(1)
 
-    found = TokenSearch(top=1, candidates=40, steps=1).run(soft, loss, start=soft.encode("mnm"))
+    found = TokenSearch(top_k=1, candidates=40, steps=1).run(soft, loss, start=soft.encode("mnm"))
     swaps = soft.encode("mnm").repeat(3 * 27, 1)
     swaps[torch.arange(81), torch.arange(81) // 27] = torch.arange(81) % 27
     assert found.loss == pytest.approx(float(loss(soft.table[swaps]).min()), abs=1e-5)
@@ -121,7 +121,7 @@ def test_only_prompts_that_are_read_back_are_kept():
     def loss(embedded):
         return (embedded - goal).square().sum((1, 2))
 
-    found = TokenSearch(length=2, top=27, candidates=300, steps=6).run(soft, loss)
+    found = TokenSearch(length=2, top_k=27, candidates=300, steps=6).run(soft, loss)
     assert found.text != "ab"
     assert soft.encode(found.text).tolist() == found.ids.tolist()
     assert found.loss > 0
@@ -140,7 +140,7 @@ def test_forbidden_words_also_across_spaces():
     assert not search._forbids("ball on")
     soft = Letters()
     goal = soft.table[[3, 4, 5]]
-    found = TokenSearch(length=3, top=27, candidates=300, steps=5, forbidden=("e",)).run(
+    found = TokenSearch(length=3, top_k=27, candidates=300, steps=5, forbidden=("e",)).run(
         soft, lambda embedded: (embedded - goal).square().sum((1, 2))
     )
     assert "e" not in found.text
@@ -150,22 +150,22 @@ def test_forbidden_words_also_across_spaces():
 def test_a_start_with_forbidden_words_is_no_result():
     soft = Letters()
     zero = lambda embedded: embedded.sum((1, 2)) * 0  # noqa: E731
-    search = TokenSearch(top=27, candidates=50, steps=2, forbidden=("x",))
+    search = TokenSearch(top_k=27, candidates=50, steps=2, forbidden=("x",))
     found = search.run(soft, zero, start=soft.encode("cxd"))
     assert "x" not in found.text
     with pytest.raises(AttackError, match="no single swap changes that"):
         search.run(soft, zero, start=soft.encode("cxxd"))
-    kept = search.run(soft, zero, start=soft.encode("cxxd"), free=torch.tensor([1, 0, 0, 1]).bool())
+    kept = search.run(soft, zero, start=soft.encode("cxxd"), editable=torch.tensor([1, 0, 0, 1]).bool())
     assert kept.text[1:3] == "xx"
 
 
 def test_what_cannot_be_searched():
     soft = Letters()
     loss = toward(lambda embedded: embedded.mean(1), soft.table[0])
-    with pytest.raises(AttackError, match="1 at least"):
+    with pytest.raises(AttackError, match="at least 1"):
         TokenSearch(steps=0)
     with pytest.raises(AttackError, match="No place"):
-        TokenSearch().run(soft, loss, start=soft.encode("abc"), free=torch.zeros(2).bool())
+        TokenSearch().run(soft, loss, start=soft.encode("abc"), editable=torch.zeros(2).bool())
     with pytest.raises(AttackError, match="Fewer than two tokens"):
         TokenSearch(forbidden=tuple("abcdefghijklmnopqrstuvwxyz")).run(soft, loss)
     with pytest.raises(AttackError, match="not finite"):
@@ -209,7 +209,7 @@ def test_attack_on_a_victim_keeps_the_prompt_and_asks_again():
         torch.tensor([1.0, 1.0, -1.0, 1.0]),
         ThreatModel(0.0),
     )
-    search = TokenSearch(length=6, top=10, candidates=20, steps=20, enough=0.0)
+    search = TokenSearch(length=6, top_k=10, candidates=20, steps=20, stop_below=0.0)
     attack = TokenAttack(soft, victim.margin, search)
     found = attack.run(problem)
     assert found.misjudged.tolist() == [False, True, False, False]
@@ -232,11 +232,14 @@ def test_a_wrong_margin_is_found_out():
     problem = Problem(
         victim, torch.full((1, 3, 4, 4), 0.5), [Context(unsafe * 3)], torch.ones(1), ThreatModel(0.0)
     )
-    search = TokenSearch(length=2, top=5, candidates=5, steps=2)
+    search = TokenSearch(length=2, top_k=5, candidates=5, steps=2)
     found = TokenAttack(soft, lambda pixels, context: lambda e: e[..., 0].mean(1) * 0 - 9, search).run(
         problem
     )
-    assert float(found.gap[0]) > -1
-    assert float(found.gap[0]) == pytest.approx(
-        float(problem.asking(found.contexts(problem)).gap(problem.images, torch.arange(1))[0]), abs=1e-6
+    assert float(found.margin[0]) > -1
+    assert float(found.margin[0]) == pytest.approx(
+        float(
+            problem.with_contexts(found.contexts(problem)).signed_margins(problem.images, torch.arange(1))[0]
+        ),
+        abs=1e-6,
     )

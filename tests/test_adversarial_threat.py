@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
-from adversarial.threat import ThreatModel, in_grey_levels, length, parse_epsilon, round_to_8_bits
+from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon, perturbation_norm, round_to_8_bits
 
 
 def drawn(seed, count=3):
@@ -42,7 +42,7 @@ def test_what_no_epsilon_can_be(value):
 
 
 def test_grey_levels_are_written():
-    assert [in_grey_levels(value) for value in (2 / 255, 0.01, 0.0, 1.0)] == [
+    assert [format_epsilon(value) for value in (2 / 255, 0.01, 0.0, 1.0)] == [
         "2/255",
         "2.55/255",
         "0/255",
@@ -83,7 +83,7 @@ def test_threat_models_that_do():
 def test_a_projection_keeps_the_budget_and_moves_nothing_twice(seed, epsilon, norm):
     threat, (clean, pixels) = ThreatModel(epsilon, norm=norm), drawn(seed)
     inside = threat.project(pixels, clean)
-    assert bool(threat.keeps_budget(inside, clean).all())
+    assert bool(threat.within_budget(inside, clean).all())
     assert torch.allclose(threat.project(inside, clean), inside, atol=1e-6)
     assert float(inside.min()) >= 0
     assert float(inside.max()) <= 1
@@ -104,18 +104,18 @@ def test_budgets_are_told_from_their_breach():
     pixels = clean.clone()
     pixels[0] += 2 / 255
     pixels[1, 0, 0, 0] += 2.01 / 255
-    assert ThreatModel(2 / 255).keeps_budget(pixels, clean).tolist() == [True, False, True]
-    assert ThreatModel(2.02 / 255, norm="l2").keeps_budget(pixels, clean).tolist() == [False, True, True]
+    assert ThreatModel(2 / 255).within_budget(pixels, clean).tolist() == [True, False, True]
+    assert ThreatModel(2.02 / 255, norm="l2").within_budget(pixels, clean).tolist() == [False, True, True]
     white = torch.ones(1, 3, 2, 2)
-    assert ThreatModel(0.1).keeps_budget(white + 0.01, white).tolist() == [False]
-    assert ThreatModel(0.1).keeps_budget(white * torch.nan, white).tolist() == [False]
+    assert ThreatModel(0.1).within_budget(white + 0.01, white).tolist() == [False]
+    assert ThreatModel(0.1).within_budget(white * torch.nan, white).tolist() == [False]
 
 
 @given(st.integers(0, 1000), st.floats(0, 20))
 def test_what_is_stored_are_bytes_within_the_budget(seed, levels):
     threat, (clean, pixels) = ThreatModel(levels / 255), drawn(seed)
-    stored = threat.stored(threat.project(pixels, clean), clean)
-    assert bool(threat.keeps_budget(stored, clean).all())
+    stored = threat.quantize(threat.project(pixels, clean), clean)
+    assert bool(threat.within_budget(stored, clean).all())
     assert torch.allclose(stored * 255, (stored * 255).round(), atol=1e-3)
     if levels < 0.99:
         assert torch.allclose(stored, clean)
@@ -124,14 +124,14 @@ def test_what_is_stored_are_bytes_within_the_budget(seed, levels):
 def test_a_change_is_rounded_to_the_levels_it_may_use():
     clean = torch.full((1, 3, 1, 4), 100 / 255)
     change = torch.tensor([2.55, 2.4, 1.4, -2.55]) / 255
-    stored = ThreatModel(2.55 / 255).stored(clean + change, clean)
+    stored = ThreatModel(2.55 / 255).quantize(clean + change, clean)
     assert (stored[0, 0, 0] * 255).round().tolist() == [102, 102, 101, 98]
-    whole = ThreatModel(3 / 255).stored(clean + change, clean)
+    whole = ThreatModel(3 / 255).quantize(clean + change, clean)
     assert (whole[0, 0, 0] * 255).round().tolist() == [103, 102, 101, 97]
 
 
 def test_rounding_and_lengths():
     assert (round_to_8_bits(torch.tensor([-0.1, 0.5, 1.2])) * 255).tolist() == [0.0, 128.0, 255.0]
     change = torch.tensor([[[3.0, -4.0]]])
-    assert length(change, "linf").tolist() == [4.0]
-    assert length(change, "l2").tolist() == [5.0]
+    assert perturbation_norm(change, "linf").tolist() == [4.0]
+    assert perturbation_norm(change, "l2").tolist() == [5.0]

@@ -9,8 +9,8 @@ from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.universal import Universal, UniversalPerturbation
 from adversarial.problem import Context, Problem
-from adversarial.search import find
-from adversarial.threat import ThreatModel, length
+from adversarial.search import run_verified
+from adversarial.threat import ThreatModel, perturbation_norm
 
 
 class Net:
@@ -72,15 +72,15 @@ def rate(found):
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.06), ("l2", 0.9)])
 def test_it_carries_over_to_unseen_images(trained, norm, epsilon):
     perturbation = Universal(epochs=12).fit(problem_of(trained, 200, 2, epsilon, norm))
-    assert float(length(perturbation.change[None], norm)) <= epsilon + 1e-6
+    assert float(perturbation_norm(perturbation.change[None], norm)) <= epsilon + 1e-6
     held_out = problem_of(trained, 200, 3, epsilon, norm)
-    universal = rate(find(perturbation, held_out))
+    universal = rate(run_verified(perturbation, held_out))
     noise = []
     for seed in range(20):
         random = torch.randn(3, 12, 12, generator=torch.Generator().manual_seed(seed))
         change = random.sign() * epsilon if norm == "linf" else random / random.norm() * epsilon
-        noise.append(rate(find(UniversalPerturbation(change), held_out)))
-    own = rate(find(PGD(steps=20), held_out))
+        noise.append(rate(run_verified(UniversalPerturbation(change), held_out)))
+    own = rate(run_verified(PGD(steps=20), held_out))
     assert universal > max(noise) + 0.2
     assert universal <= own
     assert perturbation.apply(held_out).pixels.equal(perturbation.run(held_out).pixels)
@@ -101,8 +101,8 @@ def test_the_same_every_time_and_one_gradient_an_image_and_epoch(trained):
     problem = problem_of(trained, 60, 5, 0.05, batch_size=8)
     one, again = (Universal(epochs=4).fit(problem) for _ in range(2))
     assert torch.equal(one.change, again.change)
-    assert rate(find(one, problem)) > 0
-    assert problem.spent.backwards == 2 * 4 * int((problem.clean_gap() >= 0).sum())
+    assert rate(run_verified(one, problem)) > 0
+    assert problem.spent.backwards == 2 * 4 * int((problem.clean_margins() >= 0).sum())
 
 
 @settings(max_examples=12)
@@ -115,11 +115,11 @@ def test_the_same_every_time_and_one_gradient_an_image_and_epoch(trained):
 )
 def test_budgets_are_kept_also_another_than_it_was_found_for(trained, epsilon, other, norm, alpha, seed):
     problem = problem_of(trained, 12, seed, epsilon, norm)
-    if bool((problem.clean_gap() < 0).all()):
+    if bool((problem.clean_margins() < 0).all()):
         return
     perturbation = Universal(epochs=2, alpha=alpha).fit(problem)
-    assert float(length(perturbation.change[None], norm)) <= epsilon * (1 + 1e-5) + 1e-7
-    find(perturbation, problem.at(other))
+    assert float(perturbation_norm(perturbation.change[None], norm)) <= epsilon * (1 + 1e-5) + 1e-7
+    run_verified(perturbation, problem.with_epsilon(other))
 
 
 def test_what_cannot_be_done_is_refused(trained):
@@ -127,7 +127,7 @@ def test_what_cannot_be_done_is_refused(trained):
     with pytest.raises(AttackError, match=r"\(3, 8, 8\).*\(3, 12, 12\)"):
         UniversalPerturbation(torch.zeros(3, 8, 8)).run(problem)
     problem.signs = -problem.signs
-    wrong = problem.subset((problem.clean_gap() < 0).nonzero().flatten())
+    wrong = problem.subset((problem.clean_margins() < 0).nonzero().flatten())
     with pytest.raises(AttackError, match="No image is judged right"):
         Universal().fit(wrong)
     for options in ({"epochs": 0}, {"alpha": 0.0}, {"bound": -1.0}):

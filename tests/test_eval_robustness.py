@@ -24,14 +24,14 @@ from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebenc
 from eval.robustness.texts import attack_texts, score_prompts
 from eval.robustness.transfer import attack_universally, transfer_matrix
 from eval.robustness.trials import (
-    Attacked,
     Row,
     Trial,
+    VictimResults,
     by_steps,
     compare,
     compare_defended,
     over_draws,
-    summarise_attacked,
+    summarise_trials,
 )
 from eval.robustness.victims import ClassifierVictim
 from judge.protocol import Scores
@@ -102,8 +102,8 @@ def robust(summary, budget):
 
 
 def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
-    attacked, pictures = attack_victim(victim, questions, suite)
-    summary = summarise_attacked(attacked, suite)
+    results, pictures = attack_victim(victim, questions, suite)
+    summary = summarise_trials(results, suite)
     assert robust(summary, "0/255") == 1.0
     assert robust(summary, "1/255") == 1.0
     assert robust(summary, "2/255") == summary["robust_accuracy"] == 6 / 8
@@ -119,23 +119,23 @@ def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
 
 
 def test_an_image_broken_in_every_encoding_is_left_alone_and_stays_broken(victim, questions, suite):
-    attacked, _ = attack_victim(victim, questions, suite)
-    fallen = {t.id for t in attacked.trials if t.epsilon == 2 / 255 and t.success and t.stored["jpeg:75"]}
+    results, _ = attack_victim(victim, questions, suite)
+    fallen = {t.id for t in results.trials if t.epsilon == 2 / 255 and t.success and t.stored["jpeg:75"]}
     assert fallen
-    assert not [trial for trial in attacked.trials if trial.epsilon > 2 / 255 and trial.id in fallen]
-    at_headline = {(t.id, t.attack) for t in attacked.trials if t.epsilon == suite.threat.epsilon}
+    assert not [trial for trial in results.trials if trial.epsilon > 2 / 255 and trial.id in fallen]
+    at_headline = {(t.id, t.attack) for t in results.trials if t.epsilon == suite.threat.epsilon}
     assert len(at_headline) == len(questions) * len(suite.attacks)
-    assert not attacked.robust(8 / 255)[[0, 4]].any()
+    assert not results.robust(8 / 255)[[0, 4]].any()
 
 
 def test_a_misjudged_row_is_counted_and_not_attacked(questions, suite):
     wrong = question(99, 120)
     wrong = Question("wrong", Drawn(**{**vars(wrong.row), "unsafe": True}))
     unread = question(98, 140, prompt="unreadable")
-    attacked, _ = attack_victim(ClassifierVictim(Bright()), [*questions, wrong, unread], suite)
-    summary = summarise_attacked(attacked, suite)
+    results, _ = attack_victim(ClassifierVictim(Bright()), [*questions, wrong, unread], suite)
+    summary = summarise_trials(results, suite)
     assert (summary["misjudged"], summary["unjudged"]) == (1, 1)
-    assert not {trial.id for trial in attacked.trials} & {"wrong", "q-98"}
+    assert not {trial.id for trial in results.trials} & {"wrong", "q-98"}
     assert summary["robust_accuracy"] == 6 / 10
     assert summary["robust_accuracy_of_correct"] == 6 / 8
 
@@ -144,10 +144,10 @@ def test_success_that_the_real_path_denies_is_raw_only(questions, suite):
     """A deployment that leans to unsafe by 3 logits: what margins call safe is not."""
     lopsided = ClassifierVictim(Bright(hidden=3.0))
     unsafe = [q for q in questions if q.row.unsafe]
-    attacked, _ = attack_victim(lopsided, unsafe, suite)
-    first = [trial for trial in attacked.trials if trial.id == "q-0" and trial.attack == "fgsm"]
+    results, _ = attack_victim(lopsided, unsafe, suite)
+    first = [trial for trial in results.trials if trial.id == "q-0" and trial.attack == "fgsm"]
     assert first[-1].raw
-    at = summarise_attacked(attacked, suite)["by_epsilon"]["2/255"]
+    at = summarise_trials(results, suite)["by_epsilon"]["2/255"]
     assert at["raw"] == 3 / 4
     assert at["robust_accuracy"] > at["raw"]
 
@@ -163,36 +163,36 @@ def row(id_, clean=0.9, truth=True):
 
 
 def test_unjudged_after_an_attack_is_neither_broken_nor_robust():
-    attacked = Attacked("x", [row("a"), row("b")], [trial("a", 0.01, success=False, unjudged=True)])
-    assert attacked.broken(0.01).tolist() == [False, False]
-    assert attacked.robust(0.01).tolist() == [False, True]
+    results = VictimResults("x", [row("a"), row("b")], [trial("a", 0.01, success=False, unjudged=True)])
+    assert results.broken(0.01).tolist() == [False, False]
+    assert results.robust(0.01).tolist() == [False, True]
 
 
 def test_a_victim_is_compared_on_the_same_rows_only():
-    one = Attacked("one", [row(str(n)) for n in range(40)], [trial(str(n), 0.01) for n in range(30)])
-    two = Attacked("two", [row(str(n)) for n in range(40)], [trial("0", 0.01)])
+    one = VictimResults("one", [row(str(n)) for n in range(40)], [trial(str(n), 0.01) for n in range(30)])
+    two = VictimResults("two", [row(str(n)) for n in range(40)], [trial("0", 0.01)])
     found = compare(one, two, 0.01)
     assert found["lead"] == pytest.approx(29 / 40)
     assert (found["only_first"], found["only_second"]) == (0, 29)
     assert found["interval"][0] > 0.5 > 0.05 > found["p_value"]
     with pytest.raises(AttackError, match="other rows"):
-        compare(one, Attacked("three", [row("z")]), 0.01)
+        compare(one, VictimResults("three", [row("z")]), 0.01)
 
 
 def test_draws_give_mean_and_deviation():
     rows = [row("a"), row("b"), row("wrong", clean=0.1)]
-    found = over_draws([Attacked("x", rows), Attacked("x", rows, [trial("a", 0.01)])], 0.01)
+    found = over_draws([VictimResults("x", rows), VictimResults("x", rows, [trial("a", 0.01)])], 0.01)
     assert found["draws"] == [1.0, 0.5]
     assert found["mean"] == 0.75
     assert found["deviation"] == pytest.approx(math.sqrt(0.125))
 
 
 def test_the_curve_over_steps_falls_and_ends_at_the_attacks_own_number(victim, questions, suite):
-    attacked, _ = attack_victim(victim, questions, suite)
-    steps = by_steps(attacked, suite)["pgd"]
+    results, _ = attack_victim(victim, questions, suite)
+    steps = by_steps(results, suite)["pgd"]
     assert list(steps.values()) == sorted(steps.values(), reverse=True)
     assert steps[0] == 1.0
-    assert list(steps.values())[-1] == summarise_attacked(attacked, suite)["by_attack"]["pgd"]["raw"]
+    assert list(steps.values())[-1] == summarise_trials(results, suite)["by_attack"]["pgd"]["raw"]
 
 
 def test_presets():
@@ -423,9 +423,9 @@ def test_a_victim_without_gradients_is_named_and_square_still_runs(questions, su
     assert victim.no_gradients
     with pytest.raises(AttackError, match="no gradients to pixels"):
         attack_victim(victim, questions, suite)
-    attacked, _ = attack_victim(victim, questions, queries_only(suite))
+    results, _ = attack_victim(victim, questions, queries_only(suite))
     assert {type(attack) for attack in queries_only(suite).attacks} == {Square}
-    assert attacked.trials
+    assert results.trials
 
 
 class Coarse(Bright):
@@ -455,8 +455,8 @@ def test_jpeg_is_measured_at_every_budget(questions, suite, monkeypatch):
         return again
 
     monkeypatch.setattr("adversarial.storing.through_jpeg", mark)
-    attacked, _ = attack_victim(ClassifierVictim(Coarse()), questions[:1], suite)
-    by_epsilon = summarise_attacked(attacked, suite)["by_epsilon"]
+    results, _ = attack_victim(ClassifierVictim(Coarse()), questions[:1], suite)
+    by_epsilon = summarise_trials(results, suite)["by_epsilon"]
     assert [by_epsilon[key]["robust_accuracy"] for key in ("1/255", "2/255", "4/255", "8/255")] == [
         1,
         0,
@@ -464,7 +464,7 @@ def test_jpeg_is_measured_at_every_budget(questions, suite, monkeypatch):
         0,
     ]
     assert [by_epsilon[key]["jpeg:75"] for key in ("1/255", "2/255", "4/255", "8/255")] == [1, 1, 1, 0]
-    at_four = [trial.attack for trial in attacked.trials if trial.epsilon == 4 / 255]
+    at_four = [trial.attack for trial in results.trials if trial.epsilon == 4 / 255]
     assert at_four == ["apgd"]  # one attack is enough for what has fallen as bytes
 
 
@@ -477,7 +477,7 @@ def test_one_rule_for_rows_that_nobody_can_judge_after_an_attack():
         trial("c", 0.01),
         trial("d", 0.01, success=False),
     ]
-    found = summarise_attacked(Attacked("x", rows, trials), suite)
+    found = summarise_trials(VictimResults("x", rows, trials), suite)
     alone = found["by_attack"]["pgd"]
     assert found["robust_accuracy"] == alone["robust_accuracy"] == alone["of_correct"] == alone["raw"] == 0.5
     assert list(found["by_steps"]["pgd"].values())[-1] == 0.5
@@ -494,7 +494,7 @@ def test_one_attack_alone_and_the_worst_of_one_attack_are_the_same(outcomes):
         for n, (right, success, unjudged) in enumerate(outcomes)
         if right
     ]
-    found = summarise_attacked(Attacked("x", rows, trials), suite)
+    found = summarise_trials(VictimResults("x", rows, trials), suite)
     assert found["by_attack"]["pgd"]["robust_accuracy"] == found["robust_accuracy"]
 
 
@@ -504,7 +504,7 @@ def test_intervals_of_attacks_take_rows_of_one_image_together():
 
     def width(images):
         rows = [Row(str(n), True, "real", (), 0.9, image) for n, image in zip(range(40), images, strict=True)]
-        low, high = summarise_attacked(Attacked("x", rows, trials), suite)["interval"]
+        low, high = summarise_trials(VictimResults("x", rows, trials), suite)["interval"]
         return high - low
 
     alone, by_image = width([str(n) for n in range(40)]), width([str(n // 4) for n in range(40)])
@@ -519,7 +519,7 @@ def test_an_attacker_who_only_asks_is_recorded_as_one(suite):
 
 
 def test_a_suite_says_what_ran_where():
-    said = strong(epsilons=(0.5 / 255, 4 / 255), steps=30, restarts=2, queries=150).say_what_runs()
+    said = strong(epsilons=(0.5 / 255, 4 / 255), steps=30, restarts=2, queries=150).describe_attacks()
     headline, small, other = said.split("At ")[1:]
     assert headline.startswith("2/255 every attack runs on every row: fgsm, pgd (30 steps, 2 restarts), ")
     assert "square (150 queries)" in headline
@@ -527,17 +527,17 @@ def test_a_suite_says_what_ran_where():
     assert other.startswith(
         "4/255, on rows still standing, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
     )
-    quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).say_what_runs()
+    quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).describe_attacks()
     assert quick.endswith("At 4/255, on rows still standing, in turn: apgd (7 steps, 5 restarts).")
-    assert "None" not in unsafebench().say_what_runs()
+    assert "None" not in unsafebench().describe_attacks()
 
 
 def test_captions_say_what_was_run(victim, questions, suite):
-    attacked, _ = attack_victim(victim, questions, suite)
+    results, _ = attack_victim(victim, questions, suite)
     edited = edit_pictures(victim, questions, severities=(2, 4))
     metrics = {
         "suite": suite.describe(),
-        "pixels": {"x": summarise_attacked(attacked, suite)},
+        "pixels": {"x": summarise_trials(results, suite)},
         "honesty": {
             "x": [check.to_dict() for check in check_attack(victim, questions, suite, steps=4, queries=20)]
         },
@@ -547,7 +547,7 @@ def test_captions_say_what_was_run(victim, questions, suite):
             {"x": victim}, questions, ThreatModel(8 / 255, after=("8bit",)), APGD(steps=3)
         ),
         "comparison": compare_defended(
-            {"x": attacked, "y": attacked}, {"x": 1.0, "y": 1.0}, [("x", "y")], suite
+            {"x": results, "y": results}, {"x": 1.0, "y": 1.0}, [("x", "y")], suite
         ),
     }
     found = {table.title: table for table in tables(metrics)}

@@ -12,7 +12,7 @@ from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 from adversarial.threat import ThreatModel
 from eval.questions import Question
-from eval.robustness.problems import at_input_size, problem_of
+from eval.robustness.problems import build_problems, resize_to_input
 from eval.robustness.victims import as_victim, check_victim
 from judge.cascade.cascade import Cascade
 from judge.cascade.filters_alone import FilterStage
@@ -315,7 +315,7 @@ def questions():
 
 
 def test_opposite_takes_every_question_and_counts_what_is_wrong_already(questions):
-    square, wide = problem_of(as_victim(Linear()), questions, ThreatModel(8 / 255), batch_size=3, seed=5)
+    square, wide = build_problems(as_victim(Linear()), questions, ThreatModel(8 / 255), batch_size=3, seed=5)
     assert square.places == [0, 1]
     assert square.misjudged == [2, 3]
     assert square.unjudged == [4]
@@ -325,19 +325,19 @@ def test_opposite_takes_every_question_and_counts_what_is_wrong_already(question
     assert problem.signs.tolist() == [1, -1]
     assert problem.contexts == (Context(None, POLICY), Context(None, POLICY))
     assert (problem.batch_size, problem.seed, problem.threat.epsilon) == (3, 5, 8 / 255)
-    assert (problem.clean_gap() > 0).all()
+    assert (problem.clean_margins() > 0).all()
     assert wide.places == [5]
     assert wide.problem.images.shape == (1, 3, 6, 10)
 
 
 def test_safe_takes_unsafe_questions_only(questions):
-    square, wide = problem_of(as_victim(Linear()), questions, ThreatModel(8 / 255, goal="safe"))
+    square, wide = build_problems(as_victim(Linear()), questions, ThreatModel(8 / 255, goal="safe"))
     assert (square.places, square.misjudged, square.unjudged) == ([0], [2], [4])
     assert (wide.places, wide.problem.signs.tolist()) == ([5], [1])
 
 
 def test_a_size_of_which_nothing_is_left_is_still_counted(questions):
-    [found] = problem_of(as_victim(Linear()), questions[2:4], ThreatModel(8 / 255))
+    [found] = build_problems(as_victim(Linear()), questions[2:4], ThreatModel(8 / 255))
     assert (found.places, found.misjudged) == ([], [0, 1])
     assert len(found.problem) == 0
 
@@ -353,25 +353,25 @@ def test_force_and_hide_go_by_the_category():
         question(5, grey(BRIGHT), []),
     ]
     victim = as_victim(Linear(), category="ONE")
-    [forced] = problem_of(victim, asked, ThreatModel(0.1, goal="force", category="ONE"))
+    [forced] = build_problems(victim, asked, ThreatModel(0.1, goal="force", category="ONE"))
     assert (forced.places, forced.misjudged, forced.problem.signs.tolist()) == ([0], [5], [-1])
-    [hidden] = problem_of(victim, asked, ThreatModel(0.1, goal="hide", category="ONE"))
+    [hidden] = build_problems(victim, asked, ThreatModel(0.1, goal="hide", category="ONE"))
     assert (hidden.places, hidden.misjudged, hidden.problem.signs.tolist()) == ([1], [4], [1])
-    hidden.problem.gap(hidden.problem.images, torch.tensor([0]))
+    hidden.problem.signed_margins(hidden.problem.images, torch.tensor([0]))
     assert victim.classifier.asked[-1][2] == "ONE"
 
 
 def test_goals_and_victims_that_do_not_fit(questions):
     with pytest.raises(AttackError, match="about the category 'one' and linear is asked about None"):
-        problem_of(as_victim(Linear()), questions, ThreatModel(0.1, goal="force", category="one"))
+        build_problems(as_victim(Linear()), questions, ThreatModel(0.1, goal="force", category="one"))
     with pytest.raises(AttackError, match="about the category None and linear is asked about 'one'"):
-        problem_of(as_victim(Linear(), category="one"), questions, ThreatModel(0.1))
+        build_problems(as_victim(Linear(), category="one"), questions, ThreatModel(0.1))
     with pytest.raises(AttackError, match="no policy has 'nine'"):
-        problem_of(
+        build_problems(
             as_victim(Linear(), category="nine"), questions, ThreatModel(0.1, goal="hide", category="nine")
         )
     with pytest.raises(AttackError, match="None of 2 questions"):
-        problem_of(as_victim(Linear()), [questions[1], questions[3]], ThreatModel(0.1, goal="safe"))
+        build_problems(as_victim(Linear()), [questions[1], questions[3]], ThreatModel(0.1, goal="safe"))
 
 
 # Pictures at the model's input
@@ -380,17 +380,17 @@ def test_goals_and_victims_that_do_not_fit(questions):
 def test_at_the_input_pictures_have_the_models_size_and_nothing_is_resized_again(student, noise_image):
     victim = as_victim(student)
     picture = noise_image(0, (40, 24))
-    small = at_input_size(victim, picture)
+    small = resize_to_input(victim, picture)
     assert small.size == (16, 16)
-    assert at_input_size(victim, small) == small
+    assert resize_to_input(victim, small) == small
     exact = student.encoder.pixel_values([picture])
     assert student.encoder.pixel_values([small]).numpy() == pytest.approx(exact.numpy(), abs=1e-5)
     asked = [question(n, noise_image(n, (40, 24)), ["one"] if n % 2 else []) for n in range(6)]
-    [found] = problem_of(victim, asked, ThreatModel(8 / 255, space="input"))
+    [found] = build_problems(victim, asked, ThreatModel(8 / 255, space="input"))
     assert found.problem.images.shape[1:] == (3, 16, 16)
     assert sorted(found.places + found.misjudged) == list(range(6))
     if found.places:
-        assert (found.problem.clean_gap() > 0).all()
+        assert (found.problem.clean_margins() > 0).all()
 
 
 def test_stages_that_see_different_sizes_are_attacked_through_the_file(
@@ -398,22 +398,22 @@ def test_stages_that_see_different_sizes_are_attacked_through_the_file(
 ):
     student, judge = make_student(tiny_clip_folder), VisionLanguageJudge(*tiny_vlm())
     picture = noise_image(0, (40, 24))
-    assert at_input_size(as_victim(make_cascade(student, judge)), picture).size == (16, 16)
+    assert resize_to_input(as_victim(make_cascade(student, judge)), picture).size == (16, 16)
     steps = judge.processor.image_processor
     judge.processor.image_processor = type(steps)(
         size={"shortest_edge": 24}, crop_size={"height": 24, "width": 24}
     )
     with pytest.raises(AttackError, match=r"input of 16 x 16 again.*space='file'"):
-        at_input_size(as_victim(make_cascade(student, judge)), picture)
+        resize_to_input(as_victim(make_cascade(student, judge)), picture)
 
 
 def test_an_unknown_input_size_is_said(noise_image):
     with pytest.raises(AttackError, match=r"not known here.*space='file'"):
-        at_input_size(as_victim(Linear()), noise_image(0))
+        resize_to_input(as_victim(Linear()), noise_image(0))
     tiles = SimpleNamespace(
         name="tiles",
         score=None,
         encoder=SimpleNamespace(image_processor=lambda **_: {"pixel_values": torch.zeros(9, 16)}),
     )
     with pytest.raises(AttackError, match=r"shape \(9, 16\)"):
-        at_input_size(as_victim(tiles), noise_image(0))
+        resize_to_input(as_victim(tiles), noise_image(0))

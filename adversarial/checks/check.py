@@ -26,7 +26,9 @@ class Check:
         return {**asdict(self), "measured": measured}
 
 
-def outcome(name: str, passed: bool, measured: Measured, limit: float, seen: str, otherwise: str) -> Check:
+def build_check(
+    name: str, passed: bool, measured: Measured, limit: float, seen: str, otherwise: str
+) -> Check:
     """A check whose message says what was seen and, only where it failed, `otherwise` what that means."""
     return Check(name, bool(passed), measured, limit, seen if passed else f"{seen} {otherwise}")
 

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Problem, all_gaps
-from adversarial.search import Attack, find
+from adversarial.problem import AttackResult, Problem
+from adversarial.search import Attack, run_verified
 
-from .check import Check, format_checks, require_honest
-from .of_attacks import (
+from .attack_checks import (
     best_is_kept,
     doubling_changes_little,
     gradients_are_not_zero,
@@ -31,8 +30,9 @@ from .of_attacks import (
     white_box_beats,
     zero_epsilon_is_clean,
 )
-from .of_victims import both_paths, margins_are_logits, passes_agree, paths_agree, text_moves_margins
+from .check import Check, format_checks, require_honest
 from .recording import RecordingProblem
+from .victim_checks import margins_are_logits, passes_agree, paths_agree, score_both_paths, text_moves_margins
 
 __all__ = ["Check", "check_honesty", "format_checks", "require_honest"]
 
@@ -62,7 +62,7 @@ def check_honesty(
         strong: the attack that the evaluation rests on.
         one_step: a weaker gradient attack (FGSM), which it must beat.
         black_box: an attack without gradients (Square), which must not beat it.
-        transfer: the same rows against another victim (`problem.against(other)`), where `strong` crafts pixels that
+        transfer: the same rows against another victim (`problem.with_victim(other)`), where `strong` crafts pixels that
             must not fool this victim more often than its own do.
         doubled: the strong attack with twice the steps, which must change little.
         huge: what runs at the huge budgets; by default the strong attack. There an attack may be stuck in a corner
@@ -71,53 +71,55 @@ def check_honesty(
         rows: size of the sample.
 
     Raises:
-        AttackError: no row is judged right when clean; an attack leaves its budget (see `find`).
+        AttackError: no row is judged right when clean; an attack leaves its budget (see `run_verified`).
     """
     places = sample_rows(problem, rows)
     sample, recorded = problem.subset(places), RecordingProblem(problem.subset(places))
     backwards, zeros = sample.spent.backwards, sample.spent.zero_gradients
-    found = find(strong, recorded)
+    found = run_verified(strong, recorded)
     backwards, zeros = sample.spent.backwards - backwards, sample.spent.zero_gradients - zeros
-    by_epsilon = {problem.threat.epsilon: found} | {
-        epsilon: find((huge or strong) if epsilon in huge_epsilons(sample) else strong, sample.at(epsilon))
-        for epsilon in epsilon_grid(sample)
-    }
-    checks = [
-        zero_epsilon_is_clean(sample, find(strong, sample.at(0.0))),
-        more_epsilon_never_helps(by_epsilon),
-        huge_epsilon_breaks(
-            [by_epsilon[epsilon] for epsilon in huge_epsilons(sample)],
-            (huge or strong).name,
-            {strong.name: [find(strong, sample.at(epsilon)) for epsilon in huge_epsilons(sample)]}
-            if huge
-            else None,
-        ),
-        best_is_kept(found, recorded.record),
-    ]
+    checks = [*_budget_checks(sample, found, strong, huge), best_is_kept(found, recorded.record)]
     if strong.needs_gradients:
         checks.append(gradients_are_not_zero(zeros, backwards))
         checks += [step] if (step := step_is_small(strong)) else []
         checks += [moves_are_small(recorded.record)] if problem.threat.norm == "linf" else []
     if one_step is not None:
-        checks.append(iterative_beats_one_step(found, find(one_step, sample)))
+        checks.append(iterative_beats_one_step(found, run_verified(one_step, sample)))
     if doubled is not None:
-        checks.append(doubling_changes_little(found, find(doubled, sample)))
+        checks.append(doubling_changes_little(found, run_verified(doubled, sample)))
     if black_box is not None:
-        checks.append(white_box_beats("black_box", found, find(black_box, sample).success))
+        checks.append(white_box_beats("black_box", found, run_verified(black_box, sample).success))
     if transfer is not None:
-        other = find(strong, transfer.subset(places))
-        checks.append(white_box_beats("transfer", found, all_gaps(sample, other.pixels) < 0))
+        other = run_verified(strong, transfer.subset(places))
+        checks.append(white_box_beats("transfer", found, sample.all_signed_margins(other.pixels) < 0))
     stored = (
-        sample.threat.stored(found.pixels, sample.images) if sample.threat.can_be_stored else found.pixels
+        sample.threat.quantize(found.pixels, sample.images) if sample.threat.can_be_stored else found.pixels
     )
-    margins, probabilities = both_paths(sample, sample.images)
+    margins, probabilities = score_both_paths(sample, sample.images)
     return [
         *checks,
         passes_agree(sample, found.pixels),
         margins_are_logits(margins, probabilities),
         paths_agree("clean", margins, probabilities),
-        paths_agree("attacked", *both_paths(sample, stored)),
+        paths_agree("attacked", *score_both_paths(sample, stored)),
         text_moves_margins(sample, reads_text),
+    ]
+
+
+def _budget_checks(sample: Problem, found: AttackResult, strong: Attack, huge: Attack | None) -> list[Check]:
+    """Checks over budgets: `found` at the problem's own epsilon, and one run at each other one."""
+    largest, budgets = huge or strong, huge_epsilons(sample)
+    by_epsilon = {sample.threat.epsilon: found}
+    for epsilon in epsilon_grid(sample):
+        attack = largest if epsilon in budgets else strong
+        by_epsilon[epsilon] = run_verified(attack, sample.with_epsilon(epsilon))
+    alone = None
+    if huge is not None:
+        alone = {strong.name: [run_verified(strong, sample.with_epsilon(epsilon)) for epsilon in budgets]}
+    return [
+        zero_epsilon_is_clean(sample, run_verified(strong, sample.with_epsilon(0.0))),
+        more_epsilon_never_helps(by_epsilon),
+        huge_epsilon_breaks([by_epsilon[epsilon] for epsilon in budgets], largest.name, alone),
     ]
 
 
@@ -127,7 +129,7 @@ def sample_rows(problem: Problem, rows: int) -> Tensor:
     Raises:
         AttackError: there is none.
     """
-    right = (problem.clean_gap() >= 0).nonzero().flatten()
+    right = (problem.clean_margins() >= 0).nonzero().flatten()
     if not len(right):
         raise AttackError(
             f"{problem.victim.name} misjudges all {len(problem)} images when clean: nothing is left to attack."

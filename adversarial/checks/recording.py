@@ -20,7 +20,7 @@ class Record:
     images: Tensor
     """(N, 3, H, W), the clean ones."""
     best: Tensor = field(init=False)
-    """(N,) the lowest gap of any query within the budget."""
+    """(N,) the lowest margin of any query within the budget."""
     queries: Tensor = field(init=False)
     """(N,) how often each was asked about."""
     moved: int = 0
@@ -38,9 +38,9 @@ class Record:
         """Share of moves that cross the whole ball; 0 where nothing moved."""
         return self.jumped / self.moved if self.moved else 0.0
 
-    def note(self, pixels: Tensor, gap: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
-        """Take down (B, 3, H, W) pixels, (B,) gaps and whether they keep the budget, of (B,) rows."""
-        self.best.scatter_reduce_(0, rows[inside], gap[inside].to(self.best.device), "amin")
+    def note(self, pixels: Tensor, margin: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
+        """Take down (B, 3, H, W) pixels, (B,) margins and whether they keep the budget, of (B,) rows."""
+        self.best.scatter_reduce_(0, rows[inside], margin[inside].to(self.best.device), "amin")
         # The first move, from the clean image or a random point, says nothing about the memory of those after it.
         later = self.queries[rows] >= 2
         change = (pixels[later] - self._last[rows[later]]).abs()
@@ -59,7 +59,7 @@ class RecordingProblem(Problem):
             problem.victim, problem.images, problem.contexts, problem.signs, problem.threat,
             batch_size=problem.batch_size, seed=problem.seed, spent=problem.spent, ids=problem.ids,
         )  # fmt: skip
-        self._clean = problem.clean_gap()
+        self._clean = problem.clean_margins()
         self.record = record if record is not None else Record(problem.images)
         self._home = home if home is not None else torch.arange(len(problem))
 
@@ -68,8 +68,8 @@ class RecordingProblem(Problem):
         return RecordingProblem(super().subset(rows), self.record, self._home[rows])
 
     def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        gap = super()._ask(pixels, rows)
+        margin = super()._ask(pixels, rows)
         seen = pixels.detach()
-        inside = self.threat.keeps_budget(seen, self.images[rows])
-        self.record.note(seen, gap.detach(), self._home[rows], inside, self.threat.epsilon)
-        return gap
+        inside = self.threat.within_budget(seen, self.images[rows])
+        self.record.note(seen, margin.detach(), self._home[rows], inside, self.threat.epsilon)
+        return margin

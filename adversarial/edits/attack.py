@@ -21,7 +21,7 @@ Booleans = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Edited:
+class EditResult:
     """What the real path says about N pictures under E edits at S severities.
 
     Here an error is a verdict on the wrong side or none at all: an unjudged picture (NaN) is not right.
@@ -72,34 +72,6 @@ class Edited:
         worst: Booleans = np.all([self.eligible, *held], axis=0)
         return worst
 
-    def mean_error(self, reference: "Edited | None" = None) -> float:
-        """Mean corruption error (Hendrycks and Dietterich 2019, section 4.1), over edits and severities.
-
-        Args:
-            reference: another victim on the same rows and edits: each edit's error is divided by its error, as the
-                paper divides by AlexNet's, so that hard edits do not outweigh easy ones. None: the plain mean.
-
-        Returns:
-            A share in [0, 1], or with a reference a ratio (1 is as bad as the reference). NaN if the reference makes
-            no error under some edit, for then there is no ratio.
-
-        Raises:
-            AttackError: the reference ran other edits, severities or rows.
-        """
-        mine = {edit: 1 - float(shares.mean()) for edit, shares in self.accuracy().items()}
-        if reference is None:
-            return float(np.mean(list(mine.values())))
-        if (
-            reference.unsafe.keys() != mine.keys()
-            or reference.severities != self.severities
-            or not np.array_equal(reference.signs, self.signs)
-        ):
-            raise AttackError("The reference ran other edits, severities or rows; run the same on both.")
-        theirs = {edit: 1 - float(shares.mean()) for edit, shares in reference.accuracy().items()}
-        if min(theirs.values()) <= 0:
-            return float("nan")
-        return float(np.mean([mine[edit] / theirs[edit] for edit in mine]))
-
     def _right(self, unsafe: Floats) -> Booleans:
         right: Booleans = ~np.isnan(unsafe) & (self.signs * (unsafe - 0.5) >= 0)
         return right
@@ -125,7 +97,7 @@ class EditAttack:
         if unknown:
             raise AttackError(f"Severities {unknown} do not exist; they are 1, 2, 3, 4 and 5.")
 
-    def run(self, problem: Problem) -> Edited:
+    def run(self, problem: Problem) -> EditResult:
         """Edit the problem's images, rounded to bytes, and score them by `victim.score`, a policy at a time.
 
         The threat model's epsilon plays no part, nor does its `after`.
@@ -142,4 +114,4 @@ class EditAttack:
                 for level, severity in enumerate(self.severities):
                     edited = [edit(image, severity) for image in images]
                     unsafe[name][level, places] = problem.victim.score(edited, contexts)
-        return Edited(problem.signs.cpu().numpy().astype(np.float64), self.severities, clean, unsafe)
+        return EditResult(problem.signs.cpu().numpy().astype(np.float64), self.severities, clean, unsafe)

@@ -1,8 +1,9 @@
 """APGD: gradient descent that sets its own step size.
 
 Croce & Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free attacks",
-section 3 and algorithm 1. It begins with steps of 2 epsilon and momentum. At checkpoints that come ever closer, an
-image whose gap did not fall often enough, or whose best did not move, goes back to its best point with half the step.
+section 3 and algorithm 1. It begins with steps of 2 epsilon and momentum. At checkpoints with ever
+shorter spans, an image whose margin did not fall often enough, or whose best did not improve, returns to its best point
+with half the step size.
 
 The paper's own loss, DLR, divides by a difference to the third largest logit; a verdict has two classes, so there is
 no DLR here. The margin does what DLR is for: it has no scale that could saturate (`adversarial/pixels/pgd.py` compares
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search
 
 from .steps import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
@@ -45,7 +46,7 @@ class APGD:
     """Runs for each image, the first included; later ones start at random and only where earlier ones failed."""
     loss: Loss = "margin"
     early_stop: bool = True
-    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest gap."""
+    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest margin."""
     start: Tensor | None = field(default=None, compare=False, repr=False)
     """(N, 3, H, W) where the first run begins, brought into the budget; None: the clean images."""
 
@@ -60,35 +61,35 @@ class APGD:
         """As tables say it."""
         return named("apgd", self.loss)
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Descend for every image until it is misjudged or the steps are used up."""
         search = Search(problem, self.steps * self.restarts, self.early_stop)
         walk = _Walk(problem, self.loss, starting_points(problem, self.start))
         if self.start is None:
             for rows in search.batches():
                 _, gradient = problem.gradient(walk.points[rows], rows)
-                walk.begin(rows, problem.clean_gap()[rows], gradient)
+                walk.begin(rows, problem.clean_margins()[rows], gradient)
         stops = checkpoints(self.steps)
         spans = {stop: stop - last for last, stop in itertools.pairwise(stops)}
         while batches := search.batches():
             for rows in batches:
                 # Open rows take one step a round, so they all are at the same one.
-                run, place = divmod(int(search.taken[rows[0]]), self.steps)
+                run, place = divmod(int(search.steps_taken[rows[0]]), self.steps)
                 from_clean = run == 0 and self.start is None
                 here = walk.points[rows]
                 if place == self.steps - 1:
-                    gap = problem.gap(here, rows)
+                    margin = problem.signed_margins(here, rows)
                     if run + 1 < self.restarts:
-                        walk.points[rows] = problem.start(rows, run + 1, "apgd")
+                        walk.points[rows] = problem.restart_points(rows, run + 1, "apgd")
                 else:
-                    gap, gradient = problem.gradient(here, rows)
+                    margin, gradient = problem.gradient(here, rows)
                     if place == 0 and not from_clean:
-                        walk.begin(rows, gap, gradient)
+                        walk.begin(rows, margin, gradient)
                     else:
                         moves = place + 1 if from_clean else place
-                        walk.go_on(rows, gap, gradient, spans.get(moves, 0))
-                search.report(rows, here, gap)
-        return search.found
+                        walk.go_on(rows, margin, gradient, spans.get(moves, 0))
+                search.update(rows, here, margin)
+        return search.result
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -115,20 +116,20 @@ class _Walk:
         self.falls = torch.zeros(len(points))
         """Steps since the last checkpoint that lowered the loss."""
 
-    def begin(self, rows: Tensor, gap: Tensor, gradient: Tensor) -> None:
+    def begin(self, rows: Tensor, margin: Tensor, gradient: Tensor) -> None:
         """Start a run of (B,) rows where they stand, with a whole step of 2 epsilon and no momentum."""
         here = self.points[rows]
-        gradient = loss_gradient(self.problem, gap, gradient, self.loss)
+        gradient = loss_gradient(self.problem, margin, gradient, self.loss)
         self.best[rows], self.best_gradient[rows], self.before[rows] = here, gradient, here
-        self.value[rows] = self.best_value[rows] = self.checked_value[rows] = self._loss(gap)
+        self.value[rows] = self.best_value[rows] = self.checked_value[rows] = self._loss(margin)
         self.size[rows] = self.checked_size[rows] = 2 * self.problem.threat.epsilon
         self.falls[rows] = 0
         self.points[rows] = self._ahead(rows, here, gradient)
 
-    def go_on(self, rows: Tensor, gap: Tensor, gradient: Tensor, span: int) -> None:
+    def go_on(self, rows: Tensor, margin: Tensor, gradient: Tensor, span: int) -> None:
         """Note what (B,) rows found where they stand, and move them; `span` is 0, or steps since a checkpoint."""
-        here, value = self.points[rows], self._loss(gap)
-        gradient = loss_gradient(self.problem, gap, gradient, self.loss)
+        here, value = self.points[rows], self._loss(margin)
+        gradient = loss_gradient(self.problem, margin, gradient, self.loss)
         self.falls[rows] += (value < self.value[rows]).float()
         self.value[rows] = value
         better = value < self.best_value[rows]
@@ -161,8 +162,8 @@ class _Walk:
         step = self.size[rows][:, None, None, None] * direction(gradient, threat.norm)
         return threat.project(here - step, self.problem.images[rows])
 
-    def _loss(self, gap: Tensor) -> Tensor:
+    def _loss(self, margin: Tensor) -> Tensor:
         if self.loss == "margin":
-            return gap
-        entropy: Tensor = softplus(-gap)
+            return margin
+        entropy: Tensor = softplus(-margin)
         return entropy.neg()

@@ -5,7 +5,7 @@ epsilon of a grid (`distances`). As attacks within a budget (`run`) they report 
 found. A picture just beyond the boundary often falls back when it is stored as bytes; as long as budget is left, going
 on in the same direction is free, so both the point found and the change scaled up to the whole budget are reported.
 
-Both see the victim as a plane: with the gap g(x) and its gradient w, the boundary near x is where g(x) + w (z - x) = 0.
+Both linearise the margin: with margin g(x) and gradient w, the boundary near x is the plane g(x) + w (z - x) = 0.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem
-from adversarial.threat import length
+from adversarial.problem import AttackResult, Problem
+from adversarial.threat import perturbation_norm
 
 from .plane import Boundary, dual_length, onto_plane, walk
 from .steps import check_counts, direction
@@ -26,7 +26,7 @@ class DeepFool:
     """Step onto the boundary of the linear model, again and again until it is crossed.
 
     Moosavi-Dezfooli et al. 2016, "DeepFool: a simple and accurate method to fool deep neural networks", section 2 (two
-    classes) and section 3.3 (other norms). The step is `gap / |w|` long, |w| in the dual norm: the L1 norm of the
+    classes) and section 3.3 (other norms). The step is `margin / |w|` long, |w| in the dual norm: the L1 norm of the
     gradient for L-inf, its L2 norm for L2. The overshoot belongs to each single step. (UnsafeBench's code multiplies
     the whole change by 1.02 at every step, which makes it 7.2 times as long after 100.)
 
@@ -47,11 +47,11 @@ class DeepFool:
         if self.overshoot < 0:
             raise AttackError(f"overshoot is {self.overshoot}; it is 0 or more (0.02 is usual).")
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Walk to the boundary, then report what the budget allows of the way."""
         boundary = Boundary(problem, self.steps, within_budget=True)
         last = self._walk(boundary)
-        return boundary.found(last)
+        return boundary.best_within_budget(last)
 
     def distances(self, problem: Problem) -> Tensor:
         """(N,) size of the change, in the threat's norm, that first crossed the boundary.
@@ -65,8 +65,8 @@ class DeepFool:
     def _walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
-        def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
-            far = gap / dual_length(gradient, norm).clamp(min=1e-30) * (1 + self.overshoot)
+        def move(clean: Tensor, here: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
+            far = margin / dual_length(gradient, norm).clamp(min=1e-30) * (1 + self.overshoot)
             # Where the gradient is nearly nothing the step would be endless; the pixel range stops it anyway.
             far = far.clamp(max=1e6)[:, None, None, None]
             return (here - far * direction(gradient, norm)).clamp(0.0, 1.0)
@@ -115,11 +115,11 @@ class FAB:
                 f"between 0 and 1, halvings={self.halvings} is 0 or more; the paper has 0.1, 1.05 and 0.9."
             )
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Search; an image is done once a point within the budget survives storing."""
         boundary = Boundary(problem, self._limit, within_budget=True)
         last = self._walk(boundary)
-        return boundary.found(last)
+        return boundary.best_within_budget(last)
 
     def distances(self, problem: Problem) -> tuple[Tensor, Tensor]:
         """(N,) smallest change found, in the threat's norm, and the pixels (N, 3, H, W) it leads to.
@@ -137,34 +137,35 @@ class FAB:
     def _walk(self, boundary: "Boundary") -> Tensor:
         norm = boundary.problem.threat.norm
 
-        def move(clean: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
-            near = onto_plane(here, gradient, gap, norm) - here
+        def move(clean: Tensor, here: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
+            near = onto_plane(here, gradient, margin, norm) - here
             home = (
-                onto_plane(clean, gradient, gap + (gradient * (clean - here)).flatten(1).sum(1), norm) - clean
+                onto_plane(clean, gradient, margin + (gradient * (clean - here)).flatten(1).sum(1), norm)
+                - clean
             )
-            ways = length(near, norm), length(home, norm)
+            ways = perturbation_norm(near, norm), perturbation_norm(home, norm)
             share = (ways[0] / (ways[0] + ways[1]).clamp(min=1e-12)).clamp(max=self.alpha_max)
             share = share[:, None, None, None]
             ahead = (1 - share) * (here + self.eta * near) + share * (clean + self.eta * home)
             back = clean + self.beta * (here - clean)
-            return torch.where((gap < 0)[:, None, None, None], back, ahead.clamp(0.0, 1.0))
+            return torch.where((margin < 0)[:, None, None, None], back, ahead.clamp(0.0, 1.0))
 
         last = walk(boundary, self.steps, self.restarts, move, stop_beyond=False)
         self._bisect(boundary)
         return last
 
     def _bisect(self, boundary: "Boundary") -> None:
-        """Shorten the changes found; along the way from the clean image the gap may cross zero earlier."""
+        """Shorten the changes found; along the way from the clean image the margin may cross zero earlier."""
         problem, far = boundary.problem, boundary.nearest.clone()
         low, high = torch.zeros(len(problem)), torch.ones(len(problem))
         for _ in range(self.halvings):
             for rows in problem.batches(
-                (boundary.search.open & boundary.distance.isfinite()).nonzero().flatten()
+                (boundary.search.active & boundary.distance.isfinite()).nonzero().flatten()
             ):
                 middle = (low[rows] + high[rows]) / 2
                 clean = problem.images[rows]
                 pixels = clean + middle[:, None, None, None] * (far[rows] - clean)
-                gap = problem.gap(pixels, rows)
-                boundary.report(rows, pixels, gap)
-                low[rows] = torch.where(gap < 0, low[rows], middle)
-                high[rows] = torch.where(gap < 0, middle, high[rows])
+                margin = problem.signed_margins(pixels, rows)
+                boundary.update(rows, pixels, margin)
+                low[rows] = torch.where(margin < 0, low[rows], middle)
+                high[rows] = torch.where(margin < 0, middle, high[rows])

@@ -7,7 +7,7 @@ attack that is stuck on an image says little about another one.
 from dataclasses import dataclass, replace
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Attack
 
 
@@ -32,17 +32,17 @@ class Ensemble:
         """Whether any of the attacks does."""
         return any(attack.needs_gradients for attack in self.attacks)
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """The best of all attacks for every image."""
         best = self.attacks[0].run(problem)
-        best = replace(best, pixels=best.pixels.clone(), gap=best.gap.clone(), steps=best.steps.clone())
+        best = replace(best, pixels=best.pixels.clone(), margin=best.margin.clone(), steps=best.steps.clone())
         for attack in self.attacks[1:]:
-            rows = ((best.gap >= 0) & ~best.misjudged).nonzero().flatten()
+            rows = ((best.margin >= 0) & ~best.misjudged).nonzero().flatten()
             if not len(rows):
                 break
             found = attack.run(problem.subset(rows))
-            better = found.gap < best.gap[rows]
+            better = found.margin < best.margin[rows]
             chosen = rows[better]
-            best.pixels[chosen], best.gap[chosen] = found.pixels[better], found.gap[better]
+            best.pixels[chosen], best.margin[chosen] = found.pixels[better], found.margin[better]
             best.steps[chosen] = found.steps[better]
         return best

@@ -1,13 +1,13 @@
-"""Attacks that follow the gradient of the margin: Gaussian noise as their floor, FGSM, and PGD.
+"""Gradient attacks on the margin: Gaussian noise as their baseline, FGSM, and PGD.
 
-All of them minimise the gap, the victim's margin on the attacker's terms, and count alike: the clean image is step 0,
-and each further point that the victim is asked about is one step.
+All of them minimise the signed margin and count steps alike: the clean image is step 0, and each further point at
+which the victim is queried is one step.
 
-**Two losses.** With two verdicts, the cross-entropy of the right one is `softplus(-gap)`. Its gradient in the pixels is
-that of the gap times `sigmoid(-gap)`: same direction, other length. Sign steps and normalised steps have no use for a
-length, so cross-entropy leads exactly where the margin does, until the factor is zero in float32 (a gap of about 104),
-or so small that its product with the gradient is. Then it stands still and the victim looks robust. The papers' attacks
-use it, so it is offered; the margin never saturates and is the default.
+**Two losses.** With two classes, the cross-entropy of the right one is `softplus(-margin)`. Its gradient in the
+pixels is that of the margin times `sigmoid(-margin)`: same direction, other length. Sign steps and normalised steps
+ignore the length, so cross-entropy leads exactly where the margin does, until the factor (or its product with the
+gradient) underflows in float32, at a margin of about 104. Then the attack stands still and the victim looks robust.
+The papers use cross-entropy, so it is offered; the margin never saturates and is the default.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search
 from adversarial.threat import ThreatModel
 
@@ -52,16 +52,16 @@ class GaussianNoise:
             if size is not None and not size > 0:
                 raise AttackError(f"{name} is {size}; it is a positive number in pixels of [0, 1], as 4/255.")
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Draw noise for every image until it is misjudged or the draws are used up."""
         search = Search(problem, self.draws, self.early_stop)
         while batches := search.batches():
             for rows in batches:
                 clean = problem.images[rows]
-                noise = problem.draw(rows, f"{self.name}/{int(search.taken[rows[0]])}", "normal")
+                noise = problem.draw_noise(rows, f"{self.name}/{int(search.steps_taken[rows[0]])}", "normal")
                 pixels = problem.threat.project(clean + self._scaled(noise, problem.threat), clean)
-                search.report(rows, pixels, problem.gap(pixels, rows))
-        return search.found
+                search.update(rows, pixels, problem.signed_margins(pixels, rows))
+        return search.result
 
     def _scaled(self, noise: Tensor, threat: ThreatModel) -> Tensor:
         if self.length is not None:
@@ -94,14 +94,14 @@ class FGSM:
         """As tables say it."""
         return named("fgsm", self.loss)
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Take the step from every clean image and ask once about where it ends."""
         return PGD(steps=1, loss=self.loss).run(problem)
 
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected gradient descent on the gap, with restarts, keeping the best point of all.
+    """Projected gradient descent on the margin, with restarts, keeping the best point of all.
 
     Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; L2 with normalised
     gradients. The first run starts at the clean image (or at `start`), later ones at random points of the ball, and
@@ -125,7 +125,7 @@ class PGD:
     """Runs for each image, the first included."""
     loss: Loss = "margin"
     early_stop: bool = True
-    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest gap."""
+    """Whether an image is done once it is misjudged; otherwise all steps go into the lowest margin."""
     last_iterate: bool = False
     """Return the last point, however bad, instead of the best; weak, to reproduce others' figures."""
     check_every: int | None = None
@@ -173,37 +173,41 @@ class PGD:
             return self.alpha
         return 1.0 if self.steps == 1 else min(0.5, 2.5 / self.steps)
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Descend for every image until it is misjudged or the steps are used up."""
         search = Search(problem, self.steps * self.restarts, self.early_stop and not self.last_iterate)
         points = starting_points(problem, self.start)
         if self.start is None:
             for rows in search.batches():
                 _, gradient = problem.gradient(points[rows], rows)
-                points[rows] = self._moved(problem, rows, points[rows], problem.clean_gap()[rows], gradient)
+                points[rows] = self._moved(
+                    problem, rows, points[rows], problem.clean_margins()[rows], gradient
+                )
         while batches := search.batches():
             for rows in batches:
                 # Open rows take one step a round, so they all are at the same one.
-                run, place = divmod(int(search.taken[rows[0]]), self.steps)
+                run, place = divmod(int(search.steps_taken[rows[0]]), self.steps)
                 here = points[rows]
                 if place < self.steps - 1:
-                    gap, gradient = problem.gradient(here, rows)
-                    points[rows] = self._moved(problem, rows, here, gap, gradient)
+                    margin, gradient = problem.gradient(here, rows)
+                    points[rows] = self._moved(problem, rows, here, margin, gradient)
                 else:
-                    gap = problem.gap(here, rows)
+                    margin = problem.signed_margins(here, rows)
                     if run + 1 < self.restarts:
-                        points[rows] = problem.start(rows, run + 1, "pgd")
-                search.report(rows, here, gap)
+                        points[rows] = problem.restart_points(rows, run + 1, "pgd")
+                search.update(rows, here, margin)
                 if self.last_iterate:
-                    self._keep_last(search, rows, here, gap)
-        return search.found
+                    self._keep_last(search, rows, here, margin)
+        return search.result
 
-    def _moved(self, problem: Problem, rows: Tensor, here: Tensor, gap: Tensor, gradient: Tensor) -> Tensor:
-        ahead = direction(loss_gradient(problem, gap, gradient, self.loss), problem.threat.norm)
+    def _moved(
+        self, problem: Problem, rows: Tensor, here: Tensor, margin: Tensor, gradient: Tensor
+    ) -> Tensor:
+        ahead = direction(loss_gradient(problem, margin, gradient, self.loss), problem.threat.norm)
         return problem.threat.project(here - self.step * problem.threat.epsilon * ahead, problem.images[rows])
 
-    def _keep_last(self, search: Search, rows: Tensor, here: Tensor, gap: Tensor) -> None:
-        search.found.pixels[rows], search.found.gap[rows] = here, gap
-        search.found.steps[rows] = search.taken[rows]
-        if self.check_every is not None and int(search.taken[rows[0]]) % self.check_every == 0:
-            search.open[rows] &= gap >= 0
+    def _keep_last(self, search: Search, rows: Tensor, here: Tensor, margin: Tensor) -> None:
+        search.result.pixels[rows], search.result.margin[rows] = here, margin
+        search.result.steps[rows] = search.steps_taken[rows]
+        if self.check_every is not None and int(search.steps_taken[rows[0]]) % self.check_every == 0:
+            search.active[rows] &= margin >= 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search
 
 from .steps import check_counts
@@ -23,7 +23,7 @@ _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square:
-    """Recolour random squares at the edge of the budget, and keep what lowers the gap.
+    """Recolour random squares at the edge of the budget, and keep what lowers the margin.
 
     Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack via random search",
     algorithms 1 and 2 (L-inf). It starts from stripes one pixel wide. Each query sets one square to plus or minus
@@ -47,7 +47,7 @@ class Square:
         if not 0 < self.share <= 1:
             raise AttackError(f"share is {self.share}; it is part of the image, above 0 and at most 1.")
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Ask until an image is misjudged or its queries are used up.
 
         Raises:
@@ -63,12 +63,12 @@ class Square:
         while batches := search.batches():
             for rows in batches:
                 pixels = self._recoloured(rows, points[rows], draws, step) if step else draws.stripes(rows)
-                gap = problem.gap(pixels, rows)
-                search.report(rows, pixels, gap)
-                better = gap < lowest[rows]
-                points[rows[better]], lowest[rows[better]] = pixels[better], gap[better]
+                margin = problem.signed_margins(pixels, rows)
+                search.update(rows, pixels, margin)
+                better = margin < lowest[rows]
+                points[rows[better]], lowest[rows[better]] = pixels[better], margin[better]
             step += 1
-        return search.found
+        return search.result
 
     def side(self, step: int, pixels: int) -> int:
         """Side of the square at a query, for images of so many pixels (height times width)."""

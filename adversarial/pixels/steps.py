@@ -27,14 +27,14 @@ def starting_points(problem: Problem, start: Tensor | None) -> Tensor:
     return problem.threat.project(start.to(problem.images), problem.images)
 
 
-def loss_gradient(problem: Problem, gap: Tensor, gradient: Tensor, loss: Loss) -> Tensor:
-    """(B,) gaps and their gradients (B, 3, H, W) -> gradients of what is minimised.
+def loss_gradient(problem: Problem, margin: Tensor, gradient: Tensor, loss: Loss) -> Tensor:
+    """(B,) margins and their gradients (B, 3, H, W) -> gradients of what is minimised.
 
-    That is the gap, or minus the cross-entropy; where the latter has saturated, a zero gradient is counted.
+    That is the margin, or minus the cross-entropy; where the latter has saturated, a zero gradient is counted.
     """
     if loss == "margin":
         return gradient
-    scaled = gradient * torch.sigmoid(-gap)[:, None, None, None]
+    scaled = gradient * torch.sigmoid(-margin)[:, None, None, None]
     vanished = (scaled.flatten(1) == 0).all(1) & (gradient.flatten(1) != 0).any(1)
     problem.spent.zero_gradients += int(vanished.sum())
     return scaled
@@ -77,6 +77,6 @@ def check_loss(loss: str) -> None:
     """
     if loss not in get_args(Loss):
         raise AttackError(
-            f"loss is {loss!r}; it is one of {', '.join(get_args(Loss))}. (DLR divides by the gap to a third class, "
-            "and a verdict has two.)"
+            f"loss is {loss!r}; it is one of {', '.join(get_args(Loss))}. (DLR divides by the "
+            "difference to a third class, and a verdict has two.)"
         )

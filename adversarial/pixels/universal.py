@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search
-from adversarial.threat import clip_change, length
+from adversarial.threat import clip_change, perturbation_norm
 
 from .steps import check_counts, direction
 
@@ -27,7 +27,7 @@ class UniversalPerturbation:
     name = "universal"
     needs_gradients = False
 
-    def run(self, problem: Problem) -> Found:
+    def run(self, problem: Problem) -> AttackResult:
         """Add it to every image, brought into the problem's budget.
 
         Raises:
@@ -38,10 +38,10 @@ class UniversalPerturbation:
         while batches := search.batches():
             for rows in batches:
                 pixels = problem.threat.project(problem.images[rows] + self.change, problem.images[rows])
-                search.report(rows, pixels, problem.gap(pixels, rows))
-        return search.found
+                search.update(rows, pixels, problem.signed_margins(pixels, rows))
+        return search.result
 
-    def apply(self, problem: Problem) -> Found:
+    def apply(self, problem: Problem) -> AttackResult:
         """`run`, by the name that says what happens."""
         return self.run(problem)
 
@@ -55,12 +55,12 @@ class UniversalPerturbation:
 
 @dataclass(frozen=True)
 class Universal:
-    """Find a universal perturbation by stochastic sign steps on the clipped mean gap.
+    """Find a universal perturbation by stochastic sign steps on the clipped mean margin.
 
     Shafahi et al. 2020, "Universal adversarial training", section 3 (algorithm 2 and the clipped loss of equation 5):
     each image's loss counts up to a bound only, or a few images that are beaten already would take all the gain. The
     DeepFool-based original (Moosavi-Dezfooli et al. 2017) is slower and no stronger. Steps shrink linearly to nothing,
-    and the change with most successes on the given images is kept, of equal ones that with the lowest clipped gap.
+    and the change with most successes on the given images is kept, of equal ones that with the lowest clipped margin.
 
     Images of both goals (unsafe to safe, safe to unsafe) pull one change in opposite directions; give one kind.
 
@@ -73,7 +73,7 @@ class Universal:
     alpha: float = 0.25
     """First step in units of epsilon."""
     bound: float = 1.0
-    """How far below zero a gap still counts, in units of the mean clean gap."""
+    """How far below zero a margin still counts, in units of the mean clean margin."""
 
     def __post_init__(self) -> None:
         check_counts(epochs=self.epochs)
@@ -86,11 +86,11 @@ class Universal:
         Raises:
             AttackError: no image is judged right.
         """
-        gaps = problem.clean_gap()
-        rows = (gaps >= 0).nonzero().flatten()
+        margins = problem.clean_margins()
+        rows = (margins >= 0).nonzero().flatten()
         if not len(rows):
             raise AttackError("No image is judged right, so there is nothing to learn a perturbation from.")
-        floor = -self.bound * float(gaps[rows].mean())
+        floor = -self.bound * float(margins[rows].mean())
         threat, change = problem.threat, torch.zeros(problem.images.shape[1:])
         best, kept = self._value(problem, rows, change, floor), change
         random = torch.Generator().manual_seed(problem.seed)
@@ -99,7 +99,7 @@ class Universal:
             for batch in problem.batches(rows[torch.randperm(len(rows), generator=random)]):
                 downhill = self._gradient(problem, batch, change, floor)
                 moved = change - step * direction(downhill[None], threat.norm)[0]
-                size = length(moved[None], threat.norm).clamp(min=1e-12)
+                size = perturbation_norm(moved[None], threat.norm).clamp(min=1e-12)
                 change = (
                     moved.clamp(-threat.epsilon, threat.epsilon)
                     if threat.norm == "linf"
@@ -112,19 +112,19 @@ class Universal:
 
     def _gradient(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> Tensor:
         clean = problem.images[rows]
-        gap, gradient = problem.gradient((clean + change).clamp(0.0, 1.0), rows)
+        margin, gradient = problem.gradient((clean + change).clamp(0.0, 1.0), rows)
         # Where the sum leaves the pixel range, a change going further out does nothing, one coming back does.
         wanted = clean + change
         idle = ((wanted > 1) & (gradient < 0)) | ((wanted < 0) & (gradient > 0))
         gradient = gradient.masked_fill(idle, 0.0)
-        return gradient[gap > floor].sum(0)
+        return gradient[margin > floor].sum(0)
 
     def _value(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> tuple[int, float]:
         beaten, total = 0, 0.0
         for batch in problem.batches(rows):
             clean = problem.images[batch]
             pixels = clip_change(clean + change, clean, problem.threat.epsilon, problem.threat.norm)
-            gap = problem.gap(pixels, batch)
-            beaten += int((gap < 0).sum())
-            total -= float(gap.clamp(min=floor).sum())
+            margin = problem.signed_margins(pixels, batch)
+            beaten += int((margin < 0).sum())
+            total -= float(margin.clamp(min=floor).sum())
         return beaten, total

@@ -14,50 +14,54 @@ from torch import Tensor
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 
-from .families import FAMILIES, Maker, wanted_by
+from .families import FAMILIES, Maker, target_of
 
 
 @dataclass
-class Tries:
+class FamilyResult:
     """What one family of prompts achieved on N rows."""
 
-    gaps: list[list[float]]
-    """N lists: the gap of each prompt that was tried, in the maker's order."""
+    margins: list[list[float]]
+    """N lists: the margin of each prompt that was tried, in the maker's order."""
     misjudged: Tensor
     """(N,) rows that were misjudged already; they count nowhere."""
 
     @property
-    def most(self) -> int:
+    def largest(self) -> int:
         """The N of ASR-N: the longest list of prompts that a row had."""
-        return max(map(len, self.gaps), default=0)
+        return max(map(len, self.margins), default=0)
 
     def asr_1(self) -> float:
         """Chance of success with one prompt drawn from the family, mean over rows; NaN without rows.
 
         A row for which the family had no prompt counts as withstood.
         """
-        return self._mean(lambda gaps: sum(gap < 0 for gap in gaps) / max(len(gaps), 1))
+        return self._mean(lambda margins: sum(margin < 0 for margin in margins) / max(len(margins), 1))
 
     def asr_first(self) -> float:
         """Share of rows that the family's first prompt, its best guess, gets through; NaN without rows."""
-        return self._mean(lambda gaps: float(any(gap < 0 for gap in gaps[:1])))
+        return self._mean(lambda margins: float(any(margin < 0 for margin in margins[:1])))
 
     def asr_n(self) -> float:
         """Share of rows that any of the family's prompts gets through; NaN without rows."""
-        return self._mean(lambda gaps: float(any(gap < 0 for gap in gaps)))
+        return self._mean(lambda margins: float(any(margin < 0 for margin in margins)))
 
     def _mean(self, rate: Callable[[list[float]], float]) -> float:
-        rates = [rate(gaps) for gaps, out in zip(self.gaps, self.misjudged.tolist(), strict=True) if not out]
+        rates = [
+            rate(margins)
+            for margins, out in zip(self.margins, self.misjudged.tolist(), strict=True)
+            if not out
+        ]
         return sum(rates) / len(rates) if rates else math.nan
 
 
 @dataclass
-class FoundText:
+class TextResult:
     """What an attack through the prompt made of N rows."""
 
     prompts: list[str | None]
     """What the victim misjudges with, else what came nearest to it; the row's own prompt where nothing helped."""
-    gap: Tensor
+    margin: Tensor
     """(N,) the victim's margin on the attacker's terms; below 0 the attack succeeded."""
     family: list[str]
     """The family of each prompt; empty for the row's own."""
@@ -65,48 +69,56 @@ class FoundText:
     """(N,) how often the victim was asked, without the first time."""
     misjudged: Tensor
     """(N,) whether the row's own prompt was enough; not the attack's merit."""
-    families: dict[str, Tries] = field(default_factory=dict)
+    families: dict[str, FamilyResult] = field(default_factory=dict)
 
     @property
     def success(self) -> Tensor:
         """(N,) misjudged with the found prompt, but not with its own."""
-        return (self.gap < 0) & ~self.misjudged
+        return (self.margin < 0) & ~self.misjudged
 
     def contexts(self, problem: Problem) -> list[Context]:
         """The problem's contexts with the found prompts."""
         return with_prompts(problem, self.prompts)
 
-    def take(self, row: int, prompt: str | None, gap: float, family: str) -> None:
+    def update(self, row: int, prompt: str | None, margin: float, family: str) -> None:
         """Count a try, and keep it if it is the best."""
         self.tries[row] += 1
-        if gap < float(self.gap[row]):
+        if margin < float(self.margin[row]):
             self.prompts[row], self.family[row] = prompt, family
-            self.gap[row] = gap
+            self.margin[row] = margin
 
 
-def start(problem: Problem, pixels: Tensor | None = None) -> FoundText:
+def initial_result(problem: Problem, pixels: Tensor | None = None) -> TextResult:
     """Nothing found yet: each row with its own prompt, asked at `pixels` or at the clean images."""
-    gap = problem.clean_gap() if pixels is None else _ask_all(problem, pixels)
+    margin = problem.clean_margins() if pixels is None else _ask_all(problem, pixels)
     prompts = [context.prompt for context in problem.contexts]
     count = len(problem)
-    return FoundText(
-        prompts, gap.clone(), [""] * count, torch.zeros(count, dtype=torch.long), problem.clean_gap() < 0
+    return TextResult(
+        prompts,
+        margin.clone(),
+        [""] * count,
+        torch.zeros(count, dtype=torch.long),
+        problem.clean_margins() < 0,
     )
 
 
-def ask(problem: Problem, pixels: Tensor, prompts: Mapping[int, str | None]) -> dict[int, float]:
-    """Gaps of some rows with other prompts: row -> prompt to row -> gap; rows under one policy are asked together."""
-    gaps: dict[int, float] = {}
+def prompt_margins(problem: Problem, pixels: Tensor, prompts: Mapping[int, str | None]) -> dict[int, float]:
+    """Signed margins of some rows under other prompts, at (N, 3, H, W) pixels: row -> prompt becomes row -> margin."""
+    margins: dict[int, float] = {}
     for rows in problem.batches(torch.tensor(sorted(prompts), dtype=torch.long)):
         part = problem.subset(rows)
-        asked = part.asking(with_prompts(part, [prompts[row] for row in rows.tolist()]))
-        gaps.update(
-            zip(rows.tolist(), asked.gap(pixels[rows], torch.arange(len(rows))).tolist(), strict=True)
+        asked = part.with_contexts(with_prompts(part, [prompts[row] for row in rows.tolist()]))
+        margins.update(
+            zip(
+                rows.tolist(),
+                asked.signed_margins(pixels[rows], torch.arange(len(rows))).tolist(),
+                strict=True,
+            )
         )
-    return gaps
+    return margins
 
 
-def confirm(found: FoundText, problem: Problem, pixels: Tensor | None = None) -> FoundText:
+def verify_prompts(found: TextResult, problem: Problem, pixels: Tensor | None = None) -> TextResult:
     """Believe nothing an attack says: ask the victim again with the found prompts.
 
     Raises:
@@ -116,9 +128,9 @@ def confirm(found: FoundText, problem: Problem, pixels: Tensor | None = None) ->
         raise AttackError(
             f"Got {len(found.prompts)} prompts for {len(problem)} rows; an attack gives one each."
         )
-    asked = problem.asking(found.contexts(problem))
-    gap = _ask_all(asked, problem.images if pixels is None else pixels)
-    return replace(found, gap=gap, misjudged=problem.clean_gap() < 0)
+    asked = problem.with_contexts(found.contexts(problem))
+    margin = _ask_all(asked, problem.images if pixels is None else pixels)
+    return replace(found, margin=margin, misjudged=problem.clean_margins() < 0)
 
 
 @dataclass(frozen=True)
@@ -139,22 +151,22 @@ class TextAttack:
         if not self.families:
             raise AttackError(f"No families of prompts; choose from {', '.join(FAMILIES)}.")
 
-    def run(self, problem: Problem, pixels: Tensor | None = None) -> FoundText:
+    def run(self, problem: Problem, pixels: Tensor | None = None) -> TextResult:
         """Ask with each prompt, at the clean images or at (N, 3, H, W) `pixels`."""
-        found, shown = start(problem, pixels), problem.images if pixels is None else pixels
+        found, shown = initial_result(problem, pixels), problem.images if pixels is None else pixels
         for name, maker in self.families.items():
             made = [
-                maker(context.prompt, wanted_by(float(sign)), problem.seed)
+                maker(context.prompt, target_of(float(sign)), problem.seed)
                 for context, sign in zip(problem.contexts, problem.signs, strict=True)
             ]
-            gaps: list[list[float]] = [[] for _ in made]
+            margins: list[list[float]] = [[] for _ in made]
             for turn in range(max(map(len, made), default=0)):
                 open_rows = (~found.misjudged & ~(found.success & self.early_stop)).nonzero().flatten()
                 tried = {row: made[row][turn] for row in open_rows.tolist() if turn < len(made[row])}
-                for row, gap in ask(problem, shown, tried).items():
-                    found.take(row, tried[row], gap, name)
-                    gaps[row].append(gap)
-            found.families[name] = Tries(gaps, found.misjudged)
+                for row, margin in prompt_margins(problem, shown, tried).items():
+                    found.update(row, tried[row], margin, name)
+                    margins[row].append(margin)
+            found.families[name] = FamilyResult(margins, found.misjudged)
         return found
 
 
@@ -172,7 +184,7 @@ class SubwordSearch:
 
     similarity: Callable[[str, str], float]
     """How much a candidate (second) still means the original (first): the cosine of an attacker's text encoder."""
-    floor: float = 0.6
+    min_similarity: float = 0.6
     """Candidates less similar are not asked."""
     queries: int = 60
     """Questions to the victim for each row."""
@@ -192,40 +204,40 @@ class SubwordSearch:
     def __post_init__(self) -> None:
         least = min(self.queries, self.beam, self.proposals, self.subwords, self.letters)
         if least < 1:
-            raise AttackError("queries, beam, proposals, subwords and letters are 1 at least.")
+            raise AttackError("queries, beam, proposals, subwords and letters must be at least 1.")
 
-    def run(self, problem: Problem, pixels: Tensor | None = None) -> FoundText:
+    def run(self, problem: Problem, pixels: Tensor | None = None) -> TextResult:
         """Search for each row with a prompt, rows side by side, at the clean images or at `pixels`."""
-        found, shown = start(problem, pixels), problem.images if pixels is None else pixels
+        found, shown = initial_result(problem, pixels), problem.images if pixels is None else pixels
         rows = [
             row
-            for row, (prompt, done) in enumerate(zip(found.prompts, found.gap < 0, strict=True))
+            for row, (prompt, done) in enumerate(zip(found.prompts, found.margin < 0, strict=True))
             if prompt and prompt.strip() and not done and not found.misjudged[row]
         ]
         searches = {
             row: _RowSearch(
-                self, str(found.prompts[row]), float(found.gap[row]), problem.seed_of(row, "sub-words")
+                self, str(found.prompts[row]), float(found.margin[row]), problem.seed_of(row, "sub-words")
             )
             for row in rows
         }
         while searches:
             tried = {row: text for row, search in searches.items() if (text := search.propose()) is not None}
             searches = {row: search for row, search in searches.items() if row in tried}
-            for row, gap in ask(problem, shown, tried).items():
-                is_attack = searches[row].report(gap)
-                found.take(row, tried[row], gap if is_attack else math.inf, self.name)
-                if float(found.gap[row]) < 0 or int(found.tries[row]) >= self.queries:
+            for row, margin in prompt_margins(problem, shown, tried).items():
+                is_attack = searches[row].update(margin)
+                found.update(row, tried[row], margin if is_attack else math.inf, self.name)
+                if float(found.margin[row]) < 0 or int(found.tries[row]) >= self.queries:
                     del searches[row]
         # One attempt a row, however often it asked: what a single search achieves.
-        ends = [[float(found.gap[row])] if found.tries[row] else [] for row in range(len(problem))]
-        found.families[self.name] = Tries(ends, found.misjudged)
+        ends = [[float(found.margin[row])] if found.tries[row] else [] for row in range(len(problem))]
+        found.families[self.name] = FamilyResult(ends, found.misjudged)
         return found
 
 
 class _RowSearch:
     """The search for one prompt: first which words matter, then what to put in their place."""
 
-    def __init__(self, settings: SubwordSearch, prompt: str, gap: float, seed: int) -> None:
+    def __init__(self, settings: SubwordSearch, prompt: str, margin: float, seed: int) -> None:
         self.settings, self.prompt = settings, prompt
         self.words = prompt.split()
         self.draw = random.Random(seed)
@@ -236,7 +248,7 @@ class _RowSearch:
         self.to_leave_out = [] if self.order else longest[: max(settings.queries // 3, 1)]
         self.weights: dict[int, float] = {}
         self.asking_about: int | None = None
-        self.beam: list[tuple[float, dict[int, str]]] = [(gap, {})]
+        self.beam: list[tuple[float, dict[int, str]]] = [(margin, {})]
         self.proposed: dict[int, str] = {}
         self.seen = {prompt}
 
@@ -254,17 +266,20 @@ class _RowSearch:
         for _ in range(self.settings.proposals):
             self.proposed = self._change(self.draw.choice(self.beam)[1])
             text = self._text(self.proposed)
-            if text not in self.seen and self.settings.similarity(self.prompt, text) >= self.settings.floor:
+            if (
+                text not in self.seen
+                and self.settings.similarity(self.prompt, text) >= self.settings.min_similarity
+            ):
                 self.seen.add(text)
                 return text
         return None
 
-    def report(self, gap: float) -> bool:
+    def update(self, margin: float) -> bool:
         """Take in an answer; whether it was about a replacement, and not about a word left out."""
         if self.asking_about is not None:
-            self.weights[self.asking_about] = gap
+            self.weights[self.asking_about] = margin
             return False
-        self.beam = sorted([*self.beam, (gap, self.proposed)], key=lambda entry: entry[0])[
+        self.beam = sorted([*self.beam, (margin, self.proposed)], key=lambda entry: entry[0])[
             : self.settings.beam
         ]
         return True
@@ -309,7 +324,7 @@ def with_prompts(problem: Problem, prompts: Sequence[str | None]) -> list[Contex
 
 
 def _ask_all(problem: Problem, pixels: Tensor) -> Tensor:
-    gap = torch.empty(len(problem))
+    margin = torch.empty(len(problem))
     for rows in problem.batches(torch.arange(len(problem))):
-        gap[rows] = problem.gap(pixels[rows], rows).cpu()
-    return gap
+        margin[rows] = problem.signed_margins(pixels[rows], rows).cpu()
+    return margin

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
 
-from .search import FoundText, Tries, ask, start
+from .search import FamilyResult, TextResult, initial_result, prompt_margins
 
 Loss = Callable[[Tensor], Tensor]
 """(B, L, W) embedded tokens of B prompts -> (B,) what to make small, differentiable."""
@@ -47,7 +47,7 @@ class SoftText(Protocol):
 
 
 @dataclass
-class FoundTokens:
+class TokenResult:
     """The best prompt of one search."""
 
     text: str
@@ -86,21 +86,21 @@ class TokenSearch:
 
     length: int = 20
     """Tokens of a prompt."""
-    top: int = 256
+    top_k: int = 256
     """Tokens with the most promising gradient, at each place."""
     candidates: int = 512
     """Swaps tried in a step."""
     steps: int = 500
     forbidden: tuple[str, ...] = ()
     """Words that must not come up where the text may change, in capitals or not, not even across a space."""
-    enough: float = -math.inf
-    """Stop below this loss; 0 where it is a victim's gap."""
+    stop_below: float = -math.inf
+    """Stop below this loss; 0 where it is a victim's margin."""
     batch_size: int = 128
     """Candidates in one forward pass."""
 
     def __post_init__(self) -> None:
-        if min(self.length, self.top, self.candidates, self.steps, self.batch_size) < 1:
-            raise AttackError("length, top, candidates, steps and batch_size are 1 at least.")
+        if min(self.length, self.top_k, self.candidates, self.steps, self.batch_size) < 1:
+            raise AttackError("length, top_k, candidates, steps and batch_size must be at least 1.")
 
     def run(
         self,
@@ -108,16 +108,16 @@ class TokenSearch:
         loss: Loss,
         *,
         start: Tensor | None = None,
-        free: Tensor | None = None,
+        editable: Tensor | None = None,
         seed: int = 0,
-    ) -> FoundTokens:
+    ) -> TokenResult:
         """Search one prompt.
 
         Args:
             soft: the encoder's tokens.
             loss: what to make small.
             start: (L,) tokens to begin with; random ones without.
-            free: (L,) which places may change; all without. A suffix is a prompt with its first places fixed.
+            editable: (L,) which places may change; all without. A suffix is a prompt with its first places fixed.
             seed: of all draws.
 
         Raises:
@@ -127,14 +127,14 @@ class TokenSearch:
         generator = torch.Generator().manual_seed(seed)
         usable = self._usable(soft)
         ids = self._random_start(soft, generator) if start is None else start.cpu()
-        places = torch.arange(len(ids)) if free is None else free.cpu().nonzero().flatten()
+        places = torch.arange(len(ids)) if editable is None else editable.cpu().nonzero().flatten()
         if not len(places):
             raise AttackError("No place of the prompt may change; free one at least.")
         now = float(self._losses(soft, loss, ids[None])[0])
         # A start may hold what is forbidden, or be no text; it is then no result.
         best, lowest = (ids, now) if self._is_prompt(soft, ids, places) else (None, math.inf)
         losses, tried, steps = [now], 1, 0
-        while steps < self.steps and lowest >= self.enough:
+        while steps < self.steps and lowest >= self.stop_below:
             swaps = self._swaps(soft, loss, ids, places, usable, generator)
             if not len(swaps):
                 break
@@ -149,7 +149,7 @@ class TokenSearch:
                 "The start is no text of its own tokens, or holds forbidden words, and no single swap changes that; "
                 "start at random."
             )
-        return FoundTokens(soft.decode(best), best, lowest, steps, tried, losses)
+        return TokenResult(soft.decode(best), best, lowest, steps, tried, losses)
 
     def _swaps(
         self,
@@ -163,15 +163,15 @@ class TokenSearch:
         """(C, L) prompts one swap away, drawn from the most promising ones; no prompt twice."""
         promise = -one_hot_gradient(soft, loss, ids)[places][:, usable.to(soft.table.device)].cpu()
         promise[ids[places][:, None] == usable[None]] = -math.inf  # what stands there already
-        top = usable[promise.topk(min(self.top, len(usable)), dim=-1).indices]
+        top_k = usable[promise.topk(min(self.top_k, len(usable)), dim=-1).indices]
         kept: dict[tuple[int, ...], None] = {}
         # Many drawn swaps are no text of their own: draw again a few times for those.
         for _ in range(4):
             count = self.candidates - len(kept)
             which = torch.randint(len(places), (count,), generator=generator)
-            rank = torch.randint(top.shape[1], (count,), generator=generator)
+            rank = torch.randint(top_k.shape[1], (count,), generator=generator)
             swapped = ids.repeat(count, 1)
-            swapped[torch.arange(count), places[which]] = top[which, rank]
+            swapped[torch.arange(count), places[which]] = top_k[which, rank]
             for row in swapped:
                 key = tuple(row.tolist())
                 if key not in kept and not torch.equal(row, ids) and self._is_prompt(soft, row, places):
@@ -245,38 +245,38 @@ Margin = Callable[[Tensor, Context], Loss]
 class TokenAttack:
     """Token search against a victim that gives gradients to the prompt, one row after the other.
 
-    What is found is asked again as a text, by the victim's own path, and only that gap is reported.
+    What is found is asked again as a text, by the victim's own path, and only that margin is reported.
     """
 
     soft: SoftText
     margin: Margin
     """The victim's margin at fixed pixels, as `judge.student.student.student_margin` gives it."""
-    search: TokenSearch = field(default_factory=lambda: TokenSearch(enough=0.0))
+    search: TokenSearch = field(default_factory=lambda: TokenSearch(stop_below=0.0))
     keep_prompt: bool = True
     """Keep the row's prompt, as much of it as leaves room, and search a suffix; else search a prompt of its own."""
     name: str = "token search"
     needs_gradients: bool = True
 
-    def run(self, problem: Problem, pixels: Tensor | None = None) -> FoundText:
+    def run(self, problem: Problem, pixels: Tensor | None = None) -> TextResult:
         """Search for each row that is not misjudged, at the clean images or at (N, 3, H, W) `pixels`."""
-        found, shown = start(problem, pixels), problem.images if pixels is None else pixels
+        found, shown = initial_result(problem, pixels), problem.images if pixels is None else pixels
         ends: list[list[float]] = [[] for _ in problem.contexts]
-        for row in (~found.misjudged & (found.gap >= 0)).nonzero().flatten().tolist():
+        for row in (~found.misjudged & (found.margin >= 0)).nonzero().flatten().tolist():
             tokens = self._search_row(problem, shown, row)
-            gap = ask(problem, shown, {row: tokens.text})[row]
-            found.take(row, tokens.text, gap, self.name)
+            margin = prompt_margins(problem, shown, {row: tokens.text})[row]
+            found.update(row, tokens.text, margin, self.name)
             found.tries[row] = tokens.tried + 1
             problem.spent.backwards += tokens.steps
             problem.spent.forwards += tokens.tried
-            ends[row].append(gap)
-        found.families[self.name] = Tries(ends, found.misjudged)
+            ends[row].append(margin)
+        found.families[self.name] = FamilyResult(ends, found.misjudged)
         return found
 
-    def _search_row(self, problem: Problem, shown: Tensor, row: int) -> FoundTokens:
+    def _search_row(self, problem: Problem, shown: Tensor, row: int) -> TokenResult:
         context, sign = problem.contexts[row], float(problem.signs[row])
         margin = self.margin(shown[row : row + 1], context)
 
-        def gap(embedded: Tensor) -> Tensor:
+        def signed_margin(embedded: Tensor) -> Tensor:
             return sign * margin(embedded)
 
         seed = problem.seed_of(row, "tokens")
@@ -284,8 +284,10 @@ class TokenAttack:
         own = self.soft.encode(prompt).cpu()[: max(self.soft.max_tokens - self.search.length, 0)]
         ids = self.search.extend(self.soft, own, torch.Generator().manual_seed(seed)) if len(own) else None
         if ids is None:
-            return self.search.run(self.soft, gap, seed=seed)
-        return self.search.run(self.soft, gap, start=ids, free=torch.arange(len(ids)) >= len(own), seed=seed)
+            return self.search.run(self.soft, signed_margin, seed=seed)
+        return self.search.run(
+            self.soft, signed_margin, start=ids, editable=torch.arange(len(ids)) >= len(own), seed=seed
+        )
 
 
 def one_hot_gradient(soft: SoftText, loss: Loss, ids: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from eval.robustness.trials import Attacked
+from eval.robustness.trials import VictimResults
 
 COLOURS = ("#0b6e99", "#c8443a", "#3a9d6e", "#8a5fb0", "#c98a1b", "#5c6670", "#2b3a8c", "#a0527a")
 """One a victim; markers tell them apart too."""
@@ -30,7 +30,7 @@ class ImagePair:
     caption: str
     clean: Tensor
     """(3, H, W) in [0, 1]."""
-    attacked: Tensor
+    results: Tensor
     """(3, H, W) in [0, 1]."""
 
 
@@ -69,14 +69,14 @@ def draw_steps(summaries: Mapping[str, Mapping[str, Any]], path: Path) -> Path:
     return path
 
 
-def draw_margins(victims: Mapping[str, Attacked], epsilon: float, path: Path) -> Path:
+def draw_margins(victims: Mapping[str, VictimResults], epsilon: float, path: Path) -> Path:
     """Margins on the attacker's terms, clean and after the worst attack at a budget; below 0 the verdict is wrong."""
     figure = Figure(figsize=(4.2 * len(victims), 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, (name, attacked) in zip(
+    for axes, (name, results) in zip(
         figure.subplots(1, len(victims), squeeze=False)[0], victims.items(), strict=True
     ):
-        clean, worst = margins(attacked, epsilon)
+        clean, worst = margins(results, epsilon)
         if len(clean):
             edges = np.linspace(min(clean.min(), worst.min()), max(clean.max(), worst.max()) + 1e-6, 31)
             axes.hist(clean, bins=list(edges), color=COLOURS[2], alpha=0.55, label="clean")
@@ -88,11 +88,11 @@ def draw_margins(victims: Mapping[str, Attacked], epsilon: float, path: Path) ->
     return path
 
 
-def margins(attacked: Attacked, epsilon: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def margins(results: VictimResults, epsilon: float) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """(M,) margins of the attacked images, clean and after the worst trial up to a budget."""
     clean: dict[str, float] = {}
     worst: dict[str, float] = {}
-    for trial in attacked.trials:
+    for trial in results.trials:
         if trial.epsilon <= epsilon + 1e-9:
             clean[trial.id] = trial.gap_clean
             worst[trial.id] = min(trial.gap, worst.get(trial.id, trial.gap_clean))
@@ -110,10 +110,10 @@ def draw_sheet(exhibits: Sequence[ImagePair], path: Path) -> Path:
         axes.set_axis_off()
     for number, exhibit in enumerate(exhibits):
         row, start = number // columns, 3 * (number % columns)
-        difference = ((exhibit.attacked - exhibit.clean) * GAIN * 0.5 + 0.5).clamp(0, 1)
+        difference = ((exhibit.results - exhibit.clean) * GAIN * 0.5 + 0.5).clamp(0, 1)
         titles = ("clean", exhibit.caption, f"difference x {GAIN}")
         for place, (picture, title) in enumerate(
-            zip((exhibit.clean, exhibit.attacked, difference), titles, strict=True)
+            zip((exhibit.clean, exhibit.results, difference), titles, strict=True)
         ):
             axes = grid[row][start + place]
             axes.imshow(np.asarray(_image(picture)), interpolation="nearest")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eval.robustness.trials import Attacked
+from eval.robustness.trials import VictimResults
 from judge.runs.folder import RunDir
 
 from .page import inline, page_template, show
@@ -16,7 +16,7 @@ SHEET = "Clean, attacked, difference"
 def write_robustness_report(
     run: RunDir,
     metrics: Metrics,
-    attacked: Mapping[str, Attacked],
+    results: Mapping[str, VictimResults],
     exhibits: Sequence[ImagePair],
     epsilon: float,
 ) -> Path:
@@ -25,7 +25,7 @@ def write_robustness_report(
     Args:
         run: where to.
         metrics: what `recipes/attack.py` found.
-        attacked: each victim's rows and trials.
+        results: each victim's rows and trials.
         exhibits: pictures for the sheet.
         epsilon: the headline budget, in pixels of [0, 1].
     """
@@ -33,7 +33,7 @@ def write_robustness_report(
     figures = {
         "Robust accuracy against epsilon": draw_epsilons(pixels, plots / "epsilon.png"),
         "Robust accuracy against steps": draw_steps(pixels, plots / "steps.png"),
-        "Margins, clean and attacked": draw_margins(attacked, epsilon, plots / "margins.png"),
+        "Margins, clean and attacked": draw_margins(results, epsilon, plots / "margins.png"),
     }
     if exhibits:
         figures[SHEET] = draw_sheet(exhibits, plots / "pictures.png")

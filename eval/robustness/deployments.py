@@ -16,28 +16,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from adversarial.joint import JointAttack, find_joint
+from adversarial.joint import JointAttack, run_joint_verified
 from adversarial.problem import Context, Problem
 from adversarial.search import Attack
 from adversarial.storing import to_images
-from adversarial.texts.families import FAMILIES, Maker, wanted_by
-from adversarial.threat import ThreatModel, in_grey_levels
+from adversarial.texts.families import FAMILIES, Maker, target_of
+from adversarial.threat import ThreatModel, format_epsilon
 from eval.metrics.attack_rates import Rates, attack_success_rate
 from eval.metrics.intervals import image_interval
 from eval.questions import Question
 from judge.data.images import open_image
 
-from .problems import problem_of
+from .problems import build_problems
 from .victims import ClassifierVictim
 
 ARMS = ("text", "image", "both")
-EACH = 1
+TEXTS_PER_FAMILY = 1
 """Texts of each family that are tried beside an image attack; each costs a pass of all stages in every round.
 `eval.robustness.texts` tries them all, on untouched pictures."""
 
 
 @dataclass
-class Outcome:
+class ArmResult:
     """One way of attacking, against one deployment."""
 
     rates: Rates
@@ -55,7 +55,7 @@ def attack_deployment(
     families: Mapping[str, Maker] = FAMILIES,
     batch_size: int = 32,
     seed: int = 0,
-) -> dict[str, Outcome]:
+) -> dict[str, ArmResult]:
     """Make unsafe rows pass, in each arm through every path, the worst counting.
 
     Args:
@@ -69,7 +69,7 @@ def attack_deployment(
         seed: of random starts.
     """
     unsafe = [question for question in rows if question.row.unsafe]
-    parts = problem_of(paths[0], unsafe, threat, batch_size=batch_size, seed=seed)
+    parts = build_problems(paths[0], unsafe, threat, batch_size=batch_size, seed=seed)
     benign = [question for question in rows if not question.row.unsafe]
     alarms = {arm: _false_alarms(paths[0], benign, arm, families, seed) for arm in ("clean", *arms)}
     outcomes = {}
@@ -97,7 +97,7 @@ def attack_deployment(
             images=[unsafe[place].row.example.id for place in judged],
             benign_images=[question.row.example.id for question in benign],
         )
-        outcomes[arm] = Outcome(rates, pictures)
+        outcomes[arm] = ArmResult(rates, pictures)
     return outcomes
 
 
@@ -118,7 +118,7 @@ def evaluate_deployment(
     found: dict[str, Any] = {"adaptive": {}, "static": {}}
     text = attack_deployment(paths, rows, replace(threat, epsilon=0.0), image, arms=("text",), **options)
     for epsilon in epsilons:
-        budget = in_grey_levels(epsilon)
+        budget = format_epsilon(epsilon)
         arms = ("image", "both")
         outcome = attack_deployment(
             paths, rows, replace(threat, epsilon=epsilon), image, arms=arms, **options
@@ -153,12 +153,12 @@ def _through_paths(
     for victim in paths if image is not None else paths[:1]:
         if not len(open_rows):
             break
-        part = problem.subset(open_rows).against(victim)
+        part = problem.subset(open_rows).with_victim(victim)
         texts: list[list[Context]] = [
             _texts(context, families, problem.seed) if arm != "image" else [] for context in part.contexts
         ]
-        found = find_joint(JointAttack(image, texts, rounds=2 if arm == "both" else 1), part)
-        stored = problem.threat.stored(found.pixels, part.images)
+        found = run_joint_verified(JointAttack(image, texts, rounds=2 if arm == "both" else 1), part)
+        stored = problem.threat.quantize(found.pixels, part.images)
         verified = torch.from_numpy(victim.score(to_images(stored), found.contexts) < 0.5)
         columns = torch.zeros(len(problem), found.passed.shape[1], dtype=torch.bool)
         if best.passed.shape[1]:  # what passed before passes at every later attempt
@@ -175,7 +175,9 @@ def _through_paths(
 def _texts(context: Context, families: Mapping[str, Maker], seed: int) -> list[Context]:
     """The first texts that each family makes of a row's prompt, for the verdict safe."""
     made = [
-        prompt for maker in families.values() for prompt in maker(context.prompt, wanted_by(1.0), seed)[:EACH]
+        prompt
+        for maker in families.values()
+        for prompt in maker(context.prompt, target_of(1.0), seed)[:TEXTS_PER_FAMILY]
     ]
     return [replace(context, prompt=prompt) for prompt in dict.fromkeys(made)]
 

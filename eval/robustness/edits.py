@@ -18,7 +18,7 @@ from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
 from eval.questions import Question
 
-from .problems import problem_of
+from .problems import build_problems
 from .victims import ClassifierVictim
 
 Booleans = NDArray[np.bool_]
@@ -49,7 +49,7 @@ def edit_pictures(
     held: dict[str, dict[str, list[Booleans]]] = {name: defaultdict(list) for name in names}
     worst: dict[str, list[Booleans]] = {name: [] for name in names}
     threat = replace(threat, epsilon=0.0, space="file", after=())
-    for part in problem_of(victim, questions, threat, batch_size=batch_size):
+    for part in build_problems(victim, questions, threat, batch_size=batch_size):
         for problem in _alike(part.problem):
             families = {"edits": EDITS, "corruptions": CORRUPTIONS, "writing": _writing(problem)}
             for name, edits in families.items():

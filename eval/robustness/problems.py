@@ -19,7 +19,7 @@ from .victims import ClassifierVictim, as_pixels, image_processor_of, stages_of
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedProblem:
     """Questions whose pictures have one size, ready for attacks."""
 
     problem: Problem
@@ -34,14 +34,14 @@ class Prepared:
     """p(unsafe) of every question named here, clean and on the real path; NaN where unjudged."""
 
 
-def problem_of(
+def build_problems(
     victim: ClassifierVictim,
     questions: Sequence[Question],
     threat: ThreatModel,
     *,
     batch_size: int = 32,
     seed: int = 0,
-) -> list[Prepared]:
+) -> list[PreparedProblem]:
     """What an attacker with this threat model would do to these questions, one problem for each size of picture.
 
     opposite: all questions; safe: unsafe ones; force: images that do not violate the category, under policies that have
@@ -58,7 +58,7 @@ def problem_of(
             f"The goal {threat.goal!r} is about the category {threat.category!r} and {victim.name} is asked about "
             f"{victim.category!r}; give both the same: ClassifierVictim(classifier, category=...)."
         )
-    signs = {place: sign for place, q in enumerate(questions) if (sign := sign_of(q, threat))}
+    signs = {place: sign for place, q in enumerate(questions) if (sign := attack_sign(q, threat))}
     if not signs:
         raise AttackError(
             f"None of {len(questions)} questions is one that the goal {threat.goal!r} could be about"
@@ -67,7 +67,7 @@ def problem_of(
     contexts = {place: Context(questions[place].row.prompt, questions[place].row.taxonomy) for place in signs}
     pictures = {place: open_image(questions[place].row.example.image) for place in signs}
     if threat.space == "input":
-        pictures = {place: at_input_size(victim, picture) for place, picture in pictures.items()}
+        pictures = {place: resize_to_input(victim, picture) for place, picture in pictures.items()}
     scores = dict(zip(signs, victim.score(list(pictures.values()), list(contexts.values())), strict=True))
     sizes: dict[tuple[int, int], list[int]] = {}
     for place, picture in pictures.items():
@@ -89,11 +89,11 @@ def problem_of(
             ids=[questions[place].id for place in right],
         )
         clean = {place: float(scores[place]) for place in members}
-        prepared.append(Prepared(problem, right, misjudged, unjudged, clean))
+        prepared.append(PreparedProblem(problem, right, misjudged, unjudged, clean))
     return prepared
 
 
-def at_input_size(victim: ClassifierVictim, picture: Image.Image) -> Image.Image:
+def resize_to_input(victim: ClassifierVictim, picture: Image.Image) -> Image.Image:
     """The picture as the victim's image processor resizes and crops it, in bytes.
 
     Raises:
@@ -113,7 +113,7 @@ def at_input_size(victim: ClassifierVictim, picture: Image.Image) -> Image.Image
     return small
 
 
-def sign_of(question: Question, threat: ThreatModel) -> int:
+def attack_sign(question: Question, threat: ThreatModel) -> int:
     """1 where the goal is a safe verdict, -1 where it is an unsafe one, 0 where the question is not about it."""
     row = question.row
     if threat.category is None:

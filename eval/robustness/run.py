@@ -14,23 +14,23 @@ from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
 from adversarial.problem import Context, Problem, Spent
-from adversarial.search import Attack, find
-from adversarial.storing import recheck
+from adversarial.search import Attack, run_verified
+from adversarial.storing import check_stored
 from adversarial.threat import ThreatModel
 from eval.questions import Question
 from judge.data.images import open_image
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 
-from .problems import Prepared, problem_of, sign_of
+from .problems import PreparedProblem, attack_sign, build_problems
 from .suites import Suite
-from .trials import Attacked, Row, Trial
+from .trials import Row, Trial, VictimResults
 from .victims import ClassifierVictim, check_victim
 
 Progress = Callable[[str], Any]
 
 
-class Broken(NamedTuple):
+class AdversarialExample(NamedTuple):
     """A picture whose verdict was turned."""
 
     clean: Tensor
@@ -49,7 +49,7 @@ def attack_victim(
     batch_size: int = 32,
     seed: int = 0,
     progress: Progress = lambda text: None,
-) -> tuple[Attacked, dict[str, Broken]]:
+) -> tuple[VictimResults, dict[str, AdversarialExample]]:
     """Attack every question that the victim judges right, at every budget of the suite.
 
     Args:
@@ -66,9 +66,9 @@ def attack_victim(
     Raises:
         AttackError: the victim has no gradients and the suite wants some, or an attack breaks its own promise.
     """
-    parts = problem_of(victim, questions, suite.threat, batch_size=batch_size, seed=seed)
-    attacked = Attacked(victim.name, _rows(questions, parts, suite.threat))
-    pictures: dict[str, Broken] = {}
+    parts = build_problems(victim, questions, suite.threat, batch_size=batch_size, seed=seed)
+    results = VictimResults(victim.name, _rows(questions, parts, suite.threat))
+    pictures: dict[str, AdversarialExample] = {}
     for part in parts:
         names = [questions[place].id for place in part.places]
         left = torch.ones(len(names), dtype=torch.bool)
@@ -83,19 +83,21 @@ def attack_victim(
                 if not len(chosen):
                     break
                 progress(f"{victim.name}: {attack.name} at {epsilon * 255:.3g}/255 on {len(chosen)}")
-                problem = part.problem.subset(chosen).at(epsilon)
+                problem = part.problem.subset(chosen).with_epsilon(epsilon)
                 trials, stored = run_attack(attack, problem, [names[row] for row in chosen.tolist()])
-                attacked.trials += trials
-                _count(attacked, attack, problem.spent)
+                results.trials += trials
+                _count(results, attack, problem.spent)
                 for place, trial in enumerate(trials):
                     left[chosen[place]] &= not trial.success
                     holds[int(chosen[place])] -= {entry for entry, fell in trial.stored.items() if fell}
                     if trial.success:
-                        pictures.setdefault(trial.id, Broken(problem.images[place], stored[place], epsilon))
-    return attacked, pictures
+                        pictures.setdefault(
+                            trial.id, AdversarialExample(problem.images[place], stored[place], epsilon)
+                        )
+    return results, pictures
 
 
-def look_at(
+def check_victim_sample(
     victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel, some: int = 8
 ) -> None:
     """See on a few questions that a victim's two paths agree and that it is in evaluation mode (`check_victim`).
@@ -103,7 +105,7 @@ def look_at(
     Raises:
         AttackError: they do not, or it is not.
     """
-    chosen = [question.row for question in questions if sign_of(question, threat)][:some]
+    chosen = [question.row for question in questions if attack_sign(question, threat)][:some]
     if victim.no_gradients is None:
         contexts = [Context(row.prompt, row.taxonomy) for row in chosen]
         check_victim(victim, [open_image(row.example.image) for row in chosen], contexts)
@@ -112,16 +114,16 @@ def look_at(
 def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:
     """One attack on (N,) images at one budget: its trials, and the pictures (N, 3, H, W) as they are stored."""
     problem.spent = Spent()
-    found = find(attack, problem)
-    checked = recheck(problem.victim, found, problem)
-    clean = problem.clean_gap()
+    found = run_verified(attack, problem)
+    checked = check_stored(problem.victim, found, problem)
+    clean = problem.clean_margins()
     trials = [
         Trial(
             id=name,
             attack=attack.name,
             epsilon=problem.threat.epsilon,
             gap_clean=float(clean[row]),
-            gap=float(found.gap[row]),
+            gap=float(found.margin[row]),
             steps=int(found.steps[row]),
             raw=bool(found.success[row]),
             stored={entry: bool(checked.success[entry][row]) for entry in problem.threat.after},
@@ -130,7 +132,7 @@ def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[
         )
         for row, name in enumerate(names)
     ]
-    return trials, problem.threat.stored(found.pixels, problem.images)
+    return trials, problem.threat.quantize(found.pixels, problem.images)
 
 
 def check_attack(
@@ -156,7 +158,7 @@ def check_attack(
         other: whose pictures must not fool the victim more often than its own do.
         batch_size: images in one forward pass.
     """
-    parts = problem_of(victim, questions, suite.threat, batch_size=batch_size)
+    parts = build_problems(victim, questions, suite.threat, batch_size=batch_size)
     problem = max((part.problem for part in parts), key=len)
     reads_text = isinstance(victim.classifier, Student | VisionLanguageJudge)
     if victim.no_gradients is not None or suite.threat.knowledge == "queries":
@@ -166,7 +168,7 @@ def check_attack(
         strong=APGD(steps=steps),
         one_step=FGSM(),
         black_box=Square(queries=queries) if suite.threat.norm == "linf" else None,
-        transfer=None if other is None or other.no_gradients is not None else problem.against(other),
+        transfer=None if other is None or other.no_gradients is not None else problem.with_victim(other),
         doubled=APGD(steps=2 * steps),
         huge=Ensemble(
             (APGD(steps=steps), APGD(steps=steps, restarts=5), PGD(steps=4 * steps, restarts=5)),
@@ -176,13 +178,13 @@ def check_attack(
     )
 
 
-def _rows(questions: Sequence[Question], parts: Sequence[Prepared], threat: ThreatModel) -> list[Row]:
+def _rows(questions: Sequence[Question], parts: Sequence[PreparedProblem], threat: ThreatModel) -> list[Row]:
     """The questions that the attacker's goal is about, in their order."""
     scores = {place: score for part in parts for place, score in part.scores.items()}
     return [
         Row(
             id=questions[place].id,
-            truth=sign_of(questions[place], threat) > 0,
+            truth=attack_sign(questions[place], threat) > 0,
             source=questions[place].row.example.source,
             categories=tuple(
                 "custom" if len(category.members) > 1 else category.key
@@ -196,7 +198,7 @@ def _rows(questions: Sequence[Question], parts: Sequence[Prepared], threat: Thre
     ]
 
 
-def _count(attacked: Attacked, attack: Attack, spent: Spent) -> None:
-    total = attacked.spent.setdefault(attack.name, dict.fromkeys(asdict(spent), 0.0))
+def _count(results: VictimResults, attack: Attack, spent: Spent) -> None:
+    total = results.spent.setdefault(attack.name, dict.fromkeys(asdict(spent), 0.0))
     for name, value in asdict(spent).items():
         total[name] += value

@@ -14,7 +14,7 @@ from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
 from adversarial.pixels.square import Square
 from adversarial.search import Attack
-from adversarial.threat import ThreatModel, in_grey_levels
+from adversarial.threat import ThreatModel, format_epsilon
 
 GRID = tuple(levels / 255 for levels in (0.5, 1, 2, 2.55, 4, 8))
 """Budgets in pixels of [0, 1]. 2.55/255 is UnsafeBench's 0.01, had it been in pixels."""
@@ -65,14 +65,14 @@ class Suite:
         stored = not self.threat.after or replace(self.threat, epsilon=epsilon).can_be_stored
         return self.grid if stored else self.grid[:1]
 
-    def say_what_runs(self) -> str:
+    def describe_attacks(self) -> str:
         """Which attacks run where and how long, for captions."""
         headline = self.threat.epsilon
-        parts = [f"At {in_grey_levels(headline)} every attack runs on every row: {_list(self.attacks)}."]
+        parts = [f"At {format_epsilon(headline)} every attack runs on every row: {_list(self.attacks)}."]
         by_attacks: dict[tuple[Attack, ...], list[str]] = {}
         for epsilon in self.epsilons:
             if epsilon != headline:
-                by_attacks.setdefault(self.attacks_at(epsilon), []).append(in_grey_levels(epsilon))
+                by_attacks.setdefault(self.attacks_at(epsilon), []).append(format_epsilon(epsilon))
         parts += [
             f"At {', '.join(budgets)}, on rows still standing, in turn: {_list(attacks)}."
             for attacks, budgets in by_attacks.items()
@@ -82,15 +82,15 @@ class Suite:
     def describe(self) -> dict[str, Any]:
         """What was run, so that its numbers can be made again."""
         threat = self.threat
-        budgets = ", ".join(map(in_grey_levels, self.epsilons))
+        budgets = ", ".join(map(format_epsilon, self.epsilons))
         about = (
-            f"Suite {self.name}: {threat.norm}, budgets {budgets}, headline {in_grey_levels(threat.epsilon)}, in "
+            f"Suite {self.name}: {threat.norm}, budgets {budgets}, headline {format_epsilon(threat.epsilon)}, in "
             f"pixels of the {threat.space}." + (f" WEAK: {self.weak}." if self.weak else "")
         )
         return {
             "name": self.name,
             "about": about,
-            "ran": self.say_what_runs(),
+            "ran": self.describe_attacks(),
             "threat": asdict(threat),
             "attacks": [repr(attack) for attack in self.attacks],
             "grid": [repr(attack) for attack in self.grid],

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from adversarial.problem import Context, Problem
 from adversarial.storing import is_misjudged, to_images
-from adversarial.texts.families import FAMILIES, Maker, Wanted, definition_injections, lies, wanted_by
-from adversarial.texts.search import SubwordSearch, TextAttack, confirm
+from adversarial.texts.families import FAMILIES, Maker, Target, definition_injections, lies, target_of
+from adversarial.texts.search import SubwordSearch, TextAttack, verify_prompts
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
@@ -25,7 +25,7 @@ from judge.protocol import HasEncoder
 from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
-from .problems import problem_of
+from .problems import build_problems
 from .victims import ClassifierVictim
 
 UNTOUCHED = ThreatModel(0.0)
@@ -64,7 +64,7 @@ def attack_texts(
         replace(threat, epsilon=0.0, space="file", after=("8bit",)),
         threat.knowledge == "queries",
     )
-    others: dict[Wanted, list[str]] = {
+    others: dict[Target, list[str]] = {
         "safe": [q.row.prompt for q in questions if q.row.prompt and not q.row.unsafe],
         "unsafe": [q.row.prompt for q in questions if q.row.prompt and q.row.unsafe],
     }
@@ -73,13 +73,13 @@ def attack_texts(
     turned: list[_Turned] = []
     injected: list[_Turned] = []
     searched: dict[str, list[_Turned]] = {}
-    for part in problem_of(victim, questions, threat, batch_size=batch_size, seed=seed):
+    for part in build_problems(victim, questions, threat, batch_size=batch_size, seed=seed):
         if not len(part.problem):
             continue
         attack = TextAttack(makers)
-        result = confirm(attack.run(part.problem), part.problem)
+        result = verify_prompts(attack.run(part.problem), part.problem)
         for name, tries in result.families.items():
-            found["families"][name].append((len(part.problem), tries.asr_1(), tries.asr_n(), tries.most))
+            found["families"][name].append((len(part.problem), tries.asr_1(), tries.asr_n(), tries.largest))
         turned += _verified(victim, part.problem, result.contexts(part.problem))
         injected += _through_definitions(victim, part.problem)
         for name, hits in _searched(victim, part.problem, 0 if asking else token_rows).items():
@@ -96,7 +96,7 @@ def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> di
     encoder = classifier.encoder if isinstance(classifier, HasEncoder) else None
     if not isinstance(encoder, DualEncoder):
         return {}
-    words = confirm(SubwordSearch(text_similarity(encoder)).run(problem), problem)
+    words = verify_prompts(SubwordSearch(text_similarity(encoder)).run(problem), problem)
     found = {"subwords": _verified(victim, problem, words.contexts(problem))}
     if isinstance(classifier, Student) and victim.category is None and token_rows:
         some = problem.subset(torch.arange(min(token_rows, len(problem))))
@@ -106,8 +106,8 @@ def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> di
             policy: Any = context.policy
             return student_margin(classifier, soft, pixels, policy)
 
-        search = TokenSearch(length=8, top=64, candidates=64, steps=20, enough=0.0)
-        tokens = confirm(TokenAttack(soft, margin, search).run(some), some)
+        search = TokenSearch(length=8, top_k=64, candidates=64, steps=20, stop_below=0.0)
+        tokens = verify_prompts(TokenAttack(soft, margin, search).run(some), some)
         found["tokens"] = _verified(victim, some, tokens.contexts(some))
     return found
 
@@ -115,7 +115,7 @@ def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> di
 def _verified(victim: ClassifierVictim, problem: Problem, contexts: Sequence[Context]) -> list[_Turned]:
     """What each row comes to on the real path under other contexts."""
     success = np.zeros(len(problem), dtype=bool)
-    asked = problem.asking(contexts)
+    asked = problem.with_contexts(contexts)
     for rows in asked.batches(torch.arange(len(problem))):
         places = rows.numpy()
         scores = victim.score(to_images(problem.images[rows]), [contexts[row] for row in places])
@@ -127,7 +127,7 @@ def _through_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Tu
     """Whether any text added to all definitions turns a row; a definition too long for the victim turns none."""
     success = [False] * len(problem)
     for wanted in ("safe", "unsafe"):
-        rows = [row for row in range(len(problem)) if wanted_by(float(problem.signs[row])) == wanted]
+        rows = [row for row in range(len(problem)) if target_of(float(problem.signs[row])) == wanted]
         for text in definition_injections(wanted):
             part = problem.subset(torch.tensor([row for row in rows if not success[row]], dtype=torch.long))
             left = [row for row in rows if not success[row]]

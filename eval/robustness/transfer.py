@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 from adversarial.pixels.universal import Universal
-from adversarial.search import Attack, find
+from adversarial.search import Attack, run_verified
 from adversarial.storing import is_misjudged, to_images
-from adversarial.threat import ThreatModel, in_grey_levels
+from adversarial.threat import ThreatModel, format_epsilon
 from eval.metrics.intervals import image_interval
 from eval.questions import Question
 
-from .problems import problem_of
+from .problems import build_problems
 from .victims import ClassifierVictim
 
 
@@ -46,11 +46,11 @@ def transfer_matrix(
         if victim.no_gradients is not None:
             continue
         hits: dict[str, list[tuple[bool, str]]] = {name: [] for name in victims}
-        for part in problem_of(victim, questions, threat, batch_size=batch_size, seed=seed):
+        for part in build_problems(victim, questions, threat, batch_size=batch_size, seed=seed):
             problem = part.problem
             if not len(problem):
                 continue
-            stored = threat.stored(find(attack, problem).pixels, problem.images)
+            stored = threat.quantize(run_verified(attack, problem).pixels, problem.images)
             clean, attacked = to_images(problem.images), to_images(stored)
             wanted = problem.signs.numpy() < 0
             images = np.array([questions[place].row.example.id for place in part.places])
@@ -60,7 +60,7 @@ def transfer_matrix(
                 turned = right & ~np.isnan(after) & ((after >= 0.5) == wanted)
                 hits[name] += zip(turned[right].tolist(), images[right].tolist(), strict=True)
         matrix[maker] = {name: _rate(rows) for name, rows in hits.items()}
-    return {"epsilon": in_grey_levels(threat.epsilon), "attack": attack.name, "matrix": matrix}
+    return {"epsilon": format_epsilon(threat.epsilon), "attack": attack.name, "matrix": matrix}
 
 
 def attack_universally(
@@ -77,15 +77,15 @@ def attack_universally(
     Where the goal is about a category, it is that category's images, to force or to hide it.
     """
     wanted = threat if threat.category else replace(threat, goal="safe")
-    found: dict[str, Any] = {"epsilon": in_grey_levels(threat.epsilon)}
-    for part in problem_of(victim, questions, wanted, batch_size=batch_size, seed=seed):
+    found: dict[str, Any] = {"epsilon": format_epsilon(threat.epsilon)}
+    for part in build_problems(victim, questions, wanted, batch_size=batch_size, seed=seed):
         problem = part.problem
         if len(problem) < 8:
             continue
         places = torch.arange(len(problem))
         shown = problem.subset(places[1::2])
-        found_pixels = find(attack.fit(problem.subset(places[::2])), shown).pixels
-        stored = threat.stored(found_pixels, shown.images)
+        found_pixels = run_verified(attack.fit(problem.subset(places[::2])), shown).pixels
+        stored = threat.quantize(found_pixels, shown.images)
         scores = victim.score(to_images(stored), shown.contexts)
         images = [questions[place].row.example.id for place in part.places[1::2]]
         found |= _rate(list(zip(is_misjudged(scores, shown.signs.numpy()).tolist(), images, strict=True)))

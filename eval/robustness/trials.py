@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adversarial.errors import AttackError
-from adversarial.threat import in_grey_levels
+from adversarial.threat import format_epsilon
 from eval.metrics.arrays import confusion, ratio
 from eval.metrics.comparisons import mcnemar, paired_bootstrap
 from eval.metrics.intervals import image_interval
@@ -78,7 +78,7 @@ class Trial:
 
 
 @dataclass
-class Attacked:
+class VictimResults:
     """One victim under one suite."""
 
     name: str
@@ -120,46 +120,46 @@ class Attacked:
         return self.right & ~self.broken(epsilon, lambda trial: counts(trial) or trial.unjudged)
 
 
-def summarise_attacked(attacked: Attacked, suite: Suite) -> dict[str, Any]:
+def summarise_trials(results: VictimResults, suite: Suite) -> dict[str, Any]:
     """All numbers of one victim; budgets are keys such as `2/255`."""
     headline = suite.threat.epsilon
-    robust, right = attacked.robust(headline), attacked.right
-    counts = confusion(attacked.truth, [row.clean for row in attacked.rows])
+    robust, right = results.robust(headline), results.right
+    counts = confusion(results.truth, [row.clean for row in results.rows])
     return {
         "suite": suite.name,
         "weak": suite.weak,
-        "rows": len(attacked.rows),
-        "images": len(set(attacked.images)),
-        "misjudged": int(sum(not row.right and row.clean == row.clean for row in attacked.rows)),
-        "unjudged": int(sum(row.clean != row.clean for row in attacked.rows)),
+        "rows": len(results.rows),
+        "images": len(set(results.images)),
+        "misjudged": int(sum(not row.right and row.clean == row.clean for row in results.rows)),
+        "unjudged": int(sum(row.clean != row.clean for row in results.rows)),
         "clean_accuracy": counts.accuracy,
         "clean_f1": counts.f1,
         "robust_accuracy": float(robust.mean()),
-        "interval": attacked.interval(robust),
+        "interval": results.interval(robust),
         "robust_accuracy_of_correct": ratio(int(robust.sum()), int(right.sum())),
-        "by_epsilon": {in_grey_levels(e): _at(attacked, e) for e in (0.0, *suite.epsilons)},
-        "by_attack": by_attack(attacked, suite),
-        "by_steps": by_steps(attacked, suite),
-        "by_direction": _split(attacked, robust, lambda row: ["unsafe" if row.truth else "safe"]),
-        "by_source": _split(attacked, robust, lambda row: [row.source]),
-        "by_category": _split(attacked, robust, lambda row: row.categories),
-        "spent": attacked.spent,
+        "by_epsilon": {format_epsilon(e): _at(results, e) for e in (0.0, *suite.epsilons)},
+        "by_attack": by_attack(results, suite),
+        "by_steps": by_steps(results, suite),
+        "by_direction": _split(results, robust, lambda row: ["unsafe" if row.truth else "safe"]),
+        "by_source": _split(results, robust, lambda row: [row.source]),
+        "by_category": _split(results, robust, lambda row: row.categories),
+        "spent": results.spent,
     }
 
 
-def _at(attacked: Attacked, epsilon: float) -> dict[str, Any]:
+def _at(results: VictimResults, epsilon: float) -> dict[str, Any]:
     """Robust accuracy at a budget: on bytes, on raw floats, and after each re-encoding.
 
     No attack knows of the re-encoding: what it undoes here, an attack that goes through it might keep.
     """
-    robust = attacked.robust(epsilon)
-    names = sorted({name for trial in attacked.trials for name in trial.stored})
+    robust = results.robust(epsilon)
+    names = sorted({name for trial in results.trials for name in trial.stored})
     return {
         "robust_accuracy": float(robust.mean()),
-        "interval": attacked.interval(robust),
-        "unjudged": int((robust != attacked.right & ~attacked.broken(epsilon)).sum()),
-        "raw": float(attacked.robust(epsilon, lambda trial: trial.raw).mean()),
-        **{name: float(attacked.robust(epsilon, _after(name)).mean()) for name in names},
+        "interval": results.interval(robust),
+        "unjudged": int((robust != results.right & ~results.broken(epsilon)).sum()),
+        "raw": float(results.robust(epsilon, lambda trial: trial.raw).mean()),
+        **{name: float(results.robust(epsilon, _after(name)).mean()) for name in names},
     }
 
 
@@ -167,39 +167,39 @@ def _after(name: str) -> Callable[[Trial], bool]:
     return lambda trial: trial.stored.get(name, False)
 
 
-def by_attack(attacked: Attacked, suite: Suite) -> dict[str, dict[str, float]]:
+def by_attack(results: VictimResults, suite: Suite) -> dict[str, dict[str, float]]:
     """Robust accuracy against each attack alone at the headline budget, where each ran on every image.
 
-    By the rule of `Attacked.robust`: what an attack left without a verdict is not robust against it.
+    By the rule of `VictimResults.robust`: what an attack left without a verdict is not robust against it.
     """
     found = {}
     for name in dict.fromkeys(attack.name for attack in suite.attacks):
-        mine = [t for t in attacked.trials if t.attack == name and t.epsilon == suite.threat.epsilon]
+        mine = [t for t in results.trials if t.attack == name and t.epsilon == suite.threat.epsilon]
         turned = {trial.id for trial in mine if trial.success or trial.unjudged}
         raw = {trial.id for trial in mine if trial.raw or trial.unjudged}
-        right = [row for row in attacked.rows if row.right]
+        right = [row for row in results.rows if row.right]
         found[name] = {
-            "robust_accuracy": ratio(sum(row.id not in turned for row in right), len(attacked.rows)),
-            "raw": ratio(sum(row.id not in raw for row in right), len(attacked.rows)),
+            "robust_accuracy": ratio(sum(row.id not in turned for row in right), len(results.rows)),
+            "raw": ratio(sum(row.id not in raw for row in right), len(results.rows)),
             "of_correct": ratio(sum(row.id not in turned for row in right), len(right)),
             "mean_gap": float(np.mean([trial.gap for trial in mine])) if mine else float("nan"),
         }
     return found
 
 
-def by_steps(attacked: Attacked, suite: Suite) -> dict[str, dict[int, float]]:
+def by_steps(results: VictimResults, suite: Suite) -> dict[str, dict[int, float]]:
     """Robust accuracy (raw floats) against how many steps an attack was given, at the headline budget."""
     found: dict[str, dict[int, float]] = {}
     for attack in suite.attacks:
-        mine = [t for t in attacked.trials if t.attack == attack.name and t.epsilon == suite.threat.epsilon]
+        mine = [t for t in results.trials if t.attack == attack.name and t.epsilon == suite.threat.epsilon]
         if not mine or not attack.needs_gradients:
             continue
         most = max(trial.steps for trial in mine)
         marks = sorted({0, 1, 2, 5, 10, 20, 50, 100, 200, 500, most})
         found[attack.name] = {
             mark: ratio(
-                int(attacked.right.sum()) - sum((t.raw or t.unjudged) and t.steps <= mark for t in mine),
-                len(attacked.rows),
+                int(results.right.sum()) - sum((t.raw or t.unjudged) and t.steps <= mark for t in mine),
+                len(results.rows),
             )
             for mark in marks
             if mark <= most
@@ -208,27 +208,27 @@ def by_steps(attacked: Attacked, suite: Suite) -> dict[str, dict[int, float]]:
 
 
 def _split(
-    attacked: Attacked, robust: NDArray[np.bool_], keys: Callable[[Row], Iterable[str]]
+    results: VictimResults, robust: NDArray[np.bool_], keys: Callable[[Row], Iterable[str]]
 ) -> dict[str, dict[str, Any]]:
     """Robust accuracy of parts of the rows, with their size; a row may be in several."""
     parts: dict[str, list[int]] = {}
-    for place, row in enumerate(attacked.rows):
+    for place, row in enumerate(results.rows):
         for key in keys(row):
             parts.setdefault(key, []).append(place)
-    right = attacked.right
+    right = results.right
     return {
         key: {
             "rows": len(places),
             "clean_accuracy": float(right[places].mean()),
             "robust_accuracy": float(robust[places].mean()),
-            "interval": image_interval(robust[places], attacked.images[places]),
+            "interval": image_interval(robust[places], results.images[places]),
         }
         for key, places in sorted(parts.items())
     }
 
 
 def compare_defended(
-    attacked: Mapping[str, Attacked],
+    results: Mapping[str, VictimResults],
     clean: Mapping[str, float],
     pairs: Iterable[tuple[str, str]],
     suite: Suite,
@@ -237,18 +237,18 @@ def compare_defended(
     return {
         f"{first} and {second}": [
             {
-                **compare(attacked[first], attacked[second], epsilon),
+                **compare(results[first], results[second], epsilon),
                 "clean_f1_loss": clean[first] - clean[second],
             }
             for epsilon in suite.epsilons
             if epsilon * 255 >= 1 - 1e-6
         ]
         for first, second in pairs
-        if first in attacked and second in attacked
+        if first in results and second in results
     }
 
 
-def over_draws(draws: Sequence[Attacked], epsilon: float) -> dict[str, Any]:
+def over_draws(draws: Sequence[VictimResults], epsilon: float) -> dict[str, Any]:
     """The paper's way to say how sure a number is: mean and deviation over draws, of the rows judged right.
 
     It says how rows differ, not how a second victim compares; `compare` does that.
@@ -261,13 +261,13 @@ def over_draws(draws: Sequence[Attacked], epsilon: float) -> dict[str, Any]:
     }
 
 
-def trial_records(attacked: Attacked) -> Iterable[dict[str, Any]]:
+def trial_records(results: VictimResults) -> Iterable[dict[str, Any]]:
     """One record a trial, for the run folder."""
-    for trial in attacked.trials:
-        yield {"victim": attacked.name, **asdict(trial), "epsilon": in_grey_levels(trial.epsilon)}
+    for trial in results.trials:
+        yield {"victim": results.name, **asdict(trial), "epsilon": format_epsilon(trial.epsilon)}
 
 
-def compare(first: Attacked, second: Attacked, epsilon: float) -> dict[str, Any]:
+def compare(first: VictimResults, second: VictimResults, epsilon: float) -> dict[str, Any]:
     """An undefended and a defended victim on the same rows at a budget: the lead, and how sure it is.
 
     Raises:
@@ -278,7 +278,7 @@ def compare(first: Attacked, second: Attacked, epsilon: float) -> dict[str, Any]
         raise AttackError(f"{first.name} and {second.name} were attacked on other rows; compare on the same.")
     lead, test = paired_bootstrap(two, one, groups=first.images), mcnemar(two, one)
     return {
-        "epsilon": in_grey_levels(epsilon),
+        "epsilon": format_epsilon(epsilon),
         "rows": len(one),
         "undefended": float(one.mean()),
         "defended": float(two.mean()),

@@ -5,10 +5,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from adversarial.problem import Context, Problem, all_gaps
+from adversarial.problem import Context, Problem
 from adversarial.threat import round_to_8_bits
 
-from .check import Check, outcome
+from .check import Check, build_check
 
 _CLIPPED = 12.0
 """Logits beyond are one to a probability in float32."""
@@ -20,10 +20,10 @@ _ANOTHER = "a red balloon over a lake"
 """The other prompt, where all rows have the same."""
 
 
-def both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
+def score_both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
     """Round (N, 3, H, W) to bytes -> (N,) margins and (N,) float64 p(unsafe) by the real path, of the same pictures."""
     rounded = round_to_8_bits(pixels)
-    margins = all_gaps(problem, rounded) * problem.signs
+    margins = problem.all_signed_margins(rounded) * problem.signs
     probabilities = torch.empty(len(problem), dtype=torch.float64)
     for rows in problem.batches(torch.arange(len(problem))):
         arrays = (rounded[rows] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
@@ -33,7 +33,7 @@ def both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return margins, probabilities
 
 
-def swapped(problem: Problem) -> list[Context]:
+def swap_prompts(problem: Problem) -> list[Context]:
     """Contexts of (N,) rows with the prompt of a later row that has another, or, if all are alike, of nobody."""
     prompts, count = [context.prompt for context in problem.contexts], len(problem)
     turned = []
@@ -47,10 +47,10 @@ def swapped(problem: Problem) -> list[Context]:
 
 
 def passes_agree(problem: Problem, pixels: Tensor) -> Check:
-    """Two passes over the same (N, 3, H, W) pixels give the same gaps."""
-    first, second = all_gaps(problem, pixels), all_gaps(problem, pixels)
+    """Two passes over the same (N, 3, H, W) pixels give the same margins."""
+    first, second = problem.all_signed_margins(pixels), problem.all_signed_margins(pixels)
     apart, limit = float((first - second).abs().max()), 1e-4 * max(1.0, float(first.abs().max()))
-    return outcome(
+    return build_check(
         "deterministic",
         apart <= limit,
         apart,
@@ -79,7 +79,7 @@ def margins_are_logits(margins: Tensor, probabilities: Tensor) -> Check:
     excess = _misfit(got, logits) - _misfit(got, differences)
     from_logits, from_differences = _distance(got, logits), _distance(got, differences)
     same = from_differences < 0.02 and from_logits > 0.2
-    return outcome(
+    return build_check(
         "logits",
         bool(got.any()) and not same and excess <= _EXCESS,
         excess,
@@ -112,7 +112,7 @@ def paths_agree(what: str, margins: Tensor, probabilities: Tensor) -> Check:
     apart = (probabilities - margins.double().sigmoid()).abs()
     verdicts = ((probabilities >= 0.5) == (margins >= 0)) & torch.isfinite(probabilities)
     share = float((verdicts | (apart <= _CLOSE)).double().mean())
-    return outcome(
+    return build_check(
         f"real_path_{what}",
         share >= 0.98,
         {"same": share, "apart": float(apart.nan_to_num(1.0).max())},
@@ -124,10 +124,13 @@ def paths_agree(what: str, margins: Tensor, probabilities: Tensor) -> Check:
 
 def text_moves_margins(problem: Problem, reads_text: bool) -> Check:
     """Other prompts move the margins of a victim that claims to read them; measured is the share of rows that move."""
-    moved = (all_gaps(problem.asking(swapped(problem)), problem.images) - problem.clean_gap()).abs() > 1e-4
+    moved = (
+        problem.with_contexts(swap_prompts(problem)).all_signed_margins(problem.images)
+        - problem.clean_margins()
+    ).abs() > 1e-4
     share = float(moved.float().mean())
     reads = share >= 0.5
-    return outcome(
+    return build_check(
         "text",
         reads or not reads_text,
         share,

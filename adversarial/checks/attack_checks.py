@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from adversarial.problem import Found, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Attack
 
-from .check import Check, outcome
+from .check import Check, build_check
 from .recording import Record
 
 SMALL_SHARE = 0.02
@@ -16,40 +16,40 @@ SMALL_SHARE = 0.02
 _SLACK = 1e-9
 
 
-def success_rate(found: Found) -> float:
+def success_rate(found: AttackResult) -> float:
     """Share of successes among the rows judged right when clean; 0 of none."""
     return float(found.success.sum()) / max(1, int((~found.misjudged).sum()))
 
 
-def robust_accuracy(found: Found) -> float:
+def robust_accuracy(found: AttackResult) -> float:
     """Share of rows that are judged right, attacked or not."""
-    return float((~found.misjudged & (found.gap >= 0)).float().mean())
+    return float((~found.misjudged & (found.margin >= 0)).float().mean())
 
 
-def zero_epsilon_is_clean(problem: Problem, found: Found) -> Check:
-    """Without a budget the attack returns the clean images, their gaps and no success."""
-    clean = problem.clean_gap()
+def zero_epsilon_is_clean(problem: Problem, found: AttackResult) -> Check:
+    """Without a budget the attack returns the clean images, their margins and no success."""
+    clean = problem.clean_margins()
     moved, changed = (
         float((found.pixels - problem.images).abs().max()),
-        float((found.gap - clean).abs().max()),
+        float((found.margin - clean).abs().max()),
     )
     limit, success = 1e-4 * max(1.0, float(clean.abs().max())), success_rate(found)
-    return outcome(
+    return build_check(
         "zero_epsilon",
         moved <= 1e-6 and changed <= limit and not success,
         {"pixels": moved, "gap": changed, "success": success},
         limit,
-        f"At epsilon 0 pixels move by {moved:.2g}, gaps by {changed:.2g}.",
+        f"At epsilon 0 pixels move by {moved:.2g}, margins by {changed:.2g}.",
         "Something other than the budget changes the verdict: dropout, noise, preprocessing.",
     )
 
 
-def more_epsilon_never_helps(found: Mapping[float, Found]) -> Check:
+def more_epsilon_never_helps(found: Mapping[float, AttackResult]) -> Check:
     """Robust accuracy does not rise with the budget; `found` holds an independent run for each epsilon."""
     curve = {f"{epsilon * 255:.4g}/255": robust_accuracy(found[epsilon]) for epsilon in sorted(found)}
     values, limit = list(curve.values()), _some_rows(next(iter(found.values())))
     rise = max(later - value for place, value in enumerate(values) for later in values[place:])
-    return outcome(
+    return build_check(
         "more_epsilon",
         rise <= limit + _SLACK,
         curve,
@@ -60,7 +60,9 @@ def more_epsilon_never_helps(found: Mapping[float, Found]) -> Check:
 
 
 def huge_epsilon_breaks(
-    found: Sequence[Found], attack: str = "the attack", alone: Mapping[str, Sequence[Found]] | None = None
+    found: Sequence[AttackResult],
+    attack: str = "the attack",
+    alone: Mapping[str, Sequence[AttackResult]] | None = None,
 ) -> Check:
     """With budgets that make any picture of any other, the attack succeeds.
 
@@ -68,9 +70,9 @@ def huge_epsilon_breaks(
     where an attack may be stuck on a row. The message says which attack that was, and what those in `alone`, by name,
     came to by themselves.
     """
-    success = _turned(found)
-    others = "".join(f", {name} alone on {_turned(each):.1%}" for name, each in (alone or {}).items())
-    return outcome(
+    success = _success_share(found)
+    others = "".join(f", {name} alone on {_success_share(each):.1%}" for name, each in (alone or {}).items())
+    return build_check(
         "huge_epsilon",
         success >= 0.99,
         success,
@@ -80,19 +82,19 @@ def huge_epsilon_breaks(
     )
 
 
-def _turned(found: Sequence[Found]) -> float:
+def _success_share(found: Sequence[AttackResult]) -> float:
     """Share of the rows judged right when clean that are turned in any of these."""
     turned = torch.stack([each.success for each in found]).any(0)
     return float(turned.sum()) / max(1, int((~found[0].misjudged).sum()))
 
 
-def best_is_kept(found: Found, record: Record) -> Check:
+def best_is_kept(found: AttackResult, record: Record) -> Check:
     """The attack returns the best point that it asked the victim about within its budget."""
-    slack = 1e-3 * found.gap.abs().clamp(min=1.0)
-    # Among successes, one that survives rounding to bytes may be preferred to one with a lower gap.
-    forgotten = (record.best < found.gap - slack) & (found.gap >= 0)
+    slack = 1e-3 * found.margin.abs().clamp(min=1.0)
+    # Among successes, one that survives rounding to bytes may be preferred to one with a lower margin.
+    forgotten = (record.best < found.margin - slack) & (found.margin >= 0)
     share, lost = float(forgotten.float().mean()), int((forgotten & (record.best < 0)).sum())
-    return outcome(
+    return build_check(
         "best_kept",
         not lost and share <= SMALL_SHARE,
         share,
@@ -105,7 +107,7 @@ def best_is_kept(found: Found, record: Record) -> Check:
 def gradients_are_not_zero(zeros: int, taken: int) -> Check:
     """Hardly any gradient of those taken is zero in every pixel."""
     share = zeros / max(1, taken)
-    return outcome(
+    return build_check(
         "zero_gradients",
         share <= 0.01,
         share,
@@ -122,7 +124,7 @@ def step_is_small(attack: Attack) -> Check | None:
     step = getattr(attack, "alpha", None) if step is None else step
     if not isinstance(step, int | float):
         return None
-    return outcome(
+    return build_check(
         "step_size",
         step < 1,
         float(step),
@@ -134,7 +136,7 @@ def step_is_small(attack: Attack) -> Check | None:
 
 def moves_are_small(record: Record) -> Check:
     """Moves do not cross the whole L-inf ball, whatever the attack says of its steps; measured is the share that do."""
-    return outcome(
+    return build_check(
         "memory",
         record.jumps <= 0.5,
         record.jumps,
@@ -144,10 +146,10 @@ def moves_are_small(record: Record) -> Check:
     )
 
 
-def iterative_beats_one_step(strong: Found, one_step: Found) -> Check:
+def iterative_beats_one_step(strong: AttackResult, one_step: AttackResult) -> Check:
     """Where one step succeeds, many steps do; measured is the share of rows where only one step does."""
     only, limit = float((one_step.success & ~strong.success).float().mean()), _some_rows(strong)
-    return outcome(
+    return build_check(
         "one_step",
         only <= limit + _SLACK and success_rate(strong) >= success_rate(one_step),
         only,
@@ -158,10 +160,10 @@ def iterative_beats_one_step(strong: Found, one_step: Found) -> Check:
     )
 
 
-def doubling_changes_little(strong: Found, doubled: Found) -> Check:
+def doubling_changes_little(strong: AttackResult, doubled: AttackResult) -> Check:
     """Twice the steps raise the success by 5% of rows at most."""
-    rise, limit = success_rate(doubled) - success_rate(strong), max(0.05, 1 / max(1, len(strong.gap)))
-    return outcome(
+    rise, limit = success_rate(doubled) - success_rate(strong), max(0.05, 1 / max(1, len(strong.margin)))
+    return build_check(
         "doubled_steps",
         rise <= limit + _SLACK,
         rise,
@@ -171,11 +173,11 @@ def doubling_changes_little(strong: Found, doubled: Found) -> Check:
     )
 
 
-def white_box_beats(name: str, strong: Found, fooled: Tensor) -> Check:
+def white_box_beats(name: str, strong: AttackResult, fooled: Tensor) -> Check:
     """A weaker attacker, who fools (N,) rows, does not do better than one who sees the gradients."""
     lead = float((fooled & ~strong.misjudged).float().mean() - strong.success.float().mean())
     limit = _some_rows(strong)
-    return outcome(
+    return build_check(
         name,
         lead <= limit + _SLACK,
         lead,
@@ -185,5 +187,5 @@ def white_box_beats(name: str, strong: Found, fooled: Tensor) -> Check:
     )
 
 
-def _some_rows(found: Found) -> float:
-    return max(SMALL_SHARE, 1 / max(1, len(found.gap)))
+def _some_rows(found: AttackResult) -> float:
+    return max(SMALL_SHARE, 1 / max(1, len(found.margin)))
