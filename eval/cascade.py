@@ -190,7 +190,9 @@ def evaluate_each_stage(
                 "threshold": threshold,
                 **_measures(strict),
                 "miss_rate": 1 - strict.recall,
-                "false_alarm_rate": ratio(strict.alarms, strict.alarms + strict.passed),
+                "false_alarm_rate": ratio(
+                    strict.false_positives, strict.false_positives + strict.true_negatives
+                ),
             },
             "seconds_per_image": spent,
         }

@@ -1,4 +1,4 @@
-"""Numbers on arrays: hand-counted cases, scikit-learn, and properties that must hold for any scores."""
+"""Metrics of arrays: hand-counted cases, plain loops, and properties that must hold for any scores."""
 
 import math
 
@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import (
-    average_precision_score,
-    brier_score_loss,
-    precision_recall_fscore_support,
-    roc_auc_score,
-)
+from sklearn.metrics import precision_recall_fscore_support
 
 from eval.metrics.arrays import (
     Confusion,
@@ -53,20 +48,42 @@ def test_numbers_equal_scikit_learn(rows):
         [counts.precision, counts.recall, counts.f1], [precision, recall, f1], equal_nan=True
     )
     assert counts.accuracy == pytest.approx(np.mean((unsafe >= 0.5) == truth))
-    assert roc_auc(truth, unsafe) == pytest.approx(roc_auc_score(truth, unsafe))
-    assert average_precision(truth, unsafe) == pytest.approx(average_precision_score(truth, unsafe))
-    assert brier(truth, unsafe) == pytest.approx(brier_score_loss(truth, unsafe))
+
+
+@given(labelled_or_unjudged)
+def test_numbers_equal_plain_loops(rows):
+    """An unjudged row loses each of its pairs, is never retrieved and, if safe, flagged at every threshold."""
+    truth, unsafe = split(rows)
+    wins = [
+        (high > low) + (high == low) / 2 for high in unsafe[truth] for low in unsafe[~truth]
+    ]  # comparisons with NaN are false
+    assert roc_auc(truth, unsafe) == pytest.approx(np.mean(wins))
+    area, before = 0.0, 0.0
+    curve = precision_recall(truth, unsafe)
+    for place, limit in enumerate(sorted({score for score in unsafe if score == score}, reverse=True)):
+        flagged = [
+            is_unsafe for is_unsafe, score in rows if score >= limit or (score != score and not is_unsafe)
+        ]
+        recall, precision = sum(flagged) / truth.sum(), sum(flagged) / len(flagged)
+        point = curve.recall[place], curve.precision[place], curve.threshold[place]
+        assert point == pytest.approx((recall, precision, limit))
+        area, before = area + (recall - before) * precision, recall
+    assert average_precision(truth, unsafe) == pytest.approx(area)
+    errors = [1.0 if score != score else (score - is_unsafe) ** 2 for is_unsafe, score in rows]
+    assert brier(truth, unsafe) == pytest.approx(np.mean(errors))
 
 
 def test_hand_counted_with_unjudged_rows():
     truth = [True, True, True, False, False, False]
     unsafe = [0.9, 0.2, NAN, 0.7, 0.1, NAN]
-    # One hit; missed are 0.2 and the unjudged unsafe row; alarms are 0.7 and the unjudged safe row.
-    assert confusion(truth, unsafe) == Confusion(hits=1, alarms=2, missed=2, passed=1)
+    # False negatives are 0.2 and the unjudged unsafe row; false positives are 0.7 and the unjudged safe row.
+    assert confusion(truth, unsafe) == Confusion(
+        true_positives=1, false_positives=2, false_negatives=2, true_negatives=1
+    )
     assert confusion(truth, unsafe).f1 == pytest.approx(1 / 3)
     # Of nine pairs, 0.9 wins against 0.7 and 0.1, and 0.2 against 0.1.
     assert roc_auc(truth, unsafe) == pytest.approx(3 / 9)
-    # The unjudged alarm stands before everyone: precision 1/2 at 0.9, 2/4 at 0.2; recall ends at 2/3.
+    # The unjudged safe row is ranked above all others: precision 1/2 at 0.9, 2/4 at 0.2; recall ends at 2/3.
     assert average_precision(truth, unsafe) == pytest.approx((1 / 2 + 2 / 4) / 3)
     assert precision_recall(truth, unsafe).recall[-1] == pytest.approx(2 / 3)
     assert brier(truth, unsafe) == pytest.approx((0.01 + 0.64 + 1 + 0.49 + 0.01 + 1) / 6)
@@ -127,6 +144,7 @@ def test_everything_unjudged_is_the_worst_of_all():
 def test_undefined_numbers_are_nan():
     assert math.isnan(roc_auc([True, True], [0.1, 0.2]))
     assert math.isnan(average_precision([False], [0.5]))
+    assert [len(column) for column in precision_recall([False], [0.5])] == [0, 0, 0]
     assert math.isnan(confusion([False], [0.1]).recall)
     assert math.isnan(confusion([], []).accuracy)
     assert math.isnan(brier([], []))
@@ -158,8 +176,15 @@ def test_wilson_interval_against_the_published_example():
 
 def arrays_of(counts):
     """Truth and p(unsafe) that have these counts."""
-    truth = [True] * (counts.hits + counts.missed) + [False] * (counts.alarms + counts.passed)
-    flagged = [1.0] * counts.hits + [0.0] * counts.missed + [1.0] * counts.alarms + [0.0] * counts.passed
+    truth = [True] * (counts.true_positives + counts.false_negatives) + [False] * (
+        counts.false_positives + counts.true_negatives
+    )
+    flagged = (
+        [1.0] * counts.true_positives
+        + [0.0] * counts.false_negatives
+        + [1.0] * counts.false_positives
+        + [0.0] * counts.true_negatives
+    )
     return truth, flagged
 
 

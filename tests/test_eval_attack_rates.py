@@ -50,7 +50,7 @@ def test_wilson_of_nothing_and_of_nonsense():
     assert str(rate) == "none of 0"
     assert str(Rate(4, 100, *wilson(4, 100))) == "0.040 (0.016 to 0.098, 4 of 100)"
     for wrong in ((-1, 4, 0.95), (5, 4, 0.95), (1, 4, 1.0), (1, 4, 0.0)):
-        with pytest.raises(MetricError, match="no share"):
+        with pytest.raises(MetricError, match="not a proportion"):
             wilson(*wrong)
 
 
@@ -100,9 +100,9 @@ def test_more_attempts_and_clean_misses_only_add(rows):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (([1, 1], [1], [[1], [1]]), "do not fit"),
-        (([1, 1], [1, 1], [[1]]), "do not fit"),
-        (([[1]], [[1]], [1]), "do not fit"),
+        (([1, 1], [1], [[1], [1]]), "do not match"),
+        (([1, 1], [1, 1], [[1]]), "do not match"),
+        (([[1]], [[1]], [1]), "do not match"),
         (([0, 0], [1, 1], [1, 1]), "No unsafe row"),
         (([1], [1], np.zeros((1, 0))), "no attempt"),
         (([1], [0.4], [1]), "true or false"),

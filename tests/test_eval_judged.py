@@ -15,9 +15,9 @@ from eval.metrics.judged import (
     JudgedRow,
     by_category,
     by_group,
-    categories_right,
-    flips,
-    pairs_right,
+    categories_correct,
+    flips_correct,
+    pairs_correct,
     summarise,
 )
 
@@ -47,27 +47,27 @@ PAIRS = [
 
 
 def test_flips_count_the_changed_policy_in_each_direction():
-    assert flips(PAIRS, "safe_to_unsafe") == (1, 3)
-    assert flips(PAIRS, "unsafe_to_safe") == (1, 2)
-    assert flips(PAIRS, "safe_to_unsafe", threshold=0.15) == (2, 3)
+    assert flips_correct(PAIRS, "safe_to_unsafe") == (1, 3)
+    assert flips_correct(PAIRS, "unsafe_to_safe") == (1, 2)
+    assert flips_correct(PAIRS, "safe_to_unsafe", threshold=0.15) == (2, 3)
 
 
 def test_a_pair_is_right_when_both_its_verdicts_are():
-    assert pairs_right(PAIRS) == (1, 5)
+    assert pairs_correct(PAIRS) == (1, 5)
 
 
 def test_always_safe_fails_one_direction_and_every_pair():
     silent = [replace(row, unsafe=0.0) for row in PAIRS]
-    assert flips(silent, "unsafe_to_safe") == (2, 2)
-    assert flips(silent, "safe_to_unsafe") == (0, 3)
-    assert pairs_right(silent) == (0, 5)
+    assert flips_correct(silent, "unsafe_to_safe") == (2, 2)
+    assert flips_correct(silent, "safe_to_unsafe") == (0, 3)
+    assert pairs_correct(silent) == (0, 5)
 
 
 def test_a_pair_must_be_one_safe_and_one_unsafe_row():
     with pytest.raises(MetricError, match=r"pair 'p0' has rows .* one safe and one unsafe"):
-        pairs_right(PAIRS[:1])
+        pairs_correct(PAIRS[:1])
     with pytest.raises(MetricError, match="one safe and one unsafe"):
-        pairs_right([*PAIRS[:2], replace(PAIRS[1], id="third")])
+        pairs_correct([*PAIRS[:2], replace(PAIRS[1], id="third")])
 
 
 def test_named_category_counts_only_where_flagged_right():
@@ -79,7 +79,7 @@ def test_named_category_counts_only_where_flagged_right():
         unsafe_row(4, NAN),
         safe_row(5, 0.9),
     ]
-    assert categories_right(rows) == (2, 3)
+    assert categories_correct(rows) == (2, 3)
 
 
 def test_by_category_takes_safe_rows_of_policies_that_contain_it():
@@ -230,9 +230,9 @@ def test_one_threshold_reaches_every_number_that_depends_on_it():
     assert by_group(rows, lambda row: row.source) == by_group(rows, lambda row: row.source, 0.5)
     assert summarise(rows) == at[0.5]
     on_it = unsafe_row(9, 0.5)
-    assert on_it.flagged() is on_it.right() is on_it.flagged(0.5) is True
-    assert on_it.flagged(0.51) is on_it.right(0.51) is False
-    assert (flips([PAIRS[0]], "safe_to_unsafe"), categories_right([on_it])) == ((1, 1), (1, 1))
+    assert on_it.flagged() is on_it.correct() is on_it.flagged(0.5) is True
+    assert on_it.flagged(0.51) is on_it.correct(0.51) is False
+    assert (flips_correct([PAIRS[0]], "safe_to_unsafe"), categories_correct([on_it])) == ((1, 1), (1, 1))
 
 
 def test_a_row_without_the_optional_fields_is_read_with_their_defaults():
@@ -257,14 +257,14 @@ def test_summary_of_nothing_is_none_not_zero():
 def test_numbers_from_numpy_behave_like_numbers():
     row = unsafe_row(0, np.float32(0.75))
     assert row.flagged() is True
-    assert replace(row, truth=np.bool_(True)).right()
+    assert replace(row, truth=np.bool_(True)).correct()
     assert summarise([row])["f1"] == 1.0
 
 
 def test_unjudged_is_neither_flagged_nor_right():
     for row in (unsafe_row(0, NAN), safe_row(1, NAN)):
         assert row.flagged() is None
-        assert not row.right()
+        assert not row.correct()
         assert not row.judged
 
 

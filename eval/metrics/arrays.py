@@ -1,9 +1,9 @@
-"""Numbers from two arrays: `truth` (N,) of bool; `unsafe` (N,), probabilities in [0, 1] or NaN for unjudged.
+"""Metrics of two arrays: `truth` (N,) bool, and `unsafe` (N,), probabilities in [0, 1] or NaN for unjudged rows.
 
-One rule runs through all of them: **a row that was not judged is an error, never "safe"**. An unjudged unsafe
-row is a miss that no threshold retrieves, an unjudged safe row is a false alarm at every threshold, and a
-missing probability is as wrong as a probability can be. So failing to judge a row never improves a number.
-What cannot be computed (recall without unsafe rows, say) is NaN.
+One rule holds for all of them: **an unjudged row is an error, never "safe"**. An unjudged unsafe row is a false
+negative at every threshold, an unjudged safe row a false positive at every threshold, and a missing probability is as
+wrong as a probability can be. So failing to judge a row never improves a metric. What is undefined (such as recall
+without unsafe rows) is NaN.
 """
 
 from typing import NamedTuple
@@ -18,69 +18,66 @@ NAN = float("nan")
 
 
 class MetricError(ArbiterError, ValueError):
-    """Rows or arrays from which no honest number can be computed."""
+    """Rows or arrays from which no metric can be computed."""
 
 
 class Confusion(NamedTuple):
-    """Counts with unsafe as the positive class; unjudged rows are already in `missed` and `alarms`."""
+    """Counts with unsafe as the positive class; unjudged rows are counted among the false ones."""
 
-    hits: int
-    alarms: int
-    missed: int
-    passed: int
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
 
     @property
     def precision(self) -> float:
         """Share of the flagged rows that are unsafe."""
-        return ratio(self.hits, self.hits + self.alarms)
+        return ratio(self.true_positives, self.true_positives + self.false_positives)
 
     @property
     def recall(self) -> float:
         """Share of the unsafe rows that are flagged."""
-        return ratio(self.hits, self.hits + self.missed)
+        return ratio(self.true_positives, self.true_positives + self.false_negatives)
 
     @property
     def f1(self) -> float:
         """Harmonic mean of precision and recall."""
-        return ratio(2 * self.hits, 2 * self.hits + self.alarms + self.missed)
+        errors = self.false_positives + self.false_negatives
+        return ratio(2 * self.true_positives, 2 * self.true_positives + errors)
 
     @property
     def accuracy(self) -> float:
-        """Share of all rows judged right."""
-        return ratio(self.hits + self.passed, sum(self))
+        """Share of all rows with the correct verdict."""
+        return ratio(self.true_positives + self.true_negatives, sum(self))
 
 
 def confusion(truth: ArrayLike, unsafe: ArrayLike, threshold: float = 0.5) -> Confusion:
-    """Count verdicts `unsafe >= threshold` against the truth; unjudged counts as the wrong verdict."""
+    """Count verdicts `unsafe >= threshold` against the truth, both (N,); an unjudged row counts as wrong."""
     is_unsafe, score = check_arrays(truth, unsafe)
-    judged = ~np.isnan(score)
-    flagged = np.where(judged, score >= threshold, ~is_unsafe)
+    flagged = np.where(np.isnan(score), ~is_unsafe, score >= threshold)
     return Confusion(
-        hits=int(np.sum(flagged & is_unsafe)),
-        alarms=int(np.sum(flagged & ~is_unsafe)),
-        missed=int(np.sum(~flagged & is_unsafe)),
-        passed=int(np.sum(~flagged & ~is_unsafe)),
+        true_positives=int(np.sum(flagged & is_unsafe)),
+        false_positives=int(np.sum(flagged & ~is_unsafe)),
+        false_negatives=int(np.sum(~flagged & is_unsafe)),
+        true_negatives=int(np.sum(~flagged & ~is_unsafe)),
     )
 
 
 def roc_auc(truth: ArrayLike, unsafe: ArrayLike) -> float:
-    """Probability that an unsafe row scores above a safe one, ties counted half (Mann-Whitney).
+    """Probability that an unsafe row scores above a safe one, ties counted half (Mann-Whitney). Arrays are (N,).
 
     A pair with an unjudged row in it counts as lost. NaN without both classes.
     """
     is_unsafe, score = check_arrays(truth, unsafe)
-    pairs = int(is_unsafe.sum()) * int((~is_unsafe).sum())
-    if pairs == 0:
+    if is_unsafe.all() or not is_unsafe.any():
         return NAN
-    positive, negative = score[is_unsafe], np.sort(score[~is_unsafe & ~np.isnan(score)])
-    positive = positive[~np.isnan(positive)]
-    below = np.searchsorted(negative, positive, side="left")
-    not_above = np.searchsorted(negative, positive, side="right")
-    return float(np.sum(below + not_above)) / 2 / pairs
+    from sklearn.metrics import roc_auc_score
+
+    return float(roc_auc_score(is_unsafe, _rank_unjudged_last(is_unsafe, score)))
 
 
 class PrecisionRecall(NamedTuple):
-    """Points of a precision-recall curve from the highest distinct score to the lowest; one length."""
+    """Points of a precision-recall curve, (T,) each, from the highest of T distinct scores to the lowest."""
 
     precision: NDArray[np.float64]
     recall: NDArray[np.float64]
@@ -88,28 +85,36 @@ class PrecisionRecall(NamedTuple):
 
 
 def precision_recall(truth: ArrayLike, unsafe: ArrayLike) -> PrecisionRecall:
-    """Precision and recall at every distinct score; unjudged unsafe rows keep recall below 1."""
+    """Precision and recall at every distinct score of the arrays (N,); unjudged unsafe rows keep recall below 1.
+
+    The curve has no points without unsafe rows.
+    """
     is_unsafe, score = check_arrays(truth, unsafe)
-    judged = ~np.isnan(score)
-    order = np.argsort(-score[judged], kind="stable")
-    labels, ranked = is_unsafe[judged][order], score[judged][order]
-    ends = np.flatnonzero(np.append(np.diff(ranked) != 0, len(ranked) > 0))
-    hits = np.cumsum(labels)[ends].astype(np.float64)
-    flagged = ends + 1 + int(np.sum(~judged & ~is_unsafe))
-    total = int(is_unsafe.sum())
-    return PrecisionRecall(hits / flagged, hits / total if total else np.full(len(hits), NAN), ranked[ends])
+    if not is_unsafe.any():
+        return PrecisionRecall(np.empty(0), np.empty(0), np.empty(0))
+    from sklearn.metrics import precision_recall_curve
+
+    ranked = _rank_unjudged_last(is_unsafe, score)
+    precision, recall, threshold = precision_recall_curve(is_unsafe, ranked)
+    # Thresholds outside [0, 1] are those of unjudged rows. The last point of scikit-learn's, (1, 0), has none.
+    judged = np.flatnonzero((threshold >= 0) & (threshold <= 1))[::-1]
+    return PrecisionRecall(precision[judged], recall[judged], threshold[judged])
 
 
 def average_precision(truth: ArrayLike, unsafe: ArrayLike) -> float:
-    """Area under the stepwise precision-recall curve (scikit-learn's definition). NaN without unsafe rows."""
-    curve = precision_recall(truth, unsafe)
+    """Area under the stepwise precision-recall curve of arrays (N,), as scikit-learn defines it.
+
+    NaN without unsafe rows.
+    """
     if not np.any(check_arrays(truth, unsafe)[0]):
         return NAN
+    # Not `average_precision_score`: its curve ends at recall 1, and would count unjudged unsafe rows as found.
+    curve = precision_recall(truth, unsafe)
     return float(np.sum(np.diff(curve.recall, prepend=0.0) * curve.precision))
 
 
 class Reliability(NamedTuple):
-    """One entry per occupied bin of p(unsafe): mean probability, share that is unsafe, number of rows."""
+    """One entry per occupied bin of p(unsafe), (M,) each: mean probability, share that is unsafe, number of rows."""
 
     probability: NDArray[np.float64]
     share_unsafe: NDArray[np.float64]
@@ -117,10 +122,11 @@ class Reliability(NamedTuple):
 
 
 def reliability(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATION_BINS) -> Reliability:
-    """Compare probability and frequency in `bins` bins of equal width over [0, 1]; judged rows only."""
+    """Compare probability and frequency in `bins` bins of equal width over [0, 1]; arrays (N,), judged rows only."""
     is_unsafe, score = check_arrays(truth, unsafe)
     judged = ~np.isnan(score)
     score, is_unsafe = score[judged], is_unsafe[judged]
+    # Not scikit-learn's `calibration_curve`, which does not return the rows of a bin. A score of 1 is in the last bin.
     index = np.minimum((score * bins).astype(np.int64), bins - 1)
     count = np.bincount(index, minlength=bins)
     occupied = count > 0
@@ -130,9 +136,10 @@ def reliability(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATION_BIN
 
 
 def calibration_error(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATION_BINS) -> float:
-    """Expected calibration error of p(unsafe): mean gap between probability and frequency, weighted by rows.
+    """Expected calibration error of p(unsafe) (Guo et al. 2017, equation 3), of arrays (N,); NaN without rows.
 
-    Unjudged rows form a bin of their own whose gap is 1, the largest there is.
+    The mean gap between probability and frequency, weighted by rows. Unjudged rows are a bin of their own whose gap
+    is 1, the largest possible.
     """
     is_unsafe, score = check_arrays(truth, unsafe)
     if not len(score):
@@ -143,23 +150,30 @@ def calibration_error(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATI
 
 
 def brier(truth: ArrayLike, unsafe: ArrayLike) -> float:
-    """Mean squared difference between p(unsafe) and the truth; an unjudged row counts 1."""
+    """Mean squared difference between p(unsafe) and the truth, both (N,); 1 for an unjudged row. NaN without rows."""
     is_unsafe, score = check_arrays(truth, unsafe)
     if not len(score):
         return NAN
-    return float(np.mean(np.where(np.isnan(score), 1.0, (score - is_unsafe) ** 2)))
+    from sklearn.metrics import brier_score_loss
+
+    return float(brier_score_loss(is_unsafe, np.where(np.isnan(score), ~is_unsafe, score), pos_label=True))
 
 
 def ratio(part: float, whole: float) -> float:
-    """Part of a whole; NaN of nothing."""
+    """`part / whole`; NaN where `whole` is 0."""
     return part / whole if whole else NAN
 
 
+def _rank_unjudged_last(is_unsafe: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) scores in which unjudged unsafe rows are below all others (-1) and unjudged safe rows above all (2)."""
+    return np.where(np.isnan(score), np.where(is_unsafe, -1.0, 2.0), score)
+
+
 def check_arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """(N,) labels and (N,) probabilities as arrays of their types.
+    """Convert labels (N,) to bool and probabilities (N,) to float64.
 
     Raises:
-        MetricError: shapes that differ, or what is no probability.
+        MetricError: shapes that differ, or probabilities outside [0, 1].
     """
     is_unsafe, score = np.asarray(truth, dtype=np.bool_), np.asarray(unsafe, dtype=np.float64)
     if is_unsafe.ndim != 1 or is_unsafe.shape != score.shape:
@@ -173,10 +187,10 @@ def check_arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_]
 
 
 def check_booleans(values: ArrayLike) -> NDArray[np.bool_]:
-    """Verdicts of any shape as an array of true and false.
+    """Convert verdicts of any shape (...) to bool.
 
     Raises:
-        MetricError: other values than true, false, 0 and 1.
+        MetricError: values other than true, false, 0 and 1.
     """
     array = np.asarray(values)
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():

@@ -1,8 +1,7 @@
-"""What a judge got right, from judged rows: flips, pairs, categories, and one summary of everything.
+"""Metrics of judged rows: policy flips, pairs, categories, and one summary of everything.
 
-The numbers on arrays live in `eval.metrics.arrays`; their rule holds here too: a row that was not judged is an error,
-never "safe". Failing to judge a row improves no metric but one: `category_accuracy` looks only at rows that
-were flagged right, and an unjudged row is none.
+The rule of `eval.metrics.arrays` holds here too: an unjudged row is an error, never "safe". Failing to judge a row
+improves no metric but one: `category_accuracy` is over the true positives, and an unjudged row is none.
 """
 
 import math
@@ -23,9 +22,9 @@ DIRECTIONS: tuple[Direction, ...] = ("safe_to_unsafe", "unsafe_to_safe")
 
 @dataclass(frozen=True)
 class JudgedRow:
-    """One image under one policy: what is true and what the judge said.
+    """One image under one policy: the truth and the judge's verdict.
 
-    `category`, `violated` and `policy` hold names as this policy shows them.
+    `category`, `violated` and `policy` hold category names as this policy spells them.
     """
 
     id: str
@@ -33,9 +32,9 @@ class JudgedRow:
     truth: bool
     """Whether the image violates any category of this policy."""
     unsafe: float
-    """The judge's probability in [0, 1] that it does; NaN where it did not judge."""
+    """The judge's probability in [0, 1] that it does; NaN if unjudged."""
     category: str | None = None
-    """The category with the highest score, whether flagged or not; None where the judge names none."""
+    """The category with the highest score, whether flagged or not; None if there are no scores by category."""
     violated: frozenset[str] = frozenset()
     """The categories of this policy that the image violates; empty exactly when `truth` is False."""
     policy: tuple[str, ...] = ()
@@ -44,19 +43,19 @@ class JudgedRow:
     pair: str | None = None
     """Shared by the two rows of one image under two policies of opposite label."""
     direction: Direction | None = None
-    """How the label of the pair changed when its policy was changed; the same in both rows."""
+    """How changing the policy changes the label of the pair; the same in both rows."""
     arm: str | None = None
-    """How the row was drawn, for a table of its own."""
+    """How the row was drawn (`prompts.flip`); has a table of its own."""
     prompt: str | None = None
-    """The text shown beside the image; for reports, no metric reads it."""
+    """The prompt shown with the image; only for reports, no metric reads it."""
     reason: str | None = None
-    """Why it was not judged."""
+    """Why it is unjudged."""
     keys: tuple[str, ...] = ()
-    """What each category of `policy` counts as in the table by category; its name unless given. So a renamed
-    category is counted with its own kind, and custom ones can be counted together."""
+    """The key of each category of `policy` in the table by category; its name unless given. So a renamed category
+    is counted under its original key, and custom ones can share one."""
     image: str | None = None
-    """Which image it is about; rows of one image are not independent, and intervals take them together. None: the
-    rows of a pair share one, any other row has its own."""
+    """Id of the image; rows of one image are not independent, and intervals group them. None: the rows of a pair
+    share an image, any other row has its own."""
 
     def __post_init__(self) -> None:
         if not (math.isnan(self.unsafe) or 0.0 <= self.unsafe <= 1.0):
@@ -72,26 +71,26 @@ class JudgedRow:
 
     @property
     def judged(self) -> bool:
-        """Whether there is a verdict at all."""
+        """Whether there is a verdict."""
         return not math.isnan(self.unsafe)
 
     @property
     def cluster(self) -> str:
-        """What intervals take together: rows of one image."""
-        return (
-            f"image {self.image}" if self.image is not None else f"pair {self.pair}" if self.pair else self.id
-        )
+        """The group of the row in intervals: its image."""
+        if self.image is not None:
+            return f"image {self.image}"
+        return f"pair {self.pair}" if self.pair else self.id
 
     def flagged(self, threshold: float = 0.5) -> bool | None:
-        """Whether the verdict is unsafe (`unsafe >= threshold`); None when unjudged."""
+        """Whether the verdict is unsafe (`unsafe >= threshold`); None if unjudged."""
         return bool(self.unsafe >= threshold) if self.judged else None
 
-    def right(self, threshold: float = 0.5) -> bool:
-        """Whether the verdict is the truth; an unjudged row never is."""
+    def correct(self, threshold: float = 0.5) -> bool:
+        """Whether the verdict is the truth; never for an unjudged row."""
         return self.flagged(threshold) == self.truth
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON types; NaN becomes None. `from_dict` gives the same row back."""
+        """As JSON types, with None for NaN. `from_dict` is the inverse."""
         fields = dict(vars(self))
         return fields | {
             "unsafe": self.unsafe if self.judged else None,
@@ -102,7 +101,7 @@ class JudgedRow:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "JudgedRow":
-        """Read what `to_dict` wrote."""
+        """Inverse of `to_dict`."""
         return cls(
             **{
                 **fields,
@@ -114,26 +113,30 @@ class JudgedRow:
         )
 
 
-def flips(rows: Sequence[JudgedRow], direction: Direction, threshold: float = 0.5) -> tuple[int, int]:
-    """(right, all) verdicts under the changed policy, of pairs whose label changed in `direction`.
+def flips_correct(rows: Sequence[JudgedRow], direction: Direction, threshold: float = 0.5) -> tuple[int, int]:
+    """(correct, all) verdicts under the changed policy, of pairs whose label changed in `direction`.
 
-    The changed policy's row is the one with the label that the direction ends in. The two directions are
-    never merged: a judge that always says safe is perfect at one of them (LlavaGuard's PES hides that).
+    The two directions are never merged: a judge that always says safe is perfect in one of them, which LlavaGuard's
+    policy exception score hides.
     """
-    changed = _changed(rows, direction)
-    return sum(row.right(threshold) for row in changed), len(changed)
+    changed = _under_changed_policy(rows, direction)
+    return sum(row.correct(threshold) for row in changed), len(changed)
 
 
-def _changed(rows: Sequence[JudgedRow], direction: Direction) -> list[JudgedRow]:
-    return [
-        row for row in rows if row.direction == direction and row.truth is (direction == "safe_to_unsafe")
-    ]
+def _under_changed_policy(rows: Sequence[JudgedRow], direction: Direction) -> list[JudgedRow]:
+    """The one row of each pair whose label is the one that `direction` ends in."""
+    label = direction == "safe_to_unsafe"
+    return [row for row in rows if row.direction == direction and row.truth is label]
 
 
-def pairs_right(rows: Sequence[JudgedRow], threshold: float = 0.5) -> tuple[int, int]:
-    """(right, all) pairs of one image under two policies of opposite label; right when both verdicts are."""
+def pairs_correct(rows: Sequence[JudgedRow], threshold: float = 0.5) -> tuple[int, int]:
+    """(correct, all) pairs of one image under two policies of opposite label; correct if both verdicts are.
+
+    Raises:
+        MetricError: a pair that is not one safe and one unsafe row.
+    """
     pairs = _pairs(rows)
-    return sum(all(row.right(threshold) for row in pair) for pair in pairs), len(pairs)
+    return sum(all(row.correct(threshold) for row in pair) for pair in pairs), len(pairs)
 
 
 def _pairs(rows: Sequence[JudgedRow]) -> list[list[JudgedRow]]:
@@ -150,60 +153,61 @@ def _pairs(rows: Sequence[JudgedRow]) -> list[list[JudgedRow]]:
     return list(pairs.values())
 
 
-def categories_right(rows: Sequence[JudgedRow], threshold: float = 0.5) -> tuple[int, int]:
-    """(right, all) named categories, of unsafe rows that are flagged; right when that one is violated."""
-    caught = _caught(rows, threshold)
-    return sum(row.category in row.violated for row in caught), len(caught)
+def categories_correct(rows: Sequence[JudgedRow], threshold: float = 0.5) -> tuple[int, int]:
+    """(correct, all) predicted categories of the true positives; correct if the image violates that one."""
+    positives = _true_positives(rows, threshold)
+    return sum(row.category in row.violated for row in positives), len(positives)
 
 
-def _caught(rows: Sequence[JudgedRow], threshold: float) -> list[JudgedRow]:
+def _true_positives(rows: Sequence[JudgedRow], threshold: float) -> list[JudgedRow]:
     return [row for row in rows if row.truth and row.flagged(threshold)]
 
 
 def by_category(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, dict[str, Any]]:
-    """The short table for every category: rows that violate it against safe rows whose policy contains it.
+    """The metrics of each category: rows that violate it against safe rows whose policy contains it.
 
     A row that violates two categories counts for both. Unsafe rows that violate only others are left out:
-    they are neither a hit nor a false alarm for this one, because p(unsafe) is right to be high there.
+    they are no negatives of this category, because p(unsafe) is rightly high for them.
     """
     members: defaultdict[str, list[JudgedRow]] = defaultdict(list)
-    everywhere = [row for row in rows if not row.truth and not row.policy]
+    any_policy = [row for row in rows if not row.truth and not row.policy]
     for row in rows:
         key_of = dict(zip(row.policy, row.keys or row.policy, strict=True))
+        # A set, as custom categories of one policy may share a key and the row counts once.
         for key in {key_of.get(name, name) for name in row.violated} if row.truth else set(key_of.values()):
             members[key].append(row)
-    return {key: _short(members[key] + everywhere, threshold) for key in sorted(members)}
+    return {key: _group_metrics(members[key] + any_policy, threshold) for key in sorted(members)}
 
 
 def by_group(
     rows: Sequence[JudgedRow], group: Callable[[JudgedRow], str | None], threshold: float = 0.5
 ) -> dict[str, dict[str, Any]]:
-    """The short table for every value of `group`, sorted; rows whose group is None are left out."""
+    """The metrics of the rows with each value of `group`, sorted; rows whose group is None are left out."""
     groups: defaultdict[str, list[JudgedRow]] = defaultdict(list)
     for row in rows:
         name = group(row)
         if name is not None:
             groups[name].append(row)
-    return {name: _short(groups[name], threshold) for name in sorted(groups)}
+    return {name: _group_metrics(groups[name], threshold) for name in sorted(groups)}
 
 
 def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, Any]:
-    """Every number of one evaluation as JSON types: None where undefined, intervals as [low, high] (95 %, by image).
+    """All metrics of one evaluation as JSON types: None where undefined, intervals as [low, high] (95 %, by image).
 
-    `images` is how many different ones the rows are about. `unjudged` is a count, `unjudged_share` a share of all rows.
+    `images` counts the different images of the rows. `unjudged` is a count, `unjudged_share` a share of all rows.
+
+    Raises:
+        MetricError: two rows of one id, or a pair that is not one safe and one unsafe row.
     """
-    _distinct(rows)
-    truth, unsafe = columns(rows)
+    _check_unique_ids(rows)
+    truth, unsafe = truth_and_scores(rows)
     counts = confusion(truth, unsafe, threshold)
     unjudged = int(np.isnan(unsafe).sum())
     shares = {
-        "precision": (counts.hits, counts.hits + counts.alarms),
-        "recall": (counts.hits, counts.hits + counts.missed),
-        "accuracy": (counts.hits + counts.passed, len(rows)),
-        "safe_to_unsafe": flips(rows, "safe_to_unsafe", threshold),
-        "unsafe_to_safe": flips(rows, "unsafe_to_safe", threshold),
-        "pair_score": pairs_right(rows, threshold),
-        "category_accuracy": categories_right(rows, threshold),
+        "safe_to_unsafe": flips_correct(rows, "safe_to_unsafe", threshold),
+        "unsafe_to_safe": flips_correct(rows, "unsafe_to_safe", threshold),
+        "pair_score": pairs_correct(rows, threshold),
+        "category_accuracy": categories_correct(rows, threshold),
         "unjudged_share": (unjudged, len(rows)),
     }
     summary: dict[str, Any] = {
@@ -212,6 +216,9 @@ def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, An
         "unsafe_rows": int(truth.sum()),
         "threshold": threshold,
         "f1": counts.f1,
+        "precision": counts.precision,
+        "recall": counts.recall,
+        "accuracy": counts.accuracy,
         **{name: ratio(*parts) for name, parts in shares.items()},
         "auc": roc_auc(truth, unsafe),
         "average_precision": average_precision(truth, unsafe),
@@ -223,43 +230,47 @@ def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, An
         "by_source": by_group(rows, lambda row: row.source, threshold),
         "by_arm": by_group(rows, lambda row: row.arm, threshold),
     }
-    cleaned: dict[str, Any] = _json(summary)
-    return cleaned
+    plain: dict[str, Any] = _to_json(summary)
+    return plain
 
 
 def _intervals(rows: Sequence[JudgedRow], threshold: float) -> dict[str, tuple[float, float]]:
-    """Of F1 and of every share in the summary, rows of one image taken together."""
+    """Intervals of F1 and of each share in the summary, by image."""
 
-    def of(members: Sequence[JudgedRow], hit: Callable[[JudgedRow], bool]) -> tuple[float, float]:
+    def interval(members: Sequence[JudgedRow], hit: Callable[[JudgedRow], bool]) -> tuple[float, float]:
         return image_interval([hit(row) for row in members], [row.cluster for row in members])
 
-    def right(row: JudgedRow) -> bool:
-        return row.right(threshold)
+    def correct(row: JudgedRow) -> bool:
+        return row.correct(threshold)
 
     pairs = _pairs(rows)
-    both_right = [all(map(right, pair)) for pair in pairs]
+    both_correct = [all(map(correct, pair)) for pair in pairs]
+    # Unjudged safe rows count as flagged, so the flagged rows are those whose truth equals "correct".
+    flagged = [row for row in rows if row.truth == correct(row)]
     return {
-        "f1": f1_interval(*columns(rows), [row.cluster for row in rows], threshold),
-        "precision": of([row for row in rows if row.truth == right(row)], lambda row: row.truth),
-        "recall": of([row for row in rows if row.truth], right),
-        "accuracy": of(rows, right),
-        **{name: of(_changed(rows, name), right) for name in DIRECTIONS},
-        "pair_score": image_interval(both_right, [pair[0].cluster for pair in pairs]),
-        "category_accuracy": of(_caught(rows, threshold), lambda row: row.category in row.violated),
-        "unjudged_share": of(rows, lambda row: not row.judged),
+        "f1": f1_interval(*truth_and_scores(rows), [row.cluster for row in rows], threshold),
+        "precision": interval(flagged, lambda row: row.truth),
+        "recall": interval([row for row in rows if row.truth], correct),
+        "accuracy": interval(rows, correct),
+        **{name: interval(_under_changed_policy(rows, name), correct) for name in DIRECTIONS},
+        "pair_score": image_interval(both_correct, [pair[0].cluster for pair in pairs]),
+        "category_accuracy": interval(
+            _true_positives(rows, threshold), lambda row: row.category in row.violated
+        ),
+        "unjudged_share": interval(rows, lambda row: not row.judged),
     }
 
 
-def columns(rows: Sequence[JudgedRow]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """The arrays `truth` and `unsafe`, both (N,), of N rows."""
+def truth_and_scores(rows: Sequence[JudgedRow]) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """The arrays `truth` and `unsafe` of N rows, (N,) each."""
     return (
         np.array([row.truth for row in rows], dtype=np.bool_),
         np.array([row.unsafe for row in rows], dtype=np.float64),
     )
 
 
-def _short(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
-    truth, unsafe = columns(rows)
+def _group_metrics(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
+    truth, unsafe = truth_and_scores(rows)
     counts = confusion(truth, unsafe, threshold)
     clusters = [row.cluster for row in rows]
     return {
@@ -270,14 +281,14 @@ def _short(rows: Sequence[JudgedRow], threshold: float) -> dict[str, Any]:
         "precision": counts.precision,
         "recall": counts.recall,
         "accuracy": counts.accuracy,
-        "accuracy_interval": image_interval([row.right(threshold) for row in rows], clusters),
+        "accuracy_interval": image_interval([row.correct(threshold) for row in rows], clusters),
         "auc": roc_auc(truth, unsafe),
-        "category_accuracy": ratio(*categories_right(rows, threshold)),
+        "category_accuracy": ratio(*categories_correct(rows, threshold)),
         "unjudged": int(np.isnan(unsafe).sum()),
     }
 
 
-def _distinct(rows: Iterable[JudgedRow]) -> None:
+def _check_unique_ids(rows: Iterable[JudgedRow]) -> None:
     seen: set[str] = set()
     for row in rows:
         if row.id in seen:
@@ -285,9 +296,9 @@ def _distinct(rows: Iterable[JudgedRow]) -> None:
         seen.add(row.id)
 
 
-def _json(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, dict):
-        return {key: _json(entry) for key, entry in value.items()}
-    return [_json(entry) for entry in value] if isinstance(value, tuple) else value
+        return {key: _to_json(entry) for key, entry in value.items()}
+    return [_to_json(entry) for entry in value] if isinstance(value, tuple) else value

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eval.metrics.arrays import average_precision, calibration_error, precision_recall, reliability
-from eval.metrics.judged import JudgedRow, columns
+from eval.metrics.judged import JudgedRow, truth_and_scores
 
 BEFORE, AFTER, SAFE, UNSAFE = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
 """Colours that stay apart in the common colour-vision deficiencies; line styles and labels tell them too."""
@@ -43,7 +43,7 @@ def draw_plots(
 def _precision_recall(stages: Stages) -> Figure | None:
     figure, axes = _figure("recall of unsafe images", "precision")
     for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
-        truth, unsafe = columns(rows)
+        truth, unsafe = truth_and_scores(rows)
         if not truth.any() or np.isnan(unsafe).all():
             continue
         curve = precision_recall(truth, unsafe)
@@ -60,7 +60,7 @@ def _precision_recall(stages: Stages) -> Figure | None:
 
 
 def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
-    truth, unsafe = columns(rows)
+    truth, unsafe = truth_and_scores(rows)
     judged = ~np.isnan(unsafe)
     if not judged.any():
         return None
@@ -84,7 +84,7 @@ def _reliability(stages: Stages) -> Figure | None:
     figure, axes = _figure("p(unsafe), mean of the bin", "share that is unsafe")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
-        truth, unsafe = columns(rows)
+        truth, unsafe = truth_and_scores(rows)
         table = reliability(truth, unsafe)
         if not len(table.rows):
             continue

@@ -135,7 +135,7 @@ def format_table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> 
 
 def worst(rows: Sequence[JudgedRow], threshold: float = 0.5) -> list[JudgedRow]:
     """Wrong verdicts, unjudged ones first, then the surest."""
-    wrong = [row for row in rows if not row.right(threshold)]
+    wrong = [row for row in rows if not row.correct(threshold)]
     return sorted(
         wrong, key=lambda row: (row.judged, -abs(row.unsafe - threshold) if row.judged else 0, row.id)
     )

@@ -6,7 +6,7 @@ import datasets
 import evaluate
 
 from eval.metrics.arrays import ratio
-from eval.metrics.judged import JudgedRow, flips, pairs_right
+from eval.metrics.judged import JudgedRow, flips_correct, pairs_correct
 
 
 class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types
@@ -47,8 +47,8 @@ class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no
             for number, (unsafe, truth) in enumerate(zip(predictions, references, strict=True))
         ]
         return {
-            "pair_score": ratio(*pairs_right(rows, threshold)),
-            "safe_to_unsafe": ratio(*flips(rows, "safe_to_unsafe", threshold)),
-            "unsafe_to_safe": ratio(*flips(rows, "unsafe_to_safe", threshold)),
+            "pair_score": ratio(*pairs_correct(rows, threshold)),
+            "safe_to_unsafe": ratio(*flips_correct(rows, "safe_to_unsafe", threshold)),
+            "unsafe_to_safe": ratio(*flips_correct(rows, "unsafe_to_safe", threshold)),
             "unjudged": sum(not row.judged for row in rows),
         }
