@@ -14,7 +14,7 @@ import judge
 from judge.protocol import Scores
 from judge.serve import recipe_files as recipes
 from judge.serve.cli import main
-from judge.serve.judge_command import parse_threshold
+from judge.serve.options import parse_threshold, read_threshold
 from prompts import ArbiterError, Taxonomy, load_taxonomy
 
 DIGITS = load_taxonomy("digits")
@@ -74,10 +74,7 @@ def picture(tmp_path: Path) -> Callable[..., str]:
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, list[str], str]:
     """(exit code, lines on standard output, standard error)."""
-    try:
-        code = main(arguments)
-    except SystemExit as stop:  # argparse leaves this way
-        code = int(stop.code or 0)
+    code = main(arguments)
     captured = capsys.readouterr()
     return code, captured.out.splitlines(), captured.err
 
@@ -143,11 +140,19 @@ def test_nothing_readable_never_reaches_the_classifier(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required"),
-        (["judge"], "required"),
-        (["judge", "a.png"], "--judge"),
-        (["judge", "a.png", "--judge", "r", "--unknown"], "unrecognized"),
-        (["judge", "a.png", "--judge", "r", "--batch-size", "0"], "not a positive whole number"),
+        ([], "Missing command. (see arbiter --help)"),
+        (["judge"], "Missing argument 'PATH'. (see arbiter judge --help)"),
+        (["judge", "--judge", "r"], "Missing argument 'PATH'"),
+        (["judge", "a.png"], "Missing option '--judge'"),
+        (["judge", "a.png", "--judge"], "Option '--judge' requires an argument"),
+        (["judge", "a.png", "--judge", "r", "--unknown"], "No such option: --unknown"),
+        (["judge", "a.png", "--judge", "r", "--treshold", "1"], "--treshold (Possible options: --threshold)"),
+        (["judge", "a.png", "--judge", "r", "--jso"], "No such option: --jso"),  # never abbreviated
+        (["judge", "a.png", "--judge", "r", "--batch-size", "0"], "'--batch-size': Input should be greater"),
+        (
+            ["judge", "a.png", "--judge", "r", "--batch-size", "x"],
+            "'--batch-size': Input should be a valid int",
+        ),
         (["judge", "a.png", "--judge", "r", "--threshold", "2"], "from 0 to 1"),
         (["judge", "a.png", "--judge", "r", "--threshold", "three=x"], "from 0 to 1"),
         (["judge", "a.png", "--judge", "r", "--threshold", "nan"], "from 0 to 1"),
@@ -159,7 +164,10 @@ def test_nothing_readable_never_reaches_the_classifier(
         (["judge", "a.png", "--judge", "r", "--custom", "no definition"], 'write "NAME: DEFINITION"'),
         (["judge", "a.png", "--judge", "r", "--custom", "three: again"], "three"),
         (["judge", "--judge", "r", "."], "No images found"),
-        (["nonsense"], "invalid choice"),
+        (["nonsense"], "No such command 'nonsense'"),
+        (["taxonomy"], "Missing command. (see arbiter taxonomy --help)"),
+        (["recipes", "cppy"], "Did you mean 'copy'?"),
+        (["merge", "runs/demo"], "Missing argument 'OUT'"),
         (["taxonomy", "show", "digitz"], "digits"),
         (["taxonomy", "check", "nowhere.yaml"], "no file"),
         (["recipes", "copy", "lora_lava"], "No recipe 'lora_lava'"),
@@ -177,7 +185,8 @@ def test_usage_errors_are_two(
     code, lines, errors = run(capsys, *arguments)
     assert (code, lines) == (2, [])
     assert message in errors
-    assert "Traceback" not in errors
+    assert errors.startswith("arbiter: ")
+    assert errors.count("\n") == 1
 
 
 def test_a_judge_without_a_taxonomy_asks_for_one(
@@ -250,11 +259,45 @@ def test_thresholds(red: RedJudge, picture: Callable[..., str], capsys: pytest.C
     assert run(capsys, "judge", path, "--judge", "r", "--threshold", "0.4")[0] == 1
     named = f"{DIGITS.names[0]}=0.3"
     assert run(capsys, "judge", path, "--judge", "r", "--threshold", named)[0] == 1
-    assert parse_threshold(None) == 0.5
+    assert read_threshold(None) == read_threshold([]) == 0.5
     assert parse_threshold(["a=b=0.25"]) == {"a=b": 0.25}
     for twice in (["a=0.1", "b=0.5", "A=0.9"], ["0.3", "0.4"]):
         with pytest.raises(ArbiterError, match=f"{twice[-1]}.*give each once"):
             parse_threshold(twice)
+
+
+def test_options_and_paths_may_stand_in_any_order(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = picture("a.png"), picture("b.png", red=255)
+    code, lines, _ = run(capsys, "judge", "--judge=r", first, "--threshold=0.9", second)
+    assert (code, [line.split()[0] for line in lines]) == (1, ["safe", "unsafe"])
+
+
+def test_a_file_called_like_an_option_is_judged(
+    red: RedJudge,
+    picture: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Else whoever names a file `--debug` hides it from `arbiter judge --judge r -- *`."""
+    monkeypatch.chdir(Path(picture("a.png")).parent)
+    for name in ("--debug", "--help", "-0"):
+        picture(name, red=255)
+        code, lines, _ = run(capsys, "judge", "--judge", "r", "--", "a.png", name)
+        assert (code, [line.split()[0] for line in lines]) == (1, ["safe", "unsafe"])
+
+
+def test_a_file_name_need_not_be_unicode(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        path = picture("\udcff.png", red=255)
+    except OSError:
+        pytest.skip("this file system has Unicode names only")
+    code, lines, _ = run(capsys, "judge", path, "--judge", "r")
+    assert code == 1
+    assert lines[0].endswith("\\udcff.png")
 
 
 def test_json_lines(red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -374,5 +417,24 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_explains_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
     code, lines, _ = run(capsys, "judge", "--help")
     assert code == 0
-    assert "exit codes:" in lines
+    assert "  Exit codes:" in lines
     assert any("even if others could not be judged" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *([], ["judge"], ["calibrate"], ["merge"], ["export"], ["taxonomy"], ["recipes"]),
+        *(["taxonomy", "show"], ["taxonomy", "check"], ["recipes", "list"], ["recipes", "copy"]),
+    ],
+    ids=" ".join,
+)
+def test_help_fits_a_terminal_of_80_columns(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for option in ("-h", "--help"):
+        code, lines, _ = run(capsys, *words, option)
+        assert code == 0
+        assert lines[0].startswith(" ".join(["Usage: arbiter", *words]))
+        assert max(map(len, lines)) <= 80

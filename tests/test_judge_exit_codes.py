@@ -86,11 +86,14 @@ def test_codes_of_commands_and_argparses_own_way_out_pass(capsys: pytest.Capture
         run_to_exit_code(failing(SystemExit(2)))
 
 
+def test_an_interrupt_inside_a_command_is_130(monkeypatch: pytest.MonkeyPatch, picture: str) -> None:
+    monkeypatch.setattr(judge, "load_classifier", failing(KeyboardInterrupt()), raising=False)
+    assert cli.main(["judge", picture, "--judge", "r"]) == 130
+
+
 def test_unknown_arguments_are_repeated_harmlessly(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stop:
-        cli.main(["judge", "a.png", "--judge", "r", "--\x1b[2J"])
+    assert cli.main(["judge", "a.png", "--judge", "r", "--\x1b[2J"]) == 2
     shown = capsys.readouterr().err
-    assert stop.value.code == 2
     assert "\x1b" not in shown
     assert "--\\x1b[2J" in shown
 
@@ -149,8 +152,8 @@ def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, 
     if "/dev/full" in (out, err) and not Path("/dev/full").exists():
         pytest.skip("nothing is ever full here")
     program = (
-        "import sys; from judge.serve.exit_codes import run_to_exit_code, say\n"
-        "sys.exit(run_to_exit_code(lambda: (print('drei \\u4e09'), say('1 image'), 0)[2]))"
+        "import sys; from judge.serve.exit_codes import run_to_exit_code, print_stderr\n"
+        "sys.exit(run_to_exit_code(lambda: (print('drei \\u4e09'), print_stderr('1 image'), 0)[2]))"
     )
     streams: list[int] = []
     for name in (out, err):
@@ -175,3 +178,38 @@ def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, 
     assert done.returncode == code
     assert done.stdout in (None, "drei \\u4e09\n")
     assert done.stderr is None or done.stderr == "1 image\n" + told
+
+
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_a_reader_that_is_gone_is_an_error_of_any_command(buffered: str) -> None:
+    """Typer itself would exit with 1, which means "flagged"."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "judge.serve.cli", "taxonomy", "list"],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered},
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (2, b"")
+
+
+def test_a_missing_package_of_the_command_line_is_an_error_too(tmp_path: Path) -> None:
+    """As after an upgrade with `pip install --no-deps`; Python itself would exit with 1, which means "flagged"."""
+    (tmp_path / "typer.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "judge.serve.cli", "judge", "a.png"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        cwd=tmp_path,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("arbiter: typer is not installed")

@@ -26,7 +26,12 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 ROOT = Path(__file__).parents[1]
-NEEDED = ("numpy", "pillow", "pyyaml", "cachetools", "onnxruntime", "tokenizers")
+NEEDED = (
+    *("numpy", "pillow", "pyyaml", "cachetools", "onnxruntime", "tokenizers", "typer"),
+    # what typer imports
+    *("annotated-doc", "shellingham"),
+    *("pydantic", "pydantic-core", "annotated-types", "typing-extensions", "typing-inspection"),
+)
 """Distributions that `arbiter judge --judge student.onnx` needs; none of them brings torch."""
 FEW = Taxonomy(
     "few", 1, (Category("dogs", "dog; cat", ("toy",)), Category("rain", "rain"), Category("7", "7"))

@@ -268,9 +268,9 @@ def test_the_worst_frame_of_an_animation_decides(
     path = animation((0, 0, 0), (9, 0, 0), (255, 0, 0), (40, 0, 0))
     code, rows, _ = run(capsys, path)
     assert (code, rows["a.gif"]["status"], rows["a.gif"]["unsafe"]) == (1, "unsafe", 1.0)
-    assert rows["a.gif"]["because"] == "frame 3 of 4, the worst of 4 looked at"
+    assert rows["a.gif"]["because"] == "frame 3 of 4, the worst of 4 judged"
     assert main(["judge", path, "--judge", "r"]) == 1
-    assert capsys.readouterr().out.rstrip().endswith("(frame 3 of 4, the worst of 4 looked at)")
+    assert capsys.readouterr().out.rstrip().endswith("(frame 3 of 4, the worst of 4 judged)")
 
 
 def test_a_safe_animation_is_safe_and_one_with_an_unreadable_frame_is_not(
@@ -296,7 +296,7 @@ def test_an_animation_with_frames_unlike_those_judged_is_not_safe(
     monkeypatch.setattr("judge.data.frames.open_frames.__kwdefaults__", {"at_most": 2})
     code, rows, _ = run(capsys, animation(*loud, hidden, *loud))
     assert (code, rows["a.gif"]["status"], rows["a.gif"]["unsafe"]) == (3, "unjudged", None)
-    assert rows["a.gif"]["reason"] == "1 of 5 frames look like none of the 2 that were judged and are safe"
+    assert rows["a.gif"]["reason"] == "1 of 5 frames resemble none of the 2 that were judged safe"
     assert run(capsys, animation(*loud, (255, 60, 0), *loud))[0] == 1
 
 

@@ -181,7 +181,7 @@ def test_a_file_of_another_judge_is_said(data, tmp_path, capsys):
         (["--out", "x.txt"], "ends in .yaml"),
         (["--out", "nowhere/x.yaml"], "there is no folder nowhere"),
         (["--out", "x.yaml", "--miss-rate", "2"], "between 0 and 1"),
-        (["--out", "x.yaml", "--limit", "0"], "positive whole numbers"),
+        (["--out", "x.yaml", "--limit", "0"], "'--limit': Input should be greater than or equal to 1"),
         (["--out", "x.yaml", "--limit", "9"], "Too few labelled and judged rows"),
         (["--out", "x.yaml", "--miss-rate", "0.01"], "needs at least 99"),
     ],

@@ -1,4 +1,4 @@
-"""How a command ends: exit codes that mean one thing each, and one line for whatever went wrong."""
+"""How a command ends: an exit code with one meaning each, and one line on standard error for any error."""
 
 import os
 import sys
@@ -19,50 +19,53 @@ def run_to_exit_code(
     name: str = "arbiter",
     ours: tuple[type[Exception], ...] = (ArbiterError,),
 ) -> int:
-    """Run a command and give its exit code; any exception is `EXIT_ERROR` with one line on standard error.
+    """Run a command and return its exit code; any exception is `EXIT_ERROR` with one line on standard error.
 
-    Python itself would end with 1, which means "flagged" here.
+    Python itself would exit with 1 after an exception, and 1 means "flagged" here.
 
     Args:
-        command: gives an exit code of its own, or nothing for 0; `SystemExit`, argparse's way out, passes through.
+        command: returns its exit code, or None for 0; `SystemExit` (argparse in a recipe) is not caught.
         debug: print the traceback before the line.
-        name: who speaks in the line.
-        ours: errors that explain themselves; others are told with their kind, and that `--debug` helps.
+        name: of the program, at the start of the line.
+        ours: errors whose message is enough; of others the class is printed too, and that `--debug` helps.
     """
     try:
         if hasattr(sys.stdout, "reconfigure"):
-            # A name that the terminal's encoding lacks is no reason to stop.
+            # A file name that the terminal's encoding cannot show must not stop the command.
             sys.stdout.reconfigure(errors="backslashreplace")
         code = command() or 0
         if sys.stdout is None:
-            raise OSError("standard output is closed, so nobody was told")
-        sys.stdout.flush()  # a reader that is gone is found out here, where it can still be said
+            raise OSError("standard output is closed, so no result was printed")
+        sys.stdout.flush()  # a closed pipe or a full disk is found here, where the exit code can still say so
         return code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `arbiter judge ... | head`
-        _to_nowhere(sys.stdout)
+        _redirect_to_devnull(sys.stdout)
         return EXIT_ERROR
     except Exception as error:
         if debug:
             import traceback
 
-            say(traceback.format_exc().rstrip())
-        told = error_line(error) if isinstance(error, ours) else _foreign(error)
+            print_stderr(traceback.format_exc().rstrip())
+        message = error_line(error) if isinstance(error, ours) else _describe_unexpected(error)
         hint = "" if debug or isinstance(error, ours) else " (--debug shows where)"
-        say(f"{name}: {told}{hint}")
+        print_stderr(f"{name}: {message}{hint}")
         _flush(sys.stdout)
         return EXIT_ERROR
 
 
-def say(text: str) -> None:
-    """Printable lines on standard error; where that is full or closed nothing is said, and no exit code changes."""
+def print_stderr(text: str) -> None:
+    """Print lines on standard error, control characters escaped.
+
+    If standard error is closed or full, nothing is printed and the exit code stays as it is.
+    """
     if sys.stderr is None:
         return
     try:
         print(printable_lines(text), file=sys.stderr, flush=True)
     except OSError:
-        _to_nowhere(sys.stderr)
+        _redirect_to_devnull(sys.stderr)
 
 
 def _flush(stream: TextIO | None) -> None:
@@ -71,16 +74,17 @@ def _flush(stream: TextIO | None) -> None:
     try:
         stream.flush()
     except OSError:
-        _to_nowhere(stream)
+        _redirect_to_devnull(stream)
 
 
-def _to_nowhere(stream: TextIO) -> None:
-    """What Python still holds of a stream goes nowhere: if it failed to write that at exit, it would exit with 120."""
+def _redirect_to_devnull(stream: TextIO) -> None:
+    """Discard what the stream still buffers: Python writes it at exit, and would exit with 120 if that failed."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _foreign(error: Exception) -> str:
-    if isinstance(error, ModuleNotFoundError) and error.name:  # libraries that load lazily leave the name out
+def _describe_unexpected(error: Exception) -> str:
+    """An error that is not ours on one line: a missing package by its name, any other with its class."""
+    if isinstance(error, ModuleNotFoundError) and error.name:  # lazily loading libraries leave the name out
         missing = error.name.partition(".")[0]
         return (
             f"{missing} is not installed, and this needs it: pip install arbiter-vision brings it. Exported students "

@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import cast
 
-from judge.data.images import format_of
 from judge.errors import ConfigError
 from prompts.printable import printable
 
-from .exit_codes import say
+from .exit_codes import print_stderr
 
 SUFFIXES = frozenset(
     """
@@ -102,7 +101,7 @@ def _under(path: str) -> Iterator[Found]:
         else:
             yield found
     if others:
-        say(f"arbiter: {printable(path)}: {others} files are no images, not judged")
+        print_stderr(f"arbiter: {printable(path)}: {others} files are no images, not judged")
 
 
 def _files(folder: str) -> Iterator[Found]:
@@ -166,6 +165,8 @@ def _head(path: str) -> bytes | None:
 
 
 def _starts_like_one(head: bytes | None) -> bool:
+    from judge.data.images import format_of  # imports PIL, which `arbiter --help` must not wait for
+
     if head is None:
         return True
     if format_of(head) is not None or head.startswith(_MORE_MAGIC):

@@ -1,0 +1,165 @@
+"""The commands of `arbiter`, in Typer: what each takes, and the function that does it.
+
+Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from prompts.printable import printable
+
+from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
+from .exit_codes import print_stderr
+from .judge_command import JUDGE_EPILOG, judge_images
+from .options import quiet_libraries
+
+# No rich markup: it takes longer to import than the rest of `--help`, and would draw boxes into logs.
+app = typer.Typer(
+    rich_markup_mode=None, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
+taxonomy_app = typer.Typer(rich_markup_mode=None, help="List, show or check taxonomies.")
+recipes_app = typer.Typer(rich_markup_mode=None, help="List the recipes, or copy one to change it.")
+
+
+def _print_version(wanted: bool) -> None:
+    if not wanted:
+        return
+    from importlib.metadata import PackageNotFoundError, version  # slow to import and to read
+
+    try:
+        print(f"arbiter {version('arbiter-vision')}")
+    except PackageNotFoundError:
+        print("arbiter, from a checkout that is not installed")
+    raise typer.Exit
+
+
+@app.callback()
+def arbiter(
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", help="On an error, print where it happened; also allowed after the command."),
+    ] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Judge images by your own list of unsafe categories."""
+
+
+app.command("judge", epilog=JUDGE_EPILOG, short_help="Judge files, folders, or paths from standard input.")(
+    judge_images
+)
+app.command("calibrate", epilog=CALIBRATE_EPILOG, short_help="Fit a threshold for each category.")(
+    calibrate_thresholds
+)
+
+
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    short_help="Attack classifiers and report their robust accuracy.",
+)
+def attack(context: typer.Context) -> int:
+    """Run recipes/attack.py on `arbiter attack VICTIM... OPTION...`; all options are the recipe's own."""
+    from .recipe_files import run_recipe
+
+    words = context.args
+    count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    victims = ["--victims", *words[:count]] if count else []
+    debug = ["--debug"] if context.find_root().params["debug"] else []
+    return run_recipe("attack", [*victims, *words[count:], *debug])
+
+
+@app.command()
+def merge(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
+) -> None:
+    """Merge a run's adapter into its base, for other engines."""
+    quiet_libraries()
+    from judge.vlm.adapter import merge_run
+
+    merge_run(run, out)
+    print(f"Wrote {printable(out)}")
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/student.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write; others go beside it.")],
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Matrix products in 8 bits: smaller and faster.")
+    ] = False,
+) -> None:
+    """Write a student as ONNX, which needs no torch to judge."""
+    quiet_libraries()
+    from judge.student.export import export_student
+
+    written = export_student(run, out, int8=int8)
+    print(
+        f"Wrote {printable(', '.join(map(str, written.files)))} ({written.megabytes:.1f} MB); largest difference of a "
+        f"probability from PyTorch's on noise: {written.difference:.1e}"
+    )
+
+
+@taxonomy_app.command("list")
+def list_taxonomies() -> None:
+    """List the taxonomies that ship."""
+    from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
+
+    for name in shipped_taxonomies():
+        taxonomy = load_taxonomy(name)
+        print(
+            f"{name:<20} version {taxonomy.version:<6} {len(taxonomy):>3} categories  {taxonomy.short_hash}"
+        )
+
+
+@taxonomy_app.command("show")
+def show_taxonomy(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
+    """Print one as YAML, ready to be changed."""
+    from prompts.taxonomy_file import load_taxonomy
+
+    print(load_taxonomy(name).to_yaml(), end="")
+
+
+@taxonomy_app.command("check")
+def check_taxonomy(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
+    """Check a YAML file."""
+    from prompts.cautions import cautions
+    from prompts.errors import TaxonomyError
+    from prompts.taxonomy_file import load_taxonomy
+
+    if not file.is_file():
+        raise TaxonomyError(f"{file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")
+    taxonomy = load_taxonomy(file)
+    print(f"{printable(file)}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}")
+    for caution in (line for category in taxonomy for line in cautions(category)):
+        print_stderr(f"warning: {caution}")
+
+
+@recipes_app.command("list")
+def list_recipes() -> None:
+    """List the recipes and what they do."""
+    from .recipe_files import recipe_names
+
+    for name, text in recipe_names().items():
+        print(f"{name:<28} {text}")
+
+
+@recipes_app.command("copy")
+def copy_recipe(
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to copy into.")] = Path("."),
+) -> None:
+    """Copy a recipe and the configurations; never overwrites."""
+    from . import recipe_files
+
+    for path in recipe_files.copy_recipe(name, destination):
+        print(printable(path))
+
+
+app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(recipes_app, name="recipes")

@@ -1,0 +1,179 @@
+"""The options that `arbiter judge` and `arbiter calibrate` share: the judge, the taxonomy, the thresholds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from judge.errors import ConfigError
+from judge.protocol import HasDefaultTaxonomy, PromisesMissRate
+from prompts.printable import printable
+from prompts.taxonomy import Taxonomy
+from prompts.verdict import DEFAULT_THRESHOLD
+
+from .exit_codes import print_stderr
+
+if TYPE_CHECKING:
+    from judge.calibration.thresholds import Thresholds
+    from judge.protocol import Classifier
+
+RunOption = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        metavar="RUN",
+        help="A run folder, student.onnx, a hub id, or http://HOST/v1#MODEL.",
+    ),
+]
+StageJudgeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JUDGE",
+        help="Of a cascade: where its judge is, or none.",
+        show_default="as it was calibrated",
+    ),
+]
+TaxonomyOption = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="A shipped taxonomy or a YAML file.", show_default="the judge's own"),
+]
+CategoriesOption = Annotated[
+    list[str] | None, typer.Option(metavar="A,B", help="Only these categories; may be repeated.")
+]
+CustomOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar='"NAME: DEFINITION"', help="One more category; may be repeated."),
+]
+BatchSizeOption = Annotated[int, typer.Option(metavar="N", min=1, help="Images in one batch.")]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...", show_default="a GPU where there is one"),
+]
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and notices of libraries off the terminal; their errors are still printed."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    # peft still asks transformers 5.23 by a name that v6 will drop.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def load_judge(run: str, *, stage_judge: str | None, device: str | None, batch_size: int) -> "Classifier":
+    """Load what `--judge` names, and what `--stage-judge` names as its last stage."""
+    import judge
+
+    quiet_libraries()
+    stage = {"stage_judge": stage_judge} if stage_judge else {}
+    return judge.load_classifier(run, device=device, batch_size=batch_size, **stage)
+
+
+def own_taxonomy(classifier: "Classifier") -> Taxonomy:
+    """The taxonomy that the classifier was trained or calibrated for.
+
+    Raises:
+        ConfigError: it has none.
+    """
+    taxonomy = classifier.default_taxonomy if isinstance(classifier, HasDefaultTaxonomy) else None
+    if taxonomy is None:
+        raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
+    return taxonomy
+
+
+def warn_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
+    """Warn, once, if a cascade was calibrated for something else; `Verdict.because` repeats it for each image."""
+    outside = classifier.outside_promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
+    if outside is not None:
+        print_stderr(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
+
+
+def choose_categories(
+    taxonomy: Taxonomy, categories: Sequence[str] | None, custom: Sequence[str] | None
+) -> Taxonomy:
+    """The taxonomy with the categories of `--custom` added, narrowed to `--categories`; custom ones always stay.
+
+    So `--custom "Balloons: ..." --categories Balloons` judges by the custom category alone.
+
+    Raises:
+        TaxonomyError: a category that does not exist, or one that cannot be added.
+        ConfigError: a custom category without a definition.
+    """
+    added = []
+    for text in custom or ():
+        name, colon, definition = text.partition(":")
+        if not (colon and name.strip() and definition.strip()):
+            raise ConfigError(f'--custom {text!r}: write "NAME: DEFINITION".')
+        added.append(name.strip())
+        taxonomy = taxonomy.extend({added[-1]: definition.strip()})
+    if not categories:
+        return taxonomy
+    names = [name.strip() for text in categories for name in text.split(",") if name.strip()]
+    selected = {name.casefold() for name in names}
+    return taxonomy.select([*names, *(name for name in added if name.casefold() not in selected)])
+
+
+def parse_threshold(texts: Sequence[str]) -> float | dict[str, float]:
+    """`--threshold 0.3`, or `--threshold Violence=0.3` once for each category; never both.
+
+    Raises:
+        ConfigError: not a number from 0 to 1, two for one category (case ignored), or one for all mixed with some for
+            single categories.
+    """
+    limits: dict[str, float] = {}  # the number for all categories has the name ""
+    for text in texts:
+        name, _, number = text.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = -1.0
+        if not 0 <= value <= 1:  # also refuses NaN
+            raise ConfigError(f"--threshold {text!r}: expected a number from 0 to 1, or NAME=number.")
+        if name.strip().casefold() in map(str.casefold, limits):
+            raise ConfigError(f"--threshold {text!r}: there is one before it already; give each once.")
+        limits[name.strip()] = value
+    if "" not in limits:
+        return limits
+    if len(texts) > 1:
+        raise ConfigError("--threshold: give one number for all, or NAME=number for each category, not both.")
+    return limits[""]
+
+
+def read_threshold(texts: Sequence[str] | None) -> "float | dict[str, float] | Thresholds":
+    """What `--threshold` says: numbers as in `parse_threshold`, or one file of `arbiter calibrate`.
+
+    Raises:
+        ConfigError: as `parse_threshold`; or the file cannot be used, or there are other thresholds beside it.
+    """
+    if not texts:
+        return DEFAULT_THRESHOLD
+    if not any(text.endswith((".yaml", ".yml", ".json")) for text in texts):
+        return parse_threshold(texts)
+    if len(texts) > 1:
+        raise ConfigError("--threshold: give one file, or numbers, not both; the file can be edited.")
+    from judge.calibration.thresholds import load_thresholds
+
+    return load_thresholds(Path(texts[0]))
+
+
+def threshold_for(
+    taxonomy: Taxonomy, threshold: "float | dict[str, float] | Thresholds"
+) -> float | dict[str, float]:
+    """The threshold, or the thresholds per category, to judge by this taxonomy.
+
+    Raises:
+        TaxonomyError: a threshold for a category that the taxonomy lacks.
+        ConfigError: a file with no threshold for any of the categories, or with one for another definition.
+    """
+    if isinstance(threshold, float):
+        return threshold
+    if isinstance(threshold, dict):
+        for name in threshold:
+            taxonomy.index(name)
+        return threshold
+    return threshold.of(taxonomy)

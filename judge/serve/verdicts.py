@@ -1,0 +1,91 @@
+"""A classifier's scores -> verdicts: thresholds per category, the worst frame of an animation, reasons for "unjudged".
+
+Pure functions: no file is read and nothing is printed, so whatever serves a judge decides alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from judge.protocol import on_one_scale
+from prompts.taxonomy import Taxonomy
+from prompts.verdict import Verdict, verdict_from_scores
+
+if TYPE_CHECKING:
+    from judge.data.frames import Frames
+    from judge.protocol import Scores
+
+_SEVERITY = {"safe": 0, "unjudged": 1, "unsafe": 2}
+
+
+def verdicts_from_scores(
+    scores: "Scores", taxonomy: Taxonomy, *, threshold: float | Mapping[str, float], model: str
+) -> list[Verdict]:
+    """One verdict for each of B images, by the rule of `prompts.verdict.verdict_from_scores`.
+
+    Args:
+        scores: of B images and the K categories of `taxonomy`; brought to one scale here.
+        taxonomy: what the classifier was asked about.
+        threshold: one number in [0, 1], or category name -> number; categories that are not named keep 0.5.
+        model: name of the classifier.
+
+    Raises:
+        ValueError: scores or thresholds outside [0, 1], or not one score per category.
+        TaxonomyError: a threshold for a category that does not exist.
+    """
+    # Not every classifier ends with `on_one_scale`. Without it, an `unsafe` above all categories would be refused.
+    scores = on_one_scale(scores)
+    verdicts = []
+    for row, reason in enumerate(scores.reasons):
+        verdict = verdict_from_scores(
+            float(scores.unsafe[row]),
+            [float(score) for score in scores.categories[row]],
+            taxonomy,
+            threshold=threshold,
+            model=model,
+            reason=reason,
+        )
+        verdicts.append(
+            replace(
+                verdict,
+                # A flagged image keeps the reason why a part of it was not judged.
+                reason=verdict.reason or reason,
+                decided_by=verdict.decided_by if scores.decided_by is None else scores.decided_by[row],
+                because=None if scores.because is None else scores.because[row],
+            )
+        )
+    return verdicts
+
+
+def unjudged(reason: str, taxonomy: Taxonomy, model: str) -> Verdict:
+    """The verdict on an image that never reached the classifier."""
+    return Verdict("unjudged", model=model, taxonomy=taxonomy.hash, reason=reason)
+
+
+def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Verdict, str]:
+    """The verdict on an image file, from those on its frames, and which frame it is about.
+
+    A flagged frame decides, else one that could not be judged; of several the one with the highest score. Frames
+    that are all safe make the file safe only if every frame that was not judged resembles a judged one.
+
+    Args:
+        frames: the F frames that were judged, of `frames.total` in the file.
+        verdicts: F verdicts, in the order of the frames.
+
+    Returns:
+        The verdict, and "frame 3 of 4, the worst of 4 judged"; "" for a file of one frame and for a file that is
+        unjudged, where the reason says it.
+    """
+    if frames.total == 1:
+        return verdicts[0], ""
+    worst = max(
+        range(len(verdicts)), key=lambda n: (_SEVERITY[verdicts[n].status], verdicts[n].unsafe or 0.0)
+    )
+    verdict, place = verdicts[worst], f"frame {frames.numbers[worst] + 1} of {frames.total}"
+    if verdict.reason:
+        return replace(verdict, reason=f"{place}: {verdict.reason}"), ""
+    if verdict.status == "safe" and frames.unlike:
+        reason = f"{frames.unlike} of {frames.total} frames resemble none of the {len(verdicts)} that were judged safe"
+        return replace(verdict, status="unjudged", unsafe=None, reason=reason), ""
+    place = f"{place}, the worst of {len(verdicts)} judged"
+    return replace(verdict, because=f"{place}: {verdict.because}" if verdict.because else place), place
