@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.special import expit, logit
 
 from judge.calibration.envelope import Envelope
-from judge.calibration.temperature import average_by, check_levels
+from judge.calibration.conformal import average_by, check_levels
 from judge.cascade.cascade import Cascade
 from judge.cascade.saved import load_cascade, save_cascade
 from judge.cascade.settings import SETTINGS, CascadeSettings
