@@ -413,7 +413,7 @@ def test_an_unknown_input_size_is_said(noise_image):
     tiles = SimpleNamespace(
         name="tiles",
         score=None,
-        encoder=SimpleNamespace(image_processor=lambda **_: {"pixel_values": torch.zeros(9, 16)}),
+        image_processor=lambda **_: {"pixel_values": torch.zeros(9, 16)},
     )
     with pytest.raises(AttackError, match=r"shape \(9, 16\)"):
         resize_to_input(as_victim(tiles), noise_image(0))

@@ -3,8 +3,7 @@
 The chat is the one a local judge reads, the image travels as PNG (the pixels judged are ours), the answer is sampled
 at temperature 0. Where the server returns log-probabilities they become probabilities over the closed set of answers
 (`read_log_probabilities`); elsewhere the text is read by `prompts.verdict.parse_answer` and scores are 0 or 1.
-A row that gets no readable answer is NaN with a reason. Engines differ in preprocessing, precision and batching
-(serving.md, section 2.1), so thresholds are calibrated per engine.
+A row without a readable answer is NaN with a reason. Engines differ in preprocessing and precision: calibrate for each.
 """
 
 import base64
@@ -93,8 +92,7 @@ class RemoteJudge:
         )
         self._asked_before = False
         self.base_url = base_url
-        self.model = model
-        self.template = template
+        self.model, self.template = model, template
         self.timeout = timeout
         self.retries = retries
         self.concurrency = concurrency
