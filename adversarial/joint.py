@@ -50,11 +50,6 @@ class JointResult:
         """(N,) some attempt succeeded, and the clean row was judged right."""
         return (self.margin < 0) & ~self.misjudged
 
-    @property
-    def first_try(self) -> Tensor:
-        """(N,) the first attempt succeeded, and the clean row was judged right."""
-        return self.passed[:, 0] & ~self.misjudged
-
 
 class _BestSoFar:
     """The best picture and text of each row so far, by the rules of `Search`."""

@@ -11,7 +11,7 @@ from torch import nn
 from adversarial.errors import AttackError
 from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import PGD
-from adversarial.pixels.plane import onto_plane
+from adversarial.pixels.plane import project_onto_plane
 from adversarial.problem import Context, Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, perturbation_norm
@@ -75,6 +75,11 @@ def plane(images, seed=0, height=1.0):
     return weight, Net(Plane(weight, height - float((images * weight).flatten(1).sum(1).mean())))
 
 
+def distances(attack, problem):
+    """(N,) smallest perturbation found; without a budget no row stops early."""
+    return attack.search(problem.with_epsilon(0.0)).distance
+
+
 def needed(victim, images, weight, norm):
     margin = victim.margins(images, []).abs()
     return margin / (weight.abs().sum() if norm == "linf" else weight.norm())
@@ -86,11 +91,12 @@ def test_distances_to_a_plane_inside_the_box_are_exact(norm):
     weight, victim = plane(images)
     exact = needed(victim, images, weight, norm)
     problem = problem_of(victim, images, norm=norm)
-    distance, pixels = FAB(steps=10).distances(problem)
+    found = FAB(steps=10).search(problem.with_epsilon(0.0))
+    distance, pixels = found.distance, found.nearest
     torch.testing.assert_close(distance, exact, rtol=5e-3, atol=1e-6)
     torch.testing.assert_close(perturbation_norm(pixels - images, norm), distance)
     assert (problem.signed_margins(pixels, torch.arange(6)) < 0).all()
-    torch.testing.assert_close(DeepFool().distances(problem), exact * 1.02, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(distances(DeepFool(), problem), exact * 1.02, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
@@ -110,7 +116,7 @@ def test_overshoot_does_not_grow_over_steps():
     """With 1.02 on the whole change, fifty steps would go 2.7 times too far."""
     victim, images = conv(), images_of(8)
     problem = problem_of(victim, images)
-    deepfool, (fab, _) = DeepFool(steps=50).distances(problem), FAB(steps=60).distances(problem)
+    deepfool, fab = distances(DeepFool(steps=50), problem), distances(FAB(steps=60), problem)
     assert deepfool.isfinite().all()
     assert float((deepfool / fab).mean()) < 1.5
 
@@ -157,7 +163,7 @@ def test_the_projection_is_the_nearest_point(values, margin):
     x, w = (torch.tensor(part, dtype=torch.float64).reshape(1, 3, 2, 2) for part in (start, slope))
     reach = np.where((slope > 0) == (margin > 0), start, 1 - start) @ np.abs(slope)
     for norm in ("linf", "l2"):
-        moved = onto_plane(x, w, torch.tensor([margin], dtype=torch.float64), norm).flatten().numpy()
+        moved = project_onto_plane(x, w, torch.tensor([margin], dtype=torch.float64), norm).flatten().numpy()
         assert (moved >= 0).all()
         assert (moved <= 1).all()
         fallen = slope @ (start - moved)
@@ -174,7 +180,7 @@ def test_the_projection_is_the_nearest_point(values, margin):
 def test_a_general_solver_finds_nothing_nearer_in_l2():
     random = np.random.default_rng(0)
     start, slope, margin = random.random(12), random.normal(size=12), 1.5
-    moved = onto_plane(
+    moved = project_onto_plane(
         torch.tensor(start).reshape(1, 3, 2, 2),
         torch.tensor(slope).reshape(1, 3, 2, 2),
         torch.tensor([margin]),
@@ -190,7 +196,7 @@ def test_fab_on_a_plane_through_the_box_is_the_linear_programme():
     images[:, :, ::2] = images[:, :, ::2].round()
     weight, victim = plane(images, height=6.0)
     problem = problem_of(victim, images)
-    distance, _ = FAB(steps=30).distances(problem)
+    distance = distances(FAB(steps=30), problem)
     margins = victim.margins(images, [])
     exact = [
         nearest_linf(image.flatten().double().numpy(), weight.flatten().double().numpy(), float(margin))
@@ -213,7 +219,7 @@ def bisected_pgd(problem, rounds=8):
 
 def test_fab_finds_distances_as_small_as_bisected_pgd():
     problem = problem_of(conv(1), images_of(3, seed=1))
-    distance, _ = FAB(steps=60, restarts=2).distances(problem)
+    distance = distances(FAB(steps=60, restarts=2), problem)
     pgd = bisected_pgd(problem)
     assert (distance <= pgd * 1.05 + 1e-3).all()
     assert float((distance / pgd).mean()) < 1.01
@@ -221,7 +227,7 @@ def test_fab_finds_distances_as_small_as_bisected_pgd():
 
 def test_one_run_serves_a_grid_of_budgets():
     problem = problem_of(conv(2), images_of(8, seed=2))
-    distance, _ = FAB(steps=40).distances(problem)
+    distance = distances(FAB(steps=40), problem)
     for epsilon in (
         0.25 * distance.median(),
         0.9 * distance.median(),
@@ -243,7 +249,7 @@ class TwoWays(nn.Module):
 def test_restarts_find_a_nearer_boundary():
     images = torch.full((4, 3, 4, 4), 0.4)
     problem = problem_of(Net(TwoWays()), images)
-    once, again = (FAB(steps=10, restarts=count).distances(problem)[0] for count in (1, 6))
+    once, again = (distances(FAB(steps=10, restarts=count), problem) for count in (1, 6))
     torch.testing.assert_close(once, torch.full((4,), 0.5), rtol=0.01, atol=0)
     torch.testing.assert_close(again, torch.full((4,), 0.1), rtol=0.06, atol=0)
 
@@ -277,7 +283,7 @@ def test_the_clean_image_weighs_at_most_alpha_max(most):
     assert weights[0] == min(0.5, most)
     assert 0.25 < weights[1] < 0.45 or weights[1] == most
     bent.seen.clear()
-    FAB(steps=3, alpha_max=most, halvings=0).distances(problem)
+    FAB(steps=3, alpha_max=most, halvings=0).search(problem.with_epsilon(0.0))
     assert bent.seen[1:4] == pytest.approx(expected, abs=1e-5)  # after the clean margin
 
 
@@ -285,7 +291,7 @@ def test_the_clean_image_weighs_at_most_alpha_max(most):
 def test_what_is_found_survives_storing(attack):
     images = (images_of(12, seed=4) * 255).round() / 255
     plain = problem_of(conv(4), images)
-    distance, _ = FAB(steps=40).distances(plain)
+    distance = distances(FAB(steps=40), plain)
     epsilon = float(distance.median()) * 1.5
     problem = problem_of(plain.victim, images, epsilon, after=("8bit",))
     found = run_verified(attack, problem)
@@ -313,15 +319,16 @@ def test_budgets_are_kept_and_nobody_ends_worse_than_clean(seed, norm, epsilon, 
 def test_images_misjudged_already_and_victims_that_never_move():
     images = images_of(3)
     flat = problem_of(Net(Plane(torch.zeros(3, 8, 8), 1.0)), images)
-    distance, pixels = FAB(steps=3).distances(flat)
+    found = FAB(steps=3).search(flat)
+    distance, pixels = found.distance, found.nearest
     assert distance.isinf().all()
     assert torch.equal(pixels, images)
-    assert DeepFool(steps=3).distances(flat).isinf().all()
+    assert distances(DeepFool(steps=3), flat).isinf().all()
     assert flat.spent.zero_gradients > 0
     problem = problem_of(conv(), images)
     problem.signs[0] *= -1
-    assert FAB(steps=3).distances(problem)[0][0] == 0
-    assert DeepFool(steps=3).distances(problem)[0] == 0
+    assert distances(FAB(steps=3), problem)[0] == 0
+    assert distances(DeepFool(steps=3), problem)[0] == 0
     found = run_verified(FAB(steps=5), problem.with_epsilon(0.5))
     assert found.misjudged.tolist() == [True, False, False]
     assert found.steps[0] == 0
@@ -330,7 +337,7 @@ def test_images_misjudged_already_and_victims_that_never_move():
 def test_results_do_not_depend_on_the_batch():
     victim, images = conv(5), images_of(6, seed=5)
     one, four = (
-        FAB(steps=10, restarts=2).distances(problem_of(victim, images, batch_size=size))[0] for size in (1, 4)
+        distances(FAB(steps=10, restarts=2), problem_of(victim, images, batch_size=size)) for size in (1, 4)
     )
     torch.testing.assert_close(one, four, rtol=1e-4, atol=1e-6)
 

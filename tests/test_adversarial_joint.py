@@ -57,7 +57,7 @@ def test_only_image_and_text_together_succeed():
     found = run_joint_verified(JointAttack(PGD(steps=20), texts), problem)
     assert found.success.all()
     assert {context.prompt for context in found.contexts} == {"a drawing of a balloon"}
-    assert found.first_try.all()
+    assert found.passed[:, 0].all()
     assert found.attempts.tolist() == [1] * 4
     assert bool(problem.threat.within_budget(found.pixels, problem.images).all())
     assert torch.equal(
@@ -74,7 +74,7 @@ def test_a_text_that_is_enough_costs_no_image_attack():
     assert found.success.all()
     assert torch.equal(found.pixels, problem.images)
     assert spent.backwards == 0
-    assert found.first_try.all()
+    assert found.passed[:, 0].all()
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def test_rounds_go_on_where_the_last_one_stopped():
         assert bool(found.success.all()) == passes
         assert found.passed.shape == (4, rounds + 1)
     assert found.attempts.tolist() == [5] * 4
-    assert not found.first_try.any()
+    assert not found.passed[:, 0].any()
     assert found.passed[0].tolist() == [False] * 4 + [True] * 6
     rates = attack_success_rate([True] * 4, ~found.misjudged, found.passed)
     assert (rates.asr_1.value, rates.asr_n.value, rates.attempts) == (0.0, 1.0, 10)
@@ -141,7 +141,7 @@ def test_texts_are_scored_again_at_the_attacked_pixels():
     assert found.success.all()  # by the last choice of text: the second attempt
     assert {context.prompt for context in found.contexts} == {"dark"}
     assert found.attempts.tolist() == [2] * 4
-    assert not found.first_try.any()
+    assert not found.passed[:, 0].any()
     # Two texts kept in a round: the second one is attacked as well.
     kept = run_joint_verified(JointAttack(Fixed(), candidates, rounds=1, texts_per_round=2), problem)
     assert kept.passed.shape == (4, 3)
@@ -176,11 +176,11 @@ def test_storing_is_checked_under_each_rows_own_text():
         [Context("weak", "p")],
     ]
     found = run_joint_verified(JointAttack(PGD(steps=20), candidates, rounds=1), problem_of(victim))
-    assert found.success.tolist() == found.first_try.tolist() == [False, True, False, True]
+    assert found.success.tolist() == found.passed[:, 0].tolist() == [False, True, False, True]
     backwards = run_joint_verified(
         JointAttack(PGD(steps=20), candidates[1:] + candidates[:1], rounds=1), problem_of(victim)
     )
-    assert backwards.first_try.tolist() == [True, False, True, False]
+    assert backwards.passed[:, 0].tolist() == [True, False, True, False]
 
 
 def test_the_other_direction():

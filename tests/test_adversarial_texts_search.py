@@ -122,7 +122,6 @@ def test_attacked_pixels_are_shown():
 def test_rates_by_hand():
     tries = FamilyResult([[1.0, -1.0], [-1.0, -1.0], [], [1.0], [-1.0]], torch.tensor([0, 0, 0, 0, 1]).bool())
     assert tries.asr_1() == pytest.approx((0.5 + 1 + 0 + 0) / 4)
-    assert tries.asr_first() == pytest.approx(1 / 4)
     assert tries.asr_n() == pytest.approx(2 / 4)
     assert tries.largest == 2
     assert math.isnan(FamilyResult([[-1.0]], torch.tensor([True])).asr_n())

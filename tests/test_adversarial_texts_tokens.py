@@ -8,12 +8,22 @@ from torch.nn import functional as F
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
-from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient, random_prompts, toward
+from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient
 from adversarial.threat import ThreatModel
 from judge.encoders.dual import DualEncoder
 from judge.encoders.soft_text import SoftText
 
 TARGET = "a photo of the digit seven"
+
+
+def cosine_distance(embed, target):
+    """The loss of MMA-Diffusion's text attack: one minus the cosine to a target embedding."""
+    return lambda embedded: 1 - F.cosine_similarity(embed(embedded), target[None], dim=-1)
+
+
+def random_texts(soft, length, count):
+    ids = torch.randint(len(soft.allowed), (count, length), generator=torch.Generator().manual_seed(0))
+    return [soft.decode(soft.allowed[row]) for row in ids]
 
 
 class Letters:
@@ -49,7 +59,7 @@ def target(soft):
 
 
 def test_the_gradient_is_that_of_one_hot_rows(soft, target):
-    ids, loss = soft.allowed[20:25], toward(soft.pooled, target)
+    ids, loss = soft.allowed[20:25], cosine_distance(soft.pooled, target)
     one_hot = F.one_hot(ids[None], soft.vocabulary).float().requires_grad_(True)
     loss(one_hot @ soft.table).sum().backward()
     found = one_hot_gradient(soft, loss, ids)
@@ -59,11 +69,11 @@ def test_the_gradient_is_that_of_one_hot_rows(soft, target):
 
 
 def test_search_nears_the_target_without_its_words(soft, target):
-    loss = toward(soft.pooled, target)
+    loss = cosine_distance(soft.pooled, target)
     forbidden = ("seven", "digit", "photo")
     search = TokenSearch(length=6, top_k=64, candidates=48, steps=12, forbidden=forbidden)
     found = search.run(soft, loss, seed=1)
-    chance = soft.encoder.encode_texts(random_prompts(soft, 6, 30))[0][:, 0]
+    chance = soft.encoder.encode_texts(random_texts(soft, 6, 30))[0][:, 0]
     by_chance = F.cosine_similarity(chance, target[None], dim=-1)
     reached = float(F.cosine_similarity(soft.encoder.encode_texts([found.text])[0][0, 0], target, dim=0))
     assert reached == pytest.approx(1 - found.loss, abs=1e-5)
@@ -79,7 +89,7 @@ def test_search_nears_the_target_without_its_words(soft, target):
 
 def test_searches_repeat():
     soft = Letters()
-    loss = toward(lambda embedded: embedded.mean(1), soft.table[3])
+    loss = cosine_distance(lambda embedded: embedded.mean(1), soft.table[3])
     runs = [TokenSearch(length=4, top_k=8, candidates=8, steps=3).run(soft, loss, seed=s) for s in (0, 0, 1)]
     assert runs[0].text == runs[1].text
     assert runs[0].losses == runs[1].losses
@@ -161,7 +171,7 @@ def test_a_start_with_forbidden_words_is_no_result():
 
 def test_what_cannot_be_searched():
     soft = Letters()
-    loss = toward(lambda embedded: embedded.mean(1), soft.table[0])
+    loss = cosine_distance(lambda embedded: embedded.mean(1), soft.table[0])
     with pytest.raises(AttackError, match="at least 1"):
         TokenSearch(steps=0)
     with pytest.raises(AttackError, match="No place"):

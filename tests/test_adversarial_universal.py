@@ -83,7 +83,6 @@ def test_it_carries_over_to_unseen_images(trained, norm, epsilon):
     own = rate(run_verified(PGD(steps=20), held_out))
     assert universal > max(noise) + 0.2
     assert universal <= own
-    assert perturbation.apply(held_out).pixels.equal(perturbation.run(held_out).pixels)
 
 
 def test_one_change_for_all_images(trained):

@@ -1,9 +1,9 @@
-"""Minimum-norm attacks: DeepFool and FAB look for the nearest picture that is misjudged, whatever the budget.
+"""Minimum-norm attacks: DeepFool and FAB look for the nearest misjudged picture, whatever the budget.
 
-Other attacks take a budget and ask whether it suffices. These ask how much would, so that one run answers for every
-epsilon of a grid (`distances`). As attacks within a budget (`run`) they report what the budget allows of what they
-found. A picture just beyond the boundary often falls back when it is stored as bytes; as long as budget is left, going
-on in the same direction is free, so both the point found and the change scaled up to the whole budget are reported.
+Other attacks take a budget and ask whether it suffices; these ask how large a budget is needed, and then report what
+the given one allows. A picture just beyond the boundary often falls back when it is stored as bytes. While budget is
+left, going on in the same direction is free, so both the point found and its change scaled up to the whole budget are
+tried.
 
 Both linearise the margin: with margin g(x) and gradient w, the boundary near x is the plane g(x) + w (z - x) = 0.
 """
@@ -17,7 +17,8 @@ from adversarial.errors import AttackError
 from adversarial.problem import AttackResult, Problem
 from adversarial.threat import perturbation_norm
 
-from .plane import Boundary, dual_length, onto_plane, walk
+from .nearest import NearestPoints
+from .plane import dual_norm, project_onto_plane
 from .steps import check_counts, direction
 
 
@@ -35,7 +36,7 @@ class DeepFool:
     """
 
     steps: int = 50
-    """Points asked about, at most."""
+    """Points queried, at most."""
     overshoot: float = 0.02
     """How much further each step goes than the plane."""
 
@@ -49,29 +50,21 @@ class DeepFool:
 
     def run(self, problem: Problem) -> AttackResult:
         """Walk to the boundary, then report what the budget allows of the way."""
-        boundary = Boundary(problem, self.steps, within_budget=True)
-        last = self._walk(boundary)
-        return boundary.best_within_budget(last)
+        return self.search(problem).best_within_budget()
 
-    def distances(self, problem: Problem) -> Tensor:
-        """(N,) size of the change, in the threat's norm, that first crossed the boundary.
-
-        0 for clean images that are misjudged already, inf where no step crossed. It is an upper bound.
-        """
-        boundary = Boundary(problem, self.steps)
-        self._walk(boundary)
-        return boundary.distance
-
-    def _walk(self, boundary: "Boundary") -> Tensor:
-        norm = boundary.problem.threat.norm
+    def search(self, problem: Problem) -> NearestPoints:
+        """The first misjudged point of each image; a row is done early once one lies within the budget."""
+        points, norm = NearestPoints(problem, self.steps), problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
-            far = margin / dual_length(gradient, norm).clamp(min=1e-30) * (1 + self.overshoot)
-            # Where the gradient is nearly nothing the step would be endless; the pixel range stops it anyway.
+            # Section 2: the distance to the plane is g(x) / |w|.
+            far = margin / dual_norm(gradient, norm).clamp(min=1e-30) * (1 + self.overshoot)
+            # Where the gradient is nearly zero the step would be endless; the pixel range stops it anyway.
             far = far.clamp(max=1e6)[:, None, None, None]
             return (here - far * direction(gradient, norm)).clamp(0.0, 1.0)
 
-        return walk(boundary, self.steps, 1, move, stop_beyond=True)
+        points.iterate(move, self.steps, stop_beyond=True)
+        return points
 
 
 @dataclass(frozen=True)
@@ -79,13 +72,12 @@ class FAB:
     """Fast adaptive boundary attack: follow the boundary to where it is nearest to the clean image.
 
     Croce and Hein 2020, "Minimally distorted adversarial examples with a fast adaptive boundary attack", algorithm 1
-    for two classes. From each point the plane is approached twice, from the point itself and from the clean image,
-    both exactly within [0, 1]; the next point is a mean of the two, drawn towards the clean one. A misjudged point is
-    recorded and pulled back towards the clean image. Here a point pulled back is asked about before the next
-    projection, so that each step is one gradient. A bisection ends the search.
+    for two classes. Both the current point and the clean image are projected onto the plane within [0, 1]; the next
+    point is a mean of the two, biased towards the clean image. A misjudged point is recorded and pulled back towards
+    the clean image. Here a point that was pulled back is queried before the next projection, so that each step is one
+    gradient. A bisection ends the search.
 
-    The threat's epsilon plays no part in the search, but for how far random restarts begin from images of which
-    nothing is found yet.
+    The threat's epsilon enters the search only as the radius of random restarts for images without a misjudged point.
 
     Raises:
         AttackError: counts below 1, or shares out of range.
@@ -117,55 +109,40 @@ class FAB:
 
     def run(self, problem: Problem) -> AttackResult:
         """Search; an image is done once a point within the budget survives storing."""
-        boundary = Boundary(problem, self._limit, within_budget=True)
-        last = self._walk(boundary)
-        return boundary.best_within_budget(last)
+        return self.search(problem).best_within_budget()
 
-    def distances(self, problem: Problem) -> tuple[Tensor, Tensor]:
-        """(N,) smallest change found, in the threat's norm, and the pixels (N, 3, H, W) it leads to.
-
-        0 and the clean pixels where those are misjudged already; inf and the clean pixels where nothing was found.
-        """
-        boundary = Boundary(problem, self._limit)
-        self._walk(boundary)
-        return boundary.distance, boundary.nearest
-
-    @property
-    def _limit(self) -> int:
-        return self.steps * self.restarts + self.halvings
-
-    def _walk(self, boundary: "Boundary") -> Tensor:
-        norm = boundary.problem.threat.norm
+    def search(self, problem: Problem) -> NearestPoints:
+        """The nearest misjudged point found of each image; rows are done early as in `run`."""
+        points, norm = NearestPoints(problem, self.steps * self.restarts + self.halvings), problem.threat.norm
 
         def move(clean: Tensor, here: Tensor, margin: Tensor, gradient: Tensor) -> Tensor:
-            near = onto_plane(here, gradient, margin, norm) - here
-            home = (
-                onto_plane(clean, gradient, margin + (gradient * (clean - here)).flatten(1).sum(1), norm)
-                - clean
-            )
-            ways = perturbation_norm(near, norm), perturbation_norm(home, norm)
-            share = (ways[0] / (ways[0] + ways[1]).clamp(min=1e-12)).clamp(max=self.alpha_max)
+            # Algorithm 1: project the point and the clean image, and average them by their distances.
+            near = project_onto_plane(here, gradient, margin, norm) - here
+            margin_at_clean = margin + (gradient * (clean - here)).flatten(1).sum(1)
+            home = project_onto_plane(clean, gradient, margin_at_clean, norm) - clean
+            distances = perturbation_norm(near, norm), perturbation_norm(home, norm)
+            share = (distances[0] / (distances[0] + distances[1]).clamp(min=1e-12)).clamp(max=self.alpha_max)
             share = share[:, None, None, None]
             ahead = (1 - share) * (here + self.eta * near) + share * (clean + self.eta * home)
+            # Algorithm 1, backward step with beta: from beyond the boundary, go back towards the clean image.
             back = clean + self.beta * (here - clean)
             return torch.where((margin < 0)[:, None, None, None], back, ahead.clamp(0.0, 1.0))
 
-        last = walk(boundary, self.steps, self.restarts, move, stop_beyond=False)
-        self._bisect(boundary)
-        return last
+        points.iterate(move, self.steps, self.restarts)
+        self._bisect(points)
+        return points
 
-    def _bisect(self, boundary: "Boundary") -> None:
-        """Shorten the changes found; along the way from the clean image the margin may cross zero earlier."""
-        problem, far = boundary.problem, boundary.nearest.clone()
+    def _bisect(self, points: NearestPoints) -> None:
+        """Shorten the changes found: on the line from the clean image the margin may cross zero earlier."""
+        problem, far = points.problem, points.nearest.clone()
         low, high = torch.zeros(len(problem)), torch.ones(len(problem))
         for _ in range(self.halvings):
-            for rows in problem.batches(
-                (boundary.search.active & boundary.distance.isfinite()).nonzero().flatten()
-            ):
+            left = points.search.active & points.distance.isfinite()
+            for rows in problem.batches(left.nonzero().flatten()):
                 middle = (low[rows] + high[rows]) / 2
                 clean = problem.images[rows]
                 pixels = clean + middle[:, None, None, None] * (far[rows] - clean)
                 margin = problem.signed_margins(pixels, rows)
-                boundary.update(rows, pixels, margin)
+                points.update(rows, pixels, margin)
                 low[rows] = torch.where(margin < 0, low[rows], middle)
                 high[rows] = torch.where(margin < 0, middle, high[rows])

@@ -41,10 +41,6 @@ class UniversalPerturbation:
                 search.update(rows, pixels, problem.signed_margins(pixels, rows))
         return search.result
 
-    def apply(self, problem: Problem) -> AttackResult:
-        """`run`, by the name that says what happens."""
-        return self.run(problem)
-
     def _check(self, problem: Problem) -> None:
         if problem.images.shape[1:] != self.change.shape:
             raise AttackError(

@@ -16,7 +16,6 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
@@ -60,20 +59,6 @@ class TokenResult:
     """Prompts whose loss was asked for."""
     losses: list[float] = field(repr=False, default_factory=list)
     """Best loss so far: at the start, and after each step."""
-
-
-def toward(embed: Callable[[Tensor], Tensor], target: Tensor) -> Loss:
-    """MMA's loss: one minus the cosine of a prompt's pooled embedding with a target.
-
-    Args:
-        embed: (B, L, W) embedded tokens -> (B, D) pooled embeddings.
-        target: (D,) the embedding to reach.
-    """
-
-    def loss(embedded: Tensor) -> Tensor:
-        return 1 - F.cosine_similarity(embed(embedded), target[None].detach(), dim=-1)
-
-    return loss
 
 
 @dataclass(frozen=True)
@@ -305,10 +290,3 @@ def one_hot_gradient(soft: SoftText, loss: Loss, ids: Tensor) -> Tensor:
     if not bool(torch.isfinite(gradient).all()):
         raise AttackError("Gradients to the tokens are not finite; load the model in float32 or bfloat16.")
     return gradient[0] @ soft.table.T
-
-
-def random_prompts(soft: SoftText, length: int, count: int, seed: int = 0) -> list[str]:
-    """Texts of random tokens, to compare a search with: what length alone achieves."""
-    search = TokenSearch(length=length)
-    generator = torch.Generator().manual_seed(seed)
-    return [soft.decode(search._random_start(soft, generator)) for _ in range(count)]
