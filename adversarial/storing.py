@@ -115,11 +115,6 @@ class StoredResult:
         eligible: Booleans = ~self.misjudged & ~self.unjudged["clean"]
         return eligible
 
-    def held(self, entry: str) -> Booleans:
-        """(N,) rows that are judged, and rightly, after `entry`."""
-        held: Booleans = self.eligible & ~self.success[entry] & ~self.unjudged[entry]
-        return held
-
 
 def check_stored(victim: Victim, found: AttackResult, problem: Problem) -> StoredResult:
     """Ask the real path about clean and stored pictures.

@@ -207,19 +207,20 @@ def test_edits_as_attacks_by_the_real_path() -> None:
     done = EditAttack({"darker": darker, "padding": padding}, (1, 2, 5)).run(problem)
     assert all(len(policies) == 1 for policies in problem.victim.policies)
     assert done.eligible.tolist() == [True, True, True, False]
-    assert done.success("darker").tolist() == [
-        [False, False, False, False],
-        [True, False, False, False],
-        [False, False, False, False],
+    assert done.robust("darker").tolist() == [
+        [True, True, True, False],
+        [False, True, True, False],
+        [False, False, False, False],  # too dark to be judged
     ]
-    assert done.unjudged("darker")[2].all()
-    assert done.held("darker")[:2].tolist() == [[True, True, True, False], [False, True, True, False]]
-    assert not done.held("darker")[2].any()
-    assert done.accuracy()["darker"].tolist() == [0.75, 0.5, 0.0]
-    assert done.worst(1).tolist() == [True, False, True, False]  # a white frame turns row 1
-    assert not done.worst().any()
-    with pytest.raises(AttackError, match="not run"):
-        done.worst(3)
+    assert done.robust("padding")[0].tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]  # a white frame makes row 1 brighter
+    assert not done.robust_to_all().any()
+    light = EditAttack({"darker": darker, "padding": padding}, (1,)).run(problem)
+    assert light.robust_to_all().tolist() == [True, False, True, False]
 
 
 def test_nothing_to_try_is_refused() -> None:

@@ -47,6 +47,10 @@ def found_at(problem, pixels):
     )
 
 
+def robust(checked, entry):
+    return checked.eligible & ~checked.success[entry] & ~checked.unjudged[entry]
+
+
 def grey(*levels):
     return torch.stack([torch.full((3, 8, 8), level / 255.0) for level in levels])
 
@@ -97,7 +101,7 @@ def test_half_a_level_succeeds_in_floats_and_in_no_file() -> None:
     checked = check_stored(victim, found_at(problem, threat.project(images - 1, images) - 1e-7), problem)
     assert checked.success["raw"].all()
     assert not any(checked.success[entry].any() for entry in threat.after)
-    assert checked.held("8bit").all()
+    assert robust(checked, "8bit").all()
     assert not checked.distance["8bit"].any()
 
 
@@ -139,7 +143,7 @@ def test_what_the_real_path_misjudges_clean_is_no_success() -> None:
     checked = check_stored(blind, found_at(problem, threat.project(images - 1, images)), problem)
     assert checked.misjudged.all()
     assert not checked.success["8bit"].any()
-    assert not checked.held("8bit").any()
+    assert not robust(checked, "8bit").any()
     assert not checked.eligible.any()
 
 
@@ -157,12 +161,12 @@ def test_unjudged_is_neither_success_nor_robust() -> None:
     assert checked.success["raw"].tolist() == [True, True, False, False]
     for entry in threat.after:
         assert checked.success[entry].tolist() == [False] * 4
-        assert checked.held(entry).tolist() == [False, False, False, True]
+        assert robust(checked, entry).tolist() == [False, False, False, True]
     assert checked.eligible.tolist() == [True, False, False, True]
     nothing = Bright(real=lambda mean: float("nan"))
     checked = check_stored(nothing, found_at(problem, images), problem)
     assert np.isnan(checked.agreement["clean"])
-    assert not checked.held("8bit").any()
+    assert not robust(checked, "8bit").any()
 
 
 def test_policies_are_not_mixed_and_rows_keep_their_places() -> None:
@@ -174,4 +178,4 @@ def test_policies_are_not_mixed_and_rows_keep_their_places() -> None:
     assert checked.unsafe["clean"] == pytest.approx(
         [victim.real(level / 255) for level in (100, 200, 60, 140, 90)]
     )
-    assert checked.held("8bit").all()
+    assert robust(checked, "8bit").all()

@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from adversarial.problem import Context, Problem
+from adversarial.storing import to_images
 from adversarial.threat import round_to_8_bits
 
 from .check import Check, build_check
@@ -26,9 +26,8 @@ def score_both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
     margins = problem.all_signed_margins(rounded) * problem.signs
     probabilities = torch.empty(len(problem), dtype=torch.float64)
     for rows in problem.batches(torch.arange(len(problem))):
-        arrays = (rounded[rows] * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        images = [Image.fromarray(array) for array in arrays]
-        scores = problem.victim.score(images, [problem.contexts[row] for row in rows.tolist()])
+        contexts = [problem.contexts[row] for row in rows.tolist()]
+        scores = problem.victim.score(to_images(rounded[rows]), contexts)
         probabilities[rows] = torch.from_numpy(np.asarray(scores, dtype=np.float64))
     return margins, probabilities
 

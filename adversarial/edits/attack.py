@@ -1,6 +1,6 @@
-"""Edits as attacks: change each picture in every listed way and ask the victim's real path.
+"""Edits as attacks: apply every edit at every severity, and score the results by the victim's real path.
 
-Edits have no epsilon. What they do is reported in a table of its own, never on a curve against epsilon.
+Edits have no epsilon, so they are reported in a table of their own, never on a curve against epsilon.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from adversarial.errors import AttackError
 from adversarial.problem import Problem
-from adversarial.storing import is_misjudged, to_images
+from adversarial.storing import to_images
 
 from .base import SEVERITIES, Edit
 
@@ -22,9 +22,9 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class EditResult:
-    """What the real path says about N pictures under E edits at S severities.
+    """p(unsafe) of N pictures under E edits at S severities, by the real path.
 
-    Here an error is a verdict on the wrong side or none at all: an unjudged picture (NaN) is not right.
+    An unjudged picture (NaN) counts as an error: it is not right.
     """
 
     signs: Floats
@@ -37,39 +37,17 @@ class EditResult:
 
     @property
     def eligible(self) -> Booleans:
-        """(N,) rows that are judged rightly before any edit."""
+        """(N,) rows that are judged right before any edit."""
         return self._right(self.clean)
 
-    def success(self, edit: str) -> Booleans:
-        """(S, N) rows, right before, whose verdict the edit turned; unjudged ones are not among them."""
-        return is_misjudged(self.unsafe[edit], self.signs) & self.eligible
-
-    def unjudged(self, edit: str) -> Booleans:
-        """(S, N) rows without a verdict under the edit."""
-        return np.isnan(self.unsafe[edit])
-
-    def held(self, edit: str) -> Booleans:
+    def robust(self, edit: str) -> Booleans:
         """(S, N) rows that are right before and under the edit."""
         return self._right(self.unsafe[edit]) & self.eligible
 
-    def accuracy(self) -> dict[str, Floats]:
-        """Edit -> (S,) share of all rows that are judged rightly, those misjudged before counting as errors."""
-        return {edit: self._right(values).mean(axis=-1) for edit, values in self.unsafe.items()}
-
-    def worst(self, severity: int | None = None) -> Booleans:
-        """(N,) rows that held under every edit, at one severity or at all.
-
-        Raises:
-            AttackError: a severity that was not run.
-        """
-        if severity is None:
-            chosen = np.arange(len(self.severities))
-        elif severity in self.severities:
-            chosen = np.array([self.severities.index(severity)])
-        else:
-            raise AttackError(f"Severity {severity} was not run; there are {self.severities}.")
-        held = [self.held(edit)[chosen].all(axis=0) for edit in self.unsafe]
-        worst: Booleans = np.all([self.eligible, *held], axis=0)
+    def robust_to_all(self) -> Booleans:
+        """(N,) rows that are right under every edit at every severity."""
+        robust = [self.robust(edit).all(axis=0) for edit in self.unsafe]
+        worst: Booleans = np.all([self.eligible, *robust], axis=0)
         return worst
 
     def _right(self, unsafe: Floats) -> Booleans:
@@ -79,7 +57,7 @@ class EditResult:
 
 @dataclass(frozen=True)
 class EditAttack:
-    """Try every edit at every severity on every picture; it asks only, so any victim will do.
+    """Try every edit at every severity on every picture; it needs no gradients, so any victim will do.
 
     Raises:
         AttackError: no edits, no severities, or severities that do not exist.
@@ -98,9 +76,9 @@ class EditAttack:
             raise AttackError(f"Severities {unknown} do not exist; they are 1, 2, 3, 4 and 5.")
 
     def run(self, problem: Problem) -> EditResult:
-        """Edit the problem's images, rounded to bytes, and score them by `victim.score`, a policy at a time.
+        """Edit the problem's images, rounded to bytes, and score them by `victim.score`, one policy per batch.
 
-        The threat model's epsilon plays no part, nor does its `after`.
+        The threat model's `epsilon` and `after` are ignored.
         """
         count = len(problem)
         clean = np.full(count, np.nan)

@@ -53,11 +53,11 @@ def edit_pictures(
         for problem in _alike(part.problem):
             families = {"edits": EDITS, "corruptions": CORRUPTIONS, "writing": _writing(problem)}
             for name, edits in families.items():
-                done = EditAttack(edits, severities).run(problem)
-                worst[name].append(done.worst())
+                result = EditAttack(edits, severities).run(problem)
+                worst[name].append(result.robust_to_all())
                 for edit in edits:
                     label = "writing" if name == "writing" else edit
-                    held[name][label].append(done.held(edit).ravel())
+                    held[name][label].append(result.robust(edit).ravel())
     found: dict[str, Any] = {
         name: {
             "rows": len(np.concatenate(worst[name])),

@@ -10,12 +10,12 @@ from PIL import Image
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context, Problem
-from adversarial.storing import to_images
+from adversarial.storing import to_images, to_pixels
 from adversarial.threat import ThreatModel
 from eval.questions import Question
 from judge.data.images import open_image
 
-from .victims import ClassifierVictim, as_pixels, image_processor_of, stages_of
+from .victims import ClassifierVictim, image_processor_of, stages_of
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def build_problems(
         misjudged = [place for place in members if place not in {*right, *unjudged}]
         problem = Problem(
             victim,
-            as_pixels([pictures[place] for place in right], size),
+            to_pixels([pictures[place] for place in right]) if right else torch.zeros(0, 3, size[1], size[0]),
             [contexts[place] for place in right],
             torch.tensor([float(signs[place]) for place in right]),
             threat,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from adversarial.errors import AttackError
 from adversarial.problem import Context
-from adversarial.storing import to_images
+from adversarial.storing import to_images, to_pixels
 from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
 from judge.encoders.pixels import preprocess
@@ -219,19 +219,9 @@ def _answers(victim: ClassifierVictim, images: "Sequence[Image.Image]", contexts
     for size in dict.fromkeys(image.size for image in images):
         rows = [row for row, image in enumerate(images) if image.size == size]
         with torch.no_grad():
-            margins = victim.margins(
-                as_pixels([images[row] for row in rows], size), [contexts[r] for r in rows]
-            )
+            margins = victim.margins(to_pixels([images[row] for row in rows]), [contexts[r] for r in rows])
         found[rows] = expit(margins.double().cpu().numpy())
     return found
-
-
-def as_pixels(images: "Sequence[Image.Image]", size: tuple[int, int]) -> Tensor:
-    """(B, 3, H, W) floats in [0, 1] of B pictures of one (width, height)."""
-    pixels = torch.zeros(len(images), 3, size[1], size[0])
-    for row, image in enumerate(images):
-        pixels[row] = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1) / 255
-    return pixels
 
 
 def _moved(probability: Array, threshold: float) -> Array:

@@ -315,9 +315,7 @@ class DistillTrainer(Trainer):  # type: ignore[misc]
         metrics = {f"{metric_key_prefix}_{key}": value for key, value in self.evaluator(model.head).items()}
         model.train(training)
         self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(
-            self.args, self.state, self.control, metrics
-        )
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
 
