@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.calibration.conformal import check_levels, conformal_threshold
-from judge.calibration.temperature import Labelled
+from judge.calibration.temperature import LabelledScores
 from judge.cascade.cascade import Cascade, TokenClassifier
 from judge.cascade.similarity import Platt, Similarities
-from judge.cascade.stages import STAGES, Cutoffs, Decided, StageScores
-from judge.cascade.tuning import Family, decided_losses
+from judge.cascade.stages import STAGES, Cutoffs, Decisions, StageScores
+from judge.cascade.tuning import CutoffFamily, decided_losses
 from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
@@ -41,7 +41,7 @@ class StagePredictions:
     """(N,) p(unsafe)."""
     judge: Array | None
     """(N,) p(unsafe), where there is a judge."""
-    labelled: dict[str, list[Labelled]]
+    labelled: dict[str, list[LabelledScores]]
     """`student` and `judge`: their scores with the truth, by policy, for temperatures."""
 
     @property
@@ -78,14 +78,14 @@ def predict_stages(
     """
     similarities = Similarities(student.encoder)
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
-    labelled: dict[str, list[Labelled]] = {"student": [], "judge": []}
+    labelled: dict[str, list[LabelledScores]] = {"student": [], "judge": []}
     ordered: list[Question] = []
     for group in _by_policy(questions):
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
         images = [open_image(question.row.example.image) for question in group]
         tokens = student.encoder.encode_images(images)
-        found["text"].append(similarities.of_prompts(prompts, policy).max(axis=1))
-        found["image"].append(similarities.of_images(tokens, policy).max(axis=1))
+        found["text"].append(similarities.prompt_similarities(prompts, policy).max(axis=1))
+        found["image"].append(similarities.image_similarities(tokens, policy).max(axis=1))
         answers = {"student": student.score_tokens(tokens, prompts, policy)}
         if judge is not None:
             answers["judge"] = judge.score(images, prompts, policy)
@@ -106,7 +106,7 @@ def predict_stages(
 
 
 def summarise_cascade(
-    asked: StagePredictions, decided: Decided, cutoffs: Cutoffs, costs: Costs
+    asked: StagePredictions, decided: Decisions, cutoffs: Cutoffs, costs: Costs
 ) -> dict[str, Any]:
     """F1 of the cascade, the student and the judge on N test rows, the judge's share, and `stages`.
 
@@ -114,7 +114,7 @@ def summarise_cascade(
     encoder's pass, and the prompt's reading where the text filter has a say. `seconds_per_image_by_stages` is their
     sum, each times that share. Intervals are 95 %, by image.
     """
-    say = cutoffs.text_has_a_say
+    say = cutoffs.uses_text_filter
     seconds = {
         "filter": costs.filters(say),
         "student": costs.seconds["student"],
@@ -200,7 +200,7 @@ def evaluate_each_stage(
 
 
 def resample_miss_rate(
-    family: Family, asked: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
+    family: CutoffFamily, asked: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
 ) -> dict[str, Any]:
     """Choose the level anew on 200 random halves of all unsafe images, and measure the misses on the other half."""
     tables = [
@@ -210,7 +210,7 @@ def resample_miss_rate(
     return {"mean_miss_rate": check.mean, "resampling": check.to_dict()}
 
 
-def count_live_differences(cascade: Cascade, asked: StagePredictions, decided: Decided) -> dict[str, Any]:
+def count_live_differences(cascade: Cascade, asked: StagePredictions, decided: Decisions) -> dict[str, Any]:
     """Run the cascade itself: how many rows it decides otherwise than was calibrated.
 
     Those can only be rows whose score lies on a cutoff up to rounding, as batches are other ones.
@@ -241,11 +241,13 @@ def summarise_costs(costs: Costs, cutoffs: Cutoffs) -> dict[str, Any]:
         "repeats": costs.repeats,
         "reached": costs.reached,
     }
-    by_stages = None if costs.reached is None else costs.expected(costs.reached, cutoffs.text_has_a_say)
+    by_stages = None if costs.reached is None else costs.expected(costs.reached, cutoffs.uses_text_filter)
     return found | {"timing": {**timing, "by_stages": by_stages, "seconds": costs.seconds}}
 
 
-def cascade_rows(asked: StagePredictions, scores: StageScores, decided: Decided) -> Iterator[dict[str, Any]]:
+def cascade_rows(
+    asked: StagePredictions, scores: StageScores, decided: Decisions
+) -> Iterator[dict[str, Any]]:
     """One record a row, for the run folder."""
     for place, question in enumerate(asked.questions):
         yield {
@@ -268,9 +270,11 @@ def _by_policy(questions: Sequence[Question]) -> list[list[Question]]:
     return list(policies.values())
 
 
-def _with_truth(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> Labelled:
+def _with_truth(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> LabelledScores:
     labels = np.array([policy.label(question.row.example) for question in group], dtype=np.float64)
-    return Labelled(policy, scores, np.array([float(question.row.unsafe) for question in group]), labels)
+    return LabelledScores(
+        policy, scores, np.array([float(question.row.unsafe) for question in group]), labels
+    )
 
 
 def _measures(counts: Confusion) -> dict[str, float]:

@@ -90,14 +90,14 @@ class Costs:
     reached: dict[str, float] | None = None
     """Share of those images that gets to each stage of the cascade."""
 
-    def filters(self, text_has_a_say: bool) -> float:
+    def filters(self, uses_text_filter: bool) -> float:
         """The filters, with the encoder's pass, and the prompt's reading where the text filter has a say."""
-        return self.seconds["encoder"] + self.seconds["image"] + self.seconds["text"] * text_has_a_say
+        return self.seconds["encoder"] + self.seconds["image"] + self.seconds["text"] * uses_text_filter
 
-    def expected(self, reached: Mapping[str, float], text_has_a_say: bool) -> float:
+    def expected(self, reached: Mapping[str, float], uses_text_filter: bool) -> float:
         """Seconds an image of a cascade by its stages: cost times the share of images that `reached` each."""
         late = sum(self.seconds.get(stage, 0.0) * reached[stage] for stage in STAGES[1:])
-        return self.filters(text_has_a_say) + late
+        return self.filters(uses_text_filter) + late
 
 
 def measure_costs(
@@ -118,11 +118,11 @@ def measure_costs(
 
     def image_filter() -> None:
         for batch, tokens in zip(batches, seen, strict=True):
-            similarities.of_images(tokens, batch.policy)
+            similarities.image_similarities(tokens, batch.policy)
 
     functions: dict[str, Callable[[], Any]] = {
         "encoder": lambda: [student.encoder.encode_images(batch.images) for batch in batches],
-        "text": lambda: [similarities.of_prompts(batch.prompts, batch.policy) for batch in batches],
+        "text": lambda: [similarities.prompt_similarities(batch.prompts, batch.policy) for batch in batches],
         "image": image_filter,
         "student": student_reads,
     }

@@ -42,7 +42,7 @@ class Scores:
     number than in `categories`. For lessons and temperatures; verdicts do not look at it."""
 
     @property
-    def each(self) -> "NDArray[np.float64]":
+    def category_probabilities(self) -> "NDArray[np.float64]":
         """(B, K) probability per category on its own: `separate`, or `categories` where there is none."""
         return self.categories if self.separate is None else self.separate
 
@@ -69,7 +69,7 @@ def on_one_scale(scores: Scores) -> Scores:
     moved = np.where(unchanged, found, moved)
     if np.array_equal(moved, found, equal_nan=True):
         return scores
-    return replace(scores, categories=moved, separate=scores.each)
+    return replace(scores, categories=moved, separate=scores.category_probabilities)
 
 
 class Classifier(Protocol):
@@ -198,7 +198,7 @@ def modules_of(classifier: object) -> "Iterable[Module]":
 def score_each_category(
     classifier: Classifier, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy
 ) -> Scores:
-    """Scores with each category asked about on its own, where the classifier can do that; read `Scores.each`."""
+    """Scores in whose `category_probabilities` each category is a question of its own, where the classifier can."""
     if isinstance(classifier, MultiLabelClassifier):
         return classifier.score(images, prompts, taxonomy, multilabel=True)
     return classifier.score(images, prompts, taxonomy)

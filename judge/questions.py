@@ -249,5 +249,5 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         # Where one part moved its categories and another had no need to, both have probabilities of their own.
         None
         if all(part.separate is None for part in parts)
-        else np.concatenate([part.each for part in parts]),
+        else np.concatenate([part.category_probabilities for part in parts]),
     )

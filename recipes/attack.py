@@ -58,7 +58,7 @@ from eval.robustness.trials import (
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.cascade.cascade import Cascade
-from judge.cascade.filters_alone import FilterStage
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.margins import PATHS
 from judge.data.examples import load_examples
 from judge.errors import ConfigError
@@ -314,7 +314,9 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
         return {}
     cascades: dict[str, Any] = {name: load_classifier(name) for name in names}
     deployed = {
-        f"filters of {short(names[0])}": [ClassifierVictim(FilterStage.of(cascades[names[0]]))],
+        f"filters of {short(names[0])}": [
+            ClassifierVictim(FilterClassifier.from_cascade(cascades[names[0]]))
+        ],
         **{short(name): through_stages(cascade) for name, cascade in cascades.items()},
     }
     drawn = draw(options, taxonomy, options.draws[0] + 2, 2 * options.unsafe_rows)

@@ -52,7 +52,7 @@ from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibration.conformal import allowed_misses
 from judge.calibration.envelope import Envelope
-from judge.calibration.temperature import Calibration, Labelled, fit_calibration
+from judge.calibration.temperature import Calibration, LabelledScores, fit_calibration
 from judge.cascade.cascade import Cascade
 from judge.cascade.saved import save_cascade
 from judge.cascade.settings import CascadeSettings
@@ -242,11 +242,11 @@ Pairs = tuple[np.ndarray, np.ndarray]
 """Truth and probability."""
 
 
-def pairs(answers: Sequence[Labelled], calibration: Calibration | None) -> dict[str, Pairs]:
+def pairs(answers: Sequence[LabelledScores], calibration: Calibration | None) -> dict[str, Pairs]:
     """Truth and probability of the whole and of all categories, calibrated or as they are."""
     scores = [calibration.apply(a.scores, a.taxonomy) if calibration else a.scores for a in answers]
     truth = np.concatenate([answer.categories.ravel() for answer in answers])
-    values = np.concatenate([score.each.ravel() for score in scores])
+    values = np.concatenate([score.category_probabilities.ravel() for score in scores])
     known = ~np.isnan(truth)
     whole = np.concatenate([answer.unsafe for answer in answers]) == 1
     return {

@@ -49,7 +49,7 @@ from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
 from judge.runs.references import teacher_identity
-from judge.runs.resume import check_options, explained
+from judge.runs.resume import check_options, explain_interruption
 from judge.student.distill import (
     Distillation,
     DistillCollator,
@@ -137,7 +137,7 @@ def main() -> None:
     """Parse the options, open the run folder, train; what stops it on the way is explained."""
     options, data, args = parse()
     run = open_run(options, data, args)
-    with explained(run.path):
+    with explain_interruption(run.path):
         distil(run, options, data, args)
 
 

@@ -43,7 +43,7 @@ from judge.data.images import open_image
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
-from judge.runs.resume import check_options, explained
+from judge.runs.resume import check_options, explain_interruption
 from judge.vlm.adapter import LoraOptions, add_lora, tidy_adapter
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import BaseOptions, load_base
@@ -121,7 +121,7 @@ def main() -> None:
     """Parse the options, open the run folder, train; what stops it on the way is explained."""
     base, lora, data, args = parse()
     run = open_run(base, lora, data, args)
-    with explained(run.path):
+    with explain_interruption(run.path):
         train(run, base, lora, data, args)
 
 

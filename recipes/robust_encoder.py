@@ -113,7 +113,9 @@ def main() -> None:
     if not state.is_main_process:
         return
     robust = save_encoder(encoder, run.path / "encoder")
-    run.note(encoder="encoder", encoder_fingerprint=robust.fingerprint, made_from=original.fingerprint)
+    run.update_manifest(
+        encoder="encoder", encoder_fingerprint=robust.fingerprint, made_from=original.fingerprint
+    )
     run.write_rows("history", history)
     after = measured(robust)
     place = environment()

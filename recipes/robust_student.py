@@ -50,7 +50,7 @@ from judge.encoders.fare import copy_encoder, resize_to_input, save_encoder
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
-from judge.runs.resume import check_options, explained
+from judge.runs.resume import check_options, explain_interruption
 from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
 from judge.student.harden import MisleadingGroups, PixelCollator, RobustDistillation, RobustOptions
 from judge.student.head import CrossAttentionHead
@@ -124,7 +124,7 @@ def main() -> None:
     first = RunDir.open(source.student, kind="student")
     undefended = load_student(first, device=str(args.device))
     run = open_run(source, robust, args, first)
-    with explained(run.path):
+    with explain_interruption(run.path):
         defend(run, first, undefended, source, robust, budgets, args)
 
 

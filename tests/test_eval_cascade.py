@@ -20,7 +20,7 @@ from judge.cascade.cascade import Cascade
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import NEVER, STAGES, decide
-from judge.cascade.tuning import Family, Shape, choose_level
+from judge.cascade.tuning import CascadeShape, CutoffFamily, choose_level
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy
@@ -93,7 +93,7 @@ def asked(drawn):
 
 @pytest.fixture(scope="module")
 def family(asked):
-    return Family(asked.scores(FLAT, FLAT), asked.unsafe, Shape(band=0.1, image_precision=NEVER))
+    return CutoffFamily(asked.scores(FLAT, FLAT), asked.unsafe, CascadeShape(band=0.1, image_precision=NEVER))
 
 
 def test_answers_land_on_their_rows(asked, drawn):
@@ -134,7 +134,9 @@ def test_what_is_counted_is_what_was_decided(asked, family):
     assert found["miss_rate"] == pytest.approx(sum(row["unsafe"] < 0.5 for row in unsafe) / len(unsafe))
     wrong = sum(row["truth"] and not row["unsafe"] >= 0.5 for row in rows)  # unjudged counts against recall
     assert found["recall"] == pytest.approx(1 - wrong / len(unsafe))
-    assert found["stages"]["filter"]["seconds_per_image"] == pytest.approx(3.0 + 2.0 * cutoffs.text_has_a_say)
+    assert found["stages"]["filter"]["seconds_per_image"] == pytest.approx(
+        3.0 + 2.0 * cutoffs.uses_text_filter
+    )
     by_hand = sum(stage["reached"] * stage["seconds_per_image"] for stage in found["stages"].values())
     assert found["seconds_per_image_by_stages"] == pytest.approx(by_hand)
     assert found["stages"]["filter"]["reached"] == 1.0
@@ -175,7 +177,7 @@ def test_without_a_judge(drawn):
     examples, questions = drawn
     asked = predict_stages(Noisy("student", examples, 1.5, fails=False), None, questions)
     assert asked.judge is None
-    family = Family(asked.scores(FLAT, FLAT), asked.unsafe, Shape())
+    family = CutoffFamily(asked.scores(FLAT, FLAT), asked.unsafe, CascadeShape())
     cutoffs = family.at(0.1)
     costs = replace(COSTS, seconds={name: 1.0 for name in COSTS.seconds if name != "judge"})
     found = summarise_cascade(asked, decide(asked.scores(FLAT, FLAT), cutoffs), cutoffs, costs)

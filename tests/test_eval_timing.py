@@ -130,7 +130,7 @@ def test_a_cascade_costs_what_its_stages_do(clock, questions):
     assert costs.seconds["judge"] == pytest.approx(0.200)
     assert costs.reached["filter"] == costs.reached["student"] == 1.0
     assert 0.0 < costs.reached["judge"] < 1.0
-    expected = costs.expected(costs.reached, cutoffs.text_has_a_say)
+    expected = costs.expected(costs.reached, cutoffs.uses_text_filter)
     assert expected == pytest.approx(0.003 + costs.seconds["image"] + 0.010 + 0.200 * costs.reached["judge"])
     assert costs.cascade == pytest.approx(expected)
     assert costs.cascade >= costs.filters(False)
@@ -144,7 +144,7 @@ def test_without_a_judge_or_a_cascade(clock, questions):
     costs = measure_costs(Timed("student", clock, 0.010), None, timing_batches(questions), repeats=1)
     assert "judge" not in costs.seconds
     assert costs.cascade is None
-    told = summarise_costs(costs, SimpleNamespace(text_has_a_say=False))
+    told = summarise_costs(costs, SimpleNamespace(uses_text_filter=False))
     assert told["seconds_per_image"] is told["timing"]["by_stages"] is None
 
 

@@ -15,7 +15,7 @@ from eval.questions import Question
 from eval.robustness.problems import build_problems, resize_to_input
 from eval.robustness.victims import as_victim, check_victim
 from judge.cascade.cascade import Cascade
-from judge.cascade.filters_alone import FilterStage
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
@@ -223,7 +223,7 @@ def test_who_has_no_gradients_says_why(student, tiny_vlm):
     cascade = make_cascade(student, remote())
     assert "stage 'remotejudge' is a RemoteJudge: it answers over HTTP" in as_victim(cascade).no_gradients
     assert as_victim(make_cascade(student)).no_gradients is None
-    assert as_victim(FilterStage.of(cascade)).no_gradients is None
+    assert as_victim(FilterClassifier.from_cascade(cascade)).no_gradients is None
     problem = Problem(
         as_victim(exported()),
         torch.rand(1, 3, 8, 8),
@@ -250,7 +250,12 @@ def test_without_gradients_it_can_still_be_queried():
 
 def test_healthy_victims_pass(student, tiny_vlm, images):
     judge = VisionLanguageJudge(*tiny_vlm())
-    for classifier in (student, judge, make_cascade(student, judge), FilterStage.of(make_cascade(student))):
+    for classifier in (
+        student,
+        judge,
+        make_cascade(student, judge),
+        FilterClassifier.from_cascade(make_cascade(student)),
+    ):
         check_victim(as_victim(classifier), images, CONTEXTS)
 
 

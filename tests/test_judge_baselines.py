@@ -425,10 +425,10 @@ def test_a_saved_head_scores_the_same(saved, noise_image):
 
 def test_a_head_for_another_encoder_is_refused(saved, encoder):
     kind, run, _ = saved
-    run.note(encoder_fingerprint="0" * 64)
+    run.update_manifest(encoder_fingerprint="0" * 64)
     with pytest.raises(CheckpointError, match=f"fingerprint {'0' * 16}.*{encoder.fingerprint[:16]}"):
         LOAD[kind](run, encoder=encoder)
-    run.note(width=512, encoder_fingerprint=encoder.fingerprint)
+    run.update_manifest(width=512, encoder_fingerprint=encoder.fingerprint)
     with pytest.raises(CheckpointError, match=r"width 512.*width 128"):
         LOAD[kind](run, encoder=encoder)
 

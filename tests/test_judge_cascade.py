@@ -11,14 +11,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import expit, logit
 
-from judge.calibration.envelope import Envelope
 from judge.calibration.conformal import average_by, check_levels
+from judge.calibration.envelope import Envelope
 from judge.cascade.cascade import Cascade
 from judge.cascade.saved import load_cascade, save_cascade
 from judge.cascade.settings import SETTINGS, CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import NEVER, STAGES, Cutoffs, StageScores, decide
-from judge.cascade.tuning import LEVELS, Family, Shape, choose_level, default_shapes, precise_cutoff, tune
+from judge.cascade.tuning import (
+    LEVELS,
+    CascadeShape,
+    CutoffFamily,
+    cascade_shapes,
+    choose_level,
+    precise_cutoff,
+    tune,
+)
 from judge.encoders.phrases import phrases
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
@@ -178,7 +186,7 @@ shares = st.floats(0, 1)
 )
 def test_a_miss_can_only_disappear_as_the_level_falls(seed, shape, unjudged, judge):
     scores, unsafe = simulated(60, seed, judge, unjudged)
-    family = Family(scores, unsafe, Shape(*shape))
+    family = CutoffFamily(scores, unsafe, CascadeShape(*shape))
     new, _ = simulated(60, seed + 1, judge, unjudged)
     losses = family.losses(new, (*LEVELS[::10], 1.0))
     assert (np.diff(losses.astype(int), axis=1) >= 0).all()
@@ -189,14 +197,14 @@ def test_a_miss_can_only_disappear_as_the_level_falls(seed, shape, unjudged, jud
 
 def test_the_family_is_not_trivial():
     scores, unsafe = simulated()
-    losses = Family(scores, unsafe, Shape()).losses(scores.rows(unsafe))
+    losses = CutoffFamily(scores, unsafe, CascadeShape()).losses(scores.rows(unsafe))
     assert losses[:, -1].mean() > 0.3
     assert len(np.unique(losses.mean(axis=0))) > 50
 
 
 def test_the_students_band_keeps_its_size_in_rows_at_every_level():
     scores, unsafe = simulated(1000)
-    family = Family(scores, unsafe, Shape(band=0.05))
+    family = CutoffFamily(scores, unsafe, CascadeShape(band=0.05))
     for level in LEVELS[50:250:40]:
         cutoffs = family.at(level)
         inside = (scores.student >= cutoffs.student_safe) & (scores.student < cutoffs.student_unsafe)
@@ -205,7 +213,7 @@ def test_the_students_band_keeps_its_size_in_rows_at_every_level():
 
 def test_safe_cutoffs_are_lower_quantiles_of_unsafe_rows():
     scores, unsafe = simulated(1000)
-    family = Family(scores, unsafe, Shape(text=0.0, image=0.5, student=1.0, judge=0.25))
+    family = CutoffFamily(scores, unsafe, CascadeShape(text=0.0, image=0.5, student=1.0, judge=0.25))
     cutoffs = family.at(0.2)
     assert cutoffs.text_safe == 0
     for column, cut, share in (
@@ -219,13 +227,13 @@ def test_safe_cutoffs_are_lower_quantiles_of_unsafe_rows():
 def test_a_tuning_set_needs_both_kinds():
     scores, unsafe = simulated(50)
     with pytest.raises(ConfigError, match="50 unsafe and 0 safe"):
-        Family(scores, np.ones_like(unsafe), Shape())
+        CutoffFamily(scores, np.ones_like(unsafe), CascadeShape())
 
 
 @pytest.mark.parametrize("change", [{"image": 1.5}, {"band": -0.1}, {"text_precision": 3.0}])
 def test_a_shape_is_made_of_shares(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
-        Shape(**change)
+        CascadeShape(**change)
 
 
 def test_the_precise_cutoff_against_a_loop():
@@ -244,7 +252,7 @@ def test_the_precise_cutoff_against_a_loop():
 
 def test_the_total_miss_rate_is_promised_over_draws_of_calibration_and_new_rows():
     tuning, unsafe = simulated(300, seed=1)
-    family = Family(tuning, unsafe, Shape(image=0.5, student=1.0, judge=1.0))
+    family = CutoffFamily(tuning, unsafe, CascadeShape(image=0.5, student=1.0, judge=1.0))
     # A large population, of which every draw takes calibration rows; the rest of it are the new rows.
     population, truth = simulated(40000, seed=2, unjudged=0.01)
     levels = LEVELS[::15]
@@ -263,7 +271,7 @@ def test_the_total_miss_rate_is_promised_over_draws_of_calibration_and_new_rows(
 
 def test_choose_level_is_the_most_lenient_that_keeps_the_bound():
     tuning, unsafe = simulated(400, seed=1)
-    family = Family(tuning, unsafe, Shape())
+    family = CutoffFamily(tuning, unsafe, CascadeShape())
     calibration, truth = simulated(400, seed=3)
     rows = calibration.rows(truth)
     level = choose_level(family, rows, 0.05)
@@ -278,7 +286,7 @@ def test_choose_level_is_the_most_lenient_that_keeps_the_bound():
 
 def test_rows_that_every_stage_failed_on_buy_no_laxer_level():
     tuning, unsafe = simulated(400, seed=1)
-    family = Family(tuning, unsafe, Shape())
+    family = CutoffFamily(tuning, unsafe, CascadeShape())
     rows = simulated(400, seed=3)[0]
     failed = StageScores(
         *(np.append(c, np.full(2000, np.nan)) for c in (rows.text, rows.image, rows.student, rows.judge))
@@ -288,7 +296,7 @@ def test_rows_that_every_stage_failed_on_buy_no_laxer_level():
 
 def test_too_few_rows_for_a_promise_say_how_many():
     tuning, unsafe = simulated(400)
-    family = Family(tuning, unsafe, Shape())
+    family = CutoffFamily(tuning, unsafe, CascadeShape())
     with pytest.raises(ConfigError, match="at least 49 unsafe calibration examples"):
         choose_level(family, tuning.rows(slice(0, 30)), 0.02)
 
@@ -296,7 +304,7 @@ def test_too_few_rows_for_a_promise_say_how_many():
 @pytest.mark.parametrize("judge", [True, False])
 def test_tuning_spares_the_judge_and_keeps_the_promise_on_other_rows(judge):
     tuning, unsafe = simulated(600, seed=5, judge=judge)
-    family = tune(tuning, unsafe, 0.05, judge_share=0.1, shapes=default_shapes(0.1, with_judge=judge)[::7])
+    family = tune(tuning, unsafe, 0.05, judge_share=0.1, shapes=cascade_shapes(0.1, with_judge=judge)[::7])
     other, truth = simulated(2000, seed=6, judge=judge)
     level = choose_level(family, other.rows(truth), 0.05)
     decided = decide(other, family.at(level))
@@ -313,7 +321,7 @@ def test_tuning_spares_the_judge_and_keeps_the_promise_on_other_rows(judge):
 def test_a_band_that_no_shape_can_keep_is_refused():
     tuning, unsafe = simulated(200)
     with pytest.raises(ConfigError, match=r"at most 0\.5%"):
-        tune(tuning, unsafe, 0.05, judge_share=0.005, shapes=[Shape(image=0.0, band=0.5)])
+        tune(tuning, unsafe, 0.05, judge_share=0.005, shapes=[CascadeShape(image=0.0, band=0.5)])
 
 
 def test_means_over_images():
@@ -358,7 +366,7 @@ class FakeEncoder:
 
 def test_a_similarity_is_the_largest_cosine_over_phrases():
     encoder = FakeEncoder()
-    found = Similarities(encoder).of_prompts(["zero", None, " ", "the digit 0"], DIGITS)
+    found = Similarities(encoder).prompt_similarities(["zero", None, " ", "the digit 0"], DIGITS)
     assert np.isnan(found[1:3]).all()
     for row, text in ((0, "zero"), (3, "the digit 0")):
         for column, category in enumerate(DIGITS):
@@ -374,9 +382,9 @@ def test_a_similarity_is_the_largest_cosine_over_phrases():
 def test_phrases_are_read_once_a_taxonomy_and_repeated_prompts_once_a_batch():
     encoder = FakeEncoder()
     similarities = Similarities(encoder)
-    similarities.of_prompts(["a", "a", "b"], DIGITS)
+    similarities.prompt_similarities(["a", "a", "b"], DIGITS)
     count = len(encoder.read_texts)
-    similarities.of_prompts(["a"], DIGITS)
+    similarities.prompt_similarities(["a"], DIGITS)
     assert encoder.read_texts[count:] == ["a"]
     assert encoder.read_texts.count("b") == 1
 
@@ -385,15 +393,15 @@ def test_an_order_of_categories_is_an_order_of_similarities():
     encoder = FakeEncoder()
     other = Taxonomy("x", "1", DIGITS.categories[::-1])
     tokens = encoder.encode_images([Image.new("RGB", (2, 2), (1, 0, 0))])
-    forward = Similarities(encoder).of_images(tokens, DIGITS)
-    assert Similarities(encoder).of_images(tokens, other) == pytest.approx(forward[:, ::-1])
+    forward = Similarities(encoder).image_similarities(tokens, DIGITS)
+    assert Similarities(encoder).image_similarities(tokens, other) == pytest.approx(forward[:, ::-1])
 
 
 def test_only_a_phrase_that_no_number_of_windows_holds_is_refused():
     wordy, endless = (Taxonomy("x", "1", (Category("long", "word " * n + "end"),)) for n in (20, 250))
-    assert Similarities(FakeEncoder()).of_prompts(["a"], wordy).shape == (1, 1)
+    assert Similarities(FakeEncoder()).prompt_similarities(["a"], wordy).shape == (1, 1)
     with pytest.raises(ConfigError, match="251 tokens"):
-        Similarities(FakeEncoder()).of_prompts(["a"], endless)
+        Similarities(FakeEncoder()).prompt_similarities(["a"], endless)
 
 
 def test_platt_finds_the_logistic_curve_on_cosines_that_hardly_differ():
@@ -466,7 +474,7 @@ def test_each_answer_says_who_decided_and_why():
     rows = [(0, 9, 9), (3, 26, 9), (3, 230, 9), (3, 115, 230), (3, 115, 26), (3, 115, 0), (3, 0, 26)]
     found = cascade(SILENT_TEXT)
     image = found.settings.image(
-        found.similarities.of_images(FakeEncoder().encode_images([picture(3, 0, 0)]), DIGITS)
+        found.similarities.image_similarities(FakeEncoder().encode_images([picture(3, 0, 0)]), DIGITS)
     ).max()
     assert 0.05 < image < 0.9, "the fake's fourth direction is one that the image filter is unsure of"
     scores = run(found, rows)
@@ -509,7 +517,7 @@ def test_a_score_on_a_cutoff_is_told_as_it_is_taken():
 def test_a_row_that_the_text_filter_settles_has_its_scores():
     found = cascade()
     scores = run(found, [(3, 26, 9), (0, 26, 9)], ["zero", None])
-    text = found.settings.text(found.similarities.of_prompts(["zero"], DIGITS))[0]
+    text = found.settings.text(found.similarities.prompt_similarities(["zero"], DIGITS))[0]
     assert scores.because[0].startswith("text filter alone is sure: unsafe (0.98, 0.")
     assert scores.separate[0] == pytest.approx(text, abs=1e-6)
     assert scores.categories[0] == pytest.approx(expit(logit(text) - logit(0.8)), abs=1e-6)
@@ -657,8 +665,8 @@ def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
     kept = found.settings
     offline = decide(
         StageScores(
-            kept.text(found.similarities.of_prompts(texts, DIGITS)).max(axis=1),
-            kept.image(found.similarities.of_images(tokens, DIGITS)).max(axis=1),
+            kept.text(found.similarities.prompt_similarities(texts, DIGITS)).max(axis=1),
+            kept.image(found.similarities.image_similarities(tokens, DIGITS)).max(axis=1),
             found.student.answers([row[1] for row in rows], DIGITS).unsafe,
             found.judge.answers([row[2] for row in rows], DIGITS).unsafe,
         ),
@@ -801,7 +809,7 @@ def test_a_stage_that_is_gone_or_not_named_is_refused(runs, tmp_path):
     (tmp_path / "vlm").rename(tmp_path / "gone")
     with pytest.raises(CheckpointError, match="does not exist"):
         load_cascade(runs)
-    runs.note(judge=None)
+    runs.update_manifest(judge=None)
     with pytest.raises(CheckpointError, match="names no judge"):
         load_cascade(runs)
     (runs.path / SETTINGS).unlink()

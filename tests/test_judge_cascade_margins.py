@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import expit, logit
 
 from judge.cascade.cascade import Cascade, cascade_margins
-from judge.cascade.margins import FAR, PATHS, StageLogits, margins_of
+from judge.cascade.margins import FAR, PATHS, StageLogits, margins_from_logits
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import NEVER, STAGES, Cutoffs, decide
@@ -32,7 +32,7 @@ def columns(rows, with_judge=True, dtype=torch.float64):
 def of(*row, cutoffs=PLAIN, with_judge=True, **options):
     """The margin of one row of probabilities (text, image, student, judge)."""
     values = [[NAN if np.isnan(p) else float(logit(p)) for p in row]]
-    return float(margins_of(columns(values, with_judge), cutoffs, **options))
+    return float(margins_from_logits(columns(values, with_judge), cutoffs, **options))
 
 
 def drawn(seed, rows=40):
@@ -63,17 +63,17 @@ def test_the_sign_is_the_verdict_on_every_path(seed, cuts, with_judge, on_cutoff
     judged = ~np.isnan(verdict.unsafe) & ~unread
     if not judged.all():
         with pytest.raises(ConfigError, match=f"cannot judge {int((~judged).sum())} of {len(rows)} rows"):
-            margins_of(logits, cutoffs)
+            margins_from_logits(logits, cutoffs)
         logits = columns([row for row, fine in zip(rows, judged, strict=True) if fine] or [(0.0,) * 4])
         logits = logits if with_judge else StageLogits(logits.text, logits.image, logits.student)
         verdict = decide(logits.probabilities(), cutoffs)
         if np.isnan(verdict.unsafe).any():
             return
-    nearest = margins_of(logits, cutoffs).numpy()
+    nearest = margins_from_logits(logits, cutoffs).numpy()
     for path in PATHS if with_judge else PATHS[:-1]:
-        loose = margins_of(logits, cutoffs, path=path, fixed_text=False).numpy()
+        loose = margins_from_logits(logits, cutoffs, path=path, fixed_text=False).numpy()
         assert np.array_equal(loose > 0, verdict.unsafe >= 0.5)
-        margins = margins_of(logits, cutoffs, path=path).numpy()
+        margins = margins_from_logits(logits, cutoffs, path=path).numpy()
         assert np.isfinite(margins).all()
         assert np.array_equal(margins > 0, verdict.unsafe >= 0.5)
         assert np.array_equal(margins < 0, verdict.unsafe < 0.5)
@@ -88,7 +88,7 @@ def test_without_forcing_the_conditions_say_what_the_verdict_says(seed, with_jud
     cutoffs = Cutoffs(0.0, NEVER, 0.1, 0.9, 0.3, 0.6, 0.5) if silent_text else PLAIN
     cutoffs = cutoffs if with_judge else cutoffs.without_judge()
     logits = columns(rows, with_judge)
-    margins = margins_of(logits, cutoffs, fixed_text=False).numpy()
+    margins = margins_from_logits(logits, cutoffs, fixed_text=False).numpy()
     verdict = decide(logits.probabilities(), cutoffs)
     cuts = [float(logit(c)) for c in (0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)]
     near = np.array([min(abs(value - cut) for value in row for cut in cuts) < 1e-3 for row in rows])
@@ -137,7 +137,7 @@ def test_a_way_that_is_barred_gives_the_nearest_other():
     assert of(0.5, 0.4, 0.1, 0.1, cutoffs=always) == FAR
     logits = columns([[0.3, -0.4, -2.0, -2.0]])
     logits.image.requires_grad_()
-    margins_of(logits, always).sum().backward()
+    margins_from_logits(logits, always).sum().backward()
     assert logits.image.grad.tolist() == [0.0]  # no pixel leads anywhere
 
 
@@ -202,8 +202,8 @@ def student(tiny_clip_folder):
 def make_cascade(student, tiny_vlm, images):
     """A cascade whose cutoffs lie amid the stages' own scores of the images, so that each decides some."""
     similarities = Similarities(student.encoder)
-    seen = similarities.of_images(student.encoder.encode_images(images), POLICY).max(axis=1)
-    read = similarities.of_prompts(PROMPTS, POLICY).max(axis=1)
+    seen = similarities.image_similarities(student.encoder.encode_images(images), POLICY).max(axis=1)
+    read = similarities.prompt_similarities(PROMPTS, POLICY).max(axis=1)
 
     def platt(values):
         slope = 2.0 / float(np.nanstd(values))

@@ -20,7 +20,7 @@ from judge.cascade.saved import check_settings, load_cascade, save_cascade
 from judge.cascade.settings import SETTINGS, CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import NEVER, Cutoffs, StageScores
-from judge.cascade.tuning import Family, Shape
+from judge.cascade.tuning import CascadeShape, CutoffFamily
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import MANIFEST, RunDir
@@ -142,7 +142,7 @@ def test_a_stages_judge_is_for_cascades_with_one(tiny: Path, tmp_path: Path) -> 
 )
 def test_a_stages_path_is_relative_and_no_address(tiny: Path, tmp_path: Path, where: object) -> None:
     run = calibrated(tmp_path / "cascade", tiny, tiny)
-    run.note(student={"path": where, "sha256": "0" * 64})
+    run.update_manifest(student={"path": where, "sha256": "0" * 64})
     with pytest.raises(CheckpointError, match=r"names no path|is relative"):
         load_cascade(run)
 
@@ -169,8 +169,8 @@ def copy_of(tiny: Path, to: Path) -> Path:
         lambda path: (path / "head.safetensors").write_bytes(b"other"),
         lambda path: (path / "head.json").write_text((path / "head.json").read_text() + " "),
         lambda path: (path / "taxonomy.yaml").write_text(load_taxonomy("unsafebench").to_yaml()),
-        lambda path: RunDir(path).note(encoder_fingerprint="0" * 64),
-        lambda path: RunDir(path).note(encoder="somebody/else"),
+        lambda path: RunDir(path).update_manifest(encoder_fingerprint="0" * 64),
+        lambda path: RunDir(path).update_manifest(encoder="somebody/else"),
         lambda path: (path / "encoder").mkdir() or (path / "encoder" / "config.json").write_text("{}"),
     ],
 )
@@ -197,7 +197,7 @@ def test_whatever_changes_a_judges_answers_is_noticed(tiny: Path, tmp_path: Path
     made.write_metrics({"f1": 1.0})  # changes no answer
     assert fingerprint(made.path) == same
     if file == MANIFEST:
-        made.note(base="somebody/else")
+        made.update_manifest(base="somebody/else")
     else:
         made.write_text(file, "{ }")
     with pytest.raises(CheckpointError, match="is not what"):
@@ -232,7 +232,7 @@ def test_a_judge_that_moved_is_found_where_the_caller_says(tiny: Path, tmp_path:
         load_cascade(run)
     found = load_cascade(run, judge=moved)
     assert found.judge is not None
-    RunDir(moved).note(more=1)
+    RunDir(moved).update_manifest(more=1)
     with pytest.raises(CheckpointError, match="is not what"):
         load_cascade(run, judge=moved)
 
@@ -297,7 +297,7 @@ def test_a_run_whose_cutoffs_call_everything_safe_does_not_load(tiny: Path, tmp_
 @given(
     seed=st.integers(0, 10_000),
     shape=st.builds(
-        Shape,
+        CascadeShape,
         *[st.floats(0, 1)] * 4,
         *[st.sampled_from([0.5, 0.9, 0.99, NEVER])] * 2,
         st.floats(0, 1),
@@ -307,7 +307,7 @@ def test_a_run_whose_cutoffs_call_everything_safe_does_not_load(tiny: Path, tmp_
     noise=st.floats(0, 3),
 )
 def test_what_a_calibration_gives_is_accepted(
-    seed: int, shape: Shape, level: float, with_judge: bool, noise: float
+    seed: int, shape: CascadeShape, level: float, with_judge: bool, noise: float
 ) -> None:
     """Any shape at any level, on filters that know much, little or nothing."""
     rng = np.random.default_rng(seed)
@@ -321,5 +321,5 @@ def test_what_a_calibration_gives_is_accepted(
         rng.random(60),
         rng.integers(0, 2, 60) * 1.0 if with_judge else None,
     )
-    cutoffs = Family(scores, unsafe, shape).at(level)
+    cutoffs = CutoffFamily(scores, unsafe, shape).at(level)
     check_settings(CascadeSettings(text, image, cutoffs, with_judge, 0.05, level, 100), "x")

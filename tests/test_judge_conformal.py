@@ -13,8 +13,8 @@ from judge.calibration.conformal import (
     check_levels,
     conformal_level,
     conformal_threshold,
-    known,
     needed_unsafe,
+    split_by_label,
 )
 from judge.errors import ConfigError
 
@@ -62,13 +62,13 @@ def test_the_last_level_that_keeps_the_promise_even_exactly():
 
 
 def test_labels_and_scores_part_into_judged_unsafe_and_judged_safe():
-    unsafe, safe = known([1, 0, NAN, 1, 0, True], [0.0, 1.0, 0.5, NAN, NAN, 0.25])
+    unsafe, safe = split_by_label([1, 0, NAN, 1, 0, True], [0.0, 1.0, 0.5, NAN, NAN, 0.25])
     assert (unsafe.tolist(), safe.tolist()) == ([0.0, 0.25], [1.0])
     for truth, score in (([1, 0.5], [0, 0]), ([1, -1], [0, 0]), ([1, 0], [-0.01, 0]), ([1, 0], [1.01, 0])):
         with pytest.raises(ConfigError, match="truth holds 0, 1 or NaN"):
-            known(truth, score)
+            split_by_label(truth, score)
     with pytest.raises(ConfigError, match=r"truth has shape \(2,\), probability \(3,\)"):
-        known([1, 0], [0, 0, 0])
+        split_by_label([1, 0], [0, 0, 0])
 
 
 def test_a_check_over_one_pair_of_splits():

@@ -89,7 +89,9 @@ def assert_same(ours, theirs, tolerance=1e-4):
     """Logits agree: probabilities near 0 or 1 would hide differences."""
     assert ours.reasons == theirs.reasons
     np.testing.assert_allclose(logit(theirs.unsafe), logit(ours.unsafe), atol=tolerance)
-    np.testing.assert_allclose(logit(theirs.each), logit(ours.each), atol=tolerance)
+    np.testing.assert_allclose(
+        logit(theirs.category_probabilities), logit(ours.category_probabilities), atol=tolerance
+    )
     np.testing.assert_allclose(logit(theirs.categories), logit(ours.categories), atol=3 * tolerance)
     judged = ~np.isnan(theirs.unsafe)
     assert (theirs.categories[judged].max(axis=1) == theirs.unsafe[judged]).all()  # on one scale
@@ -178,7 +180,7 @@ def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
         ),
     )
     scores = runtime.score([noise_image(0)] * 2, None, FEW)
-    np.testing.assert_allclose(scores.each[0], [1 / (1 + np.exp(-1)), 0, 1])
+    np.testing.assert_allclose(scores.category_probabilities[0], [1 / (1 + np.exp(-1)), 0, 1])
     assert scores.unsafe[0] == 0.5
     assert np.isnan(scores.unsafe[1])
     assert np.isnan(scores.categories[1]).all()
@@ -275,7 +277,7 @@ def test_a_definition_longer_than_the_context_is_read_in_windows(exported, noise
     assert not np.isnan(ours.categories).any()
     # All of it counts: another last word is another category.
     other = student.score(images, None, FEW.extend({"long": text + "and rain"}))
-    assert np.abs(other.each[:, -1] - ours.each[:, -1]).max() > 1e-6
+    assert np.abs(other.category_probabilities[:, -1] - ours.category_probabilities[:, -1]).max() > 1e-6
 
 
 def test_a_phrase_that_no_number_of_windows_holds(exported):

@@ -10,7 +10,7 @@ from judge.baselines.linear_probe import LinearProbe, ParallelMLP
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
 from judge.baselines.prompt_learning import PromptLearning, SoftPrompts
 from judge.cascade.cascade import Cascade
-from judge.cascade.filters_alone import FilterStage
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import Cutoffs
@@ -55,15 +55,15 @@ def make_student(encoder, seed=0):
 def make_filters(encoder, text=None, image=None):
     """Filters that flag about half of noise and half of prompts."""
     similarities = Similarities(encoder)
-    return FilterStage(similarities, text or Platt(8.0, -2.0), image or Platt(20.0, 0.0))
+    return FilterClassifier(similarities, text or Platt(8.0, -2.0), image or Platt(20.0, 0.0))
 
 
 def centred(filters, images):
     """The same with the image filter's cutoff amid these images."""
-    seen = filters.similarities.of_images(filters.encoder.encode_images(images), POLICY).max(axis=1)
+    seen = filters.similarities.image_similarities(filters.encoder.encode_images(images), POLICY).max(axis=1)
     slope = 4.0 / max(float(np.std(seen)), 1e-3)
     image = Platt(slope, -slope * float(np.median(seen)))
-    return FilterStage(filters.similarities, filters.text, image)
+    return FilterClassifier(filters.similarities, filters.text, image)
 
 
 def make(kind, encoder, images):
@@ -177,8 +177,8 @@ def test_a_fixed_head_has_no_margin_for_what_it_was_not_trained_on(encoder, imag
 def test_filters_flag_what_either_of_them_flags(encoder, images):
     filters = make_filters(encoder)
     tokens = encoder.encode_images(images)
-    text = filters.text(filters.similarities.of_prompts(PROMPTS, POLICY))
-    image = filters.image(filters.similarities.of_images(tokens, POLICY))
+    text = filters.text(filters.similarities.prompt_similarities(PROMPTS, POLICY))
+    image = filters.image(filters.similarities.image_similarities(tokens, POLICY))
     scores = filters.score(images, PROMPTS, POLICY)
     assert scores.categories == pytest.approx(np.fmax(text, image), abs=1e-5)
     assert scores.unsafe == pytest.approx(np.fmax(text, image).max(axis=1), abs=1e-5)
@@ -191,12 +191,12 @@ def test_a_filter_that_knows_nothing_has_no_say(encoder, images):
     tokens = encoder.encode_images(images)
     blind = make_filters(encoder, text=sure, image=ignorant).score(images, PROMPTS, POLICY).unsafe
     similarities = Similarities(encoder)
-    text = sure(similarities.of_prompts(PROMPTS, POLICY)).max(axis=1)
+    text = sure(similarities.prompt_similarities(PROMPTS, POLICY)).max(axis=1)
     told = ~np.isnan(text)
     assert blind[told] == pytest.approx(text[told], abs=1e-5)
     assert blind[~told] == pytest.approx(np.full((~told).sum(), 1 / (1 + np.exp(-3.0))), abs=1e-5)
     deaf = make_filters(encoder, text=ignorant, image=sure).score(images, PROMPTS, POLICY).unsafe
-    assert deaf == pytest.approx(sure(similarities.of_images(tokens, POLICY)).max(axis=1), abs=1e-5)
+    assert deaf == pytest.approx(sure(similarities.image_similarities(tokens, POLICY)).max(axis=1), abs=1e-5)
 
 
 def test_filters_leave_what_nobody_read_unjudged(encoder, images):
@@ -216,7 +216,7 @@ def test_filters_leave_what_nobody_read_unjudged(encoder, images):
 def test_filters_of_a_cascade_are_its_own(encoder, images):
     settings = CascadeSettings(Platt(8.0, -2.0), Platt(20.0, 0.0), CUTOFFS, False, 0.05, 0.02, 100)
     cascade = Cascade(make_student(encoder), settings, default_taxonomy=POLICY)
-    filters = FilterStage.of(cascade)
+    filters = FilterClassifier.from_cascade(cascade)
     assert filters.similarities is cascade.similarities
     assert (filters.text, filters.image, filters.name) == (settings.text, settings.image, "filters")
     assert filters.default_taxonomy is POLICY
@@ -227,7 +227,7 @@ def test_filters_of_a_cascade_are_its_own(encoder, images):
 def test_a_text_filter_without_a_say_in_the_cascade_has_none_alone(encoder, images):
     silent = replace(CUTOFFS, text_safe=0.0, text_unsafe=2.0)
     settings = CascadeSettings(Platt(8.0, -2.0), Platt(20.0, 0.0), silent, False, 0.05, 0.02, 100)
-    filters = FilterStage.of(Cascade(make_student(encoder), settings))
+    filters = FilterClassifier.from_cascade(Cascade(make_student(encoder), settings))
     assert filters.text.slope == 0
     with_prompts, without = (filters.score(images, texts, POLICY).unsafe for texts in (PROMPTS, None))
     assert with_prompts == pytest.approx(without)

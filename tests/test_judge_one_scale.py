@@ -12,7 +12,7 @@ from judge.baselines.linear_probe import LinearProbe, ParallelMLP
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
 from judge.baselines.prompt_learning import PromptLearning, SoftPrompts
 from judge.cascade.cascade import Cascade
-from judge.cascade.filters_alone import FilterStage
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import Cutoffs
@@ -43,7 +43,7 @@ def test_the_whole_and_the_order_stay_and_the_largest_category_becomes_the_whole
     given_ = scores_of([row[0] for row in rows], [row[1:] for row in rows])
     found = on_one_scale(given_)
     assert np.array_equal(found.unsafe, given_.unsafe, equal_nan=True)
-    assert np.array_equal(found.each, given_.categories, equal_nan=True)
+    assert np.array_equal(found.category_probabilities, given_.categories, equal_nan=True)
     for unsafe, before, after in zip(given_.unsafe, given_.categories, found.categories, strict=True):
         known = ~np.isnan(before)
         assert np.array_equal(np.isnan(after), ~known)
@@ -56,7 +56,7 @@ def test_the_whole_and_the_order_stay_and_the_largest_category_becomes_the_whole
         assert (np.diff(after[known][order]) >= 0).all()
     again = on_one_scale(found)
     assert np.array_equal(again.categories, found.categories, equal_nan=True)
-    assert np.array_equal(again.each, found.each, equal_nan=True)
+    assert np.array_equal(again.category_probabilities, found.category_probabilities, equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def make(kind, encoder):
         return PooledAttention(encoder, PooledAttentionHead(encoder.width), POLICY)
     text, image, student = Platt(8.0, -2.0), Platt(4.0, 0.0), make_student(encoder)
     if kind == "filters":
-        return FilterStage(Similarities(encoder), text, image)
+        return FilterClassifier(Similarities(encoder), text, image)
     if kind == "student":
         return student
     cutoffs = Cutoffs(0.2, 0.8, 0.45, 0.7, 0.3, 0.6, 0.02)

@@ -78,7 +78,7 @@ def test_the_margin_of_a_resized_image_is_close_to_that_of_the_score(tiny_vlm, n
 def test_focus_asks_about_one_category(tiny_vlm, noise_image):
     judge = VisionLanguageJudge(*tiny_vlm())
     images = [noise_image(seed, (16, 16)) for seed in range(3)]
-    alone = judge.score(images, PROMPTS, POLICY, multilabel=True).each[:, 1]
+    alone = judge.score(images, PROMPTS, POLICY, multilabel=True).category_probabilities[:, 1]
     margins = judge.pixel_margins(as_pixels(images), PROMPTS, POLICY, focus="hate").detach().numpy()
     assert margins == pytest.approx(np.log(alone) - np.log1p(-alone), abs=1e-4)
 

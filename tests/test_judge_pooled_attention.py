@@ -155,7 +155,7 @@ def test_a_saved_defense_scores_the_same(defense, encoder, tmp_path, noise_image
     np.testing.assert_array_equal(
         loaded.score(images, None, DIGITS).unsafe, defense.score(images, None, DIGITS).unsafe
     )
-    run.note(encoder_fingerprint="f" * 64)
+    run.update_manifest(encoder_fingerprint="f" * 64)
     with pytest.raises(CheckpointError, match=f"{'f' * 16}.*{encoder.fingerprint[:16]}"):
         load_pooled_attention(run, encoder=encoder)
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead
 from judge.cascade.cascade import Cascade
-from judge.cascade.filters_alone import FilterStage
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
@@ -72,7 +72,7 @@ def score(tiny_vlm, tiny_clip_folder, tmp_path_factory):
         "judge, multilabel": lambda *asked: judge.score(*asked, multilabel=True),
         "judge, several": lambda i, p, t: judge.score_taxonomies(i, p, [POLICY.select(["two"]), t])[1],
         "student": student.score,
-        "filters": FilterStage.of(cascade).score,
+        "filters": FilterClassifier.from_cascade(cascade).score,
         "pooled": pooled.score,
         "cascade": cascade.score,
         "own head": Bright().score,
@@ -323,9 +323,9 @@ def test_probabilities_as_found_outlive_unopened_rows_and_batches():
     """Lessons and temperatures are made of them; without them they would be made of moved scores."""
     found = on_one_scale(Scores(np.array([0.9, 0.2]), np.array([[0.6, 0.3], [0.1, 0.2]]), (None, None)))
     whole = insert_failed_rows(found, [None, "broken", None])
-    np.testing.assert_allclose(whole.each, [[0.6, 0.3], [np.nan, np.nan], [0.1, 0.2]])
+    np.testing.assert_allclose(whole.category_probabilities, [[0.6, 0.3], [np.nan, np.nan], [0.1, 0.2]])
     unmoved = Scores(np.array([0.4]), np.array([[0.4, 0.1]]), (None,))
     np.testing.assert_allclose(
-        concatenate_scores([found, unmoved]).each, [[0.6, 0.3], [0.1, 0.2], [0.4, 0.1]]
+        concatenate_scores([found, unmoved]).category_probabilities, [[0.6, 0.3], [0.1, 0.2], [0.4, 0.1]]
     )
     assert concatenate_scores([unmoved, unmoved]).separate is None

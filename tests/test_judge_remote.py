@@ -250,11 +250,11 @@ def test_log_probabilities_by_hand(stub, ask):
     most = {name: unsafe * (share + 0.1) / 0.9 for name, share in (("two", 0.3), ("three", 0.5), ("ten", 0))}
     names = [DIGITS.names[index] for index in open_]
     # (the unlisted rest of 0.01 leaves a little more open, within the tolerance)
-    assert scores.each[0, open_] == pytest.approx([most[name] for name in names], abs=0.03)
+    assert scores.category_probabilities[0, open_] == pytest.approx([most[name] for name in names], abs=0.03)
     assert scores.categories[0, THREE] == scores.unsafe[0]
     # What is not listed holds at most 0.01, of 0.91: within the tolerance of 0.01 times the reach.
     rest = [index for index in range(10) if index not in open_]
-    assert scores.each[0, rest].tolist() == [0.0] * len(rest)
+    assert scores.category_probabilities[0, rest].tolist() == [0.0] * len(rest)
 
 
 def test_log_probabilities_share_out_the_categories(stub, ask):
@@ -266,9 +266,9 @@ def test_log_probabilities_share_out_the_categories(stub, ask):
     ]
     scores = ask()
     assert scores.unsafe[0] == pytest.approx(0.9)
-    assert scores.each[0, THREE] == pytest.approx(0.675)
-    assert scores.each[0, DIGITS.index("two")] == pytest.approx(0.225)
-    assert scores.each[0].sum() == pytest.approx(scores.unsafe[0])
+    assert scores.category_probabilities[0, THREE] == pytest.approx(0.675)
+    assert scores.category_probabilities[0, DIGITS.index("two")] == pytest.approx(0.225)
+    assert scores.category_probabilities[0].sum() == pytest.approx(scores.unsafe[0])
     assert scores.categories[0, THREE] == scores.unsafe[0]
     assert scores.categories[0, DIGITS.index("two")] == pytest.approx(0.9 / 3)
 
@@ -281,7 +281,7 @@ def test_a_confident_safe_closes_the_categories_and_a_doubtful_one_leaves_them_o
     scores = ask(2, concurrency=1)
     assert scores.unsafe.tolist() == pytest.approx([0.005, 0.4])
     assert scores.categories[0].max() == scores.unsafe[0]
-    assert scores.each[0].tolist() == [0.0] * 10
+    assert scores.category_probabilities[0].tolist() == [0.0] * 10
     assert np.isnan(scores.categories[1]).all()
     assert scores.reasons == (None, None)
 
@@ -764,7 +764,7 @@ def test_transformers_serve_as_a_judge(taught, served):
         assert scores.reasons[row] is None
         assert scores.unsafe[row] == verdict.unsafe == round(local.unsafe[row])
         assert ((scores.categories[row] >= 0) & (scores.categories[row] <= 1)).all()
-        assert np.abs(scores.each[row] - local.each[row]).max() < 0.5
+        assert np.abs(scores.category_probabilities[row] - local.category_probabilities[row]).max() < 0.5
         assert scores.categories[row].max() == scores.unsafe[row]
     assert [reason is None for reason in scores.reasons] == [True, True, True, False]
     assert scores.unsafe[:3].tolist() == [0.0, 1.0, 1.0]
@@ -830,6 +830,6 @@ def test_listed_log_probabilities_give_what_the_local_judge_scores(taught, every
         if found.answer.unsafe:
             given = ~np.isnan(found.categories)
             known += given.sum()
-            assert np.abs(found.categories - local.each[row])[given].max(initial=0) <= limit
+            assert np.abs(found.categories - local.category_probabilities[row])[given].max(initial=0) <= limit
     assert doubtful >= 4
     assert known >= 30

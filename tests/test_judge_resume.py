@@ -7,7 +7,7 @@ import pytest
 
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
-from judge.runs.resume import check_options, explained, newest_checkpoint
+from judge.runs.resume import check_options, explain_interruption, newest_checkpoint
 
 BEGUN = {
     "seed": 42,
@@ -131,7 +131,7 @@ def test_a_full_disk_is_one_line_with_what_was_kept(begun, capsys, error):
     run = begun()
     kept = save(run, 4)
     save(run, 6, state=None)
-    with pytest.raises(SystemExit) as stopped, explained(run):
+    with pytest.raises(SystemExit) as stopped, explain_interruption(run):
         raise error
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.strip().splitlines()
@@ -142,7 +142,7 @@ def test_a_full_disk_is_one_line_with_what_was_kept(begun, capsys, error):
 
 def test_ctrl_c_is_one_line_with_what_was_kept(begun, capsys):
     run = begun()
-    with pytest.raises(SystemExit) as stopped, explained(run):
+    with pytest.raises(SystemExit) as stopped, explain_interruption(run):
         raise KeyboardInterrupt
     assert stopped.value.code == 130
     [line] = capsys.readouterr().err.strip().splitlines()
@@ -151,13 +151,13 @@ def test_ctrl_c_is_one_line_with_what_was_kept(begun, capsys):
 
 def test_one_process_speaks_for_all(begun, capsys, monkeypatch):
     monkeypatch.setenv("RANK", "1")
-    with pytest.raises(SystemExit), explained(begun()):
+    with pytest.raises(SystemExit), explain_interruption(begun()):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == ""
 
 
 def test_other_errors_are_left_alone(begun):
-    with pytest.raises(FileNotFoundError), explained(begun()):
+    with pytest.raises(FileNotFoundError), explain_interruption(begun()):
         raise FileNotFoundError(errno.ENOENT, "gone")
-    with pytest.raises(json.JSONDecodeError), explained(begun("other")):
+    with pytest.raises(json.JSONDecodeError), explain_interruption(begun("other")):
         json.loads("{")

@@ -57,7 +57,7 @@ def test_an_edited_taxonomy_is_noticed(run):
     path.write_text(path.read_text().replace("the digit 0", "the digit O"))
     with pytest.raises(CheckpointError, match="edited after the run"):
         _ = run.taxonomy
-    run.note(taxonomy=None)
+    run.update_manifest(taxonomy=None)
     with pytest.raises(CheckpointError, match="edited after the run"):
         _ = run.taxonomy
 
@@ -116,7 +116,7 @@ def test_a_missing_folder_and_missing_files_are_named(tmp_path, run):
 
 def test_identity_cannot_be_changed(run):
     with pytest.raises(CheckpointError, match="kind cannot be changed"):
-        run.note(kind="student")
+        run.update_manifest(kind="student")
 
 
 def test_a_write_that_dies_leaves_the_old_file(run, monkeypatch):

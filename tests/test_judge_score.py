@@ -98,9 +98,9 @@ def test_scores_are_those_of_each_answer_in_full(vlm, images, family, template):
         unsafe, categories = reference(model, processor, image, prompt, POLICY, template)
         assert same(scores.unsafe[row], unsafe)
         if template.startswith("zero_shot"):
-            assert np.isnan(scores.each[row]).all()
+            assert np.isnan(scores.category_probabilities[row]).all()
         else:
-            assert same(scores.each[row], categories)
+            assert same(scores.category_probabilities[row], categories)
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])
@@ -117,7 +117,7 @@ def test_multilabel_scores_are_separate_questions(vlm, images, template):
         for position, name in enumerate(POLICY.names):
             chat = render(POLICY, prompt, template=template, focus=name)
             alone = plain_scores(model, processor, chat, image)[1]
-            assert same(scores.each[row, position], alone)
+            assert same(scores.category_probabilities[row, position], alone)
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])
@@ -128,9 +128,9 @@ def test_several_taxonomies_in_one_call(vlm, images, template):
     together = judge.score_taxonomies(images, PROMPTS, others)
     for taxonomy, scores in zip(others, together, strict=True):
         alone = judge.score(images, PROMPTS, taxonomy)
-        assert scores.each.shape == (4, len(taxonomy))
+        assert scores.category_probabilities.shape == (4, len(taxonomy))
         assert same(scores.unsafe, alone.unsafe)
-        assert same(scores.each, alone.each)
+        assert same(scores.category_probabilities, alone.category_probabilities)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
@@ -144,7 +144,7 @@ def test_batch_size_and_padding_change_nothing(vlm, images, batch_size, multilab
         images, PROMPTS, POLICY, multilabel=multilabel
     )
     assert same(parts.unsafe, whole.unsafe, 2e-5)
-    assert same(parts.each, whole.each, 2e-5)
+    assert same(parts.category_probabilities, whole.category_probabilities, 2e-5)
 
 
 def test_images_of_differing_tile_counts_share_a_batch(vlm, images):
@@ -164,7 +164,7 @@ def test_order_of_images_changes_nothing(vlm, images):
     straight = judge.score(images, PROMPTS, POLICY)
     mixed = judge.score([images[i] for i in order], [PROMPTS[i] for i in order], POLICY)
     assert same(mixed.unsafe, straight.unsafe[order], 2e-5)
-    assert same(mixed.each, straight.each[order], 2e-5)
+    assert same(mixed.category_probabilities, straight.category_probabilities[order], 2e-5)
 
 
 def test_a_kept_policy_changes_nothing(vlm, images):
@@ -173,7 +173,7 @@ def test_a_kept_policy_changes_nothing(vlm, images):
     judge.score(images, PROMPTS, POLICY.drop(["hate"]))
     kept = judge.score(images, PROMPTS, POLICY)
     assert (kept.unsafe == fresh.unsafe).all()
-    assert (kept.each == fresh.each).all()
+    assert (kept.category_probabilities == fresh.category_probabilities).all()
 
 
 def test_few_policies_are_kept(vlm, images, monkeypatch):
@@ -209,7 +209,7 @@ def test_a_permuted_policy_is_judged_as_the_plain_model_judges_it(vlm, images, t
         was, _ = reference(model, processor, image, prompt, POLICY, template)
         now, by_category = reference(model, processor, image, prompt, permuted, template)
         assert same(turned.unsafe[row] / straight.unsafe[row], now / was, 2e-4)
-        assert same(turned.each[row], by_category)
+        assert same(turned.category_probabilities[row], by_category)
 
 
 def test_answers_that_begin_alike_make_one_distribution(vlm, images):
@@ -218,8 +218,8 @@ def test_answers_that_begin_alike_make_one_distribution(vlm, images):
     short, long = (answer.text for answer in render(policy).answers[1:])
     assert long.startswith(short)
     scores = judge.score(images, PROMPTS, policy)
-    assert scores.each.sum(axis=1) == pytest.approx(scores.unsafe, abs=1e-9)
-    assert (scores.each > 0).all()
+    assert scores.category_probabilities.sum(axis=1) == pytest.approx(scores.unsafe, abs=1e-9)
+    assert (scores.category_probabilities > 0).all()
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])
@@ -232,13 +232,13 @@ def test_the_training_attention_scores_alike(tiny_vlm, images, template):
     judge.clear_cache()
     after = judge.score(images, PROMPTS, POLICY, multilabel=True)
     assert same(after.unsafe, before.unsafe, 2e-5)
-    assert same(after.each, before.each, 2e-5)
+    assert same(after.category_probabilities, before.category_probabilities, 2e-5)
 
 
 def test_no_images_no_scores(vlm):
     scores = VisionLanguageJudge(*vlm()).score([], [], POLICY)
     assert scores.unsafe.shape == (0,)
-    assert scores.each.shape == (0, 4)
+    assert scores.category_probabilities.shape == (0, 4)
 
 
 def test_as_many_prompts_as_images(vlm, images):
@@ -257,8 +257,8 @@ def test_a_row_longer_than_the_context_is_unjudged_and_the_others_are_judged(tin
     judge = VisionLanguageJudge(*tiny_vlm(context=400))
     scores = judge.score(images, ["short", "long " * 150, None, "short too"], POLICY)
     assert np.isnan(scores.unsafe).tolist() == [False, True, False, False]
-    assert np.isnan(scores.each[1]).all()
-    assert not np.isnan(scores.each[[0, 2, 3]]).any()
+    assert np.isnan(scores.category_probabilities[1]).all()
+    assert not np.isnan(scores.category_probabilities[[0, 2, 3]]).any()
     assert "the model reads 400" in scores.reasons[1]
     assert [scores.reasons[i] for i in (0, 2, 3)] == [None] * 3
 
@@ -269,7 +269,7 @@ def test_weights_that_are_not_finite_judge_nothing(tiny_vlm, images):
         model.lm_head.weight[:, 0] = math.nan
     scores = VisionLanguageJudge(model, processor).score(images, PROMPTS, POLICY, multilabel=True)
     assert np.isnan(scores.unsafe).all()
-    assert np.isnan(scores.each).all()
+    assert np.isnan(scores.category_probabilities).all()
     assert all("no finite score" in reason for reason in scores.reasons)
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from judge.cascade.filters_alone import UNREAD, FilterStage
+from judge.cascade.filters_alone import PROMPT_TOO_LONG, FilterClassifier
 from judge.cascade.similarity import Platt, Similarities
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
@@ -61,29 +61,29 @@ def at(*degrees):
 
 
 def stage(text=TEXT, image=IMAGE, **options):
-    return FilterStage(Similarities(Compass()), text, image, **options)
+    return FilterClassifier(Similarities(Compass()), text, image, **options)
 
 
 def test_cosines_of_images_and_prompts():
     similarities = Similarities(Compass())
     tokens = similarities.encoder.encode_images(at(0, 60, 90, 180))
-    found = similarities.of_images(tokens, WINDS)
+    found = similarities.image_similarities(tokens, WINDS)
     assert found == pytest.approx(np.array([[1, 0], [0.5, math.sqrt(0.75)], [0, 1], [-1, 0]]), abs=1e-6)
     assert found.dtype == np.float64
     assert np.abs(found).max() <= 1
-    read = similarities.of_prompts(["west", None, "north-east", " ", "west", ""], WINDS)
+    read = similarities.prompt_similarities(["west", None, "north-east", " ", "west", ""], WINDS)
     half = math.sqrt(0.5)
     expected = [[-1, 0], [np.nan] * 2, [half, half], [np.nan] * 2, [-1, 0], [np.nan] * 2]
     assert read == pytest.approx(np.array(expected), abs=1e-6, nan_ok=True)
     assert similarities.encoder.texts.count("west") == 1
-    assert similarities.of_prompts([None], WINDS).shape == (1, 2)
+    assert similarities.prompt_similarities([None], WINDS).shape == (1, 2)
 
 
 def test_of_several_phrases_the_nearest_counts():
     """Categories with fewer phrases than others are not asked about nothing."""
     several = Taxonomy("x", "1", (Category("east", "north; or west"), Category("north", "north")))
     similarities = Similarities(Compass())
-    found = similarities.of_images(similarities.encoder.encode_images(at(180, 90, 135)), several)
+    found = similarities.image_similarities(similarities.encoder.encode_images(at(180, 90, 135)), several)
     assert found == pytest.approx(np.array([[1, 0], [1, 1], [math.sqrt(0.5)] * 2]), abs=1e-6)
 
 
@@ -99,16 +99,16 @@ def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
     similarities = Similarities(Compass())
     tokens = similarities.encoder.encode_images(at(0))
     for taxonomy in (*many[:-1], many[0], many[-1], many[0], many[2]):
-        assert similarities.of_images(tokens, taxonomy).tolist() == [[1.0]]
+        assert similarities.image_similarities(tokens, taxonomy).tolist() == [[1.0]]
     assert embedded == [taxonomy.names[0] for taxonomy in many]  # each once: the second was the one to go
-    similarities.of_images(tokens, many[1])
+    similarities.image_similarities(tokens, many[1])
     assert embedded[-1] == "wind 1"
     assert len(embedded) == MAX_CACHED_TAXONOMIES + 2
 
 
 def test_filters_are_called_filters():
     assert (stage().name, stage().default_taxonomy, stage().batch_size) == ("filters", None, 32)
-    assert UNREAD == "the prompt is longer than the filters read"
+    assert PROMPT_TOO_LONG == "the prompt is longer than the filters read"
 
 
 def test_a_category_is_as_likely_as_the_surer_filter_says():
@@ -133,7 +133,7 @@ def test_images_are_seen_in_batches_with_their_own_prompts(batch_size):
 
 def test_what_nobody_read_or_saw_is_unjudged_and_says_why():
     found = stage(name="sieve").score(at(0, 255, 255, 0), ["north " * 9, None, "north " * 9, None], WINDS)
-    assert found.reasons == (UNREAD, "sieve gave no finite score", UNREAD, None)
+    assert found.reasons == (PROMPT_TOO_LONG, "sieve gave no finite score", PROMPT_TOO_LONG, None)
     assert np.isnan(found.unsafe).tolist() == [True, True, True, False]
     assert np.isnan(found.categories).all(axis=1).tolist() == [True, True, True, False]
 

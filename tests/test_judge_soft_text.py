@@ -132,7 +132,7 @@ def test_the_students_margin(soft):
 
 def test_the_filters_cosines(softs):
     soft, taxonomy = softs["tiny-clip"], load_taxonomy("digits")
-    expected = Similarities(soft.encoder).of_prompts(TEXTS, taxonomy)
+    expected = Similarities(soft.encoder).prompt_similarities(TEXTS, taxonomy)
     cosines = phrase_cosines(soft, taxonomy)
     found = torch.cat([cosines(soft.embed(soft.encode(text)[None])) for text in TEXTS])
     assert torch.allclose(found.double(), torch.from_numpy(expected), atol=1e-5)

@@ -6,12 +6,12 @@ import pytest
 from judge.cascade.stages import NEVER, Cutoffs, StageScores, decide, filter_verdict
 from judge.cascade.tuning import (
     LEVELS,
-    Family,
-    Shape,
-    _level_by_halving,
+    CascadeShape,
+    CutoffFamily,
+    _level_by_bisection,
+    cascade_shapes,
     choose_level,
     decided_losses,
-    default_shapes,
     precise_cutoff,
     tune,
 )
@@ -40,7 +40,7 @@ def test_levels_run_from_nothing_to_everything():
 )
 def test_a_text_filter_that_is_never_sure_has_no_say(safe, unsafe, has):
     """Below 0 there is no probability, and none above 1."""
-    assert Cutoffs(safe, unsafe, *NOTHING, *NOTHING, 0.5).text_has_a_say is has
+    assert Cutoffs(safe, unsafe, *NOTHING, *NOTHING, 0.5).uses_text_filter is has
 
 
 def test_cutoffs_may_be_anything_from_never_safe_to_never_unsafe():
@@ -53,14 +53,14 @@ def test_cutoffs_may_be_anything_from_never_safe_to_never_unsafe():
 
 
 def test_shares_may_be_nothing_or_all_and_precisions_out_of_reach():
-    assert Shape(0, 0, 0, 0, NEVER, NEVER, 0).band == 0
-    assert Shape(1, 1, 1, 1, 0, 0, 1).band == 1
+    assert CascadeShape(0, 0, 0, 0, NEVER, NEVER, 0).band == 0
+    assert CascadeShape(1, 1, 1, 1, 0, 0, 1).band == 1
     for name in ("text", "image", "student", "judge", "band"):
         with pytest.raises(ConfigError, match=rf"^{name} of"):
-            Shape(**{name: 1.01})
+            CascadeShape(**{name: 1.01})
     for name in ("text_precision", "image_precision"):
         with pytest.raises(ConfigError, match=rf"^{name} of"):
-            Shape(**{name: 2.01})
+            CascadeShape(**{name: 2.01})
 
 
 def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
@@ -77,7 +77,7 @@ def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
 
 
 def test_the_shape_unless_another_is_given():
-    assert Shape() == Shape(0.0, 0.25, 0.5, 0.5, 0.99, 0.99, 0.05)
+    assert CascadeShape() == CascadeShape(0.0, 0.25, 0.5, 0.5, 0.99, 0.99, 0.05)
 
 
 def test_rows_of_scores_are_rows_of_every_stage():
@@ -99,8 +99,8 @@ def by_student(student, unsafe, share=1.0):
     """A family in which the student decides alone; its scores, and the truth of the tuning rows."""
     student = np.array(student, dtype=float)
     silent = np.full(len(student), 0.5)
-    shape = Shape(0.0, 0.0, share, 0.0, NEVER, NEVER)
-    return Family(StageScores(silent, silent, student), np.array(unsafe), shape)
+    shape = CascadeShape(0.0, 0.0, share, 0.0, NEVER, NEVER)
+    return CutoffFamily(StageScores(silent, silent, student), np.array(unsafe), shape)
 
 
 def students(*values):
@@ -113,9 +113,10 @@ def test_the_safe_cutoff_is_the_quantile_of_unsafe_rows_between_which_it_is_stra
     found = [family.at(level).student_safe for level in (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)]
     assert found == pytest.approx([0.0, 0.1, 0.2, 0.4, 0.6, 0.8])
     assert family.at(0.5).student_unsafe == family.at(0.5).student_safe  # without a judge no band
-    (silent,) = {Shape(student=1.0, band=band) for band in (0.5,)}
+    (silent,) = {CascadeShape(student=1.0, band=band) for band in (0.5,)}
     assert (
-        Family(students(0.2, 0.4, 0.9), np.array([True, True, False]), silent).at(1.0).student_unsafe == 0.4
+        CutoffFamily(students(0.2, 0.4, 0.9), np.array([True, True, False]), silent).at(1.0).student_unsafe
+        == 0.4
     )
     half = by_student([0.2, 0.4, 0.6, 0.8, 0.1, 0.3], [True] * 4 + [False] * 2, share=0.5)
     assert half.at(1.0).student_safe == pytest.approx(0.4)
@@ -126,14 +127,14 @@ def test_the_band_is_a_share_of_all_rows_that_the_judge_gets():
     unsafe = np.array([False] * 5 + [True] * 5)
     silent = np.full(10, 0.5)
     with_judge = StageScores(silent, silent, values, values)
-    shape = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.2)
-    cutoffs = Family(with_judge, unsafe, shape).at(0.2)  # the lowest of five unsafe rows
+    shape = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.2)
+    cutoffs = CutoffFamily(with_judge, unsafe, shape).at(0.2)  # the lowest of five unsafe rows
     assert (cutoffs.student_safe, cutoffs.judge) == (pytest.approx(0.3), pytest.approx(0.3))
     assert cutoffs.student_unsafe == pytest.approx(0.4)  # two rows on: 0.30 and 0.35 are the judge's
     decided = decide(with_judge, cutoffs)
     assert decided.stage.tolist() == [1] * 5 + [2] * 2 + [1] * 3
     assert decided.safe.tolist() == [True] * 5 + [False] * 5
-    top = Family(with_judge, unsafe, shape).at(1.0)
+    top = CutoffFamily(with_judge, unsafe, shape).at(1.0)
     assert (top.student_safe, top.student_unsafe) == (
         pytest.approx(0.5),
         NEVER,
@@ -160,10 +161,10 @@ def test_losses_over_images_leave_out_what_no_level_decides():
 
 def test_a_row_that_only_the_most_lenient_level_decides_counts():
     """The student cannot read it; at the last level the image filter calls it safe."""
-    family = Family(
+    family = CutoffFamily(
         StageScores(np.full(3, 0.5), np.array([0.4, 0.8, 0.5]), np.array([0.6, 0.8, 0.1])),
         np.array([True, True, False]),
-        Shape(0.0, 1.0, 0.0, 0.0, NEVER, NEVER),
+        CascadeShape(0.0, 1.0, 0.0, 0.0, NEVER, NEVER),
     )
     row = StageScores(np.array([0.5]), np.array([0.6]), np.array([NAN]))
     levels = (0.0, 0.5, 1.0)  # image cutoffs 0, 0.4, 0.8
@@ -176,19 +177,19 @@ def test_halving_finds_the_level_that_trying_all_finds():
     family = by_student(tuning, [True] * 40 + [False] * 40)
     rows = students(*rng.random(59))
     for promise in (1 / 60, 2 / 60, 0.1, 29 / 60, 30 / 60, 59 / 60):
-        assert _level_by_halving(family, rows, promise) == choose_level(family, rows, promise)
-    assert _level_by_halving(family, students(0.0, 0.0), 0.9) == 0.0  # missed at every level but this
-    assert _level_by_halving(family, students(0.0, 0.0), 1.0) == 1.0
+        assert _level_by_bisection(family, rows, promise) == choose_level(family, rows, promise)
+    assert _level_by_bisection(family, students(0.0, 0.0), 0.9) == 0.0  # missed at every level but this
+    assert _level_by_bisection(family, students(0.0, 0.0), 1.0) == 1.0
 
 
 def test_the_shapes_that_are_tried():
-    shapes = default_shapes(0.04)
+    shapes = cascade_shapes(0.04)
     assert len(set(shapes)) == len(shapes) == 2 * 4 * 3 * 3 * 3 * 5
     assert sorted({shape.band for shape in shapes}) == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.12])
     assert {shape.image_precision for shape in shapes} == {0.98, 0.995, NEVER}
     assert {shape.text_precision for shape in shapes} == {0.99}
-    assert max(shape.band for shape in default_shapes(0.5)) == 1.0
-    alone = default_shapes(0.04, with_judge=False)
+    assert max(shape.band for shape in cascade_shapes(0.5)) == 1.0
+    alone = cascade_shapes(0.04, with_judge=False)
     assert len(set(alone)) == len(alone) == 2 * 4 * 3 * 3
     assert {(shape.judge, shape.band) for shape in alone} == {(1.0, 0.0)}
     for name, values in (
@@ -212,8 +213,8 @@ def tuning_rows(rows=200, seed=0):
 
 def test_tuning_takes_the_best_shape_that_spares_the_judge():
     scores, unsafe = tuning_rows()
-    narrow = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
-    wide = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.3)
+    narrow = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    wide = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.3)
     for shapes in ([narrow, wide], [wide, narrow]):
         assert tune(scores, unsafe, 0.05, judge_share=0.35, shapes=shapes).shape == wide
         assert tune(scores, unsafe, 0.05, judge_share=0.1, shapes=shapes).shape == narrow
@@ -226,9 +227,9 @@ def test_of_shapes_equally_good_tuning_takes_the_cheapest():
     """A student that is always right; the image filter spares it half of the rows, the text filter none."""
     scores, unsafe = tuning_rows()
     right = StageScores(scores.text, scores.image, np.where(unsafe, 0.9, 0.1))
-    asked = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    spared = Shape(0.0, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
-    chatty = Shape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
+    asked = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    spared = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
+    chatty = CascadeShape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
     for shapes in ([asked, spared, chatty], [chatty, spared, asked]):
         assert tune(right, unsafe, 0.05, shapes=shapes).shape == spared
         dear = {"text": 9.0, "student": 1.0, "judge": 1.0}
@@ -239,8 +240,8 @@ def test_of_shapes_equally_good_tuning_takes_the_cheapest():
 
 def test_a_much_better_shape_is_worth_its_price():
     scores, unsafe = tuning_rows()
-    cheap = Shape(0.0, 0.0, 0.0, 0.0, NEVER, NEVER, 0.0)  # flags everything, asks no judge
-    dear = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    cheap = CascadeShape(0.0, 0.0, 0.0, 0.0, NEVER, NEVER, 0.0)  # flags everything, asks no judge
+    dear = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     costs = {"text": 0.0, "student": 1.0, "judge": 1e6}
     assert tune(scores, unsafe, 0.05, shapes=[cheap, dear], costs=costs).shape == dear
 
@@ -251,8 +252,8 @@ def sure_of(share, student_share, rows=1000):
     text = np.where(np.arange(rows) < round(share * rows), 0.95, 0.5)
     student = np.where(unsafe, 0.95 - np.arange(rows) / rows / 2, 0.1)
     scores = StageScores(text, np.full(rows, 0.5), student, np.where(unsafe, 0.99, 0.01))
-    alone = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    helped = Shape(0.0, 0.0, 1.0, 1.0, 0.99, NEVER, student_share)
+    alone = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    helped = CascadeShape(0.0, 0.0, 1.0, 1.0, 0.99, NEVER, student_share)
     return scores, unsafe, alone, helped
 
 
@@ -287,7 +288,7 @@ def test_an_f1_within_two_thousandths_of_the_best_is_as_good(alarms, worth_it):
     unsafe = np.arange(2000) < 1000
     image = np.where(np.arange(2000) < 1000 + alarms, 0.9, 0.5)
     scores = StageScores(np.full(2000, 0.5), image, np.where(unsafe, 0.9, 0.1))
-    exact, cheap = (Shape(0.0, 0.0, 1.0, 1.0, NEVER, precision, 0.0) for precision in (NEVER, 0.99))
+    exact, cheap = (CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, precision, 0.0) for precision in (NEVER, 0.99))
     assert tune(scores, unsafe, 0.05, shapes=[exact, cheap]).shape == (cheap if worth_it else exact)
 
 
@@ -298,16 +299,16 @@ def test_what_a_shape_leaves_undecided_counts_as_an_error():
     student[:20] = NAN
     image = np.where(np.arange(200) < 20, 0.9, 0.5)
     scores = StageScores(np.full(200, 0.5), image, student)
-    cheap = Shape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    dear = Shape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)  # the text filter reads, and is never sure
+    cheap = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    dear = CascadeShape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)  # the text filter reads, and is never sure
     assert tune(scores, unsafe, 0.05, shapes=[cheap, dear]).shape == dear
 
 
 def test_tuning_looks_at_half_and_twice_the_level_too(monkeypatch):
-    asked, plain = [], Family.at
-    monkeypatch.setattr(Family, "at", lambda self, level: asked.append(level) or plain(self, level))
+    asked, plain = [], CutoffFamily.at
+    monkeypatch.setattr(CutoffFamily, "at", lambda self, level: asked.append(level) or plain(self, level))
     scores, unsafe = tuning_rows()
-    shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    shape = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     tune(scores, unsafe, 0.05, judge_share=0.02, shapes=[shape])  # at most: exactly so many are allowed
     level = asked[-3]
     assert 0 < level < 0.5
@@ -318,10 +319,10 @@ def test_tuning_looks_at_half_and_twice_the_level_too(monkeypatch):
 
 def test_without_shapes_those_for_the_judges_share_are_tried(monkeypatch):
     scores, unsafe = tuning_rows()
-    shape = Shape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    shape = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     asked = []
     monkeypatch.setattr(
-        "judge.cascade.tuning.default_shapes",
+        "judge.cascade.tuning.cascade_shapes",
         lambda share, *, with_judge: asked.append((share, with_judge)) or [shape],
     )
     assert tune(scores, unsafe, 0.05, judge_share=0.03).shape == shape

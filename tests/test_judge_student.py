@@ -59,7 +59,9 @@ def test_batches_do_not_matter(student, images):
     for row, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
         alone = student.score([image], [prompt], DIGITS)
         np.testing.assert_allclose(alone.unsafe[0], whole.unsafe[row], atol=1e-5)
-        np.testing.assert_allclose(alone.each[0], whole.each[row], atol=1e-5)
+        np.testing.assert_allclose(
+            alone.category_probabilities[0], whole.category_probabilities[row], atol=1e-5
+        )
 
 
 def test_a_blank_prompt_is_no_prompt(student, images):
@@ -71,13 +73,17 @@ def test_a_blank_prompt_is_no_prompt(student, images):
 def test_order_names_and_definitions(student, images):
     base = student.score(images, None, DIGITS)
     turned = student.score(images, None, DIGITS.select(["six", "one", "two"]))
-    np.testing.assert_allclose(turned.each, base.each[:, [2, 0, 1]], atol=1e-6)
+    np.testing.assert_allclose(
+        turned.category_probabilities, base.category_probabilities[:, [2, 0, 1]], atol=1e-6
+    )
     np.testing.assert_allclose(turned.unsafe, base.unsafe, atol=1e-6)
     renamed = student.score(images, None, DIGITS.rename({"one": "1"}))
-    assert np.abs(renamed.each[:, 0] - base.each[:, 0]).max() > 1e-6
-    np.testing.assert_allclose(renamed.each[:, 1:], base.each[:, 1:], atol=1e-6)
+    assert np.abs(renamed.category_probabilities[:, 0] - base.category_probabilities[:, 0]).max() > 1e-6
+    np.testing.assert_allclose(
+        renamed.category_probabilities[:, 1:], base.category_probabilities[:, 1:], atol=1e-6
+    )
     reworded = student.score(images, None, DIGITS.reword({"one": "big"}))
-    assert np.abs(reworded.each[:, 0] - base.each[:, 0]).max() > 1e-6
+    assert np.abs(reworded.category_probabilities[:, 0] - base.category_probabilities[:, 0]).max() > 1e-6
 
 
 def test_the_taxonomy_side_is_computed_once(student, images, monkeypatch):

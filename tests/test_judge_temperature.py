@@ -17,10 +17,10 @@ from judge.calibration.conformal import (
 )
 from judge.calibration.temperature import (
     Calibration,
-    Labelled,
+    LabelledScores,
+    divide_logits,
     fit_calibration,
     fit_temperature,
-    tempered,
 )
 from judge.errors import ConfigError
 from judge.protocol import Scores
@@ -50,7 +50,7 @@ def test_the_temperature_has_the_least_loss_on_a_grid():
     truth, probability = drawn(400, seed=3, temperature=2.5)
 
     def loss(temperature):
-        fitted = tempered(probability, temperature)
+        fitted = divide_logits(probability, temperature)
         return -np.mean(truth * np.log(fitted) + (1 - truth) * np.log(1 - fitted))
 
     grid = np.geomspace(0.5, 10, 2000)
@@ -61,14 +61,14 @@ def test_the_temperature_has_the_least_loss_on_a_grid():
 @given(st.lists(probabilities, min_size=2, max_size=20), st.floats(0.05, 20))
 def test_a_temperature_never_changes_the_order_nor_the_side_of_one_half(values, temperature):
     before = np.array(sorted(values))
-    after = tempered(before, temperature)
+    after = divide_logits(before, temperature)
     assert (np.diff(after) >= 0).all()
     assert ((after >= 0.5) >= (before >= 0.5)).all()
     assert ((after <= 0.5) >= (before <= 0.5)).all()
 
 
 def test_unjudged_stays_unjudged_and_certainty_certain():
-    after = tempered([0.0, 0.5, 1.0, np.nan], 3.0)
+    after = divide_logits([0.0, 0.5, 1.0, np.nan], 3.0)
     assert after[:3].tolist() == [0.0, 0.5, 1.0]
     assert np.isnan(after[3])
 
@@ -87,10 +87,10 @@ def test_rows_that_are_separated_give_the_coldest_temperature_not_zero():
 def answer(taxonomy, truth, probability, seed=0):
     """A batch in which every category is as the whole, and category 1 is twice as sure as it should be."""
     categories = np.repeat(probability[:, None], len(taxonomy), axis=1)
-    categories[:, 1] = tempered(probability, 0.5)
+    categories[:, 1] = divide_logits(probability, 0.5)
     labels = np.repeat(truth[:, None], len(taxonomy), axis=1)
     scores = Scores(probability, categories, (None,) * len(truth))
-    return Labelled(taxonomy, scores, truth, labels)
+    return LabelledScores(taxonomy, scores, truth, labels)
 
 
 def test_categories_get_their_own_temperature_by_key_and_the_rare_share_one():
@@ -135,7 +135,7 @@ def test_apply_uses_own_then_shared_and_keeps_everything_else():
     )
     found = calibration.apply(scores, taxonomy)
     assert found.unsafe[0] == pytest.approx(expit(logit(0.9) / 2))
-    assert found.each[0] == pytest.approx([expit(logit(0.9) / 4), expit(logit(0.9) / 0.5)])
+    assert found.category_probabilities[0] == pytest.approx([expit(logit(0.9) / 4), expit(logit(0.9) / 0.5)])
     assert found.categories[0].max() == found.unsafe[0]  # on one scale again
     assert np.isnan(found.unsafe[1])
     assert np.isnan(found.categories[1, 0])

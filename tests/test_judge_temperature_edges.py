@@ -9,7 +9,7 @@ from judge.calibration.temperature import (
     LEAST_EXAMPLES,
     TEMPERATURES,
     Calibration,
-    Labelled,
+    LabelledScores,
     fit_calibration,
     fit_temperature,
 )
@@ -46,7 +46,7 @@ def answers(truth, score, taxonomy=ONE, column=None):
     categories = np.repeat(score[:, None], len(taxonomy), axis=1)
     if column is not None:
         categories[:, 0] = column
-    return Labelled(
+    return LabelledScores(
         taxonomy,
         Scores(score, categories, (None,) * len(truth)),
         truth,

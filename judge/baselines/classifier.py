@@ -209,7 +209,9 @@ def save_fixed(run: RunDir, classifier: FixedClassifier, **about: Any) -> None:
     )
     run.write_taxonomy(classifier.default_taxonomy)
     encoder = classifier.encoder
-    run.note(encoder=encoder.name, encoder_fingerprint=encoder.fingerprint, width=encoder.width, **about)
+    run.update_manifest(
+        encoder=encoder.name, encoder_fingerprint=encoder.fingerprint, width=encoder.width, **about
+    )
 
 
 def load_fixed(

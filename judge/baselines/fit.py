@@ -74,7 +74,7 @@ def judge_targets(
             taxonomy,
         )
         unsafe.append(torch.as_tensor(scores.unsafe, dtype=torch.float32))
-        categories.append(torch.as_tensor(scores.each, dtype=torch.float32))
+        categories.append(torch.as_tensor(scores.category_probabilities, dtype=torch.float32))
         if progress is not None:
             progress(start + len(part))
     return Targets(torch.cat(unsafe), torch.cat(categories))

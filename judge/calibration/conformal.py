@@ -61,9 +61,7 @@ def conformal_threshold(
     if (miss_rate is None) == (recall is None):
         raise ConfigError("Give either miss_rate or recall, which is 1 minus it.")
     promise = miss_rate if miss_rate is not None else 1 - float(recall or 0)
-    unsafe, safe = known(truth, probability)
-    if not len(unsafe) or not len(safe):
-        raise ConfigError(one_sided(len(unsafe), len(safe)))
+    unsafe, _ = split_both_labels(truth, probability)
     return float(np.sort(unsafe)[allowed_misses(len(unsafe), promise)])
 
 
@@ -205,8 +203,15 @@ def _family(losses: ArrayLike) -> Array:
     return table
 
 
-def known(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Array]:
+def split_by_label(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Array]:
     """Probabilities of the unsafe and of the safe rows that are labelled and judged.
+
+    Args:
+        truth: (N,) 1 or 0, NaN where nobody knows.
+        probability: (N,) in [0, 1], NaN where not judged.
+
+    Returns:
+        (U,) and (S,) probabilities, in the order of the rows.
 
     Raises:
         ConfigError: other shapes than (N,), or values that are neither labels nor probabilities.
@@ -220,9 +225,16 @@ def known(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Array]:
     return score[judged & (label == 1)], score[judged & (label == 0)]
 
 
-def one_sided(unsafe: int, safe: int) -> str:
-    """What to say of a calibration set that lacks unsafe or safe rows."""
-    return (
-        f"The calibration set has {unsafe} unsafe and {safe} safe examples that are labelled and judged; it takes "
-        "both. Add the missing kind, or calibrate on another split."
-    )
+def split_both_labels(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Array]:
+    """`split_by_label` where both kinds are needed, with the same (N,) arguments and (U,) and (S,) results.
+
+    Raises:
+        ConfigError: as `split_by_label`; or there is no unsafe or no safe row.
+    """
+    unsafe, safe = split_by_label(truth, probability)
+    if not len(unsafe) or not len(safe):
+        raise ConfigError(
+            f"The calibration set has {len(unsafe)} unsafe and {len(safe)} safe examples that are labelled and judged; "
+            "it takes both. Add the missing kind, or calibrate on another split."
+        )
+    return unsafe, safe

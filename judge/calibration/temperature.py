@@ -17,7 +17,7 @@ from judge.errors import ConfigError
 from judge.protocol import Scores, on_one_scale
 from prompts.taxonomy import Taxonomy
 
-from .conformal import known, one_sided
+from .conformal import split_both_labels, split_by_label
 
 Array = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ _SMALLEST = 1e-12
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledScores:
     """Scores of B images under one taxonomy of K categories, and the truth; NaN where nobody knows."""
 
     taxonomy: Taxonomy
@@ -68,8 +68,8 @@ class Calibration:
         return on_one_scale(
             replace(
                 scores,
-                unsafe=tempered(scores.unsafe, self.whole),
-                categories=tempered(scores.each, own),
+                unsafe=divide_logits(scores.unsafe, self.whole),
+                categories=divide_logits(scores.category_probabilities, own),
                 separate=None,
             )
         )
@@ -79,7 +79,7 @@ class Calibration:
         return {**asdict(self), "categories": dict(self.categories)}
 
 
-def tempered(probability: ArrayLike, temperature: ArrayLike) -> Array:
+def divide_logits(probability: ArrayLike, temperature: ArrayLike) -> Array:
     """Probabilities with their logits divided by a temperature; 0, 0.5, 1 and NaN stay what they are."""
     values: Array = expit(logit(np.asarray(probability, dtype=np.float64)) / temperature)
     return values
@@ -95,9 +95,7 @@ def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
     Raises:
         ConfigError: shapes or values are off, or no unsafe or no safe row is known and judged.
     """
-    unsafe, safe = known(truth, probability)
-    if not len(unsafe) or not len(safe):
-        raise ConfigError(one_sided(len(unsafe), len(safe)))
+    unsafe, safe = split_both_labels(truth, probability)
     # Positive where the classifier is right; the loss is convex in 1 / temperature, so one minimum is found.
     margins = np.concatenate([logit(_inside(unsafe)), -logit(_inside(safe))])
     coldest, hottest = TEMPERATURES
@@ -111,7 +109,7 @@ def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
 
 
 def fit_calibration(
-    answers: Iterable[Labelled], *, classifier: str = "", least: int = LEAST_EXAMPLES
+    answers: Iterable[LabelledScores], *, classifier: str = "", least: int = LEAST_EXAMPLES
 ) -> Calibration:
     """Fit one temperature for the whole, one for each category that has the data, one for all the others.
 
@@ -133,10 +131,9 @@ def fit_calibration(
         scores.append(answer.scores.unsafe)
         for place, key in enumerate(answer.taxonomy.keys):
             column = np.asarray(answer.categories[:, place], dtype=np.float64)
-            by_key.setdefault(key, []).append((column, answer.scores.each[:, place]))
-    if not truths:
-        raise ConfigError(one_sided(0, 0))
-    whole = fit_temperature(np.concatenate(truths), np.concatenate(scores))
+            by_key.setdefault(key, []).append((column, answer.scores.category_probabilities[:, place]))
+    # An empty array in front: without any answers there are no rows, which is the same error as rows of one kind.
+    whole = fit_temperature(np.concatenate([[], *truths]), np.concatenate([[], *scores]))
     columns = {
         key: (np.concatenate([t for t, _ in pairs]), np.concatenate([p for _, p in pairs]))
         for key, pairs in by_key.items()
@@ -149,7 +146,7 @@ def fit_calibration(
 
 def _fits(truth: Array, probability: Array, least: int) -> bool:
     """Whether there are enough rows, and a mistake among them: without any, the colder the better, without end."""
-    unsafe, safe = known(truth, probability)
+    unsafe, safe = split_by_label(truth, probability)
     return min(len(unsafe), len(safe)) >= max(1, least) and bool(unsafe.min() <= 0.5 or safe.max() >= 0.5)
 
 

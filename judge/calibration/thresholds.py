@@ -26,7 +26,7 @@ from judge.errors import ConfigError
 from judge.runs.files import write_atomically
 from prompts.taxonomy import Taxonomy
 
-from .conformal import conformal_threshold, known
+from .conformal import conformal_threshold, split_by_label
 from .envelope import category_hash
 
 LEAST_ROWS = 20
@@ -110,7 +110,7 @@ def fit_thresholds(
         ConfigError: too few rows of some categories, or for the promise; the message says of which and how many.
     """
     labels, found = np.asarray(truth, dtype=np.float64), np.asarray(scores, dtype=np.float64)
-    sides = [known(labels[:, place], found[:, place]) for place in range(len(taxonomy))]
+    sides = [split_by_label(labels[:, place], found[:, place]) for place in range(len(taxonomy))]
     few = [
         f"{name} ({len(unsafe)} unsafe, {len(safe)} safe)"
         for name, (unsafe, safe) in zip(taxonomy.names, sides, strict=True)

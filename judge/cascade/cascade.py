@@ -13,17 +13,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from judge.calibration.cutoffs import move_categories, never_safe
+from judge.calibration.cutoffs import shift_categories_to_half, withhold_safe
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
 from judge.protocol import Classifier, DifferentiableClassifier, Scores, modules_of, on_one_scale
 from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
-from .margins import Path, StageLogits, check_path, margins_of
+from .margins import Path, StageLogits, check_path, margins_from_logits
 from .settings import CascadeSettings
 from .similarity import Similarities
-from .stages import STAGES, FilterVerdict, StageScores, band_verdict, decide, filter_verdict
+from .stages import STAGES, FilterVerdict, StageScores, decide, filter_verdict, stage_verdict
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -156,7 +156,8 @@ class Cascade:
         if category is not None:
             raise ConfigError(
                 f"A cascade has no margin for {category!r} alone: its cutoffs are held against p(unsafe). Ask its "
-                "student, its judge or its filters (FilterStage.of), or give it a policy of that category only."
+                "student, its judge or its filters (FilterClassifier.from_cascade), or give it a policy of that "
+                "category only."
             )
         return cascade_margins(self, pixels, prompts, taxonomy, path=path)
 
@@ -173,10 +174,10 @@ class Cascade:
         # What nobody can read through is not settled here, whatever the image shows.
         long = [prompt is not None and self.student.encoder.too_long(prompt) for prompt in prompts]
         prompts = [None if unread else prompt for prompt, unread in zip(prompts, long, strict=True)]
-        image = self.settings.image(self.similarities.of_images(tokens, taxonomy))
+        image = self.settings.image(self.similarities.image_similarities(tokens, taxonomy))
         text = np.full_like(image, np.nan)
-        if c.text_has_a_say:
-            text = self.settings.text(self.similarities.of_prompts(prompts, taxonomy))
+        if c.uses_text_filter:
+            text = self.settings.text(self.similarities.prompt_similarities(prompts, taxonomy))
         of_text, of_image = text.max(axis=1), image.max(axis=1)
         verdict = filter_verdict(of_text, of_image, c)
         for place, row in enumerate(rows):
@@ -186,14 +187,14 @@ class Cascade:
             elif math.isnan(of_image[place]):
                 table.unread[row] = "the image filter gave no finite score"
         own = np.where(verdict.by_text[:, None], text, image)
-        unsafe = never_safe(verdict.unsafe, np.isnan(of_image))
+        unsafe = withhold_safe(verdict.unsafe, np.isnan(of_image))
         unsafe[np.array(long, dtype=bool)] = np.nan
         # A row is moved from the cutoffs of the filter whose number it is.
         safe_from = np.where(verdict.by_text, c.text_safe, c.image_safe)[:, None]
         unsafe_from = np.where(verdict.by_text, c.text_unsafe, c.image_unsafe)[:, None]
         table.unsafe[rows.start : rows.stop] = unsafe
         table.separate[rows.start : rows.stop] = np.where(np.isnan(unsafe)[:, None], np.nan, own)
-        table.categories[rows.start : rows.stop] = move_categories(
+        table.categories[rows.start : rows.stop] = shift_categories_to_half(
             own, own.max(axis=1), unsafe, safe_from, unsafe_from
         )
         return np.flatnonzero(np.isnan(unsafe)).tolist()
@@ -216,8 +217,8 @@ class _Table:
         """Take over what a later stage says about these rows, and why it was asked."""
         scores = on_one_scale(scores)
         unread = np.array([self.unread[row] is not None for row in rows], dtype=bool)
-        verdict = never_safe(band_verdict(scores.unsafe, safe, unsafe), unread)
-        categories = move_categories(scores.categories, scores.unsafe, verdict, safe, unsafe)
+        verdict = withhold_safe(stage_verdict(scores.unsafe, safe, unsafe), unread)
+        categories = shift_categories_to_half(scores.categories, scores.unsafe, verdict, safe, unsafe)
         for place, row in enumerate(rows):
             self.stage[row], self.unsafe[row] = stage, verdict[place]
             probability = float(scores.unsafe[place])
@@ -234,7 +235,10 @@ class _Table:
             elif math.isnan(verdict[place]):
                 self.why[row] = f"{stage} unsure at {probability:.2f}"
             else:
-                self.categories[row], self.separate[row] = categories[place], scores.each[place]
+                self.categories[row], self.separate[row] = (
+                    categories[place],
+                    scores.category_probabilities[place],
+                )
                 self.why[row] += f": {stage} says {_word(verdict[place])} at {probability:.2f}"
 
     def scores(self) -> Scores:
@@ -290,7 +294,7 @@ def cascade_margins(
         prompts: B prompts, or None.
         taxonomy: what is asked.
         path: the stage that shall give the other verdict; `any` is whichever is nearest.
-        fixed_text: as in `margins_of`; set it False where the prompts are searched too.
+        fixed_text: as in `margins_from_logits`; set it False where the prompts are searched too.
 
     Returns:
         (B,) float32, positive where the cascade says unsafe.
@@ -310,7 +314,7 @@ def cascade_margins(
             found = _differentiable(cascade.judge).pixel_margins(pixels[rows], some, taxonomy)
             column = column.index_copy(0, rows.to(column.device), found.to(column))
         logits = StageLogits(logits.text, logits.image, logits.student, column)
-    return margins_of(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
+    return margins_from_logits(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
 
 
 def _without_judge(
@@ -330,8 +334,8 @@ def _without_judge(
     # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
     image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)
     text = torch.full_like(image, torch.nan)
-    if cascade.cutoffs.text_has_a_say:
-        cosines = cascade.similarities.of_prompts(read, taxonomy).max(axis=1)
+    if cascade.cutoffs.uses_text_filter:
+        cosines = cascade.similarities.prompt_similarities(read, taxonomy).max(axis=1)
         text = platt.text.logits(torch.from_numpy(cosines)).to(image)
     whole = student.logits(tokens, read, taxonomy)[0].double()
     nothing = torch.full_like(image, torch.nan)

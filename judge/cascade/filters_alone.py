@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from .cascade import Cascade
 
 Array = NDArray[np.float64]
-UNREAD = "the prompt is longer than the filters read"
+PROMPT_TOO_LONG = "the prompt is longer than the filters read"
 
 
 @dataclass
-class FilterStage:
+class FilterClassifier:
     """p(a category is violated) is the larger of the image filter's and the text filter's; p(unsafe) the largest.
 
     A filter that learnt nothing (slope 0, `judge.cascade.similarity.Platt.fit`) has no say beside one that did.
@@ -54,13 +54,13 @@ class FilterStage:
     batch_size: int = 32
 
     @classmethod
-    def of(cls, cascade: "Cascade", *, name: str = "filters") -> Self:
+    def from_cascade(cls, cascade: "Cascade", *, name: str = "filters") -> Self:
         """The first stage of a cascade; encoder and kept phrases are shared.
 
         A text filter that calibration gave no say in the cascade, as it is never sure, has none here either.
         """
         text = cascade.settings.text
-        if not cascade.cutoffs.text_has_a_say:
+        if not cascade.cutoffs.uses_text_filter:
             text = replace(text, slope=0.0)
         return cls(cascade.similarities, text, cascade.settings.image, name, cascade.default_taxonomy)
 
@@ -92,14 +92,14 @@ class FilterStage:
             some = slice(start, start + self.batch_size)
             with torch.no_grad():
                 seen = self.encoder.encode_images(images[some])
-                logits = self.logits(seen, self.encode_prompts(prompts[some], taxonomy), taxonomy)
+                logits = self.logits(seen, self.prompt_logits(prompts[some], taxonomy), taxonomy)
             parts.append(logits.double().sigmoid().cpu().numpy())
         categories: Array = np.concatenate(parts)
         long = [self._too_long(prompt) for prompt in prompts]
         categories[long] = np.nan
         finite = np.isfinite(categories.max(axis=1))
         reasons = tuple(
-            UNREAD if unread else None if fine else f"{self.name} gave no finite score"
+            PROMPT_TOO_LONG if unread else None if fine else f"{self.name} gave no finite score"
             for unread, fine in zip(long, finite, strict=True)
         )
         categories[~finite] = np.nan
@@ -132,16 +132,18 @@ class FilterStage:
         place = None if category is None else taxonomy.index(category)
         prompts = check_prompts(len(pixels), prompts)
         if any(map(self._too_long, prompts)):
-            raise ConfigError(f"A row has no margin: {UNREAD}. Leave it out, it is unjudged.")
+            raise ConfigError(f"A row has no margin: {PROMPT_TOO_LONG}. Leave it out, it is unjudged.")
         logits = self.logits(
-            self.encoder.encode_pixels(pixels), self.encode_prompts(prompts, taxonomy), taxonomy
+            self.encoder.encode_pixels(pixels), self.prompt_logits(prompts, taxonomy), taxonomy
         )
         return logits.amax(dim=1) if place is None else logits[:, place]
 
-    def encode_prompts(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
+    def prompt_logits(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
         """(B, K) logits by B prompts; minus infinity where there is no prompt, or a longer one than is read."""
         known = [None if self._too_long(prompt) else prompt for prompt in prompts]
-        cosines = torch.from_numpy(self.similarities.of_prompts(known, taxonomy)).to(self.encoder.device)
+        cosines = torch.from_numpy(self.similarities.prompt_similarities(known, taxonomy)).to(
+            self.encoder.device
+        )
         return self.text.logits(cosines).float().nan_to_num(nan=-torch.inf)
 
     def logits(self, image_tokens: Tensor, by_text: Tensor, taxonomy: Taxonomy) -> Tensor:

@@ -58,7 +58,7 @@ class StageLogits:
         return StageScores(*columns)  # type: ignore[arg-type]  # only the last may be None
 
 
-def margins_of(
+def margins_from_logits(
     logits: StageLogits, cutoffs: Cutoffs, *, path: Path = "any", fixed_text: bool = True
 ) -> Tensor:
     """(B,) margins of B rows' logits, differentiable in them; the sign is that of `judge.cascade.stages.decide`.

@@ -41,7 +41,7 @@ def save_cascade(
     for stage, name in (("student", student), ("judge", judge)):
         if name is not None:
             about[stage] = _about(Path(name), run) if Path(name).exists() else {"name": str(name)}
-    run.note(**about)
+    run.update_manifest(**about)
 
 
 def load_cascade(
@@ -89,7 +89,7 @@ def load_cascade(
 
 
 def check_settings(settings: CascadeSettings, source: str) -> None:
-    """See that a calibration can have given these settings (`judge.cascade.tuning.Family`, `Platt.fit`).
+    """See that a calibration can have given these settings (`judge.cascade.tuning.CutoffFamily`, `Platt.fit`).
 
     "Safe" cutoffs are quantiles of scores, "unsafe" ones are scores or `NEVER`, and no score of a filter is larger than
     its curve gives at a cosine of 1. A filter's cutoffs may cross, as unsafe goes first there; the student's do not.

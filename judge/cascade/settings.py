@@ -26,7 +26,7 @@ class CascadeSettings:
     promise: float
     """Promised total miss rate, from 0 to 1; on average over calibration sets (`judge.calibration.conformal`)."""
     level: float
-    """The level of `judge.cascade.tuning.Family` that keeps it."""
+    """The level of `judge.cascade.tuning.CutoffFamily` that keeps it."""
     unsafe_rows: int
     """Unsafe calibration rows that the promise rests on."""
     calibrated_for: Envelope | None = None

@@ -15,11 +15,10 @@ from scipy.special import expit, logit
 from torch import Tensor
 from torch.nn import functional as F
 
-from judge.calibration.conformal import known, one_sided
+from judge.calibration.conformal import split_both_labels
 from judge.encoders.dual import DualEncoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
-from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
@@ -52,10 +51,9 @@ class Platt:
         """
         from sklearn.linear_model import LogisticRegression
 
-        # `known` checks probabilities; a cosine is one after moving it from [-1, 1] to [0, 1].
-        unsafe, safe = known(truth, (np.clip(np.asarray(similarity, dtype=np.float64), -1, 1) + 1) / 2)
-        if not len(unsafe) or not len(safe):
-            raise ConfigError(one_sided(len(unsafe), len(safe)))
+        # Probabilities are expected there; a cosine is one after moving it from [-1, 1] to [0, 1].
+        moved = (np.clip(np.asarray(similarity, dtype=np.float64), -1, 1) + 1) / 2
+        unsafe, safe = split_both_labels(truth, moved)
         values = np.concatenate([unsafe, safe]) * 2 - 1
         labels = np.repeat([1, 0], [len(unsafe), len(safe)])
         centre, scale = float(values.mean()), float(values.std())
@@ -80,11 +78,11 @@ class Similarities:
     def __post_init__(self) -> None:
         self._book = PhraseEmbeddings(self.encoder)
 
-    def of_images(self, tokens: Tensor, taxonomy: Taxonomy) -> Array:
+    def image_similarities(self, tokens: Tensor, taxonomy: Taxonomy) -> Array:
         """(B, 1 + P, D) image tokens, of which the pooled one, the first, counts -> (B, K) cosines in [-1, 1]."""
         return self._cosines(tokens[:, 0], taxonomy)
 
-    def of_prompts(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Array:
+    def prompt_similarities(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Array:
         """B prompts -> (B, K) cosines; NaN where there is no prompt."""
         found = np.full((len(prompts), len(taxonomy)), np.nan)
         there = [place for place, prompt in enumerate(prompts) if prompt and prompt.strip()]

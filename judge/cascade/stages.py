@@ -1,6 +1,6 @@
 """The cascade's arithmetic: which stage settles a row, and cutoffs that keep a promised total miss rate.
 
-Each stage says safe below one cutoff, unsafe from another, and passes on what lies between:
+Each stage classify safe below one cutoff, unsafe from another, and passes on what lies between:
 
 - the filter (text and image): settles what one of the two is sure of and the other does not contradict;
 - the student: settles all but a narrow band;
@@ -9,9 +9,9 @@ Each stage says safe below one cutoff, unsafe from another, and passes on what l
 **What a stage could not read, no later stage calls safe.** It may flag it; if it does not, the row is unjudged. A
 prompt too long for filters and student can so not carry an image past them to a judge that reads it just as badly.
 
-**One knob.** `Family.at(level)` gives the cutoffs at a level from 0 (nothing is called safe) to 1. A stage's "safe"
-cutoff is a lower quantile of its scores on unsafe tuning rows, at the level times the stage's share. It can only rise
-with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the level too (student).
+**One parameter.** `CutoffFamily.at(level)` gives the cutoffs at a level from 0 (nothing is called safe) to 1. A stage's
+"safe" cutoff is a lower quantile of its scores on unsafe tuning rows, at the level times the stage's share. It can only
+rise with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the level too (student).
 
 **Why a miss can only disappear as the level falls.** Let a row be called safe at a low level; then it is at any higher
 one. At each stage, what it calls safe grows with the level and what it calls unsafe shrinks: of the filter, "one is
@@ -29,7 +29,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.calibration.cutoffs import move, never_safe, on_its_side, says
+from judge.calibration.cutoffs import clamp_to_side, classify, shift_to_half, withhold_safe
 from judge.errors import ConfigError
 
 Array = NDArray[np.float64]
@@ -59,7 +59,7 @@ class StageScores:
 
 @dataclass(frozen=True)
 class Cutoffs:
-    """Probabilities: a stage says safe below `*_safe`, unsafe from `*_unsafe`; 0 and `NEVER` switch it off."""
+    """Probabilities: a stage classify safe below `*_safe`, unsafe from `*_unsafe`; 0 and `NEVER` switch it off."""
 
     text_safe: float
     text_unsafe: float
@@ -68,7 +68,7 @@ class Cutoffs:
     student_safe: float
     student_unsafe: float
     judge: float
-    """The judge says safe below it, unsafe from it."""
+    """The judge classify safe below it, unsafe from it."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -78,7 +78,7 @@ class Cutoffs:
                 )
 
     @property
-    def text_has_a_say(self) -> bool:
+    def uses_text_filter(self) -> bool:
         """Whether the text filter can ever be sure; if not, no prompt need be read for it."""
         return self.text_safe > 0 or self.text_unsafe <= 1
 
@@ -91,7 +91,7 @@ class Cutoffs:
 
 
 @dataclass(frozen=True)
-class Decided:
+class Decisions:
     """What became of N rows."""
 
     stage: NDArray[np.int64]
@@ -107,7 +107,7 @@ class Decided:
 
 @dataclass(frozen=True)
 class FilterVerdict:
-    """What stage one says of N rows."""
+    """What stage one classify of N rows."""
 
     unsafe: Array
     """(N,) moved p(unsafe), NaN for what goes on; where both filters are sure, the surer's."""
@@ -121,27 +121,27 @@ class FilterVerdict:
 
 def filter_verdict(text: Array, image: Array, cutoffs: Cutoffs) -> FilterVerdict:
     """Stage one on N rows' p(unsafe) by text and by image: settle what one is sure of and the other does not deny."""
-    says_text = says(text, cutoffs.text_safe, cutoffs.text_unsafe)
-    says_image = says(image, cutoffs.image_safe, cutoffs.image_unsafe)
+    says_text = classify(text, cutoffs.text_safe, cutoffs.text_unsafe)
+    says_image = classify(image, cutoffs.image_safe, cutoffs.image_unsafe)
     said = np.sign(says_text + says_image)  # 0 where both doubt, and where they contradict each other
-    of_text = move(text, says_text, cutoffs.text_safe, cutoffs.text_unsafe)
-    of_image = move(image, says_image, cutoffs.image_safe, cutoffs.image_unsafe)
+    of_text = shift_to_half(text, says_text, cutoffs.text_safe, cutoffs.text_unsafe)
+    of_image = shift_to_half(image, says_image, cutoffs.image_safe, cutoffs.image_unsafe)
     surer = (says_image == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
     by_text = (says_text != 0) & surer
-    verdict = on_its_side(np.where(by_text, of_text, of_image), said)
+    verdict = clamp_to_side(np.where(by_text, of_text, of_image), said)
     return FilterVerdict(verdict, says_text, says_image, by_text)
 
 
-def band_verdict(probability: Array, safe: float, unsafe: float) -> Array:
+def stage_verdict(probability: Array, safe: float, unsafe: float) -> Array:
     """A later stage: moved p(unsafe) of what it settles, NaN for what it is unsure of or could not judge."""
-    said = says(probability, safe, unsafe)
-    return on_its_side(move(probability, said, safe, unsafe), said)
+    said = classify(probability, safe, unsafe)
+    return clamp_to_side(shift_to_half(probability, said, safe, unsafe), said)
 
 
-def decide(scores: StageScores, cutoffs: Cutoffs) -> Decided:
+def decide(scores: StageScores, cutoffs: Cutoffs) -> Decisions:
     """Run N rows through the stages, on scores that all stages gave beforehand."""
     unread = np.isnan(scores.image)
-    unsafe = never_safe(filter_verdict(scores.text, scores.image, cutoffs).unsafe, unread)
+    unsafe = withhold_safe(filter_verdict(scores.text, scores.image, cutoffs).unsafe, unread)
     later = [(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
     if scores.judge is not None:
         later.append((scores.judge, cutoffs.judge, cutoffs.judge))
@@ -149,6 +149,6 @@ def decide(scores: StageScores, cutoffs: Cutoffs) -> Decided:
     for number, (column, low, high) in enumerate(later, start=1):
         left = np.isnan(unsafe)
         unread = unread | np.isnan(column)
-        unsafe = np.where(left, never_safe(band_verdict(column, low, high), unread), unsafe)
+        unsafe = np.where(left, withhold_safe(stage_verdict(column, low, high), unread), unsafe)
         stage[left] = number
-    return Decided(stage, unsafe)
+    return Decisions(stage, unsafe)

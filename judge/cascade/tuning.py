@@ -17,7 +17,7 @@ LEVELS: tuple[float, ...] = (0.0, *(float(level) for level in np.geomspace(1e-4,
 
 
 @dataclass(frozen=True)
-class Shape:
+class CascadeShape:
     """What fixes a family of cutoffs: how the stages share the budget of misses, and where they are sure.
 
     A share is multiplied by the level: at level 0.02, a share of 0.5 puts a stage's "safe" cutoff at the 1 % quantile
@@ -40,10 +40,10 @@ class Shape:
                 raise ConfigError(f"{name} of a cascade's shape is {value!r}; it is a share from 0 to 1.")
 
 
-class Family:
+class CutoffFamily:
     """Cutoffs at every level, fixed by a shape and the tuning rows."""
 
-    def __init__(self, scores: StageScores, unsafe: NDArray[np.bool_], shape: Shape) -> None:
+    def __init__(self, scores: StageScores, unsafe: NDArray[np.bool_], shape: CascadeShape) -> None:
         """Look at N tuning rows: their scores, and (N,) whether they are unsafe.
 
         Raises:
@@ -57,8 +57,8 @@ class Family:
         self.shape, self.with_judge = shape, scores.judge is not None
         judge = scores.student if scores.judge is None else scores.judge
         columns = {"text": scores.text, "image": scores.image, "student": scores.student, "judge": judge}
-        self._unsafe = {name: _ranked(column[unsafe]) for name, column in columns.items()}
-        self._student = _ranked(scores.student)
+        self._unsafe = {name: _sorted_judged(column[unsafe]) for name, column in columns.items()}
+        self._student = _sorted_judged(scores.student)
         self._band = round(shape.band * len(scores)) if self.with_judge else 0
         self.text_unsafe = precise_cutoff(scores.text, unsafe, shape.text_precision)
         self.image_unsafe = precise_cutoff(scores.image, unsafe, shape.image_precision)
@@ -101,7 +101,7 @@ def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: flo
 
 
 def choose_level(
-    family: Family,
+    family: CutoffFamily,
     scores: StageScores,
     promise: float,
     *,
@@ -127,7 +127,7 @@ def choose_level(
 
 
 def decided_losses(
-    family: Family,
+    family: CutoffFamily,
     scores: StageScores,
     *,
     images: Sequence[Hashable] | None = None,
@@ -149,8 +149,8 @@ def tune(
     *,
     judge_share: float = 0.04,
     costs: Mapping[str, float] | None = None,
-    shapes: Sequence[Shape] | None = None,
-) -> Family:
+    shapes: Sequence[CascadeShape] | None = None,
+) -> CutoffFamily:
     """Try shapes on N tuning rows, each at the level that keeps the promise there, and take the best.
 
     Best is the highest F1 with at most `judge_share` of the rows sent to the judge, also at half and at twice the
@@ -164,17 +164,17 @@ def tune(
         judge_share: largest share of rows, 0 to 1, that the judge may be asked about.
         costs: seconds a row for `text` (the text filter, where it has a say), `student` and `judge`; by default 0.1,
             1 and 10. The encoder and the image filter see every row anyway.
-        shapes: what to try; by default `default_shapes(judge_share)`.
+        shapes: what to try; by default `cascade_shapes(judge_share)`.
 
     Raises:
         ConfigError: one kind of row only, or no shape spares the judge enough.
     """
     costs = costs or {"text": 0.1, "student": 1.0, "judge": 10.0}
     price = np.cumsum([0.0, costs["student"], costs.get("judge", 0.0)])
-    tried: list[tuple[float, float, Family]] = []
-    for shape in shapes or default_shapes(judge_share, with_judge=scores.judge is not None):
-        family = Family(scores, unsafe, shape)
-        level = _level_by_halving(family, scores.rows(unsafe), promise)
+    tried: list[tuple[float, float, CutoffFamily]] = []
+    for shape in shapes or cascade_shapes(judge_share, with_judge=scores.judge is not None):
+        family = CutoffFamily(scores, unsafe, shape)
+        level = _level_by_bisection(family, scores.rows(unsafe), promise)
         cutoffs = family.at(level)
         decided = decide(scores, cutoffs)
         around = [decide(scores, family.at(min(1.0, factor * level))) for factor in (0.5, 2.0)]
@@ -182,7 +182,7 @@ def tune(
             continue
         flagged = np.where(np.isnan(decided.unsafe), ~unsafe, ~decided.safe)
         f1 = 2 * np.sum(flagged & unsafe) / (np.sum(flagged) + np.sum(unsafe))
-        cost = price[decided.stage].mean() + costs["text"] * cutoffs.text_has_a_say
+        cost = price[decided.stage].mean() + costs["text"] * cutoffs.uses_text_filter
         tried.append((float(f1), float(cost), family))
     if not tried:
         raise ConfigError(
@@ -192,7 +192,7 @@ def tune(
     return min((entry for entry in tried if entry[0] >= best - 0.002), key=lambda entry: entry[1])[2]
 
 
-def default_shapes(judge_share: float, *, with_judge: bool = True) -> list[Shape]:
+def cascade_shapes(judge_share: float, *, with_judge: bool = True) -> list[CascadeShape]:
     """The shapes that `tune` tries."""
     tried = product(
         (0.0, 0.1),
@@ -203,12 +203,12 @@ def default_shapes(judge_share: float, *, with_judge: bool = True) -> list[Shape
         (0.5, 1.0, 1.5, 2.0, 3.0) if with_judge else (0.0,),
     )
     return [
-        Shape(text, image, student, judge, 0.99, precision, min(1.0, band * judge_share))
+        CascadeShape(text, image, student, judge, 0.99, precision, min(1.0, band * judge_share))
         for text, image, student, judge, precision, band in tried
     ]
 
 
-def _level_by_halving(family: Family, scores: StageScores, promise: float) -> float:
+def _level_by_bisection(family: CutoffFamily, scores: StageScores, promise: float) -> float:
     """`choose_level` in 9 steps instead of 301, which the losses' being monotone allows."""
     low, high = 0, len(LEVELS) - 1
     rows = len(scores)
@@ -219,7 +219,7 @@ def _level_by_halving(family: Family, scores: StageScores, promise: float) -> fl
     return LEVELS[low]
 
 
-def _ranked(column: Array) -> Array:
+def _sorted_judged(column: Array) -> Array:
     return np.sort(column[~np.isnan(column)])
 
 

@@ -142,7 +142,7 @@ def phrase_cosines(soft: SoftText, taxonomy: Taxonomy) -> Callable[[Tensor], Ten
 
     Returns:
         A function (B, L, W) -> (B, K): the largest cosine of the pooled embedding with a phrase of each category, with
-        gradient; for a text's own tokens what `judge.cascade.similarity.Similarities.of_prompts` gives.
+        gradient; for a text's own tokens what `judge.cascade.similarity.Similarities.prompt_similarities` gives.
     """
     embeddings, kinds = PhraseEmbeddings(soft.encoder).embed([taxonomy])
     device = soft.encoder.device

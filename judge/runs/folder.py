@@ -65,7 +65,7 @@ class RunDir:
         else:
             run.path.mkdir(parents=True, exist_ok=True)
             run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": now()})
-        run.note(**about)
+        run.update_manifest(**about)
         return run
 
     def check_resumable(self, taxonomy: Taxonomy, **about: Any) -> None:
@@ -118,7 +118,7 @@ class RunDir:
         """What loads this run again."""
         return str(self.manifest["kind"])
 
-    def note(self, **about: Any) -> None:
+    def update_manifest(self, **about: Any) -> None:
         """Add JSON values to the manifest, or replace them; kind, format and date stay."""
         fixed = {"kind", "format", "created"} & set(about)
         if fixed:
@@ -138,7 +138,9 @@ class RunDir:
     def write_taxonomy(self, taxonomy: Taxonomy) -> None:
         """Keep the categories, and their hash in the manifest."""
         self.write_text("taxonomy.yaml", taxonomy.to_yaml())
-        self.note(taxonomy={"name": taxonomy.name, "version": str(taxonomy.version), "hash": taxonomy.hash})
+        self.update_manifest(
+            taxonomy={"name": taxonomy.name, "version": str(taxonomy.version), "hash": taxonomy.hash}
+        )
 
     @property
     def taxonomy(self) -> Taxonomy:

@@ -109,7 +109,7 @@ def _step(folder: Path) -> int:
 
 
 @contextmanager
-def explained(path: str | Path) -> Iterator[None]:
+def explain_interruption(path: str | Path) -> Iterator[None]:
     """Turn Ctrl-C and a full disk into one line: what a run kept, and how it goes on.
 
     Args:
@@ -121,12 +121,12 @@ def explained(path: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _stop(f"Stopped by Ctrl-C. {what_is_kept(path)}", 130)
+        _stop(f"Stopped by Ctrl-C. {describe_kept(path)}", 130)
     except Exception as error:
         if not _disk_is_full(error):
             raise
         _stop(
-            f"The disk is full: {path} could not be written. {what_is_kept(path)} Free some space first.", 2
+            f"The disk is full: {path} could not be written. {describe_kept(path)} Free some space first.", 2
         )
 
 
@@ -136,7 +136,7 @@ def _stop(line: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-def what_is_kept(path: str | Path) -> str:
+def describe_kept(path: str | Path) -> str:
     """One or two sentences on a run that has stopped."""
     newest = newest_checkpoint(path)
     cut = sorted(

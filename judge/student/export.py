@@ -227,7 +227,7 @@ def largest_difference(student: Student, exported: OnnxStudent) -> float:
         ours, theirs = (one.score(images, prompts, taxonomy) for one in (student, exported))
         worst += [
             np.abs(ours.unsafe - theirs.unsafe).max(),
-            np.abs(ours.each - theirs.each).max(),
+            np.abs(ours.category_probabilities - theirs.category_probabilities).max(),
         ]
     return float(np.max(worst))
 

@@ -81,7 +81,7 @@ class Student:
         return on_one_scale(
             Scores(
                 np.concatenate([part.unsafe for part in parts]),
-                np.concatenate([part.each for part in parts]),
+                np.concatenate([part.category_probabilities for part in parts]),
                 tuple(reason for part in parts for reason in part.reasons),
                 decided_by=("student",) * len(images),
             )
@@ -178,7 +178,7 @@ def save_student(run: RunDir, student: Student) -> None:
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.head.state_dict().items()}
     save_file(state, run.path / WEIGHTS)
     run.write_text(SHAPE, json.dumps(asdict(student.head.config), indent=2) + "\n")
-    run.note(
+    run.update_manifest(
         encoder=student.encoder.name,
         encoder_fingerprint=student.encoder.fingerprint,
         width=student.encoder.width,

@@ -120,7 +120,7 @@ def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[st
         group.taxonomy,
     )
     for row, unsafe, categories, reason in zip(
-        group.rows, scores.unsafe, scores.each, scores.reasons, strict=True
+        group.rows, scores.unsafe, scores.category_probabilities, scores.reasons, strict=True
     ):
         yield {
             "group": number,
