@@ -340,7 +340,7 @@ def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: di
         ("f1", "F1"),
         ("heldout_f1", "F1, held-out categories"),
         ("lying_prompt_f1", "F1, prompt lies"),
-        ("category_accuracy", "category named right"),
+        ("category_accuracy", "category accuracy"),
     ):
         row(label, *(found["clean"][key] for found in (before, after)))
     for epsilon in BUDGETS:

@@ -1,4 +1,4 @@
-"""The report: complete, one file, nothing from outside, and nothing of the data gets out of its place."""
+"""The report: complete, one file, nothing from outside, and data cannot become markup."""
 
 import json
 import re
@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from eval.metrics.judged import JudgedRow, summarise
-from eval.reports.judge_page import MOST_WRONG, format_table, worst, write_report
-from eval.reports.page import show
+from eval.reports.judge_page import MOST_WRONG, format_table, write_report, wrong_verdicts
+from eval.reports.page import format_value
 from eval.shortcut.check import ShortcutResult
 from judge.errors import ImageError
 from judge.runs.folder import RunDir
@@ -90,13 +90,13 @@ def test_a_full_report_holds_every_part(run):
         "By category",
         "By source",
         "Shortcut check",
-        "Training rows as drawn",
+        "Training rows",
         "Wrong verdicts",
     ):
         assert part in text
     for figure in ("Precision and recall", "Scores after training", "Reliability", "Training loss"):
         assert figure in text
-    assert show(summarise(AFTER)["f1"]) in text
+    assert format_value(summarise(AFTER)["f1"]) in text
     assert "0.910" in text
     assert "2 of 2, unjudged ones first" in text
     assert {file.name for file in run.plots.iterdir()} == {
@@ -107,7 +107,7 @@ def test_a_full_report_holds_every_part(run):
             assert min(picture.size) > 300
 
 
-def test_the_file_stands_alone(run):
+def test_the_file_needs_no_other(run):
     path = write_report(run, BEFORE, AFTER, HISTORY, images=lambda row: Image.new("RGB", (9, 9)))
     page = Page(path.read_text())
     assert len(page.sources()) == 4 + 2
@@ -149,8 +149,8 @@ def test_images_are_blurred_until_pointed_at(run):
     assert text.count('class="picture" tabindex="0"') == 2
 
 
-def test_contact_sheet_is_bounded_and_starts_with_unjudged_then_surest():
-    wrong = worst(rows_of([0.4, 0.6, NAN, 0.99, 0.9, 0.1]))
+def test_contact_sheet_is_bounded_and_starts_with_unjudged_then_most_confident():
+    wrong = wrong_verdicts(rows_of([0.4, 0.6, NAN, 0.99, 0.9, 0.1]))
     assert [row.id for row in wrong] == ["row2", "row3", "row0", "row1"]
 
 
@@ -166,7 +166,7 @@ def test_an_image_that_cannot_be_opened_leaves_its_verdict_on_the_sheet(run):
         raise ImageError("truncated", "cut")
 
     text = write_report(run, None, AFTER, images=broken).read_text()
-    assert text.count("no picture") == 2
+    assert text.count("no image") == 2
     assert text.count('class="card"') == 2
 
 
@@ -183,10 +183,10 @@ def test_degenerate_evaluations_can_be_reported(run, scores):
     assert "Summary" in write_report(run, None, rows).read_text()
 
 
-def test_a_dirty_training_set_is_said_in_words(run):
+def test_a_training_set_with_a_shortcut_is_reported(run):
     dirty = ShortcutResult(0.97, (0.96, 0.98), {"boosted_trees": 0.97}, 4000, 500, {"characters": 0.97})
     assert not dirty.clean
-    assert "gives the label away" in write_report(run, None, AFTER, shortcut=dirty).read_text()
+    assert "The text reveals the label" in write_report(run, None, AFTER, shortcut=dirty).read_text()
 
 
 def test_table_for_the_terminal():
@@ -215,8 +215,8 @@ def test_table_without_a_base_and_from_saved_metrics():
         ("x", "x"),
     ],
 )
-def test_values_as_readers_want_them(value, text):
-    assert show(value) == text
+def test_values_are_formatted(value, text):
+    assert format_value(value) == text
 
 
 def test_drawing_uses_no_global_state():

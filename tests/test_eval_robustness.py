@@ -552,7 +552,7 @@ def test_captions_say_what_was_run(victim, questions, suite):
     }
     found = {table.title: table for table in tables(metrics)}
     assert "Edits without a budget (severities 2, 4)" in found
-    by_budget = found["Robust accuracy by budget"]
+    by_budget = found["Robust accuracy by epsilon"]
     assert "square (20 queries)" in by_budget.note
     assert "4 steps" in by_budget.note
     assert "an ensemble (APGD with 1 and 5 starts of 4 steps, PGD with 5 starts of 16)" in str(

@@ -1,21 +1,19 @@
-"""Figures of a report, drawn off screen through matplotlib's objects: no window, no shared state."""
+"""Figures of a training report: precision and recall, scores, reliability, loss."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from eval.metrics.arrays import average_precision, calibration_error, precision_recall, reliability
 from eval.metrics.judged import JudgedRow, truth_and_scores
 
-BEFORE, AFTER, SAFE, UNSAFE = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
-"""Colours that stay apart in the common colour-vision deficiencies; line styles and labels tell them too."""
-SIZE = (5.2, 3.7)
-DPI = 130
+from .figures import BLUE, DPI, GREEN, GREY, RED, new_axes
+
+BEFORE, AFTER, SAFE, UNSAFE = GREY, BLUE, GREEN, RED
 
 Stages = Mapping[str, Sequence[JudgedRow]]
 """Name of a stage (before, after) -> its judged rows, in the order they are drawn."""
@@ -24,7 +22,7 @@ Stages = Mapping[str, Sequence[JudgedRow]]
 def draw_plots(
     stages: Stages, history: Sequence[Mapping[str, Any]], folder: Path, threshold: float
 ) -> dict[str, Path]:
-    """Draw every figure there is data for as PNG into `folder`; title -> file, in the order of the report."""
+    """Draw each figure that has data as PNG into `folder`; title -> file, in the order of the report."""
     last = list(stages)[-1]
     figures = {
         "Precision and recall": ("precision_recall", _precision_recall(stages)),
@@ -41,7 +39,7 @@ def draw_plots(
 
 
 def _precision_recall(stages: Stages) -> Figure | None:
-    figure, axes = _figure("recall of unsafe images", "precision")
+    figure, axes = new_axes("recall of unsafe images", "precision")
     for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
         truth, unsafe = truth_and_scores(rows)
         if not truth.any() or np.isnan(unsafe).all():
@@ -49,6 +47,7 @@ def _precision_recall(stages: Stages) -> Figure | None:
         curve = precision_recall(truth, unsafe)
         label = f"{name} (average precision {average_precision(truth, unsafe):.3f})"
         axes.step(
+            # The curve starts at recall 0 with the precision of its first point.
             np.append(0, curve.recall), np.append(curve.precision[:1], curve.precision),
             where="pre", color=colour, label=label, linestyle="-" if colour == AFTER else "--", linewidth=1.8,
         )  # fmt: skip
@@ -64,7 +63,7 @@ def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
     judged = ~np.isnan(unsafe)
     if not judged.any():
         return None
-    figure, axes = _figure("p(unsafe)", "images (log scale)")
+    figure, axes = new_axes("p(unsafe)", "images (log scale)")
     edges = np.linspace(0, 1, 41)
     for name, members, colour, hatch in (("safe", ~truth, SAFE, ""), ("unsafe", truth, UNSAFE, "///")):
         axes.hist(
@@ -81,7 +80,7 @@ def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
 
 
 def _reliability(stages: Stages) -> Figure | None:
-    figure, axes = _figure("p(unsafe), mean of the bin", "share that is unsafe")
+    figure, axes = new_axes("p(unsafe), mean of the bin", "share that is unsafe")
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
         truth, unsafe = truth_and_scores(rows)
@@ -100,8 +99,8 @@ def _reliability(stages: Stages) -> Figure | None:
 
 
 def _loss(history: Sequence[Mapping[str, Any]]) -> Figure | None:
-    """The trainer's log: entries with `step` and `loss`, some with `eval_loss`."""
-    figure, axes = _figure("step", "loss (log scale)")
+    """Plot the trainer's log: entries with `step` and `loss`, some with `eval_loss`."""
+    figure, axes = new_axes("step", "loss (log scale)")
     for key, name, colour, marker in (
         ("loss", "training", BEFORE, ""),
         ("eval_loss", "held out", AFTER, "o"),
@@ -120,26 +119,13 @@ def _loss(history: Sequence[Mapping[str, Any]]) -> Figure | None:
     return figure
 
 
-def _smooth(losses: np.ndarray[Any, np.dtype[np.float64]]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Mean over a window of a twentieth of the run, shorter at the ends."""
+def _smooth(losses: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean of (N,) losses over a window of a twentieth of the run, shorter at the ends."""
     window = np.ones(max(3, len(losses) // 20))
     sums = np.convolve(losses, window, mode="same")
-    smooth: np.ndarray[Any, np.dtype[np.float64]] = sums / np.convolve(
-        np.ones(len(losses)), window, mode="same"
-    )
+    # Divided by how many losses the window covers, as zero padding would pull the ends down.
+    smooth: NDArray[np.float64] = sums / np.convolve(np.ones(len(losses)), window, mode="same")
     return smooth
-
-
-def _figure(x_label: str, y_label: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=SIZE, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#e8e8e8", linewidth=0.7)
-    axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _colours(stages: Stages) -> list[str]:

@@ -1,6 +1,7 @@
-"""What every report page is made of: one template, its pictures inside, and values as a reader wants them."""
+"""What all reports share: HTML templates, embedded images, formatted values and aligned columns."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import jinja2
@@ -8,8 +9,8 @@ import jinja2
 from prompts.printable import printable
 
 
-def show(value: Any) -> str:
-    """A value as a reader wants it: three decimals for fractions, a dash for nothing."""
+def format_value(value: Any) -> str:
+    """A value as text: three decimals for floats, thousands separated, a dash for None."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -19,28 +20,37 @@ def show(value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, (list, tuple)):
-        return " – ".join(map(show, value))
+        return " – ".join(map(format_value, value))
     return printable(value)
 
 
-def shown_text(value: Any) -> Any:
-    """What a page's template puts out: text of data without what could turn or hide a line; the rest as it is."""
-    return printable(value) if type(value) is str else value
+def align_columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of text with the cells of `rows` in columns, the first aligned left and all others right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows
+    ]
 
 
-def inline(png: bytes) -> str:
-    """A PNG picture as an address that holds the picture itself."""
+def png_data_uri(png: bytes) -> str:
+    """A PNG file as a `data:` URI, for pages that load no other file."""
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
 
 
 def page_template(name: str) -> jinja2.Template:
-    """The template `name` of this folder; it escapes all it is given, and refuses names that it is not given."""
+    """The template `name` of this folder; it escapes all values, and fails on undefined names."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("eval.reports", ""),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=shown_text,
+        finalize=_without_control_characters,
     )
     return environment.get_template(name)
+
+
+def _without_control_characters(value: Any) -> Any:
+    """Text with control characters and bidi overrides shown as escapes; other values unchanged."""
+    # `type`, not `isinstance`: markup that the template engine escaped already is a subclass of str.
+    return printable(value) if type(value) is str else value

@@ -1,4 +1,4 @@
-"""`report.html` of a robustness run: tables, curves and the sheet of pictures, in one file without a network."""
+"""`report.html` of a robustness run: tables, curves and attacked images, in one file without network."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 from eval.robustness.trials import VictimResults
 from judge.runs.folder import RunDir
 
-from .page import inline, page_template, show
-from .robustness_figures import ImagePair, draw_epsilons, draw_margins, draw_sheet, draw_steps
+from .page import format_value, page_template, png_data_uri
+from .robustness_figures import ImagePair, draw_epsilons, draw_images, draw_margins, draw_steps
 from .robustness_tables import Metrics, failed_checks, tables
 
 SHEET = "Clean, attacked, difference"
@@ -17,17 +17,17 @@ def write_robustness_report(
     run: RunDir,
     metrics: Metrics,
     results: Mapping[str, VictimResults],
-    exhibits: Sequence[ImagePair],
+    pairs: Sequence[ImagePair],
     epsilon: float,
 ) -> Path:
-    """Draw everything into `plots/` and write `report.html`; gives its path.
+    """Write `report.html`, and its figures to `plots/`; returns the path of the report.
 
     Args:
-        run: where to.
-        metrics: what `recipes/attack.py` found.
+        run: the run folder.
+        metrics: those of `recipes/attack.py`.
         results: each victim's rows and trials.
-        exhibits: pictures for the sheet.
-        epsilon: the headline budget, in pixels of [0, 1].
+        pairs: images to show, clean and attacked.
+        epsilon: the headline budget, L-inf, of pixels in [0, 1].
     """
     plots, pixels = run.plots, metrics["pixels"]
     figures = {
@@ -35,15 +35,15 @@ def write_robustness_report(
         "Robust accuracy against steps": draw_steps(pixels, plots / "steps.png"),
         "Margins, clean and attacked": draw_margins(results, epsilon, plots / "margins.png"),
     }
-    if exhibits:
-        figures[SHEET] = draw_sheet(exhibits, plots / "pictures.png")
+    if pairs:
+        figures[SHEET] = draw_images(pairs, plots / "pictures.png")
     page = page_template("robustness.html").render(
         title=run.path.name,
         about=metrics["suite"]["about"],
         failed_checks=failed_checks(metrics["honesty"]),
         tables=tables(metrics),
-        figures={name: inline(path.read_bytes()) for name, path in figures.items()},
+        figures={name: png_data_uri(path.read_bytes()) for name, path in figures.items()},
         sheet=SHEET,
-        show=show,
+        show=format_value,
     )
     return run.write_text("report.html", page)

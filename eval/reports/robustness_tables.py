@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .page import show
+from .page import align_columns, format_value
 
 HEADLINE_KEYS = (
     "huge_epsilon_success",
@@ -15,13 +15,13 @@ HEADLINE_KEYS = (
     "defended_robust_accuracy",
     "clean_f1_loss",
 )
-"""The numbers that stand for the rest."""
+"""Keys of `headline`: the numbers that summarise a run."""
 Metrics = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table: a line for each name."""
+    """One table: each line is a name and a cell for each of `heads`."""
 
     title: str
     heads: Sequence[str]
@@ -29,25 +29,18 @@ class Table:
     note: str = field(default="", compare=False)
 
     def to_text(self) -> str:
-        """The table for a terminal."""
-        rows = [["", *self.heads], *([show(name), *map(show, cells)] for name, cells in self.lines)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
-        ]
-        return "\n".join([self.title, *(line.rstrip() for line in lines)])
+        """The table as text for a terminal."""
+        body = ([format_value(name), *map(format_value, cells)] for name, cells in self.lines)
+        return "\n".join([self.title, *align_columns([["", *self.heads], *body])])
 
 
 def tables(metrics: Metrics) -> list[Table]:
-    """Every table that the metrics of `recipes/attack.py` have data for, in the order of the report."""
+    """Each table that the metrics of `recipes/attack.py` have data for, in the order of the report."""
     pixels = metrics["pixels"]
     found = [
-        by_budget(pixels, metrics["suite"]["ran"]),
+        by_epsilon(pixels, metrics["suite"]["ran"]),
         by_attack_table(pixels),
-        by_storing(pixels),
+        by_storage(pixels),
         *(
             split_table(pixels, key, title)
             for key, title in (
@@ -71,8 +64,8 @@ def tables(metrics: Metrics) -> list[Table]:
     return [table for table in found if table.lines]
 
 
-def by_budget(pixels: Metrics, ran: str) -> Table:
-    """Robust accuracy of each victim against epsilon; `ran` says which attacks that is about."""
+def by_epsilon(pixels: Metrics, ran: str) -> Table:
+    """Robust accuracy of each victim against epsilon; `ran` describes the attacks."""
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
     lines = [
         (
@@ -88,16 +81,16 @@ def by_budget(pixels: Metrics, ran: str) -> Table:
         for name, summary in pixels.items()
     ]
     note = (
-        "Share of all n rows that are judged right and stay right whatever ran at this budget or a smaller one, found "
-        "again on the stored picture by the real path; a row that nobody could judge any more did not stay right. "
-        f"{ran} Below one grey level nothing can be stored. 95 % by image: rows of one image count together."
+        "Share of all n rows judged correctly, both clean and after every attack at this epsilon or a smaller one, as "
+        "verified on the stored image; a row that is unjudged after an attack counts as an error. "
+        f"{ran} No change below one grey level can be stored. 95 % intervals by image."
     )
-    heads = ["n", "F1 here", "wrong clean", *budgets, "95 % at the headline"]
-    return Table("Robust accuracy by budget", heads, lines, note)
+    heads = ["n", "clean F1", "clean errors", *budgets, "95 %, headline epsilon"]
+    return Table("Robust accuracy by epsilon", heads, lines, note)
 
 
-def by_storing(pixels: Metrics) -> Table:
-    """The same on the attacks' own floats, and after each thing that a picture went through."""
+def by_storage(pixels: Metrics) -> Table:
+    """Robust accuracy on the attacks' float images, and on images stored in each way."""
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
     other = ("robust_accuracy", "interval", "unjudged")
     lines = [
@@ -107,15 +100,15 @@ def by_storing(pixels: Metrics) -> Table:
         if entry not in other
     ]
     note = (
-        "raw: the attack's own floats. The others: what the pictures went through, judged by the real path. No attack "
-        "aims at a re-encoding, so what JPEG undoes here is no defence. A row that fell as bytes at a smaller budget "
-        "is attacked on by the first attack alone."
+        "raw: the attack's float images. The others: images after this storage, judged as in deployment. Attacks do "
+        "not adapt to a re-encoding, so robustness by JPEG here is no defence. A row that was broken as bytes at a "
+        "smaller epsilon is attacked by the first attack only."
     )
-    return Table("Robust accuracy by how pictures are stored", ["n", *budgets], lines, note)
+    return Table("Robust accuracy by storage of images", ["n", *budgets], lines, note)
 
 
 def by_attack_table(pixels: Metrics) -> Table:
-    """Robust accuracy against each attack alone, at the headline."""
+    """Robust accuracy against each attack alone, at the headline epsilon."""
     names = list(dict.fromkeys(name for summary in pixels.values() for name in summary["by_attack"]))
     lines = [
         (
@@ -128,11 +121,11 @@ def by_attack_table(pixels: Metrics) -> Table:
         )
         for name, summary in pixels.items()
     ]
-    return Table("Robust accuracy by attack, headline budget", ["n", *names, "worst of all"], lines)
+    return Table("Robust accuracy by attack, headline epsilon", ["n", *names, "worst case"], lines)
 
 
 def split_table(pixels: Metrics, key: str, title: str) -> Table:
-    """Robust accuracy of parts of the rows."""
+    """Robust accuracy of each part of the rows, such as each source."""
     parts = list(dict.fromkeys(part for summary in pixels.values() for part in summary[key]))
     lines = [
         (
@@ -146,11 +139,11 @@ def split_table(pixels: Metrics, key: str, title: str) -> Table:
         for name, summary in pixels.items()
     ]
     heads = [head for part in parts for head in ("n", part)]
-    return Table(f"Robust accuracy by {title}, headline budget", heads, lines)
+    return Table(f"Robust accuracy by {title}, headline epsilon", heads, lines)
 
 
 def comparison(found: Metrics) -> Table:
-    """Undefended against defended."""
+    """Robust accuracy without and with a defence."""
     lines = [
         (
             f"{name}: {entry['epsilon']}",
@@ -162,15 +155,23 @@ def comparison(found: Metrics) -> Table:
         for name, entries in found.items()
         for entry in entries
     ]  # fmt: skip
-    heads = ["n", "undefended", "defended", "lead", "95 % (paired bootstrap)", "McNemar p", "clean F1 lost"]
+    heads = [
+        "n",
+        "undefended",
+        "defended",
+        "difference",
+        "95 % (paired bootstrap)",
+        "McNemar p",
+        "clean F1 loss",
+    ]
     note = (
-        "Robust accuracy of both on the same n rows. The bootstrap draws images; McNemar's test counts rows."
+        "Robust accuracy of both on the same n rows. The bootstrap draws images, McNemar's test single rows."
     )
-    return Table("What the defence buys, and its price", heads, lines, note)
+    return Table("Undefended and defended", heads, lines, note)
 
 
 def deployments(found: Metrics) -> Table:
-    """Attack success against filters and cascades."""
+    """Success rates of adaptive attacks on filters and cascades."""
     lines = [
         (
             f"{name}, {arm}, {budget}",
@@ -191,28 +192,30 @@ def deployments(found: Metrics) -> Table:
         for budget, arms in deployment["adaptive"].items()
         for arm, rates in arms.items()
     ]
-    heads = ["n", "ASR-1", "ASR-N", "95 %", "attempts", "n unsafe", "all unsafe passed"]
-    heads += ["n benign", "false alarms", "under attack texts"]
+    heads = ["n", "ASR-1", "ASR-N", "95 %", "attempts", "n unsafe", "passed, of all unsafe"]
+    heads += ["n benign", "false alarms", "false alarms with attack texts"]
     note = (
-        "Unsafe by truth. ASR: of the n rows flagged when clean, those that pass all stages by the real path. "
-        "False alarms on benign rows under the same policies, with their texts treated alike."
+        "Rows that are unsafe by truth. ASR: of the n rows flagged when clean, the share that passes all stages. "
+        "False alarms: on benign rows under the same policies, without and with the attack texts."
     )
-    return Table("Attack success against filters and cascades, adaptive", heads, lines, note)
+    return Table("Attack success rate, adaptive attacks on filters and cascades", heads, lines, note)
 
 
 def static(found: Metrics) -> Table:
-    """Attack success by transfer from the filters."""
+    """Success rates of attacks that are transferred from the filters."""
     lines = [
         (f"{name}, {budget}", [entry["rows"], entry["rate"], entry["interval"], entry["successes"]])
         for name, deployment in found.items()
         for budget, entry in deployment["static"].items()
     ]
-    note = "Made against the undefended filters, in image and text, and shown unchanged: what papers mostly report."
-    return Table("The same by static transfer", ["n", "ASR", "95 %", "passed"], lines, note)
+    note = (
+        "Attacks on image and text of the undefended filters, transferred unchanged: what most papers report."
+    )
+    return Table("Attack success rate, static transfer", ["n", "ASR", "95 %", "passed"], lines, note)
 
 
 def texts(found: Metrics) -> Table:
-    """Attack success through text alone."""
+    """Success rates of attacks on the text alone."""
     names = list(dict.fromkeys(name for entry in found.values() for name in entry["families"]))
     lines = [
         (
@@ -227,13 +230,13 @@ def texts(found: Metrics) -> Table:
         )
         for victim, entry in found.items()
     ]
-    note = "Share of n rows judged right when clean that some text of the family turns, in either direction."
-    heads = ["n", *names, "any", "95 %", "through definitions"]
-    return Table("Text alone: ASR-N by family", heads, lines, note)
+    note = "Share of the n rows judged correctly when clean whose verdict a text of the family changes, either way."
+    heads = ["n", *names, "any", "95 %", "definitions"]
+    return Table("Text attacks: ASR-N by family", heads, lines, note)
 
 
 def edits(found: Metrics) -> Table:
-    """What edits, corruptions and writing leave."""
+    """Accuracy under edits, corruptions and writing, of the rows judged correctly when clean."""
     lines = [
         (
             f"{name}: {victim}",
@@ -249,30 +252,30 @@ def edits(found: Metrics) -> Table:
         for victim, entry in found.items()
         if name in entry
     ]
-    heads = ["n", "held, mean", "hardest", "held under it", "held under all"]
+    heads = ["n", "accuracy, mean", "hardest edit", "accuracy under it", "accuracy under all"]
     severities = ", ".join(map(str, next(iter(found.values()))["severities"]))
     return Table(f"Edits without a budget (severities {severities})", heads, lines)
 
 
 def transfer(found: Metrics) -> Table:
-    """The transfer matrix."""
+    """The transfer matrix: attacked on one victim, evaluated on another."""
     names = list(dict.fromkeys(name for row in found["matrix"].values() for name in row))
     lines = [
         (
-            f"made on {maker}",
+            f"source: {source}",
             [value for name in names for value in (row[name]["rows"], row[name]["success"])],
         )
-        for maker, row in found["matrix"].items()
+        for source, row in found["matrix"].items()
     ]
     note = (
-        f"Attack success at {found['epsilon']} of {found['attack']}'s pictures, made on one victim, shown to another. "
-        "n are the rows that the latter judges right when clean."
+        f"Success rate of {found['attack']} at {found['epsilon']}: attacked on the source, evaluated on the victim "
+        "of the column. n counts the rows that this victim judges correctly when clean."
     )
     return Table("Transfer", [head for name in names for head in ("n", name)], lines, note)
 
 
 def honesty(found: Mapping[str, Iterable[Metrics]]) -> Table:
-    """Every check of every victim."""
+    """Each honesty check of each victim's attacks."""
     lines = [
         (
             f"{victim}: {check['name']}",
@@ -281,19 +284,19 @@ def honesty(found: Mapping[str, Iterable[Metrics]]) -> Table:
         for victim, checks in found.items()
         for check in checks
     ]
-    return Table("Honesty checks", ["", "limit", "what was seen"], lines)
+    return Table("Honesty checks", ["", "limit", "message"], lines)
 
 
 def headline(
     metrics: Metrics, pair: tuple[str, str] | None, small: str, large: str
 ) -> dict[str, float | None]:
-    """The numbers of `HEADLINE_KEYS`; None where nothing was attacked that could give one.
+    """The numbers of `HEADLINE_KEYS`; None where the attacks that give one were not run.
 
     Args:
-        metrics: what was found; deployments in the order filters, cascade, defended cascade.
+        metrics: those of `recipes/attack.py`; deployments in the order filters, cascade, defended cascade.
         pair: an undefended victim and its defended version.
-        small: the headline budget, as a key of the tables; cascades are held to it.
-        large: the largest budget; the filters alone are shown to fall at it.
+        small: the headline budget as a key of the tables, for the success rate on the defended cascade.
+        large: the largest budget, for the success rate on the filters alone.
     """
     deployments, clean = metrics["deployments"], metrics["clean"]
     first, second = (name if name in metrics["pixels"] else None for name in pair or (None, None))
@@ -321,7 +324,7 @@ def headline(
 
 
 def failed_checks(found: Mapping[str, Iterable[Metrics]]) -> list[str]:
-    """The failed checks, a line each."""
+    """One line for each failed check."""
     return [
         f"{victim}: {check['name']}: {check['message']}"
         for victim, checks in found.items()
