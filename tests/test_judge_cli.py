@@ -1,4 +1,4 @@
-"""`arbiter`: every option, exit code and error, with a classifier that reads colours."""
+"""`arbiter`: every option, exit code and error, with a classifier that scores colours."""
 
 import json
 import sys

@@ -76,11 +76,11 @@ def test_debug_shows_where_before_or_after_the_command(
     assert "\x1b" not in shown
 
 
-def test_an_interrupt_is_no_verdict_either() -> None:
+def test_an_interrupt_is_130() -> None:
     assert run_to_exit_code(failing(KeyboardInterrupt())) == 130
 
 
-def test_codes_of_commands_and_argparses_own_way_out_pass(capsys: pytest.CaptureFixture[str]) -> None:
+def test_exit_codes_of_commands_and_system_exit_pass(capsys: pytest.CaptureFixture[str]) -> None:
     assert [run_to_exit_code(lambda code=code: code) for code in range(4)] == [0, 1, 2, 3]  # type: ignore[misc]
     with pytest.raises(SystemExit):
         run_to_exit_code(failing(SystemExit(2)))
@@ -122,15 +122,15 @@ def test_a_recipe_that_cannot_be_imported_is_an_error(
     assert recipes.run_recipe("good", ["--rows", "4"]) == 1
     assert capfd.readouterr().out == "['--rows', '4']\n"
     assert recipes.run_recipe("bad", []) == 2
-    told = capfd.readouterr().err
-    assert told.startswith("arbiter: torch_that_is_missing is not installed")
-    assert told.count("\n") == 1
+    errors = capfd.readouterr().err
+    assert errors.startswith("arbiter: torch_that_is_missing is not installed")
+    assert errors.count("\n") == 1
     assert recipes.run_recipe("bad", ["--debug"]) == 2
     assert "Traceback" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("out", "err", "code", "told"),
+    ("out", "err", "code", "errors"),
     [
         (None, None, 0, ""),
         ("gone", None, 2, ""),
@@ -144,10 +144,10 @@ def test_a_recipe_that_cannot_be_imported_is_an_error(
         (None, "/dev/full", 0, ""),
     ],
 )
-def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, told: str) -> None:
-    """A reader that is gone or a full disk is an error, never 1 and never Python's own 120.
+def test_closed_and_full_streams(out: str | None, err: str | None, code: int, errors: str) -> None:
+    """A closed pipe or a full disk is exit code 2, never 1 and never Python's own 120.
 
-    Names that the terminal's encoding lacks are none.
+    Characters that the terminal's encoding lacks are no error.
     """
     if "/dev/full" in (out, err) and not Path("/dev/full").exists():
         pytest.skip("nothing is ever full here")
@@ -177,11 +177,11 @@ def test_streams_that_take_nothing(out: str | None, err: str | None, code: int, 
             os.close(stream)
     assert done.returncode == code
     assert done.stdout in (None, "drei \\u4e09\n")
-    assert done.stderr is None or done.stderr == "1 image\n" + told
+    assert done.stderr is None or done.stderr == "1 image\n" + errors
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])
-def test_a_reader_that_is_gone_is_an_error_of_any_command(buffered: str) -> None:
+def test_a_closed_pipe_is_an_error_of_any_command(buffered: str) -> None:
     """Typer itself would exit with 1, which means "flagged"."""
     reader, writer = os.pipe()
     os.close(reader)

@@ -1,4 +1,4 @@
-"""Which rows `arbiter judge` makes of files, folders and lists: a folder never looks cleaner than it is."""
+"""Which files `arbiter judge` lists of what it is given: broken and renamed images are never skipped."""
 
 import io
 import json
@@ -16,7 +16,7 @@ import judge
 from judge.errors import ConfigError
 from judge.protocol import Scores
 from judge.serve.cli import main
-from judge.serve.image_files import Found, find_images, looks_like_image
+from judge.serve.image_files import FoundFile, find_images, looks_like_image
 from prompts import Taxonomy, load_taxonomy
 
 
@@ -68,7 +68,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     return code, {row["path"].split("/in/")[-1]: row for row in rows}, captured.err
 
 
-def test_a_folder_that_looks_clean_is_not(
+def test_broken_renamed_and_linked_images_are_listed(
     red: RedJudge, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The case of the report: an SVG, an empty .jpg, a .png with leading junk, a linked folder of eight."""
@@ -117,7 +117,7 @@ def test_content_is_enough(folder: Path, head: bytes) -> None:
     assert looks_like_image(str(folder / "notes.txt"))
 
 
-def test_a_file_of_many_comments_is_looked_at_in_no_time(folder: Path) -> None:
+def test_a_file_of_many_comments_takes_no_time(folder: Path) -> None:
     (folder / "slow").write_bytes(b"P1\n" + b"# " * 2000 + b"x")
     (folder / "netpbm").write_bytes(b"P1\n# one\r# two\n\n# three 3\n4 4")
     assert [os.path.basename(found.path) for found in find_images([str(folder)])] == ["netpbm"]
@@ -126,7 +126,7 @@ def test_a_file_of_many_comments_is_looked_at_in_no_time(folder: Path) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"hello", b"<?xml version='1.0'?><feed/>", b"\0\0\0\x18ftypisom", b"PNG"]
 )
-def test_what_is_no_image_is_counted_aloud(
+def test_files_that_are_no_images_are_counted_on_standard_error(
     folder: Path, content: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "notes\x1b.txt").write_bytes(content)
@@ -163,7 +163,7 @@ def test_linked_folders_are_followed_once(folder: Path, tmp_path: Path) -> None:
     assert str(folder / "sub" / "a.png") in [found.path for found in find_images([str(folder)])]
 
 
-def test_a_folder_that_cannot_be_looked_into_is_a_row(
+def test_a_folder_that_cannot_be_read_is_a_row(
     red: RedJudge, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(folder / "a.png")
@@ -188,7 +188,7 @@ def test_a_folder_that_cannot_be_looked_into_is_a_row(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in folders here")
-def test_a_pipe_with_an_images_name_is_a_row_and_hangs_nobody(
+def test_a_pipe_named_like_an_image_is_a_row_and_does_not_block(
     red: RedJudge, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo(folder / "a.png")
@@ -199,8 +199,8 @@ def test_a_pipe_with_an_images_name_is_a_row_and_hangs_nobody(
 def test_files_that_are_named_are_always_rows(folder: Path) -> None:
     (folder / "notes.txt").write_text("no image")
     assert list(find_images([str(folder / "notes.txt"), "missing"])) == [
-        Found(str(folder / "notes.txt")),
-        Found("missing"),
+        FoundFile(str(folder / "notes.txt")),
+        FoundFile("missing"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Thresholds of single categories: fitted, kept in a file, fitted and used from the command line."""
+"""Thresholds per category: fitted, saved and loaded, and used from the command line."""
 
 import json
 from typing import Any
@@ -121,7 +121,7 @@ def test_another_file_is_refused(tmp_path, text):
 
 
 class ColourJudge:
-    """Sees half as much red and green as there is; so 0.5 flags nothing."""
+    """Scores half of the red and green there is, so that 0.5 flags nothing."""
 
     name = "colours"
     default_taxonomy = COLOURS
@@ -167,7 +167,7 @@ def test_calibrate_fits_and_judge_uses_the_file(data, tmp_path, capsys):
     assert "at most 0.1 of the unsafe rows missed" in capsys.readouterr().out
 
 
-def test_a_file_of_another_judge_is_said(data, tmp_path, capsys):
+def test_a_file_of_another_judge_is_a_warning(data, tmp_path, capsys):
     out = tmp_path / "limits.yaml"
     fitted = fit_thresholds(COLOURS, *drawn(), judge="another")
     Thresholds("another", fitted.target, fitted.thresholds).save(out)
@@ -186,7 +186,7 @@ def test_a_file_of_another_judge_is_said(data, tmp_path, capsys):
         (["--out", "x.yaml", "--miss-rate", "0.01"], "needs at least 99"),
     ],
 )
-def test_what_calibrate_refuses(data, tmp_path, monkeypatch, capsys, options, message):
+def test_options_that_calibrate_refuses(data, tmp_path, monkeypatch, capsys, options, message):
     monkeypatch.chdir(tmp_path)
     command = ["calibrate", "--judge", "runs/x", "--data", f"folder:{data}", "--split", "all", *options]
     assert main(command) == EXIT_ERROR
@@ -194,7 +194,7 @@ def test_what_calibrate_refuses(data, tmp_path, monkeypatch, capsys, options, me
     assert not (tmp_path / "x.yaml").exists()
 
 
-def test_a_file_stands_alone(data, tmp_path, capsys):
+def test_a_threshold_file_beside_a_number_is_refused(data, tmp_path, capsys):
     command = [
         "judge",
         str(data / "0.png"),

@@ -1,7 +1,8 @@
-"""Files, folders and lists of paths -> one row for everything that is, or claims to be, an image.
+"""Files, folders and lists of paths -> every file that is, or claims to be, an image.
 
-A folder must not look cleaner than it is. So a row is whatever has an image's suffix (what is broken, empty or of a
-format that is not judged included), whatever starts like an image under any name, and whatever cannot be looked into.
+A skipped file is a file that nobody judged, so nothing is skipped for being broken. Listed are files with the suffix of
+an image, also empty ones and formats that are never judged; files that start like an image, whatever their name; and
+whatever cannot be read.
 """
 
 import os
@@ -26,48 +27,41 @@ SUFFIXES = frozenset(
     .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .erf .mef .mrw .3fr .iiq
     """.split()
 )
-"""Names that promise a picture, in small letters; all are rows, most of them unjudged."""
-_HEAD = 4096
-"""Bytes at the start of a file that are looked at."""
+"""Suffixes of images, in lower case. Most of these formats are never decoded: such files are listed, and unjudged."""
+_HEAD_BYTES = 4096
+"""Bytes read from the start of a file without the suffix of an image."""
 _MORE_MAGIC = (
-    *(
-        b"II+\0",
-        b"MM\0+",
-        b"II\xbc",
-        b"\xff\x4f\xff\x51",
-        b"v/1\x01",
-        b"#?RADIANCE",
-        b"#?RGBE",
-        b"DDS ",
-        b"icns",
-    ),
-    *(b"\x8aMNG", b"\x8bJNG", b"FLIF", b"BPG\xfb", b"gimp xcf", b"\0\0\2\0", b"/* XPM"),
+    *(b"II+\0", b"MM\0+"),  # BigTIFF
+    *(b"II\xbc", b"\xff\x4f\xff\x51"),  # JPEG XR, JPEG 2000 without a container
+    *(b"v/1\x01", b"#?RADIANCE", b"#?RGBE"),  # OpenEXR, Radiance HDR
+    *(b"DDS ", b"icns", b"\x8aMNG", b"\x8bJNG", b"FLIF", b"BPG\xfb", b"gimp xcf", b"/* XPM"),
+    b"\0\0\2\0",  # a Windows cursor
 )
-"""Starts of formats that nobody judges here and `format_of` does not know."""
+"""First bytes of formats that are not decoded here and that `format_of` does not know."""
 _BRANDS = (b"avi", b"hei", b"hev", b"mif", b"msf", b"mia", b"MiH", b"crx")
-"""Brands of still images in the container that films are in too."""
+"""Brands (bytes 8 to 12) of still images in ISO base media files, which hold videos too."""
 _NETPBM = re.compile(rb"P[1-7fF]\s+(?:#[^\r\n]*[\r\n]\s*)*(?:\d|WIDTH|-)")
-"""A comment ends with its line, so that there is one way only to read a file, and no file takes exponential time."""
+"""A comment ends with its line: then a text matches in one way only, and no file takes exponential time."""
 _SVG = re.compile(rb"\s*(<\?xml|<!--|<!DOCTYPE\s+svg|<svg|<[\w-]+:svg)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Found:
-    """One row to be: a path, and why it cannot be judged, where that is known before it is opened."""
+class FoundFile:
+    """A path, and the reason why it cannot be judged, where that is known before it is opened."""
 
     path: str
     reason: str | None = None
 
 
-def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[Found]:
-    """The rows of what the command line names: files, what folders hold, and `-` for a list on standard input.
+def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[FoundFile]:
+    """The image files that the command line names: files, those in folders, and `-` for a list on standard input.
 
-    A file that is named is always a row. What a folder holds beside images is counted on standard error, so that
-    nothing goes missing unsaid. Linked folders are followed, each real folder once.
+    A file that is named is always listed. Other files of a folder are counted on standard error. Linked folders are
+    followed, each real folder once.
 
     Args:
         paths: as they were given.
-        null: the paths on standard input end with a NUL and not with a line.
+        null: paths on standard input end with NUL instead of a line break.
 
     Raises:
         ConfigError: `null` without a `-`.
@@ -77,25 +71,26 @@ def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[Found]:
         raise ConfigError("--null is about paths from standard input; give - as PATH.")
     for path in paths:
         if path == "-":
-            for listed in _listed(b"\0" if null else b"\n"):
-                yield from _under(listed)
+            for listed in _read_list(b"\0" if null else b"\n"):
+                yield from _find_below(listed)
         else:
-            yield from _under(path)
+            yield from _find_below(path)
 
 
 def looks_like_image(path: str) -> bool:
-    """Whether a file claims to be an image, by its name or by its content; True for what cannot be read."""
+    """Whether a file claims to be an image, by its name or by its first bytes; True for what cannot be read."""
+    # `a.png~` is an editor's backup, and Windows ignores dots and spaces at the end.
     name = os.path.basename(path).rstrip(" .~")
-    return os.path.splitext(name)[1].lower() in SUFFIXES or _starts_like_one(_head(path))
+    return os.path.splitext(name)[1].lower() in SUFFIXES or _starts_like_image(_read_head(path))
 
 
-def _under(path: str) -> Iterator[Found]:
-    """A file, or what a folder holds."""
+def _find_below(path: str) -> Iterator[FoundFile]:
+    """A file, or the image files below a folder."""
     if not os.path.isdir(path):
-        yield Found(path)
+        yield FoundFile(path)
         return
     others = 0
-    for found in _files(path):
+    for found in _walk(path):
         if found.reason is None and not looks_like_image(found.path):
             others += 1
         else:
@@ -104,10 +99,13 @@ def _under(path: str) -> Iterator[Found]:
         print_stderr(f"arbiter: {printable(path)}: {others} files are no images, not judged")
 
 
-def _files(folder: str) -> Iterator[Found]:
-    """Every file below a folder, by name; links to folders come last, so that files keep their own paths."""
-    folders, links = [folder], list[str]()
-    seen = set[tuple[int, int]]()
+def _walk(folder: str) -> Iterator[FoundFile]:
+    """Every file below a folder, by name.
+
+    Linked folders come last: a file that is also reachable without a link is listed under its own path.
+    """
+    folders, links = [folder], list[str]()  # a stack, and a queue for when the stack is empty
+    seen = set[tuple[int, int]]()  # (device, inode) of each folder: links may form a circle
     while folders or links:
         parent = folders.pop() if folders else links.pop(0)
         try:
@@ -117,54 +115,56 @@ def _files(folder: str) -> Iterator[Found]:
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(parent) as entries:
                 inside = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:  # it may hold anything, so it is a row, and the search goes on
-            yield Found(parent, f"unreadable: a folder that cannot be looked into, {error.strerror or error}")
+        except OSError as error:  # it may hold images, so it is listed as unjudged
+            yield FoundFile(parent, f"unreadable: a folder that cannot be read, {error.strerror or error}")
             continue
         below = []
         for entry in inside:
             if not _is_folder(entry):
-                yield Found(entry.path)
+                yield FoundFile(entry.path)
             elif entry.is_symlink():
                 links.append(entry.path)
             else:
                 below.append(entry.path)
-        folders += reversed(below)
+        folders += reversed(below)  # the last one is popped first
 
 
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link in a circle: a row, which says so when it is opened
+    except OSError:  # a link to itself: listed as a file, and the reason follows when it is opened
         return False
 
 
-def _listed(end: bytes) -> Iterator[str]:
-    """The paths on standard input, as bytes: a file name need not be text in the terminal's encoding."""
+def _read_list(end: bytes) -> Iterator[str]:
+    """The paths on standard input; read as bytes, as file names need not be in the terminal's encoding."""
     rest, stream = b"", cast(BufferedReader, sys.stdin.buffer)
-    while chunk := stream.read1(65536):  # what is there, so that a slow list is judged as it comes
-        *whole, rest = (rest + chunk).split(end)
-        yield from _named(whole, end)
-    yield from _named([rest], end)
+    while chunk := stream.read1(65536):  # returns what is there: a slow list is judged as it arrives
+        *complete, rest = (rest + chunk).split(end)
+        yield from _decode_paths(complete, end)
+    yield from _decode_paths([rest], end)
 
 
-def _named(entries: Iterable[bytes], end: bytes) -> Iterator[str]:
+def _decode_paths(entries: Iterable[bytes], end: bytes) -> Iterator[str]:
+    """Paths of a list, without empty lines; the line ends of Windows are removed."""
     for entry in entries:
         if path := os.fsdecode(entry if end == b"\0" else entry.rstrip(b"\r")):
             yield path
 
 
-def _head(path: str) -> bytes | None:
-    """The first bytes; nothing of what is no regular file, None where nobody can say."""
+def _read_head(path: str) -> bytes | None:
+    """The first bytes of a file; b"" for a pipe or device, which reading could block; None if it cannot be read."""
     try:
         if not os.path.isfile(path):
             return b"" if os.path.exists(path) else None
         with open(path, "rb") as file:
-            return file.read(_HEAD)
+            return file.read(_HEAD_BYTES)
     except (OSError, ValueError):
         return None
 
 
-def _starts_like_one(head: bytes | None) -> bool:
+def _starts_like_image(head: bytes | None) -> bool:
+    """Whether the first bytes are those of an image; True where they are unknown."""
     from judge.data.images import format_of  # imports PIL, which `arbiter --help` must not wait for
 
     if head is None:
@@ -173,7 +173,7 @@ def _starts_like_one(head: bytes | None) -> bool:
         return True
     if head[4:8] == b"ftyp" and head[8:12].startswith(_BRANDS):
         return True
-    text = head.removeprefix(b"\xef\xbb\xbf")
+    text = head.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         text = head.decode("utf-16", "ignore").encode()
     return bool(_NETPBM.match(head)) or bool(_SVG.match(text) and b"svg" in text.lower())

@@ -17,7 +17,7 @@ from prompts.taxonomy_file import load_taxonomy
 from prompts.verdict import Verdict
 
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED, print_stderr
-from .image_files import Found, find_images
+from .image_files import FoundFile, find_images
 from .options import (
     BatchSizeOption,
     CategoriesOption,
@@ -164,7 +164,7 @@ class _Question:
     prompt: str | None
     multilabel: bool
 
-    def judge_files(self, found: Iterable[Found], batch_size: int) -> Iterator[_JudgedFile]:
+    def judge_files(self, found: Iterable[FoundFile], batch_size: int) -> Iterator[_JudgedFile]:
         """One verdict per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
         for files in _batches(map(_open, found), batch_size):
             images = [image for file in files for image in file.images]
@@ -191,7 +191,7 @@ class _Question:
         )
 
 
-def _open(found: Found) -> _OpenedFile:
+def _open(found: FoundFile) -> _OpenedFile:
     from judge.data.frames import open_frames
 
     if found.reason is not None:
