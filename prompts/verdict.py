@@ -1,6 +1,6 @@
-"""What a classifier concluded about one image, and how scores or free text become that conclusion.
+"""The verdict on one image, and how scores or free text become one.
 
-"Could not judge" is a conclusion of its own, with a reason; it is never safe.
+"Unjudged" is a verdict of its own, with a reason; it is never safe.
 """
 
 import math
@@ -17,12 +17,12 @@ from .template import TEMPLATES
 Status = Literal["safe", "unsafe", "unjudged"]
 DEFAULT_THRESHOLD = 0.5
 _ROUNDING = 1e-6
-"""Scores may leave [0, 1] by this much before they count as broken."""
+"""Scores outside [0, 1] by at most this much are rounded into it; others are refused."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Flagged or not, how surely, for what, and who said so."""
+    """Flagged or not, with what probability, for which category, and by which model."""
 
     status: Status
     unsafe: float | None = None
@@ -30,15 +30,16 @@ class Verdict:
     scores: dict[str, float] = field(default_factory=dict)
     """Category name -> score in [0, 1]; categories without a score are missing."""
     category: str | None = None
-    """The category the flag is mainly for; None when not flagged, or when none was named."""
+    """The flagged category with the highest score; None when not flagged, or when no category has a score."""
     decided_by: str = "judge"
+    """Which stage of a cascade: `filter`, `student` or `judge`; `door` for an image that could not be opened."""
     model: str = ""
     taxonomy: str = ""
-    """Hash of the taxonomy that was asked about."""
+    """Hash of the taxonomy that was judged by."""
     reason: str | None = None
-    """Why nothing could be judged."""
+    """Why the image, or a part of the categories, could not be judged."""
     because: str | None = None
-    """Why the stage that decided did so, where a cascade says it."""
+    """Why that stage decided; of a cascade, and of an animation."""
 
     def __post_init__(self) -> None:
         if self.status not in ("safe", "unsafe", "unjudged"):
@@ -71,25 +72,25 @@ def verdict_from_scores(
     model: str = "",
     reason: str | None = None,
 ) -> Verdict:
-    """Turn the scores of one image into a verdict, by one rule.
+    """The verdict on one image from its scores.
 
-    **An image is flagged if and only if some category's score reaches its threshold.** One number is the threshold of
-    every category; categories that a mapping does not name keep 0.5. As classifiers give scores on one scale, the
-    largest category's being `unsafe` (`judge.protocol`), one number is held against `unsafe` just as well, and 0.5 is
-    the cutoff that a cascade promises something about, for every category without a threshold of its own.
+    **An image is flagged if and only if the score of a category reaches its threshold.** One number is the threshold of
+    every category; categories that a mapping does not name keep 0.5. Scores are on one scale (`judge.protocol`): the
+    largest of the categories is `unsafe`. So comparing `unsafe` with one number is the same rule, and 0.5 is the
+    threshold for which a cascade's promise holds.
 
-    What is not known is not safe. Where no category is flagged and one has no score, it might be violated, so the
-    image is unjudged. Where no category has a score at all, as the classifier names none, `unsafe` stands for whichever
-    it is: flagged where that reaches every threshold, safe where it reaches none, else unjudged.
+    What is unknown is not safe. If no category is flagged and one has no score, that one may be violated, and the image
+    is unjudged. If no category has a score, because the classifier does not tell them apart, `unsafe` is compared with
+    every threshold: flagged if it reaches all, safe if it reaches none, else unjudged.
 
     Args:
-        unsafe: probability that anything is violated; NaN where the classifier could not judge.
-        categories: one score for each category of the taxonomy, in order; NaN where it is not covered.
-        taxonomy: what was asked.
+        unsafe: probability in [0, 1] that any category is violated; NaN if the classifier could not judge.
+        categories: K scores in [0, 1], in the order of the taxonomy; NaN for a category that is not covered.
+        taxonomy: the K categories.
         threshold: one number in [0, 1], or category name -> number.
-        decided_by: `filter`, `student` or `judge`.
+        decided_by: as in `Verdict`.
         model: name and version of the classifier.
-        reason: why the classifier could not judge, if it said so.
+        reason: why the classifier could not judge, if it gave one.
 
     Raises:
         ValueError: scores or thresholds outside [0, 1], not one score a category, or scores that are not on one scale.
@@ -98,59 +99,60 @@ def verdict_from_scores(
     if len(categories) != len(taxonomy):
         raise ValueError(f"Got {len(categories)} category scores for {len(taxonomy)} categories; one each.")
     checked = [
-        _probability(score, f"the score of {name!r}")
+        _check_probability(score, f"the score of {name!r}")
         for name, score in zip(taxonomy.names, categories, strict=True)
     ]
     scores = {
         name: score for name, score in zip(taxonomy.names, checked, strict=True) if not math.isnan(score)
     }
-    total = _probability(unsafe, "the unsafe score")
-    limits = _limits(threshold, taxonomy)
+    total = _check_probability(unsafe, "the unsafe score")
+    limits = _thresholds(threshold, taxonomy)
     _check_scale(total, scores)
     over = {name: score for name, score in scores.items() if score >= limits[name]}
     status, why = _conclude(total, scores, over, limits, reason)
     known: float | None = None if status == "unjudged" else total
-    if status == "unsafe" and math.isnan(total):  # flagged by what is covered, which is as sure as that is
+    if status == "unsafe" and math.isnan(total):  # the whole was not judged, but a covered category was
         known = max(over.values())
     return Verdict(status, known, scores, _highest(over), decided_by, model, taxonomy.hash, why)
 
 
 def parse_answer(text: str, taxonomy: Taxonomy, template: str = TEMPLATES[0]) -> Verdict:
-    """Read the free text of a model that could not be scored on closed answers; no text raises.
+    """The verdict from the free text of a model that cannot be scored on closed answers; no text raises.
 
-    Accepted: the template's answers, whatever their case, spacing, quotes or final full stop; a category's
-    code for its name; several known categories separated by commas. Everything else is unjudged: truncated
-    answers, two verdicts, refusals, explanations, categories outside the taxonomy.
+    Accepted are the template's answers in any case and spacing, with quotes or a full stop; the code of a category
+    instead of its name; several categories separated by commas. Everything else is unjudged: truncated answers, two
+    verdicts, refusals, explanations, categories outside the taxonomy.
 
-    Text carries no probability: `unsafe` and the scores of the categories named are 1, or 0 for safe.
+    Text has no probability: `unsafe` and the scores of the named categories are 1, or 0 for safe.
 
     Raises:
         TemplateError: no such template.
     """
     if template not in TEMPLATES:
         raise TemplateError(f"No template {template!r}. Known: {', '.join(TEMPLATES)}.")
-    words = " ".join(_UNDECORATED.sub("", text).split()).rstrip(".!").rstrip()
+    words = " ".join(_DECORATION.sub("", text).split()).rstrip(".!").rstrip()
     if not words:
-        return _unread("the reply is empty", taxonomy)
+        return _unjudged("the reply is empty", taxonomy)
     status, listed = (_split_perspective if template == "perspective" else _split_plain)(words)
     if status == "safe" and listed is None:
         return Verdict("safe", 0.0, dict.fromkeys(taxonomy.names, 0.0), taxonomy=taxonomy.hash)
     if status != "unsafe" or (listed is not None and template.startswith("zero_shot")):
-        return _unread(f"the reply is not one of the allowed answers: {_shown(text)}", taxonomy)
+        return _unjudged(f"the reply is not one of the allowed answers: {_excerpt(text)}", taxonomy)
     if listed is None:
         return Verdict("unsafe", 1.0, taxonomy=taxonomy.hash)
-    named = _named(listed, taxonomy)
+    named = _parse_names(listed, taxonomy)
     if not named:
-        return _unread(f"the reply names no category of the taxonomy: {_shown(text)}", taxonomy)
+        return _unjudged(f"the reply names no category of the taxonomy: {_excerpt(text)}", taxonomy)
     return Verdict("unsafe", 1.0, dict.fromkeys(named, 1.0), named[0], taxonomy=taxonomy.hash)
 
 
-_UNDECORATED = re.compile(r"[\"'`*]")
+_DECORATION = re.compile(r"[\"'`*]")
 _PLAIN = re.compile(r"(safe|unsafe)(?: ?[:,–—-] ?(.*)| (.+))?", re.IGNORECASE)
 _PERSPECTIVE = re.compile(r"safety status ?: ?(safe|unsafe) ?[,;.]? ?unsafe category ?: ?(.+)", re.IGNORECASE)
 
 
 def _split_plain(words: str) -> tuple[str | None, str | None]:
+    """`unsafe: violence, nudity` -> ("unsafe", "violence, nudity"); None for a part that is missing."""
     match = _PLAIN.fullmatch(words)
     if not match:
         return None, None
@@ -159,6 +161,7 @@ def _split_plain(words: str) -> tuple[str | None, str | None]:
 
 
 def _split_perspective(words: str) -> tuple[str | None, str | None]:
+    """As `_split_plain`, of `Safety status: unsafe, Unsafe category: violence`."""
     match = _PERSPECTIVE.fullmatch(words)
     if not match:
         return None, None
@@ -168,24 +171,24 @@ def _split_perspective(words: str) -> tuple[str | None, str | None]:
     return (status, None) if status == "safe" else (None, None)  # "unsafe: none" contradicts itself
 
 
-def _named(listed: str, taxonomy: Taxonomy) -> list[str]:
-    """Names of the categories listed, or nothing if a single one is unknown."""
+def _parse_names(listed: str, taxonomy: Taxonomy) -> list[str]:
+    """The names of the listed categories; empty if one of them is unknown."""
     known = {
-        " ".join(_UNDECORATED.sub("", word).split()).rstrip(".!").casefold(): category.name
+        " ".join(_DECORATION.sub("", word).split()).rstrip(".!").casefold(): category.name
         for category in taxonomy
         for word in (category.name, category.code or category.name)
     }
-    whole = known.get(listed.casefold())
+    whole = known.get(listed.casefold())  # first: the name of a category may contain a comma
     parts = [known.get(part.strip().casefold()) for part in listed.split(",")] if whole is None else [whole]
     names = [name for name in parts if name is not None]
     return list(dict.fromkeys(names)) if len(names) == len(parts) else []
 
 
-def _unread(reason: str, taxonomy: Taxonomy) -> Verdict:
+def _unjudged(reason: str, taxonomy: Taxonomy) -> Verdict:
     return Verdict("unjudged", taxonomy=taxonomy.hash, reason=reason)
 
 
-def _shown(text: str) -> str:
+def _excerpt(text: str) -> str:
     return quote(shorten(text, 120))
 
 
@@ -200,7 +203,7 @@ def _conclude(
     limits: Mapping[str, float],
     reason: str | None,
 ) -> tuple[Status, str | None]:
-    """The rule of `verdict_from_scores`: status, and why nothing could be judged."""
+    """The rule of `verdict_from_scores`: the status, and the reason if it is unjudged."""
     if over:
         return "unsafe", None
     if math.isnan(total):
@@ -215,7 +218,7 @@ def _conclude(
 
 
 def _check_scale(total: float, scores: Mapping[str, float]) -> None:
-    """A whole that no category reaches would be lost on the rule, and an image called safe for it."""
+    """Refuse an `unsafe` that is not the largest score: the rule compares categories only, and could say safe."""
     if scores and not math.isnan(total) and abs(total - max(scores.values())) > _ROUNDING:
         raise ValueError(
             f"The unsafe score is {total:.6g} and the largest of a category {max(scores.values()):.6g}; they must be "
@@ -223,22 +226,24 @@ def _check_scale(total: float, scores: Mapping[str, float]) -> None:
         )
 
 
-def _limits(threshold: float | Mapping[str, float], taxonomy: Taxonomy) -> dict[str, float]:
+def _thresholds(threshold: float | Mapping[str, float], taxonomy: Taxonomy) -> dict[str, float]:
+    """Category name -> threshold, for every category of the taxonomy."""
     if not isinstance(threshold, Mapping):
-        return dict.fromkeys(taxonomy.names, _limit(threshold, "the threshold"))
+        return dict.fromkeys(taxonomy.names, _check_threshold(threshold, "the threshold"))
     limits = dict.fromkeys(taxonomy.names, DEFAULT_THRESHOLD)
     for name, value in threshold.items():
-        limits[taxonomy.names[taxonomy.index(name)]] = _limit(value, f"the threshold of {name!r}")
+        limits[taxonomy.names[taxonomy.index(name)]] = _check_threshold(value, f"the threshold of {name!r}")
     return limits
 
 
-def _limit(value: float, what: str) -> float:
+def _check_threshold(value: float, what: str) -> float:
     if math.isnan(value) or not 0.0 <= value <= 1.0:
         raise ValueError(f"Expected a number from 0 to 1 for {what}, got {value!r}.")
     return float(value)
 
 
-def _probability(value: float, what: str) -> float:
+def _check_probability(value: float, what: str) -> float:
+    """The value, rounded into [0, 1]; NaN stays."""
     number = float(value)
     if not math.isnan(number) and not -_ROUNDING <= number <= 1.0 + _ROUNDING:
         raise ValueError(f"Expected a number from 0 to 1, or NaN, for {what}, got {value!r}.")

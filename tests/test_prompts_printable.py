@@ -1,4 +1,4 @@
-"""Text of somebody else's choice: what could steer a terminal or a reader is escaped, all else stays."""
+"""Untrusted text: characters that could control a terminal or mislead a reader are escaped, all others stay."""
 
 import unicodedata
 
@@ -24,13 +24,13 @@ from prompts.printable import error_line, printable, printable_lines
         (r"C:\new", r"C:\new"),
     ],
 )
-def test_what_is_shown(text: str, shown: str) -> None:
+def test_escapes(text: str, shown: str) -> None:
     assert printable(text) == shown
 
 
 @settings(max_examples=100, derandomize=True, deadline=None)
 @given(st.text())
-def test_nothing_shown_can_steer_anything(text: str) -> None:
+def test_no_control_or_format_character_is_left(text: str) -> None:
     shown = printable(text)
     assert not {unicodedata.category(c) for c in shown if c not in "\u200c\u200d"} & {
         "Cc",
@@ -43,7 +43,7 @@ def test_nothing_shown_can_steer_anything(text: str) -> None:
     shown.encode()  # raises if a surrogate is left
 
 
-def test_lines_keep_their_ends_and_errors_are_one_line() -> None:
+def test_line_breaks_stay_and_errors_are_one_line() -> None:
     assert printable_lines("a\x1b\nb") == "a\\x1b\nb"
     assert error_line(ValueError("first\n  second\x1b[0m")) == "first second\\x1b[0m"
     assert error_line(MemoryError()) == "MemoryError"

@@ -102,14 +102,20 @@ def test_unknown_template_is_refused() -> None:
         (0.1, [0.1, NAN], {"three": 0.3}, "unjudged", None),
         (0.1, [0.1, NAN], 0.5, "unjudged", None),
         (0.4, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),
-        (0.7, [0.7, NAN], 0.9, "unjudged", None),  # nobody knows how far the other one goes
-        (0.9, [NAN, NAN], 0.5, "unsafe", None),  # no category is named: the whole stands for them
+        (0.7, [0.7, NAN], 0.9, "unjudged", None),  # the other one may be higher
+        (
+            0.9,
+            [NAN, NAN],
+            0.5,
+            "unsafe",
+            None,
+        ),  # no category has a score: unsafe is compared with every threshold
         (0.1, [NAN, NAN], 0.5, "safe", None),
         (0.9, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "unsafe", None),
         (0.6, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "unjudged", None),
         (0.1, [NAN, NAN], {"three": 0.9, "seven": 0.2}, "safe", None),
         (NAN, [0.4, NAN], 0.5, "unjudged", None),
-        (NAN, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),  # what is covered may still flag
+        (NAN, [0.4, NAN], {"three": 0.3}, "unsafe", "three"),  # a covered category may still be flagged
         (NAN, [NAN, NAN], {"three": 0.1}, "unjudged", None),
         (1.0000001, [-0.0000001, 1.0], 0.5, "unsafe", "seven"),
     ],
@@ -141,7 +147,7 @@ def test_reason_of_the_classifier_is_kept() -> None:
         (0.5, [0.0, -1.0], 0.5, ValueError),
         (math.inf, [0.0, 0.0], 0.5, ValueError),
         (0.5, [0.0], 0.5, ValueError),
-        (0.9, [0.1, 0.2], 0.5, ValueError),  # not on one scale: flagged as a whole, by nothing in particular
+        (0.9, [0.1, 0.2], 0.5, ValueError),  # not on one scale: unsafe, but no category is
         (0.1, [0.1, 0.9], 0.5, ValueError),
         (0.5, [0.5, 0.0], NAN, ValueError),
         (0.5, [0.5, 0.0], 1.5, ValueError),

@@ -1,4 +1,4 @@
-"""The recipes that ride along: list them, run one, copy one out to change it."""
+"""The recipes inside the package: list them, run one, copy one to change it."""
 
 import ast
 import json
@@ -14,11 +14,11 @@ from judge.errors import ConfigError
 from prompts.names import nearest
 from prompts.printable import printable
 
-_DATA = {".py", ".yaml", ".yml", ".json"}
-_NAMED = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml|json))(?!\w)")
-"""A file of the recipes as texts name it: from the folder that holds `recipes`."""
+_COPIED_SUFFIXES = {".py", ".yaml", ".yml", ".json"}
+_RECIPE_PATH = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml|json))(?!\w)")
+"""A path to a file of the recipes, as their docstrings and configurations write it."""
 
-_RUN = """\
+_RUN_SCRIPT = """\
 import os, runpy, sys
 from judge.serve.exit_codes import run_to_exit_code
 del sys.argv[0]
@@ -27,7 +27,7 @@ def script():
     runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit(run_to_exit_code(script, debug="--debug" in sys.argv))
 """
-"""What `python SCRIPT` does, but for the exit code of exceptions."""
+"""What `python SCRIPT` does, except that an exception is `EXIT_ERROR` instead of 1."""
 
 
 def recipes_folder() -> Path:
@@ -44,7 +44,7 @@ def recipes_folder() -> Path:
 
 
 def recipe_names() -> dict[str, str]:
-    """Each recipe's name and the first line of its text, without running it."""
+    """Name -> first line of the docstring, for each recipe; none is run."""
     names = {}
     for path in sorted(recipes_folder().glob("*.py")):
         text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
@@ -53,43 +53,46 @@ def recipe_names() -> dict[str, str]:
 
 
 def run_recipe(name: str, arguments: Sequence[str]) -> int:
-    """Run a recipe in a Python of its own, as its docstring says, and give its exit code.
+    """Run a recipe in a Python process of its own and return its exit code.
 
-    Whatever stops it is `EXIT_ERROR`, also where it cannot import what it needs, which Python itself ends with 1.
+    Any exception is `EXIT_ERROR`, a failed import too: Python itself would exit with 1.
     """
     script = str(recipes_folder() / f"{name}.py")
-    return subprocess.call([sys.executable, "-c", _RUN, script, *arguments])
+    return subprocess.call([sys.executable, "-c", _RUN_SCRIPT, script, *arguments])
 
 
 def copy_recipe(name: str, destination: Path) -> list[Path]:
-    """Copy a recipe and the configurations, which it finds beside itself, into a folder.
+    """Copy a recipe and all configurations into a folder.
 
-    Commands in the copies' texts and files that they name are those of the copies; other recipes are named where they
-    are installed. A file that is already there with the same content is left alone. If one differs, nothing is written.
+    Paths inside the copied files are rewritten: to the copy where there is one, else to the installed file. A file that
+    is already there with the same content is left as it is. If one differs, nothing is written.
 
     Returns:
         The files written.
 
     Raises:
-        ConfigError: no such recipe, it would overwrite something, or a folder whose name no text can hold.
+        ConfigError: no such recipe, a file would be overwritten, or the name of the folder would break a file that
+            it is written into.
     """
     source = recipes_folder()
     names = recipe_names()
-    if printable(destination) != str(destination):  # a line break would end a comment, and begin an option
+    if printable(destination) != str(
+        destination
+    ):  # a line break would end a comment, and start a YAML option
         raise ConfigError(f"{destination} has control characters in its name; copy into another folder.")
     if name.removesuffix(".py") not in names:
         raise ConfigError(f"No recipe {name!r}{nearest(name, names)}. There are: {', '.join(names)}.")
     wanted = [source / f"{name.removesuffix('.py')}.py"]
-    wanted += sorted(p for p in (source / "configs").rglob("*") if p.suffix in _DATA)
+    wanted += sorted(p for p in (source / "configs").rglob("*") if p.suffix in _COPIED_SUFFIXES)
     targets = {path: destination / path.relative_to(source) for path in wanted}
-    texts = {target: _renamed(path, source, targets) for path, target in targets.items()}
+    texts = {target: _rewrite_paths(path, source, targets) for path, target in targets.items()}
     folders = (source.resolve(), destination.resolve())
-    taken = [
-        target for target, text in texts.items() if target.exists() and not _holds(target, text, folders)
+    changed = [
+        target for target, text in texts.items() if target.exists() and not _has_text(target, text, folders)
     ]
-    if taken:
+    if changed:
         raise ConfigError(
-            f"Would overwrite {', '.join(map(str, taken))}; nothing was copied. Give another folder."
+            f"Would overwrite {', '.join(map(str, changed))}; nothing was copied. Give another folder."
         )
     written = [target for target in targets.values() if not target.exists()]
     for target in written:
@@ -98,20 +101,20 @@ def copy_recipe(name: str, destination: Path) -> list[Path]:
     return written
 
 
-def _renamed(path: Path, source: Path, targets: Mapping[Path, Path]) -> str:
-    """The text of a file, in which each file of the recipes is named by where its copy will be, or where it is."""
+def _rewrite_paths(path: Path, source: Path, targets: Mapping[Path, Path]) -> str:
+    """The text of a file, with absolute paths to recipe files: to the copy, else to the installed file."""
 
-    def place(match: re.Match[str]) -> str:
-        named = source / match["file"]
-        if not named.is_file():
+    def absolute(match: re.Match[str]) -> str:
+        installed = source / match["file"]
+        if not installed.is_file():
             return match[0]
-        where = str(targets.get(named, named).resolve())
+        new = str(targets.get(installed, installed).resolve())
         line = match.string[match.string.rfind("\n", 0, match.start()) + 1 : match.start()]
-        # A value of a YAML is read as it stands; everything else is a command, or speaks of one.
+        # A YAML value needs YAML quotes, which JSON's are; anything else is a shell command or prose about one.
         value = path.suffix != ".py" and "#" not in line
-        return json.dumps(where, ensure_ascii=False) if value else shlex.quote(where)
+        return json.dumps(new, ensure_ascii=False) if value else shlex.quote(new)
 
-    text = _NAMED.sub(place, path.read_text(encoding="utf-8"))
+    text = _RECIPE_PATH.sub(absolute, path.read_text(encoding="utf-8"))
     if path.suffix == ".py":
         try:
             ast.parse(text)
@@ -122,8 +125,11 @@ def _renamed(path: Path, source: Path, targets: Mapping[Path, Path]) -> str:
     return text
 
 
-def _holds(path: Path, text: str, folders: Sequence[Path]) -> bool:
-    """Whether a file holds this text, wherever it says that recipes are: beside an earlier copy, others were meant."""
+def _has_text(path: Path, text: str, folders: Sequence[Path]) -> bool:
+    """Whether a file has this text, apart from the folders in its paths.
+
+    The paths of a file that was copied together with another recipe may lead elsewhere.
+    """
     anywhere = "|".join(re.escape(str(folder)) for folder in folders)
-    named = re.compile(rf"""['"]?(?:{anywhere})/([\w/.-]+)['"]?""")
-    return path.is_file() and named.sub(r"\1", path.read_text(encoding="utf-8")) == named.sub(r"\1", text)
+    paths = re.compile(rf"""['"]?(?:{anywhere})/([\w/.-]+)['"]?""")
+    return path.is_file() and paths.sub(r"\1", path.read_text(encoding="utf-8")) == paths.sub(r"\1", text)
