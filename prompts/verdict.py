@@ -130,6 +130,7 @@ def parse_answer(text: str, taxonomy: Taxonomy, template: str = TEMPLATES[0]) ->
     """
     if template not in TEMPLATES:
         raise TemplateError(f"No template {template!r}. Known: {', '.join(TEMPLATES)}.")
+    # "**Unsafe:** `violence`.\n" -> "Unsafe: violence"
     words = " ".join(_DECORATION.sub("", text).split()).rstrip(".!").rstrip()
     if not words:
         return _unjudged("the reply is empty", taxonomy)
@@ -209,6 +210,7 @@ def _conclude(
     if math.isnan(total):
         return "unjudged", reason or "the classifier gave no score"
     missing = [name for name in limits if name not in scores]
+    # Without any category's score, `unsafe` may be that of any of them: it decides only if all thresholds agree.
     reached = [name for name in missing if total >= limits[name]]
     if not scores and len(reached) in (0, len(limits)):
         return ("unsafe" if reached else "safe"), None

@@ -280,7 +280,7 @@ def test_a_file_called_like_an_option_is_judged(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Else whoever names a file `--debug` hides it from `arbiter judge --judge r -- *`."""
+    """Otherwise a file named `--debug` would be hidden from `arbiter judge --judge r -- *`."""
     monkeypatch.chdir(Path(picture("a.png")).parent)
     for name in ("--debug", "--help", "-0"):
         picture(name, red=255)

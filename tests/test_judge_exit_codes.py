@@ -1,4 +1,4 @@
-"""Exit codes: 1 is "flagged" and nothing else; whatever goes wrong is 2 and one line."""
+"""Exit codes: 1 is "flagged" and nothing else; every error is 2 and one line."""
 
 import os
 import subprocess
@@ -107,6 +107,9 @@ def test_debug_reaches_the_attack_recipe_and_its_code_comes_back(monkeypatch: py
     assert cli.main(["attack", "--rows", "4"]) == 1
     assert calls[0] == ("attack", ["--victims", "runs/x", "--rows", "4", "--debug"])
     assert calls[1] == ("attack", ["--rows", "4"])
+    words = ["--epsilon=1/255", "--rows", "-4", "-0.5", "-h", "--help", "a b", "--version"]
+    cli.main(["attack", *words])
+    assert calls[2] == ("attack", words)
 
 
 def test_a_recipe_that_cannot_be_imported_is_an_error(

@@ -24,7 +24,7 @@ _REPORT = "import sys; print(*sorted({m.split('.')[0] for m in sys.modules}))"
 
 
 def loaded_by(code: str) -> set[str]:
-    """Top-level modules that a fresh interpreter holds after running `code`."""
+    """Top-level modules that a fresh interpreter has loaded after running `code`."""
     done = subprocess.run(
         [sys.executable, "-c", f"{code}\n{_REPORT}"],
         cwd=ROOT,

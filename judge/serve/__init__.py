@@ -1,1 +1,1 @@
-"""How people use a judge: the command line."""
+"""The command line."""

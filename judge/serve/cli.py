@@ -1,6 +1,6 @@
 """`arbiter`: the words of the command line -> an exit code.
 
-The commands, and whatever they import, are imported by `_run`: a package that is missing there is exit code 2 as well.
+The commands are imported inside `_run`: a missing package is then exit code 2, like any other error.
 """
 
 import sys

@@ -15,7 +15,7 @@ from .exit_codes import print_stderr
 from .judge_command import JUDGE_EPILOG, judge_images
 from .options import quiet_libraries
 
-# No rich markup: it takes longer to import than the rest of `--help`, and would draw boxes into logs.
+# No rich markup: importing rich would double the time of `--help`, and it draws boxes into logs.
 app = typer.Typer(
     rich_markup_mode=None, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
 )
@@ -57,6 +57,7 @@ app.command("calibrate", epilog=CALIBRATE_EPILOG, short_help="Fit a threshold fo
 )
 
 
+# Options and --help are the recipe's: Typer passes on every word as it is.
 @app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -67,6 +68,7 @@ def attack(context: typer.Context) -> int:
     from .recipe_files import run_recipe
 
     words = context.args
+    # What stands before the first option are the victims.
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
     victims = ["--victims", *words[:count]] if count else []
     debug = ["--debug"] if context.find_root().params["debug"] else []

@@ -116,7 +116,9 @@ def judge_images(
         asked = choose_categories(load_taxonomy(taxonomy), categories, custom)
         threshold_for(asked, given)
     found = find_images(paths, null=null)
-    first = next(found, None)
+    first = next(
+        found, None
+    )  # one file is enough to know that the judge is needed; a list may still be arriving
     if first is None:
         raise ConfigError("No images found in what was given; name files, folders, or - for standard input.")
     classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
@@ -127,8 +129,8 @@ def judge_images(
     if not isinstance(given, float | dict) and given.judge != classifier.name:
         print_stderr(f"arbiter: thresholds were fitted for {given.judge}, not for {classifier.name}")
     warn_outside_promise(classifier, asked)
-    question = _Question(classifier, asked, limits, prompt, multilabel)
-    return _print_verdicts(question.judge_files(chain([first], found), batch_size), asked, as_json)
+    call = _JudgeCall(classifier, asked, limits, prompt, multilabel)
+    return _print_verdicts(call.judge_files(chain([first], found), batch_size), asked, as_json)
 
 
 class _JudgedFile(NamedTuple):
@@ -155,8 +157,8 @@ class _OpenedFile:
 
 
 @dataclass(frozen=True)
-class _Question:
-    """What every image is asked: a classifier, and all that turns its scores into verdicts."""
+class _JudgeCall:
+    """What all images are judged with: the classifier, and what turns its scores into verdicts."""
 
     classifier: "Classifier"
     taxonomy: Taxonomy
@@ -168,7 +170,7 @@ class _Question:
         """One verdict per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
         for files in _batches(map(_open, found), batch_size):
             images = [image for file in files for image in file.images]
-            # An animation may hold more frames than a batch: chunks of images do not end where files end.
+            # An animation may have more frames than a batch, so a chunk of images may end within a file.
             chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
             verdicts = iter([verdict for chunk in chunks for verdict in self.judge_batch(chunk)])
             for file in files:
@@ -177,7 +179,7 @@ class _Question:
                 else:
                     of_file = list(islice(verdicts, len(file.images)))
                     yield _JudgedFile(file.path, *verdict_of_frames(file.frames, of_file))
-            sys.stdout.flush()
+            sys.stdout.flush()  # a pipe is block-buffered, and its reader should see each batch
 
     def judge_batch(self, images: "Sequence[Image]") -> list[Verdict]:
         """One verdict per image."""
@@ -207,7 +209,7 @@ def _batches(files: Iterable[_OpenedFile], size: int) -> Iterator[list[_OpenedFi
     batch: list[_OpenedFile] = []
     for file in files:
         batch.append(file)
-        # Files that cannot be opened hold no image; they must not wait for images that may never come.
+        # A file that cannot be opened has no image; many of them must not wait for images that may never come.
         if len(batch) >= size or sum(len(file.images) for file in batch) >= size:
             yield batch
             batch = []

@@ -113,6 +113,7 @@ def choose_categories(
         taxonomy = taxonomy.extend({added[-1]: definition.strip()})
     if not categories:
         return taxonomy
+    # `--categories A,B --categories C`; a custom category may be among them, and then keeps its place.
     names = [name.strip() for text in categories for name in text.split(",") if name.strip()]
     selected = {name.casefold() for name in names}
     return taxonomy.select([*names, *(name for name in added if name.casefold() not in selected)])
@@ -127,7 +128,7 @@ def parse_threshold(texts: Sequence[str]) -> float | dict[str, float]:
     """
     limits: dict[str, float] = {}  # the number for all categories has the name ""
     for text in texts:
-        name, _, number = text.rpartition("=")
+        name, _, number = text.rpartition("=")  # the last one: a name may contain "="
         try:
             value = float(number)
         except ValueError:

@@ -1,6 +1,6 @@
 """A classifier's scores -> verdicts: thresholds per category, the worst frame of an animation, reasons for "unjudged".
 
-Pure functions: no file is read and nothing is printed, so whatever serves a judge decides alike.
+Pure functions: no file is read and nothing is printed, so that the command line and a server decide alike.
 """
 
 from collections.abc import Mapping, Sequence
