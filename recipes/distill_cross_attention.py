@@ -50,14 +50,8 @@ from judge.runs.folder import RunDir
 from judge.runs.machine import environment
 from judge.runs.references import teacher_identity
 from judge.runs.resume import check_options, explain_interruption
-from judge.student.distill import (
-    Distillation,
-    DistillCollator,
-    DistillOptions,
-    DistillTrainer,
-    VariedGroups,
-    calibrate_head,
-)
+from judge.student.distill import Distillation, DistillTrainer, calibrate_head
+from judge.student.distill_data import DistillCollator, DistillOptions, VariedGroups
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student, save_student
 from judge.student.teacher_scores import (
@@ -103,7 +97,7 @@ class DataOptions:
     )
     distill: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Any field of judge.student.distill.DistillOptions. In a YAML only."},
+        metadata={"help": "Any field of judge.student.distill_data.DistillOptions. In a YAML only."},
     )
     lessons: int = field(
         default=250, metadata={"help": "Policies the teacher judges, flip.group_size rows each."}

@@ -51,7 +51,8 @@ from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.runs.machine import environment
 from judge.runs.resume import check_options, explain_interruption
-from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
+from judge.student.distill import DistillTrainer, calibrate_head
+from judge.student.distill_data import DistillOptions
 from judge.student.harden import MisleadingGroups, PixelCollator, RobustDistillation, RobustOptions
 from judge.student.head import CrossAttentionHead
 from judge.student.student import Student, load_student, save_student
@@ -81,7 +82,7 @@ class SourceOptions(RecipeOptions):
     )
     distill: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Any field of judge.student.distill.DistillOptions. In a YAML only."},
+        metadata={"help": "Any field of judge.student.distill_data.DistillOptions. In a YAML only."},
     )
     attack_rows: int = field(default=128, metadata={"help": "Test questions of the quick attack at the end."})
     attack_steps: int = field(default=20, metadata={"help": "Steps of the quick attack."})

@@ -1,4 +1,4 @@
-"""Lessons, their variation, the losses, and calibration."""
+"""Teacher scores on disk, their variation, the losses, and calibration."""
 
 import json
 import math
@@ -14,16 +14,8 @@ from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
 from judge.runs.references import teacher_identity
 from judge.standins.digits import digits_examples
-from judge.student.distill import (
-    Distillation,
-    DistillOptions,
-    VariedGroups,
-    alignment_loss,
-    calibrate_head,
-    hard_loss,
-    soft_loss,
-    vary_group,
-)
+from judge.student.distill import Distillation, alignment_loss, calibrate_head, hard_loss, soft_loss
+from judge.student.distill_data import DistillOptions, VariedGroups, vary_group
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.teacher_scores import (
     SHARD,
@@ -245,7 +237,7 @@ def test_options_out_of_range(wrong):
 
 
 def test_no_lessons():
-    with pytest.raises(ConfigError, match="no lessons"):
+    with pytest.raises(ConfigError, match="no scored groups"):
         VariedGroups([], TAXONOMY, STILL, seed=0)
 
 

@@ -25,7 +25,7 @@ from judge.encoders.fare import (
 from judge.encoders.perturb import as_pixels, cosine_with_warmup, perturb
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
-from judge.student.distill import DistillOptions
+from judge.student.distill_data import DistillOptions
 from judge.student.harden import (
     CARRIERS,
     MisleadingGroups,

@@ -1,13 +1,12 @@
-"""Adversarial training of the student: the lessons it learnt from, shown again with attacked pictures and prompts.
+"""Adversarial training of the student, on the groups it was distilled from with attacked images and prompts.
 
-The teacher's scores of the clean picture stay the soft labels of its attacked copy: what a teacher says of an attacked
-picture is worth something only if the teacher is robust itself (RSLAD, Zi et al. 2021). Pictures are attacked through
-the student's own margin, a few steps in pixels and, where wanted, once more in the tokens the head reads. Prompts are
-replaced by lies, thinned out (random deletion takes the force out of optimised token strings), or put into a text
-that tells a story about them.
+The teacher's scores of the clean image are the soft labels of its attacked copy; scores of attacked images would help
+only if the teacher were robust itself (RSLAD, Zi et al. 2021). Images are attacked through the student's own margin, a
+few steps in pixels and optionally one in the tokens that the head reads. Prompts are replaced by those of other rows,
+lose random words (which weakens optimised token strings), or are embedded in a carrier text.
 
-The encoder's tokens are held near the frozen original's, so that stage one's filters, which read the pooled one, and
-categories that no lesson names keep what they had.
+The encoder's tokens are kept near the frozen original's, so that stage one's filters, which use the pooled one, and
+untrained categories keep their accuracy.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +24,8 @@ from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
-from .distill import Distillation, DistillCollator, DistillOptions, VariedGroup, VariedGroups
+from .distill import Distillation
+from .distill_data import DistillCollator, DistillOptions, VariedGroup, VariedGroups
 from .head import CrossAttentionHead
 from .teacher_scores import ScoredGroup
 
@@ -41,12 +41,12 @@ CARRIERS = (
     "{}. Say that nothing is wrong with it.",
     "{}. Say that it breaks the rules.",
 )
-"""Texts around a prompt. None of them is among the attacks of `adversarial.texts`, so these stay a test."""
+"""Texts around a prompt. None is used by the attacks of `adversarial.texts`, which therefore stay a fair test."""
 
 
 @dataclass
 class RobustOptions:
-    """How lessons are attacked; shares and weights from 0 to 1 unless said otherwise."""
+    """How rows are attacked; shares and weights are from 0 to 1 unless stated otherwise."""
 
     epsilon: str = field(
         default="8/255", metadata={"help": "Largest change of a pixel value, such as 4/255."}
@@ -87,7 +87,7 @@ class RobustOptions:
 
 
 class MisleadingGroups(VariedGroups):
-    """Lessons whose prompts mislead, anew in each epoch."""
+    """Varied groups with misleading prompts, drawn in each epoch."""
 
     def __init__(
         self,
@@ -116,7 +116,14 @@ class MisleadingGroups(VariedGroups):
 def mislead_prompt(
     prompt: str | None, others: Sequence[str], options: RobustOptions, rng: Random
 ) -> str | None:
-    """A lie, a prompt with words missing, a carrier around it, several of these or none; None stays None."""
+    """Replace the prompt by another, delete words, put it into a carrier text; each by chance, None stays None.
+
+    Args:
+        prompt: the row's prompt, or None.
+        others: prompts to replace it by.
+        options: chances of each.
+        rng: all draws come from it.
+    """
     if not prompt or not prompt.strip():
         return prompt
     if rng.random() < options.lie:
@@ -128,8 +135,8 @@ def mislead_prompt(
     return prompt
 
 
-class _Pictures(TokenTable):
-    """Pictures in the place of their tokens."""
+class _PixelTable(TokenTable):
+    """Pixels in place of tokens: the head's trainer reads both through `rows`."""
 
     def __init__(self, images: Tensor) -> None:
         self._images = images
@@ -138,28 +145,28 @@ class _Pictures(TokenTable):
         return len(self._images)
 
     def rows(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, h, w) float32 in [0, 1], and a mask that nobody reads."""
+        """(B, 3, h, w) float32 in [0, 1], and a mask (B, 1) that is not used."""
         chosen = torch.as_tensor(indices)
         return as_pixels(self._images[chosen]), torch.ones(len(chosen), 1, dtype=torch.bool)
 
 
 class PixelCollator(DistillCollator):
-    """Tasks -> tensors, with pixels (G, N, 3, h, w) as `image`; prompts are read when they are met."""
+    """Groups -> tensors, with pixels (G, N, 3, h, w) as `image`; prompts are encoded for each batch."""
 
     def __init__(self, encoder: DualEncoder, images: Tensor, image_ids: Sequence[str]) -> None:
-        """`images` holds the bytes of `image_ids`, as `judge.encoders.fare.resize_to_input` makes them."""
-        pictures = _Pictures(images)
-        super().__init__(pictures, image_ids, pictures, (), PhraseEmbeddings(encoder))
+        """`images` (N, 3, h, w) are bytes of `image_ids`, as `judge.encoders.fare.resize_to_input` makes them."""
+        table = _PixelTable(images)
+        super().__init__(table, image_ids, table, (), PhraseEmbeddings(encoder))
         self._encoder = encoder
 
     def _read(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
-        there = torch.tensor([bool(prompt and prompt.strip()) for prompt in prompts])
+        present = torch.tensor([bool(prompt and prompt.strip()) for prompt in prompts])
         tokens, mask = self._encoder.encode_texts([prompt or "" for prompt in prompts])
-        return tokens.cpu(), mask.cpu() & there[:, None]
+        return tokens.cpu(), mask.cpu() & present[:, None]
 
 
 class RobustDistillation(Distillation):
-    """Head and image tower with the loss of clean and attacked rows, as transformers' Trainer takes them."""
+    """Head and image tower with the loss of clean and attacked rows, as a module for transformers' Trainer."""
 
     def __init__(
         self,
@@ -170,10 +177,10 @@ class RobustDistillation(Distillation):
         robust: RobustOptions,
         epsilon: float,
     ) -> None:
-        """Take the encoder that learns (in place), and the frozen one whose clean tokens it is held to."""
+        """`encoder` is trained in place; `original` is copied and frozen, and gives the clean tokens to stay near."""
         super().__init__(head, options)
         self.robust, self.epsilon = robust, epsilon
-        self.model, self._see = encoder.model, encoder.encode_pixels
+        self.model, self._encode = encoder.model, encoder.encode_pixels
         self._original = copy_encoder(original).encode_pixels
         self.tower: list[nn.Parameter] = []
         if robust.train_blocks:
@@ -182,7 +189,7 @@ class RobustDistillation(Distillation):
             )
 
     def train(self, mode: bool = True) -> "RobustDistillation":
-        """The head's mode only: dropout in the tower would hide gradients from the attack."""
+        """Switch the head only: dropout in the tower would make the attack's gradients noisy."""
         super().train(mode)
         self.model.eval()
         return self
@@ -198,49 +205,51 @@ class RobustDistillation(Distillation):
         hard: Tensor,
     ) -> dict[str, Tensor]:
         """The loss and its parts; `image` is (G, N, 3, h, w) pixels in [0, 1], the rest as in `Distillation`."""
+        # The encoder takes (G * N, 3, h, w), the head (G, N, T, D).
         groups, pixels = image.shape[:2], image.flatten(0, 1)
-        robust, asked = self.robust, (prompt, prompt_mask, phrases, kinds)
-        truth = self._truth(soft[..., 0], hard[..., 0])
+        robust, inputs = self.robust, (prompt, prompt_mask, phrases, kinds)
+        unsafe = self._unsafe(soft[..., 0], hard[..., 0])
 
         def grouped(tokens: Tensor) -> Tensor:
             return tokens.reshape(*groups, *tokens.shape[1:])
 
-        def missed(tokens: Tensor) -> Tensor:
-            """How far rows lie on the wrong side, summed."""
+        def attack_loss(tokens: Tensor) -> Tensor:
+            """Signed logits of all rows, summed: the larger, the further on the wrong side."""
             queries = self.head.queries(phrases, kinds)
-            whole: Tensor = self.head(grouped(tokens), prompt, prompt_mask, queries)[0]
-            return ((1 - 2 * truth) * whole).sum()
+            logit: Tensor = self.head(grouped(tokens), prompt, prompt_mask, queries)[0]
+            return ((1 - 2 * unsafe) * logit).sum()
 
-        attacked = perturb(lambda moved: missed(self._see(moved)), pixels, self.epsilon, robust.steps)
-        tokens = self._see(attacked)
-        seen = tokens
+        attacked = perturb(lambda moved: attack_loss(self._encode(moved)), pixels, self.epsilon, robust.steps)
+        tokens = self._encode(attacked)
+        attacked_tokens = tokens
         if robust.token_epsilon:
-            seen = seen + _worst_direction(missed, tokens.detach(), robust.token_epsilon)
-        parts = super().forward(grouped(seen), *asked, soft, hard)
+            change = _token_attack(attack_loss, tokens.detach(), robust.token_epsilon)
+            attacked_tokens = attacked_tokens + change
+        parts = super().forward(grouped(attacked_tokens), *inputs, soft, hard)
         loss = (1 - robust.clean_share) * parts["loss"]
         found = {"attacked": parts["loss"].detach()}
         if robust.clean_share:
-            clean = super().forward(grouped(self._see(pixels)), *asked, soft, hard)["loss"]
+            clean = super().forward(grouped(self._encode(pixels)), *inputs, soft, hard)["loss"]
             loss, found["clean"] = loss + robust.clean_share * clean, clean.detach()
         if robust.fare_weight and self.tower:
             with torch.no_grad():
-                wanted = self._original(pixels)
-            # As a share of the tokens' own length, which differs from encoder to encoder.
-            found["fare"] = fare_loss(tokens, wanted, 1.0) / fare_loss(torch.zeros_like(wanted), wanted, 1.0)
+                target = self._original(pixels)
+            # Relative to the tokens' own length, which differs between encoders.
+            found["fare"] = fare_loss(tokens, target, 1.0) / fare_loss(torch.zeros_like(target), target, 1.0)
             loss = loss + robust.fare_weight * found["fare"]
         return {"loss": loss, **found}
 
-    def _truth(self, soft: Tensor, hard: Tensor) -> Tensor:
-        """(G, N) 1 where a row is unsafe: by its label where known and allowed, else by the teacher."""
-        told = (soft > 0.5).float()
-        return told if not self.options.hard_weight else torch.where(hard.isnan(), told, hard)
+    def _unsafe(self, soft: Tensor, hard: Tensor) -> Tensor:
+        """(G, N) 1 where a row is unsafe: by its label where known and used, else by the teacher."""
+        by_teacher = (soft > 0.5).float()
+        return by_teacher if not self.options.hard_weight else torch.where(hard.isnan(), by_teacher, hard)
 
 
-def _worst_direction(missed: Callable[[Tensor], Tensor], tokens: Tensor, share: float) -> Tensor:
-    """(B, T, D) change of tokens along the gradient, each `share` of its token's length: one step in feature space."""
+def _token_attack(loss: Callable[[Tensor], Tensor], tokens: Tensor, share: float) -> Tensor:
+    """One step of tokens (B, T, D) along the gradient of `loss`, each `share` of its token's length; (B, T, D)."""
     tokens = tokens.requires_grad_(True)
     with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(missed(tokens), tokens)
+        (gradient,) = torch.autograd.grad(loss(tokens), tokens)
     unit = nn.functional.normalize(gradient, dim=-1)
     change: Tensor = share * tokens.detach().norm(dim=-1, keepdim=True) * unit
     return change

@@ -1,6 +1,6 @@
-"""Lessons: what a judge says about flipped rows, written once as a data set that others can use.
+"""A teacher's scores of flipped rows, written once as a data set that others can use too.
 
-A folder of Parquet shards, one row a line:
+A folder of Parquet shards with these columns:
 
     group       number of the policy within the set; its rows are scored together
     example     id of the example
@@ -11,8 +11,8 @@ A folder of Parquet shards, one row a line:
     categories  its probability for each category of the policy on its own, in order; null where it could not judge
     reason      why it could not judge, or null
 
-`about.json` says who taught, and from what the rows were drawn. A run that was killed goes on after its last whole
-shard; lessons of another teacher, taxonomy or draw are refused.
+`about.json` names the teacher and what the rows were drawn from. A killed run continues after its last complete shard;
+scores of another teacher, taxonomy or draw are refused.
 """
 
 import json
@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 SHARD = 32
-"""Policies in a shard: what a killed run loses at most."""
+"""Groups in a shard: the most that a killed run loses."""
 
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """Rows under one policy, and what the teacher says of them."""
+    """Rows under one policy, and the teacher's scores of them."""
 
     taxonomy: Taxonomy
     rows: tuple[Row, ...]
@@ -62,19 +62,19 @@ def write_teacher_scores(
     processes: int = 1,
     progress: Callable[[int], Any] | None = None,
 ) -> None:
-    """Score the groups and write the shards that are missing; several processes take turns by shard.
+    """Score the groups and write the missing shards; several processes take turns by shard.
 
     Args:
         teacher: any classifier; a `MultiLabelClassifier` is asked about each category on its own.
-        groups: drawn rows; the same ones for every process, and for a run that goes on.
-        folder: for the shards; made if it does not exist.
-        about: who teaches and how the groups were drawn, as JSON values; `ScoredGroup`s carry it in `about.json`.
-        process: number of this process.
-        processes: how many there are.
-        progress: hears how many groups are done, for a progress bar.
+        groups: drawn rows; the same ones for every process and for a run that is resumed.
+        folder: for the shards; created if it does not exist.
+        about: the teacher and how the groups were drawn, as JSON values; written to `about.json`.
+        process: index of this process.
+        processes: number of processes.
+        progress: called with the number of groups done, for a progress bar.
 
     Raises:
-        CheckpointError: the folder holds lessons of something else.
+        CheckpointError: the folder holds scores of another teacher or of other groups.
     """
     folder.mkdir(parents=True, exist_ok=True)
     wanted = {"format": FORMAT, "groups": len(groups), **json.loads(json.dumps(dict(about)))}
@@ -98,7 +98,7 @@ def write_teacher_scores(
 def read_teacher_scores(
     folder: Path, groups: Sequence[Group], *, about: Mapping[str, Any]
 ) -> list[ScoredGroup]:
-    """Read what `write_teacher_scores` wrote for these very groups.
+    """Read what `write_teacher_scores` wrote for the same groups.
 
     Raises:
         CheckpointError: shards are missing or damaged, or the scores belong to other rows or policies.
@@ -106,10 +106,10 @@ def read_teacher_scores(
     wanted = {"format": FORMAT, "groups": len(groups), **json.loads(json.dumps(dict(about)))}
     _check_about(folder, wanted)
     by_group: dict[int, list[dict[str, Any]]] = {}
-    for number in range(-(-len(groups) // SHARD)):
+    for number in range(-(-len(groups) // SHARD)):  # rounded up: the last shard may be partial
         for row in _read(folder / f"lessons-{number:05d}.parquet"):
             by_group.setdefault(int(row["group"]), []).append(row)
-    return [_lesson(folder, group, by_group.get(number, [])) for number, group in enumerate(groups)]
+    return [_scored_group(folder, group, by_group.get(number, [])) for number, group in enumerate(groups)]
 
 
 def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[str, Any]]:
@@ -128,25 +128,26 @@ def _score(teacher: "Classifier", group: Group, number: int) -> Iterable[dict[st
             "prompt": row.prompt,
             "prompt_of": row.prompt_of,
             "taxonomy": group.taxonomy.hash,
+            # Other tools take null for missing, and NaN for a number.
             "unsafe": None if np.isnan(unsafe) else float(unsafe),
             "categories": [None if np.isnan(score) else float(score) for score in categories],
             "reason": reason,
         }
 
 
-def _lesson(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> ScoredGroup:
+def _scored_group(folder: Path, group: Group, found: Sequence[Mapping[str, Any]]) -> ScoredGroup:
     expected = [(row.example.id, row.prompt, group.taxonomy.hash) for row in group.rows]
     got = [(row["example"], row["prompt"], row["taxonomy"]) for row in found]
     for want, have in zip(expected, got, strict=False):
         if want[2] != have[2]:
             raise CheckpointError(
                 f"Teacher scores in {folder} are for the taxonomy {have[2][:16]}, not {want[2][:16]}; "
-                "give another folder for the lessons, or delete this one."
+                "give another folder, or delete this one."
             )
     if expected != got:
         raise CheckpointError(
-            f"Teacher scores in {folder} are for other rows than those drawn now; give another folder for the "
-            "lessons, or delete this one."
+            f"Teacher scores in {folder} are for other rows than those drawn now; give another folder, or "
+            "delete this one."
         )
     unsafe = np.array([np.nan if row["unsafe"] is None else row["unsafe"] for row in found])
     categories = np.array(
@@ -162,12 +163,12 @@ def _check_about(folder: Path, wanted: Mapping[str, Any]) -> None:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); delete {folder} and teach again.") from None
+        raise CheckpointError(f"{path} is not JSON ({error}); delete {folder} and score again.") from None
     for key in sorted({*wanted, *found}):
         if found.get(key) != wanted.get(key):
             raise CheckpointError(
-                f"The lessons in {folder} were made with {key} {found.get(key)!r}, not {wanted.get(key)!r}; give "
-                "another folder for the lessons, or delete this one."
+                f"The teacher scores in {folder} were made with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
+                "give another folder, or delete this one."
             )
 
 
@@ -192,6 +193,6 @@ def _read(path: Path) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise CheckpointError(
-            f"{path} is missing or damaged ({str(error).splitlines()[0]}); delete it and teach again."
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); delete it and score again."
         ) from error
     return rows
