@@ -18,7 +18,9 @@ from scipy.special import logit
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.serve.cli import main
-from judge.student.onnx import SIDES, ImagePreprocessing, OnnxStudent, load_onnx_student
+from judge.student.onnx import OnnxStudent, load_onnx_student
+from judge.student.onnx_files import SIDES
+from judge.student.preprocessing import ImagePreprocessing
 from prompts import Taxonomy, load_taxonomy
 from prompts.taxonomy import Category
 
@@ -166,7 +168,7 @@ def test_taxonomies_and_phrases_are_read_once(exported, noise_image, monkeypatch
     assert list(runtime._queries) == [MANY.hash]
     monkeypatch.setattr(onnx_student, "MAX_CACHED_PHRASES", 0)
     runtime.queries(FEW)
-    assert set(runtime._known) <= {"dogs", "dog; cat", "dog", "cat", "toy", "rain", "7"}
+    assert set(runtime._phrases) <= {"dogs", "dog; cat", "dog", "cat", "toy", "rain", "7"}
 
 
 def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
@@ -317,7 +319,7 @@ def test_files_that_are_missing(copied, tmp_path):
 
 @pytest.mark.parametrize("side", SIDES)
 def test_files_that_are_damaged(copied, side):
-    from judge.student.onnx import file_hash
+    from judge.runs.files import file_hash
 
     file = copied.with_suffix(SIDES[side])
     content = file.read_bytes()

@@ -386,14 +386,14 @@ def change_index(change):
         (lambda place: (place / "meta.json").unlink(), "without a meta.json"),
         (lambda place: (place / "00000.safetensors").unlink(), "names 00000.safetensors, which is missing"),
         (cut_shard, "bytes, and should have"),
-        (flip_bit, "in 00000.safetensors are not what was written"),
+        (flip_bit, "in 00000.safetensors do not match their checksum"),
         (spoil_header, "00000.safetensors cannot be read"),
         (change_index(lambda entry: "nonsense"), "line 1 of the index is damaged"),
         (change_index(lambda entry: "[]"), "line 1 of the index is damaged"),
         (change_index(lambda entry: json.dumps(entry | {"rows": []})), "line 1 of the index is damaged"),
         (change_index(lambda entry: json.dumps(entry | {"rows": [1]})), "line 1 of the index is damaged"),
         (change_index(lambda entry: json.dumps(entry | {"file": "../x"})), "does not describe 00000.safe"),
-        (change_index(lambda entry: json.dumps(entry | {"crc32": {}})), "are not what was written"),
+        (change_index(lambda entry: json.dumps(entry | {"crc32": {}})), "do not match their checksum"),
     ],
 )
 def test_what_does_not_fit_is_refused(encoder, tmp_path, spoil, message):
@@ -412,7 +412,7 @@ def test_damage_is_seen_by_pooled_too(encoder, tmp_path):
     for place in range(len(data) - 64, len(data), 2):  # one of these numbers is pooled or a token
         path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         table = encode_texts(encoder, TEXTS, cache=tmp_path)
-        with pytest.raises(CheckpointError, match="not what was written"):
+        with pytest.raises(CheckpointError, match="do not match their checksum"):
             (table.rows(range(6)), table.pooled)
 
 

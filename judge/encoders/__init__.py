@@ -1,1 +1,1 @@
-"""Frozen image and text encoders, their features, and what makes them robust."""
+"""Frozen image-text encoders, their features on disk, definitions as phrases, and robust fine-tuning."""

@@ -1,14 +1,14 @@
-"""A definition's alternatives: what is joined by semicolons, by "or", and by commas before an "or".
+"""Split a definition into its alternatives: at semicolons, at "or", and at commas before an "or".
 
-A part has to mean by itself what it means in the definition: a phrase too broad flags what nobody forbade ("People or
-animals being attacked" is not about people), while the whole definition is asked about in any case. So a part is parted
-further in plain cases only:
+A part must mean by itself what it means in the definition: too broad a phrase flags images that the policy allows
+("People or animals being attacked" is not about people). The whole definition remains a phrase in any case. So parts
+are split only in clear cases:
 
 - all sides begin alike: "any 2 drawn by hand or any 9 drawn by hand", "a gun, a knife, or a bomb";
-- all of it is a list of bare words: "guns, knives or bombs";
-- two sides share what stands before: "held at a knife or gun", "someone with a knife or a gun".
+- a list of bare words: "guns, knives or bombs";
+- two sides share their beginning: "held at a knife or gun", "someone with a knife or a gun".
 
-No grammar, only words; no torch.
+It compares words and parses no grammar. Imports no torch.
 """
 
 import re
@@ -18,33 +18,33 @@ from prompts.cautions import relations
 
 _PARTS = re.compile(r"\s*;\s*(?:(?:and|or)\s+)?")
 _SHELTERED = re.compile(r"\([^()]*\)|(?<!\w)'[^']*'(?!\w)|‘[^’]*’|“[^”]*”")
-"""Brackets and quotes, which are read as one word."""
+"""Brackets and quotes, which count as one word."""
 _FIXED = re.compile(
     r"\bwhether or not\b|\bmore or less\b|\bone or (?:more|two|several)\b|"
     r"\bor (?:not|so|more|less|fewer|other\w*|else|the like|similar\w*|both|all|any of)\b",
     re.IGNORECASE,
 )
-"""An "or" that joins no alternatives."""
+"""Phrases whose "or" joins no alternatives."""
 _OR, _COMMA = re.compile(r",?\s+or\s+", re.IGNORECASE), re.compile(r",\s+")
 _LEADS = frozenset(
     "a an the any some every each all this that these those his her their its our your my "
     "of by with at in on to for from against into near under over like".split()
 )
-"""Words behind which two sides may part: articles, and what leads to one."""
+"""Words with which a second side may begin: articles, determiners and prepositions."""
 
 Words = list[str]
 
 
 def alternatives(definition: str) -> list[str]:
-    """The definition's alternatives in order, or nothing where there is one only."""
+    """The definition's alternatives in order; empty if there is only one."""
     parts = [part for part in _PARTS.split(definition.rstrip(".")) if part]
-    found = list(dict.fromkeys(text for part in parts for text in _of_part(part)))
+    found = list(dict.fromkeys(text for part in parts for text in _split_part(part)))
     return found if len(found) > 1 else []
 
 
-def _of_part(part: str) -> list[str]:
-    """What stands between two semicolons, parted further where that is plain; else itself."""
-    if relations(part):  # "a knife, but not a toy or a kitchen knife"
+def _split_part(part: str) -> list[str]:
+    """Split the text between two semicolons in the clear cases; else return it whole."""
+    if relations(part):  # a negation or exception: "a knife, but not a toy or a kitchen knife"
         return [part]
     sheltered: list[str] = []
 
@@ -67,10 +67,12 @@ def _of_part(part: str) -> list[str]:
 
 
 def _parallel(sides: Sequence[Words]) -> list[Words]:
-    """Sides that begin alike; what only the last one adds, as in "a knife or a gun shown to children", goes with all.
+    """Sides that begin with the same word; an end that only the last one has is appended to all.
 
-    Of one that is much shorter than another, or begins like a word within the first ("a man with a knife or a gun"), it
-    is not plain that it stands for itself.
+    "a knife or a gun shown to children" gives two phrases, both shown to children.
+
+    Empty if one side is much shorter than another, or if the common word occurs twice in the first ("a man with a knife
+    or a gun"): it is not clear then that each side is complete.
     """
     first = [word.lower() for word in sides[0]]
     lengths = [len(side) for side in sides]
@@ -87,7 +89,7 @@ def _parallel(sides: Sequence[Words]) -> list[Words]:
 
 
 def _bare(items: Sequence[Words]) -> list[Words]:
-    """A list of one or two words each; of two, an adjective before the first or a noun behind the last go with both.
+    """Items of one or two words; of two items, an adjective of the first or a noun of the last is shared by both.
 
     Longer lists whose items differ in length stay whole: "naked children, women or men" is not about women.
     """
@@ -104,7 +106,7 @@ def _bare(items: Sequence[Words]) -> list[Words]:
 
 
 def _headed(items: Sequence[Words]) -> list[Words]:
-    """Two sides behind one head: the second takes the place of the first one's last words."""
+    """Two sides with a common beginning: the second replaces the last words of the first."""
     if len(items) != 2:
         return []
     first, second = items

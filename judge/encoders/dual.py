@@ -1,7 +1,7 @@
 """A frozen image-text encoder: images and texts -> tokens in one joint space.
 
-Any CLIP, SigLIP or SigLIP 2 of fixed resolution from `transformers`. Heads see its tokens only, so they fit any
-encoder of the same width, and its features can be computed once and kept (`judge.encoders.features`).
+Any CLIP, SigLIP or SigLIP 2 of fixed resolution from `transformers`. Heads take its tokens only, so they fit any
+encoder of the same width, and features can be computed once and cached (`judge.encoders.features`).
 """
 
 import hashlib
@@ -17,22 +17,23 @@ from judge.errors import CheckpointError
 from judge.runs.folder import RunDir
 from judge.standins.shipped import base_path
 
+from .phrases import without_surrogates
 from .pixels import preprocess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FAMILIES = ("clip", "siglip")
-"""Values of `model_type` whose joint space is known here; SigLIP 2 of fixed resolution is a `siglip`."""
+"""Supported values of `model_type`; SigLIP 2 of fixed resolution is a `siglip`."""
 MAX_WINDOWS = 32
-"""Windows of the text encoder's context that are read of one text."""
+"""Most windows of the text encoder's context that one text may take."""
 _MODEL_SETTINGS = ("model_type", "hidden_act", "layer_norm_eps", "num_attention_heads", "eos_token_id")
 _IMAGE_SETTINGS = (
     *("do_resize", "size", "resample", "do_center_crop", "crop_size"),
     *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
 )
 _PROBE = "A photo of 2 FÜSSE,  isn't it?\nÀ \U0001f642"
-"""Read by every tokenizer for its identity: case, accents, spaces and what no vocabulary holds."""
+"""Tokenised for the fingerprint: case, accents, spaces and characters outside any vocabulary."""
 
 
 class DualEncoder:
@@ -40,14 +41,14 @@ class DualEncoder:
 
     Attributes:
         name: as it was given to `load`.
-        fingerprint: SHA-256 of weights and of every setting that changes a feature (image processor and tokenizer
-            included); caches and heads are tied to it.
+        fingerprint: SHA-256 of the weights and of every setting that changes a feature (image processor and tokenizer
+            included); caches and heads belong to it.
         width: D, the width of the joint space.
-        context: tokens of a text that are read at once, special ones included.
+        context: tokens of one window of a text, special ones included.
     """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str) -> None:
-        """Wrap a loaded model; `load` does it from a name or path."""
+        """Wrap a loaded model; `load` takes a name or path."""
         family = model.config.model_type
         if family not in FAMILIES:
             raise CheckpointError(
@@ -70,7 +71,7 @@ class DualEncoder:
         device: str | torch.device | None = None,
         dtype: str = "float32",
     ) -> Self:
-        """Load by hub id, folder, or the name of what ships (`tiny-clip`).
+        """Load by hub id, folder, or the name of a shipped encoder (`tiny-clip`).
 
         Raises:
             CheckpointError: it cannot be loaded, or is of another family.
@@ -83,7 +84,7 @@ class DualEncoder:
         try:
             tokenizer = AutoTokenizer.from_pretrained(path, **common)
             image_processor = AutoImageProcessor.from_pretrained(path, **common)
-            # Fingerprinted in float32, so that one encoder has one identity on every machine.
+            # Loaded in float32 for the fingerprint, so that it does not depend on `dtype`.
             model = AutoModel.from_pretrained(path, **common, dtype="float32", use_safetensors=True)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise CheckpointError(
@@ -96,11 +97,11 @@ class DualEncoder:
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return torch.device(self.model.device)
 
     def pixel_values(self, images: "Sequence[Image]") -> Tensor:
-        """What the image processor makes of B RGB images: (B, 3, H, W), normalised."""
+        """The image processor's output for B RGB images: (B, 3, H, W), normalised."""
         values: Tensor = self.image_processor(images=list(images), return_tensors="pt")["pixel_values"]
         return values
 
@@ -108,54 +109,55 @@ class DualEncoder:
         """(B, 3, H, W) -> (B, 1 + P, D) float32: the pooled embedding, then one token a patch, in row order.
 
         Differentiable in `pixel_values`. Patches of a CLIP go through its last norm and projection, as the pooled
-        token does (MaskCLIP, Zhou et al. 2022, section 3.2). Those of a SigLIP go one by one through its pooling
-        head, which, with one patch to attend to, is that patch's value and output projection and the MLP.
+        token does (MaskCLIP, Zhou et al. 2022, section 3.2). Those of a SigLIP go one by one through its attention
+        pooling head, which for a single patch is the value and output projection and the MLP.
         """
-        seen = self.model.vision_model(
+        output = self.model.vision_model(
             pixel_values.to(device=self.device, dtype=self.model.dtype, non_blocking=True)
         )
         if self.family == "clip":
-            patches = self.model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+            patches = self.model.vision_model.post_layernorm(output.last_hidden_state[:, 1:])  # without CLS
             tokens: Tensor = self.model.visual_projection(
-                torch.cat([seen.pooler_output[:, None], patches], dim=1)
+                torch.cat([output.pooler_output[:, None], patches], dim=1)
             )
             return tokens.float()
-        patches = self.model.vision_model.head(seen.last_hidden_state.flatten(0, 1)[:, None])
-        patches = patches.view_as(seen.last_hidden_state)
-        return torch.cat([seen.pooler_output[:, None], patches], dim=1).float()
+        # (B, P, D) -> (B * P, 1, D): the pooling head takes every patch as a sequence of its own.
+        patches = self.model.vision_model.head(output.last_hidden_state.flatten(0, 1)[:, None])
+        patches = patches.view_as(output.last_hidden_state)
+        return torch.cat([output.pooler_output[:, None], patches], dim=1).float()
 
     def encode_images(self, images: "Sequence[Image]") -> Tensor:
-        """`encode_pixel_values` of RGB images, without gradients."""
+        """`encode_pixel_values` of B RGB images, without gradients: (B, 1 + P, D) float32."""
         with torch.no_grad():
             return self.encode_pixel_values(self.pixel_values(images))
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
-        """`encode_pixel_values` of (B, 3, H, W) floats in [0, 1] at the images' own size, differentiable in them."""
+        """`encode_pixel_values` of pixels (B, 3, H, W) in [0, 1] at any size, differentiable: (B, 1 + P, D)."""
         return self.encode_pixel_values(preprocess(self.image_processor, pixels))
 
     def token_count(self, text: str) -> int:
-        """Tokens of a text with the special ones; more than `context` do not fit at once."""
-        return len(self.tokenizer(_readable(text), truncation=False, verbose=False).input_ids)
+        """Tokens of a text, special ones included; more than `context` take several windows."""
+        return len(self.tokenizer(without_surrogates(text), truncation=False, verbose=False).input_ids)
 
     def too_long(self, text: str) -> bool:
-        """Whether a text takes more windows than `encode_texts` reads."""
+        """Whether a text takes more than `MAX_WINDOWS` windows, which `encode_texts` refuses."""
         special = int(self.tokenizer.num_special_tokens_to_add())
         limit = MAX_WINDOWS * (self.context - special)
-        # A token holds one character of ASCII at least, so that most texts need not be counted. Tokenizers write
-        # other characters out (NFC, NFKC), some in many times their bytes.
+        # A token covers at least one ASCII character, so short ASCII texts need no tokenising. Other characters may
+        # take more tokens than bytes, because tokenizers normalise them (NFC, NFKC).
         return not (text.isascii() and len(text) <= limit) and self.token_count(text) - special > limit
 
     def encode_texts(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """B texts -> (B, 1 + L, D) float32 tokens and (B, 1 + L) bool mask, without gradients.
 
         Token 0 is the pooled embedding, the others are the text's own tokens without special ones. A text longer
-        than the context is read in windows: all their tokens, and the mean of their pooled embeddings.
+        than the context is split into windows: all their tokens, and the mean of their pooled embeddings.
 
         Raises:
             CheckpointError: a text of more than `MAX_WINDOWS` windows.
         """
         windows = self.tokenizer(
-            [_readable(text) for text in texts],
+            [without_surrogates(text) for text in texts],
             truncation=True,
             max_length=self.context,
             padding="max_length" if self.family == "siglip" else "longest",
@@ -164,6 +166,7 @@ class DualEncoder:
             return_attention_mask=True,
             return_tensors="pt",
         )
+        # One row per window; `owner` (W,) is the text that each belongs to.
         owner = windows["overflow_to_sample_mapping"]
         most = int(owner.bincount().max())
         if most > MAX_WINDOWS:
@@ -172,6 +175,7 @@ class DualEncoder:
             )
         with torch.no_grad():
             pooled, tokens = self.encode_token_ids(windows["input_ids"], windows["attention_mask"])
+        # The text's own tokens: neither padding nor special ones.
         own = (windows["attention_mask"].bool() & ~windows["special_tokens_mask"].bool()).to(self.device)
         rows = []
         for number in range(len(texts)):
@@ -182,24 +186,22 @@ class DualEncoder:
         return padded, torch.arange(padded.shape[1], device=padded.device) < lengths[:, None]
 
     def encode_token_ids(self, ids: Tensor, attention: Tensor) -> tuple[Tensor, Tensor]:
-        """Pooled (W, D) and token (W, L, D) embeddings of W windows."""
+        """Pooled (W, D) and token (W, L, D) float32 embeddings of W windows of token ids (W, L).
+
+        `attention` (W, L) is 1 at tokens and 0 at padding.
+        """
         inputs = {"input_ids": ids.to(self.device)}
         if self.family == "clip":
             inputs["attention_mask"] = attention.to(self.device)
-            read = self.model.text_model(**inputs)
+            output = self.model.text_model(**inputs)
             project = self.model.text_projection
-            return project(read.pooler_output).float(), project(read.last_hidden_state).float()
-        read = self.model.text_model(**inputs)  # SigLIP was trained without a mask, on padded texts
-        return read.pooler_output.float(), self.model.text_model.head(read.last_hidden_state).float()
-
-
-def _readable(text: str) -> str:
-    """The text without lone surrogates, which no tokenizer takes; a stranger's prompt may hold some."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+            return project(output.pooler_output).float(), project(output.last_hidden_state).float()
+        output = self.model.text_model(**inputs)  # SigLIP was trained without a mask, on padded texts
+        return output.pooler_output.float(), self.model.text_model.head(output.last_hidden_state).float()
 
 
 def _fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
-    """SHA-256 of what changes features: weights, and settings that no weight's shape tells."""
+    """SHA-256 of everything that changes features: weights, and settings that do not show in their shapes."""
     parts = (model.config.vision_config, model.config.text_config)
     settings = {
         "model": [[_plain(getattr(part, name, None)) for name in _MODEL_SETTINGS] for part in parts],
@@ -215,7 +217,7 @@ def _fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """The same setting in the same JSON, whichever class of processor holds it."""
+    """A setting as JSON, independent of the processor class that holds it."""
     if isinstance(value, list | tuple):
         return list(value)
     if hasattr(value, "__iter__") and not isinstance(
@@ -226,7 +228,7 @@ def _plain(value: Any) -> Any:
 
 
 def check_encoder(run: RunDir, encoder: DualEncoder) -> None:
-    """See that a head meets the encoder it was trained with.
+    """Check that the encoder is the one that a run's head was trained with.
 
     Raises:
         CheckpointError: another width, or other weights.

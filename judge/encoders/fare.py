@@ -1,11 +1,11 @@
-"""A robust image encoder: fine-tuned on unlabelled images, so that small changes of pixels move its tokens little.
+"""A robust image encoder: FARE fine-tuning on unlabelled images.
 
-A head on a frozen ordinary CLIP cannot be made robust to L-inf changes, because what moves is below it. FARE
-(Schlarmann et al. 2024, "Robust CLIP", section 3.2) fine-tunes the image tower towards the frozen original's own clean
-embeddings, at the worst nearby pixels; text tower and joint space stay, so heads, filters and categories made for the
-original go on working. Our heads read patch tokens as well, so these are held in place too.
+A head on a frozen ordinary CLIP cannot be made robust to L-inf changes, because the encoder's tokens already move. FARE
+(Schlarmann et al. 2024, "Robust CLIP", section 3.2) fine-tunes the image tower so that its tokens at attacked pixels
+equal the frozen original's at clean ones. Text tower and joint space stay, so heads, filters and categories made for
+the original keep working. Our heads use patch tokens as well, so the loss includes them.
 
-Pixels are those of the picture at the model's input, float32 in [0, 1], as `adversarial.threat` has them.
+Pixels are those at the model's input, float32 in [0, 1], as in `adversarial.threat`.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,27 +29,27 @@ from .perturb import as_pixels, cosine_with_warmup, perturb
 def fare_loss(tokens: Tensor, original: Tensor, patch_weight: float) -> Tensor:
     """Squared L2 distance to the frozen original's clean tokens, mean over images.
 
-    The pooled token's is L_FARE (Robust CLIP, eq. 3); the patches' mean is added with `patch_weight`.
+    The pooled token's distance is L_FARE (Robust CLIP, eq. 3); the patches' mean is added with `patch_weight`.
 
     Args:
-        tokens: (B, 1 + P, D) of `DualEncoder.encode_pixel_values`, of attacked pixels.
-        original: (B, 1 + P, D), of the clean ones, by the encoder before any fine-tuning.
+        tokens: (B, 1 + P, D) of `DualEncoder.encode_pixel_values` at attacked pixels.
+        original: (B, 1 + P, D) of the encoder before fine-tuning, at clean pixels.
         patch_weight: at least 0; 0 is FARE as published.
     """
-    distance = (tokens - original).square().sum(-1)
+    distance = (tokens - original).square().sum(-1)  # (B, 1 + P)
     return (distance[:, 0] + patch_weight * distance[:, 1:].mean(-1)).mean()
 
 
 def resize_to_input(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor:
-    """(N, 3, h, w) bytes: pictures as the image processor resizes and crops them, before it normalises.
+    """(N, 3, h, w) bytes: images as the image processor resizes and crops them, before it normalises.
 
-    What attacks and training perturb has one size this way, whatever the size of the files. One byte a value: 8,000
-    pictures of 224 x 224 take 1.2 GB.
+    So training perturbs images of one size, whatever the size of the files. One byte a value: 8,000 images of 224 x 224
+    take 1.2 GB.
     """
     processor = copy(encoder.image_processor)
     processor.do_rescale = processor.do_normalize = False
     parts = []
-    for start in range(0, len(examples), 256):
+    for start in range(0, len(examples), 256):  # few decoded images in memory at a time
         images = [open_image(example.image) for example in examples[start : start + 256]]
         values = processor(images=images, return_tensors="pt")["pixel_values"]
         parts.append(values.round().clamp(0, 255).to(torch.uint8))
@@ -57,15 +57,15 @@ def resize_to_input(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor
 
 
 def unfreeze_image_tower(encoder: DualEncoder, blocks: int | None = None) -> list[nn.Parameter]:
-    """Let the image tower learn, in place; text tower and everything else stay frozen.
+    """Make the image tower trainable, in place; everything else stays frozen.
 
     Args:
-        encoder: whose weights may change from now on; give it a copy (`copy_encoder`) to keep the original.
-        blocks: only the embeddings and the first so many blocks, where robustness sits (R-Adapt, arXiv 2603.12799);
-            by default the whole tower with its projection.
+        encoder: the encoder to train; pass a copy (`copy_encoder`) to keep the original.
+        blocks: train only the embeddings and this many first blocks, which matter most for robustness (R-Adapt, arXiv
+            2603.12799); by default the whole tower with its projection.
 
     Returns:
-        What may be trained.
+        The trainable parameters.
 
     Raises:
         ConfigError: more blocks than there are.
@@ -88,14 +88,14 @@ def unfreeze_image_tower(encoder: DualEncoder, blocks: int | None = None) -> lis
 
 
 def copy_encoder(encoder: DualEncoder) -> DualEncoder:
-    """The same encoder with an image tower of its own."""
+    """A copy with weights of its own; tokenizer and image processor are shared."""
     twin = copy(encoder)
     twin.model = deepcopy(encoder.model)
     return twin
 
 
 def save_encoder(encoder: DualEncoder, folder: Path) -> DualEncoder:
-    """Write the encoder in the hub's layout, and read it back: frozen, under its new name and fingerprint.
+    """Write the encoder in the hub's layout, and load it back: frozen, with its new name and fingerprint.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -148,14 +148,14 @@ class FareOptions:
 
 
 class _Tower(nn.Module):
-    """The encoder as a module whose call sees pixels, as accelerate wraps it."""
+    """The encoder as a module called with pixels, which accelerate can wrap."""
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
-        self.model, self._see = encoder.model, encoder.encode_pixels
+        self.model, self._encode = encoder.model, encoder.encode_pixels
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self._see(pixels)
+        return self._encode(pixels)
 
 
 def fare(
@@ -169,11 +169,11 @@ def fare(
     """Fine-tune the image tower in place; under `accelerate launch`, processes share each batch.
 
     Args:
-        encoder: becomes robust; the original is what it is at the start.
-        images: (N, 3, h, w) bytes of `resize_to_input`; no labels anywhere.
+        encoder: the encoder to train; its state at the start is the original of the loss.
+        images: (N, 3, h, w) bytes of `resize_to_input`, without labels.
         epsilon: largest change of a value, pixels in [0, 1].
-        options: how.
-        progress: hears how many epochs are done, for a progress bar.
+        options: training options.
+        progress: called with the number of epochs done, for a progress bar.
 
     Returns:
         For each epoch `epoch` and `loss`, the mean over steps.
@@ -197,18 +197,22 @@ def fare(
     steps = max(len(images) // size, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
     generator = torch.Generator().manual_seed(options.seed)
-    torch.manual_seed(options.seed + place)  # processes look at other random starts
+    torch.manual_seed(options.seed + place)  # each process draws random starts of its own
     history = []
     for epoch in range(options.epochs):
         order = torch.randperm(len(images), generator=generator)
         losses = []
         for start in range(0, steps * size, size):
+            # Every process takes its rows of the same batch.
             clean = as_pixels(images[order[start : start + size][place::count]].to(accelerator.device))
             with torch.no_grad():
-                wanted = original.encode_pixels(clean)
+                target = original.encode_pixels(clean)
 
-            def distance(pixels: Tensor, see: Any = encoder.encode_pixels, wanted: Tensor = wanted) -> Tensor:
-                return fare_loss(see(pixels), wanted, options.patch_weight)
+            # Defaults bind the values of this step, not the variables of the loop.
+            def distance(
+                pixels: Tensor, encode: Any = encoder.encode_pixels, target: Tensor = target
+            ) -> Tensor:
+                return fare_loss(encode(pixels), target, options.patch_weight)
 
             attacked = perturb(distance, clean, epsilon, options.steps)
             loss = distance(attacked, tower)
@@ -229,6 +233,6 @@ def fare(
 
 
 def token_cosines(tokens: Tensor, original: Tensor) -> tuple[Tensor, Tensor]:
-    """(B,) cosine of the pooled tokens, and (B,) mean cosine of the patches, of (B, 1 + P, D) with (B, 1 + P, D)."""
-    found = F.cosine_similarity(tokens, original, dim=-1)
-    return found[:, 0], found[:, 1:].mean(-1)
+    """Cosines of tokens (B, 1 + P, D) with the original's (B, 1 + P, D): pooled (B,), and mean over patches (B,)."""
+    cosines = F.cosine_similarity(tokens, original, dim=-1)
+    return cosines[:, 0], cosines[:, 1:].mean(-1)

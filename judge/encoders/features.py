@@ -1,15 +1,14 @@
-"""Features of a frozen encoder, computed once and kept on disk.
+"""Features of a frozen encoder, computed once and cached on disk.
 
     CACHE/<first 16 digits of the encoder's fingerprint>/image/      (and text/)
-        meta.json            whose features these are
-        index.jsonl          one line a shard: its file, size, checksums, and the content hash of every row
-        00000.safetensors    pooled (n, D), tokens (M, D), offsets (n + 1,): in the order of the index
+        meta.json            encoder, width and dtype of these features
+        index.jsonl          one line per shard: its file, size, checksums, and the content hash of every row
+        00000.safetensors    pooled (n, D), tokens (M, D), offsets (n + 1,), in the order of the index
 
-A row is found by its content: `judge.data.images.pixels_hash` of a picture, SHA-256 of a text. A shard is written
-beside its place, synchronised and renamed, and entered in the index after that: a run killed at any moment loses the
-shard it was filling. Whoever finds something missing takes the folder's lock and encodes it; other processes (of
-`accelerate launch`, say) wait for the lock, find the rows there and encode nothing twice. Whatever does not fit is
-refused.
+Rows are addressed by content: `judge.data.images.pixels_hash` of an image, SHA-256 of a text. A shard is written to a
+temporary file, synchronised and renamed, and then entered in the index: a killed run loses only the shard it was
+filling. A process that misses a row takes the folder's lock and encodes it; other processes (of `accelerate launch`,
+say) wait for the lock and find the row. A cache of another encoder or format is refused.
 """
 
 import hashlib
@@ -33,16 +32,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 FORMAT = 1
-"""Version of the folder's layout; another one is refused."""
+"""Version of the folder's layout; others are refused."""
 Wanted = tuple[bytes, bytes | None, Any]
-"""The content hash of a row, the hash of the file it came from (if any), and what to encode (None: it is there)."""
+"""Content hash of a row, hash of the file it came from (if any), and what to encode (None if it is cached)."""
 
 
 class TokenTable:
-    """N rows of tokens in the joint space; on disk they are memory-mapped, and read when they are asked for."""
+    """N rows of tokens in the joint space; those on disk are memory-mapped."""
 
     def __init__(self, store: Store, rows: Sequence[int]) -> None:
-        """Take rows by their number in the store; `encode_images` and `encode_texts` do it."""
+        """`rows` are numbers in the store; `encode_images` and `encode_texts` build tables."""
         self._store = store
         self._rows = torch.tensor(rows, dtype=torch.long)
 
@@ -50,7 +49,7 @@ class TokenTable:
         return len(self._rows)
 
     def rows(self, indices: Sequence[int] | Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens of B rows: (B, T, D) float32 and mask (B, T) bool, padded with zeros to the longest of them.
+        """Tokens of B rows: (B, T, D) float32, zeros at padding, and mask (B, T) bool.
 
         Token 0 of a row is its pooled embedding.
 
@@ -63,7 +62,7 @@ class TokenTable:
             raise IndexError("Rows are taken by number, not by a mask; use mask.nonzero().")
         chosen = self._rows[index.long().cpu()].tolist()
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        for row in sorted(set(chosen)):  # in the order of the disk
+        for row in sorted(set(chosen)):  # duplicates once, in the order on disk
             found[row] = self._store.row(row)
         lengths = torch.tensor([1 + len(found[row][1]) for row in chosen], dtype=torch.long)
         longest = int(lengths.max()) if chosen else 1
@@ -86,20 +85,19 @@ def encode_images(
     batch_size: int = 64,
     progress: bool = True,
 ) -> TokenTable:
-    """Pooled embedding and patches of the examples' images, from the cache where it has them.
+    """Pooled embedding and patches of the examples' images, cached ones without encoding.
 
-    A picture that several examples show is encoded and kept once. Files that gave a cached row are known by their
-    bytes and not decoded again.
+    Equal images are encoded and stored once. Files of cached rows are recognised by their bytes and not decoded again.
 
     Args:
         encoder: a loaded encoder. Features are tied to its fingerprint, whatever dtype it computes in.
-        examples: their order is the table's.
+        examples: in the order of the table's rows.
         cache: folder for the caches of all encoders; None keeps the features in memory.
         batch_size: images in one forward pass.
         progress: show a progress bar.
 
     Raises:
-        ImageError: an image cannot be opened; the reason names the example. `load_examples` sorts such ones out.
+        ImageError: an image cannot be opened; the reason names the example. `load_examples` skips such examples.
         CheckpointError: the cache is damaged or belongs to something else.
     """
     store = _open(encoder, cache, "image")
@@ -119,12 +117,12 @@ def encode_texts(
     batch_size: int = 256,
     progress: bool = False,
 ) -> TokenTable:
-    """Pooled embedding and tokens of texts, as `encode_images` for images; equal texts share a row.
+    """Pooled embedding and tokens of texts, like `encode_images`; equal texts share a row.
 
-    A call that finds something missing writes at least one shard, so give many texts at once.
+    A call with a missing text writes at least one shard, so pass many texts at once.
 
     Raises:
-        CheckpointError: as for images; or a text is longer than the encoder reads.
+        CheckpointError: as for images; or a text is longer than `MAX_WINDOWS` windows.
     """
     store = _open(encoder, cache, "text")
 
@@ -138,11 +136,11 @@ def encode_texts(
 
 
 def _picture(example: Example, store: Store) -> Wanted:
-    """Hash and open an example's image, unless its file is known."""
+    """Hash and open an example's image; a file whose row is cached is not opened."""
     try:
         if not hasattr(example.image, "mode"):  # a path or encoded bytes, no PIL image
             data = read_bytes(example.image)
-            file = hashlib.sha256(b"file\n" + data).digest()  # marked, so that no file passes for pixels
+            file = hashlib.sha256(b"file\n" + data).digest()  # prefixed: never equal to a hash of pixels
             if file in store:
                 return file, None, None
             image = open_image(data)
@@ -161,27 +159,27 @@ def _table(
     batch_size: int,
     progress: bool,
 ) -> TokenTable:
-    """Encode what the store lacks, and give the table of all that was wanted."""
+    """Encode the rows that the store lacks, and return the table of all `wanted` rows."""
     keys: list[bytes] = []
-    waiting: dict[bytes, tuple[bytes | None, Any]] = {}
+    batch: dict[bytes, tuple[bytes | None, Any]] = {}
 
-    def encode_waiting() -> None:
-        rows = encode([item for _, item in waiting.values()])
-        for (key, (file, _)), row in zip(waiting.items(), rows, strict=True):
+    def encode_batch() -> None:
+        rows = encode([item for _, item in batch.values()])
+        for (key, (file, _)), row in zip(batch.items(), rows, strict=True):
             store.add(key, file, row)
-        waiting.clear()
+        batch.clear()
 
     bar = tqdm(total=count, desc=f"encoding {store.label}", disable=not progress, leave=False, delay=1)
     with store, bar:
         for key, file, item in wanted:
             keys.append(key)
             if not store.contains_or_lock(key):
-                waiting[key] = file, item
-                if len(waiting) >= batch_size:
-                    encode_waiting()
+                batch[key] = file, item
+                if len(batch) >= batch_size:
+                    encode_batch()
             bar.update()
-        if waiting:
-            encode_waiting()
+        if batch:
+            encode_batch()
         store.flush()
     return TokenTable(store, [store.number(key) for key in keys])
 

@@ -1,8 +1,8 @@
-"""A category as phrases: what a text encoder can hold of a definition that may be longer than its context.
+"""A category as short phrases, each of which a text encoder embeds well.
 
 A definition lists alternatives ("the digit 3; or the digit 5"), and one embedding of all of them lies between them and
-is like none. So a category is asked about phrase by phrase: its name, its definition, the definition's alternatives
-(`judge.encoders.alternatives`), and its examples. No torch here.
+is close to none. So a category becomes several phrases: its name, its definition, the definition's alternatives
+(`judge.encoders.alternatives`), and its examples. Imports no torch, because exported students use it too.
 """
 
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ MAX_CACHED_TAXONOMIES = 64
 
 @dataclass(frozen=True)
 class Phrase:
-    """A text of a category and what it is to it."""
+    """A text of a category and its role."""
 
     text: str
     kind: Kind
 
 
 def phrases(category: Category) -> tuple[Phrase, ...]:
-    """The category's name, its definition, the definition's alternatives, and its examples; no text twice.
+    """The category's name, its definition, the definition's alternatives, and its examples, without duplicates.
 
-    A category that is shown by its name alone (`Category.name_only`) is its name alone.
+    Of a category shown by name only (`Category.name_only`) just the name.
     """
     found: dict[str, Phrase] = {category.name: Phrase(category.name, "name")}
     if not category.name_only:
@@ -43,15 +43,20 @@ def phrases(category: Category) -> tuple[Phrase, ...]:
     return tuple(found.values())
 
 
+def without_surrogates(text: str) -> str:
+    """The text with lone surrogates replaced, as tokenizers raise on them; untrusted prompts may contain some."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def unjudged_reason(prompt_too_long: bool, finite: bool) -> str | None:
-    """The reason of a student that could not judge, or None."""
+    """The reason why a student could not judge a row, or None if it could."""
     if prompt_too_long:
         return "the prompt is longer than the student reads"
     return None if finite else "the student gave no finite score"
 
 
-def unreadable(phrase: str, tokens: int, context: int) -> str:
-    """The error about a phrase that no number of windows holds."""
+def too_long_message(phrase: str, tokens: int, context: int) -> str:
+    """The error message for a phrase longer than all windows of the text encoder."""
     return (
         f"A phrase of a category takes {tokens} tokens, more than all the windows of {context} that the text encoder "
         f"reads of a text: {phrase[:60]!r}... Shorten it, or part it with semicolons."

@@ -1,8 +1,7 @@
-"""What the image processor does, as a differentiable function of pixels in [0, 1].
+"""Image preprocessing as a differentiable function of pixels in [0, 1].
 
-Attacks and gradients live in pixels of the image as it was posted; resizing, cropping and normalising belong to the
-model. Every number is the processor's own setting, so the tensors equal what it makes of the same image, but for
-the rounding to 8 bits that Pillow does while it resizes.
+Attacks change pixels of the posted image; resizing, cropping and normalising belong to the model. All numbers are the
+processor's own settings, so the result equals the processor's except for Pillow's rounding to 8 bits while resizing.
 """
 
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from torch import Tensor
 from judge.errors import CheckpointError
 
 SUPPORTED = ("CLIPImageProcessor", "CLIPImageProcessorPil", "SiglipImageProcessor", "SiglipImageProcessorPil")
-"""Image processors whose steps are known here: those of LLaVA-1.5, CLIP and SigLIP."""
+"""Supported image processors: those of LLaVA-1.5, CLIP and SigLIP."""
 _MODES = {2: "bilinear", 3: "bicubic"}
 _NEUTRAL_STEPS = ("do_pad",)
 
@@ -24,20 +23,20 @@ def preprocess(processor: Any, pixels: Tensor) -> Tensor:
     """Resize, crop and normalise as `processor` does it.
 
     Args:
-        processor: a CLIP image processor.
+        processor: an image processor of a class in `SUPPORTED`.
         pixels: (B, 3, H, W) floats in [0, 1], at the images' own size.
 
     Returns:
         (B, 3, h, w) in the tower's range, differentiable in `pixels`.
 
     Raises:
-        CheckpointError: another kind of processor, or a setting that is not known here.
+        CheckpointError: another class of processor, or an unsupported setting.
         ValueError: pixels of another shape or type.
     """
     kind = type(processor).__name__
     if kind not in SUPPORTED:
         raise CheckpointError(
-            f"Gradients to pixels need an image processor whose steps are known: {', '.join(SUPPORTED)} "
+            f"Gradients to pixels need a supported image processor: {', '.join(SUPPORTED)} "
             f"(LLaVA-1.5 and tiny-llava); this base has {kind}."
         )
     if any(getattr(processor, step, None) for step in _NEUTRAL_STEPS):
@@ -61,25 +60,26 @@ def preprocess(processor: Any, pixels: Tensor) -> Tensor:
 
 
 def _resize(processor: Any, pixels: Tensor) -> Tensor:
+    """(B, 3, H, W) -> (B, 3, h, w), in two passes as Pillow does it."""
     size = _target(dict(processor.size), pixels.shape[2:])
     mode = _MODES.get(int(processor.resample))
     if mode is None:
         raise CheckpointError(f"Resampling filter {processor.resample} is not bilinear (2) or bicubic (3).")
-    for shape in ((pixels.shape[2], size[1]), size):  # Pillow: along rows first, then along columns
+    for shape in ((pixels.shape[2], size[1]), size):  # Pillow resizes horizontally first, then vertically
         if shape != tuple(pixels.shape[2:]):
-            # Bicubic overshoots; Pillow cuts that off where it stores 8 bits, after each of the two.
+            # Bicubic overshoots [0, 1]; Pillow clips it when it stores 8 bits, after each pass.
             pixels = F.interpolate(pixels, shape, mode=mode, antialias=True).clamp(0.0, 1.0)
     return pixels
 
 
 def _target(size: dict[str, int | None], shape: Sequence[int]) -> tuple[int, int]:
-    """Height and width after resizing."""
+    """Height and width after resizing an image of `shape` (height, width)."""
     wanted = {key: value for key, value in size.items() if value}
     if set(wanted) == {"height", "width"}:
         return int(wanted["height"] or 0), int(wanted["width"] or 0)
     if set(wanted) != {"shortest_edge"}:
         raise CheckpointError(
-            f"The processor resizes to {wanted}; known are height and width, or shortest_edge."
+            f"The processor resizes to {wanted}; supported are height and width, or shortest_edge."
         )
     edge, shorter = int(wanted["shortest_edge"] or 0), min(shape)
     height, width = (edge if side == shorter else int(edge * side / shorter) for side in shape)
@@ -87,10 +87,12 @@ def _target(size: dict[str, int | None], shape: Sequence[int]) -> tuple[int, int
 
 
 def _centre_crop(pixels: Tensor, height: int, width: int) -> Tensor:
-    """The middle of the images; black is added where they are smaller."""
+    """(B, 3, H, W) -> (B, 3, height, width); smaller images are padded with black."""
     missing = [max(wanted - has, 0) for wanted, has in zip((height, width), pixels.shape[2:], strict=True)]
     if any(missing):
-        top, left = ((gap + 1) // 2 for gap in missing)
+        top, left = (
+            (gap + 1) // 2 for gap in missing
+        )  # an odd pixel goes to the top and left, as in transformers
         pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top))
     top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
     return torch.narrow(torch.narrow(pixels, 2, top, height), 3, left, width)

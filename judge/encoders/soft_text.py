@@ -1,8 +1,7 @@
-"""A text encoder as a differentiable function of its tokens, for whoever searches prompts by gradient.
+"""A text encoder as a differentiable function of token embeddings, for gradient-based prompt search.
 
-`DualEncoder.read` takes texts, and from a text to its tokens there is no gradient. Here reading begins one step later,
-at embedded tokens: a row of the embedding table each, or any mixture of rows (one-hot times table). For a text's own
-tokens the result is that of `DualEncoder.read`.
+`DualEncoder.encode_texts` takes texts, and tokenising has no gradient. Here the input is embedded tokens: rows of the
+embedding table, or mixtures of rows. For a text's own tokens the result is that of `DualEncoder.encode_texts`.
 """
 
 from collections.abc import Callable
@@ -15,25 +14,24 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from judge.errors import ConfigError
-from prompts.taxonomy import Taxonomy
 
 from .dual import DualEncoder
-from .phrase_embeddings import PhraseEmbeddings
+from .phrases import without_surrogates
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _PROBE = "a b"
-"""Any text with tokens of its own; tells which special tokens stand around them."""
+"""Any text; shows which special tokens the tokenizer puts around its tokens."""
 
 
 class SoftText:
     """The text side of a `DualEncoder`, from embedded tokens on.
 
     Attributes:
-        encoder: whose text tower reads.
+        encoder: the encoder whose text tower is used.
         table: (V, W) float32 token embeddings.
-        allowed: (A,) ids of tokens that are text: not special, printable, and ASCII if so chosen.
+        allowed: (A,) ids of tokens that are text: not special, printable, and ASCII if `ascii_only`.
         room: tokens that fit beside the special ones.
     """
 
@@ -42,13 +40,13 @@ class SoftText:
 
         Args:
             encoder: a CLIP or SigLIP.
-            ascii_only: let `allowed` hold ASCII only, as prompts are typed (GCG does so too).
+            ascii_only: restrict `allowed` to ASCII, as GCG does.
         """
         self.encoder = encoder
         tokenizer = encoder.tokenizer
         self._embedding = encoder.model.text_model.embeddings.token_embedding
         self.table: Tensor = self._embedding.weight.detach().float()
-        whole, own = tokenizer(_PROBE).input_ids, self._own(_PROBE)
+        whole, own = tokenizer(_PROBE).input_ids, self._token_ids(_PROBE)
         at = next(start for start in range(len(whole)) if whole[start : start + len(own)] == own)
         self._before, self._after = whole[:at], whole[at + len(own) :]
         self.max_tokens = encoder.context - len(self._before) - len(self._after)
@@ -60,106 +58,75 @@ class SoftText:
             raise ConfigError(f"{encoder.name!r} has no token that is text; set ascii_only to False.")
         self.allowed = torch.tensor(good)
 
-    @property
-    def vocabulary(self) -> int:
-        """V, the number of tokens."""
-        return len(self.table)
-
     def encode(self, text: str) -> Tensor:
-        """The text's own tokens (L,), without special ones, not cut to the context."""
-        return torch.tensor(self._own(text), dtype=torch.long)
+        """Token ids (L,) of a text, without special ones and not truncated."""
+        return torch.tensor(self._token_ids(text), dtype=torch.long)
 
     def decode(self, ids: Tensor) -> str:
-        """The text of (L,) tokens, special ones left out."""
+        """The text of token ids (L,), without special ones."""
         text: str = self.encoder.tokenizer.decode(
             ids.tolist(), skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return text
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, L) tokens -> (B, L, W) embedded."""
+        """Token ids (B, L) -> embeddings (B, L, W)."""
         return self.table[ids.to(self.table.device)]
 
     def encode_embedded(self, embedded: Tensor) -> tuple[Tensor, Tensor]:
-        """B prompts of L embedded tokens -> (B, 1 + L, D) tokens and (B, 1 + L) mask, as `DualEncoder.read`.
+        """B prompts of L embedded tokens -> (B, 1 + L, D) tokens and (B, 1 + L) mask, as `DualEncoder.encode_texts`.
 
         Args:
-            embedded: (B, L, W) rows of `table`, or mixtures of them; with gradient.
+            embedded: (B, L, W) rows of `table`, or mixtures of rows; gradients flow to it.
 
         Raises:
-            ConfigError: more tokens than the text encoder reads at once, or none.
+            ConfigError: no tokens, or more than fit the context.
         """
         count, length, _ = embedded.shape
         if not 1 <= length <= self.max_tokens:
             raise ConfigError(
                 f"Got {length} tokens; {self.encoder.name!r} reads 1 to {self.max_tokens} at once."
             )
+        # The ids only mark positions: the embeddings of the middle ones are replaced below.
         layout = [*self._before, *[int(self.allowed[0])] * length, *self._after]
         if self.encoder.family == "siglip":
             layout += [self.encoder.tokenizer.pad_token_id] * (self.encoder.context - len(layout))
         ids = torch.tensor(layout, device=self.encoder.device).expand(count, -1)
-        with self._in_place_of_ids(embedded):
+        with self._replace_embeddings(embedded):
             pooled, tokens = self.encoder.encode_token_ids(ids, torch.ones_like(ids))
-        own = tokens[:, len(self._before) : len(self._before) + length]
-        read = torch.cat([pooled[:, None], own], dim=1)
-        return read, torch.ones(read.shape[:2], dtype=torch.bool, device=read.device)
-
-    def encode_one_hot(self, one_hot: Tensor) -> tuple[Tensor, Tensor]:
-        """`encode_embedded` of (B, L, V) one-hot tokens, or of weights over the vocabulary."""
-        return self.encode_embedded(one_hot.to(self.table) @ self.table)
-
-    def pooled(self, embedded: Tensor) -> Tensor:
-        """(B, L, W) embedded tokens -> (B, D) pooled embeddings."""
-        return self.encode_embedded(embedded)[0][:, 0]
+        own = tokens[:, len(self._before) : len(self._before) + length]  # (B, L, D), without special tokens
+        encoded = torch.cat([pooled[:, None], own], dim=1)
+        return encoded, torch.ones(encoded.shape[:2], dtype=torch.bool, device=encoded.device)
 
     @contextmanager
-    def _in_place_of_ids(self, embedded: Tensor) -> "Iterator[None]":
-        """While this lasts, the token embedding gives `embedded` where the text's own tokens stand.
+    def _replace_embeddings(self, embedded: Tensor) -> "Iterator[None]":
+        """A context in which the token embedding layer returns `embedded` at the text's own positions.
 
-        transformers' text models take ids only, so the output of their embedding is exchanged by a hook. Not for
-        several threads at once.
+        transformers' text models take ids only, so a hook replaces the layer's output. Not thread-safe.
         """
         start, end = len(self._before), len(self._before) + embedded.shape[1]
 
-        def exchange(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
             own = embedded.to(device=output.device, dtype=output.dtype)
             return torch.cat([output[:, :start], own, output[:, end:]], dim=1)
 
-        handle = self._embedding.register_forward_hook(exchange)
+        handle = self._embedding.register_forward_hook(replace)
         try:
             yield
         finally:
             handle.remove()
 
-    def _own(self, text: str) -> list[int]:
-        readable = text.encode("utf-8", "replace").decode("utf-8")
-        ids: list[int] = self.encoder.tokenizer(readable, add_special_tokens=False, verbose=False).input_ids
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self.encoder.tokenizer(
+            without_surrogates(text), add_special_tokens=False, verbose=False
+        ).input_ids
         return ids
 
 
-def phrase_cosines(soft: SoftText, taxonomy: Taxonomy) -> Callable[[Tensor], Tensor]:
-    """A text filter's similarities as a function of the prompt's embedded tokens.
-
-    Returns:
-        A function (B, L, W) -> (B, K): the largest cosine of the pooled embedding with a phrase of each category, with
-        gradient; for a text's own tokens what `judge.cascade.similarity.Similarities.prompt_similarities` gives.
-    """
-    embeddings, kinds = PhraseEmbeddings(soft.encoder).embed([taxonomy])
-    device = soft.encoder.device
-    phrases, missing = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
-
-    def cosines(embedded: Tensor) -> Tensor:
-        pooled = F.normalize(soft.pooled(embedded), dim=-1)
-        found = torch.einsum("bd,kmd->bkm", pooled, phrases)
-        return found.masked_fill(missing, -torch.inf).amax(dim=-1)
-
-    return cosines
-
-
 def text_similarity(encoder: DualEncoder) -> Callable[[str, str], float]:
-    """Cosine of two texts' pooled embeddings, as a search for prompts of the same meaning asks for it.
+    """A function of two texts: the cosine of their pooled embeddings, for searches of prompts with the same meaning.
 
-    What was read lately is kept, as originals come again and again.
+    Embeddings are cached, since a search compares many candidates with one original.
     """
 
     @lru_cache(maxsize=1024)

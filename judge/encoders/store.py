@@ -1,6 +1,6 @@
-"""Where features are kept: rows of tokens by content hash, in memory or in a folder of shards.
+"""Storage of features: rows of tokens by content hash, in memory or in a folder of shards.
 
-`judge.encoders.features` says what the folder holds and what it promises.
+`judge.encoders.features` documents the folder's layout and guarantees.
 """
 
 import json
@@ -22,13 +22,13 @@ from judge.errors import CheckpointError
 from judge.runs.files import write_atomically
 
 SHARD_BYTES = 64 * 2**20
-"""A shard is closed when it holds so much: what a killed run loses at most."""
+"""Size at which a shard is closed; the most that a killed run loses."""
 DTYPE = torch.float16
-"""What is kept, on disk and in memory alike."""
+"""Of stored features, on disk and in memory."""
 
 
 class Shard:
-    """n rows: `pooled` (n, D), `tokens` (M, D) and `offsets` (n + 1,), each loaded when it is first used."""
+    """n rows: `pooled` (n, D), `tokens` (M, D) and `offsets` (n + 1,), each loaded on first use."""
 
     def __init__(self, load: Callable[[str], Tensor]) -> None:
         self._load = load
@@ -40,7 +40,7 @@ class Shard:
 
     @cached_property
     def tokens(self) -> Tensor:
-        """(M, D) all other tokens, one row after the other."""
+        """(M, D) all other tokens of all rows, concatenated."""
         return self._load("tokens")
 
     @cached_property
@@ -50,7 +50,7 @@ class Shard:
 
 
 class Store:
-    """Rows by content hash, numbered from 0 over all shards; this one lives in memory."""
+    """Rows by content hash, numbered from 0 over all shards, in memory."""
 
     def __init__(self, width: int, label: str) -> None:
         self.width, self.label = width, label
@@ -69,14 +69,14 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._empty()
+        self._clear_open()
 
     def contains_or_lock(self, key: bytes) -> bool:
-        """Whether a row is there; if not, it is this process's to add."""
+        """Whether a row is stored; if not, this process may add it."""
         return key in self
 
     def number(self, key: bytes) -> int:
-        """The number of the row with this content hash, or of this file."""
+        """The number of the row with this content hash or file hash."""
         return self._numbers[key]
 
     def row(self, number: int) -> tuple[Tensor, Tensor]:
@@ -97,11 +97,15 @@ class Store:
         return found
 
     def add(self, key: bytes, file: bytes | None, tokens: Tensor) -> None:
-        """Take a row (1 + T, D) in; `flush` makes it last."""
+        """Add a row (1 + T, D) under its content hash and, if any, its file's hash; `flush` stores it.
+
+        Raises:
+            CheckpointError: values beyond the range of float16.
+        """
         row = tokens.to(device="cpu", dtype=DTYPE, copy=True)
         if not row.isfinite().all():
             raise CheckpointError(f"The encoder gave {self.label} features that float16 cannot hold.")
-        self._note(self._stored + len(self._open_rows), key, file)
+        self._register(self._stored + len(self._open_rows), key, file)
         self._open_rows.append(row)
         self._open_keys.append((key, file))
         self._open_bytes += row.nbytes
@@ -109,7 +113,7 @@ class Store:
             self.flush()
 
     def flush(self) -> None:
-        """Close the shard that is being filled."""
+        """Store the open shard."""
         if not self._open_rows:
             return
         lengths = torch.tensor([0, *(len(row) - 1 for row in self._open_rows)])
@@ -118,13 +122,13 @@ class Store:
             "tokens": torch.cat([row[1:] for row in self._open_rows]),
             "offsets": lengths.cumsum(0),
         }
-        self._append(self._keep(tensors), len(self._open_rows))
-        self._empty()
+        self._append(self._write_shard(tensors), len(self._open_rows))
+        self._clear_open()
 
-    def _empty(self) -> None:
+    def _clear_open(self) -> None:
         self._open_rows, self._open_keys, self._open_bytes = [], [], 0
 
-    def _keep(self, tensors: dict[str, Tensor]) -> Shard:
+    def _write_shard(self, tensors: dict[str, Tensor]) -> Shard:
         return Shard(tensors.__getitem__)
 
     def _append(self, shard: Shard, rows: int) -> None:
@@ -132,14 +136,14 @@ class Store:
         self._starts.append(self._stored)
         self._stored += rows
 
-    def _note(self, number: int, key: bytes, file: bytes | None) -> None:
+    def _register(self, number: int, key: bytes, file: bytes | None) -> None:
         self._numbers[key] = number
         if file is not None:
             self._numbers[file] = number
 
 
 class DiskStore(Store):
-    """The same, in a folder."""
+    """A store in a folder, shared by processes."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], width: int, label: str) -> None:
         super().__init__(width, label)
@@ -150,7 +154,7 @@ class DiskStore(Store):
             raise CheckpointError(f"No features can be kept in {folder}: {error.strerror}.") from error
         self._lock = FileLock(folder / ".lock")
         self._end = 0
-        """Bytes of the index that were read, or written here."""
+        """Bytes of the index that this process has read or written."""
         self._refresh()
 
     def __exit__(self, *_: object) -> None:
@@ -158,7 +162,7 @@ class DiskStore(Store):
         self._lock.release()
 
     def contains_or_lock(self, key: bytes) -> bool:
-        """As above. The first missing row makes this process wait for the lock, and see what came meanwhile."""
+        """Whether a row is stored. At the first missing one, wait for the lock and read what others added meanwhile."""
         if key not in self and not self._lock.is_locked:
             try:
                 self._lock.acquire()
@@ -170,14 +174,14 @@ class DiskStore(Store):
         return key in self
 
     def _refresh(self) -> None:
-        """Read what was added to the index since it was last read."""
+        """Read the lines added to the index since the last call."""
         index = self._folder / "index.jsonl"
-        # The index is looked for first: a writer makes meta.json before it.
+        # Check for the index first: writers create meta.json before it, so an index implies a meta.json.
         has_index, meta = index.exists(), self._folder / "meta.json"
         if meta.exists():
             self._check_meta(meta)
         elif has_index:
-            raise self._refused(f"{index} stands without a meta.json that says whose features these are")
+            raise self._refused(f"{index} has no meta.json beside it that names the encoder")
         if not has_index:
             return
         with index.open("rb") as file:
@@ -185,7 +189,7 @@ class DiskStore(Store):
             new = file.read()
         for line in new[: new.rfind(b"\n") + 1].splitlines(
             keepends=True
-        ):  # a line without an end was cut off
+        ):  # a line without a newline was cut off
             self._read_line(line)
             self._end += len(line)
 
@@ -201,7 +205,7 @@ class DiskStore(Store):
                 raise self._refused(f"{meta} has {key} {found.get(key)!r}, but this run needs {value!r}")
 
     def _read_line(self, line: bytes) -> None:
-        """Take in the rows of one shard, if it is there in its size."""
+        """Register the rows of one shard, after checking that its file has the recorded size."""
         name = f"{len(self._shards):05}.safetensors"
         path = self._folder / name
         try:
@@ -218,22 +222,22 @@ class DiskStore(Store):
         if path.stat().st_size != size:
             raise self._refused(f"{name} has {path.stat().st_size:,} bytes, and should have {size:,}")
         for place, (key, file) in enumerate(zip(keys, files, strict=True)):
-            self._note(self._stored + place, key, file)
+            self._register(self._stored + place, key, file)
         self._append(Shard(partial(self._load, path, checksums)), len(keys))
 
     def _load(self, path: Path, checksums: Mapping[str, int], name: str) -> Tensor:
-        """Map a tensor of a shard into memory and see once that it is what was written."""
+        """Map a tensor of a shard into memory and verify its checksum."""
         try:
             with safe_open(path, framework="pt") as shard:
                 tensor: Tensor = shard.get_tensor(name)
         except (OSError, SafetensorError) as error:
             raise self._refused(f"{path.name} cannot be read ({error})") from error
         if _checksum(tensor) != checksums.get(name):
-            raise self._refused(f"{name} in {path.name} are not what was written")
+            raise self._refused(f"{name} in {path.name} do not match their checksum")
         return tensor
 
-    def _keep(self, tensors: dict[str, Tensor]) -> Shard:
-        """Write a shard, then its line of the index. Only who holds the lock comes here."""
+    def _write_shard(self, tensors: dict[str, Tensor]) -> Shard:
+        """Write a shard, then its line of the index; called with the lock held."""
         path = self._folder / f"{len(self._shards):05}.safetensors"
         if not (self._folder / "meta.json").exists():
             write_atomically(self._folder / "meta.json", json.dumps(self._about, indent=2))
@@ -249,7 +253,7 @@ class DiskStore(Store):
         }
         line = json.dumps(entry).encode() + b"\n"
         with (self._folder / "index.jsonl").open("ab") as index:
-            index.truncate(self._end)  # a line that a killed run left unfinished
+            index.truncate(self._end)  # drops an unfinished line of a killed run
             index.write(line)
             index.flush()
             os.fsync(index.fileno())

@@ -1,1 +1,1 @@
-"""The cross-attention student: its head, lessons, distillation, hardening and export."""
+"""The cross-attention student: its head, teacher scores, distillation, adversarial training and ONNX export."""

@@ -1,18 +1,10 @@
-"""A student as ONNX files, image side and taxonomy side apart, in float32 or with int8 weights.
+"""Export a student as ONNX files, and compare their scores with the student's.
 
-The files, and what runs them without torch: `judge.student.onnx`. Every export is checked against the student it
-was made from: both score the same noise under the same categories, with and without prompts.
-
-int8 is ONNX Runtime's dynamic quantisation of the encoders' matrix products: weights in 7 bits with a scale for each
-output, activations in 8 bits with a scale for each pass. The eighth bit of the weights is left unused because
-processors without VNNI add pairs of products in 16 bits, where it would overflow; so all processors give the same
-answers. The head stays in float32: it is small, and its similarities decide.
+`judge.student.onnx` runs the files without torch, `judge.student.graphs` writes them. Every export is checked: both
+score the same noise under the same categories, with and without prompts.
 """
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from judge.encoders.dual import MAX_WINDOWS, DualEncoder
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
@@ -29,31 +20,25 @@ from judge.runs.files import file_hash
 from judge.runs.folder import RunDir
 from prompts.taxonomy import Category, Taxonomy
 
-from .head import CrossAttentionHead, Queries
-from .onnx import (
-    MANIFEST,
-    SIDES,
-    ImagePreprocessing,
-    OnnxStudent,
-    TextPreprocessing,
-    make_manifest,
-)
+from .graphs import write_graphs
+from .onnx import OnnxStudent
+from .onnx_files import MANIFEST, SIDES, make_manifest
+from .preprocessing import ImagePreprocessing, TextPreprocessing
 from .student import Student, load_student
 
 TOLERANCE = 1e-3
-"""Largest difference of a probability between PyTorch and a float32 export; a larger one is a mistake somewhere."""
+"""Largest allowed difference of a probability between PyTorch and a float32 export; a larger one is a bug."""
 PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor")
-"""Image processors whose steps are known to `ImagePreprocessing`; each also with `Pil` behind its name."""
-_ANY = torch.export.Dim.DYNAMIC
+"""Image processors that `ImagePreprocessing` can express; each also with the suffix `Pil`."""
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What was written, and how far it is from PyTorch."""
+class ExportResult:
+    """The written files, and how far their scores are from PyTorch's."""
 
     files: tuple[Path, ...]
     difference: float
-    """Largest absolute difference of any probability, over noise and random prompts."""
+    """Largest absolute difference of any probability, over noise images and a few prompts."""
 
     @property
     def megabytes(self) -> float:
@@ -61,18 +46,18 @@ class Exported:
         return sum(file.stat().st_size for file in self.files) / 1e6
 
 
-def export_student(student: Student | str | Path, out: str | Path, *, int8: bool = False) -> Exported:
+def export_student(student: Student | str | Path, out: str | Path, *, int8: bool = False) -> ExportResult:
     """Write a student as ONNX files and compare them with it.
 
     Args:
         student: a student in float32 on the CPU, or the folder of its run.
-        out: path of the image side, ending in `.onnx`; the other files lie beside it, with the same stem.
+        out: path of the image side, ending in `.onnx`; the other files get the same stem, beside it.
         int8: quantise the encoders' matrix products.
 
     Raises:
-        CheckpointError: the run holds no student, its encoder has steps that are not known here, or the export does
-            not answer as the student does.
-        ConfigError: a file is there already, `out` has another ending, or the student is elsewhere or not in float32.
+        CheckpointError: the run holds no student, its encoder has unsupported preprocessing, or the export's scores
+            differ from the student's.
+        ConfigError: a file exists already, `out` has another suffix, or the student is not in float32 on the CPU.
         MissingExtraError: onnx, onnxscript or onnxruntime is not installed.
     """
     out = Path(out)
@@ -89,7 +74,7 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         made = {name: Path(folder) / target.name for name, target in targets.items()}
-        _write_graphs(student, made, int8)
+        write_graphs(student, _input_size(student.encoder), made, int8=int8)
         if any(Path(folder).glob("*.data")):
             raise CheckpointError(
                 f"{student.encoder.name!r} does not fit into one ONNX file of 2 GB in float32; export it with int8."
@@ -106,14 +91,14 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
             )
         for name, target in targets.items():
             made[name].replace(target)
-    return Exported(tuple(targets.values()), difference)
+    return ExportResult(tuple(targets.values()), difference)
 
 
 def image_preprocessing(encoder: DualEncoder) -> ImagePreprocessing:
     """The settings of the encoder's image processor.
 
     Raises:
-        CheckpointError: another kind of processor, or a setting that is not known here.
+        CheckpointError: another kind of processor, or an unsupported setting.
     """
     processor = encoder.image_processor
     kind = type(processor).__name__
@@ -125,8 +110,8 @@ def image_preprocessing(encoder: DualEncoder) -> ImagePreprocessing:
     fixed = cropped or (processor.do_resize and set(size) == square)
     if kind.removesuffix("Pil") not in PROCESSORS or not known or not fixed:
         raise CheckpointError(
-            f"{encoder.name!r} prepares images by {kind} with size {size}, which an export cannot: known are "
-            f"{' and '.join(PROCESSORS)} that end at one size."
+            f"{encoder.name!r} prepares images by {kind} with size {size}, which an export cannot: supported "
+            f"are {' and '.join(PROCESSORS)} with one fixed output size."
         )
     resize = size.get("shortest_edge") or (size["height"], size["width"])
     normalised = processor.do_normalize
@@ -144,75 +129,31 @@ def text_preprocessing(encoder: DualEncoder) -> TextPreprocessing:
     """The settings of the encoder's tokenizer.
 
     Raises:
-        CheckpointError: a tokenizer without a file of its own, or one that pads or cuts on the left.
+        CheckpointError: a tokenizer that is not a fast one, or that pads or truncates on the left.
     """
     tokenizer = encoder.tokenizer
     sides = {getattr(tokenizer, "padding_side", "right"), getattr(tokenizer, "truncation_side", "right")}
     if not hasattr(tokenizer, "backend_tokenizer") or sides != {"right"} or tokenizer.pad_token_id is None:
         raise CheckpointError(
-            f"{encoder.name!r} has a {type(tokenizer).__name__} that an export cannot take along: it must be a fast "
-            "tokenizer that pads and cuts on the right."
+            f"{encoder.name!r} has a {type(tokenizer).__name__} that cannot be exported: it must be a fast "
+            "tokenizer that pads and truncates on the right."
         )
     return TextPreprocessing(
         encoder.context, int(tokenizer.pad_token_id), encoder.family == "siglip", MAX_WINDOWS
     )
 
 
-class ImageSide(nn.Module):
-    """Pixels, prompt tokens and one taxonomy -> logits."""
-
-    def __init__(self, encoder: DualEncoder, head: CrossAttentionHead) -> None:
-        super().__init__()
-        self.encoder, self.model, self.head = encoder, encoder.model, head
-
-    def forward(
-        self,
-        pixel_values: Tensor,
-        prompt: Tensor,
-        prompt_mask: Tensor,
-        phrases: Tensor,
-        where: Tensor,
-        kinds: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W), (B, L, D), (B, L), (K, M, D), (K, M, H, d), (K, M) -> (B,), (B, K)."""
-        queries = Queries(phrases[None], where[None], kinds[None])
-        image = self.encoder.encode_pixel_values(pixel_values)
-        whole, categories = self.head(image[None], prompt[None], prompt_mask[None], queries)
-        return whole[0], categories[0]
-
-
-class TextSide(nn.Module):
-    """Token ids -> pooled and token embeddings."""
-
-    def __init__(self, encoder: DualEncoder) -> None:
-        super().__init__()
-        self.encoder, self.model = encoder, encoder.model
-
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(W, L) -> (W, D), (W, L, D).
-
-        No mask: a CLIP reads from left to right, so the padding behind a text reaches none of its tokens; a SigLIP
-        has none.
-        """
-        return self.encoder.encode_token_ids(input_ids, torch.ones_like(input_ids))
-
-
-class TaxonomySide(nn.Module):
-    """Embeddings of phrases -> what the head compares and looks for."""
-
-    def __init__(self, head: CrossAttentionHead) -> None:
-        super().__init__()
-        self.head = head
-
-    def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-        """(K, M, D) -> (K, M, D), (K, M, H, d)."""
-        kinds = torch.zeros(embeddings.shape[:2], dtype=torch.long)
-        queries = self.head.queries(embeddings[None], kinds[None])
-        return queries.phrases[0], queries.attention[0]
+def _input_size(encoder: DualEncoder) -> tuple[int, int]:
+    """Height and width of the encoder's images."""
+    steps = image_preprocessing(encoder)
+    size = steps.crop or steps.resize
+    if not isinstance(size, tuple):  # `image_preprocessing` refuses such processors
+        raise CheckpointError(f"{encoder.name!r} has no fixed image size.")
+    return size
 
 
 def largest_difference(student: Student, exported: OnnxStudent) -> float:
-    """Largest absolute difference of their probabilities on noise; NaN where one gives no number."""
+    """Largest absolute difference of their probabilities on noise; NaN if either gives NaN."""
     from PIL import Image
 
     noise = np.random.default_rng(0)
@@ -243,116 +184,6 @@ def _about(student: Student, int8: bool) -> dict[str, Any]:
         "head": asdict(student.head.config),
         "taxonomy": None if own is None else own.to_dict(),
     }
-
-
-def _write_graphs(student: Student, made: dict[str, Path], int8: bool) -> None:
-    encoder, head = student.encoder, student.head
-    width, context = encoder.width, encoder.context
-    steps = image_preprocessing(encoder)
-    size = steps.crop or steps.resize
-    taxonomy = {0: "categories", 1: "phrases"}
-    per_phrase = {0: _ANY, 1: _ANY}
-    with _quiet(), torch.no_grad():
-        pair = head.queries(torch.randn(1, 3, 4, width), torch.zeros(1, 3, 4, dtype=torch.long))
-        _export(
-            ImageSide(encoder, head),
-            {
-                "pixel_values": (torch.randn(2, 3, *size), {0: "images"}),  # type: ignore[misc]
-                "prompt": (torch.randn(2, 5, width), {0: _ANY, 1: "words"}),
-                "prompt_mask": (torch.ones(2, 5, dtype=torch.bool), per_phrase),
-                "phrases": (pair.phrases[0], taxonomy),
-                "where": (pair.attention[0], per_phrase),
-                "kinds": (pair.kinds[0], per_phrase),
-            },
-            ["whole", "categories"],
-            made["image"],
-            _quantised if int8 else None,
-        )
-        ids = torch.full((2, context if encoder.family == "siglip" else 7), encoder.tokenizer.pad_token_id)
-        axes = {0: "windows"} if encoder.family == "siglip" else {0: "windows", 1: "tokens"}
-        _export(
-            TextSide(encoder),
-            {"input_ids": (ids, axes)},
-            ["pooled", "tokens"],
-            made["text"],
-            _quantised if int8 else None,
-        )
-        _export(
-            TaxonomySide(head),
-            {"embeddings": (torch.randn(3, 4, width), taxonomy)},
-            ["phrases", "where"],
-            made["taxonomy"],
-            None,
-        )
-    made["tokenizer"].write_text(encoder.tokenizer.backend_tokenizer.to_str(), encoding="utf-8")
-
-
-def _export(
-    side: nn.Module,
-    inputs: dict[str, tuple[Tensor, dict[int, Any]]],
-    outputs: list[str],
-    file: Path,
-    then: Callable[[Path], None] | None,
-) -> None:
-    """Trace a side with example inputs, whose named axes may have any length; `then` works on the file."""
-    program = torch.onnx.export(
-        side.eval(),
-        tuple(example for example, _ in inputs.values()),
-        input_names=list(inputs),
-        output_names=outputs,
-        dynamic_shapes=tuple(axes for _, axes in inputs.values()),
-        dynamo=True,
-        verbose=False,
-    )
-    assert program is not None
-    program.save(file)
-    if then is not None:
-        then(file)
-
-
-def _quantised(file: Path) -> None:
-    """Replace the encoder's matrix products in a graph by ones of 8 bits."""
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    graph = onnx.load(file, load_external_data=False).graph
-    head = [node.name for node in graph.node if _of_head(node)]
-    quantize_dynamic(
-        file,
-        file,
-        op_types_to_quantize=["MatMul", "Gemm"],
-        nodes_to_exclude=head,
-        per_channel=True,
-        reduce_range=True,
-        weight_type=QuantType.QInt8,
-    )
-    file.with_name(f"{file.name}.data").unlink(missing_ok=True)
-
-
-def _of_head(node: Any) -> bool:
-    """Whether a node came from the head; the exporter notes the modules each one lies in."""
-    return any(
-        "'head'" in entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notices, which are about other people's models, out of the output."""
-    import logging
-
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "root")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        # torch 2.13 copies its own trees in a way it has deprecated itself.
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
 
 
 def _check_extra() -> None:

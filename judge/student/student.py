@@ -28,12 +28,12 @@ from .head import CrossAttentionHead, HeadConfig, Queries
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-WEIGHTS, SHAPE = "head.safetensors", "head.json"
+WEIGHTS, CONFIG = "head.safetensors", "head.json"
 
 
 @dataclass
 class Student:
-    """Answers under the caller's taxonomy at the cost of one encoder pass (design, section 5)."""
+    """Scores images under any taxonomy at the cost of one encoder pass."""
 
     encoder: DualEncoder
     head: CrossAttentionHead
@@ -90,18 +90,20 @@ class Student:
     def score_tokens(
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """`score` of images that the encoder has seen already: (B, 1 + P, D) of `DualEncoder.encode_pixel_values`."""
+        """`score` of B images from their tokens (B, 1 + P, D), as `DualEncoder.encode_pixel_values` gives them."""
         prompts = check_prompts(len(image_tokens), prompts)
-        long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
-        read = [None if too_long else prompt for prompt, too_long in zip(prompts, long, strict=True)]
+        too_long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
+        # Rows whose prompt is too long run without it, only to keep the batch together; their scores are dropped.
+        kept = [None if skip else prompt for prompt, skip in zip(prompts, too_long, strict=True)]
         with torch.no_grad():
-            whole, categories = self.logits(image_tokens, read, taxonomy)
-        finite = (torch.isfinite(whole) & torch.isfinite(categories).all(-1)).tolist()
-        reasons = [unjudged_reason(too_long, fine) for too_long, fine in zip(long, finite, strict=True)]
-        unjudged = torch.tensor([reason is not None for reason in reasons], device=whole.device)
+            unsafe, categories = self.logits(image_tokens, kept, taxonomy)
+        finite = (torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)).tolist()
+        reasons = [unjudged_reason(skip, fine) for skip, fine in zip(too_long, finite, strict=True)]
+        unjudged = torch.tensor([reason is not None for reason in reasons], device=unsafe.device)
+        # In float64, where the sigmoid of a large logit is still below 1.
         return on_one_scale(
             Scores(
-                whole.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
+                unsafe.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
                 categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
                 tuple(reasons),
             )
@@ -110,12 +112,19 @@ class Student:
     def logits(
         self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B,) of the whole and (B, K) of the categories, differentiable in `image_tokens`."""
+        """Logits (B,) that anything is violated and (B, K) of the categories, differentiable in `image_tokens`.
+
+        Args:
+            image_tokens: (B, 1 + P, D).
+            prompts: B prompts, None where there is none.
+            taxonomy: of K categories.
+        """
         tokens, mask = self.encode_prompts(prompts)
-        whole, categories = self.head(
+        # One group (G = 1) of N = B images.
+        unsafe, categories = self.head(
             image_tokens[None].to(self.encoder.device), tokens[None], mask[None], self.queries(taxonomy)
         )
-        return whole[0], categories[0]
+        return unsafe[0], categories[0]
 
     def pixel_margins(
         self,
@@ -128,35 +137,36 @@ class Student:
         """Logit of unsafe, differentiable in the images' pixels.
 
         Args:
-            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
+            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen inside.
             prompts: B prompts, or None.
-            taxonomy: what is asked.
-            category: name of a category, to give the logit of its score instead.
+            taxonomy: the policy.
+            category: name of a category, for the logit of its score instead.
 
         Returns:
             (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
 
         Raises:
             TaxonomyError: no such category.
-            CheckpointError: a prompt that is longer than the student reads, or an image processor of unknown steps.
+            CheckpointError: a prompt of too many windows, or an unsupported image processor.
         """
         place = None if category is None else taxonomy.index(category)
         prompts = check_prompts(len(pixels), prompts)
-        whole, categories = self.logits(self.encoder.encode_pixels(pixels), prompts, taxonomy)
-        return whole if place is None else category_margin(whole, F.logsigmoid(categories), place)
+        unsafe, categories = self.logits(self.encoder.encode_pixels(pixels), prompts, taxonomy)
+        return unsafe if place is None else category_margin(unsafe, F.logsigmoid(categories), place)
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
-        there = torch.tensor(
+        present = torch.tensor(
             [bool(prompt and prompt.strip()) for prompt in prompts], device=self.encoder.device
         )
-        if not there.any():  # the text encoder is not asked about nothing
-            return there.new_zeros(len(prompts), 1, self.encoder.width, dtype=torch.float32), there[:, None]
+        if not present.any():  # saves a pass of the text encoder
+            empty = present.new_zeros(len(prompts), 1, self.encoder.width, dtype=torch.float32)
+            return empty, present[:, None]
         tokens, mask = self.encoder.encode_texts([prompt or "" for prompt in prompts])
-        return tokens, mask & there[:, None]
+        return tokens, mask & present[:, None]
 
     def queries(self, taxonomy: Taxonomy) -> Queries:
-        """The taxonomy side, computed once and kept."""
+        """The taxonomy side (G = 1), cached."""
         found = self._queries.get(taxonomy.hash)
         if found is None:
             embeddings, kinds = self.phrase_embeddings.embed([taxonomy])
@@ -167,17 +177,17 @@ class Student:
         return found
 
     def clear_cache(self) -> None:
-        """Drop the kept taxonomies; needed after the head's weights have changed."""
+        """Drop cached taxonomies; call it after the head's weights have changed."""
         self._queries.clear()
 
 
 def save_student(run: RunDir, student: Student) -> None:
-    """Write the head's weights and shape, and in the manifest which encoder they belong to."""
+    """Write the head's weights and configuration, and the encoder they belong to into the manifest."""
     from safetensors.torch import save_file
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.head.state_dict().items()}
     save_file(state, run.path / WEIGHTS)
-    run.write_text(SHAPE, json.dumps(asdict(student.head.config), indent=2) + "\n")
+    run.write_text(CONFIG, json.dumps(asdict(student.head.config), indent=2) + "\n")
     run.update_manifest(
         encoder=student.encoder.name,
         encoder_fingerprint=student.encoder.fingerprint,
@@ -197,16 +207,14 @@ def load_student(
     from safetensors.torch import load_file
 
     if "encoder" not in run.manifest:
-        raise CheckpointError(f"{run.path} holds no trained head; the run did not get that far.")
-    own = (
-        run.path / "encoder"
-    )  # of a student whose encoder learnt with it; found wherever the run is moved to
+        raise CheckpointError(f"{run.path} holds no trained head; its training did not finish.")
+    own = run.path / "encoder"  # fine-tuned with the head; a relative place, so that runs can be moved
     if encoder is None:
         name = own if own.is_dir() else stored_model(run.manifest["encoder"], run.path)
         encoder = DualEncoder.load(name, device=device)
     check_encoder(run, encoder)
     try:
-        config = HeadConfig(**json.loads((run.path / SHAPE).read_text(encoding="utf-8")))
+        config = HeadConfig(**json.loads((run.path / CONFIG).read_text(encoding="utf-8")))
         head = CrossAttentionHead(config)
         head.load_state_dict(load_file(run.path / WEIGHTS))
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
@@ -218,13 +226,13 @@ def load_student(
 def student_margin(
     student: Student, soft: SoftText, pixels: Tensor, taxonomy: Taxonomy
 ) -> Callable[[Tensor], Tensor]:
-    """The student's logit of unsafe as a function of the prompt's embedded tokens, at fixed pixels.
+    """The student's logit of unsafe as a function of the prompt's embedded tokens, for one image.
 
     Args:
-        student: who is asked.
+        student: the student.
         soft: of the student's encoder.
         pixels: (1, 3, H, W) floats in [0, 1].
-        taxonomy: what is asked.
+        taxonomy: the policy.
 
     Returns:
         A function (B, L, W) -> (B,), with gradient; for a text's own tokens `Student.pixel_margins` of that text.
@@ -234,8 +242,8 @@ def student_margin(
 
     def margin(embedded: Tensor) -> Tensor:
         tokens, mask = soft.encode_embedded(embedded)
-        seen = image.expand(len(tokens), -1, -1)
-        whole: Tensor = student.head(seen[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
-        return whole
+        images = image.expand(len(tokens), -1, -1)  # (B, 1 + P, D), views of one image
+        unsafe: Tensor = student.head(images[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
+        return unsafe
 
     return margin
