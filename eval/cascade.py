@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from judge.calibration.conformal import check_levels, conformal_threshold
 from judge.calibration.temperature import LabelledScores
-from judge.cascade.cascade import Cascade, TokenClassifier
+from judge.cascade.cascade import Cascade
 from judge.cascade.similarity import Platt, Similarities
+from judge.cascade.stage_models import TokenClassifier
 from judge.cascade.stages import STAGES, Cutoffs, Decisions, StageScores
 from judge.cascade.tuning import CutoffFamily, decided_losses
 from judge.data.images import open_image

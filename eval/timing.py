@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from PIL.Image import Image
 
-from judge.cascade.cascade import Cascade, TokenClassifier
+from judge.cascade.cascade import Cascade
 from judge.cascade.similarity import Similarities
+from judge.cascade.stage_models import TokenClassifier
 from judge.cascade.stages import STAGES
 from judge.data.images import open_image
 from judge.protocol import Classifier

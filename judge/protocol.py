@@ -73,7 +73,7 @@ def on_one_scale(scores: Scores) -> Scores:
 
 
 class Classifier(Protocol):
-    """Anything that scores images under a taxonomy chosen for this call (design, section 3).
+    """Anything that scores images under a taxonomy chosen for this call.
 
     What only some classifiers can do is a Protocol of its own below, asked for by `isinstance`. Such a check looks at
     the names of members only, so each of these Protocols has a member that no other has.

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from judge.cascade.cascade import Cascade, cascade_margins
+from judge.cascade.cascade import Cascade
 from judge.cascade.margins import FAR, PATHS, StageLogits, margins_from_logits
+from judge.cascade.pixel_margins import cascade_margins
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt, Similarities
 from judge.cascade.stages import NEVER, STAGES, Cutoffs, decide

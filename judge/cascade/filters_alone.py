@@ -1,4 +1,4 @@
-"""The filters alone, as a deployment without anything behind them; and so as something that can be measured.
+"""The cascade's two filters as a classifier of their own: a deployment without anything behind them, to be measured.
 
 In a cascade the filters settle only what they are sure of. Alone they have to settle everything: an image is flagged
 where its own embedding or its prompt's comes near a category, so an attacker has to get past both.
@@ -18,7 +18,7 @@ from judge.protocol import Scores, on_one_scale
 from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
-from .similarity import Platt, Similarities
+from .similarity import Platt, Similarities, without_long_prompts
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -35,14 +35,14 @@ PROMPT_TOO_LONG = "the prompt is longer than the filters read"
 class FilterClassifier:
     """p(a category is violated) is the larger of the image filter's and the text filter's; p(unsafe) the largest.
 
-    A filter that learnt nothing (slope 0, `judge.cascade.similarity.Platt.fit`) has no say beside one that did.
+    A filter that learnt nothing (slope 0, `judge.cascade.similarity.Platt.fit`) is ignored beside one that did.
 
     Attributes:
         similarities: cosines of one encoder.
         text: from a prompt's cosine to a probability.
         image: from an image's cosine to a probability.
-        name: what verdicts and reports call it.
-        default_taxonomy: used where the caller has none of his own.
+        name: shown in verdicts and reports.
+        default_taxonomy: used where the caller gives none.
         batch_size: images in one pass of the encoder.
     """
 
@@ -55,9 +55,9 @@ class FilterClassifier:
 
     @classmethod
     def from_cascade(cls, cascade: "Cascade", *, name: str = "filters") -> Self:
-        """The first stage of a cascade; encoder and kept phrases are shared.
+        """The first stage of a cascade; encoder and cached phrases are shared.
 
-        A text filter that calibration gave no say in the cascade, as it is never sure, has none here either.
+        A text filter that calibration switched off in the cascade, as it is never sure, is ignored here too.
         """
         text = cascade.settings.text
         if not cascade.cutoffs.uses_text_filter:
@@ -84,23 +84,23 @@ class FilterClassifier:
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories.
 
-        A prompt that is longer than the filters read leaves its row unjudged: what nobody read is not safe.
+        A prompt that is longer than the filters read leaves its row unjudged, never safe.
         """
         prompts = check_prompts(len(images), prompts)
         parts = [np.zeros((0, len(taxonomy)))]
         for start in range(0, len(images), self.batch_size):
             some = slice(start, start + self.batch_size)
             with torch.no_grad():
-                seen = self.encoder.encode_images(images[some])
-                logits = self.logits(seen, self.prompt_logits(prompts[some], taxonomy), taxonomy)
+                tokens = self.encoder.encode_images(images[some])  # (b, 1 + P, D)
+                logits = self.logits(tokens, self.prompt_logits(prompts[some], taxonomy), taxonomy)
             parts.append(logits.double().sigmoid().cpu().numpy())
-        categories: Array = np.concatenate(parts)
-        long = [self._too_long(prompt) for prompt in prompts]
-        categories[long] = np.nan
+        categories: Array = np.concatenate(parts)  # (B, K)
+        _, too_long = without_long_prompts(self.encoder, prompts)
+        categories[too_long] = np.nan
         finite = np.isfinite(categories.max(axis=1))
         reasons = tuple(
             PROMPT_TOO_LONG if unread else None if fine else f"{self.name} gave no finite score"
-            for unread, fine in zip(long, finite, strict=True)
+            for unread, fine in zip(too_long, finite, strict=True)
         )
         categories[~finite] = np.nan
         decided_by = ("filter",) * len(images)
@@ -131,7 +131,7 @@ class FilterClassifier:
         """
         place = None if category is None else taxonomy.index(category)
         prompts = check_prompts(len(pixels), prompts)
-        if any(map(self._too_long, prompts)):
+        if any(without_long_prompts(self.encoder, prompts)[1]):
             raise ConfigError(f"A row has no margin: {PROMPT_TOO_LONG}. Leave it out, it is unjudged.")
         logits = self.logits(
             self.encoder.encode_pixels(pixels), self.prompt_logits(prompts, taxonomy), taxonomy
@@ -139,21 +139,19 @@ class FilterClassifier:
         return logits.amax(dim=1) if place is None else logits[:, place]
 
     def prompt_logits(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
-        """(B, K) logits by B prompts; minus infinity where there is no prompt, or a longer one than is read."""
-        known = [None if self._too_long(prompt) else prompt for prompt in prompts]
-        cosines = torch.from_numpy(self.similarities.prompt_similarities(known, taxonomy)).to(
-            self.encoder.device
-        )
-        return self.text.logits(cosines).float().nan_to_num(nan=-torch.inf)
+        """(B, K) logits of the text filter; minus infinity where there is no prompt, or one that is too long."""
+        readable, _ = without_long_prompts(self.encoder, prompts)
+        cosines = torch.from_numpy(self.similarities.prompt_similarities(readable, taxonomy))
+        return self.text.logits(cosines.to(self.encoder.device)).float().nan_to_num(nan=-torch.inf)
 
     def logits(self, image_tokens: Tensor, by_text: Tensor, taxonomy: Taxonomy) -> Tensor:
-        """(B, K) logits of (B, 1 + P, D) image tokens with encoded prompts, differentiable in both."""
+        """(B, K) logits of both filters, from (B, 1 + P, D) image tokens and (B, K) `prompt_logits`.
+
+        Differentiable in both.
+        """
         by_image = self.image.logits(self.similarities.cosines(image_tokens[:, 0], taxonomy))
         if self.text.slope == 0:
             return by_image
         # Without a prompt there is nothing but the image, whatever its filter is worth.
-        alone = torch.isneginf(by_text)
-        return torch.where(alone | (self.image.slope > 0), torch.maximum(by_image, by_text), by_text)
-
-    def _too_long(self, prompt: str | None) -> bool:
-        return prompt is not None and self.encoder.too_long(prompt)
+        no_prompt = torch.isneginf(by_text)
+        return torch.where(no_prompt | (self.image.slope > 0), torch.maximum(by_image, by_text), by_text)

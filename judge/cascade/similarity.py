@@ -1,7 +1,7 @@
-"""Stage one of the cascade: how near a prompt or an image comes to the user's categories, from pooled embeddings.
+"""Stage one of the cascade: zero-shot similarities of a prompt or an image to the user's categories.
 
-Nothing is trained on categories: a category is its phrases (`judge.encoders.phrases`), a similarity is the largest
-cosine between the pooled embedding and one of them. Two numbers (Platt 1999) turn it into a probability.
+Nothing is trained on categories. A category is a set of phrases (`judge.encoders.phrases`); its similarity is the
+largest cosine between a pooled embedding and the embedding of one of them. Platt scaling makes it a probability.
 """
 
 from collections.abc import Sequence
@@ -26,32 +26,36 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Platt:
-    """p(unsafe) = sigmoid(slope * similarity + intercept)."""
+    """p(unsafe) = sigmoid(slope * similarity + intercept), after Platt (1999)."""
 
     slope: float
     intercept: float
 
     def __call__(self, similarity: Array) -> Array:
-        """Similarities to probabilities, of the same shape; NaN stays NaN."""
+        """Probabilities in [0, 1] of similarities of any shape, such as (B, K); NaN stays NaN."""
         probability: Array = expit(self.slope * similarity + self.intercept)
         return probability
 
     def logits(self, similarity: Tensor) -> Tensor:
-        """The logits of those probabilities, differentiable in the similarities."""
+        """The logits of those probabilities, of the same shape, such as (B, K); differentiable in the similarities."""
         return self.slope * similarity + self.intercept
 
     @classmethod
     def fit(cls, truth: ArrayLike, similarity: ArrayLike) -> "Platt":
-        """Logistic regression on (N,) labels 1 or 0 (NaN unknown) and (N,) cosines (NaN where there is none).
+        """Fit by logistic regression.
 
-        A filter that knows nothing, or less than nothing, gets slope 0: it is never sure.
+        A filter whose similarities are uninformative, or point the wrong way, gets slope 0: it is never sure.
+
+        Args:
+            truth: (N,) 1 or 0, NaN where nobody knows.
+            similarity: (N,) cosines in [-1, 1], NaN where there is none.
 
         Raises:
             ConfigError: no unsafe or no safe row.
         """
         from sklearn.linear_model import LogisticRegression
 
-        # Probabilities are expected there; a cosine is one after moving it from [-1, 1] to [0, 1].
+        # `split_both_labels` takes probabilities: a cosine becomes one when it is moved from [-1, 1] to [0, 1].
         moved = (np.clip(np.asarray(similarity, dtype=np.float64), -1, 1) + 1) / 2
         unsafe, safe = split_both_labels(truth, moved)
         values = np.concatenate([unsafe, safe]) * 2 - 1
@@ -68,7 +72,7 @@ class Platt:
 
 @dataclass
 class Similarities:
-    """Cosines of images and prompts to a taxonomy's categories."""
+    """Cosines of images and prompts to the K categories of a taxonomy, whose phrases are encoded once and cached."""
 
     encoder: DualEncoder
     _cached: "LRUCache[str, tuple[Tensor, Tensor]]" = field(
@@ -76,41 +80,53 @@ class Similarities:
     )
 
     def __post_init__(self) -> None:
-        self._book = PhraseEmbeddings(self.encoder)
+        self._embeddings = PhraseEmbeddings(self.encoder)
 
     def image_similarities(self, tokens: Tensor, taxonomy: Taxonomy) -> Array:
-        """(B, 1 + P, D) image tokens, of which the pooled one, the first, counts -> (B, K) cosines in [-1, 1]."""
-        return self._cosines(tokens[:, 0], taxonomy)
+        """(B, K) cosines in [-1, 1] of (B, 1 + P, D) image tokens, of which only the first, pooled one is used."""
+        return self._without_gradients(tokens[:, 0], taxonomy)
 
     def prompt_similarities(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Array:
-        """B prompts -> (B, K) cosines; NaN where there is no prompt."""
+        """(B, K) cosines in [-1, 1] of B prompts; NaN where there is no prompt."""
         found = np.full((len(prompts), len(taxonomy)), np.nan)
-        there = [place for place, prompt in enumerate(prompts) if prompt and prompt.strip()]
-        if there:
-            # Users repeat prompts; those of a batch are read once.
-            texts = list(dict.fromkeys(str(prompts[place]) for place in there))
-            cosines = self._cosines(self.encoder.encode_texts(texts)[0][:, 0], taxonomy)
-            found[there] = cosines[[texts.index(str(prompts[place])) for place in there]]
+        rows = [row for row, prompt in enumerate(prompts) if prompt and prompt.strip()]
+        if rows:
+            # Users repeat prompts, so each text of a batch is encoded once.
+            texts = list(dict.fromkeys(str(prompts[row]) for row in rows))
+            cosines = self._without_gradients(self.encoder.encode_texts(texts)[0][:, 0], taxonomy)
+            found[rows] = cosines[[texts.index(str(prompts[row])) for row in rows]]
         return found
 
     def cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Tensor:
-        """(B, D) pooled embeddings of images or texts -> (B, K) float32 cosines, differentiable in them."""
+        """(B, K) float32 cosines of (B, D) pooled embeddings of images or texts, differentiable in them."""
         phrases, missing = self._phrases(taxonomy)
+        # (B, D) x (K, M, D) -> (B, K, M): every embedding against every phrase of every category
         cosines = torch.einsum("bd,kmd->bkm", F.normalize(pooled.float(), dim=-1), phrases)
+        # Categories have different numbers of phrases; padding must not win the maximum, even over negative cosines.
         return cosines.masked_fill(missing, -torch.inf).amax(dim=-1)
 
-    def _cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Array:
+    def _without_gradients(self, pooled: Tensor, taxonomy: Taxonomy) -> Array:
         with torch.no_grad():
             best = self.cosines(pooled, taxonomy)
+        # Rounding in float32 can carry a cosine a little over 1.
         found: Array = np.clip(best.double().cpu().numpy(), -1, 1)
         return found
 
     def _phrases(self, taxonomy: Taxonomy) -> tuple[Tensor, Tensor]:
-        """Unit vectors (K, M, D) of the categories' phrases, and (K, M) where there is none; kept."""
+        """Unit vectors (K, M, D) of the categories' phrases, and a mask (K, M) that is True at padding; cached."""
         found = self._cached.get(taxonomy.hash)
         if found is None:
-            embeddings, kinds = self._book.embed([taxonomy])
+            embeddings, kinds = self._embeddings.embed([taxonomy])
             device = self.encoder.device
             found = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
             self._cached[taxonomy.hash] = found
         return found
+
+
+def without_long_prompts(
+    encoder: DualEncoder, prompts: Sequence[str | None]
+) -> tuple[list[str | None], list[bool]]:
+    """The prompts with None for those that are too long for the encoder, and for each whether it was too long."""
+    too_long = [prompt is not None and encoder.too_long(prompt) for prompt in prompts]
+    readable = [None if unread else prompt for prompt, unread in zip(prompts, too_long, strict=True)]
+    return readable, too_long

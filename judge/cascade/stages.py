@@ -41,7 +41,7 @@ NEVER = 2.0
 
 @dataclass(frozen=True)
 class StageScores:
-    """p(unsafe) of N rows by every stage, each (N,) in [0, 1]; NaN where a stage could not say."""
+    """p(unsafe) of N rows by every stage, each (N,) in [0, 1]; NaN where a stage could not judge."""
 
     text: Array
     image: Array
@@ -79,7 +79,7 @@ class Cutoffs:
 
     @property
     def uses_text_filter(self) -> bool:
-        """Whether the text filter can ever be sure; if not, no prompt need be read for it."""
+        """Whether the text filter can ever be sure; if not, no prompt need be encoded for it."""
         return self.text_safe > 0 or self.text_unsafe <= 1
 
     def without_judge(self) -> Self:
@@ -92,12 +92,12 @@ class Cutoffs:
 
 @dataclass(frozen=True)
 class Decisions:
-    """What became of N rows."""
+    """Verdicts on N rows, and the stages that gave them."""
 
     stage: NDArray[np.int64]
-    """(N,) index into `STAGES` of the stage that decided, or that could not and was the last."""
+    """(N,) index into `STAGES` of the stage that decided, or of the last one where none could."""
     unsafe: Array
-    """(N,) p(unsafe) moved so that 0.5 is the deciding stage's cutoff; NaN where none could say."""
+    """(N,) p(unsafe) shifted so that 0.5 is the deciding stage's cutoff; NaN where none could decide."""
 
     @property
     def safe(self) -> NDArray[np.bool_]:
@@ -107,10 +107,10 @@ class Decisions:
 
 @dataclass(frozen=True)
 class FilterVerdict:
-    """What stage one classify of N rows."""
+    """The verdict of stage one on N rows."""
 
     unsafe: Array
-    """(N,) moved p(unsafe), NaN for what goes on; where both filters are sure, the surer's."""
+    """(N,) shifted p(unsafe), NaN for rows that are passed on; where both filters are sure, that of the surer."""
     text: NDArray[np.int64]
     """(N,) -1 where the text filter is sure of safe, 1 of unsafe, 0 where it is unsure or has no prompt."""
     image: NDArray[np.int64]
@@ -120,26 +120,32 @@ class FilterVerdict:
 
 
 def filter_verdict(text: Array, image: Array, cutoffs: Cutoffs) -> FilterVerdict:
-    """Stage one on N rows' p(unsafe) by text and by image: settle what one is sure of and the other does not deny."""
-    says_text = classify(text, cutoffs.text_safe, cutoffs.text_unsafe)
-    says_image = classify(image, cutoffs.image_safe, cutoffs.image_unsafe)
-    said = np.sign(says_text + says_image)  # 0 where both doubt, and where they contradict each other
-    of_text = shift_to_half(text, says_text, cutoffs.text_safe, cutoffs.text_unsafe)
-    of_image = shift_to_half(image, says_image, cutoffs.image_safe, cutoffs.image_unsafe)
-    surer = (says_image == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
-    by_text = (says_text != 0) & surer
-    verdict = clamp_to_side(np.where(by_text, of_text, of_image), said)
-    return FilterVerdict(verdict, says_text, says_image, by_text)
+    """Stage one: settle what one filter is sure of and the other does not contradict.
+
+    Args:
+        text: (N,) p(unsafe) by the prompt, NaN without one.
+        image: (N,) p(unsafe) by the image.
+        cutoffs: of the cascade.
+    """
+    text_side = classify(text, cutoffs.text_safe, cutoffs.text_unsafe)
+    image_side = classify(image, cutoffs.image_safe, cutoffs.image_unsafe)
+    side = np.sign(text_side + image_side)  # 0 where both are unsure, and where they contradict each other
+    of_text = shift_to_half(text, text_side, cutoffs.text_safe, cutoffs.text_unsafe)
+    of_image = shift_to_half(image, image_side, cutoffs.image_safe, cutoffs.image_unsafe)
+    surer = (image_side == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
+    by_text = (text_side != 0) & surer
+    verdict = clamp_to_side(np.where(by_text, of_text, of_image), side)
+    return FilterVerdict(verdict, text_side, image_side, by_text)
 
 
 def stage_verdict(probability: Array, safe: float, unsafe: float) -> Array:
-    """A later stage: moved p(unsafe) of what it settles, NaN for what it is unsure of or could not judge."""
-    said = classify(probability, safe, unsafe)
-    return clamp_to_side(shift_to_half(probability, said, safe, unsafe), said)
+    """The verdict of a later stage: (N,) p(unsafe) -> (N,) shifted p(unsafe), NaN for what it does not settle."""
+    side = classify(probability, safe, unsafe)
+    return clamp_to_side(shift_to_half(probability, side, safe, unsafe), side)
 
 
 def decide(scores: StageScores, cutoffs: Cutoffs) -> Decisions:
-    """Run N rows through the stages, on scores that all stages gave beforehand."""
+    """Run N rows through the stages, given the scores of all stages."""
     unread = np.isnan(scores.image)
     unsafe = withhold_safe(filter_verdict(scores.text, scores.image, cutoffs).unsafe, unread)
     later = [(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
@@ -148,6 +154,7 @@ def decide(scores: StageScores, cutoffs: Cutoffs) -> Decisions:
     stage = np.zeros(len(unsafe), dtype=np.int64)
     for number, (column, low, high) in enumerate(later, start=1):
         left = np.isnan(unsafe)
+        # Cumulative: a row that any stage so far could not score is never called safe by a later one.
         unread = unread | np.isnan(column)
         unsafe = np.where(left, withhold_safe(stage_verdict(column, low, high), unread), unsafe)
         stage[left] = number

@@ -1,4 +1,4 @@
-"""Tuning a cascade: shapes of its cutoffs, families of them by one level, and the level that keeps a promise."""
+"""Tuning a cascade: how cutoffs depend on one level, which such families to try, and the level that keeps a promise."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,10 +18,10 @@ LEVELS: tuple[float, ...] = (0.0, *(float(level) for level in np.geomspace(1e-4,
 
 @dataclass(frozen=True)
 class CascadeShape:
-    """What fixes a family of cutoffs: how the stages share the budget of misses, and where they are sure.
+    """What fixes a family of cutoffs: how the stages share the budget of misses, and where they are sure enough.
 
     A share is multiplied by the level: at level 0.02, a share of 0.5 puts a stage's "safe" cutoff at the 1 % quantile
-    of its scores on unsafe tuning rows. A share of 0 lets a stage never say safe.
+    of its scores on unsafe tuning rows. With a share of 0 a stage never calls anything safe.
     """
 
     text: float = 0.0
@@ -29,7 +29,7 @@ class CascadeShape:
     student: float = 0.5
     judge: float = 0.5
     text_precision: float = 0.99
-    """The text filter says unsafe from where so many of the tuning rows are; above 1, never."""
+    """The text filter calls unsafe from the score above which this share of the tuning rows is; above 1, never."""
     image_precision: float = 0.99
     band: float = 0.05
     """Share of the tuning rows that the student is unsure of, most of which the filter may have settled."""
@@ -41,10 +41,15 @@ class CascadeShape:
 
 
 class CutoffFamily:
-    """Cutoffs at every level, fixed by a shape and the tuning rows."""
+    """Cutoffs as a function of one level, fixed by a shape and the tuning rows."""
 
     def __init__(self, scores: StageScores, unsafe: NDArray[np.bool_], shape: CascadeShape) -> None:
-        """Look at N tuning rows: their scores, and (N,) whether they are unsafe.
+        """Fit the family to N tuning rows.
+
+        Args:
+            scores: of the rows.
+            unsafe: (N,) the truth.
+            shape: of the cutoffs.
 
         Raises:
             ConfigError: no unsafe or no safe row.
@@ -71,7 +76,7 @@ class CutoffFamily:
         }
         high = low["student"]
         if self._band:
-            # Counted in rows, not in probability: so the band keeps its size wherever the level puts it.
+            # Counted in rows and not in probability, so that the band keeps its size wherever the level puts it.
             top = int(np.searchsorted(self._student, high)) + self._band
             high = float(self._student[top]) if top < len(self._student) else NEVER
         return Cutoffs(
@@ -85,17 +90,30 @@ class CutoffFamily:
         )
 
     def losses(self, scores: StageScores, levels: Sequence[float] = LEVELS) -> NDArray[np.bool_]:
-        """(N, L) whether each of N unsafe rows is called safe at each level; monotone, as the module says."""
+        """(N, L) whether each of N unsafe rows is called safe at each of L levels.
+
+        Monotone along a row, as `judge.cascade.stages` proves.
+        """
         return np.stack([decide(scores, self.at(level)).safe for level in levels], axis=1)
 
 
 def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: float, least: int = 20) -> float:
-    """The lowest cutoff from which at least `precision` of the rows are unsafe and `least` rows lie; or `NEVER`."""
+    """The lowest cutoff with at least `precision` of the rows from it on unsafe, and at least `least` such rows.
+
+    Args:
+        probability: (N,) in [0, 1], NaN where not judged.
+        unsafe: (N,) the truth.
+        precision: share of unsafe rows, 0 to 1; above 1 there is no such cutoff.
+        least: rows that the cutoff has to rest on.
+
+    Returns:
+        The cutoff; `NEVER` where there is none.
+    """
     judged = ~np.isnan(probability)
     order = np.argsort(-probability[judged])
     ranked, hits = probability[judged][order], np.cumsum(unsafe[judged][order])
     counts = np.arange(1, len(ranked) + 1)
-    ends = np.append(np.diff(ranked) != 0, True)[: len(ranked)]  # rows of one score go together
+    ends = np.append(np.diff(ranked) != 0, True)[: len(ranked)]  # a cutoff cannot separate rows of one score
     enough = np.flatnonzero(ends & (hits >= precision * counts) & (counts >= least))
     return float(ranked[enough[-1]]) if len(enough) else NEVER
 
@@ -133,7 +151,7 @@ def decided_losses(
     images: Sequence[Hashable] | None = None,
     levels: Sequence[float] = LEVELS,
 ) -> Array:
-    """The losses that `choose_level` bounds: of N unsafe rows, or the means over their images, by level."""
+    """The losses that `choose_level` bounds: (N, L) of N unsafe rows at L levels, or (I, L) means over their images."""
     decided = ~np.isnan(decide(scores, family.at(levels[-1])).unsafe)
     losses = family.losses(scores.rows(decided), levels)
     if images is None:
@@ -155,19 +173,19 @@ def tune(
 
     Best is the highest F1 with at most `judge_share` of the rows sent to the judge, also at half and at twice the
     level, as calibration will choose another; of those within 0.002 of it, the cheapest. The promise itself is made
-    later, on other rows (`choose_level`), so trying many costs it nothing.
+    later, on other rows (`choose_level`), so that trying many shapes does not weaken it.
 
     Args:
         scores: of the tuning rows.
         unsafe: (N,) the truth.
         promise: total miss rate.
         judge_share: largest share of rows, 0 to 1, that the judge may be asked about.
-        costs: seconds a row for `text` (the text filter, where it has a say), `student` and `judge`; by default 0.1,
+        costs: seconds a row for `text` (the text filter, where it is on), `student` and `judge`; by default 0.1,
             1 and 10. The encoder and the image filter see every row anyway.
         shapes: what to try; by default `cascade_shapes(judge_share)`.
 
     Raises:
-        ConfigError: one kind of row only, or no shape spares the judge enough.
+        ConfigError: unsafe rows only or safe ones only, or no shape keeps to `judge_share`.
     """
     costs = costs or {"text": 0.1, "student": 1.0, "judge": 10.0}
     price = np.cumsum([0.0, costs["student"], costs.get("judge", 0.0)])
@@ -180,6 +198,7 @@ def tune(
         around = [decide(scores, family.at(min(1.0, factor * level))) for factor in (0.5, 2.0)]
         if max(np.mean(found.stage == 2) for found in (decided, *around)) > judge_share:
             continue
+        # What no stage could judge counts as an error, whatever it is.
         flagged = np.where(np.isnan(decided.unsafe), ~unsafe, ~decided.safe)
         f1 = 2 * np.sum(flagged & unsafe) / (np.sum(flagged) + np.sum(unsafe))
         cost = price[decided.stage].mean() + costs["text"] * cutoffs.uses_text_filter
@@ -209,7 +228,7 @@ def cascade_shapes(judge_share: float, *, with_judge: bool = True) -> list[Casca
 
 
 def _level_by_bisection(family: CutoffFamily, scores: StageScores, promise: float) -> float:
-    """`choose_level` in 9 steps instead of 301, which the losses' being monotone allows."""
+    """`choose_level` in 9 steps instead of 301, as the losses are monotone in the level."""
     low, high = 0, len(LEVELS) - 1
     rows = len(scores)
     while low < high:
