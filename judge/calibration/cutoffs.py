@@ -48,7 +48,7 @@ def clamp_to_side(shifted: Array, sides: NDArray[np.int64]) -> Array:
 
 
 def withhold_safe(verdict: Array, unread: NDArray[np.bool_]) -> Array:
-    """(N,) shifted p(unsafe), NaN instead of safe where `unread` (N,): a stage up to this one could not read the row."""
+    """(N,) shifted p(unsafe), NaN instead of safe where `unread` (N,): a stage so far could not read the row."""
     return np.where(unread & (verdict < 0.5), np.nan, verdict)
 
 

@@ -1,23 +1,23 @@
-"""How far a cascade's verdict is from the other one, as a function of the pixels: what an adaptive attack climbs.
+"""The margin of a cascade's verdict as a function of its stages' logits: the objective of an adaptive attack.
 
-An attack on one stage is no attack on a cascade: whoever fools the student may still be caught by the filter or the
-judge. The verdict is therefore written out in conditions on the stages' logits. A row is called safe by any of
+An attack that fools the student may still be caught by the filters or the judge, so the margin covers all stages. The
+verdict is written out as conditions on the stages' logits. A row is called safe along one of three paths:
 
-- the filter:  image or text filter is sure of safe, and the other is not sure of unsafe;
-- the student: the filter does not settle unsafe, and the student is below its `safe` cutoff;
-- the judge:   the filter does not settle unsafe, the student is not sure of unsafe, and the judge is below its cutoff;
+- filter:  the image or the text filter is sure of safe, and the other is not sure of unsafe;
+- student: the filters do not settle unsafe, and the student is below its `safe` cutoff;
+- judge:   the filters do not settle unsafe, the student is not sure of unsafe, and the judge is below its cutoff;
 
-and unsafe by the same three with the sides exchanged. Of a row called unsafe, the margin is the smallest, over the ways
-to safe, of the largest condition that is still to be met; of a row called safe, minus the same for the ways to unsafe.
-Conditions are logits of probabilities less logits of cutoffs, so that stages compare.
+and unsafe along the same three with the sides exchanged. For a row called unsafe, the margin is the minimum over the
+paths to safe of the largest condition that is not met yet; for a row called safe, minus the same for the paths to
+unsafe. Conditions are logits of probabilities less logits of cutoffs, so that stages can be compared.
 
-The smallest over ways has the gradient of one way only. So an attack may be led along one (`path`), and the worst of
-all ways, sample by sample, is the adaptive attack. The sign is the verdict's on every path: it is taken from
-`judge.cascade.stages.decide`, the arithmetic the cascade was calibrated with, and not from the conditions.
+The minimum over paths has the gradient of one path only. An attack may therefore follow a given one (`path`); the worst
+of all paths, sample by sample, is the adaptive attack. The sign is the verdict's on every path: it comes from
+`judge.cascade.stages.decide`, with which the cascade was calibrated, and not from the conditions.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -27,9 +27,6 @@ from torch import Tensor
 from judge.errors import ConfigError
 
 from .stages import Cutoffs, StageScores, decide
-
-if TYPE_CHECKING:
-    pass
 
 Path = Literal["any", "filter", "student", "judge"]
 PATHS: tuple[Path, ...] = get_args(Path)
@@ -41,16 +38,16 @@ _SMALLEST = 1e-6
 
 @dataclass(frozen=True)
 class StageLogits:
-    """Logits of p(unsafe) of B rows by every stage, each (B,); NaN where a stage cannot say."""
+    """Logits of p(unsafe) of B rows by every stage, each (B,); NaN where a stage cannot judge."""
 
     text: Tensor
     image: Tensor
     student: Tensor
     judge: Tensor | None = None
-    """None without a judge; of rows that do not reach it, NaN will do."""
+    """None without a judge; may be NaN for rows that do not reach it."""
 
     def probabilities(self) -> StageScores:
-        """What the stages say, without gradients, as they say it in `Cascade.score`."""
+        """The stages' probabilities without gradients, in double precision as in `Cascade.score`."""
         columns = [
             None if column is None else column.detach().double().sigmoid().cpu().numpy()
             for column in (self.text, self.image, self.student, self.judge)
@@ -61,44 +58,50 @@ class StageLogits:
 def margins_from_logits(
     logits: StageLogits, cutoffs: Cutoffs, *, path: Path = "any", fixed_text: bool = True
 ) -> Tensor:
-    """(B,) margins of B rows' logits, differentiable in them; the sign is that of `judge.cascade.stages.decide`.
+    """Margins of B rows, differentiable in their logits; the sign is that of `judge.cascade.stages.decide`.
 
-    Pixels do not move what the text filter says. With `fixed_text` it is therefore a bar or none, so that no margin
-    leads along a way that only another prompt could open; without, it is a distance like the others.
+    Args:
+        logits: of the stages.
+        cutoffs: of the cascade.
+        path: the path to follow. One that the cutoffs close, such as that of a filter that never calls safe, is
+            replaced by the nearest of the others.
+        fixed_text: whether prompts stay as they are. Pixels do not change the text filter's score, so it then opens or
+            closes a path and is no distance; without, it is a distance like the others.
 
-    A way that the cutoffs bar, such as a filter that can never say safe, is no way: then the nearest of the others is
-    taken.
+    Returns:
+        (B,) float64, positive where the cascade says unsafe.
 
     Raises:
         ConfigError: another path, a row that no stage can judge, or one that a stage could not read: that is flagged or
-            unjudged and never safe (`judge.cascade.stages`), so no distance leads to the other verdict.
+            unjudged and never safe (`judge.cascade.stages`), so there is no distance to the other verdict.
     """
     check_path(path, logits.judge is not None)
-    said = logits.probabilities()
-    verdict = decide(said, cutoffs)
-    unread = np.isnan(said.image) | (np.isnan(said.student) & (verdict.stage > 0))
-    lost = int((np.isnan(verdict.unsafe) | unread).sum())
-    if lost:
+    probabilities = logits.probabilities()
+    verdict = decide(probabilities, cutoffs)
+    unread = np.isnan(probabilities.image) | (np.isnan(probabilities.student) & (verdict.stage > 0))
+    unjudged = int((np.isnan(verdict.unsafe) | unread).sum())
+    if unjudged:
         raise ConfigError(
-            f"The cascade cannot judge {lost} of {len(verdict.unsafe)} rows (a prompt longer than its student reads, "
+            f"The cascade cannot judge {unjudged} of {len(verdict.unsafe)} rows (a prompt longer than its student reads, "
             "or scores that are not finite) or can at most flag them, so they have no margin; leave them out."
         )
     unsafe = torch.from_numpy(~verdict.safe).to(logits.image.device)
     judged = torch.from_numpy(verdict.stage == 2).to(logits.image.device)
-    to_safe, to_unsafe = _ways(logits, cutoffs, judged, fixed_text)
-    # Ways to unsafe are ways to safe with all signs turned.
+    to_safe, to_unsafe = _unmet_conditions(logits, cutoffs, judged, fixed_text)
+    # Paths to unsafe are paths to safe with all signs reversed.
     margins = torch.where(unsafe, _nearest(to_safe, path), -_nearest(to_unsafe, path))
+    # Rounding can give a margin the sign of the other verdict; the value is corrected, the gradient stays as it is.
     right = torch.where(unsafe, margins.clamp(min=_SMALLEST), margins.clamp(max=-_SMALLEST))
     return margins + (right - margins).detach()
 
 
-def _ways(
+def _unmet_conditions(
     logits: StageLogits, cutoffs: Cutoffs, judged: Tensor, fixed_text: bool
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """What is left to do on each way to safe, and on each to unsafe: (B,) for filter, student and perhaps judge.
+    """Largest unmet condition (B,) of each path to safe, and of each to unsafe: filter, student and perhaps judge.
 
-    Two conditions of each stage do for all ways: `not_safe` is below 0 where it is sure of safe, `unsafe` is 0 or more
-    where it is sure of unsafe.
+    Two conditions of each stage suffice for all paths: `not_safe` is below 0 where it is sure of safe, `unsafe` is 0 or
+    more where it is sure of unsafe.
     """
     c = cutoffs
     text_not_safe, text_unsafe = _conditions(logits.text, c.text_safe, c.text_unsafe)
@@ -118,7 +121,7 @@ def _ways(
     to_unsafe = [-filter_unsafe, torch.maximum(-filter_not_safe, -unsafe)]
     if logits.judge is not None:
         judge_not_safe, judge_unsafe = _conditions(logits.judge, c.judge, c.judge)
-        # What the judge would say of a row that it does not see is not known; first the row has to get there.
+        # The judge's score of a row that does not reach it is not known; first the row has to get there.
         unknown = torch.full_like(not_safe, -FAR)
         judge_not_safe = torch.where(judged, judge_not_safe, unknown)
         judge_safe = torch.where(judged, -judge_unsafe, unknown)
@@ -128,21 +131,21 @@ def _ways(
 
 
 def _conditions(column: Tensor, safe: float, unsafe: float) -> tuple[Tensor, Tensor]:
-    """(B,) `not_safe` and `unsafe` of one stage; where it cannot say, it is sure of neither."""
+    """(B,) `not_safe` and `unsafe` of one stage; where it cannot judge, it is sure of neither."""
     known = ~torch.isnan(column)
     column = torch.where(known, column, 0.0).double()
-    lowest = min(safe, unsafe)  # where the cutoffs cross, unsafe goes first
-    # 0 * keeps a barred condition in the graph, so that its gradient is zero and not missing.
+    lowest = min(safe, unsafe)  # where the cutoffs cross, unsafe takes precedence
+    # 0 * keeps a constant condition in the graph, so that its gradient is zero and not missing.
     not_safe = column - _logit(lowest) if lowest > 0 else 0 * column + FAR
     is_unsafe = column - _logit(unsafe) if 0 < unsafe <= 1 else 0 * column + (FAR if unsafe <= 0 else -FAR)
     return torch.where(known, not_safe, FAR), torch.where(known, is_unsafe, -FAR)
 
 
-def _nearest(ways: list[Tensor], path: Path) -> Tensor:
-    nearest = torch.stack(ways).amin(dim=0)
+def _nearest(paths: list[Tensor], path: Path) -> Tensor:
+    nearest = torch.stack(paths).amin(dim=0)
     if path == "any":
         return nearest
-    wanted = ways[PATHS.index(path) - 1]
+    wanted = paths[PATHS.index(path) - 1]
     return torch.where(wanted < FAR / 2, wanted, nearest)
 
 
@@ -151,7 +154,7 @@ def _logit(cutoff: float) -> float:
 
 
 def check_path(path: str, with_judge: bool) -> None:
-    """See that `path` names a way through the stages that there are.
+    """Check that `path` names a path through the stages that there are.
 
     Raises:
         ConfigError: no such path, or one through a judge that is missing.
