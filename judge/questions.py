@@ -1,7 +1,7 @@
-"""The beginning of every `score`: images of any form, prompts and taxonomy are checked once, in one place.
+"""Input validation for every `score`: images of any form, prompts and taxonomy, checked in one place.
 
-A wrong *argument* is an error that says what to pass. A *picture* that cannot be decoded is a row of its own: NaN with
-the reason, never safe, and the other rows are judged.
+A wrong *argument* raises an error with what to pass instead. An *image* that cannot be decoded becomes a row of NaN
+with the reason, never safe, and the other rows are judged.
 """
 
 import re
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
     ScoreSeveral = TypeVar("ScoreSeveral", bound=Callable[..., list[Scores]])
 
 OPENED_PIXELS = 2**26
-"""Pixels that are held at a time of images which were opened here: 256 MB. What the caller holds is not counted."""
+"""Pixels in memory at a time of images that were opened here: 256 MB at 4 bytes each. The caller's do not count."""
 FORMS = "a PIL image, a path, the bytes of a file, or an array (uint8, or floats of 0 to 1; (H, W, 3) or (3, H, W))"
 _URL = re.compile(r"(?i)data:|[a-z][a-z0-9+.-]+://")
 
 
 def check_prompts(count: int, prompts: Sequence[str | None] | None) -> list[str | None]:
-    """`count` prompts, all None where there are none.
+    """The prompts as a list of `count` texts or None; all None where none are given.
 
     Raises:
-        QuestionError: another number of prompts, one text for all, or something that is no text.
+        QuestionError: another number of prompts, one string for all of them, or an entry that is no string.
     """
     if prompts is None:
         return [None] * count
@@ -51,7 +51,11 @@ def check_prompts(count: int, prompts: Sequence[str | None] | None) -> list[str 
 
 
 def check_taxonomy(taxonomy: object) -> None:
-    """Raise QuestionError unless it is a taxonomy."""
+    """Check that the argument is a `Taxonomy`.
+
+    Raises:
+        QuestionError: it is something else, such as a name.
+    """
     if not isinstance(taxonomy, Taxonomy):
         raise QuestionError(
             f"taxonomy is a {type(taxonomy).__name__}, not a prompts.Taxonomy; give load_taxonomy(NAME or FILE), "
@@ -60,10 +64,10 @@ def check_taxonomy(taxonomy: object) -> None:
 
 
 def check_images(images: object) -> Sequence[Any]:
-    """The images one by one: a list, a tuple, an array (B, ...) or another sequence.
+    """The images as a sequence: a list, a tuple, an array (B, H, W, 3) or (B, 3, H, W), or another sequence.
 
     Raises:
-        QuestionError: one image instead of several, or what has no length (a generator).
+        QuestionError: one image instead of several, or an object without a length, such as a generator.
     """
     from PIL import Image
 
@@ -79,11 +83,11 @@ def check_images(images: object) -> Sequence[Any]:
 
 
 def open_input(source: Any) -> "Image.Image":
-    """A picture of any form -> the RGB pixels that are judged. What is clean already is not copied.
+    """Decode one image of any form into the RGB image that is judged; a clean RGB image is returned as it is.
 
     Raises:
-        ImageError: a picture that cannot be judged.
-        QuestionError: something else, or a URL: nothing is ever fetched.
+        ImageError: an image that cannot be judged.
+        QuestionError: another type, or a URL: nothing is ever fetched.
     """
     from PIL import Image
 
@@ -104,7 +108,7 @@ def open_input(source: Any) -> "Image.Image":
 
 
 def _is_clean(image: "Image.Image") -> bool:
-    """Whether `open_image` would change nothing: it, or a program, made these pixels, and no file says more of them."""
+    """Whether `open_image` would change nothing: plain RGB pixels within the limits, without metadata of a file."""
     from PIL import Image
 
     from .data.images import DEFAULT_LIMITS, KEPT_PIXELS
@@ -120,10 +124,10 @@ def _is_clean(image: "Image.Image") -> bool:
 
 
 def validate_inputs(score: "Score") -> "Score":
-    """Decorate a method `score(self, images, prompts, taxonomy, ...)`, which then sees clean rows only.
+    """Decorator for a method `score(self, images, prompts, taxonomy, ...)`, which then gets valid rows only.
 
-    Its images are RGB PIL images, opened some at a time; its prompts a list of as many; its taxonomy a `Taxonomy`.
-    Rows whose picture cannot be opened are added to what it gives: NaN, with the reason, decided by the `door`.
+    Its images are RGB PIL images, opened in chunks of `OPENED_PIXELS`; its prompts a list of as many; its taxonomy a
+    `Taxonomy`. Rows whose image cannot be opened are added to its result: NaN, with the reason, decided by the `door`.
     """
 
     @wraps(score)
@@ -139,7 +143,7 @@ def validate_inputs(score: "Score") -> "Score":
 
 
 def validate_inputs_for_taxonomies(score: "ScoreSeveral") -> "ScoreSeveral":
-    """As `validate_inputs`, for a method that takes a sequence of taxonomies and gives scores for each."""
+    """As `validate_inputs`, for a method that takes a sequence of taxonomies and returns scores for each."""
 
     @wraps(score)
     def checked(self: Any, images: Any, prompts: Any, taxonomies: Any, **options: Any) -> list[Scores]:
@@ -159,7 +163,7 @@ def _score_opened(
     prompts: Any,
     taxonomies: Sequence[Taxonomy],
 ) -> list[Scores]:
-    """Scores of all rows for each taxonomy."""
+    """Check the inputs, open the images chunk by chunk, and return the scores of all B rows for each taxonomy."""
     for taxonomy in taxonomies:
         check_taxonomy(taxonomy)
     sources = check_images(images)
@@ -167,7 +171,7 @@ def _score_opened(
     parts = []
     for rows, opened, failed in _open_in_chunks(sources):
         some = [prompts[row] for row in rows if row not in failed]
-        # A batch of pictures that all failed is no question at all.
+        # A chunk in which every image failed leaves nothing to score.
         found = (
             [_no_rows(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
         )
@@ -178,33 +182,34 @@ def _score_opened(
 
 
 def _no_rows(taxonomy: Taxonomy) -> Scores:
-    """The scores of no rows."""
+    """Scores of zero rows, (0,) and (0, K)."""
     import numpy as np
 
     return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), (), (), ())
 
 
 def _open_in_chunks(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image.Image], dict[int, str]]]":
-    """Rows, their images but for those that failed, and why those did; so many at a time as may be held."""
-    start, held = 0, 0
+    """Chunks of rows: their numbers, the images that could be opened, and by row why the others could not."""
+    start, pixels = 0, 0
     opened: list[Image.Image] = []
     failed: dict[int, str] = {}
     for row in range(len(sources)):
         try:
             image = open_input(sources[row])
             opened.append(image)
-            held += 0 if image is sources[row] else image.width * image.height
+            pixels += 0 if image is sources[row] else image.width * image.height
         except ImageError as error:
             failed[row] = str(error)
-        if held >= OPENED_PIXELS:
+        if pixels >= OPENED_PIXELS:
             yield range(start, row + 1), opened, failed
-            start, held, opened, failed = row + 1, 0, [], {}
+            start, pixels, opened, failed = row + 1, 0, [], {}
+    # Without any images there is still one chunk, so that `score` returns arrays of the right shape.
     if start < len(sources) or not len(sources):
         yield range(start, len(sources)), opened, failed
 
 
 def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
-    """Scores of the rows that were opened -> scores of all, where `failed` has a reason for each of the others."""
+    """Scores of the opened rows -> scores of all B rows; `failed` holds B reasons, None where a row was opened."""
     if not any(failed):
         return scores
     import numpy as np
@@ -233,7 +238,7 @@ def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
 
 
 def concatenate_scores(parts: Sequence[Scores]) -> Scores:
-    """Scores of rows that follow one another."""
+    """Scores of consecutive chunks as one."""
     import numpy as np
 
     def chain(name: str) -> tuple[Any, ...] | None:
@@ -246,7 +251,7 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         chain("reasons") or (),
         chain("decided_by"),
         chain("because"),
-        # Where one part moved its categories and another had no need to, both have probabilities of their own.
+        # `separate` is None in a chunk whose categories were not moved; there they are the same numbers.
         None
         if all(part.separate is None for part in parts)
         else np.concatenate([part.category_probabilities for part in parts]),

@@ -82,8 +82,8 @@ def margins_from_logits(
     unjudged = int((np.isnan(verdict.unsafe) | unread).sum())
     if unjudged:
         raise ConfigError(
-            f"The cascade cannot judge {unjudged} of {len(verdict.unsafe)} rows (a prompt longer than its student reads, "
-            "or scores that are not finite) or can at most flag them, so they have no margin; leave them out."
+            f"The cascade cannot judge {unjudged} of {len(verdict.unsafe)} rows (a prompt longer than its student "
+            "reads, or scores that are not finite) or can at most flag them, so they have no margin; leave them out."
         )
     unsafe = torch.from_numpy(~verdict.safe).to(logits.image.device)
     judged = torch.from_numpy(verdict.stage == 2).to(logits.image.device)

@@ -93,8 +93,7 @@ class RemoteJudge:
         self._asked_before = False
         self.base_url = base_url
         self.model, self.template = model, template
-        self.timeout = timeout
-        self.retries = retries
+        self.timeout, self.retries = timeout, retries
         self.concurrency = concurrency
         self.constrain = constrain
         self.name = name or model or base_url
