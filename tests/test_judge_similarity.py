@@ -187,3 +187,25 @@ def test_platt_on_four_rows_that_overlap():
     assert Platt.fit([1, 0], [1.0, -1.0]).slope > 0
     # A cosine that rounding carried over the edge is the edge.
     assert Platt.fit([1, 0], [1.0000002, -1.0000002]) == Platt.fit([1, 0], [1.0, -1.0])
+
+
+def test_platt_finds_the_logistic_curve_on_cosines_that_hardly_differ():
+    rng = np.random.default_rng(0)
+    cosines = rng.normal(0.24, 0.02, 20000)
+    truth = rng.random(20000) < expit(150 * cosines - 36)
+    found = Platt.fit(truth, np.append(cosines, [])[:20000])
+    assert found.slope == pytest.approx(150, rel=0.05)
+    assert found(np.array([0.24, np.nan]))[0] == pytest.approx(0.5, abs=0.02)
+    assert np.isnan(found(np.array([np.nan])))
+
+
+@pytest.mark.parametrize("similarity", [[0.5, 0.5, 0.5, 0.5], [0.1, 0.1, 0.9, 0.9]])
+def test_a_filter_that_knows_nothing_is_never_sure(similarity):
+    found = Platt.fit([1, 1, 0, 0], similarity)
+    assert found.slope == 0
+    assert found(np.array([-1.0, 1.0])).tolist() == [0.5, 0.5]
+
+
+def test_platt_needs_both_kinds():
+    with pytest.raises(ConfigError, match="2 unsafe and 0 safe"):
+        Platt.fit([1, 1, 0], [0.1, 0.2, np.nan])
