@@ -1,58 +1,57 @@
-"""Image and text attacked together, adaptively: the best text for the pixels, then pixels for that text, in turn.
+"""A joint attack on image and text: choose the best text for the pixels, attack the pixels under it, and repeat.
 
-Filters in a row fall to neither alone: the prompt must pass the one, the picture the other. What this attack sees is
-the victim's margin, so whatever that goes through (filters, student, the worst over stages) is attacked as a whole. It
-is a block-coordinate search: exhaustive over candidate texts, by any image attack over the pixels, each starting where
-the other stopped. (MMA-Diffusion, Yang et al. 2024, arXiv 2311.17516, also attacks both, but each with an objective of
-its own and without the defence in the loop: that measures transfer.)
+A text filter and an image filter in a row are passed by neither kind alone. This attack sees only the victim's margin,
+so a cascade is attacked as a whole. It is a block-coordinate search: exhaustive over candidate texts, by any image
+attack over the pixels, each starting where the other stopped. (MMA-Diffusion, Yang et al. 2024, arXiv 2311.17516, also
+attacks both, but each with its own objective and without the defence in the loop, which measures transfer.)
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
-from typing import Any, cast
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .errors import AttackError
-from .problem import Context, Problem
-from .search import Attack
+from .problem import Problem
+from .search import Attack, WarmStart
+from .victim import Context
 
 Texts = Callable[[int, Context], Sequence[Context]] | Sequence[Sequence[Context]]
-"""Candidate contexts of a row: made from its number and its own context, or a list for each row."""
+"""Candidate contexts: a function of a row's index and context, or a list for each row."""
 
-_SCORED = 8
-"""Batches of (image, text) pairs that are laid out at once."""
+_BATCHES_AT_ONCE = 8
+"""Batches of (image, text) pairs that are held in memory at once."""
 
 
 @dataclass
 class JointResult:
-    """What a joint attack made of N rows: pixels within the budget, under a candidate context each.
+    """The best pixels and candidate context that a joint attack found for each of N rows.
 
-    An attempt is one picture with one text, as it would be submitted. Asking the victim for margins is none.
+    An attempt is one picture with one text, as it would be submitted. Queries of the victim's margin do not count.
     """
 
     pixels: Tensor
-    """(N, 3, H, W): what the victim misjudges, else what came nearest to it."""
+    """(N, 3, H, W) in [0, 1]: misjudged pixels, else those with the lowest signed margin."""
     contexts: list[Context]
-    """N contexts under which it does."""
+    """N contexts that go with them."""
     margin: Tensor
-    """(N,) the victim's margin on the attacker's terms; below 0 the attack succeeded."""
+    """(N,) signed margin; below 0 the attack succeeded."""
     misjudged: Tensor
-    """(N,) whether the clean image under its own context was judged as the attacker wants already."""
+    """(N,) bool, whether the clean image under its own context was misjudged already."""
     passed: Tensor
-    """(N, attempts) whether a row had passed by each attempt; `attack_success_rate` takes it as it is."""
+    """(N, attempts) bool, whether a row had passed by each attempt, as `attack_success_rate` takes it."""
     attempts: Tensor
-    """(N,) attempts until it passed, or all of them; 0 where misjudged."""
+    """(N,) int64, attempts until it passed, or all of them; 0 where misjudged."""
 
     @property
     def success(self) -> Tensor:
-        """(N,) some attempt succeeded, and the clean row was judged right."""
+        """(N,) bool: some attempt succeeded, and the clean row was judged right."""
         return (self.margin < 0) & ~self.misjudged
 
 
 class _BestSoFar:
-    """The best picture and text of each row so far, by the rules of `Search`."""
+    """The best picture and text of each row so far, by the same rules as `Search`."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -62,11 +61,11 @@ class _BestSoFar:
         self.done = self.misjudged.clone()
 
     def active_rows(self) -> Tensor:
-        """(n,) rows without success."""
+        """(n,) indices of rows without success."""
         return (~self.done).nonzero().flatten()
 
     def update(self, rows: Tensor, pixels: Tensor, contexts: Sequence[Context], margin: Tensor) -> None:
-        """Keep for (n,) open rows what is better; close rows whose success survives storing."""
+        """Keep better (n, 3, H, W) pixels and n contexts of (n,) rows; a success that survives storing is final."""
         survives, threat = margin < 0, self.problem.threat
         if threat.after and threat.can_be_stored and bool(survives.any()):
             places = survives.nonzero().flatten()
@@ -84,20 +83,20 @@ class _BestSoFar:
 
 @dataclass(frozen=True)
 class JointAttack:
-    """Choose the best text at the current pixels, attack the image under it, and again.
+    """Choose the best text at the current pixels, attack the image under it, and repeat.
 
     A row gets `rounds` times `texts_per_round` runs of the image attack, and a last choice of text at the resulting
     pixels. A row whose best text passes needs no run. Restarts of the image attack belong to one attempt.
     """
 
     image_attack: Attack | None
-    """Attack on the pixels; one with a field `start` goes on from the pixels before. None: texts alone."""
+    """Attack on the pixels; a `WarmStart` continues from the previous pixels. None: texts alone."""
     texts: Texts
-    """Candidates beside a row's own context, which is always one of them."""
+    """Candidates in addition to a row's own context."""
     rounds: int = 2
-    """How often text and image take turns."""
+    """Alternations of text and image."""
     texts_per_round: int = 1
-    """Texts of each round under which the image is attacked, best first."""
+    """How many of the best texts the image is attacked under in each round."""
     name: str = "joint"
 
     def __post_init__(self) -> None:
@@ -108,7 +107,7 @@ class JointAttack:
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether the attack on the image does."""
+        """Whether the attack on the image needs gradients."""
         return self.image_attack is not None and self.image_attack.needs_gradients
 
     def run(self, problem: Problem) -> JointResult:
@@ -126,7 +125,8 @@ class JointAttack:
                     [row for row in best.active_rows().tolist() if place < len(ranked[row])], dtype=torch.long
                 )
                 if len(rows) and self.image_attack is not None:
-                    self._attack_images(best, rows, [ranked[row][place] for row in rows.tolist()])
+                    contexts = [ranked[row][place] for row in rows.tolist()]
+                    _attack_images(self.image_attack, best, rows, contexts)
                 passed.append(best.done.clone())
         _choose_texts(best, candidates)
         passed.append(best.done.clone())
@@ -154,19 +154,20 @@ class JointAttack:
             for context, more in zip(problem.contexts, made, strict=True)
         ]
 
-    def _attack_images(self, best: _BestSoFar, rows: Tensor, contexts: list[Context]) -> None:
-        attack = cast(Any, self.image_attack)
-        if is_dataclass(attack) and any(field.name == "start" for field in fields(attack)):
-            attack = replace(cast(Any, attack), start=best.pixels[rows])
-        found = attack.run(best.problem.subset(rows).with_contexts(contexts))
-        best.update(rows, found.pixels, contexts, found.margin)
+
+def _attack_images(attack: Attack, best: _BestSoFar, rows: Tensor, contexts: list[Context]) -> None:
+    """Attack the (n,) rows under n contexts, from their current pixels on."""
+    if isinstance(attack, WarmStart):
+        attack = attack.starting_at(best.pixels[rows])
+    found = attack.run(best.problem.subset(rows).with_contexts(contexts))
+    best.update(rows, found.pixels, contexts, found.margin)
 
 
 def _choose_texts(best: _BestSoFar, candidates: list[list[Context]]) -> dict[int, list[Context]]:
-    """Ask about all candidates of open rows at their pixels; keep the best; give them ranked, best first."""
+    """Score all candidate texts of active rows at their current pixels and keep the best; row -> texts, best first."""
     scored: dict[int, list[tuple[float, int]]] = {row: [] for row in best.active_rows().tolist()}
     pairs = [(row, place) for row in scored for place in range(len(candidates[row]))]
-    size = best.problem.batch_size * _SCORED
+    size = best.problem.batch_size * _BATCHES_AT_ONCE
     for chunk in (pairs[first : first + size] for first in range(0, len(pairs), size)):
         rows = torch.tensor([row for row, _ in chunk])
         part = best.problem.subset(rows).with_contexts([candidates[row][place] for row, place in chunk])
@@ -185,10 +186,10 @@ def _choose_texts(best: _BestSoFar, candidates: list[list[Context]]) -> dict[int
 
 
 def run_joint_verified(attack: JointAttack, problem: Problem) -> JointResult:
-    """Run a joint attack and believe nothing it says: check budget and texts, and ask the victim again.
+    """Run a joint attack without trusting its claims: check budget and texts, and compute its margins again.
 
     Raises:
-        AttackError: it left the budget, or used a text that was no candidate.
+        AttackError: it left the budget, or used a text that is not a candidate.
     """
     found = attack.run(problem)
     outside = ~problem.threat.within_budget(found.pixels, problem.images)
@@ -198,7 +199,7 @@ def run_joint_verified(attack: JointAttack, problem: Problem) -> JointResult:
         row for row, texts in enumerate(attack.candidates(problem)) if found.contexts[row] not in texts
     ]
     if strange:
-        raise AttackError(f"{attack.name} used texts that were no candidates, in rows {strange[:5]}.")
+        raise AttackError(f"{attack.name} used texts that are no candidates, in rows {strange[:5]}.")
     again = problem.with_contexts(found.contexts).all_signed_margins(found.pixels)
     confirmed = (again < 0)[:, None]
     return replace(

@@ -1,57 +1,29 @@
-"""What an attack is given: images, what the victim is asked about each, and a budget; and its bookkeeping.
+"""The problem an attack solves: images, the verdicts to change, a victim and a budget.
 
-Attacks differ only in where they step next. Everything else is here once: asking the victim in batches that share a
-policy, keeping the best of each image, closing those that are done so that batches stay full of open ones, and a last
-check that no attack can get around (`run_verified`).
+Attacks differ only in where they step next. What they share is here and in `adversarial/search.py`: querying the victim
+in batches that share a policy, random draws that do not depend on the batch, and counting what it costs.
+
+Attacks minimise the *signed margin*: the victim's margin times the row's sign. It is positive while the verdict stands,
+and negative once the attack has succeeded (for a correctly classified image: its margin in the usual sense).
 """
 
 import hashlib
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .errors import AttackError
 from .threat import ThreatModel
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from PIL.Image import Image
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a victim is asked beside the pixels."""
-
-    prompt: str | None
-    """The text behind the image, or None."""
-    policy: Hashable = None
-    """The taxonomy, which no attack on pixels looks into; images under one policy are asked together."""
-
-
-class Victim(Protocol):
-    """What is attacked: anything that says how unsafe pictures are (a judge, a student, filters, a cascade)."""
-
-    name: str
-    no_gradients: str | None
-    """None where `margins` is differentiable in the pixels; else which part is not, as an error says it."""
-
-    def margins(self, pixels: Tensor, contexts: Sequence[Context]) -> Tensor:
-        """(B, 3, H, W) floats in [0, 1] and B contexts -> (B,) float32; positive means it says unsafe."""
-        ...
-
-    def score(self, images: "Sequence[Image]", contexts: Sequence[Context]) -> "NDArray[np.float64]":
-        """The real path: B pictures as they would be posted -> (B,) p(unsafe), 0.5 the threshold, NaN unjudged."""
-        ...
+from .victim import Context, Victim
 
 
 @dataclass
 class Spent:
-    """What attacks cost, and what they met."""
+    """The cost of attacks, counted in images."""
 
     forwards: int = 0
     """Images passed through the victim."""
@@ -60,40 +32,41 @@ class Spent:
     zero_gradients: int = 0
     """Of those, gradients that were zero in every pixel."""
     seconds: float = 0.0
-    """Spent in the victim: forward passes and backward ones."""
+    """In the victim's forward and backward passes."""
 
 
 @dataclass
 class AttackResult:
-    """What an attack made of N images, within its budget."""
+    """The best point that an attack found for each of N images, within its budget."""
 
     pixels: Tensor
-    """(N, 3, H, W): what the victim misjudges, else what came nearest to it."""
+    """(N, 3, H, W) in [0, 1]: misjudged pixels, else those with the lowest signed margin."""
     margin: Tensor
-    """(N,) the victim's margin on the attacker's terms; below 0 the attack succeeded."""
+    """(N,) signed margin; below 0 the attack succeeded."""
     steps: Tensor
     """(N,) after how many steps `pixels` was found; 0 is the clean image."""
     misjudged: Tensor
-    """(N,) whether the clean image was judged as the attacker wants already; not the attack's merit."""
+    """(N,) bool, whether the clean image was misjudged already, which is no success."""
 
     @property
     def success(self) -> Tensor:
-        """(N,) attacked pixels are misjudged, clean ones were not."""
+        """(N,) bool: the attacked pixels are misjudged, the clean ones were not."""
         return (self.margin < 0) & ~self.misjudged
 
 
 class Problem:
-    """N images and the verdicts that an attacker wants changed.
+    """N images whose verdicts an attacker wants to change.
 
     Attributes:
-        victim: who is asked.
+        victim: the classifier under attack.
         images: (N, 3, H, W) float32 in [0, 1].
         contexts: N prompts and policies.
-        signs: (N,) 1 where the victim shall stop saying unsafe, -1 where it shall start to.
-        threat: the budget.
+        signs: (N,) 1 to turn unsafe into safe, -1 to turn safe into unsafe.
+        threat: the threat model with its budget.
+        batch_size: images in one forward pass.
         seed: of every random draw.
-        ids: N names; what is drawn for an image depends on the seed and its name, and so neither on the batch nor on
-            which other images are still attacked. Two of one name share their draws.
+        spent: the cost so far, shared with subsets and copies.
+        ids: N names, from which random draws are seeded. Rows of one name share their draws.
     """
 
     def __init__(
@@ -109,7 +82,7 @@ class Problem:
         spent: Spent | None = None,
         ids: Sequence[str] | None = None,
     ) -> None:
-        """Check what is attacked; without `ids`, images are called by their numbers.
+        """Check the input; without `ids`, images are named by their index.
 
         Raises:
             AttackError: images outside [0, 1], counts that differ, signs other than 1 and -1.
@@ -120,9 +93,7 @@ class Problem:
                 f"Got {len(images)} images, {len(contexts)} contexts and {len(signs)} signs; give one each."
             )
         if not bool((signs.abs() == 1).all()):
-            raise AttackError(
-                "signs are 1 (unsafe shall be called safe) or -1 (safe shall be called unsafe)."
-            )
+            raise AttackError("signs must be 1 (turn unsafe into safe) or -1 (turn safe into unsafe).")
         self.victim, self.images, self.contexts = victim, images, tuple(contexts)
         self.signs, self.threat, self.batch_size, self.seed = signs.float(), threat, batch_size, seed
         self.spent = spent if spent is not None else Spent()
@@ -135,9 +106,9 @@ class Problem:
         return len(self.images)
 
     def subset(self, rows: Tensor) -> "Problem":
-        """The same problem for (n,) of the rows; costs are counted together."""
+        """The problem of (n,) selected rows; costs are counted together."""
         chosen = rows.tolist()
-        part = self._like(
+        part = self._copy(
             self.images[rows],
             [self.contexts[row] for row in chosen],
             self.signs[rows],
@@ -148,21 +119,21 @@ class Problem:
 
     def with_epsilon(self, epsilon: float) -> "Problem":
         """The same problem with another budget."""
-        other = self._like(self.images, self.contexts, self.signs)
+        other = self._copy(self.images, self.contexts, self.signs)
         other.threat, other._clean = replace(self.threat, epsilon=epsilon), self._clean
         return other
 
     def with_victim(self, victim: Victim) -> "Problem":
-        """The same images and goals for another victim, as a transfer attack needs it."""
-        other = self._like(self.images, self.contexts, self.signs)
+        """The same images and goals for another victim, as a transfer attack needs."""
+        other = self._copy(self.images, self.contexts, self.signs)
         other.victim = victim
         return other
 
     def with_contexts(self, contexts: Sequence[Context]) -> "Problem":
         """The same images with other prompts or policies."""
-        return self._like(self.images, contexts, self.signs)
+        return self._copy(self.images, contexts, self.signs)
 
-    def _like(
+    def _copy(
         self, images: Tensor, contexts: Sequence[Context], signs: Tensor, ids: Sequence[str] | None = None
     ) -> "Problem":
         return Problem(
@@ -171,12 +142,12 @@ class Problem:
         )  # fmt: skip
 
     def signed_margins(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        """(B, 3, H, W) and (B,) rows -> (B,) signed margins; below 0 the attacker has what he wants."""
+        """(B, 3, H, W) pixels of (B,) rows -> (B,) signed margins; below 0 the attack succeeded."""
         with torch.no_grad():
-            return self._ask(pixels, rows)
+            return self._query(pixels, rows)
 
     def gradient(self, pixels: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) margins and their gradients (B, 3, H, W) in the pixels.
+        """(B, 3, H, W) pixels of (B,) rows -> (B,) signed margins and their (B, 3, H, W) gradients.
 
         Raises:
             AttackError: the victim has no gradients, or they are not finite.
@@ -184,25 +155,26 @@ class Problem:
         if self.victim.no_gradients is not None:
             raise AttackError(
                 f"{self.victim.name} gives no gradients to pixels: {self.victim.no_gradients}. Craft the attack on "
-                "another victim (transfer), or use an attack that only asks (Square)."
+                "another victim (transfer), or use a black-box attack (Square)."
             )
         pixels = pixels.detach().requires_grad_(True)
         with torch.enable_grad():
-            margin = self._ask(pixels, rows)
+            margin = self._query(pixels, rows)
             started = time.perf_counter()
             (gradient,) = torch.autograd.grad(margin.sum(), pixels)
-            finite = bool(torch.isfinite(gradient).all())  # reading it waits for a GPU, so the clock is right
+            # Reading the result synchronises with the GPU, so the clock is right.
+            finite = bool(torch.isfinite(gradient).all())
             self.spent.seconds += time.perf_counter() - started
         if not finite:
             raise AttackError(
-                f"{self.victim.name} gives gradients that are not finite; half precision overflows so: load it in "
+                f"{self.victim.name} gives gradients that are not finite, as float16 overflows do: load it in "
                 "float32 or bfloat16."
             )
         self.spent.backwards += len(rows)
         self.spent.zero_gradients += int((gradient.flatten(1) == 0).all(1).sum())
         return margin.detach(), gradient
 
-    def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
+    def _query(self, pixels: Tensor, rows: Tensor) -> Tensor:
         started = time.perf_counter()
         margins = self.victim.margins(pixels, [self.contexts[row] for row in rows.tolist()])
         margins = margins.float().to(pixels.device)
@@ -211,26 +183,26 @@ class Problem:
         self.spent.seconds += time.perf_counter() - started
         if not finite:
             raise AttackError(
-                f"{self.victim.name} gives margins that are not finite; half precision overflows so: load it in "
+                f"{self.victim.name} gives margins that are not finite, as float16 overflows do: load it in "
                 "float32 or bfloat16."
             )
         return margins * self.signs[rows].to(pixels.device)
 
     def all_signed_margins(self, pixels: Tensor) -> Tensor:
-        """(N, 3, H, W), one for each row -> (N,) signed margins, asked for in batches."""
+        """(N, 3, H, W), one picture for each row -> (N,) signed margins, computed in batches."""
         found = torch.empty(len(self))
         for rows in self.batches(torch.arange(len(self))):
             found[rows] = self.signed_margins(pixels[rows], rows).to(found.device)
         return found
 
     def clean_margins(self) -> Tensor:
-        """(N,) margins of the clean images, asked once."""
+        """(N,) signed margins of the clean images, computed once."""
         if self._clean is None:
             self._clean = self.all_signed_margins(self.images)
         return self._clean
 
     def batches(self, rows: Tensor) -> list[Tensor]:
-        """(n,) rows in batches of one policy each, at most `batch_size`."""
+        """Split (n,) rows into (B,) batches of one policy each, B at most `batch_size`."""
         by_policy: dict[Any, list[int]] = {}
         for row in rows.tolist():
             by_policy.setdefault(self.contexts[row].policy, []).append(row)
@@ -241,7 +213,7 @@ class Problem:
         ]
 
     def draw_noise(self, rows: Tensor, salt: str, kind: str = "uniform") -> Tensor:
-        """Random numbers (B, 3, H, W): uniform in [-1, 1], or normal; the same for an image among any others."""
+        """(B,) rows -> (B, 3, H, W) noise, `uniform` in [-1, 1] or `normal`; `salt` tells an image's draws apart."""
         drawn = []
         for row in rows.tolist():
             generator = torch.Generator().manual_seed(self.seed_of(row, salt))
@@ -253,12 +225,15 @@ class Problem:
         return torch.stack(drawn)
 
     def seed_of(self, row: int, salt: str) -> int:
-        """A seed below 2 ** 63 for what is drawn for one image; `salt` tells its draws apart."""
+        """A seed below 2 ** 63 for one image; `salt` tells its draws apart.
+
+        It is keyed by the image's name, so that draws depend neither on the batch nor on which rows are still active.
+        """
         digest = hashlib.sha256(f"{self.seed}/{self.ids[row]}/{salt}".encode()).digest()
         return int.from_bytes(digest[:8], "big") >> 1
 
     def restart_points(self, rows: Tensor, restart: int, salt: str = "start") -> Tensor:
-        """(B, 3, H, W) where a restart begins: the clean image first (restart 0), then random points of the ball."""
+        """(B, 3, H, W) start of a run: the clean image for restart 0, then random points of the ball (L2: sphere)."""
         clean = self.images[rows]
         if restart == 0:
             return clean.clone()
@@ -272,7 +247,7 @@ class Problem:
 
 
 def check_images(images: Tensor) -> None:
-    """See that pictures are floats in [0, 1].
+    """Check that images are (N, 3, H, W) floats in [0, 1].
 
     Raises:
         AttackError: another shape, type or range.
@@ -283,7 +258,7 @@ def check_images(images: Tensor) -> None:
             "bytes divided by 255."
         )
     if images.numel() and not bool(torch.isfinite(images).all()):
-        raise AttackError("Images hold values that are not finite.")
+        raise AttackError("Images contain values that are not finite.")
     if images.numel() and (float(images.min()) < 0 or float(images.max()) > 1):
         raise AttackError(
             f"Images range from {float(images.min()):.3g} to {float(images.max()):.3g}; give pixels in [0, 1]: divide "

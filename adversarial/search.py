@@ -1,7 +1,7 @@
 """What all attacks share: active images, the best point of each; and `run_verified`, which runs an attack."""
 
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,20 +12,20 @@ from .problem import AttackResult, Problem
 
 @dataclass
 class Search:
-    """Which images are open, and the best that was found of each.
+    """Which images are still active, and the best point found for each.
 
-    An image closes once its attack succeeds and, where the threat model stores pictures as bytes, still succeeds
-    after rounding. What is closed costs nothing more, and batches are filled up with what is open.
+    An image is done once its attack succeeds and, where the threat model stores pictures as bytes, still succeeds
+    after rounding. Finished images cost nothing more: batches are filled with active ones.
     """
 
     problem: Problem
     limit: int
-    """Steps for each image."""
+    """Most steps for each image."""
     early_stop: bool = True
     steps_taken: Tensor = field(init=False)
-    """(N,) steps done."""
+    """(N,) int64, steps done."""
     active: Tensor = field(init=False)
-    """(N,) whether a step is left and wanted."""
+    """(N,) bool, whether another step is due."""
     result: AttackResult = field(init=False)
 
     def __post_init__(self) -> None:
@@ -38,16 +38,20 @@ class Search:
         self._survives = torch.zeros(count, dtype=torch.bool)
 
     def batches(self) -> list[Tensor]:
-        """Open rows in full batches; take one step for each and `update` it, then ask again, until there are none."""
+        """Active rows as (B,) batches; take one step for each, `update` it, and call again until the list is empty."""
         return self.problem.batches(self.active.nonzero().flatten())
 
     def update(self, rows: Tensor, pixels: Tensor, margin: Tensor) -> None:
-        """Count one step for (B,) rows that stand at `pixels` with `margin`; keep what is better; close what is done.
+        """Count one step, keep better points, and deactivate rows that are done.
 
-        Pixels must keep the budget.
+        Args:
+            rows: (B,) indices.
+            pixels: (B, 3, H, W) where they are, within the budget.
+            margin: (B,) signed margins there.
         """
         self.steps_taken[rows] += 1
         survives = self._survives_storing(rows, pixels, margin)
+        # A success that survives rounding beats any that does not; among equals the lower margin wins.
         better = torch.where(
             survives == self._survives[rows],
             margin < self.result.margin[rows],
@@ -72,16 +76,16 @@ class Search:
 
 
 class Attack(Protocol):
-    """A way to search: give it a problem, get the best pixels it found."""
+    """An attack on pixels."""
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Its name in tables."""
         ...
 
     @property
     def needs_gradients(self) -> bool:
-        """Whether it takes gradients of the victim, or only asks."""
+        """Whether it takes gradients of the victim, or only queries its margins."""
         ...
 
     def run(self, problem: Problem) -> AttackResult:
@@ -89,8 +93,17 @@ class Attack(Protocol):
         ...
 
 
+@runtime_checkable
+class WarmStart(Protocol):
+    """An attack that can start at other points than the clean images."""
+
+    def starting_at(self, pixels: Tensor) -> Attack:
+        """The same attack with its first run at (N, 3, H, W) pixels."""
+        ...
+
+
 def run_verified(attack: Attack, problem: Problem) -> AttackResult:
-    """Run an attack and believe nothing it says: check its budget, and replace its margins by the victim's own.
+    """Run an attack without trusting its claims: check its budget, and compute its margins again.
 
     Raises:
         AttackError: it left the budget.
@@ -99,6 +112,5 @@ def run_verified(attack: Attack, problem: Problem) -> AttackResult:
     outside = ~problem.threat.within_budget(found.pixels, problem.images)
     if bool(outside.any()):
         raise AttackError(f"{attack.name} left its budget on {int(outside.sum())} of {len(outside)} images.")
-    return replace(
-        found, margin=problem.all_signed_margins(found.pixels), misjudged=problem.clean_margins() < 0
-    )
+    margin = problem.all_signed_margins(found.pixels)
+    return replace(found, margin=margin, misjudged=problem.clean_margins() < 0)

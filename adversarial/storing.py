@@ -1,8 +1,8 @@
-"""Storing an attacked picture, and asking the victim's real path about what is left.
+"""Store attacked pictures as files would, and score the result by the victim's real path.
 
-An attack works on floats. A victim in use gets a file: bytes a pixel, often recompressed. So every success is checked
-again on pictures that went through real encoders, by the code that judges posted pictures (`Victim.score`), and what
-the floats, the bytes and the files achieve is kept apart.
+An attack works on floats. A deployed victim gets a file: bytes, often recompressed. So every success is checked again
+on pictures that went through real encoders, by the code that judges posted pictures (`Victim.score`), and results on
+floats, bytes and files are reported separately.
 """
 
 from collections import defaultdict
@@ -16,8 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 from torch import Tensor
 
-from .problem import AttackResult, Problem, Victim
+from .problem import AttackResult, Problem
 from .threat import ThreatModel
+from .victim import Victim
 
 Floats = NDArray[np.float64]
 Booleans = NDArray[np.bool_]
@@ -36,12 +37,12 @@ def to_pixels(images: Sequence[Image.Image]) -> Tensor:
 
 
 def through_png(image: Image.Image) -> Image.Image:
-    """Written as PNG and read again; nothing may be lost."""
+    """Encode as PNG and decode again; lossless."""
     return _through(image, "PNG")
 
 
 def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """Written as JPEG and read again, with 4:2:0 colour as sites store it.
+    """Encode as JPEG and decode again, with 4:2:0 chroma subsampling as sites use it.
 
     Args:
         image: RGB.
@@ -58,12 +59,12 @@ def _through(image: Image.Image, kind: str, **options: object) -> Image.Image:
 
 
 def encode_stored(pixels: Tensor, clean: Tensor, threat: ThreatModel) -> dict[str, list[Image.Image]]:
-    """What becomes of B attacked pictures before they are judged.
+    """B attacked pictures as they reach the victim, for each kind of storage.
 
     Args:
         pixels: (B, 3, H, W) in [0, 1], within the budget.
-        clean: (B, 3, H, W) what they were made of.
-        threat: its `after` says which ways there are. All start from bytes rounded within the budget.
+        clean: (B, 3, H, W) the original pictures.
+        threat: its `after` lists the kinds of storage. All start from bytes rounded within the budget.
 
     Returns:
         For each entry of `after`, in its order, B pictures.
@@ -82,47 +83,47 @@ def encode_stored(pixels: Tensor, clean: Tensor, threat: ThreatModel) -> dict[st
 
 
 def is_misjudged(unsafe: ArrayLike, signs: ArrayLike) -> Booleans:
-    """(..., N) p(unsafe) and (N,) signs -> where the verdict is what an attacker wants; unjudged (NaN) never is."""
+    """(..., N) p(unsafe) and (N,) signs -> (..., N) bool, where the attacker's verdict holds; never where NaN."""
     wrong: Booleans = np.asarray(signs) * (np.asarray(unsafe, dtype=np.float64) - 0.5) < 0
     return wrong
 
 
 @dataclass(frozen=True)
 class StoredResult:
-    """What the real path says about N attacked pictures, once they are stored.
+    """Scores of N attacked pictures by the real path, after each kind of storage.
 
-    A row is one of: misjudged while clean or never judged clean (left out), success, unjudged, held. An unjudged
-    picture is no success, for nobody let it pass, and it did not hold either.
+    A row is one of: not eligible (misjudged or unjudged when clean), success, unjudged, robust. An unjudged picture is
+    no success, as it was not let through, and not robust either.
     """
 
     unsafe: dict[str, Floats]
     """`clean` and each entry of `after` -> (N,) p(unsafe) of the real path, NaN where unjudged."""
     success: dict[str, Booleans]
-    """`raw` (the attack's own floats and margins, `AttackResult.success`) and each entry -> (N,) the attack's merit."""
+    """`raw` (on the attack's own floats, `AttackResult.success`) and each entry -> (N,) bool."""
     unjudged: dict[str, Booleans]
-    """`clean` and each entry -> (N,) where the real path gave no verdict."""
+    """`clean` and each entry -> (N,) bool, where the real path gave no verdict."""
     misjudged: Booleans
-    """(N,) clean pictures that the margins or the real path get wrong; no attack's merit."""
+    """(N,) bool, clean pictures that the margins or the real path get wrong."""
     distance: dict[str, Floats]
-    """Each entry -> (N,) largest change in grey levels, against the clean picture in bytes. JPEG adds its own."""
+    """Each entry -> (N,) largest change in grey levels from the clean bytes, JPEG's own loss included."""
     agreement: dict[str, float]
     """`clean` and, if stored so, `8bit` -> the largest difference between p(unsafe) of the margins and of the real
-    path on the very same bytes. Large: the attack aimed at something that is not in use."""
+    path on the same bytes. If it is large, the attacked function is not the deployed one."""
 
     @property
     def eligible(self) -> Booleans:
-        """(N,) the denominator: rows whose clean picture was judged, and rightly."""
+        """(N,) bool, the denominator: rows whose clean picture was judged right."""
         eligible: Booleans = ~self.misjudged & ~self.unjudged["clean"]
         return eligible
 
 
 def check_stored(victim: Victim, found: AttackResult, problem: Problem) -> StoredResult:
-    """Ask the real path about clean and stored pictures.
+    """Score clean and stored pictures by the real path.
 
     Args:
-        victim: who judges; its margins are asked too, about bytes, to see that both paths are one model.
-        found: what an attack made of the problem's images, as `run_verified` returns it for this victim.
-        problem: images, contexts, signs and the threat model; asked in its batches.
+        victim: the classifier; its margins on bytes are computed too, to see that both paths agree.
+        found: an attack's result, as `run_verified` returns it for this victim.
+        problem: images, contexts, signs, threat model and batch size.
     """
     problem = problem.with_victim(victim)
     threat, count = problem.threat, len(problem)

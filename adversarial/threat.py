@@ -1,7 +1,7 @@
-"""The threat model as an object: what the attacker wants, knows and may change.
+"""The threat model: the attacker's goal, knowledge and budget.
 
-An epsilon means nothing without the space it lives in. Here it is always in pixels of [0, 1] (write it in grey levels:
-`2/255`), either of the posted file or of the picture at the model's input; normalisation belongs to the victim.
+Epsilon is always in pixels of [0, 1] (written in grey levels: `2/255`), either of the posted file or of the picture at
+the model's input; normalisation belongs to the victim.
 (UnsafeBench's code perturbs normalised tensors, where its epsilon of 0.01 is less than one grey level.)
 """
 
@@ -22,7 +22,7 @@ Knowledge = Literal["white_box", "transfer", "queries"]
 
 _AFTER = re.compile(r"8bit|png|jpeg:(\d{1,3})")
 _TOLERANCE = 1e-6
-"""Rounding that a projection in float32 may leave."""
+"""Rounding error that a projection in float32 may leave."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class ThreatModel:
     """
 
     epsilon: float
-    """Budget: largest change of a value (linf), or length of the change over all values (l2), pixels in [0, 1]."""
+    """Budget in pixels of [0, 1]: largest change of a value (linf), or L2 norm of the whole change (l2)."""
     norm: Norm = "linf"
     goal: Goal = "opposite"
     """The opposite verdict; a safe verdict for unsafe images; one category forced onto an image, or hidden."""
     category: str | None = None
     """Name of the category to force or hide."""
     space: Space = "file"
-    """Pixels of the posted file, or of the picture at the model's input, which was resized beforehand."""
+    """Pixels of the posted file, or of the picture resized to the model's input."""
     knowledge: Knowledge = "white_box"
-    """Gradients of the victim; only of another model; or only answers to queries."""
+    """Gradients of the victim; only of another model; or only query access."""
     after: tuple[str, ...] = ("8bit", "jpeg:75")
-    """What the attacked picture goes through before it is judged: 8bit, png, jpeg:QUALITY; each is reported."""
+    """How the attacked picture is stored before it is scored: 8bit, png, jpeg:QUALITY; each is reported."""
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -65,22 +65,22 @@ class ThreatModel:
         for step in self.after:
             found = _AFTER.fullmatch(step)
             if not found or (found[1] and not 1 <= int(found[1]) <= 100):
-                raise AttackError(f"{step!r} is nothing a picture goes through; use 8bit, png or jpeg:75.")
+                raise AttackError(f"{step!r} is no way of storing a picture; use 8bit, png or jpeg:75.")
 
     def project(self, pixels: Tensor, clean: Tensor) -> Tensor:
-        """The nearest point that keeps budget and pixel range, of (B, 3, H, W) around (B, 3, H, W)."""
+        """(B, 3, H, W) pixels -> the nearest ones within the budget around `clean` (B, 3, H, W), and in [0, 1]."""
         return clip_change(pixels, clean, self.epsilon, self.norm)
 
     @property
     def can_be_stored(self) -> bool:
-        """Whether the budget is one grey level at least; a smaller one vanishes in any file of bytes."""
+        """Whether the budget is at least one grey level; a smaller one vanishes in any file of bytes."""
         return self.norm == "l2" or self.epsilon * 255 >= 1 - _TOLERANCE
 
     def quantize(self, pixels: Tensor, clean: Tensor) -> Tensor:
-        """What is left of (B, 3, H, W) once stored as bytes, rounded so that the budget is kept; still floats.
+        """(B, 3, H, W) pixels rounded to bytes within the budget around `clean`; still floats in [0, 1].
 
-        Rounded to the nearest byte, 2.55 grey levels would become 3. So a change is rounded to the nearest whole number
-        of levels that the budget allows; below one level nothing of it is left.
+        Rounded to the nearest byte, a change of 2.55 grey levels would become 3. So it is rounded to the nearest whole
+        number of levels that the budget allows; below one level nothing is left.
         """
         if self.norm == "l2":
             return round_to_8_bits(pixels)
@@ -89,14 +89,14 @@ class ThreatModel:
         return (base + (pixels * 255.0 - base).round().clamp(-most, most)).clamp(0.0, 255.0) / 255.0
 
     def within_budget(self, pixels: Tensor, clean: Tensor) -> Tensor:
-        """(B,) whether pixels lie in [0, 1] and within epsilon, up to rounding in float32."""
+        """(B, 3, H, W) -> (B,) bool, whether pixels lie in [0, 1] and within epsilon, up to float32 rounding."""
         inside = ((pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)).flatten(1).all(1)
         allowed = self.epsilon + _TOLERANCE * max(1.0, self.epsilon * 10)
         return inside & (perturbation_norm(pixels - clean, self.norm) <= allowed)
 
 
 def clip_change(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Tensor:
-    """Bring (B, 3, H, W) into the ball of `epsilon` around `clean` and into [0, 1]."""
+    """Project (B, 3, H, W) pixels into the ball of `epsilon` around `clean` (B, 3, H, W) and into [0, 1]."""
     change = pixels - clean
     if norm == "linf":
         change = change.clamp(-epsilon, epsilon)
@@ -107,16 +107,16 @@ def clip_change(pixels: Tensor, clean: Tensor, epsilon: float, norm: Norm) -> Te
 
 
 def perturbation_norm(change: Tensor, norm: Norm) -> Tensor:
-    """(B,) size of (B, ...) changes: the largest value (linf), or the Euclidean length (l2)."""
+    """(B, ...) changes -> (B,) norms: the largest absolute value (linf), or the Euclidean norm (l2)."""
     flat = change.flatten(1)
     return flat.abs().amax(1) if norm == "linf" else flat.norm(dim=1)
 
 
 def parse_epsilon(text: str | float, norm: Norm = "linf") -> float:
-    """`2/255` or `0.01` -> a number in pixels of [0, 1].
+    """Parse `2/255` or `0.01` into a number in pixels of [0, 1].
 
     Raises:
-        AttackError: no number, or in L-inf one above 1: then it was meant in grey levels.
+        AttackError: not a number, or an L-inf budget above 1, which was meant in grey levels.
     """
     written = str(text).strip()
     try:
@@ -129,7 +129,7 @@ def parse_epsilon(text: str | float, norm: Norm = "linf") -> float:
 
 
 def check_epsilon(epsilon: float, norm: Norm) -> None:
-    """See that a budget is in pixels of [0, 1].
+    """Check that a budget is in pixels of [0, 1].
 
     Raises:
         AttackError: negative, not finite, or an L-inf budget above 1.
@@ -148,5 +148,5 @@ def format_epsilon(epsilon: float) -> str:
 
 
 def round_to_8_bits(pixels: Tensor) -> Tensor:
-    """What is left of pixels in [0, 1] once they are stored as bytes; still floats."""
+    """(...) pixels in [0, 1], rounded to the nearest byte; still floats."""
     return torch.round(pixels.clamp(0.0, 1.0) * 255.0) / 255.0

@@ -37,9 +37,10 @@ from transformers import set_seed
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
+from adversarial.victim import Context
 from eval.closing import command, recipe_beside
 from eval.options import RecipeOptions, parse_options
 from judge.cascade.similarity import Similarities

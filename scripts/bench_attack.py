@@ -40,9 +40,10 @@ from torch import Tensor
 from transformers.utils import logging
 
 from adversarial.pixels.apgd import APGD
-from adversarial.problem import AttackResult, Context, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search, run_verified
 from adversarial.threat import ThreatModel, format_epsilon
+from adversarial.victim import Context
 from eval.robustness.victims import ClassifierVictim
 from judge.encoders.pixels import preprocess
 from judge.standins.random_llava import SHAPES, random_llava

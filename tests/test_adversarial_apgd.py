@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from adversarial.pixels.apgd import APGD, checkpoints
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, clip_change
+from adversarial.victim import Context
 
 
 class Victim:

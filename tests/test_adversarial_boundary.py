@@ -12,9 +12,10 @@ from adversarial.errors import AttackError
 from adversarial.pixels.boundary import FAB, DeepFool
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.plane import project_onto_plane
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, perturbation_norm
+from adversarial.victim import Context
 
 
 class Net:

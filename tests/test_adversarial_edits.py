@@ -12,8 +12,9 @@ from adversarial.edits.base import SEVERITIES
 from adversarial.edits.platform import EDITS, RESIZING, grid, padding, screenshot, stripes
 from adversarial.edits.writing import SAFE_WORDS, Writing, place_text, typographic, words_for
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 GROWING = ["jpeg", "resize", "blur", "grayscale", "rotation", "brightness", "contrast", "stripes", "stickers"]
 

@@ -8,9 +8,10 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 
 class Wavy:

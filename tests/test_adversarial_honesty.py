@@ -19,8 +19,9 @@ from adversarial.checks.recording import RecordingProblem
 from adversarial.checks.victim_checks import margins_are_logits, paths_agree, swap_prompts
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import FGSM, PGD
-from adversarial.problem import AttackResult, Context, Problem, Spent
+from adversarial.problem import AttackResult, Problem, Spent
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 EPSILON = 4 / 255
 PROMPTS = ("a red balloon", "two handwritten digits", "a seven on a wall")
@@ -396,7 +397,7 @@ def test_a_record_follows_subsets_and_counts_only_what_is_allowed():
     assert bool((part.signed_margins(far, torch.tensor([0, 1])) < before[rows] - 0.1).all())
     assert torch.equal(problem.record.best, before)
     assert problem.record.queries[3] == 2
-    assert problem.record.jumps == 0.0
+    assert problem.record.jump_share == 0.0
 
 
 def test_costs_are_counted_with_the_problem():

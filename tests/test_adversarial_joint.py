@@ -6,8 +6,9 @@ import torch
 from adversarial.errors import AttackError
 from adversarial.joint import JointAttack, run_joint_verified
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import AttackResult, Context, Problem, Spent
+from adversarial.problem import AttackResult, Problem, Spent
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from eval.metrics.attack_rates import attack_success_rate
 
 EPSILON = 8 / 255
@@ -84,6 +85,9 @@ class OneStep:
     start: torch.Tensor | None = None
     name: str = "one_step"
     needs_gradients: bool = False
+
+    def starting_at(self, pixels):
+        return OneStep(pixels)
 
     def run(self, problem):
         begin = problem.images if self.start is None else self.start

@@ -7,9 +7,10 @@ from torch import nn
 
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.pgd import FGSM, PGD
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 STEPS, RESTARTS, IMAGES = 12, 2, 100
 EPSILON = {"linf": 0.1, "l2": 0.8}

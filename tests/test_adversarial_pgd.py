@@ -9,9 +9,10 @@ from adversarial.errors import AttackError
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.pgd import FGSM, PGD, GaussianNoise
 from adversarial.pixels.steps import direction
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, perturbation_norm
+from adversarial.victim import Context
 
 EPSILON = 8 / 255
 

@@ -5,9 +5,10 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.problem import AttackResult, Context, Problem, Spent, check_images
+from adversarial.problem import AttackResult, Problem, Spent, check_images
 from adversarial.search import Search, run_verified
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 EPSILON = 4 / 255
 A, B = Context("one", "a"), Context("two", "b")
@@ -78,7 +79,7 @@ def test_counts_and_signs():
     with pytest.raises(AttackError, match="3 images, 1 contexts and 3 signs"):
         problem_of(contexts=[A])
     for signs in ([1.0, 0.0, 1.0], [1.0, 2.0, -1.0]):
-        with pytest.raises(AttackError, match="signs are 1"):
+        with pytest.raises(AttackError, match="signs must be 1"):
             problem_of(signs=torch.tensor(signs))
 
 
@@ -108,13 +109,13 @@ def test_a_victim_without_gradients_says_which_part():
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_margins_that_are_not_finite(value):
     problem = problem_of(victim=Victim(lambda margins: margins * 0 + value))
-    with pytest.raises(AttackError, match=r"margins that are not finite; half precision .* bfloat16"):
+    with pytest.raises(AttackError, match=r"margins that are not finite, as float16 overflows .* bfloat16"):
         problem.signed_margins(problem.images, rows(0, 1, 2))
 
 
 def test_gradients_that_are_not_finite():
     problem = problem_of(victim=Victim(lambda margins: (margins * 0).sqrt() + 1))
-    with pytest.raises(AttackError, match=r"gradients that are not finite; half precision .* bfloat16"):
+    with pytest.raises(AttackError, match=r"gradients that are not finite, as float16 overflows .* bfloat16"):
         problem.gradient(problem.images, rows(0, 1, 2))
 
 

@@ -10,9 +10,10 @@ from adversarial.errors import AttackError
 from adversarial.pixels.boundary import FAB
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 
 class Net:

@@ -4,9 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adversarial.problem import AttackResult, Context, Problem
+from adversarial.problem import AttackResult, Problem
 from adversarial.storing import check_stored, encode_stored, through_jpeg, to_images, to_pixels
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 
 class Bright:

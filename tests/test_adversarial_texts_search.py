@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.texts.families import FAMILIES, lies
 from adversarial.texts.search import (
     FamilyResult,
@@ -17,6 +17,7 @@ from adversarial.texts.search import (
     verify_prompts,
 )
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 
 
 class KeywordVictim:

@@ -7,9 +7,10 @@ import torch
 from torch.nn import functional as F
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from judge.encoders.dual import DualEncoder
 from judge.encoders.soft_text import SoftText
 

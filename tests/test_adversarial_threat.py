@@ -62,8 +62,8 @@ def test_grey_levels_are_written():
         ({"goal": "hide"}, "force and hide need a category"),
         ({"category": "seven"}, "the other goals have none"),
         ({"after": ("webp",)}, "use 8bit, png or jpeg:75"),
-        ({"after": ("jpeg:0",)}, "'jpeg:0' is nothing"),
-        ({"after": ("jpeg:101",)}, "'jpeg:101' is nothing"),
+        ({"after": ("jpeg:0",)}, "'jpeg:0' is no way"),
+        ({"after": ("jpeg:101",)}, "'jpeg:101' is no way"),
     ],
 )
 def test_threat_models_that_do_not_exist(options, message):

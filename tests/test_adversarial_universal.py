@@ -8,9 +8,10 @@ from torch.nn import functional as F
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.pixels.universal import Universal, UniversalPerturbation
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, perturbation_norm
+from adversarial.victim import Context
 
 
 class Net:

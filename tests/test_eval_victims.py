@@ -9,8 +9,9 @@ from PIL import Image
 from torch import nn
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from eval.questions import Question
 from eval.robustness.problems import build_problems, resize_to_input
 from eval.robustness.victims import as_victim, check_victim

@@ -1,4 +1,4 @@
-"""Honesty checks of what attacks made: each compares results that should be ordered if attacks and gradients work."""
+"""Honesty checks of attack results: each compares results that must be ordered if attacks and gradients work."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,22 +12,23 @@ from .check import Check, build_check
 from .recording import Record
 
 SMALL_SHARE = 0.02
-"""Share of rows that may differ by chance; never less than one row."""
+"""Share of rows that may differ by chance; at least one row is allowed."""
 _SLACK = 1e-9
+"""Rounding error of shares."""
 
 
 def success_rate(found: AttackResult) -> float:
-    """Share of successes among the rows judged right when clean; 0 of none."""
+    """Share of successes among the rows judged right when clean; 0 without such rows."""
     return float(found.success.sum()) / max(1, int((~found.misjudged).sum()))
 
 
 def robust_accuracy(found: AttackResult) -> float:
-    """Share of rows that are judged right, attacked or not."""
+    """Share of all rows that are judged right, clean and attacked."""
     return float((~found.misjudged & (found.margin >= 0)).float().mean())
 
 
 def zero_epsilon_is_clean(problem: Problem, found: AttackResult) -> Check:
-    """Without a budget the attack returns the clean images, their margins and no success."""
+    """With epsilon 0 the attack returns the clean images, their margins and no success."""
     clean = problem.clean_margins()
     moved, changed = (
         float((found.pixels - problem.images).abs().max()),
@@ -45,7 +46,7 @@ def zero_epsilon_is_clean(problem: Problem, found: AttackResult) -> Check:
 
 
 def more_epsilon_never_helps(found: Mapping[float, AttackResult]) -> Check:
-    """Robust accuracy does not rise with the budget; `found` holds an independent run for each epsilon."""
+    """Robust accuracy does not rise with epsilon; `found` holds an independent run for each."""
     curve = {f"{epsilon * 255:.4g}/255": robust_accuracy(found[epsilon]) for epsilon in sorted(found)}
     values, limit = list(curve.values()), _some_rows(next(iter(found.values())))
     rise = max(later - value for place, value in enumerate(values) for later in values[place:])
@@ -64,11 +65,13 @@ def huge_epsilon_breaks(
     attack: str = "the attack",
     alone: Mapping[str, Sequence[AttackResult]] | None = None,
 ) -> Check:
-    """With budgets that make any picture of any other, the attack succeeds.
+    """At budgets that turn any picture into any other, the attack succeeds.
 
-    Measured is the share of rows that it turns at one of them: what lies in a smaller ball lies in the largest too,
-    where an attack may be stuck on a row. The message says which attack that was, and what those in `alone`, by name,
-    came to by themselves.
+    Args:
+        found: its results at each huge budget. Success at any of them counts, as the largest ball contains the others
+            and an attack may be stuck in it.
+        attack: its name, for the message.
+        alone: results of other attacks by name, for the message.
     """
     success = _success_share(found)
     others = "".join(f", {name} alone on {_success_share(each):.1%}" for name, each in (alone or {}).items())
@@ -78,18 +81,18 @@ def huge_epsilon_breaks(
         success,
         0.99,
         f"At a huge epsilon {attack} succeeds on {success:.1%} of rows{others}.",
-        "No classifier survives that: the attack is broken, or the gradients are hidden.",
+        "No classifier withstands that: the attack is broken, or gradients are masked.",
     )
 
 
 def _success_share(found: Sequence[AttackResult]) -> float:
-    """Share of the rows judged right when clean that are turned in any of these."""
-    turned = torch.stack([each.success for each in found]).any(0)
-    return float(turned.sum()) / max(1, int((~found[0].misjudged).sum()))
+    """Share of the rows judged right when clean on which any of the runs succeeds."""
+    success = torch.stack([each.success for each in found]).any(0)
+    return float(success.sum()) / max(1, int((~found[0].misjudged).sum()))
 
 
 def best_is_kept(found: AttackResult, record: Record) -> Check:
-    """The attack returns the best point that it asked the victim about within its budget."""
+    """The attack returns the best point within its budget that it queried."""
     slack = 1e-3 * found.margin.abs().clamp(min=1.0)
     # Among successes, one that survives rounding to bytes may be preferred to one with a lower margin.
     forgotten = (record.best < found.margin - slack) & (found.margin >= 0)
@@ -105,7 +108,7 @@ def best_is_kept(found: AttackResult, record: Record) -> Check:
 
 
 def gradients_are_not_zero(zeros: int, taken: int) -> Check:
-    """Hardly any gradient of those taken is zero in every pixel."""
+    """At most 1 % of the gradients taken are zero in every pixel."""
     share = zeros / max(1, taken)
     return build_check(
         "zero_gradients",
@@ -119,7 +122,7 @@ def gradients_are_not_zero(zeros: int, taken: int) -> Check:
 
 
 def step_is_small(attack: Attack) -> Check | None:
-    """The attack's step (`step` or `alpha`, in epsilons) is shorter than the budget; None if it names none."""
+    """The attack's step (`step` or `alpha`, in epsilons) is shorter than the budget; None if it has neither."""
     step = getattr(attack, "step", None)
     step = getattr(attack, "alpha", None) if step is None else step
     if not isinstance(step, int | float):
@@ -130,24 +133,24 @@ def step_is_small(attack: Attack) -> Check | None:
         float(step),
         1.0,
         f"One step is {step:.3g} epsilons.",
-        "From 2 on no step remembers the one before: give it as a share of epsilon, below 1.",
+        "From 2 on each step forgets the one before: give it as a share of epsilon, below 1.",
     )
 
 
 def moves_are_small(record: Record) -> Check:
-    """Moves do not cross the whole L-inf ball, whatever the attack says of its steps; measured is the share that do."""
+    """At most half of the recorded moves cross the whole L-inf ball, whatever step size the attack reports."""
     return build_check(
         "memory",
-        record.jumps <= 0.5,
-        record.jumps,
+        record.jump_share <= 0.5,
+        record.jump_share,
         0.5,
-        f"Of all moves of a pixel {record.jumps:.1%} cross the whole ball.",
-        "Each step starts anew (FGSM in a loop): take smaller ones.",
+        f"Of all moves of a pixel {record.jump_share:.1%} cross the whole ball.",
+        "Each step forgets the one before (FGSM in a loop): use smaller ones.",
     )
 
 
 def iterative_beats_one_step(strong: AttackResult, one_step: AttackResult) -> Check:
-    """Where one step succeeds, many steps do; measured is the share of rows where only one step does."""
+    """Where one step succeeds, many steps do; measured is the share of rows where only one step succeeds."""
     only, limit = float((one_step.success & ~strong.success).float().mean()), _some_rows(strong)
     return build_check(
         "one_step",
@@ -156,12 +159,12 @@ def iterative_beats_one_step(strong: AttackResult, one_step: AttackResult) -> Ch
         limit,
         f"Only one step succeeds on {only:.1%} of rows; success is {success_rate(one_step):.1%} with one step, "
         f"{success_rate(strong):.1%} with many.",
-        "Many steps should find what the first one does: step size, or a loss that misleads.",
+        "Many steps should find what the first one does: check the step size and the loss.",
     )
 
 
 def doubling_changes_little(strong: AttackResult, doubled: AttackResult) -> Check:
-    """Twice the steps raise the success by 5% of rows at most."""
+    """Doubling the steps raises the success rate by at most 5 % of rows."""
     rise, limit = success_rate(doubled) - success_rate(strong), max(0.05, 1 / max(1, len(strong.margin)))
     return build_check(
         "doubled_steps",
@@ -174,7 +177,7 @@ def doubling_changes_little(strong: AttackResult, doubled: AttackResult) -> Chec
 
 
 def white_box_beats(name: str, strong: AttackResult, fooled: Tensor) -> Check:
-    """A weaker attacker, who fools (N,) rows, does not do better than one who sees the gradients."""
+    """A weaker attacker, who succeeds on `fooled` (N,) bool rows, does not beat the white-box attack."""
     lead = float((fooled & ~strong.misjudged).float().mean() - strong.success.float().mean())
     limit = _some_rows(strong)
     return build_check(
@@ -183,7 +186,7 @@ def white_box_beats(name: str, strong: AttackResult, fooled: Tensor) -> Check:
         lead,
         limit,
         f"Compared with the white box, an attacker who sees less succeeds on {lead:+.1%} of rows.",
-        "So masked gradients show: the victim is less robust than they say.",
+        "That is a sign of masked gradients: the victim is less robust than the white-box attack suggests.",
     )
 
 

@@ -1,4 +1,4 @@
-"""What an honesty check says, and what to do with many of them."""
+"""The result of an honesty check, and functions for lists of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ Measured = float | Mapping[str, float]
 
 @dataclass(frozen=True)
 class Check:
-    """One check and what it found."""
+    """The result of one check."""
 
     name: str
     passed: bool
@@ -27,14 +27,14 @@ class Check:
 
 
 def build_check(
-    name: str, passed: bool, measured: Measured, limit: float, seen: str, otherwise: str
+    name: str, passed: bool, measured: Measured, limit: float, finding: str, advice: str
 ) -> Check:
-    """A check whose message says what was seen and, only where it failed, `otherwise` what that means."""
-    return Check(name, bool(passed), measured, limit, seen if passed else f"{seen} {otherwise}")
+    """A check whose message is the finding and, only where it failed, the advice."""
+    return Check(name, bool(passed), measured, limit, finding if passed else f"{finding} {advice}")
 
 
 def require_honest(checks: Sequence[Check]) -> None:
-    """Stop where a check failed.
+    """Raise if a check failed.
 
     Raises:
         AttackError: names every check that failed, and why.
@@ -48,12 +48,12 @@ def require_honest(checks: Sequence[Check]) -> None:
 
 
 def format_checks(checks: Sequence[Check]) -> str:
-    """A table for printing: verdict, name, what was measured, its limit, what it means."""
+    """A table for printing: result, name, measured value, limit, message."""
     rows = [
         (
             "ok" if check.passed else "FAILED",
             check.name,
-            _shown(check.measured),
+            _format(check.measured),
             f"{check.limit:g}",
             check.message,
         )
@@ -67,7 +67,7 @@ def format_checks(checks: Sequence[Check]) -> str:
     )
 
 
-def _shown(measured: Measured) -> str:
+def _format(measured: Measured) -> str:
     if isinstance(measured, Mapping):
         return ", ".join(f"{name} {value:.3g}" for name, value in measured.items())
     return f"{measured:.3g}"

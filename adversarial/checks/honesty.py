@@ -1,12 +1,12 @@
-"""Checks that an attack was an attack: they fail loudly where a number says more than was measured.
+"""Checks that an attack is sound, as robust accuracy is only an upper bound.
 
-A robust accuracy is an upper bound. It is loose where the attack is broken (steps too large, best point forgotten,
-too few steps) or where the victim hides its gradients without being robust. Both leave traces, and each check looks for
-one. They follow Carlini et al. 2019 (arXiv 1902.06705, section 3), the flags of AutoAttack (Croce and Hein 2020) and
-the indicators of Pintor et al. 2022 (arXiv 2106.09947).
+The bound is loose where the attack is broken (steps too large, best point forgotten, too few steps) or where the victim
+masks its gradients without being robust. Each check looks for one symptom of these. They follow Carlini et al. 2019
+(arXiv 1902.06705, section 3), the flags of AutoAttack (Croce and Hein 2020) and the indicators of Pintor et al. 2022
+(arXiv 2106.09947).
 
-`check_honesty` runs the attacks on a sample of rows and all checks on what they made. Each check is a function of what
-it looks at, so that it can be used alone.
+`check_honesty` runs the attacks on a sample of rows and all checks on their results. Each check is also a function of
+its own.
 """
 
 import math
@@ -37,7 +37,7 @@ from .victim_checks import margins_are_logits, passes_agree, paths_agree, score_
 __all__ = ["Check", "check_honesty", "format_checks", "require_honest"]
 
 HUGE = (128 / 255, 1.0)
-"""Budgets in L-inf at which a picture can be made grey, and made any other."""
+"""L-inf budgets at which any picture can be made grey, and turned into any other."""
 
 
 def check_honesty(
@@ -52,7 +52,7 @@ def check_honesty(
     reads_text: bool = False,
     rows: int = 32,
 ) -> list[Check]:
-    """All checks that apply, on a sample of rows that the victim judges right when clean.
+    """Run all checks that apply, on a sample of rows that the victim judges right when clean.
 
     The strong attack runs once for each of six budgets, the others once at the problem's own; at the two huge ones
     `huge` runs beside it, if given.
@@ -65,8 +65,8 @@ def check_honesty(
         transfer: the same rows against another victim (`problem.with_victim(other)`), where `strong` crafts pixels that
             must not fool this victim more often than its own do.
         doubled: the strong attack with twice the steps, which must change little.
-        huge: what runs at the huge budgets; by default the strong attack. There an attack may be stuck in a corner
-            of so large a ball, which says nothing against the victim's gradients; more starts get it out.
+        huge: the attack at the huge budgets, by default the strong one. In so large a ball one run may be stuck in a
+            corner, which says nothing about the victim's gradients; more restarts avoid that.
         reads_text: whether the victim claims that prompts matter.
         rows: size of the sample.
 
@@ -124,7 +124,7 @@ def _budget_checks(sample: Problem, found: AttackResult, strong: Attack, huge: A
 
 
 def sample_rows(problem: Problem, rows: int) -> Tensor:
-    """At most `rows` of those judged right when clean, evenly spaced.
+    """(n,) indices of at most `rows` rows judged right when clean, evenly spaced.
 
     Raises:
         AttackError: there is none.
@@ -139,7 +139,7 @@ def sample_rows(problem: Problem, rows: int) -> Tensor:
 
 
 def huge_epsilons(problem: Problem) -> tuple[float, ...]:
-    """`HUGE` in the problem's norm; in L2 a change of so much in every value."""
+    """`HUGE` in the problem's norm; in L2 the norm of a change of that size in every value."""
     scale = 1.0 if problem.threat.norm == "linf" else math.sqrt(problem.images[0].numel())
     return tuple(epsilon * scale for epsilon in HUGE)
 

@@ -1,4 +1,4 @@
-"""A problem that remembers what the victim said, so that an attack is judged by what it saw, not by what it tells."""
+"""A problem that records every query, so that checks do not rely on what an attack reports."""
 
 from dataclasses import dataclass, field
 
@@ -8,21 +8,21 @@ from torch import Tensor
 from adversarial.problem import Problem
 
 _JUMP = 1.9
-"""In epsilons: a value that moves so far between two queries went from one face of the ball to the other."""
+"""In epsilons: a value that moves this far between two queries crossed the ball from face to face."""
 _STILL = 1e-3
-"""In epsilons: what moves less stands still."""
+"""In epsilons: smaller moves are not counted."""
 
 
 @dataclass
 class Record:
-    """What was asked about N images."""
+    """The queries about N images."""
 
     images: Tensor
     """(N, 3, H, W), the clean ones."""
     best: Tensor = field(init=False)
-    """(N,) the lowest margin of any query within the budget."""
+    """(N,) the lowest signed margin of any query within the budget."""
     queries: Tensor = field(init=False)
-    """(N,) how often each was asked about."""
+    """(N,) int64, number of queries."""
     moved: int = 0
     """Values that moved between two queries about one image, its first two queries left out."""
     jumped: int = 0
@@ -34,14 +34,14 @@ class Record:
         self._last = self.images.clone()
 
     @property
-    def jumps(self) -> float:
+    def jump_share(self) -> float:
         """Share of moves that cross the whole ball; 0 where nothing moved."""
         return self.jumped / self.moved if self.moved else 0.0
 
-    def note(self, pixels: Tensor, margin: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
-        """Take down (B, 3, H, W) pixels, (B,) margins and whether they keep the budget, of (B,) rows."""
+    def add(self, pixels: Tensor, margin: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
+        """Record (B, 3, H, W) pixels, (B,) signed margins and whether they keep the budget, of (B,) rows."""
         self.best.scatter_reduce_(0, rows[inside], margin[inside].to(self.best.device), "amin")
-        # The first move, from the clean image or a random point, says nothing about the memory of those after it.
+        # The first move, from the clean image or a random point, may be long in any attack.
         later = self.queries[rows] >= 2
         change = (pixels[later] - self._last[rows[later]]).abs()
         self.moved += int((change > _STILL * epsilon).sum())
@@ -51,25 +51,27 @@ class Record:
 
 
 class RecordingProblem(Problem):
-    """The same problem, with a record of all that is asked about it and its subsets under its own budget."""
+    """The same problem with a record of all queries, those about subsets included."""
 
-    def __init__(self, problem: Problem, record: Record | None = None, home: Tensor | None = None) -> None:
-        """Record a problem; `home` are the rows of the record, where only some of them are asked about."""
+    def __init__(
+        self, problem: Problem, record: Record | None = None, record_rows: Tensor | None = None
+    ) -> None:
+        """Record a problem; `record_rows` (N,) are its rows in an existing record."""
         super().__init__(
             problem.victim, problem.images, problem.contexts, problem.signs, problem.threat,
             batch_size=problem.batch_size, seed=problem.seed, spent=problem.spent, ids=problem.ids,
         )  # fmt: skip
         self._clean = problem.clean_margins()
         self.record = record if record is not None else Record(problem.images)
-        self._home = home if home is not None else torch.arange(len(problem))
+        self._record_rows = record_rows if record_rows is not None else torch.arange(len(problem))
 
     def subset(self, rows: Tensor) -> Problem:
-        """The same problem for (n,) of the rows, in the same record."""
-        return RecordingProblem(super().subset(rows), self.record, self._home[rows])
+        """The problem of (n,) selected rows, in the same record."""
+        return RecordingProblem(super().subset(rows), self.record, self._record_rows[rows])
 
-    def _ask(self, pixels: Tensor, rows: Tensor) -> Tensor:
-        margin = super()._ask(pixels, rows)
+    def _query(self, pixels: Tensor, rows: Tensor) -> Tensor:
+        margin = super()._query(pixels, rows)
         seen = pixels.detach()
         inside = self.threat.within_budget(seen, self.images[rows])
-        self.record.note(seen, margin.detach(), self._home[rows], inside, self.threat.epsilon)
+        self.record.add(seen, margin.detach(), self._record_rows[rows], inside, self.threat.epsilon)
         return margin

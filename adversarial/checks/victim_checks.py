@@ -1,27 +1,28 @@
-"""Honesty checks of the victim: whether what is attacked is smooth, repeatable, and the thing that is deployed."""
+"""Honesty checks of the victim: its margins are logits, repeatable, and agree with the deployed path."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.storing import to_images
 from adversarial.threat import round_to_8_bits
+from adversarial.victim import Context
 
 from .check import Check, build_check
 
 _CLIPPED = 12.0
-"""Logits beyond are one to a probability in float32."""
+"""Logits are clipped here, as larger ones give probability 1 in float32."""
 _EXCESS = 0.02
-"""Share of the margins' length by which probabilities may fit better than logits."""
+"""By how much of the margins' norm probabilities may fit better than logits."""
 _CLOSE = 0.02
-"""Difference of probabilities that rounding may leave near the threshold."""
-_ANOTHER = "a red balloon over a lake"
-"""The other prompt, where all rows have the same."""
+"""Difference of probabilities that rounding may cause near the threshold."""
+_OTHER_PROMPT = "a red balloon over a lake"
+"""Swapped in where all rows have the same prompt."""
 
 
 def score_both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """Round (N, 3, H, W) to bytes -> (N,) margins and (N,) float64 p(unsafe) by the real path, of the same pictures."""
+    """(N, 3, H, W) pixels, rounded to bytes -> (N,) margins and (N,) float64 p(unsafe) by the real path."""
     rounded = round_to_8_bits(pixels)
     margins = problem.all_signed_margins(rounded) * problem.signs
     probabilities = torch.empty(len(problem), dtype=torch.float64)
@@ -33,16 +34,16 @@ def score_both_paths(problem: Problem, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def swap_prompts(problem: Problem) -> list[Context]:
-    """Contexts of (N,) rows with the prompt of a later row that has another, or, if all are alike, of nobody."""
+    """N contexts, each with the prompt of a later row that differs, or a fixed one if all prompts are the same."""
     prompts, count = [context.prompt for context in problem.contexts], len(problem)
-    turned = []
+    contexts = []
     for row, context in enumerate(problem.contexts):
         later = (prompts[(row + shift) % count] for shift in range(1, count))
         other = next(
-            (prompt for prompt in later if prompt is not None and prompt != context.prompt), _ANOTHER
+            (prompt for prompt in later if prompt is not None and prompt != context.prompt), _OTHER_PROMPT
         )
-        turned.append(Context(other, context.policy))
-    return turned
+        contexts.append(Context(other, context.policy))
+    return contexts
 
 
 def passes_agree(problem: Problem, pixels: Tensor) -> Check:
@@ -55,17 +56,17 @@ def passes_agree(problem: Problem, pixels: Tensor) -> Check:
         apart,
         limit,
         f"Two passes over the same pixels differ by {apart:.2g}.",
-        "The victim draws at random: call eval() and set dropout to 0; a random defence must be attacked in "
+        "The victim is random: call eval() and set dropout to 0; a randomised defence must be attacked in "
         "expectation (EoT).",
     )
 
 
 def margins_are_logits(margins: Tensor, probabilities: Tensor) -> Check:
-    """Margins do not look like differences of probabilities, as softmax outputs taken for logits do.
+    """Margins are not differences of probabilities, as softmax outputs taken for logits would be.
 
-    A probability of 0.99 is a logit of 4.6, but a difference of probabilities of 0.98. Looked for are that difference
-    itself, and anything proportional to it. Measured is how much worse the best multiple of the logits fits the margins
-    than the best multiple of the differences, in shares of the margins' length.
+    A probability of 0.99 is a logit of 4.6, but a difference of probabilities of 0.98. The check finds that difference
+    and any multiple of it. Measured is how much worse the best multiple of the logits fits the margins than the best
+    multiple of the differences, as a share of the margins' norm.
 
     Args:
         margins: (N,), positive where the victim says unsafe.
@@ -84,7 +85,7 @@ def margins_are_logits(margins: Tensor, probabilities: Tensor) -> Check:
         excess,
         _EXCESS,
         f"Margins lie {from_logits:.2g} from logits, {from_differences:.2g} from differences of probabilities.",
-        "They behave as probabilities, whose gradients vanish with confidence: give logits.",
+        "They behave like probabilities, whose gradients vanish with confidence: return logits.",
     )
 
 
@@ -98,10 +99,10 @@ def _misfit(values: Tensor, shape: Tensor) -> float:
 
 
 def paths_agree(what: str, margins: Tensor, probabilities: Tensor) -> Check:
-    """What is attacked and what is deployed say the same of the same pictures.
+    """The attacked margins and the deployed path agree on the same pictures.
 
-    A row agrees if both verdicts are the same, or both probabilities within 0.02; a row that the real path leaves
-    unjudged (NaN) does not.
+    A row agrees if both verdicts are the same, or both probabilities are within 0.02; a row that the real path leaves
+    unjudged (NaN) does not agree.
 
     Args:
         what: name of the pictures.
@@ -117,12 +118,12 @@ def paths_agree(what: str, margins: Tensor, probabilities: Tensor) -> Check:
         {"same": share, "apart": float(apart.nan_to_num(1.0).max())},
         0.98,
         f"Attacked and real path agree on {share:.1%} of rows.",
-        "What is attacked is not what is deployed: compare preprocessing, dtype, prompt, threshold.",
+        "The attacked function is not the deployed one: compare preprocessing, dtype, prompt, threshold.",
     )
 
 
 def text_moves_margins(problem: Problem, reads_text: bool) -> Check:
-    """Other prompts move the margins of a victim that claims to read them; measured is the share of rows that move."""
+    """Other prompts change the margins of a victim that claims to read text; measured is the share of rows changed."""
     moved = (
         problem.with_contexts(swap_prompts(problem)).all_signed_margins(problem.images)
         - problem.clean_margins()
@@ -135,5 +136,5 @@ def text_moves_margins(problem: Problem, reads_text: bool) -> Check:
         share,
         0.5 if reads_text else 0.0,
         f"{'Reads text' if reads else 'Does not read text'}: another prompt moves the margin of {share:.1%} of rows.",
-        "It claims to read prompts; attention over a single key, for one, has nothing to choose from.",
+        "It claims to read prompts, but ignores them, as attention over a single key does.",
     )

@@ -12,7 +12,7 @@ it with cross-entropy).
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -60,6 +60,10 @@ class APGD:
     def name(self) -> str:
         """As tables say it."""
         return named("apgd", self.loss)
+
+    def starting_at(self, pixels: Tensor) -> "APGD":
+        """The same attack with its first run at (N, 3, H, W) pixels."""
+        return replace(self, start=pixels)
 
     def run(self, problem: Problem) -> AttackResult:
         """Descend for every image until it is misjudged or the steps are used up."""

@@ -10,7 +10,7 @@ gradient) underflows in float32, at a margin of about 104. Then the attack stand
 The papers use cross-entropy, so it is offered; the margin never saturates and is the default.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -165,6 +165,10 @@ class PGD:
     def name(self) -> str:
         """As tables say it."""
         return named("pgd", self.loss) + ("_last_iterate" if self.last_iterate else "")
+
+    def starting_at(self, pixels: Tensor) -> "PGD":
+        """The same attack with its first run at (N, 3, H, W) pixels."""
+        return replace(self, start=pixels)
 
     @property
     def step(self) -> float:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
+from adversarial.victim import Context
 
 from .families import FAMILIES, Maker, target_of
 

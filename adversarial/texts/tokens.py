@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
+from adversarial.victim import Context
 
 from .search import FamilyResult, TextResult, initial_result, prompt_margins
 

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from adversarial.joint import JointAttack, run_joint_verified
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import Attack
 from adversarial.storing import to_images
 from adversarial.texts.families import FAMILIES, Maker, target_of
 from adversarial.threat import ThreatModel, format_epsilon
+from adversarial.victim import Context
 from eval.metrics.attack_rates import Rates, attack_success_rate
 from eval.metrics.intervals import image_interval
 from eval.questions import Question

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.storing import to_images, to_pixels
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from eval.questions import Question
 from judge.data.images import open_image
 

@@ -13,10 +13,11 @@ from adversarial.pixels.apgd import APGD
 from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
-from adversarial.problem import Context, Problem, Spent
+from adversarial.problem import Problem, Spent
 from adversarial.search import Attack, run_verified
 from adversarial.storing import check_stored
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from eval.questions import Question
 from judge.data.images import open_image
 from judge.student.student import Student

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.storing import is_misjudged, to_images
 from adversarial.texts.families import FAMILIES, Maker, Target, definition_injections, lies, target_of
 from adversarial.texts.search import SubwordSearch, TextAttack, verify_prompts
 from adversarial.texts.static_sets import load_static_set
 from adversarial.texts.tokens import TokenAttack, TokenSearch
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
 from eval.metrics.arrays import ratio
 from eval.metrics.intervals import image_interval
 from eval.questions import Question

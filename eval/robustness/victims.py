@@ -1,4 +1,4 @@
-"""Our classifiers as what attacks are run on: `adversarial.problem.Victim` for judge, student, filters and cascade.
+"""Our classifiers as what attacks are run on: `adversarial.victim.Victim` for judge, student, filters and cascade.
 
 Two paths lead through a victim and must agree. `margins` is differentiable in the pixels and is what attacks climb.
 `score` is what an operator runs, image processor and all, and alone says whether an attack succeeded.
@@ -16,8 +16,8 @@ from scipy.special import expit, logit
 from torch import Tensor
 
 from adversarial.errors import AttackError
-from adversarial.problem import Context
 from adversarial.storing import to_images, to_pixels
+from adversarial.victim import Context
 from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
 from judge.encoders.pixels import preprocess
