@@ -17,9 +17,9 @@ demo: .venv/installed
 student: .venv/installed
 	test -f runs/demo/metrics.json || $(MAKE) demo
 	rm -rf runs/student runs/cascade runs/linear_probe runs/prompt_learning runs/pooled_attention
-	$(BIN)/python recipes/linear_probe.py
-	$(BIN)/python recipes/prompt_learning.py
-	$(BIN)/python recipes/pooled_attention.py
+	$(BIN)/python recipes/fixed_head.py --head linear_probe
+	$(BIN)/python recipes/fixed_head.py --head prompt_learning
+	$(BIN)/python recipes/fixed_head.py --head pooled_attention
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/distill_cross_attention.py
 	$(BIN)/python recipes/cascade.py
 

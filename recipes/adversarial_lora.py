@@ -22,26 +22,34 @@ A judge of your own, in a YAML or on the command line:
 Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run.
 """
 
-import sys
 import time
-import warnings
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
-from tqdm.auto import tqdm
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
-from eval.closing import command, data_words
-from eval.fixed_heads import ask
-from eval.options import RecipeOptions, parse_options, resumes
 from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
+from eval.recipe import (
+    DataOptions,
+    RecipeOptions,
+    RecipeTrainingArguments,
+    command,
+    data_words,
+    load_splits,
+    log,
+    open_run,
+    parse_options,
+    predict_distributed,
+    progress_bar,
+    resumes,
+    run_recipe,
+    write_metrics,
+)
 from eval.robustness.run import attack_victim
 from eval.robustness.suites import Suite
 from eval.robustness.trials import summarise_trials
@@ -51,7 +59,6 @@ from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.fare import resize_to_input
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
-from judge.runs.machine import environment
 from judge.vlm.adapter import tidy_adapter
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import BaseOptions, load_base
@@ -69,19 +76,17 @@ from judge.vlm.training.harden import (
 )
 from judge.vlm.training.trainer import FlippedGroups
 from prompts import FlipOptions, draw_groups
-from prompts.errors import ArbiterError
-from prompts.printable import error_line, printable_lines
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "adversarial_judge.yaml"
+CONFIG = Path(__file__).parent / "configs" / "adversarial_judge.yaml"
 BUDGETS = (2 / 255, 4 / 255, 8 / 255)
-"""At which robust accuracy is told."""
+"""L-inf budgets at which robust accuracy is measured."""
 
 
 @dataclass
 class HardenOptions(RecipeOptions):
     """Which judge, how its batches are attacked, and how it is measured."""
 
-    judge: str = field(default="runs/demo", metadata={"help": "Run folder of the judge to go on with."})
+    judge: str = field(default="runs/demo", metadata={"help": "Run folder of the judge to harden."})
     epsilon: str = field(default="8/255", metadata={"help": "Largest L-inf budget in training, as 8/255."})
     attack_steps: int = field(default=2, metadata={"help": "PGD steps on each attacked row."})
     attack_share: float = field(default=0.75, metadata={"help": "Share of rows attacked, 0 to 1."})
@@ -91,19 +96,20 @@ class HardenOptions(RecipeOptions):
     )
     tower_rank: int = field(default=64, metadata={"help": "Rank of these further adapters."})
     learn_answers: bool = field(
-        default=False,
-        metadata={"help": "Go on with the second stage: answers to attacked questions."},
+        default=False, metadata={"help": "Run the second stage: train on answers to attacked questions."}
     )
     train_language: bool = field(
-        default=False, metadata={"help": "Let the judge's own adapters go on learning in the second stage."}
+        default=False, metadata={"help": "Train the judge's own adapters as well in the second stage."}
     )
     feature_images: int = field(
         default=16000,
-        metadata={"help": "Hold features on at most so many images; of digits, so many are drawn."},
+        metadata={"help": "Match features on at most so many images; of digits, so many are drawn."},
     )
-    feature_epochs: int = field(default=3, metadata={"help": "Passes over these images; 0 leaves them out."})
-    feature_rate: float = field(default=2e-3, metadata={"help": "Highest learning rate of these passes."})
-    feature_batch_size: int = field(default=64, metadata={"help": "Images in a step of them."})
+    feature_epochs: int = field(
+        default=3, metadata={"help": "Epochs over these images; 0 skips the first stage."}
+    )
+    feature_rate: float = field(default=2e-3, metadata={"help": "Peak learning rate of the first stage."})
+    feature_batch_size: int = field(default=64, metadata={"help": "Images in a step of the first stage."})
     feature_clean_weight: float = field(
         default=0.0, metadata={"help": "Weight of clean images' features beside the attacked ones' there."}
     )
@@ -132,56 +138,60 @@ class HardenOptions(RecipeOptions):
         )  # fmt: skip
 
 
-@dataclass
-class HardenArguments(TrainingArguments):
-    """transformers' own arguments; a batch is made of policies, each with `flip.group_size` rows."""
-
-    def __post_init__(self) -> None:
-        self.remove_unused_columns = False
-        if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False
-        super().__post_init__()
+OPTIONS = (HardenOptions, RecipeTrainingArguments)
 
 
 def main() -> None:
-    """Parse, measure the judge, train, measure what was saved, tell the price."""
+    """Evaluate the judge, train its tower, evaluate what was saved, report clean and robust accuracy."""
     started = time.time()
-    options, args = parse()
+    options, args = parse_options(OPTIONS, CONFIG)
+    check_launch(options, args)
     set_seed(args.seed)
     judge_run = RunDir.open(options.judge, kind="vlm")
-    flip = flips(judge_run)
-    run = open_run(judge_run, options, args)
-    train, test, pictures = load_splits(judge_run, options, run)
-    final = draw_evaluation(test.examples, run.taxonomy, flip, seed=args.seed, rows=options.test_rows)
-    attacked = draw_attacked(test, run, flip, options, args.seed)
-    before = measure(judge_run, final, attacked, options, args)
+    # The judge's own data and held-out categories, so that the same test questions stay unseen.
+    drawn = {key: judge_run.config[key] for key in ("dataset", "taxonomy", "held_out", "flip")}
+    data = DataOptions(**drawn, max_failures=options.max_failures, limit=options.limit)
+    about = {**BaseOptions.from_run(judge_run).to_manifest(), "template": judge_run.manifest["template"]}
+    about["judge"] = options.judge
+    run = open_run(args.output_dir, "vlm", judge_run.taxonomy, (drawn, options, args), **about)
+
+    train, test = load_splits(data, run.taxonomy, ("train", "test"), run=run)
+    unlabelled = load_feature_images(data, test, options, run)
+    questions = draw_evaluation(
+        test.examples, run.taxonomy, data.flips, seed=args.seed, rows=options.test_rows
+    )
+    attacked = draw_attacked(test, run, data.flips, options, args.seed)
+    before = measure(judge_run, questions, attacked, options, args)
 
     set_seed(args.seed)
-    trainer = build_trainer(
-        judge_run, FlippedGroups(train.examples, run.taxonomy, flip, seed=args.seed, groups=options.groups_per_epoch),
-        options, args,
-    )  # fmt: skip
-    trained = time.time()
-    history = hold_features(trainer, pictures, options, args.seed)
+    groups = FlippedGroups(
+        train.examples, run.taxonomy, data.flips, seed=args.seed, groups=options.groups_per_epoch
+    )
+    trainer = build_trainer(judge_run, groups, options, args)
+    training = time.time()
+    history = train_features(trainer, unlabelled, options, args.seed)
     if options.learn_answers:
         trainer.train()
-    trained = time.time() - trained
+    training = time.time() - training
     trainer.save_model(str(run.path / "adapter"))
     PartialState().wait_for_everyone()
     if trainer.is_world_process_zero():
         tidy_adapter(run.path / "adapter", base=run.manifest["base"])
     PartialState().wait_for_everyone()
 
-    after = measure(run, final, attacked, options, args)
+    after = measure(run, questions, attacked, options, args)
     if trainer.is_world_process_zero():
         run.write_rows("history", [*history, *trainer.state.log_history])
-        seconds = {"seconds": time.time() - started, "seconds_training": trained}
-        tell(run, before, after, seconds)
+        seconds = {"seconds": time.time() - started, "seconds_training": training}
+        write_results(run, before, after, seconds)
 
 
-def parse() -> tuple[HardenOptions, HardenArguments]:
-    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
-    options, args = parse_options((HardenOptions, HardenArguments), DEFAULT_CONFIG, sys.argv[1:])
+def check_launch(options: HardenOptions, args: RecipeTrainingArguments) -> None:
+    """Refuse what this recipe cannot do under any options of its own.
+
+    Raises:
+        ConfigError: resuming, ZeRO-3, or DeepSpeed without the second stage.
+    """
     if resumes(args):
         raise ConfigError(
             "Hardening takes minutes and its first stage keeps no checkpoints, so nothing can be resumed; give another "
@@ -192,54 +202,25 @@ def parse() -> tuple[HardenOptions, HardenArguments]:
         raise ConfigError("Under ZeRO-3 no process has a whole judge to attack; use ZeRO-2 or plain DDP.")
     if plugin is not None and not options.learn_answers:
         raise ConfigError(
-            "Holding features needs no DeepSpeed; launch it with plain DDP, or add --learn_answers true."
+            "The first stage cannot use DeepSpeed; launch it with plain DDP, or add --learn_answers true."
         )
-    return options, args
 
 
-def flips(judge_run: RunDir) -> FlipOptions:
-    """How the judge's policies were drawn; what it never saw stays unseen."""
-    config = judge_run.config
-    return FlipOptions(held_out=frozenset(config["held_out"]), **config["flip"])
-
-
-def open_run(judge_run: RunDir, options: HardenOptions, args: HardenArguments) -> RunDir:
-    """The run folder, made by the first process; the others wait for it."""
-    state = PartialState()
-    if state.is_main_process:
-        about = {**BaseOptions.from_run(judge_run).to_manifest(), "template": judge_run.manifest["template"]}
-        run = RunDir.create(args.output_dir, kind="vlm", judge=options.judge, **about)
-        run.write_taxonomy(judge_run.taxonomy)
-        run.write_environment()
-        kept = {key: judge_run.config[key] for key in ("dataset", "taxonomy", "held_out", "flip")}
-        run.write_config({**kept, **asdict(options), **args.to_dict()})
-    state.wait_for_everyone()
-    return RunDir.open(args.output_dir, kind="vlm")
-
-
-def load_splits(judge_run: RunDir, options: HardenOptions, run: RunDir) -> list[ExampleSet]:
-    """Train and test examples of the judge's own data, and images to hold features on; no test image among these."""
-    learnt = judge_run.config["dataset"]
-    many = f"digits:{options.feature_images}" if learnt.split(":")[0] == "digits" else learnt
-    splits = [
-        load_examples(
-            dataset,
-            split=split,
-            taxonomy=run.taxonomy,
-            max_failures=options.max_failures,
-            limit=limit,
-            ledger=run.path / f"skipped-{name}.jsonl" if PartialState().is_main_process else None,
-        )
-        for name, dataset, split, limit in (
-            ("train", learnt, "train", options.limit),
-            ("test", learnt, "test", options.limit),
-            ("features", many, "train", options.feature_images),
-        )
-    ]
-    train, test, pictures = splits
-    check_splits(train, test)
-    check_splits(pictures, test)
-    return splits
+def load_feature_images(
+    data: DataOptions, test: ExampleSet, options: HardenOptions, run: RunDir
+) -> ExampleSet:
+    """Images whose features are matched; their labels are not used, and no test image is among them."""
+    digits = data.dataset.split(":")[0] == "digits"
+    images = load_examples(
+        f"digits:{options.feature_images}" if digits else data.dataset,
+        split="train",
+        taxonomy=run.taxonomy,
+        max_failures=options.max_failures,
+        limit=options.feature_images,
+        ledger=run.path / "skipped-features.jsonl" if PartialState().is_main_process else None,
+    )
+    check_splits(images, test)
+    return images
 
 
 def draw_attacked(
@@ -259,7 +240,7 @@ def draw_attacked(
 
 
 def build_trainer(
-    judge_run: RunDir, dataset: FlippedGroups, options: HardenOptions, args: HardenArguments
+    judge_run: RunDir, dataset: FlippedGroups, options: HardenOptions, args: RecipeTrainingArguments
 ) -> RobustTrainer:
     """The judge's base with its adapter, widened, ready to train."""
     manifest = judge_run.manifest
@@ -276,7 +257,7 @@ def build_trainer(
     if not options.train_language:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "language_model" not in name)
-    say(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
+    log(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
     return RobustTrainer(
         judge=VisionLanguageJudge(model, processor, manifest["template"]),
         features=features,
@@ -289,32 +270,33 @@ def build_trainer(
     )
 
 
-def hold_features(
-    trainer: RobustTrainer, pictures: ExampleSet, options: HardenOptions, seed: int
+def train_features(
+    trainer: RobustTrainer, unlabelled: ExampleSet, options: HardenOptions, seed: int
 ) -> list[dict[str, float]]:
-    """The first stage: the tower's adapters learn to keep their features under attack."""
+    """The first stage: the tower's adapters learn to keep the clean image's features under attack."""
     matching = replace(options.matching, seed=seed)
-    images = resize_to_input(trainer.judge.processor, pictures.examples)
+    images = resize_to_input(trainer.judge.processor, unlabelled.examples)
     steps = max(len(images) // matching.batch_size, 1) * matching.epochs
-    with tqdm(total=steps, desc="features", disable=not PartialState().is_main_process, delay=1) as bar:
-
-        def progress(done: int, loss: float) -> None:
-            bar.update(done - bar.n)
-            bar.set_postfix(distance=f"{loss:.3f}", refresh=False)
-
-        return match_features(trainer.judge.model, trainer.tower, images, matching, progress=progress)
+    with progress_bar("features", steps) as progress:
+        return match_features(
+            trainer.judge.model,
+            trainer.tower,
+            images,
+            matching,
+            progress=lambda done, loss: progress(done, distance=loss),
+        )
 
 
 def measure(
     run: RunDir,
-    final: Evaluation,
+    questions: Evaluation,
     attacked: list[Question],
     options: HardenOptions,
-    args: HardenArguments,
+    args: RecipeTrainingArguments,
 ) -> dict[str, Any]:
     """Clean numbers on all questions and robust accuracy on some, of a judge as a user would load it."""
     judge = load_classifier(run.path, device=str(args.device), batch_size=options.judge_batch_size)
-    clean = summarise_evaluation(final, ask(judge, final))
+    clean = summarise_evaluation(questions, predict_distributed(judge, questions))
     pgd = PGD(steps=options.measured_steps)
     suite = Suite(
         "quick", ThreatModel(BUDGETS[0], after=("8bit",)), BUDGETS, (pgd,), (pgd,), "one attack, few steps"
@@ -325,54 +307,37 @@ def measure(
     return {"clean": clean, "attacked": summarise_trials(found, suite)}
 
 
-def tell(run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: dict[str, float]) -> None:
-    """metrics.json, and the price as a table."""
-    place = environment()
-    price = {
+def write_results(
+    run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: dict[str, float]
+) -> None:
+    """Write metrics.json, and print clean and robust accuracy before and after."""
+    summary = {
         "clean_f1_loss": before["clean"]["f1"] - after["clean"]["f1"],
         "undefended_robust_accuracy": before["attacked"]["robust_accuracy"],
         "defended_robust_accuracy": after["attacked"]["robust_accuracy"],
     }
-    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
-    run.write_metrics({**price, "before": before, "after": after, **seconds, **about})
-    say(f"\n{'':34}{'before':>10}{'after':>10}")
-    for key, label in (
-        ("f1", "F1"),
-        ("heldout_f1", "F1, held-out categories"),
-        ("lying_prompt_f1", "F1, prompt lies"),
-        ("category_accuracy", "category accuracy"),
-    ):
-        row(label, *(found["clean"][key] for found in (before, after)))
-    for epsilon in BUDGETS:
-        level = format_epsilon(epsilon)
-        row(
-            f"robust accuracy at {level}",
-            *(found["attacked"]["by_epsilon"][level]["robust_accuracy"] for found in (before, after)),
-        )
-    say(
+    write_metrics(run, {**summary, "before": before, "after": after, **seconds})
+    labels = {
+        "f1": "F1",
+        "heldout_f1": "F1, held-out categories",
+        "lying_prompt_f1": "F1, prompt lies",
+        "category_accuracy": "category accuracy",
+    }
+    table = {label: [found["clean"][key] for found in (before, after)] for key, label in labels.items()}
+    for level in map(format_epsilon, BUDGETS):
+        table[f"robust accuracy at {level}"] = [
+            found["attacked"]["by_epsilon"][level]["robust_accuracy"] for found in (before, after)
+        ]
+    log(f"\n{'':34}{'before':>10}{'after':>10}")
+    for label, values in table.items():
+        log(f"{label:34}" + "".join(f"{'-' if v is None else f'{v:.3f}':>10}" for v in values))
+    log(
         f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training; robust accuracy "
-        f"of {after['attacked']['rows']} questions, as bytes. Next:"
+        f"of {after['attacked']['rows']} questions, on 8-bit images. Next:"
     )
-    config = run.config
-    words = data_words(config["dataset"], run.path / "taxonomy.yaml", config["held_out"])
-    say(f"  {command('arbiter', 'attack', run.path, *words)}")
-
-
-def row(label: str, *values: float | None) -> None:
-    """One line of the table."""
-    say(f"{label:34}" + "".join(f"{'-' if value is None else f'{value:.3f}':>10}" for value in values))
-
-
-def say(text: str) -> None:
-    """Print once, not once a process."""
-    if PartialState().is_main_process:
-        print(printable_lines(text), flush=True)
+    words = data_words(run.config["dataset"], run.path / "taxonomy.yaml", run.config["held_out"])
+    log(f"  {command('arbiter', 'attack', run.path, *words)}")
 
 
 if __name__ == "__main__":
-    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    try:
-        main()
-    except (ArbiterError, AttackError, ConfigError) as error:
-        raise SystemExit(f"error: {error_line(error)}") from None
+    run_recipe(main)

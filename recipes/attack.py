@@ -1,4 +1,4 @@
-r"""Attack judges, students, filters and cascades, and say what they withstand.
+r"""Attack judges, students, filters and cascades, and measure their robustness.
 
     python recipes/attack.py
 
@@ -6,8 +6,8 @@ With no options it attacks what `make demo`, `make student` and `make defences` 
 `strong` on the pixels of every victim at four budgets (all its attacks at 2/255, APGD with restarts at the others),
 image and prompt together through all stages of the cascades, prompts alone, edits as platforms make them, transfer
 between victims. On 2 CPU cores it takes about 17 minutes and leaves `runs/attack` (metrics.json, every trial,
-report.html). Checks of the attacks' honesty run beside; if one fails, it is said loudly and the exit code is 1. All
-passed is 0; 2 is an error of any kind, of which `--debug` shows where.
+report.html). It also checks that the attacks themselves work (honesty checks). Exit code 0: all passed; 1: one failed;
+2: an error of any kind, with a traceback under `--debug`.
 
 Your own classifiers and data, at full strength:
 
@@ -21,9 +21,9 @@ one stops the run.
 
 import sys
 import time
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,9 @@ from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.metrics.judged import summarise
-from eval.options import RecipeOptions, parse_options
 from eval.predict import predict_questions
 from eval.questions import Question, draw_grouped_questions
+from eval.recipe import DataOptions, create_run, hide_known_warnings, log, parse_options, write_metrics
 from eval.reports.robustness_figures import ImagePair
 from eval.reports.robustness_page import write_robustness_report
 from eval.reports.robustness_tables import HEADLINE_KEYS, failed_checks, headline, tables
@@ -63,21 +63,20 @@ from judge.cascade.margins import PATHS
 from judge.data.examples import load_examples
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
-from judge.runs.machine import environment
 from judge.serve.exit_codes import run_to_exit_code
 from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
-from prompts.printable import printable, printable_lines
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
-SHEET_ROWS = 4  # pictures of each victim
+CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
+SHEET_ROWS = 4  # images of each victim on the contact sheet
+report_progress = partial(log, stderr=True)
 VERDICTS = {True: "safe", False: "unsafe"}
-"""What an attack makes of an image that is unsafe, or not."""
+"""The verdict that an attack aims at, by whether the image is unsafe."""
 
 
 @dataclass
-class AttackOptions(RecipeOptions):
-    """Who is attacked, by whom, with what."""
+class AttackOptions(DataOptions):
+    """Which classifiers are attacked, on which data, with what."""
 
     output_dir: str = field(default="runs/attack", metadata={"help": "The folder of the run."})
     victims: list[str] = field(
@@ -88,27 +87,16 @@ class AttackOptions(RecipeOptions):
     )
     defended: dict[str, Any] = field(
         default_factory=dict,
-        metadata={"help": "Which victim is another one's defended version, for the price. In a YAML only."},
+        metadata={"help": "Which victim is another one's defended version, to compare. In a YAML only."},
     )
     cascade: str = field(
         default="none", metadata={"help": "A cascade, attacked in image and prompt; or none."}
     )
     defended_cascade: str = field(default="none", metadata={"help": "The same, defended; or none."})
-    dataset: str = field(default="digits", metadata={"help": "As in recipes/lora_llava.py."})
-    taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
-    held_out: list[str] = field(
-        default_factory=list, metadata={"help": "Categories that no policy may contain."}
-    )
-    flip: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Any field of prompts.FlipOptions. In a YAML only."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Use at most so many images."})
     unsafe_rows: int = field(
         default=100, metadata={"help": "Unsafe rows that cascades are attacked on, and as many benign ones."}
     )
-    clean_rows: int = field(
-        default=800, metadata={"help": "Questions that the price in clean F1 is measured on."}
-    )
+    clean_rows: int = field(default=800, metadata={"help": "Questions that clean F1 is measured on."})
     preset: str = field(default="strong", metadata={"help": "strong, or unsafebench (weak, the paper's)."})
     rows: int = field(default=96, metadata={"help": "Questions attacked, the same for every victim."})
     epsilon: str = field(default="2/255", metadata={"help": "The headline budget, in pixels of [0, 1]."})
@@ -147,54 +135,53 @@ class AttackOptions(RecipeOptions):
     batch_size: int = field(default=32, metadata={"help": "Images in one forward pass."})
 
 
+OPTIONS = (AttackOptions,)
+
+
 def main() -> None:
-    """Parse, draw, attack pixels, then stages, texts and the rest; report; fail if an attack was not honest."""
+    """Attack pixels, then cascades, texts and the rest; report; exit with 1 if an honesty check failed."""
     started = time.time()
-    options = parse()
+    (options,) = parse_options(OPTIONS, CONFIG)
     set_seed(options.draws[0])
     taxonomy, suite = load_taxonomy(options.taxonomy), build_suite(options)
-    if len(set(map(short, options.victims))) < len(options.victims):
+    if len(set(map(victim_name, options.victims))) < len(options.victims):
         raise ConfigError(f"Victims are named by their folders, and two of {options.victims} share one.")
     victims = {
-        name: ClassifierVictim(load_classifier(name), options.category, short(name))
+        name: ClassifierVictim(load_classifier(name), options.category, victim_name(name))
         for name in options.victims
     }
     for name in {options.cascade, options.defended_cascade} - {"none"}:
-        RunDir.open(name, kind="cascade")  # a missing one is said now, not after minutes of attacks
-    run = open_run(options, taxonomy)
+        RunDir.open(name, kind="cascade")  # a missing one stops the run now, not after minutes of attacks
+    run = create_run(options.output_dir, "attack", taxonomy, (options,))
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():
         check_victim_sample(victim, draws[0], suite.threat)  # before minutes of attacks
 
     results, pictures = attack_pixels(victims, draws, suite, options)
-    first = {short(name): found[0] for name, found in results.items()}
+    first = {victim_name(name): found[0] for name, found in results.items()}
     metrics: dict[str, Any] = {
         "suite": {**suite.describe(), "rows": len(draws[0]), "seeds": options.draws},
         "pixels": {name: summarise_trials(found, suite) for name, found in first.items()},
-        "draws": {short(name): over_draws(found, suite.threat.epsilon) for name, found in results.items()},
+        "draws": {
+            victim_name(name): over_draws(found, suite.threat.epsilon) for name, found in results.items()
+        },
         "honesty": check_attacks(victims, draws[0], suite, options),
-        "clean": {short(name): clean_f1(victim, options, taxonomy) for name, victim in victims.items()},
+        "clean": {victim_name(name): clean_f1(victim, options, taxonomy) for name, victim in victims.items()},
     }
-    pairs = [(short(a), short(b)) for a, b in options.defended.items()]
+    pairs = [(victim_name(a), victim_name(b)) for a, b in options.defended.items()]
     metrics["comparison"] = compare_defended(first, metrics["clean"], pairs, suite)
     metrics["deployments"] = attack_deployments(options, taxonomy, suite)
-    metrics |= attack_otherwise(victims, draws[0], suite, options)
+    metrics |= run_other_attacks(victims, draws[0], suite, options)
     budgets = map(format_epsilon, (suite.threat.epsilon, suite.epsilons[-1]))
     metrics |= headline(metrics, pairs[0] if pairs else None, *budgets)
-    place = environment()
-    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
-    run.write_metrics({**metrics, "seconds": time.time() - started, **about})
+    metrics["seconds"] = time.time() - started
+    write_metrics(run, metrics)
     run.write_rows("trials", (record for found in first.values() for record in trial_records(found)))
     write_robustness_report(run, metrics, first, pictures, suite.threat.epsilon)
-    show(run, metrics, time.time() - started)
+    print_results(metrics)
+    log(f"\n{time.time() - started:.0f} s in all; {run.path}/report.html has the curves and the images")
     if failed_checks(metrics["honesty"]):
         raise SystemExit(1)
-
-
-def parse() -> AttackOptions:
-    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
-    (options,) = parse_options((AttackOptions,), DEFAULT_CONFIG, sys.argv[1:])
-    return options
 
 
 def build_suite(options: AttackOptions) -> Suite:
@@ -228,25 +215,16 @@ def build_suite(options: AttackOptions) -> Suite:
     return queries_only(suite) if options.knowledge == "queries" else suite
 
 
-def open_run(options: AttackOptions, taxonomy: Taxonomy) -> RunDir:
-    """The run folder with what is known beforehand."""
-    run = RunDir.create(options.output_dir, kind="attack")
-    run.write_taxonomy(taxonomy)
-    run.write_environment()
-    run.write_config(asdict(options))
-    return run
-
-
 def draw(options: AttackOptions, taxonomy: Taxonomy, seed: int, rows: int) -> list[Question]:
     """Exactly so many questions, the same for every victim."""
-    plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal calls its category by name
+    plain = {"rename": 0.0, "custom": 0.0} if options.category else {}  # a goal names its category
     flip = FlipOptions(held_out=frozenset(options.held_out), **{**plain, **options.flip})
     examples = load_examples(options.dataset, split="test", taxonomy=taxonomy, limit=options.limit).examples
     return draw_grouped_questions(examples, taxonomy, flip, seed=seed, rows=rows)
 
 
-def short(name: str) -> str:
-    """What tables call a victim: the folder's name."""
+def victim_name(name: str) -> str:
+    """What tables call a victim: its folder's name."""
     return Path(name).name
 
 
@@ -256,7 +234,7 @@ def attack_pixels(
     suite: Suite,
     options: AttackOptions,
 ) -> tuple[dict[str, list[VictimResults]], list[ImagePair]]:
-    """The suite against each victim on each draw, and pictures for the sheet."""
+    """The suite against each victim on each draw, and images for the contact sheet."""
     found: dict[str, list[VictimResults]] = {}
     exhibits: list[ImagePair] = []
     for name, victim in victims.items():
@@ -268,7 +246,7 @@ def attack_pixels(
                 suite,
                 batch_size=options.batch_size,
                 seed=options.draws[number],
-                progress=say,
+                progress=report_progress,
             )
             found[name].append(results)
             if not number:
@@ -288,21 +266,21 @@ def check_attacks(
     suite: Suite,
     options: AttackOptions,
 ) -> dict[str, list[dict[str, Any]]]:
-    """The honesty checks of each victim; pictures for their transfer come from the next victim in the list."""
+    """The honesty checks of each victim; images for their transfer check come from the next victim in the list."""
     found, ring = {}, list(victims.values())
     for place, (name, victim) in enumerate(victims.items()):
-        say(f"{victim.name}: honesty checks")
+        report_progress(f"{victim.name}: honesty checks")
         other = ring[(place + 1) % len(ring)]
         checks = check_attack(
             victim, questions, suite, steps=options.steps, queries=options.queries,
             other=None if other is victim else other, batch_size=options.batch_size,
         )  # fmt: skip
-        found[short(name)] = [check.to_dict() for check in checks]
+        found[victim_name(name)] = [check.to_dict() for check in checks]
     return found
 
 
 def clean_f1(victim: ClassifierVictim, options: AttackOptions, taxonomy: Taxonomy) -> float:
-    """F1 on more rows than are attacked, as a price of a few hundredths would not show on those."""
+    """F1 on more rows than are attacked, too few to show a loss of a few hundredths."""
     questions = draw(options, taxonomy, options.draws[0] + 1, options.clean_rows)
     return float(summarise(predict_questions(victim.classifier, questions))["f1"])
 
@@ -314,17 +292,17 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
         return {}
     cascades: dict[str, Any] = {name: load_classifier(name) for name in names}
     deployed = {
-        f"filters of {short(names[0])}": [
+        f"filters of {victim_name(names[0])}": [
             ClassifierVictim(FilterClassifier.from_cascade(cascades[names[0]]))
         ],
-        **{short(name): through_stages(cascade) for name, cascade in cascades.items()},
+        **{victim_name(name): victims_by_stage(cascade) for name, cascade in cascades.items()},
     }
     drawn = draw(options, taxonomy, options.draws[0] + 2, 2 * options.unsafe_rows)
     found = {}
     crafted: dict[str, Any] = {}
     for name, paths in deployed.items():
         clean = clean_f1(paths[0], options, taxonomy)
-        say(f"{name}: image and text")
+        report_progress(f"{name}: image and text")
         found[name] = {
             "clean_f1": clean,
             **evaluate_deployment(
@@ -344,71 +322,65 @@ def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite)
     return found
 
 
-def through_stages(cascade: Cascade) -> list[ClassifierVictim]:
-    """The cascade as it is, and led through each of its stages."""
+def victims_by_stage(cascade: Cascade) -> list[ClassifierVictim]:
+    """The cascade as it is, and with gradients through each of its stages."""
     paths = [path for path in PATHS if path != "judge" or cascade.judge is not None]
     return [ClassifierVictim(cascade, path=path) for path in paths]
 
 
 def families(options: AttackOptions) -> dict[str, Any]:
-    """Makers of texts, with the user's paraphrases if there are any."""
+    """Families of text attacks, with the user's paraphrases if there are any."""
     own = options.paraphrases
     return {**FAMILIES, **({"paraphrases": paraphrases(read_paraphrases(own))} if own else {})}
 
 
-def attack_otherwise(
+def run_other_attacks(
     victims: Mapping[str, ClassifierVictim],
     questions: Sequence[Question],
     suite: Suite,
     options: AttackOptions,
 ) -> dict[str, Any]:
-    """Text alone, edits, transfer, one perturbation for all images, and the user's own sets of prompts.
+    """Text alone, edits, transfer, one universal perturbation, and the user's own sets of prompts.
 
-    An attacker who only asks has no gradients to transfer, or to learn one perturbation by.
+    An attacker with queries only has no gradients for transfer or a universal perturbation.
     """
     named = {victim.name: victim for victim in victims.values()}
-    asking = options.knowledge == "queries"
-    white = {} if asking else {name: each for name, each in named.items() if each.no_gradients is None}
+    gradients = options.knowledge == "white_box"
+    white_box = {name: each for name, each in named.items() if gradients and each.no_gradients is None}
     largest = replace(suite.threat, epsilon=suite.epsilons[-1], space="file", after=("8bit",))
     texts, edits = {}, {}
     for name, victim in named.items():
-        say(f"{name}: texts and edits")
+        report_progress(f"{name}: texts and edits")
         texts[name] = attack_texts(victim, questions, suite.threat, families=families(options))
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
-    say("transfer")
+    report_progress("transfer")
     maker = APGD(steps=options.steps, early_stop=False)
     return {
         "texts": texts,
         "edits": edits,
-        "transfer": transfer_matrix(named, questions, largest, maker) if white else None,
+        "transfer": transfer_matrix(named, questions, largest, maker) if white_box else None,
         "universal": {
             name: attack_universally(victim, questions, largest, Universal())
-            for name, victim in white.items()
+            for name, victim in white_box.items()
         },
         "static_sets": score_static_sets(options.static_sets, named, questions),
     }
 
 
-def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
-    """Every table, the numbers that stand for them, and what is wrong with them."""
+def print_results(metrics: dict[str, Any]) -> None:
+    """Every table, the headline numbers, and failed honesty checks."""
     for table in tables(metrics):
-        print(f"\n{table.to_text()}")
-    print()
+        log(f"\n{table.to_text()}")
+    log()
     for key in HEADLINE_KEYS:
-        print(f"{key:28}{'–' if metrics[key] is None else f'{metrics[key]:.3f}'}")
+        log(f"{key:28}{'–' if metrics[key] is None else f'{metrics[key]:.3f}'}")
     for line in failed_checks(metrics["honesty"]):
-        print(f"HONESTY CHECK FAILED: {printable(line)}")
-    print(f"\n{seconds:.0f} s in all; {printable(run.path)}/report.html has the curves and the pictures")
-
-
-def say(text: str) -> None:
-    """What is being done, on standard error."""
-    print(printable_lines(text), file=sys.stderr, flush=True)
+        log(f"HONESTY CHECK FAILED: {' '.join(line.split())}")
 
 
 if __name__ == "__main__":
-    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    # Not `run_recipe`: exit code 1 means a failed honesty check here, so any error has to end with 2.
+    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     raise SystemExit(run_to_exit_code(main, debug=debug, name="error", ours=(ArbiterError, AttackError)))

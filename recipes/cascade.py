@@ -18,20 +18,13 @@ Then `arbiter judge IMAGE --judge runs/cascade`. Your own runs and data:
 unknown one stops the run.
 """
 
-import sys
 import time
-import warnings
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from tqdm.auto import tqdm
 from transformers import set_seed
 
 from eval.cascade import (
@@ -44,37 +37,38 @@ from eval.cascade import (
     summarise_cascade,
     summarise_costs,
 )
-from eval.closing import try_it
-from eval.metrics.arrays import calibration_error, reliability
-from eval.options import RecipeOptions, parse_options
 from eval.questions import Question, draw_evaluation
+from eval.recipe import (
+    DataOptions,
+    create_run,
+    load_splits,
+    parse_options,
+    progress_bar,
+    run_recipe,
+    try_it,
+    write_metrics,
+)
+from eval.reliability import compare_calibration, draw_reliability
 from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibration.conformal import allowed_misses
 from judge.calibration.envelope import Envelope
-from judge.calibration.temperature import Calibration, LabelledScores, fit_calibration
 from judge.cascade.cascade import Cascade
 from judge.cascade.saved import save_cascade
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import decide
-from judge.cascade.tuning import choose_level, tune
-from judge.data.examples import check_splits, load_examples
-from judge.errors import ConfigError
-from judge.protocol import Classifier
+from judge.cascade.tuning import CutoffFamily, choose_level, tune
 from judge.runs.folder import RunDir
-from judge.runs.machine import environment
-from judge.student.student import Student, load_student
-from prompts import FlipOptions, Taxonomy, load_taxonomy
-from prompts.errors import ArbiterError
-from prompts.printable import error_line
+from judge.student.student import load_student
+from prompts import Taxonomy, load_taxonomy
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "cascade.yaml"
+CONFIG = Path(__file__).parent / "configs" / "cascade.yaml"
 
 
 @dataclass
-class CascadeOptions(RecipeOptions):
-    """Which stages, what is judged, and what is promised."""
+class CascadeOptions(DataOptions):
+    """Which stages, on which data, and which miss rate is promised."""
 
     output_dir: str = field(default="runs/cascade", metadata={"help": "The folder of the run."})
     student: str = field(
@@ -84,14 +78,6 @@ class CascadeOptions(RecipeOptions):
         default="runs/demo",
         metadata={"help": "A run of recipes/lora_llava.py, any other classifier, or none."},
     )
-    dataset: str = field(default="digits", metadata={"help": "As in recipes/lora_llava.py."})
-    taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
-    held_out: list[str] = field(
-        default_factory=list, metadata={"help": "Keys of categories that no policy may contain."}
-    )
-    flip: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "Any field of prompts.FlipOptions. In a YAML only."}
-    )
     promised_miss_rate: float = field(
         default=0.02,
         metadata={"help": "Largest share, 0 to 1, of unsafe images that all stages together may miss."},
@@ -100,49 +86,45 @@ class CascadeOptions(RecipeOptions):
         default=0.04,
         metadata={"help": "Largest share, 0 to 1, of the tuning rows that the judge is asked about."},
     )
-    limit: int | None = field(default=None, metadata={"help": "Use at most so many images of each split."})
-    tuning_rows: int = field(default=640, metadata={"help": "Questions that thresholds are shaped on."})
+    tuning_rows: int = field(default=640, metadata={"help": "Questions that the thresholds are tuned on."})
     calibration_rows: int = field(default=800, metadata={"help": "Questions that the promise rests on."})
     test_rows: int = field(default=1200, metadata={"help": "Questions that the report is about."})
     seed: int = field(default=42, metadata={"help": "Of every draw; the default of the other recipes."})
 
 
+OPTIONS = (CascadeOptions,)
+
+
 def main() -> None:
-    """Parse, ask every stage once, tune, calibrate, check, report."""
+    """Score every question with every stage once, tune, calibrate, test, report."""
+    if not PartialState().is_main_process:
+        return  # nothing is shared out: under `accelerate launch` the first process does the work
     started = time.time()
-    options = parse()
+    (options,) = parse_options(OPTIONS, CONFIG)
     set_seed(options.seed)
-    taxonomy = load_taxonomy(options.taxonomy)
+    taxonomy, promise = load_taxonomy(options.taxonomy), options.promised_miss_rate
     device = "cuda" if torch.cuda.is_available() else "cpu"
     student = load_student(RunDir.open(options.student, kind="student"), device=device)
     judge = None if options.judge == "none" else load_classifier(options.judge, device=device)
-    drawn, promise = draw(options, taxonomy), options.promised_miss_rate
-    run = open_run(options, taxonomy)
-    tuning, calibration, test = (ask(student, judge, questions, name) for name, questions in drawn.items())
+    drawn = draw(options, taxonomy)
+    run = create_run(options.output_dir, "cascade", taxonomy, (options,))
+    answers = {}
+    for name, questions in drawn.items():
+        with progress_bar(f"scoring with every stage, {name}", len(questions)) as progress:
+            answers[name] = predict_stages(student, judge, questions, progress=progress)
+    tuning, calibration, test = answers.values()
 
     batches = timing_batches(tuning.questions)
-    text, image = (Platt.fit(tuning.unsafe, tuning.similarities[name]) for name in ("text", "image"))
-    family = tune(
-        tuning.scores(text, image),
-        tuning.unsafe,
-        promise,
-        judge_share=options.judge_share,
-        costs=measure_costs(student, judge, batches).seconds,
-    )
-    unsafe_rows = calibration.scores(text, image).rows(calibration.unsafe)
-    level = choose_level(family, unsafe_rows, promise, images=calibration.unsafe_images)
-    settings = CascadeSettings(
-        text,
-        image,
-        family.at(level),
-        judge is not None,
-        promise,
-        level,
-        len(unsafe_rows),
-        calibrated_for=Envelope.of(question.row.taxonomy for question in drawn["calibration"]),
+    family, settings = tune_and_calibrate(
+        tuning,
+        calibration,
+        options,
+        measure_costs(student, judge, batches).seconds,
+        has_judge=judge is not None,
     )
     save_cascade(run, settings, student=options.student, judge=None if judge is None else options.judge)
 
+    text, image = settings.text, settings.image
     scores = test.scores(text, image)
     decided = decide(scores, settings.cutoffs)
     cascade = Cascade(student, settings, judge)
@@ -155,54 +137,40 @@ def main() -> None:
         "alone": evaluate_each_stage(test, calibration, text, image, promise, costs),
         **count_live_differences(cascade, test, decided),
         "judge_seconds_per_image": costs.seconds.get("judge"),
-        "calibration": calibrate(run, [tuning, calibration], test),
         "shape": asdict(family.shape),
-        "level": level,
+        "level": settings.level,
         "cutoffs": asdict(settings.cutoffs),
     }
-    place = environment()
-    about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
-    run.write_metrics({**metrics, "seconds": time.time() - started, **about})
+    # For the report only: the cutoffs follow from the order of the scores, which a temperature does not change.
+    metrics["calibration"], curves = {}, {}
+    for name, labelled in test.labelled.items():
+        if labelled:
+            held_out = tuning.labelled[name] + calibration.labelled[name]
+            metrics["calibration"][name], curves[name] = compare_calibration(name, held_out, labelled)
+    draw_reliability(curves, run.plots / "reliability.png")
+    metrics["seconds"] = time.time() - started
+    write_metrics(run, metrics)
     run.write_rows("test", cascade_rows(test, scores, decided))
-    show(run, metrics, time.time() - started)
+    print_tables(metrics)
+    print(f"{time.time() - started:.0f} s in all. Next:")
     print(f"  {try_it(run, [question.row.example for question in drawn['test']])}")
 
 
-def parse() -> CascadeOptions:
-    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
-    (options,) = parse_options((CascadeOptions,), DEFAULT_CONFIG, sys.argv[1:])
-    return options
-
-
-def open_run(options: CascadeOptions, taxonomy: Taxonomy) -> RunDir:
-    """The run folder with what is known beforehand."""
-    run = RunDir.create(options.output_dir, kind="cascade")
-    run.write_taxonomy(taxonomy)
-    run.write_environment()
-    run.write_config(asdict(options))
-    return run
-
-
 def draw(options: CascadeOptions, taxonomy: Taxonomy) -> dict[str, list[Question]]:
-    """Questions to tune, calibrate and report on, drawn alike; no image serves two of them.
+    """Questions to tune, calibrate and test on, drawn alike; no image serves two of them.
 
     Raises:
-        ConfigError: the calibration images cannot support the promise; nobody was asked anything yet.
+        ConfigError: the calibration images cannot support the promise; nothing was scored yet.
     """
-    flip = FlipOptions(held_out=frozenset(options.held_out), **options.flip)
-    validation, test = (
-        load_examples(options.dataset, split=split, taxonomy=taxonomy, limit=options.limit)
-        for split in ("validation", "test")
-    )
-    check_splits(validation, test)
+    validation, test = load_splits(options, taxonomy, ("validation", "test"))
     parts = {
-        # The student's recipe looks at the even ones too; a promise may rest on the odd ones only.
+        # The student's recipe uses the even ones too; a promise may rest on unseen images only.
         "tuning": (validation.examples[::2], options.tuning_rows),
         "calibration": (validation.examples[1::2], options.calibration_rows),
         "test": (test.examples, options.test_rows),
     }
     drawn = {
-        name: list(draw_evaluation(examples, taxonomy, flip, seed=options.seed, rows=rows).flips)
+        name: list(draw_evaluation(examples, taxonomy, options.flips, seed=options.seed, rows=rows).flips)
         for name, (examples, rows) in parts.items()
     }
     unsafe = {question.row.example.id for question in drawn["calibration"] if question.row.unsafe}
@@ -210,79 +178,38 @@ def draw(options: CascadeOptions, taxonomy: Taxonomy) -> dict[str, list[Question
     return drawn
 
 
-def ask(student: Student, judge: Classifier | None, questions: list[Question], name: str) -> StagePredictions:
-    """`predict_stages` with a progress bar."""
-    with tqdm(total=len(questions), desc=f"asking every stage, {name}") as bar:
-        return predict_stages(student, judge, questions, progress=lambda done: bar.update(done - bar.n))
+def tune_and_calibrate(
+    tuning: StagePredictions,
+    calibration: StagePredictions,
+    options: CascadeOptions,
+    costs: dict[str, float],
+    *,
+    has_judge: bool,
+) -> tuple[CutoffFamily, CascadeSettings]:
+    """Tune a family of thresholds, then choose the level at which it keeps the promise on the calibration rows."""
+    promise = options.promised_miss_rate
+    text, image = (Platt.fit(tuning.unsafe, tuning.similarities[name]) for name in ("text", "image"))
+    family = tune(
+        tuning.scores(text, image), tuning.unsafe, promise, judge_share=options.judge_share, costs=costs
+    )
+    unsafe_rows = calibration.scores(text, image).rows(calibration.unsafe)
+    level = choose_level(family, unsafe_rows, promise, images=calibration.unsafe_images)
+    settings = CascadeSettings(
+        text,
+        image,
+        family.at(level),
+        has_judge,
+        promise,
+        level,
+        len(unsafe_rows),
+        calibrated_for=Envelope.of(question.row.taxonomy for question in calibration.questions),
+    )
+    return family, settings
 
 
-def calibrate(run: RunDir, held: Sequence[StagePredictions], test: StagePredictions) -> dict[str, Any]:
-    """Temperatures of student and judge from held-out rows, and what they do on the test rows, for the metrics.
-
-    No classifier is served with them: the cascade's cutoffs follow from the scores' order alone.
-    """
-    found: dict[str, Any] = {}
-    curves = {}
-    for name, answers in test.labelled.items():
-        if not answers:
-            continue
-        fitted = fit_calibration([one for asked in held for one in asked.labelled[name]], classifier=name)
-        before, after = pairs(answers, None), pairs(answers, fitted)
-        curves[name] = {"as it is": before["whole"], "calibrated": after["whole"]}
-        found[name] = fitted.to_dict()
-        for part in before:
-            for when, pair in (("", before[part]), ("_after", after[part])):
-                found[name][f"{part}_calibration_error{when}"] = calibration_error(*pair)
-                found[name][f"{part}_log_loss{when}"] = log_loss(*pair)
-    draw_reliability(curves, run.plots / "reliability.png")
-    return found
-
-
-Pairs = tuple[np.ndarray, np.ndarray]
-"""Truth and probability."""
-
-
-def pairs(answers: Sequence[LabelledScores], calibration: Calibration | None) -> dict[str, Pairs]:
-    """Truth and probability of the whole and of all categories, calibrated or as they are."""
-    scores = [calibration.apply(a.scores, a.taxonomy) if calibration else a.scores for a in answers]
-    truth = np.concatenate([answer.categories.ravel() for answer in answers])
-    values = np.concatenate([score.category_probabilities.ravel() for score in scores])
-    known = ~np.isnan(truth)
-    whole = np.concatenate([answer.unsafe for answer in answers]) == 1
-    return {
-        "whole": (whole, np.concatenate([score.unsafe for score in scores])),
-        "category": (truth[known] == 1, values[known]),
-    }
-
-
-def log_loss(truth: np.ndarray, probability: np.ndarray) -> float:
-    """Mean negative log-likelihood of the judged rows, in nats: what a temperature minimises."""
-    right = np.where(truth, probability, 1 - probability)
-    return float(-np.log(np.clip(right[~np.isnan(right)], 1e-12, None)).mean())
-
-
-def draw_reliability(curves: Mapping[str, Mapping[str, Pairs]], path: Path) -> None:
-    """One diagram a classifier: mean probability of a bin against the share of its rows that is unsafe."""
-    figure = Figure(figsize=(4.2 * len(curves), 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, lines) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-    ):
-        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-        for (label, pair), colour in zip(lines.items(), ("#9aa3ad", "#0b6e99"), strict=True):
-            table = reliability(*pair)
-            label = f"{label} (calibration error {calibration_error(*pair):.3f})"
-            axes.plot(
-                table.probability, table.share_unsafe, color=colour, marker="o", markersize=4, label=label
-            )
-        axes.set(title=name, xlabel="p(unsafe), mean of the bin", ylabel="share that is unsafe")
-        axes.legend(loc="lower right", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
-
-
-def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
-    """The tables, and what to type next."""
-    print(f"\n{'stage':14}{'settles':>9}{'misses':>9}{'false alarms':>14}{'ms an image':>13}")
+def print_tables(metrics: dict[str, Any]) -> None:
+    """What each stage decides, costs and gets wrong; each stage alone; and the promise."""
+    print(f"\n{'stage':14}{'decides':>9}{'misses':>9}{'false alarms':>14}{'ms an image':>13}")
     for name, found in metrics["stages"].items():
         if found["seconds_per_image"] is not None:
             cost = 1000 * found["seconds_per_image"]
@@ -312,15 +239,7 @@ def show(run: RunDir, metrics: dict[str, Any], seconds: float) -> None:
         f"({low:.1%} to {high:.1%}, {metrics['unsafe_rows']} unsafe rows), "
         f"{check['mean']:.2%} on average over {check['splits']} splits (standard error {check['standard_error']:.2%})"
     )
-    print(f"{seconds:.0f} s in all. Next:")
 
 
 if __name__ == "__main__":
-    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    try:
-        # Nothing is shared out: under `accelerate launch` the first process does the work.
-        if PartialState().is_main_process:
-            main()
-    except (ArbiterError, ConfigError) as error:
-        raise SystemExit(f"error: {error_line(error)}") from None
+    run_recipe(main)

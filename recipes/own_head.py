@@ -20,7 +20,6 @@ core it takes 15 to 30 seconds, 1 to 3 for training. Of the table it prints (1,6
 "Before" is tiny-clip as it is, which knows the names of all ten digits.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,9 +31,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from eval.options import RecipeOptions, parse_options
 from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
+from eval.recipe import RecipeOptions, log, parse_options, progress_bar, run_recipe
 from eval.reports.judge_page import format_table
 from judge.data.examples import load_examples
 from judge.encoders.dual import DualEncoder
@@ -43,11 +42,9 @@ from judge.encoders.phrases import phrases
 from judge.protocol import Scores
 from judge.questions import validate_inputs
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
-from prompts.errors import ArbiterError
 from prompts.example import Example
-from prompts.printable import error_line
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
+CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
 
 
 class BestPatch(nn.Module):
@@ -103,9 +100,12 @@ class HeadOptions(RecipeOptions):
     seed: int = field(default=42, metadata={"help": "Of weights and draws."})
 
 
+OPTIONS = (HeadOptions,)
+
+
 def main() -> None:
-    """Encode once, ask, train, ask again."""
-    options = parse()
+    """Encode once, evaluate, train, evaluate again."""
+    (options,) = parse_options(OPTIONS, CONFIG)
     started = time.time()
     torch.manual_seed(options.seed)
     taxonomy = load_taxonomy(options.taxonomy)
@@ -117,19 +117,19 @@ def main() -> None:
     questions = draw_evaluation(test, taxonomy, flip, seed=options.seed, rows=options.rows)
     encoder = DualEncoder.load(options.encoder)
     features = encode_images(encoder, train, cache=Path(options.cache))
-    print(f"{len(features):,} training images encoded, {time.time() - started:.0f} s so far")
+    log(f"{len(features):,} training images encoded, {time.time() - started:.0f} s so far")
 
     head = BestPatch(encoder)
-    before = ask(head, questions)
+    before = evaluate(head, questions)
     began = time.time()
     fit(head, features, train, taxonomy, flip, options)
     trained = time.time() - began
-    after = ask(head, questions)
-    print(format_table(before, after))
+    after = evaluate(head, questions)
+    log(format_table(before, after))
     if options.held_out:
         untrained = f"F1 on categories no training policy held ({', '.join(options.held_out)})"
-        print(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
-    print(f"trained in {trained:.0f} s, {time.time() - started:.0f} s in all")
+        log(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
+    log(f"trained in {trained:.0f} s, {time.time() - started:.0f} s in all")
 
 
 def fit(
@@ -157,21 +157,12 @@ def fit(
         optimizer.step()
 
 
-def ask(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
+def evaluate(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
     """The numbers that every classifier here is measured by."""
-    with tqdm(total=len(questions.questions), desc="judging", delay=1, leave=False) as bar:
-        judged = predict_questions(head, questions.questions, progress=lambda done: bar.update(done - bar.n))
+    with progress_bar("judging", len(questions.questions)) as progress:
+        judged = predict_questions(head, questions.questions, progress=progress)
     return summarise_evaluation(questions, judged)
 
 
-def parse() -> HeadOptions:
-    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
-    (options,) = parse_options((HeadOptions,), DEFAULT_CONFIG, sys.argv[1:])
-    return options
-
-
 if __name__ == "__main__":
-    try:
-        main()
-    except ArbiterError as error:
-        raise SystemExit(f"error: {error_line(error)}") from None
+    run_recipe(main)

@@ -19,56 +19,60 @@ stops the run.
 """
 
 import json
-import sys
 import time
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from accelerate import PartialState
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
-from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
-from eval.closing import command, data_words, recipe_beside
 from eval.metrics.judged import JudgedRow, summarise
-from eval.options import RecipeOptions, parse_options, resume_from, resumes
 from eval.predict import predict_questions, summarise_evaluation
-from eval.questions import Evaluation, Question, draw_evaluation
+from eval.questions import Evaluation, draw_evaluation
+from eval.recipe import (
+    DataOptions,
+    RecipeOptions,
+    RecipeTrainingArguments,
+    check_mapping,
+    command,
+    data_words,
+    load_splits,
+    log,
+    open_run,
+    parse_options,
+    recipe_beside,
+    resume_from,
+    run_recipe,
+    write_metrics,
+)
 from eval.robustness.problems import build_problems
 from eval.robustness.victims import as_victim
-from judge.data.examples import check_splits, load_examples
-from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import copy_encoder, resize_to_input, save_encoder
-from judge.errors import ConfigError
 from judge.runs.folder import RunDir
-from judge.runs.machine import environment
-from judge.runs.resume import check_options, explain_interruption
-from judge.student.distill import DistillTrainer, calibrate_head
-from judge.student.distill_data import DistillOptions
+from judge.runs.resume import explain_interruption
+from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
+from judge.student.group_logits import group_logits
 from judge.student.harden import MisleadingGroups, PixelCollator, RobustDistillation, RobustOptions
 from judge.student.head import CrossAttentionHead
 from judge.student.student import Student, load_student, save_student
 from judge.student.teacher_scores import ScoredGroup, read_teacher_scores
-from prompts import Example, FlipOptions, Taxonomy, draw_groups
-from prompts.errors import ArbiterError
-from prompts.printable import error_line, printable_lines
+from prompts import Example, Group, draw_groups
 
-DEFAULT_CONFIG = Path(__file__).parent / "configs" / "robust_student.yaml"
-DRAWN_WITH = ("dataset", "held_out", "flip", "limit", "seed", "eval_rows", "test_rows")
-"""Options of the first student's run that say which rows there are; taken over, so that lessons and numbers fit."""
+CONFIG = Path(__file__).parent / "configs" / "robust_student.yaml"
+DATA = ("dataset", "held_out", "flip", "limit")
+DRAWN = (*DATA, "seed", "eval_rows", "test_rows")
+"""Options of the first student's run that decide which rows there are; taken over, so that lessons and numbers fit."""
 
 
 @dataclass
 class SourceOptions(RecipeOptions):
-    """What the defended student is made from, and how it is looked at."""
+    """What the robust student is trained from, and how it is measured."""
 
     student: str = field(
         default="runs/student",
@@ -91,277 +95,179 @@ class SourceOptions(RecipeOptions):
         metadata={"help": "Budgets of the quick attack, such as 2/255."},
     )
 
-
-@dataclass
-class RobustArguments(TrainingArguments):
-    """transformers' own arguments; a batch is made of policies, and `learning_rate` is the head's."""
-
     def __post_init__(self) -> None:
-        self.remove_unused_columns = False
-        if not torch.cuda.is_available():
-            self.dataloader_pin_memory = False
-        super().__post_init__()
+        check_mapping("distill", self.distill, DistillOptions)
+
+
+OPTIONS = (SourceOptions, RobustOptions, RecipeTrainingArguments)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """What the first student's run learnt from and was asked."""
+    """What the first student was trained, calibrated and tested on, drawn again."""
 
-    taxonomy: Taxonomy
-    flip: FlipOptions
-    train: tuple[Example, ...]
-    validation: tuple[Example, ...]
     lessons: list[ScoredGroup]
-    final: Evaluation
-    seed: int
-    eval_rows: int
+    train: list[Example]
+    """The images of the lessons."""
+    held_out: list[Group]
+    """What calibration is fitted on."""
+    validation: Evaluation
+    test: Evaluation
 
 
 def main() -> None:
-    """Parse the options, open the run folders, train; what stops it on the way is explained."""
-    source, robust, args = parse()
-    budgets = [parse_epsilon(text) for text in (robust.epsilon, *source.attack_epsilons)]
+    """Parse the options, open the run folders, train; Ctrl-C and a full disk are explain_interruption."""
+    source, robust, args = parse_options(OPTIONS, CONFIG)
+    epsilon, *budgets = (parse_epsilon(text) for text in (robust.epsilon, *source.attack_epsilons))
     set_seed(args.seed)
     first = RunDir.open(source.student, kind="student")
     undefended = load_student(first, device=str(args.device))
-    run = open_run(source, robust, args, first)
+    drawn = {"training_seed": args.seed, **{name: first.config[name] for name in DRAWN}}
+    about = {"teacher": first.manifest["teacher"], "defended": True}
+    run = open_run(args.output_dir, "student", first.taxonomy, (args, drawn, source, robust), **about)
     with explain_interruption(run.path):
-        defend(run, first, undefended, source, robust, budgets, args)
+        started = time.time()
+        rows = draw_rows(first)
+        student, seconds = train(run, rows, undefended, source, robust, epsilon, args)
+        if args.process_index == 0:
+            answers = {
+                "undefended": [JudgedRow.from_dict(row) for row in first.read_rows("test")]
+                or predict_questions(undefended, rows.test.questions),
+                "defended": predict_questions(student, rows.test.questions),
+            }
+            students = {"undefended": undefended, "defended": student}
+            found = {
+                name: measure(students[name], rows.test, answers[name], source, budgets) for name in students
+            }
+            run.write_rows("test", (row.to_dict() for row in answers["defended"]))
+            write_results(run, found, {"seconds": time.time() - started, "seconds_training": seconds})
 
 
-def defend(
-    run: RunDir,
-    first: RunDir,
-    undefended: Student,
-    source: SourceOptions,
-    robust: RobustOptions,
-    budgets: Sequence[float],
-    args: RobustArguments,
-) -> None:
-    """Read the lessons, train against attacks at the first budget, calibrate, ask, attack at the others, report."""
-    started = time.time()
-    epsilon, *budgets = budgets
-    rows = read_rows(first)
-    encoder = copy_encoder(DualEncoder.load(source.encoder, device=str(args.device)))
-    head = CrossAttentionHead(undefended.head.config)
-    head.load_state_dict(undefended.head.state_dict())
-    head.calibration.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
-    student = Student(encoder, head, name=run.path.name, default_taxonomy=rows.taxonomy)
-    look = Look(rows.final, source.attack_rows, source.attack_steps, budgets)
-
-    trained = time.time()
-    trainer = train(
-        undefended.encoder, student, rows, DistillOptions(**source.distill), robust, epsilon, args
-    )
-    trained = time.time() - trained
-    student.clear_cache()
-    if trainer.is_world_process_zero():  # saved first: whatever fails from here on, the training is kept
-        if robust.train_blocks:
-            encoder = save_encoder(encoder, run.path / "encoder")
-            student = Student(encoder, head, name=run.path.name, default_taxonomy=rows.taxonomy)
-        save_student(run, student)
-    calibrate_head(head, *held_out_logits(student, rows, replace(rows.flip, focus=0.0)))
-    if trainer.is_world_process_zero():
-        save_student(run, student)
-        kept = [JudgedRow.from_dict(row) for row in first.read_rows("test")]
-        found = {"undefended": look.at(undefended, kept), "defended": look.at(student)}
-        write_results(run, found, {"seconds": time.time() - started, "seconds_training": trained})
-        run.write_rows("history", trainer.state.log_history)
-
-
-def parse() -> tuple[SourceOptions, RobustOptions, RobustArguments]:
-    """Defaults, then the recipe's YAML, then that of `--config`, then the command line; unknown keys stop the run."""
-    return parse_options((SourceOptions, RobustOptions, RobustArguments), DEFAULT_CONFIG, sys.argv[1:])
-
-
-def open_run(source: SourceOptions, robust: RobustOptions, args: RobustArguments, first: RunDir) -> RunDir:
-    """The run folder, made by the first process; the others wait for it."""
-    state = PartialState()
-    if state.is_main_process:
-        about = {"teacher": first.manifest["teacher"], "defended": True}
-        drawn = {name: first.config[name] for name in DRAWN_WITH}
-        settings = {**args.to_dict(), "training_seed": args.seed, **drawn, **asdict(source), **asdict(robust)}
-        settings["processes"] = args.world_size
-        if resumes(args):
-            RunDir(args.output_dir).check_resumable(first.taxonomy, **about)
-            check_options(args.output_dir, settings, checkpoint=resume_from(args))
-        run = RunDir.create(args.output_dir, kind="student", resume=resumes(args), **about)
-        run.write_taxonomy(first.taxonomy)
-        run.write_environment()
-        run.write_config(settings)
-    state.wait_for_everyone()
-    return RunDir.open(args.output_dir, kind="student")
-
-
-def read_rows(first: RunDir) -> Rows:
-    """Draw the first run's rows again, and read what the judge said of them."""
+def draw_rows(first: RunDir) -> Rows:
+    """Draw the first run's rows again, and read the teacher's scores of them."""
     taxonomy, drawn = first.taxonomy, first.config
-    flip = FlipOptions(held_out=frozenset(drawn["held_out"]), **drawn["flip"])
-    splits = [
-        load_examples(drawn["dataset"], split=split, taxonomy=taxonomy, limit=drawn["limit"])
-        for split in ("train", "validation", "test")
-    ]
-    check_splits(*splits)
-    training, validation, test = (tuple(split.examples) for split in splits)
+    data = DataOptions(**{name: drawn[name] for name in DATA})
+    train, validation, test = (split.examples for split in load_splits(data, taxonomy))
+    whole = replace(data.flips, focus=0.0)  # a student scores whole policies
+    seed, eval_rows = drawn["seed"], drawn["eval_rows"]
+
     about = json.loads((first.path / "lessons" / "about.json").read_text(encoding="utf-8"))
-    count = about.pop("groups")
     about.pop("format")
-    groups = draw_groups(
-        training, taxonomy, replace(flip, focus=0.0), seed=drawn["seed"], epoch=0, groups=count
-    )
+    groups = draw_groups(train, taxonomy, whole, seed=seed, epoch=0, groups=about.pop("groups"))
+    lessons = read_teacher_scores(first.path / "lessons", groups, about=about)
+    used = {row.example.id for lesson in lessons for row in lesson.rows}
+    count = max(1, eval_rows // whole.group_size)
     return Rows(
-        taxonomy=taxonomy,
-        flip=flip,
-        train=training,
-        validation=validation[::2],
-        lessons=read_teacher_scores(first.path / "lessons", groups, about=about),
-        final=draw_evaluation(test, taxonomy, flip, seed=drawn["seed"], rows=drawn["test_rows"]),
-        seed=drawn["seed"],
-        eval_rows=drawn["eval_rows"],
+        lessons,
+        [example for example in train if example.id in used],
+        # As in recipes/distill_cross_attention.py: even validation images, and another epoch to calibrate.
+        draw_groups(validation[::2], taxonomy, whole, seed=seed, epoch=1, groups=count),
+        draw_evaluation(validation[::2], taxonomy, data.flips, seed=seed, rows=eval_rows),
+        draw_evaluation(test, taxonomy, data.flips, seed=seed, rows=drawn["test_rows"]),
     )
 
 
 def train(
-    original: DualEncoder,
-    student: Student,
+    run: RunDir,
     rows: Rows,
-    weighed: DistillOptions,
+    undefended: Student,
+    source: SourceOptions,
     robust: RobustOptions,
     epsilon: float,
-    args: RobustArguments,
-) -> DistillTrainer:
-    """Train head and tower in place."""
-    model = RobustDistillation(student.encoder, original, student.head, weighed, robust, epsilon)
-    learning = [{"params": list(student.head.parameters()), "lr": args.learning_rate}]
-    if model.tower:
-        learning.append({"params": model.tower, "lr": robust.tower_learning_rate})
-    say(
-        f"{sum(p.numel() for p in student.head.parameters()):,} parameters of the head and "
-        f"{sum(p.numel() for p in model.tower):,} of the image tower learn"
-    )
-    used = {row.example.id for lesson in rows.lessons for row in lesson.rows}
-    examples = [example for example in rows.train if example.id in used]
-    in_loop = draw_evaluation(rows.validation, rows.taxonomy, rows.flip, seed=rows.seed, rows=rows.eval_rows)
+    args: RecipeTrainingArguments,
+) -> tuple[Student, float]:
+    """Train head and tower against attacks of size `epsilon`, calibrate and save; returns the student and seconds."""
+    encoder = copy_encoder(DualEncoder.load(source.encoder, device=str(args.device)))
+    head = CrossAttentionHead(undefended.head.config)
+    head.load_state_dict(undefended.head.state_dict())
+    head.calibration.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))  # identity: training works on raw logits
+    student = Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy)
 
     def evaluate(_: CrossAttentionHead) -> dict[str, float]:
-        """Short numbers on validation questions."""
+        """Metrics on the validation questions, for the training log."""
         student.clear_cache()
-        found = summarise_evaluation(in_loop, predict_questions(student, in_loop.questions))
+        found = summarise_evaluation(rows.validation, predict_questions(student, rows.validation.questions))
         return {key: found[key] for key in ("f1", "pair_score", "heldout_f1") if found.get(key) is not None}
 
+    started = time.time()
+    weights = DistillOptions(**source.distill)
+    model = RobustDistillation(encoder, undefended.encoder, head, weights, robust, epsilon)
+    parameters = [{"params": list(head.parameters()), "lr": args.learning_rate}]
+    if model.tower:
+        parameters.append({"params": model.tower, "lr": robust.tower_learning_rate})
+    sizes = [sum(p.numel() for p in part) for part in (head.parameters(), model.tower)]
+    log(f"{sizes[0]:,} parameters of the head and {sizes[1]:,} of the image tower train")
+    pixels, ids = resize_to_input(encoder, rows.train), [example.id for example in rows.train]
     trainer = DistillTrainer(
         model=model,
         args=args,
-        train_dataset=MisleadingGroups(rows.lessons, rows.taxonomy, weighed, robust, seed=args.seed),
-        eval_dataset=in_loop.questions,
-        data_collator=PixelCollator(
-            student.encoder, resize_to_input(student.encoder, examples), [example.id for example in examples]
-        ),
+        train_dataset=MisleadingGroups(rows.lessons, run.taxonomy, weights, robust, seed=args.seed),
+        eval_dataset=rows.validation.questions,
+        data_collator=PixelCollator(encoder, pixels, ids),
         evaluator=evaluate,
-        optimizers=(torch.optim.AdamW(learning, weight_decay=args.weight_decay), None),
+        optimizers=(torch.optim.AdamW(parameters, weight_decay=args.weight_decay), None),
     )
     trainer.train(resume_from_checkpoint=resume_from(args))
     model.requires_grad_(False)
-    student.head.eval()
-    return trainer
+    head.eval()
+    seconds = time.time() - started
+
+    student.clear_cache()
+    if trainer.is_world_process_zero():
+        if robust.train_blocks:
+            encoder = save_encoder(encoder, run.path / "encoder")
+            student = Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy)
+        save_student(run, student)  # before calibrating: if that fails, the training is not lost
+    calibrate_head(head, *group_logits(student, rows.held_out))
+    if trainer.is_world_process_zero():
+        save_student(run, student)
+        run.write_rows("history", trainer.state.log_history)
+    return student, seconds
 
 
-def held_out_logits(student: Student, rows: Rows, flip: FlipOptions) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits and labels (B, 1 + K) of rows that were not trained on, padded with NaN."""
-    count = max(1, rows.eval_rows // flip.group_size)
-    groups = draw_groups(rows.validation, rows.taxonomy, flip, seed=rows.seed, epoch=1, groups=count)
-    columns: dict[str, list[torch.Tensor]] = {"logits": [], "labels": []}
-    for group in groups:
-        tokens = student.encoder.encode_images([open_image(row.example.image) for row in group.rows])
-        with torch.no_grad():
-            whole, categories = student.logits(tokens, [row.prompt for row in group.rows], group.taxonomy)
-        columns["logits"].append(torch.cat([whole[:, None], categories], dim=1).cpu())
-        known = [(row.unsafe, *group.taxonomy.label(row.example)) for row in group.rows]
-        number = [[float("nan") if one is None else float(one) for one in row] for row in known]
-        columns["labels"].append(torch.tensor(number))
-    widest = 1 + max(len(group.taxonomy) for group in groups)
-    logits, labels = (
-        torch.cat([F.pad(part, (0, widest - part.shape[1]), value=float("nan")) for part in parts])
-        for parts in columns.values()
-    )
-    return logits, labels
+def measure(
+    student: Student,
+    test: Evaluation,
+    judged: list[JudgedRow],
+    source: SourceOptions,
+    budgets: Sequence[float],
+) -> dict[str, Any]:
+    """Metrics of the judged test rows, and robust accuracy under PGD at each budget."""
+    # Whole policies, not pairs: images under one policy are attacked together.
+    questions = [question for question in test.flips if question.pair is None][: source.attack_rows]
+    threat = ThreatModel(budgets[0] if budgets else 0.0, after=())
+    problems = [part.problem for part in build_problems(as_victim(student), questions, threat)]
+    total = sum(map(len, problems))
+    robust_accuracy = {}
+    for epsilon in budgets:
+        successes = 0
+        for part in problems:
+            if len(part):
+                result = run_verified(PGD(steps=source.attack_steps), part.with_epsilon(epsilon))
+                successes += int(result.success.sum())
+        robust_accuracy[format_epsilon(epsilon)] = 1 - successes / max(total, 1)
+    summary = summarise_evaluation(test, judged)
+    return {**summary, "f1_everything": summarise(judged)["f1"], "robust_accuracy": robust_accuracy}
 
 
-@dataclass(frozen=True)
-class Look:
-    """The quick look at a student: clean numbers, and what PGD leaves of its right verdicts."""
-
-    final: Evaluation
-    rows: int
-    steps: int
-    budgets: Sequence[float]
-
-    def at(self, student: Student, kept: Sequence[JudgedRow] = ()) -> dict[str, Any]:
-        """Ask, unless the answers to these questions were kept, then attack."""
-        judged = list(kept) or predict_questions(student, self.final.questions)
-        found = summarise_evaluation(self.final, judged)
-        found["f1_everything"] = summarise(judged)["f1"]
-        found["robust_accuracy"] = self.attack(student)
-        found["judged"] = judged
-        return found
-
-    def attack(self, student: Student) -> dict[str, float]:
-        """Share of right verdicts that stay right, at each budget."""
-        # Whole policies, not pairs: images under one policy are attacked together.
-        questions: Sequence[Question] = [q for q in self.final.flips if q.pair is None][: self.rows]
-        threat = ThreatModel(self.budgets[0] if self.budgets else 0.0, after=())
-        parts = [part.problem for part in build_problems(as_victim(student), questions, threat)]
-        total = sum(map(len, parts))
-        found = {}
-        for epsilon in self.budgets:
-            fallen = sum(
-                int(run_verified(PGD(steps=self.steps), problem.with_epsilon(epsilon)).success.sum())
-                for problem in parts
-                if len(problem)
-            )
-            found[format_epsilon(epsilon)] = 1 - fallen / max(total, 1)
-        return found
-
-
-def write_results(run: RunDir, found: Mapping[str, dict[str, Any]], extra: Mapping[str, Any]) -> None:
-    """metrics.json, every judged row, and the table."""
-    place = environment()
-    judged: dict[str, list[JudgedRow]] = {name: each.pop("judged") for name, each in found.items()}
+def write_results(run: RunDir, found: dict[str, dict[str, Any]], seconds: dict[str, float]) -> None:
+    """Write metrics.json, and print the table and what to run next."""
     before, after = found["undefended"], found["defended"]
-    run.write_metrics(
-        {
-            **after,
-            "undefended": before,
-            "clean_f1_loss": before["f1"] - after["f1"],
-            **extra,
-            **{"machine": place["machine"], "versions": place["packages"], "commit": place["git"]},
-        }
+    write_metrics(
+        run, {**after, "undefended": before, "clean_f1_loss": before["f1"] - after["f1"], **seconds}
     )
-    run.write_rows("test", (row.to_dict() for row in judged["defended"]))
     columns = ("f1", "pair_score", "lying_prompt_f1", "heldout_f1", "f1_everything")
     budgets = list(after["robust_accuracy"])
-    say(f"\n{'':12}" + "".join(f"{column:>17}" for column in columns) + "   right verdicts left by PGD at")
-    say(f"{'':12}" + " " * 17 * len(columns) + "".join(f"{budget:>10}" for budget in budgets))
+    log(f"\n{'':12}" + "".join(f"{column:>17}" for column in columns) + "   robust accuracy under PGD at")
+    log(f"{'':12}" + " " * 17 * len(columns) + "".join(f"{budget:>10}" for budget in budgets))
     for name, each in found.items():
         cells = "".join("-".rjust(17) if each.get(c) is None else f"{each[c]:>17.3f}" for c in columns)
-        say(f"{name:12}{cells}" + "".join(f"{each['robust_accuracy'][budget]:>10.3f}" for budget in budgets))
-    say(f"\n{extra['seconds']:.0f} s in all, {extra['seconds_training']:.0f} s of them training. Next:")
+        log(f"{name:12}{cells}" + "".join(f"{each['robust_accuracy'][budget]:>10.3f}" for budget in budgets))
+    log(f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training. Next:")
     words = ["--student", run.path, "--judge", "none", "--output_dir", run.path.parent / "robust_cascade"]
-    config = run.config
-    words += data_words(config["dataset"], run.path / "taxonomy.yaml", config["held_out"])
-    say(f"  {command('python', recipe_beside(__file__, 'cascade'), *words)}")
-
-
-def say(text: str) -> None:
-    """Print once, not once a process."""
-    if PartialState().is_main_process:
-        print(printable_lines(text), flush=True)
+    words += data_words(run.config["dataset"], run.path / "taxonomy.yaml", run.config["held_out"])
+    log(f"  {command('python', recipe_beside(__file__, 'cascade'), *words)}")
 
 
 if __name__ == "__main__":
-    # peft still asks transformers 5.23 by a name that v6 will drop; nobody here can change that.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-    try:
-        main()
-    except (ArbiterError, ConfigError, AttackError) as error:
-        raise SystemExit(f"error: {error_line(error)}") from None
+    run_recipe(main)

@@ -512,13 +512,13 @@ def train_here(recipe_config, tmp_path, monkeypatch):
         recipe = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, "lora_llava", recipe)  # its arguments are pickled beside the adapter
         spec.loader.exec_module(recipe)
-        ask, asked = recipe.ask, {}
+        predict, asked = recipe.predict_distributed, {}
 
-        def noted(judge, evaluation, name=""):
-            asked[name] = (evaluation, ask(judge, evaluation, name))
+        def recorded(judge, evaluation, name=""):
+            asked[name] = (evaluation, predict(judge, evaluation, name))
             return asked[name][1]
 
-        recipe.ask = noted
+        recipe.predict_distributed = recorded
         recipe.main()
         return SimpleNamespace(path=path, asked=asked)
 

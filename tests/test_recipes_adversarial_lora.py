@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from adversarial.errors import AttackError
+from eval.recipe import parse_options
 from judge.classifiers import load_classifier
 from judge.runs.folder import RunDir
 
@@ -58,7 +60,7 @@ def recipe():
 def parse(recipe, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["adversarial_lora.py", *arguments])
-        return recipe["parse"]()
+        return parse_options(recipe["OPTIONS"], recipe["CONFIG"])
 
     return run
 
@@ -154,6 +156,6 @@ def test_an_epsilon_in_grey_levels_stops_before_anything_is_measured(
 ):
     arguments = ["--judge", str(judge_run.path), "--output_dir", str(tmp_path / "run"), "--epsilon", "8"]
     monkeypatch.setattr(sys, "argv", ["adversarial_lora.py", *arguments, *SMALL])
-    with pytest.raises(recipe["AttackError"], match="8/255"):
+    with pytest.raises(AttackError, match="8/255"):
         recipe["main"]()
     assert not (tmp_path / "run").exists()

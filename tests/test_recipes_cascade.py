@@ -9,13 +9,16 @@ import pytest
 import torch
 import yaml
 
+from eval.recipe import parse_options
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
+from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.standins.digits import digits_examples
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student, save_student
 from prompts import load_taxonomy
+from prompts.errors import ArbiterError
 
 RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "cascade.py"
 CONFIG = RECIPE.parent / "configs" / "cascade.yaml"
@@ -92,14 +95,14 @@ def test_a_run_explains_itself_and_loads_again(finished):
 
 def test_a_finished_run_is_not_overwritten(recipe, student, finished, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cascade.py", *arguments(student, finished)])
-    with pytest.raises(recipe["ArbiterError"], match="already holds a run"):
+    with pytest.raises(ArbiterError, match="already holds a run"):
         recipe["main"]()
 
 
 def test_a_promise_that_the_rows_cannot_support_says_what_it_takes(recipe, student, tmp_path, monkeypatch):
     given = arguments(student, tmp_path / "run", promised_miss_rate=0.001)
     monkeypatch.setattr(sys, "argv", ["cascade.py", *given])
-    with pytest.raises(recipe["ConfigError"], match="at least 999 unsafe"):
+    with pytest.raises(ConfigError, match="at least 999 unsafe"):
         recipe["main"]()
     assert not (tmp_path / "run").exists(), "nothing in the way of another try"
 
@@ -107,18 +110,18 @@ def test_a_promise_that_the_rows_cannot_support_says_what_it_takes(recipe, stude
 def test_an_unknown_option_stops_the_run(recipe, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["cascade.py", "--miss_budget", "0.1"])
     with pytest.raises((ValueError, SystemExit), match="miss_budget"):
-        recipe["parse"]()
+        parse_options(recipe["OPTIONS"], recipe["CONFIG"])
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text(CONFIG.read_text() + "promise: 0.1\n")
     monkeypatch.setattr(sys, "argv", ["cascade.py", "--config", str(wrong)])
     with pytest.raises((ValueError, SystemExit), match="promise"):
-        recipe["parse"]()
+        parse_options(recipe["OPTIONS"], recipe["CONFIG"])
 
 
 def test_the_config_parses_and_says_how_to_use_it(recipe, monkeypatch):
     assert CONFIG.read_text().startswith("# python recipes/cascade.py\n")
     monkeypatch.setattr(sys, "argv", ["cascade.py"])
-    options = recipe["parse"]()
+    (options,) = parse_options(recipe["OPTIONS"], recipe["CONFIG"])
     for name, value in yaml.safe_load(CONFIG.read_text()).items():
         assert getattr(options, name) == value
 
@@ -126,7 +129,7 @@ def test_the_config_parses_and_says_how_to_use_it(recipe, monkeypatch):
 def test_help_lists_every_option(recipe, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["cascade.py", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        recipe["parse"]()
+        parse_options(recipe["OPTIONS"], recipe["CONFIG"])
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     for option in ("--promised_miss_rate", "--judge_share", "--student", "--held_out", "--tuning_rows"):

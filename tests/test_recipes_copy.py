@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval.recipe import parse_options
 from judge.errors import ConfigError
 from judge.serve import recipe_files as recipes
 
@@ -65,12 +66,13 @@ def test_profiles_of_a_copy_name_its_own_deepspeed_files(folder):
 
 
 def test_a_copy_parses_its_own_yaml_from_any_folder(folder, tmp_path, monkeypatch):
-    recipes.copy_recipe("linear_probe", folder)
+    recipes.copy_recipe("fixed_head", folder)
     config = folder / "configs" / "linear_probe.yaml"
     config.write_text(config.read_text().replace("epochs: 30", "epochs: 7"))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["linear_probe.py"])
-    _, options = runpy.run_path(str(folder / "linear_probe.py"), run_name="recipe")["parse"]()
+    monkeypatch.setattr(sys, "argv", ["fixed_head.py"])
+    recipe = runpy.run_path(str(folder / "fixed_head.py"), run_name="recipe")
+    _, options = parse_options(recipe["OPTIONS"], recipe["CONFIG"])
     assert options.epochs == 7
 
 
@@ -87,7 +89,7 @@ def test_a_second_recipe_goes_beside_the_first(folder):
     assert recipes.copy_recipe("cascade", folder) == []
     (folder / "configs" / "cascade.yaml").write_text("seed: 3\n")
     with pytest.raises(ConfigError, match="Would overwrite"):
-        recipes.copy_recipe("linear_probe", folder)
+        recipes.copy_recipe("fixed_head", folder)
 
 
 def test_a_folder_that_no_text_can_hold_is_refused(tmp_path):

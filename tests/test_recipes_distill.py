@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from eval.recipe import parse_options
 from judge import load_classifier
 from judge.errors import CheckpointError
 from judge.standins.digits import digits_examples
@@ -95,7 +96,7 @@ def parse(monkeypatch):
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", [RECIPE.name, "--use_cpu", "true", *arguments])
-        return recipe["parse"]()
+        return parse_options(recipe["OPTIONS"], recipe["CONFIG"])
 
     return run
 

@@ -36,12 +36,11 @@ def on_shapes(shapes):
 CASCADE = {"promised_miss_rate": 0.1, "tuning_rows": 48, "calibration_rows": 96, "test_rows": 48}
 PGD = {"steps": 1, "attack_steps": 1, "attack_epsilons": "4/255"}
 ROBUST = {**PGD, "attack_rows": 8}
+HEADS = ("linear_probe", "prompt_learning", "pooled_attention")
 HEAD = {"epochs": 2, "test_rows": 16, "train_batch_size": 16}
 SMALL = {
     "cascade": CASCADE,
-    "linear_probe": HEAD,
-    "prompt_learning": HEAD,
-    "pooled_attention": HEAD,
+    "fixed_head": HEAD,
     "distill_cross_attention": {"lessons": 2, "eval_rows": 16, "test_rows": 16, "inner": 32, **TRAINER},
     "robust_encoder": {"limit": 24, "epochs": 1, "train_batch_size": 12, "test_images": 12, **PGD},
     "robust_student": ROBUST | TRAINER,
@@ -90,7 +89,11 @@ def finished(train, shapes_judge, shapes_student, tmp_path_factory):
     def once(name):
         if name not in done:
             encoder = {"encoder": once("robust_encoder").run / "encoder"} if name == "robust_student" else {}
-            done[name] = SimpleNamespace(printed=train(name, home / name, **encoder), run=home / name)
+            head = {"head": name} if name in HEADS else {}
+            recipe = "fixed_head" if head else name
+            done[name] = SimpleNamespace(
+                printed=train(recipe, home / name, **encoder, **head), run=home / name
+            )
         return done[name]
 
     return once
@@ -171,17 +174,11 @@ def check_head(run, kind, answers):
     answers(run.path)
 
 
-def test_recipe_linear_probe(train, shapes_judge, answers, tmp_path):
-    train("linear_probe", tmp_path / "a head", teacher="judge", judge=shapes_judge.run)
+def test_recipe_fixed_head(train, finished, shapes_judge, answers, tmp_path):
+    train("fixed_head", tmp_path / "a head", teacher="judge", judge=shapes_judge.run)
     check_head(tmp_path / "a head", "linear_probe", answers)
-
-
-def test_recipe_prompt_learning(finished, answers):
-    check_head(finished("prompt_learning").run, "prompt_learning", answers)
-
-
-def test_recipe_pooled_attention(finished, answers):
-    check_head(finished("pooled_attention").run, "pooled_attention", answers)
+    for head in ("prompt_learning", "pooled_attention"):
+        check_head(finished(head).run, head, answers)
 
 
 def test_recipe_robust_encoder(finished):
@@ -239,9 +236,7 @@ def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "fails"),
     [
-        ("linear_probe", "eval.fixed_heads.measure"),
-        ("prompt_learning", "eval.fixed_heads.measure"),
-        ("pooled_attention", "eval.fixed_heads.measure"),
+        ("fixed_head", "eval.predict.summarise_evaluation"),
         ("distill_cross_attention", "judge.student.distill.calibrate_head"),
         ("robust_student", "judge.student.distill.calibrate_head"),
     ],
@@ -317,7 +312,7 @@ def test_what_cannot_be_resumed_says_so(train, tmp_path):
     with pytest.raises(ConfigError, match="nothing can be resumed"):
         train("adversarial_lora", tmp_path / "out", resume_from_checkpoint=True)
     with pytest.raises(ConfigError, match="keeps no checkpoints"):
-        train("linear_probe", tmp_path / "out", resume_from_checkpoint=True)
+        train("fixed_head", tmp_path / "out", resume_from_checkpoint=True)
     assert not (tmp_path / "out").exists()
 
 

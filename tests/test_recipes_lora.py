@@ -11,6 +11,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
+from eval.recipe import parse_options
+from prompts.errors import ArbiterError
+
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 CONFIGS = sorted(path for path in (RECIPES / "configs").glob("*.yaml") if "lora" in path.stem)
 
@@ -25,7 +28,7 @@ def recipe():
 def parse(recipe, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["lora_llava.py", *arguments])
-        return recipe["parse"]()
+        return parse_options(recipe["OPTIONS"], recipe["CONFIG"])
 
     return run
 
@@ -147,10 +150,11 @@ def test_a_killed_run_goes_on_along_the_same_curve(
 
 
 @pytest.mark.slow
-def test_a_finished_run_is_not_overwritten(recipe, parse, single_run, recipe_config):
-    options = parse("--config", str(recipe_config), "--output_dir", str(single_run), "--use_cpu", "true")
-    with pytest.raises(recipe["ArbiterError"], match="already holds a run"):
-        recipe["open_run"](*options)
+def test_a_finished_run_is_not_overwritten(recipe, monkeypatch, single_run, recipe_config):
+    arguments = ["--config", str(recipe_config), "--output_dir", str(single_run), "--use_cpu", "true"]
+    monkeypatch.setattr(sys, "argv", ["lora_llava.py", *arguments])
+    with pytest.raises(ArbiterError, match="already holds a run"):
+        recipe["main"]()
 
 
 def test_an_unknown_option_stops_the_run(parse, recipe_config, tmp_path):

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from eval.recipe import open_run, parse_options
 from judge.errors import CheckpointError
 from judge.vlm.training.trainer import JudgeTrainer
+from prompts import load_taxonomy
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 SAVED = {"save_strategy": "steps", "save_steps": 1}
@@ -68,7 +70,9 @@ def test_a_student_goes_on_as_the_same_student_only(monkeypatch, tmp_path):
     def begin(*words):
         words = ["--output_dir", str(tmp_path / "run"), "--use_cpu", "true", "--baselines", *words]
         monkeypatch.setattr(sys, "argv", ["distill_cross_attention.py", *words])
-        return recipe["open_run"](*recipe["parse"]())
+        options, data, args = parse_options(recipe["OPTIONS"], recipe["CONFIG"])
+        taxonomy = load_taxonomy(data.taxonomy)
+        open_run(args.output_dir, "student", taxonomy, (options, data, args), teacher=options.teacher)
 
     begin()
     again = ("--resume_from_checkpoint", "true")

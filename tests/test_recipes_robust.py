@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from adversarial.errors import AttackError
 from eval.predict import predict_questions
 from eval.questions import draw_evaluation
+from eval.recipe import parse_options
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError
@@ -45,6 +46,12 @@ DRAWN = {
 @pytest.fixture(scope="module")
 def recipes():
     return {name: runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="recipe") for name in NAMES}
+
+
+@pytest.fixture
+def parse(recipes):
+    """`parse(name)` -> a recipe's options, from `sys.argv`."""
+    return lambda name: parse_options(recipes[name]["OPTIONS"], recipes[name]["CONFIG"])
 
 
 @pytest.fixture
@@ -105,11 +112,11 @@ STUDENT += ("--attack_rows", 16, "--attack_steps", 2, "--attack_epsilons", "4/25
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_configs_say_how_to_use_them(recipes, monkeypatch, name):
+def test_configs_say_how_to_use_them(parse, monkeypatch, name):
     path = CONFIGS / f"{name}.yaml"
     assert path.read_text().startswith(f"# accelerate launch recipes/{name}.py")
     monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-    merged = {key: value for part in recipes[name]["parse"]() for key, value in vars(part).items()}
+    merged = {key: value for part in parse(name) for key, value in vars(part).items()}
     given = yaml.safe_load(path.read_text())
     assert given["output_dir"] == f"runs/{name}"
     for key in given.keys() - {"lr_scheduler_type", "eval_strategy", "save_strategy", "report_to"}:
@@ -117,12 +124,12 @@ def test_configs_say_how_to_use_them(recipes, monkeypatch, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unknown_option_stops_the_run(recipes, monkeypatch, tmp_path, name):
+def test_an_unknown_option_stops_the_run(parse, monkeypatch, tmp_path, name):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((CONFIGS / f"{name}.yaml").read_text() + "epsilom: 3\n")
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--config", str(wrong)])
     with pytest.raises(ValueError, match="epsilom"):
-        recipes[name]["parse"]()
+        parse(name)
 
 
 def test_an_encoder_is_trained_without_labels_and_explains_itself(
@@ -180,7 +187,7 @@ def test_a_student_is_trained_saved_and_loaded(start, first, tmp_path, capsys):
     assert run.config["test_rows"] == 16
     assert run.config["student"] == str(first.path)
     assert run.manifest["teacher"] == "knowing"
-    assert "right verdicts left by PGD" in shown
+    assert "robust accuracy under PGD" in shown
     started, trained = (load_file(path / "head.safetensors") for path in (first.path, out))
     assert any(not torch.equal(trained[name], tensor) for name, tensor in started.items())
 

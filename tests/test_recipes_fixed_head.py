@@ -1,4 +1,4 @@
-"""recipes/linear_probe.py, prompt_learning.py and pooled_attention.py as files: what they leave behind and refuse."""
+"""recipes/fixed_head.py as a file, with each head: what it leaves behind and refuses."""
 
 import runpy
 import sys
@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from eval.predict import predict_questions
 from eval.questions import draw_evaluation
+from eval.recipe import parse_options
 from judge.baselines.classifier import WEIGHTS
 from judge.classifiers import load_classifier
 from judge.errors import CheckpointError, ConfigError
@@ -27,9 +28,15 @@ SMALL = ("--limit", "240", "--epochs", "2", "--test_rows", "16")
 
 
 @pytest.fixture(scope="module")
-def recipes():
-    """Each recipe's functions, without running it."""
-    return {name: runpy.run_path(str(ROOT / "recipes" / f"{name}.py"), run_name="recipe") for name in NAMES}
+def recipe():
+    """The recipe's functions, without running it."""
+    return runpy.run_path(str(ROOT / "recipes" / "fixed_head.py"), run_name="recipe")
+
+
+@pytest.fixture
+def parse(recipe):
+    """`parse(*words)` -> the recipe's options under a command line."""
+    return lambda *words: parse_options(recipe["OPTIONS"], recipe["CONFIG"], words)
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +45,14 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def start(recipes, monkeypatch, tmp_path, cache):
-    """`start(name, *options)` runs a recipe on a few digits and gives its run folder back."""
+def start(recipe, monkeypatch, tmp_path, cache):
+    """`start(name, *options)` trains a head on a few digits and gives its run folder back."""
 
     def run(name, *options):
         folder = tmp_path / name
-        arguments = [f"{name}.py", *SMALL, "--output_dir", str(folder), "--cache", str(cache), *options]
-        monkeypatch.setattr(sys, "argv", arguments)
-        recipes[name]["main"]()
+        where = ("--output_dir", str(folder), "--cache", str(cache))
+        monkeypatch.setattr(sys, "argv", ["fixed_head.py", "--head", name, *SMALL, *where, *options])
+        recipe["main"]()
         return RunDir.open(folder, kind=name)
 
     return run
@@ -116,7 +123,7 @@ class Oracle:
 
 
 @pytest.mark.parametrize("name", ["linear_probe", "pooled_attention"])
-def test_learning_from_a_judge(start, name, monkeypatch, recipes):
+def test_learning_from_a_judge(start, name, monkeypatch, recipe):
     oracle, seen = Oracle(), {}
 
     def load(path, **options):
@@ -127,9 +134,10 @@ def test_learning_from_a_judge(start, name, monkeypatch, recipes):
         seen["targets"] = targets
         return plain(head, inputs, targets, options, **more)
 
-    plain = recipes[name]["main"].__globals__["fit"]
-    monkeypatch.setattr("eval.fixed_heads.load_classifier", load)
-    monkeypatch.setitem(recipes[name]["main"].__globals__, "fit", fit)
+    scope = recipe["main"].__globals__
+    plain = scope["fit"]
+    monkeypatch.setitem(scope, "load_classifier", load)
+    monkeypatch.setitem(scope, "fit", fit)
     start(name, "--teacher", "judge", "--judge", "runs/mine")
     assert seen["judge"] == "runs/mine"
     targets = seen["targets"]
@@ -144,14 +152,13 @@ def test_learning_from_a_judge(start, name, monkeypatch, recipes):
     assert targets.isnan().any()
 
 
-def test_the_evaluation_is_the_judges(recipes, monkeypatch):
+def test_the_evaluation_is_the_judges(parse):
     lora = yaml.safe_load((CONFIGS / "lora_llava.yaml").read_text())
-    main = runpy.run_path(str(ROOT / "recipes" / "lora_llava.py"), run_name="recipe")
-    monkeypatch.setattr(sys, "argv", ["lora_llava.py", "--use_cpu", "true"])
-    _, _, judged, args = main["parse"]()
+    recipe = runpy.run_path(str(ROOT / "recipes" / "lora_llava.py"), run_name="recipe")
+    _, _, judged, args = parse_options(recipe["OPTIONS"], recipe["CONFIG"], ["--use_cpu", "true"])
     for name in NAMES:
-        monkeypatch.setattr(sys, "argv", [f"{name}.py"])
-        data, options = recipes[name]["parse"]()
+        data, options = parse("--head", name)
+        assert data.head == name
         assert (data.dataset, data.taxonomy, data.held_out) == (
             judged.dataset,
             judged.taxonomy,
@@ -173,21 +180,22 @@ def test_the_evaluation_is_the_judges(recipes, monkeypatch):
         ),
     ],
 )
-def test_the_papers_settings(recipes, monkeypatch, name, config, expected):
-    path = CONFIGS / f"{config}.yaml"
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--config", str(path)])
-    _, options = recipes[name]["parse"]()
-    assert {key: getattr(options, key) for key in expected} == expected
+def test_the_papers_settings(parse, name, config, expected):
+    data, options = parse("--config", str(CONFIGS / f"{config}.yaml"))
+    assert data.head == name
+    merged = {**vars(data), **vars(options)}
+    assert {key: merged[key] for key in expected} == expected
     assert options.train_batch_size == 128
 
 
 @pytest.mark.parametrize("config", [*NAMES, "pooled_attention_published"])
-def test_configs_say_how_to_use_them(recipes, monkeypatch, config):
+def test_configs_say_how_to_use_them(parse, config):
     path = CONFIGS / f"{config}.yaml"
-    name = config.removesuffix("_published")
-    assert path.read_text().startswith(f"# accelerate launch recipes/{name}.py")
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--config", str(path)])
-    data, options = recipes[name]["parse"]()
+    chosen = (
+        f"--config recipes/configs/{config}.yaml" if config.endswith("_published") else f"--head {config}"
+    )
+    assert path.read_text().startswith(f"# accelerate launch recipes/fixed_head.py {chosen}\n")
+    data, options = parse("--config", str(path))
     merged = {**vars(data), **vars(options)}
     given = yaml.safe_load(path.read_text())
     assert {key: merged[key] for key in given} == given
@@ -195,20 +203,28 @@ def test_configs_say_how_to_use_them(recipes, monkeypatch, config):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_unknown_option_stops_the_run(recipes, monkeypatch, tmp_path, name):
+def test_an_unknown_option_stops_the_run(parse, tmp_path, name):
     wrong = tmp_path / "wrong.yaml"
     wrong.write_text((CONFIGS / f"{name}.yaml").read_text() + "epoch: 3\n")
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--config", str(wrong)])
     with pytest.raises(ValueError, match="epoch"):
-        recipes[name]["parse"]()
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--epoch_count", "3"])
+        parse("--config", str(wrong))
     with pytest.raises(ValueError, match="epoch_count"):
-        recipes[name]["parse"]()
+        parse("--head", name, "--epoch_count", "3")
+
+
+def test_a_head_has_its_own_defaults(parse, tmp_path):
+    assert parse("--head", "prompt_learning")[1].epochs == 80
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("head: pooled_attention\nlimit: 3\n")
+    data, options = parse("--config", str(mine))
+    assert (data.output_dir, data.limit, options.learning_rate) == ("runs/pooled_attention", 3, 1e-3)
+    assert data.changed == {"limit": {"recipe": None, "here": 3}}
 
 
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        (["--head", "transformer"], ConfigError, "head is 'transformer'; use one of linear_probe"),
         (["--teacher", "me"], ConfigError, "teacher is 'me'; use one of labels, judge"),
         (["--encoder", "/nowhere"], CheckpointError, "'/nowhere' could not be loaded"),
         (["--held_out", "ten"], ArbiterError, "Cannot hold out 'ten'"),
@@ -232,7 +248,7 @@ def test_processes_share_the_work(accelerate, start, tmp_path, cache):
     """Under `accelerate launch` on two processes: the same batches, so the same head and the same rows."""
     plain = ("--optimizer", "sgd", "--learning_rate", "0.5", "--epochs", "6", "--train_batch_size", "64")
     options = (*SMALL, "--cache", cache, *plain, "--output_dir", tmp_path / "two")
-    done = accelerate("cpu_ddp", "recipes/linear_probe.py", *options)
+    done = accelerate("cpu_ddp", "recipes/fixed_head.py", "--head", "linear_probe", *options)
     assert done.wait() == 0, done.stderr[-3000:]
     assert done.stdout.count("F1, both together") == 1
     one, two = start("linear_probe", *plain), RunDir.open(tmp_path / "two")

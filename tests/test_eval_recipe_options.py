@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.options import RecipeOptions, parse_options, resume_from, resumes
+from eval.recipe import RecipeOptions, parse_options, resume_from, resumes
 from judge.errors import ConfigError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
@@ -20,20 +20,20 @@ OWN = {
     "attack": "attack",
     "cascade": "cascade",
     "distill_cross_attention": "distill_cross_attention",
-    "linear_probe": "linear_probe",
+    "fixed_head": "linear_probe",
     "lora_llava": "lora_llava",
     "own_head": "own_head",
-    "pooled_attention": "pooled_attention",
-    "prompt_learning": "prompt_learning",
     "robust_encoder": "robust_encoder",
     "robust_student": "robust_student",
 }
 """Recipe -> its own YAML."""
 OTHERS = {
+    "pooled_attention": "fixed_head",
+    "prompt_learning": "fixed_head",
     "distill_judge_only": "distill_cross_attention",
     "lora_llava_7b": "lora_llava",
     "lora_onevision_7b": "lora_llava",
-    "pooled_attention_published": "pooled_attention",
+    "pooled_attention_published": "fixed_head",
     "qlora_llava_7b_24gb": "lora_llava",
 }
 """A YAML that ships for other work -> its recipe."""
@@ -128,7 +128,7 @@ def test_what_differs_is_told_and_kept(parse, capsys, monkeypatch):
         "limit": {"recipe": None, "here": 5},
     }
     told = capsys.readouterr().out
-    assert told.startswith("Not as in own.yaml:\n")
+    assert told.startswith("Options that differ from own.yaml:\n")
     assert "held_out  four, eight -> none" in told
     assert "learning_rate" not in told
     monkeypatch.setenv("RANK", "1")
@@ -192,12 +192,8 @@ def recipe(monkeypatch):
     def run(name, *words):
         monkeypatch.setattr(sys, "argv", [f"{name}.py", *words])
         found = runpy.run_path(str(RECIPES / f"{name}.py"), run_name="recipe")
-        options = found["parse"]()
-        return {
-            key: value
-            for part in (options if isinstance(options, tuple) else (options,))
-            for key, value in vars(part).items()
-        }
+        options = parse_options(found["OPTIONS"], found["CONFIG"])
+        return {key: value for part in options for key, value in vars(part).items()}
 
     return run
 
