@@ -21,8 +21,8 @@ from .options import (
     StageJudgeOption,
     TaxonomyOption,
     choose_categories,
+    default_taxonomy,
     load_judge,
-    own_taxonomy,
     warn_outside_promise,
 )
 
@@ -75,7 +75,7 @@ def calibrate_thresholds(
 
     _check_options(out, miss_rate)
     classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
-    named = load_taxonomy(taxonomy) if taxonomy else own_taxonomy(classifier)
+    named = load_taxonomy(taxonomy) if taxonomy else default_taxonomy(classifier)
     # The labels may name categories that are not asked about.
     everything = choose_categories(named, None, custom)
     asked = choose_categories(named, categories, custom)

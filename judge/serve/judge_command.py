@@ -27,8 +27,8 @@ from .options import (
     StageJudgeOption,
     TaxonomyOption,
     choose_categories,
+    default_taxonomy,
     load_judge,
-    own_taxonomy,
     read_threshold,
     threshold_for,
     warn_outside_promise,
@@ -124,7 +124,7 @@ def judge_images(
     classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
     if multilabel and not isinstance(classifier, MultiLabelClassifier):
         raise ConfigError(f"--multilabel: {classifier.name} always scores its categories in its own way.")
-    asked = asked or choose_categories(own_taxonomy(classifier), categories, custom)
+    asked = asked or choose_categories(default_taxonomy(classifier), categories, custom)
     limits = threshold_for(asked, given)
     if not isinstance(given, float | dict) and given.judge != classifier.name:
         print_stderr(f"arbiter: thresholds were fitted for {given.judge}, not for {classifier.name}")

@@ -74,8 +74,8 @@ def load_judge(run: str, *, stage_judge: str | None, device: str | None, batch_s
     return judge.load_classifier(run, device=device, batch_size=batch_size, **stage)
 
 
-def own_taxonomy(classifier: "Classifier") -> Taxonomy:
-    """The taxonomy that the classifier was trained or calibrated for.
+def default_taxonomy(classifier: "Classifier") -> Taxonomy:
+    """The taxonomy of the classifier, used where `--taxonomy` is not given.
 
     Raises:
         ConfigError: it has none.
