@@ -83,7 +83,7 @@ def open_session(file: Path, threads: int) -> Any:
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     # A student has three thread pools; spinning threads of an idle one would slow the others down.
-    options.addopen_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3  # errors only: its warnings are about missing hardware
     try:
         return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
