@@ -1,8 +1,8 @@
-"""What definitions say that classifiers here are not taught to read: negations, exceptions and conjunctions.
+"""Constructions in definitions that training does not cover: negations, exceptions and conjunctions.
 
-Lessons (`prompts.flip`) state categories positively, alternatives joined by "or". A definition that takes something out
-("not", "except") or demands two things at once ("together with") is understood as far as the base model does, and a
-student, which compares an image with phrases, sees the words and not the relation.
+Training rows (`prompts.flip`) state categories positively, alternatives joined by "or". A definition that excludes
+something ("not", "except") or requires two things at once ("together with") is understood only as far as the base model
+understands it; a student, which compares an image with phrases, matches the words and ignores the relation.
 """
 
 import re
@@ -19,14 +19,14 @@ _WORDS = {kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for kind, words i
 
 
 def relations(text: str) -> dict[str, str]:
-    """Which of `negates`, `excepts` and `conjoins` a definition does, with the first word that says so."""
+    """Which of `negates`, `excepts` and `conjoins` a definition does, with the first word that does it."""
     plain = _HARMLESS.sub(" ", text)
     found = {kind: words.search(plain) for kind, words in _WORDS.items()}
     return {kind: match[0].lower() for kind, match in found.items() if match}
 
 
 def cautions(category: Category) -> list[str]:
-    """A line for each relation in a category's definition that no lesson teaches; empty for most."""
+    """One warning for each construction in a category's definition that training does not cover; mostly none."""
     if category.name_only:
         return []
     return [

@@ -1,4 +1,4 @@
-"""One labelled image, as every data source hands it out."""
+"""One labelled image, as every data source yields it."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,7 @@ class Example:
     violates: frozenset[str] = frozenset()
     """Keys of the categories this image violates."""
     unknown: frozenset[str] = frozenset()
-    """Keys whose truth nobody labelled; such an image is never used as a negative for them."""
+    """Keys that were not labelled; such an image is never used as a negative for them."""
     source: str = "real"
     """`real`, `generated`, or a finer name the data set uses."""
     split: str = "train"

@@ -1,4 +1,4 @@
-"""What may stand as a name or a definition in a policy, and which name was probably meant."""
+"""Which names and definitions a policy may contain, and which name was probably meant."""
 
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -9,16 +9,16 @@ from .errors import TaxonomyError
 MARKUP = frozenset('<>[]{}|\\"')
 """Characters that open or close tokens and quotes in chat templates; refused in every text of a category."""
 RESERVED_NAMES = frozenset({"safe", "unsafe", "none"})
-"""Words of the answers themselves."""
+"""Words that the answers consist of."""
 LONGEST_NAME = 80
 LONGEST_TEXT = 2000
 
 
 def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
-    """`; did you mean ...?` for an unknown word, or nothing when no known one is near.
+    """`; did you mean ...?` for an unknown word, or an empty string when no known word is similar.
 
     Args:
-        word: what was got.
+        word: the unknown word.
         known: the words allowed, or case-folded word -> the name to propose for it.
     """
     names = known if isinstance(known, Mapping) else {name.casefold(): name for name in known}
@@ -43,7 +43,7 @@ def check_text(text: object, what: str, longest: int) -> None:
     """Refuse what is not one line of at most `longest` characters without markup.
 
     Raises:
-        TaxonomyError: it says what was got, as the value of `what`.
+        TaxonomyError: what was given, and what is allowed; `what` names the text.
     """
     if not isinstance(text, str):
         raise TaxonomyError(f"Expected text for {what}, got {text!r}; in YAML, put it in quotes.")
@@ -71,6 +71,7 @@ def is_markup(character: str) -> bool:
         return True
     if character.isascii():
         return not character.isprintable()
+    # A tokenizer that normalises turns full-width brackets, for example, into plain ones.
     return any(
         part in MARKUP or unicodedata.category(part) in {"Cc", "Cf", "Cs", "Zl", "Zp"}
         for part in unicodedata.normalize("NFKD", character)

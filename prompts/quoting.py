@@ -14,7 +14,7 @@ _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U(000[1-9a-f][0-9a-f]{4}|0010[0-9a-f]
 
 
 def quote(prompt: str) -> str:
-    r"""One line in double quotes that no reader can mistake for anything but data; `unquote` gives it back.
+    r"""The prompt as one line in double quotes, which nothing in it can close; `unquote` reverses it.
 
     Quotes, backslashes, markup (`< > [ ] { } |` and what normalises to them), control, bidi and zero-width
     characters, line separators and lone surrogates become JSON-style escapes, so no raw quote is left inside.
@@ -42,11 +42,12 @@ def unquote(quoted: str) -> str:
 
 
 def shorten(prompt: str, limit: int = PROMPT_LIMIT) -> str:
-    """The prompt in at most `limit` characters: its two ends, and between them a note on what is missing."""
+    """The prompt in at most `limit` characters: its beginning and end, and between them how many were left out."""
     if limit < _SHORTEST_LIMIT:
         raise TemplateError(f"A prompt limit of {limit} leaves no room; give at least {_SHORTEST_LIMIT}.")
     if len(prompt) <= limit:
         return prompt
+    # Room for the note is taken at its longest; the final count may have fewer digits.
     room = limit - len(_left_out(len(prompt)))
     head, tail = room - room // 2, room // 2
     return prompt[:head] + _left_out(len(prompt) - head - tail) + prompt[-tail:]

@@ -1,9 +1,9 @@
-"""Categories and taxonomies: what counts as unsafe, said by whoever uses the judge.
+"""Categories and taxonomies: what counts as unsafe, defined by the user of the judge.
 
-A taxonomy is an argument, never a constant: users select, extend, reword and rename it. Names and
-definitions are the operator's own words, yet they end up inside a model's prompt. They are therefore
-*refused* when they carry characters that could form a control token, an image token or a template marker;
-they are never escaped, because a judge should read a definition exactly as its author wrote it.
+A taxonomy is an argument, never a constant: users select, extend, reword and rename it. Names and definitions are the
+user's own words, and they end up inside a model's prompt. They are *refused* when they contain characters that could
+form a control token, an image token or a template marker. They are never escaped, because a judge should read a
+definition exactly as its author wrote it.
 """
 
 import hashlib
@@ -32,11 +32,11 @@ class Category:
     """
 
     name: str
-    """What the policy and the answer call it; without a colon."""
+    """Its name in the policy and in the answer; without a colon."""
     definition: str
-    """What falls under it, on one line."""
+    """What it covers, on one line."""
     examples: tuple[str, ...] = ()
-    """A few things that fall under it."""
+    """A few things that it covers."""
     code: str | None = None
     """Optional short code, such as `S3`; understood in answers, never rendered."""
     key: str = ""
@@ -60,11 +60,12 @@ class Category:
             check_text(text, f"an example or rewording of {where}", LONGEST_TEXT)
         if self.code is not None:
             check_name(self.code, f"the code of {where}")
+        # The class is frozen; these two defaults depend on other fields.
         object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "members", self.members or (self.key,))
 
     def label(self, example: Example) -> bool | None:
-        """Whether the example violates this category; None where nobody knows."""
+        """Whether the example violates this category; None where that was not labelled."""
         if any(member in example.violates for member in self.members):
             return True
         return None if any(member in example.unknown for member in self.members) else False
@@ -135,12 +136,12 @@ class Taxonomy:
 
     @property
     def hash(self) -> str:
-        """SHA-256 (64 hexadecimal digits) of what a model or a reader of its answers sees, order included."""
-        seen = [
+        """SHA-256 (64 hexadecimal digits) of what a model or a reader of its answers gets, order included."""
+        rendered = [
             [c.name, None if c.name_only else c.definition, None if c.name_only else list(c.examples), c.code]
             for c in self.categories
         ]
-        return hashlib.sha256(json.dumps(seen, separators=(",", ":")).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(rendered, separators=(",", ":")).encode()).hexdigest()
 
     @property
     def short_hash(self) -> str:
@@ -151,7 +152,7 @@ class Taxonomy:
         """Position of the category with this name, case ignored.
 
         Raises:
-            TaxonomyError: there is none; the message names the nearest.
+            TaxonomyError: there is none; the message proposes the closest one.
         """
         position = self._positions.get(name.casefold()) if isinstance(name, str) else None
         if position is None:
@@ -183,7 +184,7 @@ class Taxonomy:
         return self._with((*self.categories, *custom))
 
     def reword(self, definitions: Mapping[str, str]) -> "Taxonomy":
-        """Other definitions for some names; the examples, which belonged to the old ones, go."""
+        """Other definitions for some names; their examples, which belonged to the old definitions, are removed."""
         new = {self.index(name): text for name, text in definitions.items()}
         return self._with(
             replace(category, definition=new[position], examples=()) if position in new else category
@@ -221,8 +222,6 @@ class Taxonomy:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], source: str = "taxonomy") -> "Taxonomy":
         """Check plain data and make a taxonomy of it; `source` names it in errors."""
-        pass
-
         return taxonomy_from_data(data, source)
 
     def to_yaml(self) -> str:
@@ -242,7 +241,7 @@ class Taxonomy:
 
 
 def _several(names: Iterable[str]) -> list[str]:
-    """The names as a list; one string would silently be taken for its letters."""
+    """The names as a list; a single string would silently be read as a list of letters."""
     if isinstance(names, str):
         raise TaxonomyError(f"Expected a list of category names, got the text {names!r}; pass [{names!r}].")
     return list(names)
@@ -322,5 +321,5 @@ def _one_line(value: Any) -> Any:
 
 
 def _plain(text: str) -> bool:
-    """Whether a text says something, and nothing to the terminal that it is printed on."""
+    """Whether a text is not blank and holds no control sequence for the terminal that it is printed on."""
     return bool(text.strip()) and text == printable(text)

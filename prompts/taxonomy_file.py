@@ -46,7 +46,7 @@ def _parse_yaml(content: str, source: str) -> object:
     try:
         for event in yaml.parse(content, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                # An entry may hold itself, or ten times one that holds another ten times: both have no end.
+                # An alias can make an entry contain itself, or grow exponentially (ten times ten times ten ...).
                 raise TaxonomyError(f"{source}: *{event.anchor} is an alias; write out what it stands for.")
         root = yaml.compose(content, Loader=yaml.SafeLoader)
         _refuse_repeated_fields(root, source)
@@ -57,7 +57,7 @@ def _parse_yaml(content: str, source: str) -> object:
 
 
 def _refuse_repeated_fields(node: Any, source: str) -> None:
-    """YAML keeps the last of two equal fields in silence: a forgotten `- name:` would swallow a category."""
+    """Refuse a field that is given twice: YAML silently keeps the last, so a forgotten `-` would drop a category."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):

@@ -1,10 +1,10 @@
 """Taxonomy and prompt -> chat messages, and the closed set of answers that may follow.
 
-The order of `policy_first` lets a judge compute everything before the image once per taxonomy; `perspective`
-keeps the order and the answer format of UnsafeBench (CCS 2025, Figure 10), where one image prefix serves many
-taxonomies; `zero_shot_1` to `zero_shot_3` are the questions of its Table 10, for base models.
+In `policy_first` everything before the image depends on the taxonomy alone, so a judge computes it once per taxonomy.
+`perspective` keeps the order and the answer format of UnsafeBench (CCS 2025, Figure 10), where many taxonomies share
+one image prefix. `zero_shot_1` to `zero_shot_3` are the questions of its Table 10, for base models.
 
-The generating prompt is untrusted: it is always one quoted line, and nothing it contains leaves its quotes.
+The generating prompt is untrusted: it is always one quoted line, and nothing in it can close the quotes.
 """
 
 from collections.abc import Callable
@@ -29,7 +29,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Chat:
-    """What a model reads and the answers it may choose from."""
+    """A model's input and the answers it may choose from."""
 
     messages: tuple[dict[str, Any], ...]
     """Hugging Face form: role, and content as a list of text and image parts; one image in all."""
@@ -51,7 +51,7 @@ def render(
         taxonomy: the policy.
         prompt: the text the image was generated from or posted with; quoted as data. None or blank: left out.
         template: one of `TEMPLATES`.
-        focus: ask about this category alone.
+        focus: name of a category, to ask about it alone.
         prompt_limit: characters of the prompt to keep; the middle of a longer one is left out, visibly.
 
     Raises:

@@ -166,16 +166,16 @@ def test_the_least_used_image_comes_first_and_none_twice_before_it_is_put_back()
     assert {example.id for example in first if example} == set("01234")
     assert pool.take(both) is None
     assert pool.take([]) is None
-    pool.settle(used=True)
+    pool.put_back(used=True)
     again = [pool.take(both[:1]) for _ in range(2)]
-    pool.settle(used=True)
+    pool.put_back(used=True)
     rest = [pool.take(both) for _ in range(3)]  # those used once, before those used twice
     assert {example.id for example in (*again, *rest) if example} == set("01234")
-    pool.settle(used=False)
+    pool.put_back(used=False)
     repeated = [pool.take(both) for _ in range(3)]  # as if never taken
     assert {example.id for example in repeated if example} == {example.id for example in rest if example}
-    pool.settle(used=False)
-    pool.settle(used=True)  # nothing is taken, so nothing changes
+    pool.put_back(used=False)
+    pool.put_back(used=True)  # nothing is taken, so nothing changes
     assert [len(bucket.heap) for bucket in both] == [3, 2]
 
 

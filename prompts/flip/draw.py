@@ -1,13 +1,13 @@
 """Label flipping: examples and a taxonomy -> rows in which the policy decides the label.
 
-UnsafeBench's paper (CCS 2025, section 5.2) asks about an unsafe image under a list without its category and
-flips the target to safe. Its published code renders those negatives without definitions, so a model can tell
-them by their form. Here no text can give a label away, by construction:
+UnsafeBench (CCS 2025, section 5.2) asks about an unsafe image under a list without its category and flips the target to
+safe. Its published code renders those negatives without definitions, so a model can recognise them by their form. Here
+no text can reveal a label, by construction:
 
-- a policy is drawn first, from a distribution that knows no image (`prompts.flip.policies`);
+- a policy is drawn first, from a distribution that does not depend on any image (`prompts.flip.policies`);
 - a group asks about several images under that one policy, half of them unsafe, half safe;
-- rows come in pairs of opposite label, and the prompts of a pair are kept or exchanged with equal
-  probability, or left out for both. An exchanged prompt lies about its image.
+- rows come in pairs of opposite label, and the prompts of a pair are kept or exchanged with equal probability, or left
+  out for both. An exchanged prompt describes another image.
 
 Beyond the paper: partial drops, other names and wordings, custom and held-out categories, questions about a
 single category, and a fresh draw every epoch. A draw depends on its seed and epoch alone, not on the number
@@ -34,7 +34,7 @@ Prompt = tuple[str | None, str | None]
 """A prompt and the id of the image it belongs to, or neither."""
 
 _TRIES = 50
-"""Policies of one length to try before settling for a shorter one."""
+"""Policies of one length to try before a shorter one is tried."""
 
 
 def draw_groups(
@@ -54,16 +54,17 @@ def draw_groups(
         options: shape of policies and rows.
         seed: of the run.
         epoch: another epoch is another draw.
-        groups: how many groups; by default so many that an image is used about twice.
+        groups: how many groups; by default as many as use each image about twice.
 
     Raises:
-        ExampleError: the data cannot give unsafe or safe images; the message says for what and what to add.
+        ExampleError: there are too few unsafe or safe images; the message names the category and what to add.
         TaxonomyError: a held-out key that does not exist.
     """
+    # `Random` hashes a text seed by SHA-512, so a draw is the same in every process, whatever PYTHONHASHSEED is.
     draw = _start(examples, taxonomy, options, Random(f"groups/{seed}/{epoch}"))
     if groups is None:
         groups = ceil(2 * len(draw.pool.examples) / options.group_size)
-    return [draw.until_filled(draw.group, draw.cover) for _ in range(groups)]
+    return [draw.retry_until_filled(draw.group, draw.cover) for _ in range(groups)]
 
 
 def draw_pairs(
@@ -71,10 +72,10 @@ def draw_pairs(
 ) -> list[Pair]:
     """Draw images that are unsafe under one policy and safe under another, for the pair score.
 
-    Two policies differ in one category, in half of the draws at the same place, else with the others in a
-    new order. `options.group_size` images share such a couple: half of them are unsafe under the first policy
-    only, half under the second only, so again neither policy tells a label. Both rows of a pair show the same
-    prompt. Directions alternate.
+    Two policies differ in one category, in half of the draws at the same place, else with the others in a new order.
+    `options.group_size` images share such two policies: half of them are unsafe under the first policy only, half under
+    the second only, so that again neither policy reveals a label. Both rows of a pair show the same prompt. Directions
+    alternate.
 
     Raises:
         ExampleError: no two policies of opposite label can be drawn from these images.
@@ -85,8 +86,8 @@ def draw_pairs(
         raise ExampleError("Pairs exchange one category for another; give a taxonomy with at least two.")
     drawn: list[Pair] = []
     while len(drawn) < pairs:
-        couple = draw.until_filled(draw.couple, len(draw.keys) - 1)
-        for unsafe, safe in couple[: pairs - len(drawn)]:
+        rows = draw.retry_until_filled(draw.policy_pair, len(draw.keys) - 1)
+        for unsafe, safe in rows[: pairs - len(drawn)]:
             direction = ("safe_to_unsafe", "unsafe_to_safe")[len(drawn) % 2]
             drawn.append(Pair(unsafe, safe, direction))
     return drawn
@@ -115,7 +116,7 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
 
 @dataclass(frozen=True)
 class _Draw:
-    """One draw under way: the data, the options and the source of chance."""
+    """The state of one draw: the data, the options and the random generator."""
 
     pool: Pool
     taxonomy: Taxonomy
@@ -126,14 +127,14 @@ class _Draw:
     options: FlipOptions
     rng: Random
 
-    def until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
-        """Try policies of a random length until the data can fill one, settling for shorter ones."""
+    def retry_until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
+        """Try policies of a random length until the data can fill one; after `_TRIES` of a length, shorter ones."""
         longest = min(self.options.max_categories, longest)
         shortest = min(self.options.min_categories, longest)
         for count in range(self.rng.randint(shortest, longest), shortest - 1, -1):
             for _ in range(_TRIES):
                 result = attempt(count)
-                self.pool.settle(used=result is not None)
+                self.pool.put_back(used=result is not None)
                 if result is not None:
                     return result
         raise ExampleError(self._scarcity())
@@ -143,6 +144,7 @@ class _Draw:
         policy = self._policy(
             draw_entries(self.taxonomy, self.keys, count, self.cover, self.options, self.rng)
         )
+        # One label a bucket and not one an image: all images of a bucket have the same.
         labels = [(bucket, policy.label(bucket.example)) for bucket in self.pool.buckets]
         rows: list[Row] = []
         for _ in range(self.options.group_size // 2):
@@ -153,13 +155,14 @@ class _Draw:
         self.rng.shuffle(rows)
         return Group(policy, tuple(rows))
 
-    def couple(self, count: int) -> list[tuple[Row, Row]] | None:
+    def policy_pair(self, count: int) -> list[tuple[Row, Row]] | None:
         """Unsafe and safe row of each image under two policies of `count` categories that differ in one."""
         covered = len(self.keys)
         *kept, first, second = draw_entries(
             self.taxonomy, self.keys, count + 1, covered, self.options, self.rng
         )
         place = self.rng.randrange(count)
+        # `first` is in one policy only and `second` in the other; the remaining categories are in both.
         one = self._policy([*kept[:place], first, *kept[place:]])
         if self.rng.random() < 0.5:
             self.rng.shuffle(kept)
@@ -177,7 +180,7 @@ class _Draw:
         return rows
 
     def _opposites(self, policy: Taxonomy, labels: Labels) -> tuple[Row, Row] | None:
-        """An unsafe and a safe row that ask the same question."""
+        """An unsafe and a safe row with the same question; None where the images do not suffice."""
         focused = self.rng.random() < self.options.focus
         for position in self.rng.sample(range(len(policy)), len(policy)):
             unsafe = self.pool.take(bucket for bucket, label in labels if label[position])
@@ -200,7 +203,7 @@ class _Draw:
         )
 
     def _safe_image(self, labels: Labels, focus: int | None) -> Example | None:
-        """An image known to be safe under the policy, or for the category in focus; preferably a hard one."""
+        """An image known to be safe under the policy, or for the category in focus; preferably a hard negative."""
         if focus is None:
             safe = [bucket for bucket, label in labels if all(known is False for known in label)]
             hard = [bucket for bucket in safe if bucket.example.violates]

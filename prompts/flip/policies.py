@@ -1,6 +1,6 @@
 """Drawing policies: which categories, under which names and definitions, in which order.
 
-Nothing here looks at an image or a label. What a policy says can therefore not give a label away.
+Nothing here depends on an image or a label, so the text of a policy cannot reveal a label.
 """
 
 from collections.abc import Sequence
@@ -30,6 +30,7 @@ def draw_entries(
     by_key = dict(zip(taxonomy.keys, taxonomy.categories, strict=True))
     chosen = rng.sample(list(keys), count + merged_count - 1)
     varied = [_varied(by_key[key], options, rng) for key in chosen]
+    # The first ones are merged into a custom category, so that the policy still has `count` entries.
     parts, singles = varied[:merged_count], varied[merged_count:]
     merged = _merged(parts, taxonomy, options, rng) if merged_count > 1 else None
     entries = [*singles, merged or parts[0]]
@@ -38,7 +39,7 @@ def draw_entries(
 
 
 def _varied(category: Category, options: FlipOptions, rng: Random) -> Category:
-    """The category as a policy states it: perhaps renamed or reworded, without its spare names and texts."""
+    """The category as a policy states it: perhaps renamed or reworded, without aliases and rewordings."""
     name, definition, examples = category.name, category.definition, category.examples
     if category.aliases and rng.random() < options.rename:
         name = rng.choice(category.aliases)
@@ -52,7 +53,7 @@ def _varied(category: Category, options: FlipOptions, rng: Random) -> Category:
 def _merged(
     parts: Sequence[Category], taxonomy: Taxonomy, options: FlipOptions, rng: Random
 ) -> Category | None:
-    """One custom category that covers all parts, named after them or by a name that says nothing.
+    """One custom category that covers all parts, named after them or by a neutral name.
 
     None where no free name or no definition of allowed length can be made.
     """

@@ -1,4 +1,4 @@
-"""Images to draw from, the least used first."""
+"""A pool of images to draw from, the least used first."""
 
 from collections.abc import Callable, Iterable, Sequence
 from heapq import heapify, heappop, heappush
@@ -9,17 +9,17 @@ from prompts.example import Example
 
 
 class Bucket:
-    """Images that violate the same keys and are unknown for the same keys, so share every label."""
+    """Images with the same violated and the same unknown keys, so that they share every label."""
 
     def __init__(self, example: Example) -> None:
         self.example = example
-        """Stands for all of them where only labels matter."""
+        """Represents all of them where only labels matter."""
         self.heap: list[tuple[int, float, int]] = []
         """(times used, tie-break, index of the image)."""
 
 
 class Pool:
-    """Hands out every image about equally often, ties at random, none twice before `settle`.
+    """Yields every image about equally often, ties at random, and none twice before they are put back.
 
     Raises:
         ExampleError: two examples share an id.
@@ -45,7 +45,7 @@ class Pool:
             heapify(bucket.heap)
 
     def take(self, buckets: Iterable[Bucket]) -> Example | None:
-        """The least used image of these buckets; None when all of them are out."""
+        """The least used image of these buckets; None when all of them are taken."""
         filled = [bucket for bucket in buckets if bucket.heap]
         if not filled:
             return None
@@ -54,14 +54,14 @@ class Pool:
         self._taken.append((bucket, uses, index))
         return self.examples[index]
 
-    def settle(self, *, used: bool) -> None:
+    def put_back(self, *, used: bool) -> None:
         """Put the images taken since the last call back, counted as used or as if never taken."""
         for bucket, uses, index in self._taken:
             heappush(bucket.heap, (uses + used, self._rng.random(), index))
         self._taken.clear()
 
     def count(self, holds: Callable[[Example], bool]) -> int:
-        """How many images this is true of; it may look at labels only, as whole buckets are counted."""
+        """How many images this is true of; it may depend on labels only, as whole buckets are counted."""
         return sum(len(bucket.heap) for bucket in self.buckets if holds(bucket.example))
 
     def violating(self, key: str) -> int:

@@ -1,4 +1,4 @@
-"""The rows that UnsafeBench's published scheme trains on, kept to show what the shortcut check catches."""
+"""The training rows of UnsafeBench's published scheme, to show that the shortcut check detects its shortcut."""
 
 from collections.abc import Sequence
 from random import Random
@@ -20,8 +20,8 @@ def paper_rows(
     An unsafe image gives a positive (a category it violates and 1 to 10 others, shuffled) and a negative
     (1 to 10 categories that it does not violate). A safe image gives a row about 2 to 11 random categories.
     Positives are drawn again until both labels are equally many. The published code renders negatives without
-    definitions, so the policy's form tells the label; with `definitions_in_negatives` only its length still
-    does, a little.
+    definitions, so the policy's form reveals the label; with `definitions_in_negatives` only its length does, a
+    little.
 
     Raises:
         ExampleError: a taxonomy with fewer than two categories, or no unsafe image in the data.
@@ -29,6 +29,7 @@ def paper_rows(
     if len(taxonomy) < 2:
         raise ExampleError("The published scheme needs at least two categories; select more.")
     rng = Random(f"paper/{seed}")
+    # The published scheme counts what was not labelled as safe; such images are left out here.
     known = [example for example in examples if None not in taxonomy.label(example)]
     unsafe = [example for example in known if any(taxonomy.label(example))]
     if not unsafe:

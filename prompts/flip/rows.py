@@ -1,4 +1,4 @@
-"""What label flipping draws, and the options that steer it."""
+"""What label flipping draws, and its options."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from prompts.names import nearest
 from prompts.taxonomy import Taxonomy
 
 NEUTRAL_NAMES = ("house list", "own rule", "local rule", "our list")
-"""Names that say nothing: a custom category called so must be judged by its definition."""
+"""Neutral names: a custom category with such a name can be judged by its definition only."""
 _SHARES = ("rename", "reword", "custom", "neutral_name", "no_prompt", "focus", "benign")
 
 
@@ -27,15 +27,15 @@ class FlipOptions:
     group_size: int = 8
     """Rows that share one policy; even, as half of them are unsafe."""
     rename: float = 0.25
-    """Share of categories that appear under one of their aliases."""
+    """Share of categories that are renamed to one of their aliases."""
     reword: float = 0.25
-    """Share of categories that appear with one of their rewordings."""
+    """Share of categories whose definition is replaced by one of their rewordings."""
     custom: float = 0.25
     """Share of policies with a custom category, which merges two or three others."""
     neutral_name: float = 0.5
-    """Share of custom categories whose name says nothing about them."""
+    """Share of custom categories with a neutral name."""
     names: tuple[str, ...] = NEUTRAL_NAMES
-    """The names that say nothing."""
+    """The neutral names."""
     no_prompt: float = 0.25
     """Share of row pairs shown without prompts."""
     focus: float = 0.25
@@ -79,7 +79,7 @@ class FlipOptions:
 
 
 def _texts(field: str, value: object) -> tuple[str, ...]:
-    """The value as a tuple, as YAML gives lists; a single text would be taken for its letters."""
+    """The value as a tuple, as YAML gives lists; a single string would be read as a list of letters."""
     if isinstance(value, list | tuple | set | frozenset) and all(isinstance(text, str) for text in value):
         return tuple(value)
     raise ArbiterError(f"{field} takes a list of texts, got {value!r}.")
@@ -87,13 +87,13 @@ def _texts(field: str, value: object) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Row:
-    """One question to the judge with its true answer."""
+    """One question to the judge with its correct answer."""
 
     example: Example
     taxonomy: Taxonomy
     """The policy as this row states it: names, definitions and order."""
     prompt: str | None
-    """The prompt shown with the image; it may belong to another one."""
+    """The prompt shown with the image; it may be that of another image."""
     prompt_of: str | None
     """Id of the example the prompt belongs to; None when no prompt is shown."""
     unsafe: bool

@@ -1,4 +1,4 @@
-"""What a draw holds, for the run folder and for people."""
+"""Statistics of a draw, for the run folder and as a table."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
