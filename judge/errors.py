@@ -31,7 +31,7 @@ IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
 
 
 class ImageError(ArbiterError, ValueError):
-    """An image that was not judged. Never to be taken for a safe one."""
+    """An image that could not be judged; must never be treated as safe."""
 
     def __init__(self, status: ImageStatus, reason: str) -> None:
         super().__init__(status, reason)

@@ -1,1 +1,1 @@
-"""What a score promises: temperatures, conformal thresholds, cutoffs per category, and where a promise ends."""
+"""Calibration: temperatures, conformal thresholds, thresholds per category, and the policies a promise covers."""

@@ -1,7 +1,7 @@
 """Thresholds that keep a promised miss rate, by conformal risk control.
 
 The rule is theorem 1 of Angelopoulos et al. 2022 (arXiv 2208.02814). Take losses in [0, 1] that can only fall as a
-knob is turned to the strict side, and their mean R over n held-out rows. At the most lenient setting with
+parameter becomes stricter, and their mean R over n held-out rows. At the most lenient setting with
 
     n / (n + 1) * R + 1 / (n + 1) <= promise
 
@@ -10,11 +10,11 @@ rate is what is promised (recall is 1 minus it).
 
 - It holds on average over draws of calibration set *and* new row: one calibration set may be unlucky.
 - It holds for all unsafe rows together, not within each category, source or style.
-- It needs calibration and new unsafe rows to be exchangeable: drawn alike, and not looked at before. After a change
-  of users, generator or policy, calibrate again.
+- It needs calibration and new unsafe rows to be exchangeable: drawn alike, and not used before. After a change of
+  users, generator or policy, calibrate again.
 - What could not be judged (NaN) goes to a person: it is neither safe nor missed. Such rows are left out, so the promise
-  is about the unsafe rows that are judged, and holds for all of them the more. To count them as caught would let a
-  classifier that fails often buy itself a laxer threshold.
+  is about the unsafe rows that are judged; over all unsafe rows the miss rate is only lower. Counting them as caught
+  would give a classifier that often fails a laxer threshold.
 """
 
 import math
@@ -78,6 +78,7 @@ def conformal_level(losses: ArrayLike, promise: float) -> int:
     """
     table = _family(losses)
     allowed_misses(len(table), promise)
+    # n / (n + 1) * R + 1 / (n + 1), with 1e-12 for the rounding of the sum
     kept = (table.sum(axis=0) + 1) / (len(table) + 1) <= promise + 1e-12
     return int(np.flatnonzero(kept)[-1])
 
@@ -98,7 +99,7 @@ def average_by(losses: ArrayLike, groups: ArrayLike) -> Array:
 
 @dataclass(frozen=True)
 class PromiseCheck:
-    """What a promise came to over random calibration and test splits."""
+    """The miss rate over random splits into calibration and test rows, beside the promised one."""
 
     promise: float
     splits: int
@@ -193,6 +194,7 @@ def allowed_misses(rows: int, promise: float) -> int:
 
 
 def _family(losses: ArrayLike) -> Array:
+    """(N, L) losses that are checked to be monotone in the level, which the theorem needs."""
     table = np.asarray(losses, dtype=np.float64)
     if table.ndim != 2 or not table.size or not np.all((table >= 0) & (table <= 1)):
         raise ConfigError(f"Losses are (rows, levels) in [0, 1], without NaN; got shape {table.shape}.")

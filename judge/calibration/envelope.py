@@ -1,4 +1,4 @@
-"""What a calibration was about: a promise holds for policies like those it was made on, and is withdrawn for others."""
+"""Which policies a calibration covers: a promised miss rate holds for policies like those it was calibrated on."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from judge.errors import ConfigError
 from prompts.taxonomy import Category, Taxonomy
 
 SHOWN = 3
-"""Categories that a reason names; it stands beside every row."""
+"""Categories that a reason names at most; it is repeated for every row."""
 
 
 @dataclass(frozen=True)
@@ -18,14 +18,14 @@ class Envelope:
     """The policies of a calibration set: which categories they held, and how many at a time.
 
     Policies are drawn (`prompts.flip`): categories selected, renamed, reworded, merged. The promise is about the mean
-    over such draws, so it reaches to policies put together from the same categories, and to no other category and no
-    longer list. A category is its name, definition and examples: what a classifier reads of it.
+    over such draws, so it covers policies composed of the same categories, but no other category and no longer list. A
+    category is identified by its name, definition and examples, which are what a classifier reads.
     """
 
     categories: tuple[str, ...]
     """`category_hash` of each, sorted."""
     largest: int
-    """Categories of the longest policy."""
+    """Number of categories of the longest policy."""
 
     def __post_init__(self) -> None:
         hashes = all(isinstance(known, str) for known in self.categories)
@@ -50,7 +50,7 @@ class Envelope:
         return None if data is None else cls(tuple(data["categories"]), data["largest"])
 
     def why_outside(self, taxonomy: Taxonomy) -> str | None:
-        """On one line, what of a taxonomy was not calibrated for; None where all of it was."""
+        """Which part of a taxonomy the calibration does not cover, on one line; None where it covers all."""
         known = set(self.categories)
         new = [category.name for category in taxonomy if category_hash(category) not in known]
         if new:
@@ -63,6 +63,7 @@ class Envelope:
 
 def category_hash(category: Category) -> str:
     """16 hexadecimal digits of what a classifier reads of a category, wherever in a policy it stands."""
+    # The key, the code and aliases are left out: no classifier reads them.
     read = [category.name]
     if not category.name_only:
         read += [category.definition, *category.examples]

@@ -22,11 +22,11 @@ from .conformal import split_both_labels, split_by_label
 Array = NDArray[np.float64]
 
 TEMPERATURES = (0.05, 20.0)
-"""Coldest and hottest temperature; rows that a classifier separates without error would ask for 0."""
+"""Smallest and largest temperature; for rows that a classifier separates without error, the optimum is 0."""
 LEAST_EXAMPLES = 20
-"""Unsafe and safe examples, each, from which a category gets a temperature of its own."""
+"""Fewest unsafe and fewest safe examples for which a category gets a temperature of its own."""
 _SMALLEST = 1e-12
-"""Probabilities are kept so far from 0 and 1 while a temperature is fitted."""
+"""Probabilities are clipped to this distance from 0 and 1 while a temperature is fitted."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,10 @@ class Calibration:
 
 
 def divide_logits(probability: ArrayLike, temperature: ArrayLike) -> Array:
-    """Probabilities with their logits divided by a temperature; 0, 0.5, 1 and NaN stay what they are."""
+    """Probabilities of any shape, such as (B, K), with their logits divided by a temperature that broadcasts.
+
+    0, 0.5, 1 and NaN stay as they are.
+    """
     values: Array = expit(logit(np.asarray(probability, dtype=np.float64)) / temperature)
     return values
 
@@ -115,10 +118,10 @@ def fit_calibration(
 
     Args:
         answers: scores and truth, as many taxonomies as there are.
-        classifier: its name, to be kept.
-        least: unsafe and safe examples, each, from which a category gets a temperature of its own. One that is
+        classifier: its name, stored with the temperatures.
+        least: fewest unsafe and fewest safe examples for which a category gets a temperature of its own. One that is
             never on the wrong side of 0.5 gets none, as it would be 0. The shared one is fitted to all categories
-            together, and is the whole's where it cannot be.
+            together; where that is impossible, it is the whole's.
 
     Raises:
         ConfigError: no unsafe or no safe row.
@@ -145,7 +148,7 @@ def fit_calibration(
 
 
 def _fits(truth: Array, probability: Array, least: int) -> bool:
-    """Whether there are enough rows, and a mistake among them: without any, the colder the better, without end."""
+    """Whether there are enough rows, and an error among them: without one, the optimum is a temperature of 0."""
     unsafe, safe = split_by_label(truth, probability)
     return min(len(unsafe), len(safe)) >= max(1, least) and bool(unsafe.min() <= 0.5 or safe.max() >= 0.5)
 

@@ -1,8 +1,8 @@
-"""Thresholds of single categories, fitted to a user's own rows, and the file that keeps them.
+"""Thresholds of single categories, fitted to a user's own rows, and the file that holds them.
 
-A category is fitted for one of two targets: the best F1 on the rows, or a promised miss rate by conformal risk control
-(`judge.calibration.conformal`; the promise is about the unsafe rows of that category). The file is YAML, to be read
-and changed:
+A threshold is fitted for one of two targets: the best F1 on the rows, or a promised miss rate by conformal risk control
+(`judge.calibration.conformal`; the promise is about the unsafe rows of that category). The file is YAML, and may be
+edited:
 
     judge: cascade
     target: best F1
@@ -30,20 +30,26 @@ from .conformal import conformal_threshold, split_by_label
 from .envelope import category_hash
 
 LEAST_ROWS = 20
-"""Unsafe and safe rows, each, without which a category gets no threshold."""
+"""Fewest unsafe rows, and fewest safe rows, from which a category's threshold is fitted."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """The threshold of one category, and what it does on the rows it was fitted to."""
+    """The threshold of one category, and how it does on the rows it was fitted to."""
 
     threshold: float
+    """In [0, 1]; a score from it on is a violation."""
     definition: str
+    """`category_hash` of the category it was fitted for."""
     unsafe: int
+    """Unsafe rows it was fitted to."""
     safe: int
+    """Safe rows it was fitted to."""
     recall: float
+    """Share of the unsafe rows from the threshold on."""
     false_alarm_rate: float
+    """Share of the safe rows from the threshold on."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +57,13 @@ class Thresholds:
     """Thresholds by category name."""
 
     judge: str
+    """Name of the classifier they were fitted for."""
     target: str
+    """What they were fitted for, in words."""
     thresholds: Mapping[str, Fitted]
 
     def of(self, taxonomy: Taxonomy) -> dict[str, float]:
-        """Those of the categories that are asked about; the others keep 0.5.
+        """Thresholds of the categories of a taxonomy; those without one keep 0.5.
 
         Raises:
             ConfigError: none of them has one, or one was fitted for another definition.
@@ -102,12 +110,12 @@ def fit_thresholds(
         taxonomy: of the K categories.
         truth: (N, K) 1 where violated, 0 where not, NaN where nobody knows.
         scores: (N, K) `Scores.categories`, NaN where not judged; such rows are left out.
-        judge: the classifier's name, to be kept.
+        judge: the classifier's name, for the file.
         miss_rate: the promised share, 0 to 1, of each category's unsafe rows below its threshold; None: best F1.
         least: unsafe and safe rows, each, that a category needs.
 
     Raises:
-        ConfigError: too few rows of some categories, or for the promise; the message says of which and how many.
+        ConfigError: too few rows of some categories, or for the promise; the message names them and the numbers.
     """
     labels, found = np.asarray(truth, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     sides = [split_by_label(labels[:, place], found[:, place]) for place in range(len(taxonomy))]
@@ -143,12 +151,13 @@ def fit_thresholds(
 
 
 def best_f1(unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.ndarray) -> float:
-    """The threshold of the best F1 on scores of unsafe and of safe rows; of several the lowest, which misses less.
+    """The threshold of the best F1 on the scores (U,) of unsafe and (S,) of safe rows; the lowest of several.
 
-    It lies in the middle between the lowest score that is flagged and the next lower one, so that rows like those at
-    the border fall to their side.
+    It is the midpoint between the lowest score that is flagged and the next lower one, so that new rows near either
+    are classified like it.
     """
     unsafe, safe = np.sort(unsafe), np.sort(safe)
+    # F1 changes only at a score that occurs, so these are all the thresholds there are to try.
     cuts = np.unique(np.concatenate([unsafe, safe]))
     hits = len(unsafe) - np.searchsorted(unsafe, cuts)
     alarms = len(safe) - np.searchsorted(safe, cuts)

@@ -1,8 +1,8 @@
-"""Arrays of numpy and torch -> pictures, by one declared rule.
+"""Arrays of numpy and torch -> images, by one fixed rule.
 
 An array is grey, RGB or RGBA: (H, W), (H, W, C) or (C, H, W) with C of 1, 3 or 4. `uint8` holds 0 to 255, floats hold
-0 to 1; every other type is refused, as nobody can tell its range. Floats are rounded to the nearest of 256 levels, so
-`levels / 255` in float32 is the very picture that `levels` is. Channels are red, green, blue.
+0 to 1; every other type is refused, as its range is not known. Floats are rounded to the nearest of 256 levels, so that
+`levels / 255` in float32 gives the same image as `levels`. Channels are red, green, blue.
 """
 
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -20,12 +20,14 @@ _CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
 def is_array(value: object) -> TypeGuard[Any]:
-    """Whether it is an array of numpy, a tensor of torch, or acts as one; asks without importing either."""
+    """Whether it is an array of numpy, a tensor of torch, or similar; imports neither."""
     return not isinstance(value, Image.Image) and hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def image_of_array(array: Any) -> Image.Image:
-    """One picture of mode L, RGB or RGBA; an empty array gives an empty image.
+    """One image of mode L, RGB or RGBA from an array (H, W), (H, W, C) or (C, H, W).
+
+    An empty array gives an empty image.
 
     Raises:
         QuestionError: a shape or type that is not one of those above, or floats outside 0 to 1.
@@ -52,7 +54,7 @@ def image_of_array(array: Any) -> Image.Image:
 def _levels(values: "NDArray[np.floating[Any]]") -> "NDArray[np.uint8]":
     import numpy as np
 
-    if values.size and not (values.min() >= 0 and values.max() <= 1):  # not a number is neither
+    if values.size and not (values.min() >= 0 and values.max() <= 1):  # False for NaN as well
         raise QuestionError(
             f"Floats of a picture are 0 to 1, got {values.min():g} to {values.max():g}. Divide by 255 what is 0 to "
             "255, and undo a normalisation by mean and deviation."

@@ -1,21 +1,21 @@
-"""What a file says about its colours -> sRGB, so that the judge gets the numbers that a viewer shows.
+"""The colour profile of a file -> sRGB, so that the judge gets the colours that a viewer shows.
 
-A profile decides what stored numbers look like: under a gamma of 24 a clear picture is stored as one nearly white
-sheet. So they are converted with littleCMS (Pillow's `ImageCms`), in the order of the PNG specification, third
+A profile decides what stored numbers look like: under a gamma of 24 a clear picture is stored as an almost white
+rectangle. So colours are converted with littleCMS (Pillow's `ImageCms`), in the order of the PNG specification, third
 edition, section 4.3: `cICP`, `iCCP`, `sRGB`, then `gAMA` and `cHRM`.
 
-Where viewers would show different pictures there is nothing right to judge, and the image is refused
+Where viewers would show different pictures, none of them is the right one to judge, and the image is refused
 (`unknown_colours`):
 
-- a profile that littleCMS cannot read: another viewer may well apply what we would pass over;
+- a profile that littleCMS cannot read: another viewer may apply what we would ignore;
 - one whose perceptual and colorimetric tables, or whose tables and matrix, disagree by more than `DISAGREEMENT`;
 - one for another colour space than the picture's (a grey picture with an RGB profile), unless it changes nothing;
 - colour chunks that are repeated or stand behind the palette; a JPEG's profile behind its frame header;
 - PQ and HLG, which every screen maps in its own way;
 - 16-bit files under a curve so steep that 8 bits, which is all Pillow keeps, would hide what it shows.
 
-Pillow forgets `cICP`, and where chunks stood, once it has decoded a PNG: of such a PIL image they cannot be applied.
-Give the path or the bytes where strangers' files are judged.
+Once Pillow has decoded a PNG, `cICP` and the order of its chunks are lost, and cannot be applied to such a PIL image.
+Give the path or the bytes of untrusted files.
 
 The intent is perceptual, as in browsers, with black point compensation, which littleCMS has there for sRGB anyway.
 """
@@ -38,7 +38,7 @@ Convert = Callable[[Image.Image], Image.Image]
 """An image of mode L, RGB or CMYK -> RGB in sRGB."""
 
 LARGEST_PROFILE = 4 * 2**20
-"""Bytes; profiles of presses take up to 3 MB."""
+"""Bytes; profiles of printing presses have up to 3 MB."""
 SAME = 2
 """Levels of 0-255 up to which a profile changes nothing: sRGB's own, in its many versions."""
 DISAGREEMENT = 48
@@ -72,11 +72,11 @@ _CURVES: dict[int, tuple[float, ...]] = {  # table 3: gamma alone, or gamma, a, 
 
 
 def conversion(image: Image.Image, mode: str, *, deep: bool) -> Convert | None:
-    """How to get from the stored numbers to sRGB; None where they are sRGB. To be asked before decoding.
+    """The conversion from the stored numbers to sRGB; None where they are sRGB. Must be called before decoding.
 
     Args:
-        image: an image that Pillow has opened, or one that a program made (then `info` says what is known).
-        mode: L, RGB or CMYK, what the colours will be in when they are converted.
+        image: an image that Pillow has opened, or one made by a program (then only its `info` is used).
+        mode: L, RGB or CMYK, the mode in which the colours will be converted.
         deep: whether the file has 16 bits.
 
     Raises:
@@ -85,7 +85,9 @@ def conversion(image: Image.Image, mode: str, *, deep: bool) -> Convert | None:
     chunks = _png_chunks(image)
     if b"cICP" in chunks:
         profile = _profile_of_code_points(chunks[b"cICP"])
-    elif getattr(image, "icclist", None):  # what Pillow's JPEG reader found too late; browsers still apply it
+    elif getattr(
+        image, "icclist", None
+    ):  # behind the frame header, where Pillow ignores it and browsers apply it
         raise _refused("a colour profile behind the frame header")
     elif "icc_profile" in image.info:
         profile = image.info["icc_profile"]
@@ -108,7 +110,7 @@ def _checked(found: tuple[Convert | None, int], deep: bool) -> Convert | None:
 
 
 def _png_chunks(image: Image.Image) -> dict[bytes, bytes]:
-    """The chunks about colour of a PNG that is still open; Pillow would take the last of several, viewers the first."""
+    """The colour chunks of a PNG that is still open; of several, Pillow would take the last and viewers the first."""
     file: IO[bytes] | None = getattr(image, "fp", None)
     if image.format != "PNG" or file is None:
         return {}
@@ -242,7 +244,7 @@ def _fixed(*numbers: float) -> bytes:
 
 @lru_cache(maxsize=16)
 def _convert_own(profile: bytes, mode: str) -> tuple[Convert | None, int]:
-    """By a profile of `_matrix_profile`, which is for colours and for greys; else as `_convert_embedded`."""
+    """As `_convert_embedded`, for a profile of `_matrix_profile`, which applies to colours and to greys."""
     if mode == "CMYK":
         raise _refused("a gamma on a picture in CMYK")
     transform = _transform(profile, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
@@ -266,7 +268,7 @@ def _convert_embedded(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     if judged is None:
         raise _refused("the colour profile is damaged")
     seen = _seen(judged)
-    # Viewers that know no tables use matrix and curves, where a profile has both.
+    # Viewers that do not support tables use matrix and curves, where a profile has both.
     for bytes_, intent in ((profile, colorimetric), (_without_tables(profile), perceptual)):
         other = _transform(bytes_, own, intent)
         if other is not None and _difference(seen, _seen(other)) > DISAGREEMENT:
@@ -278,7 +280,7 @@ def _convert_embedded(profile: bytes, mode: str) -> tuple[Convert | None, int]:
 
 
 def _without_tables(profile: bytes) -> bytes:
-    """The profile with other names for its look-up tables, so that nobody finds them."""
+    """The profile with its look-up tables renamed, so that littleCMS uses matrix and curves."""
     data = bytearray(profile)
     for entry in range(132, min(132 + 12 * int.from_bytes(data[128:132], "big"), len(data) - 11), 12):
         if data[entry : entry + 3] in (bytearray(b"A2B"), bytearray(b"D2B")):
@@ -309,7 +311,7 @@ def _transform(profile: bytes, mode: str, intent: ImageCms.Intent) -> ImageCms.I
 
 @lru_cache(maxsize=3)
 def _sample(mode: str) -> Image.Image:
-    """(1, 256 + N) colours: all greys, then N drawn at random."""
+    """An image of 1 x (256 + N) pixels: all greys, then N random colours."""
     import numpy as np
 
     ramp = np.arange(256, dtype=np.uint8)
@@ -324,7 +326,7 @@ def _sample(mode: str) -> Image.Image:
 
 
 def _seen(transform: ImageCms.ImageCmsTransform) -> "NDArray[np.int16]":
-    """(256 + N, 3) what the sample looks like."""
+    """(256 + N, 3) sRGB values of `_sample` after the transform."""
     import numpy as np
 
     found: NDArray[np.int16] = np.asarray(transform.apply(_sample(transform.input_mode)), dtype=np.int16)

@@ -1,9 +1,9 @@
 """Data sources -> examples: UnsafeBench and its external sets, folders, any data set of the hub, digits.
 
-Nothing is dropped silently. A row that cannot be used (no label, a category nobody knows, an image that
-cannot be opened) is listed with its reason in `ExampleSet.skipped`; when they are too many, loading stops.
+Nothing is dropped silently. A row that cannot be used (no label, an unknown category, an image that cannot be opened)
+is listed with its reason in `ExampleSet.skipped`; when there are too many, loading stops.
 
-What is known of each image's categories, `judge.data.labels` says.
+`judge.data.labels` defines what is known of each image's categories.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ _EXTERNAL_COLUMNS = {"image": "image", "label": "label", "id": "index"}
 
 @dataclass(frozen=True)
 class ExampleSet:
-    """The usable rows of one split, and those that are not."""
+    """The usable rows of one split, and the others with their reasons."""
 
     examples: tuple[Example, ...]
     skipped: tuple[Skipped, ...] = ()
@@ -58,7 +58,7 @@ class ExampleSet:
     """`pixels_hash` by example id, where images were verified."""
 
     def write_skipped(self, path: Path) -> None:
-        """List the skipped rows as JSON lines; an empty file says that there was none."""
+        """Write the skipped rows as JSON lines; an empty file where there are none."""
         _write_skipped(path, self.skipped)
 
 
@@ -76,22 +76,22 @@ def load_examples(
 ) -> ExampleSet:
     """Read one split of a data source.
 
-    Declared splits are followed. A source without `validation` gives a tenth of `train` for it; rows without
-    any split are shared out 80 : 10 : 10. Both go by the image file's content, so that copies stay together.
-    The external sets are for testing only.
+    Declared splits are used as they are. Without `validation`, a tenth of `train` becomes it; rows without any split
+    are divided 80 : 10 : 10. Both depend on the image file's content alone, so that copies stay in one split. The
+    external sets are for testing only.
 
     Args:
-        spec: `digits`, or `digits:COUNT` for so many canvases in each split; `unsafebench`, or
+        spec: `digits`, or `digits:COUNT` for a number of canvases in each split; `unsafebench`, or
             `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
             `multiheaded`, `violence`, `self-harm`), also with a path; `folder:PATH` (images with a CSV or
             JSON-lines table); `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
         split: `train`, `validation`, `test`, another declared one, or `all`.
         taxonomy: what category strings are matched to: names, aliases, codes and keys, case ignored.
         max_failures: largest share of rows, 0 to 1, that may be unusable.
-        limit: stop after so many usable rows, in the order of the data; at most so many, never more.
+        limit: largest number of usable rows, in the order of the data.
         others: whether categories that an unsafe row does not name count as `safe` (as in the paper)
             or `unknown`; see `judge.data.labels`.
-        verify: decode each image once now, rather than meet a broken one later.
+        verify: decode each image once now, so that a broken one is found before the run.
         limits: passed to `open_image`.
         ledger: JSON-lines file to list skipped rows in, written even when loading stops.
 
@@ -133,12 +133,12 @@ def load_examples(
 
 
 def check_splits(*sets: ExampleSet) -> None:
-    """Make sure that no picture stands in two splits, whatever its file, name or data set.
+    """Check that no image is in two splits, whatever its file, name or data set.
 
     Compares decoded pixels, so re-encoded copies are found if no pixel changed; near copies are not.
 
     Raises:
-        ExampleError: naming the first pairs.
+        ExampleError: some are; the message names the first pairs.
     """
     seen: dict[str, tuple[str, str]] = {}
     shared: list[str] = []
@@ -195,14 +195,14 @@ def _open(
         reader = DatasetReader(where or "yiting/UnsafeBench", _UNSAFEBENCH_COLUMNS)
         return reader, Labels(taxonomy, others, known=known, safe_names=True)
     hub_name, category = EXTERNAL_SETS[kind]
-    # Published as `train`, yet nobody trains on them: the paper tests on them.
+    # Published as `train`, although the paper only tests on them.
     rename = {"train": "test", UNDECLARED: "test"}
     reader = DatasetReader(where or hub_name, _EXTERNAL_COLUMNS, rename)
     return reader, Labels(taxonomy, others, known=known, only=category)
 
 
 def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped]:
-    """The rows of the split asked for, which may have to be cut out of another."""
+    """The rows of the requested split, which may be a part of a declared one."""
     declared = reader.splits
     reachable = set(declared) - {UNDECLARED}
     if UNDECLARED in declared:
@@ -234,12 +234,12 @@ def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterato
 
 
 def _share(data: bytes) -> float:
-    """A number in [0, 1) that depends on the file's content only."""
+    """A number from 0 to 1, uniform over files, that depends on the content alone."""
     return int.from_bytes(hashlib.sha256(data).digest()[:7]) / 2**56
 
 
 def _digits(split: str, drawn: str | None, limit: int | None) -> ExampleSet:
-    """Canvases of one split: `drawn` of them, by default so many as usual, and never more than `limit`."""
+    """Canvases of one split: `drawn` of them, by default `DEFAULT_COUNTS`, and never more than `limit`."""
     from judge.standins.digits import DEFAULT_COUNTS, digits_examples
 
     if drawn is not None and not (drawn.isdecimal() and int(drawn)):

@@ -1,7 +1,7 @@
-"""An animation -> the frames that are judged, and whether they stand for those that are not.
+"""An animation -> the frames that are judged, and whether they represent the others.
 
-Viewers show every frame, and to judge all of them could cost a thousand images for one file. So the frames that differ
-most are judged, and the animation is safe only if each of the others looks like one of them; else it is unjudged.
+Viewers show every frame, but judging all of them could cost a thousand images for one file. So the frames that differ
+most are judged, and the animation is safe only if each of the others is similar to one of them; else it is unjudged.
 """
 
 from collections.abc import Sequence
@@ -29,27 +29,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ANIMATION_PIXELS = 300_000_000
-"""Width x height x frames up to which an animation is looked through: some ten seconds of decoding."""
+"""Width x height x frames up to which an animation is decoded: some ten seconds."""
 HELD_PIXELS = 8 * KEPT_PIXELS
-"""Width x height x frames that are held at a time: 100 MB. Of large animations fewer frames are judged."""
+"""Width x height x frames in memory at a time: 100 MB. Of large animations fewer frames are judged."""
 MOST_FRAMES = 32
-"""Frames of one animation that are judged, where nobody asks for another number."""
+"""Frames of one animation that are judged by default."""
 UNLIKE = 24.0
-"""Mean difference of two frames, in levels of 0-255 at 16 x 16 pixels, above which one does not stand for the other:
-a tenth of the range. Chosen, not measured: what is small and faint in a frame may differ by less."""
+"""Mean difference of two frames, in levels of 0-255 at 16 x 16 pixels, above which one does not represent the other: a
+tenth of the range. Chosen, not measured: small and faint content may differ by less."""
 
 
 class Frames(NamedTuple):
-    """Some frames of an animation, or the one picture of any other image."""
+    """Some frames of an animation, or the single image of any other file."""
 
     images: list[Image.Image]
-    """What `open_image` gives, in the order of the file."""
+    """As `open_image` returns them, in the order of the file."""
     numbers: list[int]
     """Which frames they are, from 0."""
     total: int
     """Frames in the file; the hidden default image of an animated PNG is one of them."""
     unlike: int
-    """Of the others, how many look like none of them (`UNLIKE`): what is said of these images says nothing of those."""
+    """How many of the others are similar to none of them (`UNLIKE`), so that their content is unknown."""
 
 
 def open_frames(
@@ -57,18 +57,18 @@ def open_frames(
 ) -> Frames:
     """Open an image and, if it is animated, the frames that differ most from each other.
 
-    Every frame is looked at in small: the first is taken, then each time the one that is least like those taken
-    (Gonzalez 1985, farthest-first traversal), until `at_most` are there or the others are copies. Frames at even steps
-    would let a single one pass between them.
+    All frames are compared at 16 x 16 pixels. The first is taken, then repeatedly the one farthest from those taken
+    (farthest-first traversal, Gonzalez 1985), until there are `at_most` or the others are copies. With frames at even
+    steps, a single frame between two of them would go unjudged.
 
     Args:
         source: as for `open_image`.
-        limits: as for `open_image`; `frames` does not matter. Each frame must keep to them.
-        at_most: how many frames to take, from 1; fewer of an animation so large that they would hold `HELD_PIXELS`.
+        limits: as for `open_image`, for each frame; `limits.frames` is ignored.
+        at_most: how many frames to take, from 1; fewer of an animation so large that they would exceed `HELD_PIXELS`.
 
     Raises:
         ImageError: as `open_image`, but never `animated`; `too_many_pixels` also if all frames together hold more
-            than `ANIMATION_PIXELS`. One damaged frame refuses the file.
+            than `ANIMATION_PIXELS`. One damaged frame is enough to refuse the file.
         ConfigError: `at_most` below 1.
     """
     if at_most < 1:
@@ -99,14 +99,15 @@ def _glimpse(image: Image.Image, frame: int, limits: ImageLimits) -> "NDArray[np
 def _most_unlike(
     glimpses: "Sequence[NDArray[np.int16]]", at_most: int
 ) -> tuple[list[int], "NDArray[np.float64]"]:
-    """Numbers, in order, of at most so many frames of which none is like another, the first among them.
+    """Farthest-first traversal of N frames, from the first one on.
 
-    Beside them the (N,) distances of all frames to the nearest of those: a third of the summed differences of red,
-    green, blue and alpha, on average over the pixels.
+    Returns:
+        The numbers of at most `at_most` different frames, in order; and (N,) the distance of every frame to the nearest
+        of those: a third of the summed differences of red, green, blue and alpha, on average over the pixels.
     """
     import numpy as np
 
-    every = np.stack(glimpses).astype(np.float64)
+    every = np.stack(glimpses).astype(np.float64)  # (N, 16, 16, 4)
     taken, distances = [0], np.full(len(every), np.inf)
     while True:
         apart = np.abs(every - every[taken[-1]])

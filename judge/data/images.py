@@ -1,21 +1,21 @@
-"""Bytes or a path -> the RGB pixels that are judged, or an `ImageError` that says why not.
+"""Bytes or a path -> the RGB pixels that are judged, or an `ImageError` with the reason.
 
-What a person sees and what the judge sees must be one picture; every difference is a way around the judge:
+The judge must get the same picture as a person who views the file; every difference is a way to bypass the judge:
 
-- **Hidden colours.** Transparent images are composed on white, as a page shows them. Colours that lie under
-  full transparency are not judged, for nobody sees them on that ground. Who shows images on another ground
-  sets `ImageLimits.background`: white writing on nothing appears on a dark page only.
-- **Later frames.** `open_image` refuses an animation (`animated`); `judge.data.frames` opens several of it.
-  With `frames="first"` only the first frame is judged; whoever asks for that must show only that frame. The extra
-  pictures of a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
-- **Depth.** 16-bit grey is scaled to 8 bits; Pillow's own conversion saturates, which turns it white. Colour
-  keys of PNG (tRNS) that Pillow compares at the wrong depth are rescaled, or refused if 8 bits cannot tell.
+- **Hidden colours.** Transparent images are composed on white, as a web page shows them. Colours under full
+  transparency are not judged, as they are invisible on that background. A user who shows images on another background
+  sets `ImageLimits.background`: white writing on a transparent ground appears on a dark page only.
+- **Later frames.** `open_image` refuses an animation (`animated`); `judge.data.frames` opens several of its frames.
+  With `frames="first"` only the first frame is judged, and only that frame may then be shown. The additional images of
+  a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
+- **Depth.** 16-bit grey is scaled to 8 bits; Pillow's own conversion saturates, which turns it white. Colour keys of
+  PNG (tRNS) that Pillow compares at the wrong depth are rescaled, or refused where 8 bits cannot represent them.
 - **Orientation.** The EXIF (or XMP) orientation is applied.
-- **Missing parts.** A cut file is an error; nothing is padded.
+- **Missing parts.** A truncated file is an error; nothing is padded.
 - **Colours.** Profiles (ICC, and the chunks of PNG) are applied: `judge.data.colours`.
-- **Size.** Pictures above `KEPT_PIXELS` are judged in half, a quarter ... of their size, each pixel the mean of those
-  it stands for (JPEG: by its decoder). CLIP, SigLIP and LLaVA look at 0.05 to 0.5 megapixels, so nothing they see
-  changes (Qwen's towers, which may take 12, get 1 to 4); and neither an image nor a batch can fill the memory.
+- **Size.** Images above `KEPT_PIXELS` are reduced to a half, a quarter ... of their size, each pixel the mean of those
+  it replaces (JPEG: by its decoder). CLIP, SigLIP and LLaVA resize to 0.05 to 0.5 megapixels, so their input does not
+  change (Qwen's towers, which take up to 12, get 1 to 4); and neither an image nor a batch can exhaust the memory.
 """
 
 import hashlib
@@ -34,14 +34,14 @@ from .colours import conversion
 from .modes import colour_mode, flatten
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""The decoders that strangers' bytes may reach; Pillow registers more than forty."""
+"""The decoders that untrusted bytes may reach; Pillow registers more than forty."""
 
 KEPT_PIXELS = 2048 * 2048
-"""Width x height up to which a picture is judged at its own size: 16 MB in memory."""
+"""Width x height up to which an image is judged at its own size: 16 MB in memory."""
 WEBP_PIXELS = 12_500_000
-"""Most that WebP may have: its decoder holds the canvas four times, and cannot decode it smaller."""
+"""Largest width x height of a WebP: its decoder holds the canvas four times, and cannot decode at a smaller size."""
 JPEG_SCANS = 100
-"""Most passes over a progressive JPEG, of which cameras and browsers write about ten."""
+"""Most scans of a progressive JPEG; cameras and browsers write about ten."""
 
 ImageSource = str | Path | bytes | SupportsBytes | Image.Image
 
@@ -76,7 +76,7 @@ _TRANSPOSE = {
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What may be opened at all; checked from the header, before anything is decoded."""
+    """Limits on images; checked from the header, before anything is decoded."""
 
     max_bytes: int = 32 * 2**20
     """Largest file, in bytes."""
@@ -100,12 +100,12 @@ DEFAULT_LIMITS = ImageLimits()
 
 
 def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
-    """The pixels that are judged: a new image of mode RGB without metadata, upright and opaque.
+    """Decode an image into what is judged: a new RGB image without metadata, upright and opaque.
 
     Args:
         source: a path, an encoded image, an object whose `bytes()` is one, or a PIL image. The format list
-            and `max_bytes` do not apply to a PIL image, which somebody has opened already; all else does.
-        limits: what is too large, and how animations and transparency are treated.
+            and `max_bytes` do not apply to a PIL image, which is opened already; all other checks do.
+        limits: sizes, and how animations and transparency are treated.
 
     Raises:
         ImageError: with one of these statuses:
@@ -113,7 +113,7 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
             `unsupported_format` (an image, but not JPEG, PNG, WEBP, GIF or BMP), `truncated`,
             `too_large` (bytes), `too_many_pixels`, `too_narrow` (shape), `animated`, `unknown_colours` (colours that
             viewers show in different ways, see `judge.data.colours`).
-        ConfigError: Pillow was told to pad truncated images, so damage could not be seen.
+        ConfigError: Pillow is configured to pad truncated images, so damage would go unnoticed.
         TypeError: `source` is none of the above.
     """
     image = read_header(source, limits)
@@ -142,7 +142,7 @@ def read_bytes(source: str | Path | bytes | SupportsBytes, limits: ImageLimits =
 
 
 def pixels_hash(image: Image.Image) -> str:
-    """SHA-256 (hexadecimal) of an RGB image's size and pixels: equal for equal pictures, in any file."""
+    """SHA-256 (64 hexadecimal digits) of an RGB image's size and pixels; equal for equal pixels, in any file format."""
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -162,7 +162,7 @@ def format_of(head: bytes) -> str | None:
 
 def _read_file(path: str | Path, max_bytes: int) -> bytes:
     try:
-        # Asked first: opening a pipe or a device could block for ever.
+        # Checked first: opening a pipe or a device could block for ever.
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
@@ -178,7 +178,7 @@ def _read_file(path: str | Path, max_bytes: int) -> bytes:
 
 
 def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Open without decoding: which format, which size."""
+    """Read format and size without decoding."""
     if not data:
         raise ImageError("not_an_image", "0 bytes")
     announced = format_of(data)
@@ -189,7 +189,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_many_pixels(first_line(error), limits.max_pixels) from error
-    except Exception as error:  # decoders of strangers' bytes raise whatever they like
+    except Exception as error:  # on malformed bytes, decoders raise errors of any class
         if announced in FORMATS:
             raise ImageError("unreadable", f"starts like {announced}, but its header is damaged") from error
         if announced:
@@ -205,7 +205,7 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
 
 
 def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None:
-    """Refuse what costs too much in ways that Pillow's header does not tell, or tells too late."""
+    """Refuse costly files that Pillow's own header check does not detect, or detects too late."""
     if announced == "WEBP":
         width, height = _canvas(data)
         most = min(WEBP_PIXELS, limits.max_pixels)
@@ -252,7 +252,7 @@ def read_header(source: ImageSource, limits: ImageLimits) -> Image.Image:
 
 
 def frame_count(image: Image.Image) -> int:
-    """How many frames there are to see; those beside the main picture of a multi-picture JPEG are not."""
+    """Number of frames that viewers show; 1 for a multi-picture JPEG, of which they show the main image only."""
     if image.format == "MPO":
         return 1
     try:
@@ -270,15 +270,15 @@ def load_frame(image: Image.Image, frame: int, limits: ImageLimits) -> None:
         image.load()
     except ImageError:
         raise
-    except Exception as error:  # decoders of strangers' bytes raise whatever they like
+    except Exception as error:  # on malformed bytes, decoders raise errors of any class
         raise _decoding_error(error) from error
     _check_shape(image, limits)
 
 
 def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
-    """A frame as it is judged."""
+    """Decode a frame into what is judged: RGB, upright, opaque, at most `KEPT_PIXELS`."""
     depth = _rawmode(image)
-    # Asked first: what stands behind the pixels is none of the picture's colours, and Pillow would read it.
+    # Before decoding: Pillow would also read colour chunks that follow the pixels, which viewers ignore.
     convert = conversion(
         image, colour_mode(image.mode, depth), deep=image.mode.startswith("I;16") or "16" in depth
     )
@@ -287,7 +287,7 @@ def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.I
 
 
 def shrink_by(image: Image.Image) -> int:
-    """The smallest power of two that brings a picture down to `KEPT_PIXELS`."""
+    """The smallest power of two that reduces an image to `KEPT_PIXELS`."""
     factor = 1
     while -(-image.width // factor) * -(-image.height // factor) > KEPT_PIXELS:
         factor *= 2
@@ -309,7 +309,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Apply an EXIF orientation, and drop the metadata so that nobody applies it again."""
+    """Apply an EXIF orientation, and remove the metadata so that it is not applied twice."""
     method = _TRANSPOSE.get(orientation)
     result = image if method is None else image.transpose(method)
     result.info = {}
@@ -326,5 +326,5 @@ def _decoding_error(error: Exception) -> ImageError:
 
 
 def too_many_pixels(found: str, most: int) -> ImageError:
-    """The error of an image that has more pixels than the `most` that are decoded."""
+    """The error for an image with more than `most` pixels."""
     return ImageError("too_many_pixels", f"{found}; at most {most:,} pixels are decoded")

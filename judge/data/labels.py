@@ -1,12 +1,12 @@
-"""What a row of a data set says of its image, in keys of categories.
+"""From the label and category strings of a data set's row to keys of categories.
 
-- A safe row violates nothing that the data set looked for.
-- An unsafe row violates the categories it names. UnsafeBench names one; whether others are violated too was
-  not asked. The paper counts them as not violated, and so does `others="safe"`; `others="unknown"` does not,
-  and then such a row never serves as a negative for them.
+- A safe row violates none of the categories that the data set was labelled for.
+- An unsafe row violates the categories it names. UnsafeBench names one; whether others are violated too was not
+  labelled. The paper counts them as not violated, and so does `others="safe"`; with `others="unknown"` such a row is
+  never used as a negative for them.
 - An unsafe row that names no category violates the stand-in key `UNSPECIFIED`, and every category is unknown:
-  nobody can say under which policy it is safe, so label flipping leaves it out.
-- Categories of the taxonomy that the data set did not look for are unknown in every row.
+  under which policy it is safe cannot be known, so label flipping leaves it out.
+- Categories of the taxonomy that the data set was not labelled for are unknown in every row.
 """
 
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from prompts.taxonomy import Taxonomy
 from .sources import Row
 
 UNSPECIFIED = "unsafe-unspecified"
-"""In `Example.violates`: something is violated, and nobody wrote down what."""
+"""In `Example.violates`: some category is violated, but it was not recorded which."""
 _SOURCES = {"laion5b": "real", "lexica": "generated"}
 _LABELS = {"safe": False, "0": False, "false": False, "unsafe": True, "1": True, "true": True}
 
@@ -39,7 +39,7 @@ class Labels:
         others: whether the categories that an unsafe row does not name are `safe` or `unknown`.
         known: the vocabulary that the data set was labelled with, if it is not the taxonomy.
         only: the one category that the data set's unsafe rows violate.
-        safe_names: whether safe rows may name a category, as UnsafeBench's do (what was searched for).
+        safe_names: whether safe rows may name a category, as UnsafeBench's do (the one that was searched for).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Labels:
         safe_names: bool = False,
     ) -> None:
         self._keys = {member for category in taxonomy for member in category.members}
-        # The taxonomy comes last, so that its words win over those of the data set's own vocabulary.
+        # The taxonomy comes last, so that its words override those of the data set's own vocabulary.
         words = [_words(vocabulary) for vocabulary in (known, taxonomy) if vocabulary]
         self._by_word = {word: key for vocabulary in words for word, key in vocabulary.items()}
         self._names = [name for vocabulary in (known, taxonomy) if vocabulary for name in vocabulary.names]
@@ -80,7 +80,7 @@ class Labels:
         )
 
     def _labels(self, row: Row) -> tuple[frozenset[str], frozenset[str]]:
-        """The keys violated, and those of which nobody knows."""
+        """The keys violated, and those that are unknown."""
         unsafe = _is_unsafe(row.label)
         never_looked_for = frozenset(self._keys - self._looked_for)
         names = _names(row.categories)
@@ -106,7 +106,7 @@ class Labels:
 
 
 def _words(taxonomy: Taxonomy) -> dict[str, str]:
-    """Case-folded word -> key; a category that merges others answers to their keys, not to its own name."""
+    """Case-folded word -> key; a category that merges others is found by their keys, not by its own name."""
     words: dict[str, str] = {}
     for category in taxonomy:
         words |= {member.casefold(): member for member in category.members}

@@ -1,6 +1,6 @@
-"""Decoded pixels of any mode -> RGB: colours converted, transparency composed, large pictures shrunk, in strips.
+"""Decoded pixels of any mode -> RGB: colours converted, transparency composed, large images reduced, in strips.
 
-Strips keep memory at one decoded picture: every step below would otherwise hold another.
+Strips keep the memory at one decoded image: every step below would otherwise hold another copy.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from .colours import Convert
 
 STRIP = 256
-"""Rows that are worked on at a time; a multiple of every factor."""
+"""Rows that are processed at a time; a multiple of every factor."""
 
 
 def colour_mode(mode: str, depth: str = "") -> str:
-    """What `flatten` has its colours in when it converts them: L, RGB or CMYK."""
+    """The mode in which `flatten` converts colours: L, RGB or CMYK."""
     if mode in ("1", "L", "LA", "La", "I", "F") or mode.startswith("I;16") or depth.startswith("LA"):
         return "L"
     return "CMYK" if mode == "CMYK" else "RGB"
@@ -78,7 +78,7 @@ def _colours_and_alpha(image: Image.Image, depth: str) -> tuple[Image.Image, Ima
             "unsupported_format", "16-bit colour with a transparent colour, which 8 bits cannot tell apart"
         )
     if key is not None and depth in ("L;2", "L;4"):
-        # Pillow spreads the greys over 0-255 but leaves the key as it was stored.
+        # Pillow scales the greys to 0-255 but leaves the key as it was stored.
         image = image.copy()
         image.info["transparency"] = key * (85 if depth == "L;2" else 17)
     if key is None and not image.has_transparency_data:
@@ -100,9 +100,9 @@ def _sixteen_bit_grey(image: Image.Image, key: Any) -> tuple[Image.Image, Image.
 
 
 def _wide_grey(image: Image.Image) -> Image.Image:
-    """Modes I (32-bit integers) and F (floats), which only a program hands over, never one of our formats.
+    """Modes I (32-bit integers) and F (floats), which come from programs only, never from one of our formats.
 
-    Floats up to 1 are taken for 0-1, integers above 255 for 16 bits; all else for 0-255, Pillow's own habit.
+    Floats up to 1 are read as 0-1, integers above 255 as 16 bits; all others as 0-255, Pillow's convention.
     """
     import numpy as np
 

@@ -1,8 +1,8 @@
-"""Where examples come from: folders with a table, and data sets of the `datasets` library.
+"""Sources of examples: folders with a table, and data sets of the `datasets` library.
 
-A reader knows columns and files, nothing of taxonomies. It yields rows as they were written, each image as a
-path or a `StoredImage` (nothing is decoded here), or a `Skipped` row with the reason. Pickled data are never
-loaded: a folder's table is CSV or JSON lines, a local data set is Parquet or Arrow.
+A reader handles columns and files, not taxonomies. It yields rows as they are stored, each image as a path or a
+`StoredImage` (nothing is decoded here), or a `Skipped` row with the reason. Pickled data are never loaded: a folder's
+table is CSV or JSON lines, a local data set is Parquet or Arrow.
 """
 
 import base64
@@ -20,7 +20,7 @@ from prompts.errors import ExampleError
 from prompts.names import nearest
 
 COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id")
-"""Columns of a folder's table; only `path` and `label` must be there. Data sets have `image` for `path`."""
+"""Columns of a folder's table; only `path` and `label` are required. Data sets have `image` instead of `path`."""
 UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
 
@@ -43,7 +43,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Row:
-    """One row as its data set has it; `judge.data.examples` makes an `Example` of it."""
+    """One row as it is stored; `judge.data.labels` makes an `Example` of it."""
 
     id: str
     image: Any
@@ -55,13 +55,13 @@ class Row:
 
 
 class Reader(Protocol):
-    """A data set that can be gone through split by split."""
+    """A data set that is read split by split."""
 
     splits: tuple[str, ...]
-    """What the data set declares; `(UNDECLARED,)` when it declares nothing."""
+    """Declared splits; `(UNDECLARED,)` where there are none."""
 
     def rows(self, split: str) -> Iterator[Row | Skipped]:
-        """Go through one declared split."""
+        """Iterate over one declared split."""
         ...
 
 
@@ -80,7 +80,7 @@ class StoredImage:
     def __bytes__(self) -> bytes:
         value = self.rows[self.index][self.column]
         if isinstance(value, dict):
-            # A path in a data set is somebody else's; following it could read any file of this machine.
+            # A path in a data set is untrusted: following it could read any file of this machine.
             if value.get("bytes") is None and value.get("path"):
                 raise ImageError(
                     "missing", "the data set names a file instead of holding the image; embed it"
@@ -101,8 +101,8 @@ class StoredImage:
 class FolderReader:
     """Images in a folder, described by one CSV or JSON-lines table in it.
 
-    Paths in the table are relative to the table's folder and must stay inside it, symbolic links followed:
-    a table from elsewhere must not be able to name this machine's other files. Absolute paths are refused.
+    Paths in the table are relative to the table's folder and must stay inside it after symbolic links are resolved: an
+    untrusted table must not be able to name other files of this machine. Absolute paths are refused.
     """
 
     def __init__(self, where: str | Path) -> None:
@@ -115,7 +115,7 @@ class FolderReader:
         self.splits = tuple(sorted(declared)) or (UNDECLARED,)
 
     def rows(self, split: str) -> Iterator[Row | Skipped]:
-        """Go through the table's rows that say `split`; damaged rows, which say nothing, come with each."""
+        """Iterate over the rows of a split; damaged rows, whose split is unknown, are reported in every split."""
         for line, record in self._records:
             place = f"{self.table.name}:{line}"
             if "" in record:
@@ -168,9 +168,9 @@ class DatasetReader:
 
     Args:
         where: a path that exists, or else a name on the hub.
-        columns: our names (`COLUMNS`, with `image` for `path`) -> the data set's. A split column counts
-            where the data set itself declares no splits.
-        rename: declared splits to be called something else.
+        columns: our names (`COLUMNS`, with `image` for `path`) -> the data set's. A split column is used only where
+            the data set itself declares no splits.
+        rename: new names for declared splits.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class DatasetReader:
                 )
 
     def rows(self, split: str) -> Iterator[Row | Skipped]:
-        """Go through one split without decoding, or even reading, its images."""
+        """Iterate over one split without decoding, or even reading, its images."""
         from datasets import Image
 
         stored, image = self._sets[split], self._columns["image"]
@@ -233,7 +233,7 @@ def _find_table(where: Path) -> Path:
 
 
 def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, record) pairs; what cannot be read is a record whose only key is empty."""
+    """(line, record) pairs; a row that cannot be read is a record whose only key is empty."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, restkey="", strict=True)
@@ -249,7 +249,7 @@ def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def _read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `_read_csv`; one damaged line costs only itself."""
+    """As `_read_csv`; a damaged line does not affect the others."""
     with table.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -305,7 +305,7 @@ def _parquet_files(path: Path) -> dict[str, list[str]]:
 
 
 def _by_column(rows: Any, column: str) -> dict[str, Any]:
-    """Split -> rows, by what the column says."""
+    """Split -> rows, by the values of a column."""
     indices: dict[str, list[int]] = {}
     for index, value in enumerate(rows[column]):
         split = canonical_split(str(_class_names(rows.features[column], value) or UNDECLARED))
@@ -314,7 +314,7 @@ def _by_column(rows: Any, column: str) -> dict[str, Any]:
 
 
 def _class_names(feature: Any, value: Any) -> Any:
-    """The words behind class numbers, where the data set declares them."""
+    """The names of class numbers, where the data set declares them; other values as they are."""
     feature = getattr(feature, "feature", feature)
     names = getattr(feature, "names", None)
     if names is None or value is None:

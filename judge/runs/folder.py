@@ -1,15 +1,15 @@
-"""What a run leaves behind, so that it explains itself later and can be loaded again.
+"""The run folder: everything that is needed to understand, resume and load a run.
 
-    run.json        what this folder is: kind, format version, taxonomy hash, base model; read first
-    config.yaml     every option as it was resolved
-    taxonomy.yaml   the categories it was trained on
+    run.json          manifest: kind, format version, taxonomy hash, base model; read first
+    config.yaml       every option after defaults and command line
+    taxonomy.yaml     the categories it was trained on
     environment.json  versions, machine, commit
-    metrics.json    the numbers
-    skipped.jsonl   data that could not be used, with reasons
-    rows/*.jsonl    one judged row a line
-    plots/*.png     pictures for report.html
+    metrics.json      the numbers
+    skipped.jsonl     data that could not be used, with reasons
+    rows/*.jsonl      one judged row a line
+    plots/*.png       figures for report.html
 
-Files are replaced in one step: a run killed at any moment leaves the old file or the new one, never half.
+Files are written atomically: a run killed at any moment leaves the old content or the new one.
 """
 
 import json
@@ -45,7 +45,7 @@ class RunDir:
         Args:
             path: a folder that does not exist, or is empty.
             kind: what loads it again, such as `vlm`.
-            resume: go on with a run of the same kind that is there already.
+            resume: continue a run of the same kind that is there already.
             about: further JSON values for the manifest, such as the base model.
 
         Raises:
@@ -69,10 +69,10 @@ class RunDir:
         return run
 
     def check_resumable(self, taxonomy: Taxonomy, **about: Any) -> None:
-        """See that a run that goes on is still the same run; a folder without a run passes.
+        """Check that a resumed run is still the same run; a folder without a run passes.
 
         Raises:
-            CheckpointError: it was begun under another taxonomy, or with other values of `about`.
+            CheckpointError: it was started with another taxonomy, or with other values of `about`.
         """
         if not self._manifest_path.exists():
             return
@@ -90,7 +90,7 @@ class RunDir:
         """Check that `path` is a run folder this version can read (and of `kind`, where one is asked for).
 
         Raises:
-            CheckpointError: it is not; the message says what is there and what to do.
+            CheckpointError: it is not; the message says what was found and what to do.
         """
         run = cls(path)
         if not run._manifest_path.is_file():
@@ -119,7 +119,11 @@ class RunDir:
         return str(self.manifest["kind"])
 
     def update_manifest(self, **about: Any) -> None:
-        """Add JSON values to the manifest, or replace them; kind, format and date stay."""
+        """Add JSON values to the manifest, or replace them.
+
+        Raises:
+            CheckpointError: `about` holds the kind, the format or the date, which are fixed.
+        """
         fixed = {"kind", "format", "created"} & set(about)
         if fixed:
             raise CheckpointError(f"the manifest's {', '.join(sorted(fixed))} cannot be changed")
@@ -127,16 +131,16 @@ class RunDir:
             self._write_json(MANIFEST, self.manifest | about)
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Keep the options as they were resolved."""
+        """Write the options after defaults and command line."""
         self.write_text("config.yaml", yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True))
 
     @property
     def config(self) -> dict[str, Any]:
-        """The options that `write_config` kept."""
+        """The options that `write_config` wrote."""
         return dict(yaml.safe_load(self._read("config.yaml")))
 
     def write_taxonomy(self, taxonomy: Taxonomy) -> None:
-        """Keep the categories, and their hash in the manifest."""
+        """Write the taxonomy, and its hash into the manifest."""
         self.write_text("taxonomy.yaml", taxonomy.to_yaml())
         self.update_manifest(
             taxonomy={"name": taxonomy.name, "version": str(taxonomy.version), "hash": taxonomy.hash}
@@ -144,10 +148,10 @@ class RunDir:
 
     @property
     def taxonomy(self) -> Taxonomy:
-        """The categories that `write_taxonomy` kept.
+        """The taxonomy that `write_taxonomy` wrote.
 
         Raises:
-            CheckpointError: there are none, or not the ones the manifest names by hash.
+            CheckpointError: there is none, or its hash is not the one in the manifest.
         """
         self._read("taxonomy.yaml")
         taxonomy = load_taxonomy(self.path / "taxonomy.yaml")
@@ -162,36 +166,36 @@ class RunDir:
         return taxonomy
 
     def write_environment(self) -> None:
-        """Keep versions, machine and commit."""
+        """Write versions, machine and commit."""
         self._write_json("environment.json", environment())
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
-        """Replace the numbers; NaN and infinities, which JSON lacks, become null."""
+        """Write the numbers; NaN and infinities, which JSON lacks, become null."""
         self._write_json("metrics.json", metrics)
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """The numbers that `write_metrics` kept."""
+        """The numbers that `write_metrics` wrote."""
         return self._read_json("metrics.json")
 
     def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> Path:
-        """Keep records one a line under rows/, such as judged rows; gives the file's path back."""
+        """Write records, such as judged rows, one a line under rows/; returns the file's path."""
         return self._write_lines(f"rows/{name}.jsonl", rows)
 
     def read_rows(self, name: str) -> Iterator[dict[str, Any]]:
-        """The records that `write_rows` kept under this name."""
+        """The records that `write_rows` wrote under this name."""
         for line in self._read(f"rows/{name}.jsonl").splitlines():
             yield json.loads(line)
 
     def write_skipped(self, skipped: Iterable[tuple[str, str]]) -> int:
-        """Keep (id, reason) of data that could not be used, and count it; an empty file: all could be."""
+        """Write (id, reason) of data that could not be used, and return their number; the file may be empty."""
         entries = [{"id": name, "reason": reason} for name, reason in skipped]
         self._write_lines("skipped.jsonl", entries)
         return len(entries)
 
     @property
     def plots(self) -> Path:
-        """The folder for pictures, made when asked for."""
+        """The folder for figures, created on first use."""
         folder = self.path / "plots"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -229,7 +233,7 @@ class RunDir:
         return self.write_text(name, "".join(lines))
 
     def write_text(self, name: str, text: str) -> Path:
-        """Write a file of the run and move it into its place: readers see the old text or the new."""
+        """Write a text file of the run atomically, and return its path."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
@@ -237,7 +241,8 @@ class RunDir:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types: numbers of numpy too, paths and the like as text, NaN as None."""
+    """The value in JSON's types: scalars and arrays of numpy or torch as numbers, paths as text, NaN as None."""
+    # By what a value can do and not by its class, so that neither numpy nor torch is imported here.
     if hasattr(value, "item") and not hasattr(value, "__len__"):
         value = value.item()
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Where a run was made: versions, processor, memory, GPUs, commit."""
+"""The environment of a run: versions, processor, memory, GPUs, commit."""
 
 import os
 import platform
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine and commit, as far as they can be found out; never fails, never imports torch."""
+    """Versions, machine and commit, as far as they are known; never fails and never imports torch."""
     return {
         "time": now(),
         "command": sys.argv,
@@ -95,7 +95,7 @@ def _memory_gib() -> float | None:
 
 
 def _gpus() -> list[str]:
-    """GPU names, if this process uses torch; asking would otherwise cost its import."""
+    """Names of the GPUs, if this process has imported torch already; importing it takes seconds."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_available():
         return []

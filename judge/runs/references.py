@@ -1,10 +1,10 @@
-"""What a run folder names: a run may be a stranger's, so what it says is checked before anything is loaded by it.
+"""References from a run folder to models and other runs; an untrusted run's are checked before anything is loaded.
 
-- **No host.** A run posts nothing anywhere and fetches from no address. A served judge that it names is used only if
-  whoever loads the run names it too. A base model or encoder may be named by hub id, as adapters must name their base:
-  that asks the hub for its safetensors (or its cache), runs no remote code, and is said in the log.
+- **No host.** A run sends nothing anywhere and fetches from no address. A served judge that it names is used only if
+  the caller names it too. A base model or encoder may be named by hub id, as adapters must name their base: its
+  safetensors are loaded from the hub or its cache, no remote code runs, and a warning is logged.
 - **The same content.** A fingerprint covers everything that changes a stage's answers. It guards against mistakes, not
-  against somebody who writes a whole run: whoever does can make it judge as he likes.
+  against an attacker who writes the whole run, and can make it judge as he likes.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ _SHAPES = (
     "encoder/*.json",
     "encoder/*.txt",
 )
-"""What of a run is read with its weights, whatever kind it is; checkpoints on the way and metrics are not."""
+"""Files of a run, of any kind, that are loaded with its weights; intermediate checkpoints and metrics are not."""
 _MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 _EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".tokenizer.json", ".json")
 """Files of an exported student (`judge.student.onnx`)."""
@@ -43,14 +43,14 @@ def is_address(name: str) -> bool:
 
 
 def stored_model(name: object, source: Path) -> str:
-    """The base model or encoder that a run names: what ships, a folder, or a hub id.
+    """Check the base model or encoder that a run names: a shipped model, a folder, or a hub id.
 
     Args:
-        name: as the run says it.
+        name: as the run's manifest holds it.
         source: the run, for messages.
 
     Raises:
-        CheckpointError: an address, a folder with an adapter in the base's place, or no name at all.
+        CheckpointError: an address, a folder that holds an adapter and no base, or no name at all.
     """
     from judge.standins.shipped import SHIPPED
 
@@ -78,7 +78,7 @@ def stored_model(name: object, source: Path) -> str:
 
 
 def stored_path(path: object, source: Path) -> Path:
-    """Where a run says that another one lies: relative to it, so that both can be moved.
+    """The path of another run that a run refers to: relative, so that both can be moved together.
 
     Raises:
         CheckpointError: an address, or a path that does not start at the run.
@@ -91,11 +91,11 @@ def stored_path(path: object, source: Path) -> Path:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 of what changes the answers of a run, a model folder or an exported student.
+    """SHA-256 (64 hexadecimal digits) of all that changes the answers of a run, a model folder or an exported student.
 
-    Of a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and all of run.json but the date,
-    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. Also what a base is
-    loaded from, if it is named by its folder; one named by hub id is not fetched to be hashed.
+    For a run: weights, shapes, taxonomy, options, adapter settings, its own encoder, and run.json without its date,
+    which holds the names of base and encoder, dtype, template and the encoder's own fingerprint. Also the files of a
+    base that is named by its folder; one named by hub id is not downloaded to be hashed.
     """
     digest = hashlib.sha256()
     if path.suffix == ".onnx":
@@ -114,10 +114,10 @@ def fingerprint(path: Path) -> str:
 
 
 def teacher_identity(name_or_path: str | Path) -> str:
-    """A name that changes with a teacher's weights, kept with its lessons.
+    """A name that changes with a teacher's weights, stored with its lessons.
 
-    Of a folder its own name and 16 digits of a SHA-256 over its safetensors, but for those of checkpoints on the way;
-    of anything else the name as it is.
+    For a folder: its own name and 16 digits of a SHA-256 over its safetensors, without intermediate checkpoints. For
+    anything else: the name as it is.
     """
     folder = Path(name_or_path)
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
@@ -129,11 +129,12 @@ def teacher_identity(name_or_path: str | Path) -> str:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    """What a model folder is loaded from: weights, configurations, templates, vocabularies."""
+    """The files that a model is loaded from: weights, configurations, templates, vocabularies."""
     return [file for pattern in _MODEL for file in folder.glob(pattern)]
 
 
 def _add(digest: "hashlib._Hash", folder: Path, files: Iterable[Path]) -> None:
+    # Sorted, and each with its name: neither the order of a folder nor a renamed file may go unnoticed.
     for file in sorted(file for file in files if file.is_file()):
         digest.update(f"\n{file.relative_to(folder).as_posix()}\n".encode())
         digest.update(bytes.fromhex(file_hash(file)))

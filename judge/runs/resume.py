@@ -1,9 +1,8 @@
-"""Runs that stop and go on: only as the run that was begun, and with a word on what was kept.
+"""Interrupted runs: they are resumed with the options they were started with, and say what was saved.
 
-A resumed run that differs in its seed, its data or its rates is none that anybody could describe, so options are
-compared with those that the run was begun with. What may differ says how and where work is done, kept, shown and
-measured (`MAY_DIFFER`); and under a constant learning rate a run may be made longer, as the schedule of any other
-depends on its end.
+A resumed run with another seed, other data or other rates could not be reproduced, so its options are compared with
+those it was started with. Options on where and how work is done, saved, logged and measured may differ (`MAY_DIFFER`).
+Under a constant learning rate a run may also be made longer; any other schedule depends on the number of steps.
 """
 
 import errno
@@ -27,30 +26,30 @@ MAY_DIFFER = (
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "skip_memory_metrics", "push_to_hub"),
 )
-"""Options that do not change what is learnt, and those of these families:"""
+"""Options that do not change the trained weights; so do all that start with one of the following."""
 MAY_DIFFER_FAMILIES = ("logging_", "save_", "eval_", "report_", "hub_", "trackio_", "ddp_")
 MAY_GROW = ("max_steps", "num_train_epochs")
-"""May be larger than at first, if the learning rate is constant."""
+"""May be larger in the resumed run, if the learning rate is constant."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = ("no space left on device", "disk quota exceeded", "pytorchstreamwriter failed writing")
-"""What libraries say that write by other means than Python's."""
+"""Messages of libraries that do not write through Python, and raise other errors."""
 
 
 def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: str | None = None) -> None:
-    """See that a run goes on with the options it was begun with; a folder without a run passes.
+    """Check that a run is resumed with the options it was started with; a folder without a run passes.
 
     Args:
         path: the run folder.
-        options: as `RunDir.write_config` is going to keep them.
-        checkpoint: what to resume from; if it belongs to another run, that one must have had the same options.
+        options: as `RunDir.write_config` will write them.
+        checkpoint: what to resume from; if it belongs to another run, that run must have had the same options.
 
     Raises:
         CheckpointError: options differ, each named with both values.
-        ConfigError: the checkpoint is none, or was not written to its end.
+        ConfigError: the folder is no checkpoint, or an incomplete one.
     """
     folders = [Path(path)]
     if checkpoint is not None:
-        if not _whole(Path(checkpoint)):
+        if not _is_complete(Path(checkpoint)):
             raise ConfigError(
                 f"{checkpoint} is no checkpoint, or one that was not written to its end; give a folder "
                 "checkpoint-STEP of a run, or `true` for the newest whole one of this run."
@@ -69,12 +68,12 @@ def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: s
 
 
 def _differing(begun: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
-    """`name 1, not 2` for each option that has changed and must not."""
+    """`name 1, not 2` for each option that has changed and may not."""
     now = json.loads(json.dumps(dict(options), default=_json))
     found = []
     for name in sorted(
         begun.keys() & now.keys()
-    ):  # what one version of a library has and another has not is skipped
+    ):  # options that only one of two versions of a library has are skipped
         before, after = begun[name], now[name]
         if before == after or name in MAY_DIFFER or name.startswith(MAY_DIFFER_FAMILIES):
             continue
@@ -89,13 +88,13 @@ def _json(value: Any) -> Any:
 
 
 def newest_checkpoint(path: str | Path) -> Path | None:
-    """The checkpoint of a run with the most steps among those that were written to their end."""
-    found = [folder for folder in Path(path).glob("checkpoint-*") if _whole(folder)]
+    """The complete checkpoint of a run with the most steps; None where there is none."""
+    found = [folder for folder in Path(path).glob("checkpoint-*") if _is_complete(folder)]
     return max(found, key=_step, default=None)
 
 
-def _whole(folder: Path) -> bool:
-    """Whether a checkpoint is complete: its state is written last, and may be cut where the disk was full."""
+def _is_complete(folder: Path) -> bool:
+    """Whether a checkpoint is complete: its state is written last, and is truncated where the disk was full."""
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -110,7 +109,7 @@ def _step(folder: Path) -> int:
 
 @contextmanager
 def explain_interruption(path: str | Path) -> Iterator[None]:
-    """Turn Ctrl-C and a full disk into one line: what a run kept, and how it goes on.
+    """Turn Ctrl-C and a full disk into one line: what the run saved, and how to resume it.
 
     Args:
         path: the run folder.
@@ -121,12 +120,12 @@ def explain_interruption(path: str | Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _stop(f"Stopped by Ctrl-C. {describe_kept(path)}", 130)
+        _stop(f"Stopped by Ctrl-C. {describe_saved(path)}", 130)
     except Exception as error:
         if not _disk_is_full(error):
             raise
         _stop(
-            f"The disk is full: {path} could not be written. {describe_kept(path)} Free some space first.", 2
+            f"The disk is full: {path} could not be written. {describe_saved(path)} Free some space first.", 2
         )
 
 
@@ -136,11 +135,11 @@ def _stop(line: str, status: int) -> None:
     raise SystemExit(status) from None
 
 
-def describe_kept(path: str | Path) -> str:
-    """One or two sentences on a run that has stopped."""
+def describe_saved(path: str | Path) -> str:
+    """One or two sentences on what an interrupted run saved."""
     newest = newest_checkpoint(path)
     cut = sorted(
-        (f.name for f in Path(path).glob("checkpoint-*") if not _whole(f)), key=lambda n: (len(n), n)
+        (f.name for f in Path(path).glob("checkpoint-*") if not _is_complete(f)), key=lambda n: (len(n), n)
     )
     rest = f" {', '.join(cut)} was not written to its end and can be deleted." if cut else ""
     if newest is None:
@@ -152,7 +151,7 @@ def describe_kept(path: str | Path) -> str:
 
 def _disk_is_full(error: BaseException | None) -> bool:
     """Whether an error, or one that led to it, is about a disk without space."""
-    seen: set[int] = set()
+    seen: set[int] = set()  # exceptions may form a cycle
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno in _FULL:

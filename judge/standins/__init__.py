@@ -1,1 +1,1 @@
-"""What plays the real thing here: digits, conversations about them, and models of random weights."""
+"""Stand-ins for real data and models: digits, conversations about them, and models with random weights."""

@@ -1,8 +1,8 @@
-"""Generic conversations about digit canvases: what a base model learns before anybody makes a judge of it.
+"""Generic conversations about digit canvases, on which `scripts/build_tiny_llava.py` trains the base `tiny-llava`.
 
 Naming, yes/no about one name, "which of these, or none" from lists with and without descriptions, repeating and
 describing words, with varied wording. Never a policy, never the words safe and unsafe in an answer about an image,
-never a template of `prompts`: `scripts/build_tiny_llava.py` trains `tiny-llava` on these.
+never a template of `prompts`: the base must not know the judge's task.
 """
 
 import random
@@ -53,7 +53,7 @@ class Conversations:
     """Draws generic questions and answers about the digits of a picture."""
 
     def __init__(self, seed: int) -> None:
-        """Read the names and wordings of the digits; they are the words the base has to know."""
+        """Read the names and wordings of the digits, which are the vocabulary of the base."""
         self.random = random.Random(seed)
         digits = load_taxonomy("digits")
         self.names = [(c.name, *c.aliases, str(i)) for i, c in enumerate(digits)]
@@ -87,7 +87,7 @@ class Conversations:
         return Entry(name, meaning, frozenset(chosen))
 
     def shared_list(self) -> tuple[list[Entry], str, bool]:
-        """A list that knows no picture, as text, and whether it says what the names mean."""
+        """A list that does not depend on an image, as text, and whether it describes the names."""
         used: set[int] = set()
         count = 1 + int(9 * self.random.random())
         drawn: dict[str, Entry] = {}
@@ -133,7 +133,7 @@ class Conversations:
         return list(unique.values())
 
     def listing(self, entries: list[Entry]) -> tuple[str, bool]:
-        """The list as text, and whether it says what the names mean."""
+        """The list as text, and whether it describes the names."""
         r = self.random
         made_up = any(set(e.name.split()) & set(MADE_UP) for e in entries)
         style = r.choice((0, 0, 0, 1, 2, 3)) if not made_up else r.choice((0, 0, 1, 2))
@@ -146,7 +146,7 @@ class Conversations:
     def question(
         self, entries: list[Entry], shown: frozenset[int], described: bool, choice: bool
     ) -> tuple[str, str]:
-        """One question and its only right answer."""
+        """One question and its only correct answer."""
         r = self.random
         kind = r.choices(("listed", "named", "naming", "words"), (50, 20, 15, 15))[0]
         if choice and entries:

@@ -1,8 +1,8 @@
-"""Stand-in data that ships: real handwritten digits play ten "unsafe categories" (design, section 7).
+"""Stand-in data that ships: ten handwritten digits take the place of ten unsafe categories.
 
-Scikit-learn bundles 1,797 handwritten digits of 8x8 pixels (E. Alpaydin and C. Kaynak, UCI Optical Recognition
-of Handwritten Digits). We paste none, one or two of them on a canvas. Every violated category is therefore known,
-so flips, partial drops, pair scores and held-out categories can be measured exactly, with no harmful image around.
+Scikit-learn bundles 1,797 handwritten digits of 8x8 pixels (E. Alpaydin and C. Kaynak, UCI Optical Recognition of
+Handwritten Digits). Zero, one or two of them are pasted on a canvas. Every violated category is therefore known, so
+that flips, partial drops, pair scores and held-out categories can be measured exactly, without any harmful image.
 
 `real` canvases hold one or two digits on varied grounds; `generated` ones are stylised or laid out in a grid,
 after the two failure modes that UnsafeBench (section 4.2) reports on AI-generated images.
@@ -49,7 +49,7 @@ _WORDLESS_CAPTIONS = ("a piece of paper", "something on a wall", "an old page", 
 def digits_examples(split: str, *, seed: int = 0, count: int | None = None) -> list[Example]:
     """Compose `count` labelled canvases from the glyphs of one split.
 
-    The same split and seed give the same images, byte for byte; a larger count only adds to them.
+    The same split and seed give the same images, byte for byte; a larger count only adds more.
 
     Raises:
         ExampleError: a split that does not exist.
@@ -154,7 +154,7 @@ def _scene(values: "Sequence[int]", split: str, rng: np.random.Generator) -> tup
 
 
 def _grid(values: "Sequence[int]", split: str, rng: np.random.Generator) -> tuple[Pixels, list[Box]]:
-    """Four panels, the layout of many generated sheets; two digits share the panels."""
+    """Four panels, a common layout of generated images; two digits share the panels."""
     canvas = np.zeros((CANVAS, CANVAS, 3))
     half = CANVAS // 2
     boxes: list[Box] = []
@@ -173,7 +173,7 @@ def _grid(values: "Sequence[int]", split: str, rng: np.random.Generator) -> tupl
 
 
 def _glyph(value: int, size: int, split: str, rng: np.random.Generator) -> Pixels:
-    """One handwritten digit, scaled to `size` pixels, slightly turned and sheared."""
+    """One handwritten digit (size, size) in [0, 1], slightly rotated and sheared."""
     pool = glyphs(split)[value]
     glyph = Image.fromarray((pool[rng.integers(len(pool))] * 255).astype(np.uint8))
     angle, shear = rng.uniform(-10, 10), rng.uniform(-0.12, 0.12)
@@ -230,7 +230,7 @@ def _ink(coverage: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def _stylise(canvas: Pixels, rng: np.random.Generator) -> Pixels:
-    """One of: inverted colours, posterised, tinted, glowing. Changes the look, never the digit."""
+    """Invert, posterise, tint or blur a canvas (H, W, 3); changes the style, never the digit."""
     style = rng.integers(4)
     if style == 0:
         return 1.0 - canvas

@@ -1,4 +1,4 @@
-"""LLaVAs of a chosen size with random weights: for benches and tests, where shapes matter and answers do not.
+"""LLaVAs of a chosen size with random weights, for benchmarks and tests in which only shapes matter.
 
 The layout is that of `llava-hf/llava-1.5-7b-hf`: CLIP tower, two-layer projector, Llama, 32,000 tokens (fewer
 in `tiny`), a chat in which the system text comes first and an image stands before the text of its turn.
@@ -11,7 +11,7 @@ from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
 from prompts.template import render
 
 CHARACTERS_PER_TOKEN = 4.3
-"""What Llama's tokenizer reaches on English prose, about; ours stops merging there, or its policies were too short."""
+"""About what Llama's tokenizer reaches on English prose; merging stops there, so that policies are as long as its."""
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
     "{% if message['role'] != 'system' %}{{ message['role'].upper() + ': ' }}{% endif %}"
@@ -95,7 +95,7 @@ def build_processor(shape: Shape) -> Any:
 
 
 def _tokenizer(vocabulary: int) -> Any:
-    """Byte-level BPE over the texts of the taxonomies that ship, filled up with tokens nobody uses."""
+    """Byte-level BPE over the texts of the shipped taxonomies, padded with unused tokens to the vocabulary size."""
     import json
 
     from tokenizers import Tokenizer
@@ -119,7 +119,7 @@ def _tokenizer(vocabulary: int) -> Any:
         else:
             fewest = middle
     data = json.loads(core.to_str())
-    # Words of the model, not added tokens: those would be searched for in every text.
+    # In the model's vocabulary and not as added tokens, which would be searched for in every text.
     data["model"]["vocab"] |= {f"<unused{n}>": n for n in range(core.get_vocab_size(), vocabulary)}
     core = Tokenizer.from_str(json.dumps(data))
     return PreTrainedTokenizerFast(

@@ -8,7 +8,7 @@ SHIPPED = ("tiny-llava", "tiny-clip")
 
 
 def base_path(name_or_path: str) -> str:
-    """The folder of a base that ships; any other name is given back."""
+    """The folder of a shipped checkpoint; any other name is returned as it is."""
     if name_or_path in SHIPPED and not Path(name_or_path).exists():
         return str(files("judge") / "checkpoints" / name_or_path)
     return name_or_path
