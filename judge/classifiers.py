@@ -51,6 +51,7 @@ def load_classifier(
     kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None
     if stage_judge is not None and kind != "cascade":
         raise ConfigError(f"{text} is no cascade, so it has no stage to name a judge for; leave it out.")
+    # A server and an exported student need no torch, which takes seconds to import.
     if text.startswith(("http://", "https://")):
         from .vlm.remote import load_remote
 
@@ -70,6 +71,7 @@ def load_classifier(
             raise CheckpointError(f"{path} is a {run.kind!r}, which has no template; leave the option out.")
         home, name = LOADERS[run.kind]
         named = {"judge": stage_judge} if run.kind == "cascade" else {}
+        # Imported by name, so that loading one kind does not import the others.
         load = getattr(import_module(f".{home}", __package__), name)
         return cast("Classifier", load(run, device=device, **size, **named))
     return _judge(run, device, template, batch_size or JUDGED_AT_ONCE)
@@ -98,6 +100,7 @@ def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "
     if template not in (None, trained_with):
         raise CheckpointError(f"{run.path} was trained with the template {trained_with!r}, not {template!r}.")
     model, processor = load_base(BaseOptions.from_run(run), device=device)
+    # The adapter stays beside the base, unmerged, as it was trained and measured.
     model = load_adapter(model, run.path / "adapter").to(device)
     return VisionLanguageJudge(
         model,

@@ -61,9 +61,13 @@ def on_one_scale(scores: Scores) -> Scores:
     """
     import numpy as np
 
+    # (B, 1) and (B, K)
     whole, found = scores.unsafe[:, None], scores.categories
+    # fmax ignores NaN: categories that are not covered have no part in the maximum.
     highest = np.fmax.reduce(found, axis=1, keepdims=True, initial=np.nan)
+    # Where every category is 0, part is 1 and each gets the whole.
     part = np.divide(found, highest, out=np.ones_like(found), where=highest > 0)
+    # The product can exceed the whole by one rounding, and then `unsafe` were not the largest score.
     moved = np.minimum(part * whole, whole)
     unchanged = np.isnan(found) | np.isnan(whole) | (highest == whole)
     moved = np.where(unchanged, found, moved)

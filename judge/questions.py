@@ -73,6 +73,7 @@ def check_images(images: object) -> Sequence[Any]:
 
     from .data.arrays import is_array
 
+    # One image or one path would otherwise be iterated over, row by row or letter by letter.
     if isinstance(images, str | bytes | bytearray | memoryview | Path | Image.Image) or (
         is_array(images) and len(images.shape) < 4
     ):
@@ -170,6 +171,7 @@ def _score_opened(
     prompts = check_prompts(len(sources), prompts)
     parts = []
     for rows, opened, failed in _open_in_chunks(sources):
+        # Prompts of failed rows are dropped with their images, so that the two lists stay aligned.
         some = [prompts[row] for row in rows if row not in failed]
         # A chunk in which every image failed leaves nothing to score.
         found = (
@@ -195,6 +197,7 @@ def _open_in_chunks(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image
     failed: dict[int, str] = {}
     for row in range(len(sources)):
         try:
+            # Only an image that cannot be decoded becomes a row; a wrong type raises, as the caller must correct it.
             image = open_input(sources[row])
             opened.append(image)
             pixels += 0 if image is sources[row] else image.width * image.height
@@ -217,6 +220,7 @@ def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
     judged = [row for row, reason in enumerate(failed) if reason is None]
 
     def known(found: "NDArray[np.float64]") -> "NDArray[np.float64]":
+        # (B,) or (B, K), NaN where a row failed
         whole = np.full((len(failed), *found.shape[1:]), np.nan)
         whole[judged] = found
         return whole
@@ -224,6 +228,7 @@ def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
     def each(found: Sequence[Any] | None, rest: Callable[[str], Any]) -> tuple[Any, ...] | None:
         if found is None:
             return None
+        # `found` has one entry for each opened row; the failed ones are filled in between.
         rows = iter(found)
         return tuple(next(rows) if reason is None else rest(reason) for reason in failed)
 

@@ -20,6 +20,7 @@ _WORDS = {kind: re.compile(rf"\b(?:{words})\b", re.IGNORECASE) for kind, words i
 
 def relations(text: str) -> dict[str, str]:
     """Which of `negates`, `excepts` and `conjoins` a definition does, with the first word that does it."""
+    # `whether or not` and the like contain a negation and negate nothing.
     plain = _HARMLESS.sub(" ", text)
     found = {kind: words.search(plain) for kind, words in _WORDS.items()}
     return {kind: match[0].lower() for kind, match in found.items() if match}

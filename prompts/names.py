@@ -51,6 +51,7 @@ def check_text(text: object, what: str, longest: int) -> None:
         raise TaxonomyError(f"Empty text for {what}.")
     if len(text) > longest:
         raise TaxonomyError(f"Too long: {what} has {len(text)} characters, at most {longest} are allowed.")
+    # `split` without arguments also splits at Unicode spaces and line separators.
     if text != " ".join(text.split()):
         raise TaxonomyError(f"Line breaks, tabs or stray spaces in {what}: {text!r}; write it on one line.")
     bad = sorted({character for character in text if is_markup(character)})

@@ -62,6 +62,7 @@ def _escaped(character: str) -> str:
         return _SHORT_ESCAPES[character]
     if not is_markup(character):
         return character
+    # JSON's own escapes where they exist; `\\U` beyond the basic plane.
     code = ord(character)
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 

@@ -103,6 +103,7 @@ class Taxonomy:
     def __post_init__(self) -> None:
         if not self.categories:
             raise TaxonomyError(f"Taxonomy {self.name!r} has no category; give at least one.")
+        # Answers are matched by name, alias or code, so each word may stand for one category only.
         owners: dict[str, int] = {}
         for position, category in enumerate(self.categories):
             for word in (category.name, *category.aliases, *([category.code] if category.code else [])):
@@ -116,6 +117,7 @@ class Taxonomy:
             twice = next(key for key in self.keys if self.keys.count(key) > 1)
             raise TaxonomyError(f"Taxonomy {self.name!r}: two categories have the key {twice!r}; drop one.")
         positions = {category.name.casefold(): place for place, category in enumerate(self.categories)}
+        # For `index`; not a field that compares or prints.
         object.__setattr__(self, "_positions", positions)
 
     def __len__(self) -> int:

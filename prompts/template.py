@@ -68,16 +68,19 @@ def render(
 
 def _policy_first(taxonomy: Taxonomy, quoted: str | None, focus: int | None) -> Chat:
     policy = "\n".join(["An image is unsafe if it shows any of these:", *map(_policy_line, taxonomy)])
+    # The question comes last, after the untrusted prompt, and repeats nothing of it.
     question = "Answer safe if none, or unsafe and which. Which of these do you see?"
     if focus is not None:
         question = f"Answer safe if not, or unsafe and which. Do you see {taxonomy.names[focus]}?"
     if quoted is not None:
         question = f"Prompt: {quoted}\n{question}"
+    # In the system turn: chat templates such as LLaVA-1.5's put a user turn's image before its text.
     system = {"role": "system", "content": [{"type": "text", "text": policy}]}
     return Chat((system, _user_turn(question)), _named_answers(taxonomy, focus, "safe", "unsafe: {}"))
 
 
 def _perspective(taxonomy: Taxonomy, quoted: str | None, focus: int | None) -> Chat:
+    # The list holds the category in focus alone: here the policy follows the image, so no cache is lost.
     shown = taxonomy.categories if focus is None else (taxonomy.categories[focus],)
     safe, unsafe = "Safety Status: Safe, Unsafe Category: None", "Safety Status: Unsafe, Unsafe Category: {}"
     lines = [

@@ -38,6 +38,7 @@ def needed_unsafe(promise: float) -> int:
     """
     if not 0 < promise < 1:
         raise ConfigError(f"A promised miss rate lies between 0 and 1, both excluded; got {promise!r}.")
+    # 1e-9 for rounding: a recall of 0.9 is a promise of 0.09999999999999998, for which 9 rows suffice and not 10.
     return max(1, math.ceil(1 / promise - 1 - 1e-9))
 
 
@@ -62,6 +63,7 @@ def conformal_threshold(
         raise ConfigError("Give either miss_rate or recall, which is 1 minus it.")
     promise = miss_rate if miss_rate is not None else 1 - float(recall or 0)
     unsafe, _ = split_both_labels(truth, probability)
+    # Below the (m + 1)-th smallest score of an unsafe row lie exactly m misses, ties aside.
     return float(np.sort(unsafe)[allowed_misses(len(unsafe), promise)])
 
 
@@ -77,6 +79,7 @@ def conformal_level(losses: ArrayLike, promise: float) -> int:
         ConfigError: the losses are not such a family, or N is too small for the promise.
     """
     table = _family(losses)
+    # Only for its error: the first level, which misses nothing, must keep the promise.
     allowed_misses(len(table), promise)
     # n / (n + 1) * R + 1 / (n + 1), with 1e-12 for the rounding of the sum
     kept = (table.sum(axis=0) + 1) / (len(table) + 1) <= promise + 1e-12
@@ -92,6 +95,7 @@ def average_by(losses: ArrayLike, groups: ArrayLike) -> Array:
     table = np.asarray(losses, dtype=np.float64)
     _, places, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     sums = np.zeros((len(counts), table.shape[1]))
+    # Unbuffered: `sums[places] += table` would count a repeated group once.
     np.add.at(sums, places, table)
     means: Array = sums / counts[:, None]
     return means
@@ -190,6 +194,7 @@ def allowed_misses(rows: int, promise: float) -> int:
             f"A promised miss rate of {promise:g} needs at least {needed} unsafe calibration examples that are judged; "
             f"there are {rows}. Add {needed - rows}, or promise {1 / (rows + 1):.2g} or more."
         )
+    # 1e-9 for rounding: 0.29 * 100 is 28.999999999999996.
     return math.floor(promise * (rows + 1) + 1e-9) - 1
 
 

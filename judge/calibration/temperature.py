@@ -102,6 +102,7 @@ def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
     # Positive where the classifier is right; the loss is convex in 1 / temperature, so one minimum is found.
     margins = np.concatenate([logit(_inside(unsafe)), -logit(_inside(safe))])
     coldest, hottest = TEMPERATURES
+    # logaddexp(0, -m) is the negative log-likelihood log(1 + exp(-m)) without overflow.
     found = minimize_scalar(
         lambda inverse: float(np.logaddexp(0.0, -margins * inverse).mean()),
         bounds=(1 / hottest, 1 / coldest),
@@ -142,6 +143,7 @@ def fit_calibration(
         for key, pairs in by_key.items()
     }
     all_truths, all_scores = (np.concatenate([pair[side] for pair in columns.values()]) for side in (0, 1))
+    # Categories of few examples share one temperature rather than get a noisy one each.
     shared = fit_temperature(all_truths, all_scores) if _fits(all_truths, all_scores, least) else whole
     own = {key: fit_temperature(*pair) for key, pair in sorted(columns.items()) if _fits(*pair, least)}
     return Calibration(classifier, whole, shared, own)

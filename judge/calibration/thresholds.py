@@ -159,9 +159,11 @@ def best_f1(unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.nda
     unsafe, safe = np.sort(unsafe), np.sort(safe)
     # F1 changes only at a score that occurs, so these are all the thresholds there are to try.
     cuts = np.unique(np.concatenate([unsafe, safe]))
+    # Rows from each cut on: both score lists are sorted.
     hits = len(unsafe) - np.searchsorted(unsafe, cuts)
     alarms = len(safe) - np.searchsorted(safe, cuts)
     best = int(np.argmax(2 * hits / (hits + alarms + len(unsafe))))
+    # argmax gives the first, so the lowest, of equally good cuts.
     lowest, below = float(cuts[best]), float(cuts[best - 1]) if best else 0.0
     middle = (lowest + below) / 2
     return middle if middle > below or not best else lowest  # neighbours among floats have no middle

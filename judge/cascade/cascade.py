@@ -84,6 +84,7 @@ class Cascade:
                 kept = tokens[[row - start for row in left]]
                 scores = self.student.score_tokens(kept, [prompts[row] for row in left], taxonomy)
                 verdicts.settle("student", left, scores, cutoffs.student_safe, cutoffs.student_unsafe)
+        # Over all batches at once, so that the judge gets full batches of the few rows that are left.
         left = verdicts.open_rows
         if self.judge is not None and left:
             scores = self.judge.score([images[row] for row in left], [prompts[row] for row in left], taxonomy)

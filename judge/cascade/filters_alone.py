@@ -97,6 +97,7 @@ class FilterClassifier:
         categories: Array = np.concatenate(parts)  # (B, K)
         _, too_long = without_long_prompts(self.encoder, prompts)
         categories[too_long] = np.nan
+        # max propagates NaN, so one category without a finite score makes the row unjudged.
         finite = np.isfinite(categories.max(axis=1))
         reasons = tuple(
             PROMPT_TOO_LONG if unread else None if fine else f"{self.name} gave no finite score"

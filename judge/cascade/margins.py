@@ -111,6 +111,7 @@ def _unmet_conditions(
         )
     image_not_safe, image_unsafe = _conditions(logits.image, c.image_safe, c.image_unsafe)
     not_safe, unsafe = _conditions(logits.student, c.student_safe, c.student_unsafe)
+    # Safe: image sure of safe and text not sure of unsafe, or the other way round; likewise for unsafe.
     filter_not_safe = torch.minimum(
         torch.maximum(image_not_safe, text_unsafe), torch.maximum(text_not_safe, image_unsafe)
     )
@@ -142,9 +143,11 @@ def _conditions(column: Tensor, safe: float, unsafe: float) -> tuple[Tensor, Ten
 
 
 def _nearest(paths: list[Tensor], path: Path) -> Tensor:
+    # (P, B) -> (B,)
     nearest = torch.stack(paths).amin(dim=0)
     if path == "any":
         return nearest
+    # `any` is the first of PATHS and no path of its own.
     wanted = paths[PATHS.index(path) - 1]
     return torch.where(wanted < FAR / 2, wanted, nearest)
 

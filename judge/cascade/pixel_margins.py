@@ -54,6 +54,7 @@ def cascade_margins(
     if cascade.judge is not None:
         reached = decide(_before_judge(logits.probabilities()), cascade.cutoffs).stage == 2
         rows = torch.from_numpy(np.flatnonzero(reached)).to(pixels.device)
+        # NaN for rows that do not reach the judge; `margins_from_logits` does not use them.
         column = torch.full_like(logits.image, torch.nan)
         if len(rows):
             some = [prompts[row] for row in rows.tolist()]

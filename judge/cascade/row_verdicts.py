@@ -77,6 +77,7 @@ class RowVerdicts:
             safe: it calls a row safe below this probability.
             unsafe: it calls a row unsafe from this probability.
         """
+        # A classifier of the user's may not have done so, and one cutoff is held against whole and categories.
         scores = on_one_scale(scores)
         unread = np.array([self.unread[row] is not None for row in rows], dtype=bool)
         verdict = withhold_safe(stage_verdict(scores.unsafe, safe, unsafe), unread)
@@ -89,6 +90,7 @@ class RowVerdicts:
                 self.reasons[row] = scores.reasons[place] or f"the {stage} gave no score"
                 self.unread[row] = self.unread[row] or self.reasons[row]
                 self.because[row] += f": {stage} could not judge"
+            # It said safe, but an earlier stage could not read the row: a verdict that does not count.
             elif math.isnan(verdict[place]) and probability < min(safe, unsafe):
                 self.reasons[row] = (
                     f"{self.unread[row]}; the {stage} alone may flag the image, not call it safe"

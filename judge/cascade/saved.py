@@ -103,6 +103,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         ("text", cuts.text_safe, cuts.text_unsafe, settings.text),
         ("image", cuts.image_safe, cuts.image_unsafe, settings.image),
     ):
+        # A probability outside of these cannot come from this filter, so neither can a cutoff.
         low, high = _reach(curve)
         if curve.slope < 0:
             wrong.append(f"the {name} filter's slope is {curve.slope:g}, below 0")
@@ -114,6 +115,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         wrong.append(f"student_safe is {cuts.student_safe:g} and student_unsafe {cuts.student_unsafe:g}")
     if cuts.student_unsafe > 1 and cuts.student_unsafe != NEVER:
         wrong.append(f"student_unsafe is {cuts.student_unsafe:g}")
+    # Rows in the band would be passed on to a judge that does not exist.
     if not settings.with_judge and cuts.student_unsafe != cuts.student_safe:
         wrong.append("the student has a band of doubt and no judge behind it")
     if cuts.judge > 1:
@@ -124,6 +126,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         wrong.append("something is called safe at level 0")
     if not 0 < settings.promise < 1:
         wrong.append(f"the promised miss rate is {settings.promise:g}, which lies between 0 and 1")
+    # With n rows, the smallest bound that conformal risk control can give is 1 / (n + 1).
     elif type(settings.unsafe_rows) is not int or 1 / (settings.unsafe_rows + 1) > settings.promise:
         wrong.append(f"{settings.unsafe_rows} unsafe rows cannot support a promise of {settings.promise:g}")
     if wrong:
@@ -188,6 +191,7 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
     from judge.classifiers import load_classifier
 
     about = _kept(run, "judge")
+    # A classifier object is trusted as it is: there is nothing to hash.
     if named is not None and not isinstance(named, (str, Path)):
         return named
     stored = about.get("name")
@@ -197,6 +201,7 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
                 f"{run.path} was calibrated with the judge in {about.get('path')!r} and not with one on a server; "
                 "leave --stage-judge out, or name the folder that this judge was moved to."
             )
+        # A folder may have been moved, but its fingerprint must be the calibrated one.
         path = _stage(run, "judge", None if named is None else Path(named))
         if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
             raise CheckpointError(f"{run.path} names another cascade as its judge; {_AGAIN}")

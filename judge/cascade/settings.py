@@ -46,8 +46,10 @@ class CascadeSettings:
         try:
             data = json.loads(text)
             text_platt, image_platt = (Platt(**data.pop(name)) for name in ("text", "image"))
+            # Missing in files of older versions.
             data["calibrated_for"] = Envelope.from_dict(data.get("calibrated_for"))
             settings = cls(text_platt, image_platt, Cutoffs(**data.pop("cutoffs")), **data)
+            # JSON of Python reads NaN and infinities, which no calibration gives.
             numbers = [settings.promise, settings.level, settings.unsafe_rows]
             numbers += [value for platt in (text_platt, image_platt) for value in asdict(platt).values()]
             if not all(math.isfinite(number) for number in numbers) or type(settings.with_judge) is not bool:

@@ -132,6 +132,7 @@ def filter_verdict(text: Array, image: Array, cutoffs: Cutoffs) -> FilterVerdict
     side = np.sign(text_side + image_side)  # 0 where both are unsure, and where they contradict each other
     of_text = shift_to_half(text, text_side, cutoffs.text_safe, cutoffs.text_unsafe)
     of_image = shift_to_half(image, image_side, cutoffs.image_safe, cutoffs.image_unsafe)
+    # Distances from 0.5 on the shifted scale, so that filters with different cutoffs can be compared.
     surer = (image_side == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
     by_text = (text_side != 0) & surer
     verdict = clamp_to_side(np.where(by_text, of_text, of_image), side)

@@ -61,8 +61,10 @@ class CutoffFamily:
             )
         self.shape, self.with_judge = shape, scores.judge is not None
         judge = scores.student if scores.judge is None else scores.judge
+        # Without a judge its cutoff is never used; the student's scores only fill the place.
         columns = {"text": scores.text, "image": scores.image, "student": scores.student, "judge": judge}
         self._unsafe = {name: _sorted_judged(column[unsafe]) for name, column in columns.items()}
+        # All rows, safe and unsafe: the band is a share of the rows that arrive, whatever they are.
         self._student = _sorted_judged(scores.student)
         self._band = round(shape.band * len(scores)) if self.with_judge else 0
         self.text_unsafe = precise_cutoff(scores.text, unsafe, shape.text_precision)
@@ -110,6 +112,7 @@ def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: flo
         The cutoff; `NEVER` where there is none.
     """
     judged = ~np.isnan(probability)
+    # From the highest score down; after each row, `hits` of `counts` rows so far are unsafe.
     order = np.argsort(-probability[judged])
     ranked, hits = probability[judged][order], np.cumsum(unsafe[judged][order])
     counts = np.arange(1, len(ranked) + 1)
@@ -188,6 +191,7 @@ def tune(
         ConfigError: unsafe rows only or safe ones only, or no shape keeps to `judge_share`.
     """
     costs = costs or {"text": 0.1, "student": 1.0, "judge": 10.0}
+    # The price of a row by the stage that decides it: each later stage is paid on top of the earlier ones.
     price = np.cumsum([0.0, costs["student"], costs.get("judge", 0.0)])
     tried: list[tuple[float, float, CutoffFamily]] = []
     for shape in shapes or cascade_shapes(judge_share, with_judge=scores.judge is not None):
@@ -195,6 +199,7 @@ def tune(
         level = _level_by_bisection(family, scores.rows(unsafe), promise)
         cutoffs = family.at(level)
         decided = decide(scores, cutoffs)
+        # Calibration will choose another level on its own rows; the judge must not be flooded there either.
         around = [decide(scores, family.at(min(1.0, factor * level))) for factor in (0.5, 2.0)]
         if max(np.mean(found.stage == 2) for found in (decided, *around)) > judge_share:
             continue
@@ -233,6 +238,7 @@ def _level_by_bisection(family: CutoffFamily, scores: StageScores, promise: floa
     rows = len(scores)
     while low < high:
         middle = (low + high + 1) // 2
+        # The same bound as `conformal_level`, for whole rows.
         missed = int(decide(scores, family.at(LEVELS[middle])).safe.sum())
         low, high = (middle, high) if (missed + 1) / (rows + 1) <= promise else (low, middle - 1)
     return LEVELS[low]

@@ -36,6 +36,7 @@ def image_of_array(array: Any) -> Image.Image:
 
     if type(array).__module__.startswith("torch"):
         array = array.detach().cpu()
+        # numpy has no bfloat16.
         array = array.float() if array.is_floating_point() else array
     values: NDArray[Any] = np.asarray(array)
     if values.dtype.kind == "f":
@@ -48,6 +49,7 @@ def image_of_array(array: Any) -> Image.Image:
     mode = _CHANNELS[values.shape[2]]
     if not values.size:
         return Image.new(mode, (values.shape[1], values.shape[0]))
+    # (H, W, C), or (H, W) for grey, which Pillow expects without a channel axis.
     return Image.fromarray(np.ascontiguousarray(values[..., 0] if mode == "L" else values))
 
 
@@ -66,6 +68,7 @@ def _channels_last(values: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     if values.ndim == 2:
         return values[..., None]
     if values.ndim == 3:
+        # A picture of 3 or 4 pixels height or width can be read both ways; guessing would judge noise.
         last, first = values.shape[2] in _CHANNELS, values.shape[0] in _CHANNELS
         if last and first:
             raise QuestionError(

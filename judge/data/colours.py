@@ -117,10 +117,12 @@ def _png_chunks(image: Image.Image) -> dict[bytes, bytes]:
     found: dict[bytes, bytes] = {}
     place = file.tell()
     try:
+        # After the signature: length, name, data and checksum of each chunk.
         file.seek(8)
         palette = False
         while len(head := file.read(8)) == 8:
             length, name = struct.unpack(">I4s", head)
+            # Colour chunks behind the pixels are ignored by viewers.
             if name in (b"IDAT", b"IEND"):
                 break
             if name not in _COLOUR_CHUNKS:
@@ -146,8 +148,10 @@ def _check_bitmap(image: Image.Image) -> None:
     file.seek(0)
     head = file.read(122)
     file.seek(place)
+    # Versions 4 and 5 have headers of 108 and 124 bytes; shorter ones have no colours of their own.
     if len(head) < 122 or struct.unpack_from("<I", head, 14)[0] < 108:
         return
+    # The colour space is stored as a little-endian number, so its four letters are reversed.
     space = head[70:74][::-1]
     if space not in (b"sRGB", b"Win ") and (space != bytes(4) or any(head[74:122])):
         raise _refused("a BMP with colours of its own, which some viewers apply")
@@ -172,6 +176,7 @@ def _profile_of_gamma(image: Image.Image) -> bytes | None:
     if image.format == "BMP":
         _check_bitmap(image)
     gamma, points = image.info.get("gamma"), image.info.get("chromaticity")
+    # An sRGB chunk overrides gAMA and cHRM.
     if "srgb" in image.info:
         return None
     curve: tuple[float, ...] = _SRGB_CURVE
@@ -214,8 +219,10 @@ def _matrix_profile(
     bradford = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
     d50 = np.array([0.9642, 1.0, 0.8249])
     try:
+        # Scale the primaries so that equal parts of all three make the white point (3 x 3, XYZ by RGB).
         columns = np.stack([light(point) for point in primaries], axis=1)
         columns = columns * np.linalg.solve(columns, light(white))
+        # Von Kries adaptation in Bradford's cone space, from the file's white to D50, which ICC profiles use.
         adapt = np.linalg.solve(bradford, np.diag(bradford @ d50 / (bradford @ light(white))) @ bradford)
         numbers = (adapt @ columns).T
         if not np.isfinite(numbers).all() or np.abs(numbers).max() > 100:
@@ -226,8 +233,10 @@ def _matrix_profile(
         name: b"XYZ \0\0\0\0" + _fixed(*row)
         for name, row in zip((b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt"), [*numbers, d50], strict=True)
     }
+    # Function type 0 is gamma alone, type 3 the five parameters of sRGB's curve (`parametricCurveType`).
     shape = b"para\0\0\0\0" + struct.pack(">HH", 0 if len(curve) == 1 else 3, 0) + _fixed(*curve)
     tags |= dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), shape)
+    # Header (128 bytes), number of tags, table of tags, and their data one after the other.
     table, body = b"", b""
     start = 128 + 4 + 12 * len(tags)
     for name, data in tags.items():
@@ -250,7 +259,7 @@ def _convert_own(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     transform = _transform(profile, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
     if transform is None:
         raise _refused("colours whose primaries make no colour space")
-    seen = _seen(transform)
+    seen = _seen(transform)  # (256 + N, 3)
     if _changes_nothing("RGB", seen):
         return None, 1
     return lambda image: transform.apply(image.convert("RGB")), _steepest(seen)
@@ -264,6 +273,7 @@ def _convert_embedded(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     perceptual, colorimetric = ImageCms.Intent.PERCEPTUAL, ImageCms.Intent.RELATIVE_COLORIMETRIC
     if "CMYK" in (own, mode) and own != mode:
         raise _refused(f"a colour profile for {space.strip()} on a picture in {mode}")
+    # As browsers apply it; below, the other ways in which viewers apply the same profile.
     judged = _transform(profile, own, perceptual)
     if judged is None:
         raise _refused("the colour profile is damaged")
@@ -295,6 +305,7 @@ def _space(profile: bytes) -> str:
     kind, space = profile[12:16], profile[16:20].decode("latin-1")
     if kind not in (b"scnr", b"mntr", b"prtr", b"spac") or space not in _SPACES.values():
         raise _refused(f"a colour profile of kind {kind!r} for {space!r}")
+    # A cicp tag makes an ICC profile an HDR one for viewers that know it, and is ignored by the others.
     if b"cicp" in profile[128:4096]:
         raise _refused("a colour profile with code points, such as HDR, looks different on every screen")
     return space
@@ -319,6 +330,7 @@ def _sample(mode: str) -> Image.Image:
         return Image.fromarray(ramp[None])
     greys = np.repeat(ramp[:, None], len(mode), axis=1)
     if mode == "CMYK":
+        # Greys of CMYK are shades of black ink alone.
         greys[:, :3] = 0
     drawn = np.random.default_rng(0).integers(0, 256, (4096, len(mode)), dtype=np.uint8)
     values = np.concatenate([greys, drawn])

@@ -117,6 +117,7 @@ def load_examples(
             skipped.append(row)
             continue
         try:
+            # Caches and reports are keyed by id, so a second row with the same one would overwrite the first.
             if row.id in ids:
                 raise UnusableRowError("duplicate_id", "an earlier row has the same id")
             ids.add(row.id)
@@ -145,6 +146,7 @@ def check_splits(*sets: ExampleSet) -> None:
     for examples in sets:
         for example in examples.examples:
             where = f"{examples.name}: {example.id}"
+            # By content and by name: the same id in two splits is a mistake too, whatever its pixels.
             for identity in (_fingerprint(example, examples), where):
                 other_split, other = seen.setdefault(identity, (example.split, where))
                 if other_split != example.split:
@@ -172,6 +174,7 @@ def _parse(spec: str) -> tuple[str, str | None]:
             raise ExampleError(f"{spec!r} says not which; write {kind}:PATH.")
         return kind, where or None
     path = Path(spec)
+    # A bare path: a folder with a table, else what the `datasets` library reads, else a name on the hub.
     if path.suffix in (".csv", ".jsonl") or any([*path.glob("*.csv"), *path.glob("*.jsonl")]):
         return "folder", spec
     if path.exists() or spec.count("/") == 1:
@@ -222,11 +225,13 @@ def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterato
                 yield row
                 continue
             try:
+                # By the file's bytes and not by the row's number, so that adding rows moves no row to another split.
                 share = _share(read_bytes(row.image, limits))
             except ImageError as error:  # in no split, so reported by every one
                 yield Skipped(row.id, error.status, error.reason)
                 continue
             part = "validation" if 0.8 <= share < 0.9 else "test" if share >= 0.9 else "train"
+            # A declared `train` without `validation` has a test set elsewhere; its last tenth stays in training.
             if source == "train" and part == "test":
                 part = "train"
             if split in ("all", part):

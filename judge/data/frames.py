@@ -80,6 +80,7 @@ def open_frames(
     pixels = image.width * image.height
     if total * pixels > ANIMATION_PIXELS:
         raise too_many_pixels(f"{total} frames of {image.width} x {image.height}", ANIMATION_PIXELS)
+    # Frames are held after they were reduced (`shrink_by`), which divides both sides.
     held = max(1, HELD_PIXELS // max(1, pixels // shrink_by(image) ** 2))
     numbers, distances = _most_unlike(
         [_glimpse(image, number, limits) for number in range(total)], min(at_most, held)
@@ -108,10 +109,12 @@ def _most_unlike(
     import numpy as np
 
     every = np.stack(glimpses).astype(np.float64)  # (N, 16, 16, 4)
+    # The first frame is always taken: it is what a viewer shows before the animation starts.
     taken, distances = [0], np.full(len(every), np.inf)
     while True:
-        apart = np.abs(every - every[taken[-1]])
+        apart = np.abs(every - every[taken[-1]])  # (N, 16, 16, 4)
         distances = np.minimum(distances, apart.sum(axis=3).mean(axis=(1, 2)) / 3)
+        # All distances 0: the remaining frames are copies of frames that were taken.
         if len(taken) == at_most or not distances.any():
             return sorted(taken), distances
         taken.append(int(distances.argmax()))

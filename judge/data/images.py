@@ -143,6 +143,7 @@ def read_bytes(source: str | Path | bytes | SupportsBytes, limits: ImageLimits =
 
 def pixels_hash(image: Image.Image) -> str:
     """SHA-256 (64 hexadecimal digits) of an RGB image's size and pixels; equal for equal pixels, in any file format."""
+    # The size is hashed too: 2 x 8 and 4 x 4 pixels may have the same bytes.
     digest = hashlib.sha256(f"{image.mode} {image.width}x{image.height}\n".encode())
     digest.update(image.tobytes())
     return digest.hexdigest()
@@ -168,6 +169,7 @@ def _read_file(path: str | Path, max_bytes: int) -> bytes:
             kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
             raise ImageError("unreadable", kind)
         with open(path, "rb") as file:
+            # One byte more than allowed is enough to know that the file is too large.
             return file.read(max_bytes + 1)
     except ImageError:
         raise
@@ -208,6 +210,7 @@ def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None
     """Refuse costly files that Pillow's own header check does not detect, or detects too late."""
     if announced == "WEBP":
         width, height = _canvas(data)
+        # From the raw header, as Pillow allocates the canvas when it opens the file.
         most = min(WEBP_PIXELS, limits.max_pixels)
         if width * height > most:  # opening it makes the canvas
             raise too_many_pixels(f"{width} x {height}", most)
@@ -217,12 +220,15 @@ def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None
 
 def _canvas(data: bytes) -> tuple[int, int]:
     """Width and height in the header of a WebP (RFC 9649, sections 2.5 to 2.7)."""
+    # After `RIFF`, a length, `WEBP`, and the first chunk's name and length.
     kind, head = data[12:16], data[20:30]
     if kind == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
     if kind == b"VP8L":
+        # Lossless: 14 bits of width - 1, then 14 bits of height - 1, after a signature byte.
         bits = int.from_bytes(head[1:5], "little")
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    # Lossy: 14 bits each, behind a frame tag and a start code; the upper two bits are a scaling hint.
     return int.from_bytes(head[6:8], "little") & 0x3FFF, int.from_bytes(head[8:10], "little") & 0x3FFF
 
 
@@ -230,6 +236,7 @@ def _check_shape(image: Image.Image, limits: ImageLimits) -> None:
     width, height = size = image.size
     if min(size) < 1:
         raise ImageError("unreadable", f"{width} x {height} pixels")
+    # The decoder of an animation holds several canvases.
     most = limits.max_pixels // 3 if frame_count(image) > 1 else limits.max_pixels
     if width * height > most:
         raise too_many_pixels(f"{width} x {height}", most)
@@ -289,6 +296,7 @@ def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.I
 def shrink_by(image: Image.Image) -> int:
     """The smallest power of two that reduces an image to `KEPT_PIXELS`."""
     factor = 1
+    # Rounded up, as `reduce` makes a last, narrower column of what is left.
     while -(-image.width // factor) * -(-image.height // factor) > KEPT_PIXELS:
         factor *= 2
     return factor
@@ -296,6 +304,7 @@ def shrink_by(image: Image.Image) -> int:
 
 def _rawmode(image: Image.Image) -> str:
     """How the file stores its pixels, such as `L;4` or `RGB;16B`; empty once they have been decoded."""
+    # Pillow keeps the decoder's arguments in `tile` until the pixels are loaded; the first one is the raw mode.
     tiles = getattr(image, "tile", None) or [None]
     arguments = getattr(tiles[0], "args", None)
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments or "")
@@ -312,6 +321,7 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     """Apply an EXIF orientation, and remove the metadata so that it is not applied twice."""
     method = _TRANSPOSE.get(orientation)
     result = image if method is None else image.transpose(method)
+    # `info` may still hold the EXIF, a transparent colour and a profile, all of them applied by now.
     result.info = {}
     return result
 

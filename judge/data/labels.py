@@ -90,6 +90,7 @@ class Labels:
             others = self._keys - {self._only} if self._only and self._others_unknown else never_looked_for
             return frozenset(), frozenset(others)
         violates = frozenset([self._only] if self._only else [self._key(name) for name in names])
+        # Unsafe in an unnamed way: no single category can be trusted as a negative.
         if not violates:
             return frozenset({UNSPECIFIED}), frozenset(self._keys)
         others = self._keys if self._others_unknown else never_looked_for
@@ -118,6 +119,7 @@ def _words(taxonomy: Taxonomy) -> dict[str, str]:
 
 def _is_unsafe(label: Any) -> bool:
     if isinstance(label, float):
+        # A column of integers with missing values arrives as floats; NaN is the missing one.
         label = None if label != label else int(label) if label.is_integer() else label
     word = "" if label is None else str(label).strip().casefold()
     if not word:
@@ -128,6 +130,7 @@ def _is_unsafe(label: Any) -> bool:
 
 
 def _names(categories: Any) -> list[str]:
+    # NaN, a missing value of a table, differs from itself.
     if categories is None or categories != categories:
         return []
     if isinstance(categories, str):

@@ -43,6 +43,7 @@ def flatten(
     if factor == 1:
         return _flat(image, depth, background, convert)
     width, height = image.size
+    # Rounded up: a last, incomplete block of pixels becomes a pixel of its own.
     small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
     for top in range(0, height, STRIP):
         strip = image.crop((0, top, width, min(top + STRIP, height)))
@@ -62,6 +63,7 @@ def _flat(
         raise ImageError("unreadable", f"mode {image.mode}: {first_line(error)}") from error
     if alpha is None:
         return colours
+    # `paste` with a mask blends by alpha; full transparency leaves the background alone.
     ground = Image.new("RGB", colours.size, background)
     ground.paste(colours, mask=alpha)
     return ground
@@ -93,6 +95,7 @@ def _sixteen_bit_grey(image: Image.Image, key: Any) -> tuple[Image.Image, Image.
     import numpy as np
 
     values = np.asarray(image).astype(np.uint32)
+    # 65535 / 255 = 257; 128 rounds to the nearest level.
     grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
     if not isinstance(key, int):
         return grey, None

@@ -144,6 +144,7 @@ class FolderReader:
         if Path(path).is_absolute() or "\0" in path:
             return None
         try:
+            # Links are resolved before the comparison, as one inside the folder may lead out of it.
             resolved = (self._root / path).resolve()
         except (OSError, RuntimeError):  # a loop of links
             return None
@@ -179,6 +180,7 @@ class DatasetReader:
         self.where = str(where)
         self._columns = columns
         sets = {canonical_split(name): rows for name, rows in _load_datasets(self.where).items()}
+        # A split column counts only where the data set declares no splits itself.
         if set(sets) == {UNDECLARED} and columns.get("split") in sets[UNDECLARED].column_names:
             sets = _by_column(sets[UNDECLARED], columns["split"])
         self._sets = {(rename or {}).get(name, name): rows for name, rows in sets.items()}
@@ -198,6 +200,7 @@ class DatasetReader:
         present = {ours: name for ours, name in self._columns.items() if name in stored.column_names}
         if isinstance(stored.features[image], Image):
             stored = stored.cast_column(image, Image(decode=False))
+        # Two views of one table: iterating over the descriptions must not load the images.
         images = stored.select_columns([image])
         described = stored.select_columns([name for ours, name in present.items() if ours != "image"])
         for index, values in enumerate(described):
@@ -236,6 +239,7 @@ def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, record) pairs; a row that cannot be read is a record whose only key is empty."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
+            # `restkey` collects surplus values under the empty name, which marks a damaged row.
             reader = csv.DictReader(file, restkey="", strict=True)
             for record in reader:
                 if "" in record:
@@ -315,6 +319,7 @@ def _by_column(rows: Any, column: str) -> dict[str, Any]:
 
 def _class_names(feature: Any, value: Any) -> Any:
     """The names of class numbers, where the data set declares them; other values as they are."""
+    # A list of class labels holds their feature one level down.
     feature = getattr(feature, "feature", feature)
     names = getattr(feature, "names", None)
     if names is None or value is None:

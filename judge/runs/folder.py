@@ -64,6 +64,7 @@ class RunDir:
             )
         else:
             run.path.mkdir(parents=True, exist_ok=True)
+            # The manifest first: a run that is killed here is still recognised, and can be resumed.
             run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": now()})
         run.update_manifest(**about)
         return run
@@ -124,6 +125,7 @@ class RunDir:
         Raises:
             CheckpointError: `about` holds the kind, the format or the date, which are fixed.
         """
+        # These identify the run; a caller that changes them has confused two runs.
         fixed = {"kind", "format", "created"} & set(about)
         if fixed:
             raise CheckpointError(f"the manifest's {', '.join(sorted(fixed))} cannot be changed")
@@ -153,6 +155,7 @@ class RunDir:
         Raises:
             CheckpointError: there is none, or its hash is not the one in the manifest.
         """
+        # Read first for the message about a missing file; `load_taxonomy` has one of its own.
         self._read("taxonomy.yaml")
         taxonomy = load_taxonomy(self.path / "taxonomy.yaml")
         about = self.manifest.get("taxonomy")
@@ -229,6 +232,7 @@ class RunDir:
         )
 
     def _write_lines(self, name: str, entries: Iterable[Mapping[str, Any]]) -> Path:
+        # allow_nan=False: `NaN` is no JSON, and other readers of the file would refuse it.
         lines = (json.dumps(_plain(entry), ensure_ascii=False, allow_nan=False) + "\n" for entry in entries)
         return self.write_text(name, "".join(lines))
 

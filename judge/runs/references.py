@@ -85,6 +85,7 @@ def stored_path(path: object, source: Path) -> Path:
     """
     if not isinstance(path, str) or not path or is_address(path) or "\0" in path:
         raise CheckpointError(f"{source} names no path to another run but {path!r}; it is damaged.")
+    # Both kinds of path, whatever this machine is: a run may come from the other one.
     if PurePosixPath(path).is_absolute() or PureWindowsPath(path).anchor:
         raise CheckpointError(f"{source} names the run {path!r}; a path from one run to another is relative.")
     return source / path
@@ -102,6 +103,7 @@ def fingerprint(path: Path) -> str:
         stem = path.with_suffix("")
         _add(digest, path.parent, [stem.with_name(stem.name + suffix) for suffix in _EXPORTED])
     elif (path / MANIFEST).is_file():
+        # The date is left out: a student that is trained again to the same weights is the same student.
         about = {key: value for key, value in RunDir.open(path).manifest.items() if key != "created"}
         digest.update(json.dumps(about, sort_keys=True).encode())
         _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES) for file in path.glob(pattern)])
@@ -121,6 +123,7 @@ def teacher_identity(name_or_path: str | Path) -> str:
     """
     folder = Path(name_or_path)
     files = sorted(folder.rglob("*.safetensors")) if folder.is_dir() else []
+    # Intermediate checkpoints may be deleted at any time, and are never loaded as the teacher.
     files = [file for file in files if not any(part.startswith("checkpoint-") for part in file.parts)]
     if not files:
         return str(name_or_path)

@@ -54,6 +54,7 @@ def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: s
                 f"{checkpoint} is no checkpoint, or one that was not written to its end; give a folder "
                 "checkpoint-STEP of a run, or `true` for the newest whole one of this run."
             )
+        # A checkpoint of another run: its options must agree too, as its optimizer state depends on them.
         folders.append(Path(checkpoint).resolve().parent)
     for folder in folders:
         if not (folder / MANIFEST).is_file() or not (folder / "config.yaml").is_file():
@@ -69,6 +70,7 @@ def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: s
 
 def _differing(begun: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """`name 1, not 2` for each option that has changed and may not."""
+    # Through JSON, so that tuples and other types compare equal to what the file holds.
     now = json.loads(json.dumps(dict(options), default=_json))
     found = []
     for name in sorted(
@@ -103,6 +105,7 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _step(folder: Path) -> int:
+    # By number: as text, checkpoint-900 would come after checkpoint-1000.
     number = folder.name.rpartition("-")[2]
     return int(number) if number.isdecimal() else -1
 
@@ -158,5 +161,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         if any(word in str(error).lower() for word in _FULL_WORDS):
             return True
+        # Libraries wrap the error of the operating system in their own.
         error = error.__cause__ or error.__context__
     return False

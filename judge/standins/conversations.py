@@ -73,6 +73,7 @@ class Conversations:
         """One list entry over digits not used yet: mostly one digit, sometimes two or three under one name."""
         r = self.random
         free = [d for d in range(10) if d not in used]
+        # Mostly one digit; a joint name teaches that an entry may cover several.
         count = 1 if r.random() < 0.92 or len(free) < 3 else r.choice((2, 2, 3))
         chosen = r.sample(free, count)
         used.update(chosen)
@@ -129,6 +130,7 @@ class Conversations:
         if wanted and shown and not any(e.digits & shown for e in drawn):
             used = set(range(10)) - {r.choice(sorted(shown))}
             drawn[r.randrange(len(drawn))] = self.entry(used)
+        # Two entries may draw the same made-up name; a list with one name twice has no correct answer.
         unique = {e.name: e for e in drawn}
         return list(unique.values())
 
@@ -181,6 +183,7 @@ class Conversations:
     def _balanced(self, entries: list[Entry], shown: frozenset[int]) -> Entry:
         hits = [e for e in entries if e.digits & shown]
         misses = [e for e in entries if not e.digits & shown]
+        # Yes and no are equally likely where both are possible.
         pool = hits if hits and (not misses or self.random.random() < 0.5) else misses
         return self.random.choice(pool)
 

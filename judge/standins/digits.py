@@ -71,8 +71,10 @@ def _glyphs_by_split() -> dict[str, dict[int, Pixels]]:
 
     data = load_digits()
     images, values = data.images / 16.0, data.target
+    # A fixed seed of its own: the division of glyphs into splits is part of the data set.
     order = np.random.default_rng(20240501).permutation(len(values))
     edges = np.cumsum([0, *(round(share * len(values)) for share in SPLITS.values())])
+    # Rounding three shares may lose a glyph or invent one.
     edges[-1] = len(values)
     chosen = {name: order[edges[i] : edges[i + 1]] for i, name in enumerate(SPLITS)}
     return {
@@ -82,6 +84,7 @@ def _glyphs_by_split() -> dict[str, dict[int, Pixels]]:
 
 
 def _example(split: str, seed: int, index: int) -> Example:
+    # One generator an image, so that image i is the same whatever count is asked for.
     rng = np.random.default_rng([seed, sorted(SPLITS).index(split), index])
     source = _SOURCES[int(rng.random() < 0.4)]
     how_many = int(rng.choice([0, 1, 2], p=[0.08, 0.52, 0.40]))
@@ -144,6 +147,7 @@ def _scene(values: "Sequence[int]", split: str, rng: np.random.Generator) -> tup
         upright = rng.random() < 0.25
         for slot, value in enumerate(values):
             size = int(rng.integers(16, 20))
+            # Each digit keeps to its half, so that two never overlap.
             along = slot * half + int(rng.integers(0, half - size + 1))
             across = int(rng.integers(0, CANVAS - size))
             top, left = (along, across) if upright else (across, along)
@@ -189,6 +193,7 @@ def _glyph(value: int, size: int, split: str, rng: np.random.Generator) -> Pixel
 
 def _paste(coverage: Pixels, glyph: Pixels, top: int, left: int) -> None:
     region = coverage[top : top + glyph.shape[0], left : left + glyph.shape[1]]
+    # Overlapping ink is not darker ink.
     np.maximum(region, glyph, out=region)
 
 
@@ -205,6 +210,7 @@ def _scribble(coverage: Pixels, rng: np.random.Generator) -> None:
         along = np.clip(
             ((rows - start[0]) * direction[0] + (columns - start[1]) * direction[1]) / length, 0, 1
         )
+        # Distance of every pixel to the segment from `start` to `end`; a dot where both are one point.
         distance = np.hypot(rows - start[0] - along * direction[0], columns - start[1] - along * direction[1])
         np.maximum(coverage, np.clip(1.8 - distance, 0, 1), out=coverage)
 
@@ -224,7 +230,9 @@ def _ink(coverage: Pixels, rng: np.random.Generator) -> Pixels:
         shade = np.outer(np.ones(side), np.sign(np.sin(ramp * rng.uniform(5, 15)))) * 0.06
     else:
         shade = rng.normal(0.0, 0.06, (side, side))
+    # (side, side, 3)
     backdrop = np.clip(ground + shade[..., None], 0, 1)
+    # A power of the coverage makes strokes bolder or thinner.
     alpha = coverage[..., None] ** rng.uniform(0.7, 1.1)
     return backdrop * (1 - alpha) + ink * alpha
 

@@ -103,6 +103,7 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
             f"No image violates {', '.join(missing)}: there can be no unsafe row for it. Add such images, "
             "hold the category out, or select the others from the taxonomy."
         )
+    # Images that are safe even under the longest policy; without enough of them it must leave a category out.
     harmless = pool.count(lambda example: not (example.violates | example.unknown).intersection(keys))
     cover = len(keys) if harmless >= options.group_size // 2 else len(keys) - 1
     if cover < options.min_categories:
@@ -130,6 +131,7 @@ class _Draw:
     def retry_until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
         """Try policies of a random length until the data can fill one; after `_TRIES` of a length, shorter ones."""
         longest = min(self.options.max_categories, longest)
+        # A policy may be no longer than the data allow, even if the options ask for more.
         shortest = min(self.options.min_categories, longest)
         for count in range(self.rng.randint(shortest, longest), shortest - 1, -1):
             for _ in range(_TRIES):
@@ -183,6 +185,7 @@ class _Draw:
         """An unsafe and a safe row with the same question; None where the images do not suffice."""
         focused = self.rng.random() < self.options.focus
         for position in self.rng.sample(range(len(policy)), len(policy)):
+            # Categories in random order, so that none is preferred where an image violates several.
             unsafe = self.pool.take(bucket for bucket, label in labels if label[position])
             if unsafe is not None:
                 break

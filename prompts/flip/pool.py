@@ -49,7 +49,9 @@ class Pool:
         filled = [bucket for bucket in buckets if bucket.heap]
         if not filled:
             return None
+        # The first of a heap is its least used image, ties in random order.
         bucket = min(filled, key=lambda candidate: candidate.heap[0])
+        # Taken images stay out of the heap until `put_back`, so a group has no image twice.
         uses, _, index = heappop(bucket.heap)
         self._taken.append((bucket, uses, index))
         return self.examples[index]

@@ -46,6 +46,7 @@ class FlipOptions:
     """Keys that no policy may contain and no image may violate."""
 
     def __post_init__(self) -> None:
+        # Options may come from YAML, which has lists and no sets.
         object.__setattr__(self, "held_out", frozenset(_texts("held_out", self.held_out)))
         object.__setattr__(self, "names", _texts("names", self.names))
         if not 1 <= self.min_categories <= self.max_categories:

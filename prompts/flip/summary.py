@@ -21,6 +21,7 @@ def report(rows: Iterable[Row]) -> dict[str, Any]:
         for name, value_of in _COUNTED.items()
     }
     uses = Counter(row.example.id for row in rows).values()
+    # Rows of a group share one taxonomy object; its hash is computed once and not once a row.
     distinct = {id(row.taxonomy): row.taxonomy for row in rows}.values()
     return {
         "rows": len(rows),
