@@ -1,4 +1,4 @@
-"""`judge.protocol.on_one_scale` as a differentiable margin: what an attack on one category climbs."""
+"""`judge.protocol.on_one_scale` as a differentiable margin: the objective of an attack on one category."""
 
 import torch
 from torch import Tensor
@@ -8,8 +8,8 @@ from torch.nn.functional import logsigmoid
 def category_margin(whole: Tensor, log_categories: Tensor, place: int) -> Tensor:
     """Logit of a category's score on one scale with the whole.
 
-    The score is u * r, with u = sigmoid(whole) and r the category's share of the largest one. Its logit is worked out
-    in logarithms, as both u and r come so near to 1 that what is left of it would be lost.
+    The score is u * r, with u = sigmoid(whole) and r the category's ratio to the largest one. Its logit is computed in
+    logarithms, because u and r come so near to 1 that 1 - u r would be lost to rounding.
 
     Args:
         whole: (B,) logits of unsafe.

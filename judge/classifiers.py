@@ -19,7 +19,7 @@ LOADERS = {
 }
 """What reads a run of each kind: `load(run, device=..., batch_size=...)` of this module; `vlm` is read here."""
 JUDGED_AT_ONCE = 8
-"""Images in one forward pass of a judge, where nobody says how many."""
+"""Images in one forward pass of a judge, by default."""
 
 
 def load_classifier(
@@ -30,7 +30,7 @@ def load_classifier(
     batch_size: int | None = None,
     stage_judge: "str | Path | Classifier | None" = None,
 ) -> "Classifier":
-    """Load what answers the one question: which of these categories does this image violate?
+    """Load any classifier by name or path.
 
     Args:
         name_or_path: a run folder (`runs/demo`, `runs/student`, `runs/cascade`); an exported `student.onnx`, which
@@ -43,7 +43,7 @@ def load_classifier(
             default where the run says. A run contacts no host, so a served judge has to be named here.
 
     Raises:
-        CheckpointError: nothing there that could be loaded; the message says what was expected.
+        CheckpointError: there is nothing that can be loaded; the message says what was expected.
         ConfigError: a template or a stage's judge for something that has none, or a server that cannot be used.
     """
     text, path = str(name_or_path), Path(name_or_path)

@@ -1,9 +1,9 @@
-"""The one question every classifier answers: which of *these* categories does this image violate?
+"""The interface of every classifier: which of *these* categories does this image violate?
 
-**One scale.** Of every judged row, `Scores.unsafe` is the largest of its covered categories' scores. So one threshold
-held against `unsafe` and the same one held against every category are one rule (`prompts.verdict`), rows sorted by
-either mean the same, and thresholds per category start from what a classifier promises for the whole. Classifiers find
-the whole and the categories in ways of their own, which need not agree; each of them ends with `on_one_scale`.
+**One scale.** In every judged row, `Scores.unsafe` is the largest of its covered categories' scores. So a threshold on
+`unsafe` and the same threshold on every category are one rule (`prompts.verdict`), rows sorted by either have the same
+meaning, and thresholds per category start from what a classifier promises for the whole. Classifiers compute the whole
+and the categories each in its own way, which need not agree; so each of them ends with `on_one_scale`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,10 +36,10 @@ class Scores:
     decided_by: tuple[str, ...] | None = None
     """B names of the stage that decided (`filter`, `student`, `judge`), from a cascade; else None."""
     because: tuple[str, ...] | None = None
-    """B short lines, why that stage decided so; else None."""
+    """B short reasons why that stage decided so, from a cascade; else None."""
     separate: "NDArray[np.float64] | None" = None
-    """(B, K) probability per category as the classifier found it, whatever the whole is; None where that is no other
-    number than in `categories`. For lessons and temperatures; verdicts do not look at it."""
+    """(B, K) probability per category as the classifier computed it, before `on_one_scale`; None where that is the same
+    as `categories`. Used for distillation and calibration, not for verdicts."""
 
     @property
     def category_probabilities(self) -> "NDArray[np.float64]":
@@ -48,16 +48,16 @@ class Scores:
 
 
 def on_one_scale(scores: Scores) -> Scores:
-    """The same scores with the categories moved so that the largest covered one is `unsafe`.
+    """Scale the categories of every row so that the largest covered one is `unsafe`.
 
     With p of a category, m the largest p of its row and u the whole, the score is u * p / m. So `unsafe` and the order
-    of the categories stay, nothing leaves [0, 1], and where m is u already nothing changes. Shares are kept, and not
-    distances of logits, because closed answers share one probability among the categories: of 0.6 and 0.001 under a
-    whole of 0.9999, a shift of logits would carry the second to 0.87.
+    of the categories stay, all scores stay in [0, 1], and where m equals u nothing changes. Ratios are kept, and not
+    differences of logits, because closed answers divide one probability among the categories: with 0.6 and 0.001 under
+    a whole of 0.9999, a shift of logits would raise the second to 0.87.
 
-    Where the whole is 0, so are all covered categories; where all of them are 0 and the whole is not, nobody knows
-    which one it is, and each gets the whole. NaN stays NaN. A row whose whole is NaN was not judged: what is known of
-    single categories stays as it is. A row without any covered category keeps its whole.
+    Where the whole is 0, so are all covered categories. Where all of them are 0 and the whole is not, the violated one
+    is not known, and each gets the whole. NaN stays NaN. A row whose whole is NaN was not judged; the scores of its
+    single categories stay as they are. A row without any covered category keeps its whole.
     """
     import numpy as np
 
@@ -90,8 +90,8 @@ class Classifier(Protocol):
     ) -> Scores:
         """Score B images of any form with B prompts (or none at all) under `taxonomy`.
 
-        What is wrong in form raises `QuestionError`; a picture that cannot be opened is a row of NaN with the reason.
-        Decorate yours with `judge.questions.validate_inputs`, which sees to both.
+        Arguments of the wrong form raise `QuestionError`; an image that cannot be opened is a row of NaN with the
+        reason. Decorate yours with `judge.questions.validate_inputs`, which does both.
         """
         ...
 
@@ -143,7 +143,7 @@ class DifferentiableClassifier(Classifier, Protocol):
 
 @runtime_checkable
 class ForwardOnlyClassifier(Protocol):
-    """A classifier that knows why it has no gradients; attacks then query it, or transfer from another."""
+    """A classifier without gradients, and why; attacks query it, or transfer from another."""
 
     why_no_gradients: str
     """The end of a sentence, such as `it answers over HTTP`."""

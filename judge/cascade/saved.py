@@ -1,7 +1,7 @@
-"""A cascade's run folder: what is kept of its stages, and what is checked before they are loaded again.
+"""A cascade's run folder: saving it, and the checks before its stages are loaded again.
 
-The folder may be a stranger's (`judge.runs.references`): it contacts no host, its stages must be the ones that were
-calibrated, and its numbers must be ones that a calibration can give.
+The folder is untrusted (`judge.runs.references`): no host is contacted, the stages must be those that were calibrated,
+and the settings must be ones that a calibration can give.
 """
 
 import math
@@ -21,26 +21,32 @@ from .settings import SETTINGS, CascadeSettings
 from .similarity import Platt
 from .stages import NEVER
 
-_AGAIN = "run recipes/cascade.py again."
+_RUN_AGAIN = "run recipes/cascade.py again."
 _ROUNDING = 1e-9
 
 
 def save_cascade(
     run: RunDir, settings: CascadeSettings, *, student: str | Path, judge: str | Path | None
 ) -> None:
-    """Keep the settings, and in the manifest which student and judge they belong to.
+    """Write the settings, and into the manifest which student and judge they belong to.
 
-    What lies in a folder is named by its path from this one, with its fingerprint; a judge that does not (a base that
-    ships or is on the hub, a server) by name.
+    A stage in a folder is stored as its path relative to this one, with its fingerprint; any other judge (a shipped
+    base, one on the hub, a server) by name.
+
+    Args:
+        run: the cascade's folder.
+        settings: of the calibration.
+        student: folder of the student.
+        judge: folder or name of the judge; None without one.
 
     Raises:
-        ConfigError: a judge that is a cascade itself.
+        ConfigError: the judge is a cascade itself.
     """
     written = run.write_text(SETTINGS, settings.to_json())
     about: dict[str, Any] = {"settings": file_hash(written), "student": None, "judge": None}
     for stage, name in (("student", student), ("judge", judge)):
         if name is not None:
-            about[stage] = _about(Path(name), run) if Path(name).exists() else {"name": str(name)}
+            about[stage] = _reference(Path(name), run) if Path(name).exists() else {"name": str(name)}
     run.update_manifest(**about)
 
 
@@ -57,12 +63,12 @@ def load_cascade(
         run: the cascade's folder.
         device: such as `cpu` or `cuda`.
         batch_size: images in one forward pass of every stage; by default what suits each.
-        judge: where the judge is, if not where the run says: its folder, the URL of the server that holds it, or a
-            classifier. A served judge is used only if it is named here. `none` leaves it out.
+        judge: the judge, if not where the run names it: its folder, the URL of its server, or a classifier. A served
+            judge is used only if it is named here. `none` leaves it out.
 
     Raises:
         CheckpointError: settings or a run are missing or damaged, a stage is not the one that was calibrated, or the
-            judge is served and nobody named a server.
+            judge is served and no server is named.
         ConfigError: a judge for a cascade that was calibrated without one.
     """
     from judge.student.student import load_student
@@ -71,15 +77,15 @@ def load_cascade(
     try:
         settings = CascadeSettings.from_json(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
-        raise CheckpointError(f"{run.path} holds no {SETTINGS} ({error}); {_AGAIN}") from None
-    _check_whole(run, path)
+        raise CheckpointError(f"{run.path} holds no {SETTINGS} ({error}); {_RUN_AGAIN}") from None
+    _check_settings_hash(run, path)
     check_settings(settings, str(path))
     if judge is not None and judge != "none" and not settings.with_judge:
         raise ConfigError(
             f"{run.path} was calibrated without a judge, so none can be named for it; leave it out."
         )
     size: dict[str, Any] = {} if batch_size is None else {"batch_size": batch_size}
-    student = load_student(RunDir.open(_stage(run, "student"), kind="student"), device=device, **size)
+    student = load_student(RunDir.open(_stage_path(run, "student"), kind="student"), device=device, **size)
     last = (
         _load_judge(run, judge, device=device, batch_size=batch_size)
         if settings.with_judge and judge != "none"
@@ -89,14 +95,14 @@ def load_cascade(
 
 
 def check_settings(settings: CascadeSettings, source: str) -> None:
-    """See that a calibration can have given these settings (`judge.cascade.tuning.CutoffFamily`, `Platt.fit`).
+    """Check that a calibration can have given these settings (`judge.cascade.tuning.CutoffFamily`, `Platt.fit`).
 
     "Safe" cutoffs are quantiles of scores, "unsafe" ones are scores or `NEVER`, and no score of a filter is larger than
     its curve gives at a cosine of 1. A filter's cutoffs may cross, as unsafe goes first there; the student's do not.
-    Level 0 calls nothing safe. So many unsafe rows are needed that missing none of them is within the promise.
+    Level 0 calls nothing safe. There must be enough unsafe rows that missing none of them is within the promise.
 
     Raises:
-        CheckpointError: they are none of a calibration; `source` names them.
+        CheckpointError: no calibration gives them; `source` names them in the message.
     """
     cuts, wrong = settings.cutoffs, []
     for name, safe, unsafe, curve in (
@@ -104,7 +110,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         ("image", cuts.image_safe, cuts.image_unsafe, settings.image),
     ):
         # A probability outside of these cannot come from this filter, so neither can a cutoff.
-        low, high = _reach(curve)
+        low, high = _probability_range(curve)
         if curve.slope < 0:
             wrong.append(f"the {name} filter's slope is {curve.slope:g}, below 0")
         if safe > high:
@@ -131,66 +137,67 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         wrong.append(f"{settings.unsafe_rows} unsafe rows cannot support a promise of {settings.promise:g}")
     if wrong:
         raise CheckpointError(
-            f"{source} was given by no calibration: {'; '.join(wrong)}. Do not trust it; {_AGAIN}"
+            f"{source} was given by no calibration: {'; '.join(wrong)}. Do not trust it; {_RUN_AGAIN}"
         )
 
 
-def _reach(curve: Platt) -> tuple[float, float]:
-    """The smallest and largest probability of a filter, at cosines of -1 and 1."""
+def _probability_range(curve: Platt) -> tuple[float, float]:
+    """The smallest and largest probability of a filter: at cosines of -1 and 1, with a margin for rounding."""
     ends = [1 / (1 + math.exp(-max(-700.0, min(700.0, curve.slope * c + curve.intercept)))) for c in (-1, 1)]
     return ends[0] - _ROUNDING, ends[1] + _ROUNDING
 
 
-def _about(path: Path, run: RunDir) -> dict[str, str]:
-    """What the manifest keeps of a stage that lies in a folder or file."""
+def _reference(path: Path, run: RunDir) -> dict[str, str]:
+    """The manifest's entry for a stage in a folder or file: relative path and fingerprint."""
     if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
         raise ConfigError(f"{path} is a cascade and cannot be a stage of another; give its judge.")
     return {"path": os.path.relpath(path.resolve(), run.path.resolve()), "sha256": fingerprint(path)}
 
 
-def _check_whole(run: RunDir, settings: Path) -> None:
-    """See that the manifest belongs to the settings, and is of this version."""
+def _check_settings_hash(run: RunDir, settings: Path) -> None:
+    """Check that the settings are the ones that the manifest holds a hash of."""
     kept = run.manifest.get("settings")
     if kept is None:
         raise CheckpointError(
             f"{run.path} was written by an older version, which kept no hash of its settings and of all that its "
-            f"stages consist of; {_AGAIN}"
+            f"stages consist of; {_RUN_AGAIN}"
         )
     if kept != file_hash(settings):
         raise CheckpointError(
-            f"{settings} was changed after the calibration, and its promise says nothing about other cutoffs; {_AGAIN}"
+            f"{settings} was changed after the calibration, and its promise says nothing about other cutoffs; "
+            f"{_RUN_AGAIN}"
         )
 
 
-def _stage(run: RunDir, stage: str, named: Path | None = None) -> Path:
-    """The folder of a stage, where the run or the caller says, which must be the one that was calibrated."""
-    about = _kept(run, stage)
+def _stage_path(run: RunDir, stage: str, named: Path | None = None) -> Path:
+    """The folder of a stage, as the caller or the run names it, checked to be the one that was calibrated."""
+    about = _manifest_entry(run, stage)
     if "path" not in about:
-        raise CheckpointError(f"{run.path} names no {stage}; {_AGAIN}")
+        raise CheckpointError(f"{run.path} names no {stage}; {_RUN_AGAIN}")
     path = named or stored_path(about["path"], run.path)
     if not path.exists():
         raise CheckpointError(
-            f"{path} does not exist, and {run.path} needs it as its {stage}; put it there, or {_AGAIN}"
+            f"{path} does not exist, and {run.path} needs it as its {stage}; put it there, or {_RUN_AGAIN}"
         )
     if fingerprint(path) != about.get("sha256"):
         raise CheckpointError(
             f"{path} is not what {run.path} was calibrated with (weights, shape, adapter, base, encoder or taxonomy "
-            f"differ), and its promise says nothing about another {stage}; {_AGAIN}"
+            f"differ), and its promise says nothing about another {stage}; {_RUN_AGAIN}"
         )
     return path
 
 
-def _kept(run: RunDir, stage: str) -> dict[str, Any]:
+def _manifest_entry(run: RunDir, stage: str) -> dict[str, Any]:
     about: Any = run.manifest.get(stage)
     if not isinstance(about, dict):
-        raise CheckpointError(f"{run.path} names no {stage}; {_AGAIN}")
+        raise CheckpointError(f"{run.path} names no {stage}; {_RUN_AGAIN}")
     return about
 
 
 def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any) -> Classifier:
     from judge.classifiers import load_classifier
 
-    about = _kept(run, "judge")
+    about = _manifest_entry(run, "judge")
     # A classifier object is trusted as it is: there is nothing to hash.
     if named is not None and not isinstance(named, (str, Path)):
         return named
@@ -202,12 +209,12 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
                 "leave --stage-judge out, or name the folder that this judge was moved to."
             )
         # A folder may have been moved, but its fingerprint must be the calibrated one.
-        path = _stage(run, "judge", None if named is None else Path(named))
+        path = _stage_path(run, "judge", None if named is None else Path(named))
         if (path / MANIFEST).is_file() and RunDir.open(path).kind == "cascade":
-            raise CheckpointError(f"{run.path} names another cascade as its judge; {_AGAIN}")
+            raise CheckpointError(f"{run.path} names another cascade as its judge; {_RUN_AGAIN}")
         return load_classifier(path, **how)
     if isinstance(stored, str) and is_address(stored):
-        return load_classifier(_server(run, stored, None if named is None else str(named)), **how)
+        return load_classifier(_server_url(run, stored, None if named is None else str(named)), **how)
     if named is not None and str(named) != stored:
         raise CheckpointError(
             f"{run.path} was calibrated with the judge {stored!r} and not with {str(named)!r}."
@@ -215,8 +222,8 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
     return load_classifier(stored_model(stored, run.path), **how)
 
 
-def _server(run: RunDir, stored: str, named: str | None) -> str:
-    """The URL of a judge, on the server that the caller named; the run says only which model it is."""
+def _server_url(run: RunDir, stored: str, named: str | None) -> str:
+    """The URL of a judge on the server that the caller named; the run only decides which model it must be."""
     model = urldefrag(stored)[1]
     if named is None:
         raise CheckpointError(
@@ -229,6 +236,6 @@ def _server(run: RunDir, stored: str, named: str | None) -> str:
     url, asked = urldefrag(named)
     if model and asked and asked != model:
         raise CheckpointError(
-            f"{run.path} was calibrated with the served model {model!r}, not {asked!r}; {_AGAIN}"
+            f"{run.path} was calibrated with the served model {model!r}, not {asked!r}; {_RUN_AGAIN}"
         )
     return f"{url}#{asked or model}" if asked or model else url

@@ -1,4 +1,4 @@
-"""What calibration gives a cascade: cutoffs, temperatures, the promise and what it was made on."""
+"""The result of calibrating a cascade: cutoffs, Platt curves, the promised miss rate and what it covers."""
 
 import json
 import math
@@ -16,24 +16,24 @@ SETTINGS = "cascade.json"
 
 @dataclass(frozen=True)
 class CascadeSettings:
-    """What a cascade was calibrated to; belongs to one student and one judge."""
+    """The result of a calibration; belongs to one student and one judge."""
 
     text: Platt
     image: Platt
     cutoffs: Cutoffs
     with_judge: bool
-    """Whether a judge was there when the cutoffs were chosen."""
+    """Whether the cutoffs were chosen with a judge as the last stage."""
     promise: float
     """Promised total miss rate, from 0 to 1; on average over calibration sets (`judge.calibration.conformal`)."""
     level: float
     """The level of `judge.cascade.tuning.CutoffFamily` that keeps it."""
     unsafe_rows: int
-    """Unsafe calibration rows that the promise rests on."""
+    """Unsafe calibration rows from which the level was chosen."""
     calibrated_for: Envelope | None = None
-    """Which policies the promise is about; None where an older version did not keep it."""
+    """Which policies the promise covers; None in files of older versions."""
 
     def to_json(self) -> str:
-        """The settings as text that `from_json` reads."""
+        """The settings as JSON, which `from_json` reads."""
         return json.dumps(asdict(self), indent=2) + "\n"
 
     @classmethod
