@@ -27,7 +27,7 @@ ImageStatus = Literal[
     "unknown_colours",
 ]
 IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
-"""Every `ImageError.status` there is; `judge.data.images` says what each one means."""
+"""All values of `ImageError.status`; `judge.data.images.open_image` explains them."""
 
 
 class ImageError(ArbiterError, ValueError):
@@ -45,7 +45,7 @@ class ImageError(ArbiterError, ValueError):
 
 
 class QuestionError(ArbiterError, TypeError, ValueError):
-    """Images, prompts or a taxonomy in a form that `score` does not take; the message says what to pass."""
+    """Images, prompts or a taxonomy in a form that `score` does not accept; the message says what to pass."""
 
 
 class ConfigError(ArbiterError, ValueError):
@@ -61,6 +61,6 @@ class MissingExtraError(ArbiterError, ImportError):
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of another library says: its first line, at most 200 characters, or the error's name."""
+    """The first line of another library's error, at most 200 characters; its class name if it has no message."""
     lines = str(getattr(error, "strerror", None) or error).strip().splitlines()
     return " ".join(lines[0].split())[:200] if lines else type(error).__name__

@@ -79,8 +79,8 @@ def on_one_scale(scores: Scores) -> Scores:
 class Classifier(Protocol):
     """Anything that scores images under a taxonomy chosen for this call.
 
-    What only some classifiers can do is a Protocol of its own below, asked for by `isinstance`. Such a check looks at
-    the names of members only, so each of these Protocols has a member that no other has.
+    What only some classifiers can do is a Protocol of its own below, to be tested with `isinstance`. Such a test
+    compares names of members only, so each of these Protocols has a member that no other has.
     """
 
     name: str
@@ -133,7 +133,7 @@ class DifferentiableClassifier(Classifier, Protocol):
             pixels: (B, 3, H, W) floats in [0, 1], at the images' own size; what the model does to them is done here.
             prompts: B prompts, or None.
             taxonomy: what is asked.
-            category: name of a category, to ask whether its score, on one scale with the whole, says violated.
+            category: name of a category, to ask about its score, on one scale with the whole, instead.
 
         Returns:
             (B,) float32; positive where `Scores.unsafe` (or that category's score) is over 0.5, else negative.

@@ -1,4 +1,4 @@
-"""Errors of the policy language. Every message says what was got, what is allowed and what to do.
+"""Errors of the policy language. Every message says what was given, what is allowed and what to do.
 
 ArbiterError
 ├── TaxonomyError   a list of categories that cannot be used

@@ -311,7 +311,7 @@ def test_saved_data_set_with_declared_splits(tmp_path: Path) -> None:
     train = load_examples(tmp_path / "saved", split="train", taxonomy=PETS)
     validation = load_examples(tmp_path / "saved", split="validation", taxonomy=PETS)
     assert [example.id for example in validation.examples] == ["validation/x", "validation/y"]
-    with pytest.raises(ExampleError, match="2 pictures stand in two splits"):
+    with pytest.raises(ExampleError, match="2 images are in two splits"):
         check_splits(train, validation)
 
 

@@ -135,7 +135,7 @@ def test_a_full_disk_is_one_line_with_what_was_kept(begun, capsys, error):
         raise error
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith(f"The disk is full: {run} could not be written. Kept: {kept};")
+    assert line.startswith(f"The disk is full: {run} could not be written. Saved: {kept};")
     assert "--resume_from_checkpoint true goes on from there" in line
     assert "checkpoint-6 was not written to its end and can be deleted" in line
 
@@ -146,7 +146,7 @@ def test_ctrl_c_is_one_line_with_what_was_kept(begun, capsys):
         raise KeyboardInterrupt
     assert stopped.value.code == 130
     [line] = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("Stopped by Ctrl-C. No checkpoint was kept; the same command with --resume")
+    assert line.startswith("Stopped by Ctrl-C. No checkpoint was saved; the same command with --resume")
 
 
 def test_one_process_speaks_for_all(begun, capsys, monkeypatch):

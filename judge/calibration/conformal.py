@@ -1,4 +1,4 @@
-"""Thresholds that keep a promised miss rate, by conformal risk control.
+"""Thresholds for a promised miss rate, by conformal risk control.
 
 The rule is theorem 1 of Angelopoulos et al. 2022 (arXiv 2208.02814). Take losses in [0, 1] that can only fall as a
 parameter becomes stricter, and their mean R over n held-out rows. At the most lenient setting with
@@ -50,7 +50,7 @@ def conformal_threshold(
     With n judged unsafe rows this is their k-th smallest probability, k = floor(promise * (n + 1)).
 
     Args:
-        truth: (N,) 1 or 0, NaN where nobody knows.
+        truth: (N,) 1 or 0, NaN where not labelled.
         probability: (N,) in [0, 1], NaN where not judged; such rows are left out.
         miss_rate: the promised share of unsafe rows below the threshold; or
         recall: 1 minus it.
@@ -108,9 +108,9 @@ class PromiseCheck:
     promise: float
     splits: int
     mean: float
-    """Mean miss rate on the test sides; the guarantee says that its expectation is at most the promise."""
+    """Mean miss rate on the test rows; its expectation is guaranteed to be at most the promise."""
     standard_error: float
-    """Of the mean, over pairs of splits; it says how exact this check is, not how exact the promise."""
+    """Standard error of the mean over pairs of splits: the precision of this check, not of the promise."""
     quantiles: Mapping[str, float]
     """Miss rate at the 5th, 50th and 95th percentile of the splits."""
     share_above: float
@@ -214,7 +214,7 @@ def split_by_label(truth: ArrayLike, probability: ArrayLike) -> tuple[Array, Arr
     """Probabilities of the unsafe and of the safe rows that are labelled and judged.
 
     Args:
-        truth: (N,) 1 or 0, NaN where nobody knows.
+        truth: (N,) 1 or 0, NaN where not labelled.
         probability: (N,) in [0, 1], NaN where not judged.
 
     Returns:

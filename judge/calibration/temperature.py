@@ -31,7 +31,7 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True)
 class LabelledScores:
-    """Scores of B images under one taxonomy of K categories, and the truth; NaN where nobody knows."""
+    """Scores of B images under one taxonomy of K categories, and the truth; NaN where not labelled."""
 
     taxonomy: Taxonomy
     scores: Scores
@@ -92,7 +92,7 @@ def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
     """The temperature of least negative log-likelihood, within `TEMPERATURES`.
 
     Args:
-        truth: (N,) 1 or 0, NaN where nobody knows.
+        truth: (N,) 1 or 0, NaN where not labelled.
         probability: (N,) in [0, 1], NaN where not judged.
 
     Raises:

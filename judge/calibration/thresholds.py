@@ -108,7 +108,7 @@ def fit_thresholds(
 
     Args:
         taxonomy: of the K categories.
-        truth: (N, K) 1 where violated, 0 where not, NaN where nobody knows.
+        truth: (N, K) 1 where violated, 0 where not, NaN where not labelled.
         scores: (N, K) `Scores.categories`, NaN where not judged; such rows are left out.
         judge: the classifier's name, for the file.
         miss_rate: the promised share, 0 to 1, of each category's unsafe rows below its threshold; None: best F1.

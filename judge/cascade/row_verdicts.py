@@ -23,7 +23,7 @@ class RowVerdicts:
         self.separate = np.full((rows, categories), np.nan)
         self.reasons: list[str | None] = [None] * rows
         self.unread: list[str | None] = [None] * rows
-        """Why an earlier stage could not read a row, which then nobody may call safe; None where all could."""
+        """Why an earlier stage could not read a row, so that no later one may call it safe; None where all could."""
         self.stage = [STAGES[0]] * rows
         self.because = [""] * rows
 

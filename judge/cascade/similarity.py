@@ -47,7 +47,7 @@ class Platt:
         A filter whose similarities are uninformative, or point the wrong way, gets slope 0: it is never sure.
 
         Args:
-            truth: (N,) 1 or 0, NaN where nobody knows.
+            truth: (N,) 1 or 0, NaN where not labelled.
             similarity: (N,) cosines in [-1, 1], NaN where there is none.
 
         Raises:

@@ -68,7 +68,7 @@ def _channels_last(values: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     if values.ndim == 2:
         return values[..., None]
     if values.ndim == 3:
-        # A picture of 3 or 4 pixels height or width can be read both ways; guessing would judge noise.
+        # An image of 1, 3 or 4 pixels height or width can be read both ways, and a wrong guess would be noise.
         last, first = values.shape[2] in _CHANNELS, values.shape[0] in _CHANNELS
         if last and first:
             raise QuestionError(

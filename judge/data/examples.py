@@ -154,7 +154,7 @@ def check_splits(*sets: ExampleSet) -> None:
                     break
     if shared:
         raise ExampleError(
-            f"{len(shared)} pictures stand in two splits, so a score would measure memory: "
+            f"{len(shared)} images are in two splits, so a score would measure memorisation: "
             f"{'; '.join(shared[:3])}{' ...' if shared[3:] else ''}. Remove one of each pair."
         )
 

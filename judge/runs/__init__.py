@@ -1,1 +1,1 @@
-"""Run folders: what a run leaves behind, how it is resumed, and what may be loaded from a stranger's."""
+"""Run folders: their files, how a run is resumed, and what may be loaded from an untrusted one."""

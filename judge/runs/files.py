@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and the hash of what they hold."""
+"""Atomic writes, and hashes of files."""
 
 import hashlib
 import os
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file in one step: readers, and whoever comes after a crash, find the old content or the new one.
+    """Write a file so that readers, also after a crash, find either the old content or the new one.
 
     Args:
         path: the file; its folder must exist.

@@ -147,9 +147,9 @@ def describe_saved(path: str | Path) -> str:
     rest = f" {', '.join(cut)} was not written to its end and can be deleted." if cut else ""
     if newest is None:
         return (
-            f"No checkpoint was kept; the same command with --resume_from_checkpoint true begins anew.{rest}"
+            f"No checkpoint was saved; the same command with --resume_from_checkpoint true starts anew.{rest}"
         )
-    return f"Kept: {newest}; the same command with --resume_from_checkpoint true goes on from there.{rest}"
+    return f"Saved: {newest}; the same command with --resume_from_checkpoint true continues from there.{rest}"
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -43,7 +43,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Row:
-    """One picture and a conversation about it: text pieces, each supervised or not."""
+    """An image and a conversation about it: pieces of text, each trained on or not."""
 
     picture: int
     pieces: tuple[tuple[str, bool], ...]
@@ -101,7 +101,7 @@ class Conversations:
     def about(
         self, entries: list[Entry], described: bool, shown: frozenset[int], remark: str | None
     ) -> tuple[tuple[str, bool], ...]:
-        """Two questions about one picture under a list that stands before it: which one, and another."""
+        """Two questions about one image after a list: which of these, and another one."""
         pieces = []
         opening = f"<image>\n{self._remark(remark)}"
         for choice in (True, False):

@@ -44,7 +44,7 @@ SHAPES = {
     "mid": Shape(336, 14, (256, 1024, 4, 4), (768, 2048, 8, 12)),
     "7b": Shape(336, 14, (1024, 4096, 24, 16), (4096, 11008, 32, 32)),
 }
-"""`mid` keeps the tower at the few per cent of the language model that it is in LLaVA-1.5-7B, whose shape `7b` is."""
+"""`7b` has the shape of LLaVA-1.5-7B; `mid` has the same ratio of tower to language model, a few per cent."""
 
 
 def random_llava(size: str, seed: int = 0, *, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:

@@ -10,8 +10,8 @@ from .rows import Row
 def report(rows: Iterable[Row]) -> dict[str, Any]:
     """Count rows by label, arm, category, focus, policy length, prompt and source; ready for JSON.
 
-    Categories are counted by key, all custom ones together; `called` says under which kind of name an unsafe
-    row's category stood in the policy. A row without a category (safe) or without focus is not counted there.
+    Categories are counted by key, all custom ones together; `called` is the kind of name that an unsafe row's category
+    had in the policy. A row without a category (safe) or without focus is not counted there.
     `uses` says how often an image was drawn that was drawn at all; `policies` how many differ in wording or
     order.
     """
