@@ -33,7 +33,8 @@ from adversarial.errors import AttackError
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
-from adversarial.texts.families import FAMILIES, paraphrases, read_paraphrases
+from adversarial.texts.families import FAMILIES
+from adversarial.texts.paraphrases import paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.metrics.judged import summarise
 from eval.predict import predict_questions

@@ -1,4 +1,4 @@
-"""adversarial/texts/search.py: families of prompts and the search for sub-words, against filters of known words."""
+"""adversarial/texts/attack.py, result.py and subwords.py: black-box attacks on prompts, against filters of known words."""
 
 import math
 
@@ -7,15 +7,10 @@ import torch
 
 from adversarial.errors import AttackError
 from adversarial.problem import Problem
+from adversarial.texts.attack import TextAttack
 from adversarial.texts.families import FAMILIES, lies
-from adversarial.texts.search import (
-    FamilyResult,
-    SubwordSearch,
-    TextAttack,
-    TextResult,
-    prompt_margins,
-    verify_prompts,
-)
+from adversarial.texts.result import FamilyResult, TextResult, prompt_margins, verify_prompts
+from adversarial.texts.subwords import SubwordSearch
 from adversarial.threat import ThreatModel
 from adversarial.victim import Context
 
@@ -66,9 +61,9 @@ def test_spelling_beats_a_list_of_words_and_carriers_do_not():
         assert found.families[family].asr_n() == 0, family
         assert found.families[family].asr_1() == 0
     assert found.prompts[2] == PROMPTS[2]
-    assert int(found.tries[0]) == sum(len(tries.margins[0]) for tries in found.families.values()) > 50
-    assert int(found.tries[2]) == 0
-    assert problem.spent.forwards == 3 + int(found.tries.sum())
+    assert int(found.queries[0]) == sum(len(tries.margins[0]) for tries in found.families.values()) > 50
+    assert int(found.queries[2]) == 0
+    assert problem.spent.forwards == 3 + int(found.queries.sum())
 
 
 def test_other_way_round_only_lies_help():
@@ -99,8 +94,8 @@ def test_rows_of_different_policies_and_sizes_keep_apart():
 def test_early_stop_asks_no_more():
     problem = make(["a balloon"])
     maker = {"a": lambda *_: ["balloon", "one", "two"], "b": lambda *_: ["three"]}
-    assert TextAttack(maker).run(problem).tries.tolist() == [4]
-    assert TextAttack(maker, early_stop=True).run(problem).tries.tolist() == [2]
+    assert TextAttack(maker).run(problem).queries.tolist() == [4]
+    assert TextAttack(maker, early_stop=True).run(problem).queries.tolist() == [2]
 
 
 def test_attacked_pixels_are_shown():
@@ -124,7 +119,7 @@ def test_rates_by_hand():
     tries = FamilyResult([[1.0, -1.0], [-1.0, -1.0], [], [1.0], [-1.0]], torch.tensor([0, 0, 0, 0, 1]).bool())
     assert tries.asr_1() == pytest.approx((0.5 + 1 + 0 + 0) / 4)
     assert tries.asr_n() == pytest.approx(2 / 4)
-    assert tries.largest == 2
+    assert tries.most_prompts == 2
     assert math.isnan(FamilyResult([[-1.0]], torch.tensor([True])).asr_n())
 
 
@@ -158,8 +153,8 @@ def test_sub_words_beat_a_list_of_words_and_keep_the_rest():
     assert found.success.tolist() == [True, False, False]
     assert shared_words(PROMPTS[0], found.prompts[0]) >= 0.7
     assert "over a seven" in found.prompts[0]
-    assert 0 < int(found.tries[0]) <= 60
-    assert found.tries[1:].tolist() == [0, 0]
+    assert 0 < int(found.queries[0]) <= 60
+    assert found.queries[1:].tolist() == [0, 0]
     assert found.families[search.name].asr_n() == 1
     assert verify_prompts(found, problem).success.tolist() == [True, False, False]
 
@@ -171,8 +166,8 @@ def test_known_words_save_queries():
         shared_words, min_similarity=0.5, sensitive=("Balloon",), fragments=("ba", "lo")
     ).run(make([prompt]))
     assert slow.success.all()
-    assert fast.tries.tolist() == [1]
-    assert int(slow.tries[0]) > 5
+    assert fast.queries.tolist() == [1]
+    assert int(slow.queries[0]) > 5
     assert prompt.replace("balloon", "") != fast.prompts[0]
 
 
@@ -187,14 +182,14 @@ def test_queries_and_the_floor_hold():
     hopeless = make(["balloon balloons"], words=("b", "a", "e", "i", "o", "u", "n", "s", "t", "r", ""))
     found = SubwordSearch(lambda a, b: 1.0, queries=17).run(hopeless)
     assert found.success.tolist() == [False]
-    assert found.tries.tolist() == [17]
+    assert found.queries.tolist() == [17]
     assert len(hopeless.victim.asked) == 18
 
     strict = make(["a red balloon"])
     found = SubwordSearch(lambda a, b: 0.0, min_similarity=0.5).run(strict)
     assert found.success.tolist() == [False]
     assert found.prompts == ["a red balloon"]
-    assert found.tries.tolist() == [3]  # each word left out once; nothing else may be asked
+    assert found.queries.tolist() == [3]  # each word left out once; nothing else may be asked
 
     with pytest.raises(AttackError, match="at least 1"):
         SubwordSearch(shared_words, queries=0)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from adversarial.errors import AttackError
 from adversarial.problem import Problem
-from adversarial.texts.tokens import TokenAttack, TokenSearch, one_hot_gradient
+from adversarial.texts.token_attack import TokenAttack
+from adversarial.texts.tokens import TokenSearch, one_hot_gradient
 from adversarial.threat import ThreatModel
 from adversarial.victim import Context
 from judge.encoders.dual import DualEncoder
@@ -176,7 +177,7 @@ def test_what_cannot_be_searched():
     loss = cosine_distance(lambda embedded: embedded.mean(1), soft.table[0])
     with pytest.raises(AttackError, match="at least 1"):
         TokenSearch(steps=0)
-    with pytest.raises(AttackError, match="No place"):
+    with pytest.raises(AttackError, match="No position"):
         TokenSearch().run(soft, loss, start=soft.encode("abc"), editable=torch.zeros(2).bool())
     with pytest.raises(AttackError, match="Fewer than two tokens"):
         TokenSearch(forbidden=tuple("abcdefghijklmnopqrstuvwxyz")).run(soft, loss)
@@ -231,7 +232,7 @@ def test_attack_on_a_victim_keeps_the_prompt_and_asks_again():
     assert found.prompts[2].startswith(prompts[2])
     assert len(soft.encode(found.prompts[3])) == soft.max_tokens
     assert found.family == [attack.name, "", attack.name, attack.name]
-    assert int(found.tries[0]) > 1
+    assert int(found.queries[0]) > 1
     free = TokenAttack(soft, victim.margin, search, keep_prompt=False).run(problem)
     assert free.success.tolist() == [True, False, True, True]
     assert len(soft.encode(free.prompts[0])) == 6

@@ -236,7 +236,7 @@ def test_prompts_are_misled_as_often_as_asked():
 
 
 def test_training_carriers_are_none_of_the_attacks():
-    texts = pytest.importorskip("adversarial.texts.families")
+    texts = pytest.importorskip("adversarial.texts.sentences")
     said = [text for group in (texts.CARRIERS, *texts.DISAVOWALS.values()) for text in group]
     assert not {text.replace("{prompt}", "{}") for text in said} & set(CARRIERS)
 

@@ -1,4 +1,4 @@
-"""Several attacks as one: each runs on what the ones before left standing, and the best of each image counts.
+"""Several attacks as one: each runs on the images that withstood the ones before, and the best of each image counts.
 
 The worst case over an ensemble is what a robust accuracy should be taken over (Croce and Hein 2020, section 5): an
 attack that is stuck on an image says little about another one.
@@ -13,19 +13,19 @@ from adversarial.search import Attack
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Run attacks in turn, on survivors only.
+    """Run attacks in turn, each on the images without success so far.
 
     Raises:
         AttackError: no attacks.
     """
 
     attacks: tuple[Attack, ...]
-    """Cheap ones first: what they break costs the others nothing."""
+    """Cheap ones first, as the others skip what they break."""
     name: str = "ensemble"
 
     def __post_init__(self) -> None:
         if not self.attacks:
-            raise AttackError("An ensemble needs one attack at least.")
+            raise AttackError("An ensemble needs at least one attack.")
 
     @property
     def needs_gradients(self) -> bool:

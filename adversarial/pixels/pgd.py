@@ -19,14 +19,14 @@ from adversarial.problem import AttackResult, Problem
 from adversarial.search import Search
 from adversarial.threat import ThreatModel
 
-from .steps import Loss, check_counts, check_loss, direction, loss_gradient, named, starting_points
+from .steps import Loss, attack_name, check_counts, check_loss, direction, loss_gradient, starting_points
 
 
 @dataclass(frozen=True)
 class GaussianNoise:
-    """Random noise, best of a few draws; what an attack without any idea achieves.
+    """Random noise, best of a few draws; the baseline of all attacks.
 
-    UnsafeBench scales its noise to an L2 length of 0.01 over the whole image, 2e-5 a value, where nothing can happen.
+    UnsafeBench scales its noise to an L2 length of 0.01 over the whole image, 2e-5 a value, which does nothing.
     Here sigma is the standard deviation of one value in pixels, and the noise is then brought into the budget.
 
     Raises:
@@ -76,7 +76,7 @@ class FGSM:
     """One step of length epsilon along the sign of the gradient (L-inf), or along the gradient (L2).
 
     Goodfellow et al. 2015, "Explaining and harnessing adversarial examples", section 4. Exact where the margin is
-    linear in the pixels; elsewhere the yardstick that every iterative attack must beat.
+    linear in the pixels; elsewhere the baseline of iterative attacks.
 
     Raises:
         AttackError: a loss that does not exist.
@@ -91,11 +91,11 @@ class FGSM:
 
     @property
     def name(self) -> str:
-        """As tables say it."""
-        return named("fgsm", self.loss)
+        """Its name in tables."""
+        return attack_name("fgsm", self.loss)
 
     def run(self, problem: Problem) -> AttackResult:
-        """Take the step from every clean image and ask once about where it ends."""
+        """Take the step from every clean image, and query the point reached."""
         return PGD(steps=1, loss=self.loss).run(problem)
 
 
@@ -105,31 +105,31 @@ class PGD:
 
     Madry et al. 2018, "Towards deep learning models resistant to adversarial attacks", section 2.1; L2 with normalised
     gradients. The first run starts at the clean image (or at `start`), later ones at random points of the ball, and
-    only images that held so far are run again. The clean image is known, so the first step is already a move; another
-    start is asked about and costs one of its run's steps. A run's last point needs no gradient, and none is taken.
+    only images without success are run again. The margin of the clean image is known, so the first step is already a
+    move; any other start is queried and costs one of its run's steps. A run's last point needs no gradient.
 
     With `last_iterate`, `check_every=steps` and a step of 3.33 epsilon it is UnsafeBench's protocol. There a step
     leads from anywhere in the ball beyond its far side, so the projection forgets where it came from: each iterate is
-    the FGSM point of the one before. That is why a step of epsilon or more must be asked for.
+    the FGSM point of the one before. So a step of epsilon or more needs `allow_large_steps`.
 
     Raises:
         AttackError: counts below 1, a step that is not positive, or too large; options that contradict each other.
     """
 
     steps: int = 100
-    """Points asked about in each run."""
+    """Points queried in each run."""
     alpha: float | None = None
     """Step in units of epsilon. None: 2.5 / steps, enough to cross the ball (2 epsilon) with a quarter to spare, and
-    at most a half, so that a few steps still are several; one step alone goes all the way (FGSM)."""
+    at most 0.5 for few steps; a single step goes all the way (FGSM)."""
     restarts: int = 1
     """Runs for each image, the first included."""
     loss: Loss = "margin"
     early_stop: bool = True
     """Whether an image is done once it is misjudged; otherwise all steps go into the lowest margin."""
     last_iterate: bool = False
-    """Return the last point, however bad, instead of the best; weak, to reproduce others' figures."""
+    """Return the last point instead of the best; weak, to reproduce published figures."""
     check_every: int | None = None
-    """With `last_iterate`: look for success only every so many steps, and stop there. None: at the end only."""
+    """With `last_iterate`: check for success only every so many steps, and stop there. None: at the end only."""
     allow_large_steps: bool = False
     """Permit a step of epsilon or more."""
     start: Tensor | None = field(default=None, compare=False, repr=False)
@@ -154,17 +154,15 @@ class PGD:
             )
         if self.last_iterate and self.restarts > 1:
             raise AttackError(
-                "last_iterate keeps no best, so restarts would be thrown away; use one of the two."
+                "last_iterate keeps no best point, so restarts would be lost; use one of the two."
             )
         if self.check_every is not None and not self.last_iterate:
-            raise AttackError(
-                "check_every goes with last_iterate; the best point is looked for at every step."
-            )
+            raise AttackError("check_every needs last_iterate; otherwise every step is checked.")
 
     @property
     def name(self) -> str:
-        """As tables say it."""
-        return named("pgd", self.loss) + ("_last_iterate" if self.last_iterate else "")
+        """Its name in tables."""
+        return attack_name("pgd", self.loss) + ("_last_iterate" if self.last_iterate else "")
 
     def starting_at(self, pixels: Tensor) -> "PGD":
         """The same attack with its first run at (N, 3, H, W) pixels."""
@@ -184,17 +182,17 @@ class PGD:
         if self.start is None:
             for rows in search.batches():
                 _, gradient = problem.gradient(points[rows], rows)
-                points[rows] = self._moved(
+                points[rows] = self._step_from(
                     problem, rows, points[rows], problem.clean_margins()[rows], gradient
                 )
         while batches := search.batches():
             for rows in batches:
-                # Open rows take one step a round, so they all are at the same one.
+                # Active rows take one step per round, so all of them are at the same step.
                 run, place = divmod(int(search.steps_taken[rows[0]]), self.steps)
                 here = points[rows]
                 if place < self.steps - 1:
                     margin, gradient = problem.gradient(here, rows)
-                    points[rows] = self._moved(problem, rows, here, margin, gradient)
+                    points[rows] = self._step_from(problem, rows, here, margin, gradient)
                 else:
                     margin = problem.signed_margins(here, rows)
                     if run + 1 < self.restarts:
@@ -204,7 +202,7 @@ class PGD:
                     self._keep_last(search, rows, here, margin)
         return search.result
 
-    def _moved(
+    def _step_from(
         self, problem: Problem, rows: Tensor, here: Tensor, margin: Tensor, gradient: Tensor
     ) -> Tensor:
         ahead = direction(loss_gradient(problem, margin, gradient, self.loss), problem.threat.norm)

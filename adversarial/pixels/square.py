@@ -1,7 +1,7 @@
-"""Square: random search that needs no gradients, only answers.
+"""Square: a random search that needs no gradients.
 
-A victim may hide its gradients (rounding, saturation, a step that cannot be differentiated) without being any more
-robust; Square does not notice. Where it beats the gradient attacks, those were fooled.
+A victim may mask its gradients (rounding, saturation, a step without derivative) without being more robust. Square does
+not depend on them, so where it beats the gradient attacks, gradients are masked.
 """
 
 import math
@@ -23,21 +23,21 @@ _HALVED_AT = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 @dataclass(frozen=True)
 class Square:
-    """Recolour random squares at the edge of the budget, and keep what lowers the margin.
+    """Recolour random squares at the edge of the budget, and keep changes that lower the margin.
 
     Andriushchenko et al. 2020, "Square attack: a query-efficient black-box adversarial attack via random search",
     algorithms 1 and 2 (L-inf). It starts from stripes one pixel wide. Each query sets one square to plus or minus
     epsilon, one sign a channel; squares shrink on the paper's schedule, stretched to the number of queries. A draw
-    that would change nothing is replaced by another of the seven, so that no query is wasted.
+    that would change nothing is replaced by another of the seven sign patterns, so that no query is wasted.
 
     Raises:
         AttackError: no queries, or a share that is not in (0, 1].
     """
 
     queries: int = 5000
-    """Answers asked for each image, beside that for the clean one."""
+    """Queries for each image, the clean one not counted."""
     share: float = 0.8
-    """Of the pixels in the first square."""
+    """Share of the pixels in the first square, p in the paper."""
 
     name = "square"
     needs_gradients = False
@@ -48,21 +48,21 @@ class Square:
             raise AttackError(f"share is {self.share}; it is part of the image, above 0 and at most 1.")
 
     def run(self, problem: Problem) -> AttackResult:
-        """Ask until an image is misjudged or its queries are used up.
+        """Query until an image is misjudged or its queries are used up.
 
         Raises:
             AttackError: an L2 budget.
         """
         if problem.threat.norm != "linf":
             raise AttackError(
-                f"Square keeps an L-inf budget and got {problem.threat.norm}; for L2 use APGD, FAB or a transfer."
+                f"Square has an L-inf budget and got {problem.threat.norm}; for L2 use APGD, FAB or a transfer."
             )
         search, draws = Search(problem, self.queries), _Draws(problem, self.queries)
         points, lowest = problem.images.clone(), torch.full((len(problem),), torch.inf)
         step = 0
         while batches := search.batches():
             for rows in batches:
-                pixels = self._recoloured(rows, points[rows], draws, step) if step else draws.stripes(rows)
+                pixels = self._recolour(rows, points[rows], draws, step) if step else draws.stripes(rows)
                 margin = problem.signed_margins(pixels, rows)
                 search.update(rows, pixels, margin)
                 better = margin < lowest[rows]
@@ -71,24 +71,25 @@ class Square:
         return search.result
 
     def side(self, step: int, pixels: int) -> int:
-        """Side of the square at a query, for images of so many pixels (height times width)."""
+        """Side of the square at a query, for images of `pixels` = height times width."""
         place = step * 10_000 / self.queries
         halvings = sum(place > border for border in _HALVED_AT)
         return max(1, round(math.sqrt(self.share / 2**halvings * pixels)))
 
-    def _recoloured(self, rows: Tensor, here: Tensor, draws: "_Draws", step: int) -> Tensor:
+    def _recolour(self, rows: Tensor, here: Tensor, draws: "_Draws", step: int) -> Tensor:
         height, width = here.shape[2:]
         side = min(self.side(step, height * width), height, width)
         places = draws.places[rows, step]
         top = (places[:, 0] * (height - side + 1)).long()
         left = (places[:, 1] * (width - side + 1)).long()
+        # Index arrays that broadcast to (B, 3, side, side).
         down = (top[:, None] + torch.arange(side))[:, None, :, None]
         across = (left[:, None] + torch.arange(side))[:, None, None, :]
         channels = torch.arange(3)[:, None, None]
         batch = torch.arange(len(rows))[:, None, None, None]
         square, there = (batch, channels, down, across), (rows[:, None, None, None], channels, down, across)
         low, high, old = draws.low[there], draws.high[there], here[square]
-        up = draws.bits(rows, step)
+        up = draws.signs(rows, step)
         new = torch.where(up[:, :, None, None], high, low)
         same = (new == old).flatten(1).all(1)
         if bool(same.any()):
@@ -100,7 +101,7 @@ class Square:
 
 
 class _Draws:
-    """All random choices of a run, drawn for each image by its name, whatever else is attacked."""
+    """All random choices of a run, seeded by each image's name so that they do not depend on the batch."""
 
     def __init__(self, problem: Problem, queries: int) -> None:
         images, threat = problem.images, problem.threat
@@ -116,17 +117,18 @@ class _Draws:
             self._stripes[row] = torch.from_numpy(random.random((3, 1, images.shape[3])) < 0.5)
 
     def stripes(self, rows: Tensor) -> Tensor:
-        """(B, 3, H, W) vertical stripes at the edge of the budget."""
+        """(B,) rows -> (B, 3, H, W) vertical stripes at the edge of the budget."""
         return torch.where(self._stripes[rows], self.high[rows], self.low[rows])
 
-    def bits(self, rows: Tensor, step: int) -> Tensor:
-        """(B, 3) whether a channel of the square goes up."""
+    def signs(self, rows: Tensor, step: int) -> Tensor:
+        """(B,) rows -> (B, 3) bool, whether a channel of the square goes up."""
         return _bits(self._codes[rows, step, 0])
 
     def flips(self, rows: Tensor, step: int) -> Tensor:
-        """(B, 3) which channels change if the first choice changed nothing; one at least."""
+        """(B,) rows -> (B, 3) bool, channels to flip if the first choice changed nothing; at least one."""
         return _bits(self._codes[rows, step, 1])
 
 
 def _bits(codes: Tensor) -> Tensor:
+    """(B,) uint8 codes below 8 -> (B, 3) bool."""
     return (codes[:, None] & torch.tensor([1, 2, 4], dtype=torch.uint8)) > 0

@@ -1,4 +1,4 @@
-"""What gradient attacks share: where they start, the loss they follow, and the direction of a step in each norm."""
+"""What gradient attacks share: starting points, losses, and the direction of a step in each norm."""
 
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ Loss = Literal["margin", "cross_entropy"]
 
 
 def starting_points(problem: Problem, start: Tensor | None) -> Tensor:
-    """(N, 3, H, W) the clean images, or a warm start brought into the budget around them.
+    """(N, 3, H, W) the clean images, or a warm start of that shape projected into the budget.
 
     Raises:
         AttackError: a start for other images.
@@ -28,7 +28,7 @@ def starting_points(problem: Problem, start: Tensor | None) -> Tensor:
 
 
 def loss_gradient(problem: Problem, margin: Tensor, gradient: Tensor, loss: Loss) -> Tensor:
-    """(B,) margins and their gradients (B, 3, H, W) -> gradients of what is minimised.
+    """(B,) signed margins and their (B, 3, H, W) gradients -> (B, 3, H, W) gradients of the loss to minimise.
 
     That is the margin, or minus the cross-entropy; where the latter has saturated, a zero gradient is counted.
     """
@@ -41,9 +41,9 @@ def loss_gradient(problem: Problem, margin: Tensor, gradient: Tensor, loss: Loss
 
 
 def direction(gradient: Tensor, norm: Norm) -> Tensor:
-    """(B, 3, H, W) -> steepest direction of length 1 in the norm: the sign (linf), or the gradient scaled (l2).
+    """(B, 3, H, W) gradients -> steepest direction of norm 1: the sign (linf), or the normalised gradient (l2).
 
-    A zero gradient has no direction and stays zero.
+    A zero gradient stays zero.
     """
     if norm == "linf":
         return gradient.sign()
@@ -53,24 +53,24 @@ def direction(gradient: Tensor, norm: Norm) -> Tensor:
     return scaled
 
 
-def named(attack: str, loss: Loss) -> str:
-    """`pgd`, or `pgd_cross_entropy` where the loss is not the usual one."""
+def attack_name(attack: str, loss: Loss) -> str:
+    """`pgd`, or `pgd_cross_entropy` where the loss is not the margin."""
     return attack if loss == "margin" else f"{attack}_{loss}"
 
 
 def check_counts(**counts: int) -> None:
-    """See that steps, restarts and the like are 1 at least.
+    """Check that steps, restarts and the like are at least 1.
 
     Raises:
         AttackError: one is not.
     """
     for name, count in counts.items():
         if count < 1:
-            raise AttackError(f"{name} is {count}; it is a whole number from 1.")
+            raise AttackError(f"{name} is {count}; it must be an integer of at least 1.")
 
 
 def check_loss(loss: str) -> None:
-    """See that a loss exists for two verdicts.
+    """Check that a loss exists.
 
     Raises:
         AttackError: another name; the message says why it is not DLR.

@@ -1,7 +1,7 @@
-"""One perturbation for all images: found on some, measured on others.
+"""One perturbation for all images: learned on some, measured on others.
 
-Whoever has it needs neither the victim nor any computing at the time of posting. It is the cheapest attack there is to
-carry out, and says how far a victim's blind spots are shared between images.
+Once learned it needs neither the victim nor any computation per image. It shows how far a victim's weaknesses are
+shared between images.
 """
 
 from dataclasses import dataclass, field
@@ -19,21 +19,21 @@ from .steps import check_counts, direction
 
 @dataclass(frozen=True)
 class UniversalPerturbation:
-    """A change that is added to any image; an attack that needs one query to be checked, and none to be used."""
+    """A perturbation that is added to any image."""
 
     change: Tensor = field(repr=False)
-    """(3, H, W), within the epsilon it was found for."""
+    """(3, H, W), within the epsilon it was learned for."""
 
     name = "universal"
     needs_gradients = False
 
     def run(self, problem: Problem) -> AttackResult:
-        """Add it to every image, brought into the problem's budget.
+        """Add it to every image, projected into the problem's budget.
 
         Raises:
             AttackError: images of another size.
         """
-        self._check(problem)
+        self._check_size(problem)
         search = Search(problem, 1)
         while batches := search.batches():
             for rows in batches:
@@ -41,7 +41,7 @@ class UniversalPerturbation:
                 search.update(rows, pixels, problem.signed_margins(pixels, rows))
         return search.result
 
-    def _check(self, problem: Problem) -> None:
+    def _check_size(self, problem: Problem) -> None:
         if problem.images.shape[1:] != self.change.shape:
             raise AttackError(
                 f"The universal perturbation is {tuple(self.change.shape)}, the images are "
@@ -51,12 +51,12 @@ class UniversalPerturbation:
 
 @dataclass(frozen=True)
 class Universal:
-    """Find a universal perturbation by stochastic sign steps on the clipped mean margin.
+    """Learn a universal perturbation by stochastic sign steps on the clipped mean margin.
 
     Shafahi et al. 2020, "Universal adversarial training", section 3 (algorithm 2 and the clipped loss of equation 5):
-    each image's loss counts up to a bound only, or a few images that are beaten already would take all the gain. The
+    each image's loss counts up to a bound only, or a few images that are misjudged already would dominate. The
     DeepFool-based original (Moosavi-Dezfooli et al. 2017) is slower and no stronger. Steps shrink linearly to nothing,
-    and the change with most successes on the given images is kept, of equal ones that with the lowest clipped margin.
+    and the change with most successes on the given images is kept; the lowest clipped margin breaks ties.
 
     Images of both goals (unsafe to safe, safe to unsafe) pull one change in opposite directions; give one kind.
 
@@ -67,7 +67,7 @@ class Universal:
     epochs: int = 20
     """Passes over the images."""
     alpha: float = 0.25
-    """First step in units of epsilon."""
+    """First step, in units of epsilon."""
     bound: float = 1.0
     """How far below zero a margin still counts, in units of the mean clean margin."""
 
@@ -77,7 +77,7 @@ class Universal:
             raise AttackError(f"alpha={self.alpha} and bound={self.bound} are positive numbers.")
 
     def fit(self, problem: Problem) -> UniversalPerturbation:
-        """Find the change on a problem's images, those left out that are misjudged without it.
+        """Learn the change on a problem's images, those that are misjudged when clean left out.
 
         Raises:
             AttackError: no image is judged right.
@@ -109,7 +109,7 @@ class Universal:
     def _gradient(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> Tensor:
         clean = problem.images[rows]
         margin, gradient = problem.gradient((clean + change).clamp(0.0, 1.0), rows)
-        # Where the sum leaves the pixel range, a change going further out does nothing, one coming back does.
+        # Where the sum leaves the pixel range it is clipped, so a change further outwards has no effect.
         wanted = clean + change
         idle = ((wanted > 1) & (gradient < 0)) | ((wanted < 0) & (gradient > 0))
         gradient = gradient.masked_fill(idle, 0.0)

@@ -1,1 +1,1 @@
-"""Attacks through the prompt: families of misleading prompts, searches that ask, and searches by gradient."""
+"""Attacks through the prompt: families of misleading prompts, black-box searches, and gradient searches over tokens."""

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from adversarial.problem import Problem
 from adversarial.storing import is_misjudged, to_images
-from adversarial.texts.families import FAMILIES, Maker, Target, definition_injections, lies, target_of
-from adversarial.texts.search import SubwordSearch, TextAttack, verify_prompts
+from adversarial.texts.attack import TextAttack
+from adversarial.texts.families import FAMILIES, Maker, lies, target_of
+from adversarial.texts.result import verify_prompts
+from adversarial.texts.sentences import DEFINITION_INJECTIONS, Target
 from adversarial.texts.static_sets import load_static_set
-from adversarial.texts.tokens import TokenAttack, TokenSearch
+from adversarial.texts.subwords import SubwordSearch
+from adversarial.texts.token_attack import TokenAttack
+from adversarial.texts.tokens import TokenSearch
 from adversarial.threat import ThreatModel
 from adversarial.victim import Context
 from eval.metrics.arrays import ratio
@@ -80,7 +84,9 @@ def attack_texts(
         attack = TextAttack(makers)
         result = verify_prompts(attack.run(part.problem), part.problem)
         for name, tries in result.families.items():
-            found["families"][name].append((len(part.problem), tries.asr_1(), tries.asr_n(), tries.largest))
+            found["families"][name].append(
+                (len(part.problem), tries.asr_1(), tries.asr_n(), tries.most_prompts)
+            )
         turned += _verified(victim, part.problem, result.contexts(part.problem))
         injected += _through_definitions(victim, part.problem)
         for name, hits in _searched(victim, part.problem, 0 if asking else token_rows).items():
@@ -129,7 +135,7 @@ def _through_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Tu
     success = [False] * len(problem)
     for wanted in ("safe", "unsafe"):
         rows = [row for row in range(len(problem)) if target_of(float(problem.signs[row])) == wanted]
-        for text in definition_injections(wanted):
+        for text in DEFINITION_INJECTIONS[wanted]:
             part = problem.subset(torch.tensor([row for row in rows if not success[row]], dtype=torch.long))
             left = [row for row in rows if not success[row]]
             if not left:

@@ -1,4 +1,4 @@
-"""adversarial/texts/families.py: what the makers make of any text, and paraphrases from files."""
+"""adversarial/texts: families of prompts, sentences, and paraphrases from files."""
 
 import json
 
@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 from adversarial.errors import AttackError
 from adversarial.texts.families import (
     FAMILIES,
-    definition_injections,
     homoglyphs,
     lies,
     misspellings,
-    paraphrases,
-    read_paraphrases,
     spacing,
     target_of,
 )
+from adversarial.texts.paraphrases import paraphrases, read_paraphrases
+from adversarial.texts.sentences import DEFINITION_INJECTIONS
 from prompts import Category
 
 ANY_TEXT = st.none() | st.text() | st.text(alphabet=st.characters(categories=["Cs", "Cf", "Lu", "Ll", "Zs"]))
@@ -116,11 +115,11 @@ def test_lies_are_the_callers():
 
 @pytest.mark.parametrize("target", ["safe", "unsafe"])
 def test_a_taxonomy_takes_every_ending_of_a_definition(target):
-    texts = definition_injections(target)
+    texts = DEFINITION_INJECTIONS[target]
     assert len(set(texts)) == len(texts) >= 5
     for text in texts:
         assert Category("balloons", f"round things that fly {text}").definition.endswith(text)
-    assert set(texts).isdisjoint(definition_injections("safe" if target == "unsafe" else "unsafe"))
+    assert set(texts).isdisjoint(DEFINITION_INJECTIONS["safe" if target == "unsafe" else "unsafe"])
 
 
 FILES = {
