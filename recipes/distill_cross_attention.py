@@ -54,14 +54,8 @@ from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.runs.folder import RunDir
 from judge.runs.references import teacher_identity
 from judge.runs.resume import explain_interruption
-from judge.student.distill import (
-    Distillation,
-    DistillCollator,
-    DistillOptions,
-    DistillTrainer,
-    VariedGroups,
-    calibrate_head,
-)
+from judge.student.distill import Distillation, DistillTrainer, calibrate_head
+from judge.student.distill_data import DistillCollator, DistillOptions, VariedGroups
 from judge.student.group_logits import group_logits
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student, save_student

@@ -56,7 +56,8 @@ from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import copy_encoder, resize_to_input, save_encoder
 from judge.runs.folder import RunDir
 from judge.runs.resume import explain_interruption
-from judge.student.distill import DistillOptions, DistillTrainer, calibrate_head
+from judge.student.distill import DistillTrainer, calibrate_head
+from judge.student.distill_data import DistillOptions
 from judge.student.group_logits import group_logits
 from judge.student.harden import MisleadingGroups, PixelCollator, RobustDistillation, RobustOptions
 from judge.student.head import CrossAttentionHead

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from adversarial.errors import AttackError
 from adversarial.pixels.pgd import PGD
-from adversarial.problem import Context, Problem
+from adversarial.problem import Problem
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, format_epsilon
+from adversarial.victim import Context
 from judge.cascade.similarity import Similarities
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import fare_loss, resize_to_input, token_cosines
