@@ -1,15 +1,14 @@
+"""judge/vlm/remote.py and replies.py against a stub server: requests, readings of replies, failures, options."""
+
 import base64
 import io
 import json
 import math
-import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -17,12 +16,11 @@ import pytest
 from PIL import Image
 
 from judge.errors import ConfigError, MissingExtraError
-from judge.vlm.log_probabilities import Step, read_log_probabilities
-from judge.vlm.remote import RemoteJudge, chat_messages, data_url, load_remote, parse_remote
+from judge.vlm.remote import RemoteJudge, load_remote, parse_remote
 from prompts import load_taxonomy, render
 from prompts.quoting import unquote
 from prompts.taxonomy import Category, Taxonomy
-from prompts.verdict import parse_answer, verdict_from_scores
+from prompts.verdict import verdict_from_scores
 
 AT_ONCE = {"retry-after-ms": "1"}
 DIGITS = load_taxonomy("digits")
@@ -151,7 +149,7 @@ def test_images_go_to_no_other_server_than_the_named_one(stub, ask, status):
         stub.script = [
             (status, {"location": f"{other.url}/chat/completions"}, {"error": {"message": "moved"}})
         ]
-        with pytest.raises(ConfigError, match=f"sends requests elsewhere.*HTTP {status}"):
+        with pytest.raises(ConfigError, match=f"redirects requests.*HTTP {status}"):
             ask()
         assert (other.asked, other.listed) == ([], 0)
     finally:
@@ -312,115 +310,6 @@ def test_two_categories_in_one_answer_are_read_as_text(stub, ask):
     assert scores.categories[0, [THREE, DIGITS.index("two")]].tolist() == [1.0, 1.0]
 
 
-def answers_of(*names, template="policy_first"):
-    taxonomy = Taxonomy(name="t", version="1", categories=tuple(Category(name, "Seen.") for name in names))
-    return render(taxonomy, template=template).answers
-
-
-def steps(*positions):
-    """Each position: chosen token first, token -> probability."""
-    made = []
-    for listed in positions:
-        (first, chance), *others = [(name, math.log(value)) for name, value in listed.items()]
-        made.append(Step(first, chance, tuple(others)))
-    return made
-
-
-def test_closed_probabilities_agree_with_enumerating_a_random_language_model():
-    # Independent: every answer's probability by walking its own tokens, renormalised over allowed continuations.
-    words = {
-        "safe": ["safe", "</s>"],
-        "unsafe: a": ["unsafe", ":", " a", "</s>"],
-        "unsafe: b": ["unsafe", ":", " b", "</s>"],
-        "unsafe: a b": ["unsafe", ":", " a", " b", "</s>"],
-    }
-    vocabulary = ["safe", "unsafe", ":", " a", " b", "</s>", "x", "yes"]
-    answers = answers_of("a", "b", "a b")
-    for seed in range(30):
-        generator = np.random.default_rng(seed)
-        table = {}
-
-        def chances(prefix, table=table, generator=generator):
-            return table.setdefault(prefix, generator.dirichlet(np.ones(len(vocabulary))))
-
-        probability = {}
-        for text, tokens in words.items():
-            reach = 1.0
-            for position in range(len(tokens)):
-                prefix = tuple(tokens[:position])
-                allowed = {t[position] for t in words.values() if tuple(t[:position]) == prefix}
-                row = dict(zip(vocabulary, chances(prefix), strict=True))
-                reach *= row[tokens[position]] / sum(row[word] for word in allowed)
-            probability[text] = reach
-        chosen = words["unsafe: a"]
-        made = []
-        for position, word in enumerate(chosen):
-            row = dict(zip(vocabulary, chances(tuple(chosen[:position])), strict=True))
-            made.append({word: row.pop(word)} | row)
-        found = read_log_probabilities(steps(*made), answers, 3)
-        assert found is not None
-        assert found.answer.text == "unsafe: a"
-        assert found.unsafe == pytest.approx(1 - probability["safe"])
-        expected = [probability[answer.text] for answer in answers[1:]]
-        assert found.categories.tolist() == pytest.approx(expected)
-
-
-def test_bare_unsafe_names_no_category():
-    answers = answers_of("a", "b", template="zero_shot_1")
-    found = read_log_probabilities(steps({"Un": 0.7, "Safe": 0.3}, {"safe": 1.0}), answers, 2)
-    assert found.unsafe == pytest.approx(0.7)
-    assert np.isnan(found.categories).all()
-
-
-def test_a_shared_beginning_is_followed_to_where_safe_and_unsafe_part():
-    answers = answers_of("a", "b", template="perspective")
-    path = steps(
-        {"Safety": 0.5, "Safe": 0.3, "No": 0.2},
-        {" Status:": 1.0},
-        {" Unsafe": 0.8, " Safe": 0.2},
-        {", Unsafe Category: ": 1.0},
-        {"b": 0.9, "a": 0.1},
-    )
-    found = read_log_probabilities(path, answers, 2)
-    assert found.unsafe == pytest.approx(0.8)
-    assert found.categories.tolist() == pytest.approx([0.08, 0.72])
-
-
-def test_an_unlisted_end_leaves_the_longer_name_open():
-    answers = answers_of("a", "a b", "c")
-    found = read_log_probabilities(steps({"unsafe: a": 0.9, "safe": 0.1}), answers, 3)
-    assert found.unsafe == pytest.approx(0.9)
-    assert found.categories[0] == pytest.approx(0.9)
-    assert np.isnan(found.categories[1])
-    assert found.categories[2] == 0.0
-
-
-@pytest.mark.parametrize(
-    ("first", "known"),
-    [
-        ({"unsafe: a": 0.7}, False),  # up to 0.3 may be the safe answer's
-        ({"unsafe: a": 0.7, "no": 0.2}, False),  # up to 0.1
-        ({"unsafe: a": 0.7, "no": 0.2, "yes": 0.005}, True),  # no more than what is listed last
-        ({"unsafe: a": 0.995}, True),  # no more than what is left
-        ({"unsafe: a": 0.001, "no": 0.9, "yes": 0.005}, False),  # little, but more than the answer has itself
-    ],
-)
-def test_a_side_that_is_not_listed_must_be_negligible(first, known):
-    found = read_log_probabilities(steps(first), answers_of("a"), 1)
-    assert (found is not None) == known
-    assert found is None or found.unsafe == 1.0
-
-
-def test_an_alternative_that_leads_both_ways_is_left_out():
-    found = read_log_probabilities(steps({"unsafe: a": 0.5, "safe": 0.2, " ": 0.3}), answers_of("a"), 1)
-    assert found.unsafe == pytest.approx(0.5 / 0.7)
-
-
-def test_names_that_differ_only_in_spaces_cannot_be_told_apart():
-    found = read_log_probabilities(steps({"unsafe: ab": 0.9, "safe": 0.1}), answers_of("ab", "a b"), 2)
-    assert found is None
-
-
 def test_a_server_that_refuses_logprobs_is_asked_without(stub, ask):
     stub.answer = lambda request: (
         problem(400, "logprobs is not supported") if "logprobs" in request else completion("unsafe: three")
@@ -428,17 +317,6 @@ def test_a_server_that_refuses_logprobs_is_asked_without(stub, ask):
     scores = ask(2, concurrency=1)
     assert scores.unsafe.tolist() == [1.0, 1.0]
     assert ["logprobs" in request for request in stub.asked] == [True, False, False]
-
-
-def test_gives_probabilities_says_what_the_server_did(stub):
-    blank = [Image.new("RGB", (4, 4))]
-    with RemoteJudge(stub.url, "m") as judge:
-        assert judge.gives_probabilities is None
-        judge.score(blank, None, DIGITS)
-        assert judge.gives_probabilities is False
-        stub.script = [completion("safe", logprobs=[token("safe", 1.0)])]
-        judge.score(blank, None, DIGITS)
-        assert judge.gives_probabilities is True
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 503])
@@ -644,192 +522,3 @@ def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-TAUGHT = ("safe", "unsafe: three", "unsafe: nine", "nothing here")
-"""What the served model was taught to say to four pictures; the last cannot be read."""
-
-
-@pytest.fixture(scope="module")
-def taught(tmp_path_factory):
-    """tiny-llava after a minute's schooling on four pictures: its folder, model, processor and pictures."""
-    import torch
-
-    from judge.standins.digits import digits_examples
-    from judge.vlm.load import BaseOptions, load_base
-
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model, processor = load_base(BaseOptions(model_name_or_path="tiny-llava"))
-    pictures = [example.image for example in digits_examples("train", count=len(TAUGHT))]
-    batch = [
-        processor(text=[chat_text(processor) + f" {answer}</s>"], images=[picture], return_tensors="pt")
-        for picture, answer in zip(pictures, TAUGHT, strict=True)
-    ]
-    start = len(processor.tokenizer(chat_text(processor))["input_ids"]) - 1 + model.config.image_seq_length
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    for _ in range(60):
-        losses = []
-        for row in batch:
-            labels = row["input_ids"].clone()
-            labels[:, :start] = -100
-            losses.append(model(**row, labels=labels).loss)
-        loss = torch.stack(losses).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if loss < 0.02:
-            break
-    folder = tmp_path_factory.mktemp("taught")
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return folder, model, processor, pictures
-
-
-def chat_text(processor, template="policy_first"):
-    messages = list(render(DIGITS, template=template).messages)
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-
-
-def said_locally(model, processor, picture, template="policy_first"):
-    inputs = processor(text=[chat_text(processor, template)], images=[picture], return_tensors="pt")
-    output = model.generate(**inputs, max_new_tokens=40, do_sample=False)
-    return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-
-
-@contextmanager
-def serving(folder, port, log):
-    """`transformers serve` on `folder`, ready to answer."""
-    command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", str(folder)]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(log.parent / "home")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        while True:  # until the test's own timeout
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def served(taught, free_port, tmp_path_factory):
-    pytest.importorskip("uvicorn")
-    with serving(taught[0], free_port, tmp_path_factory.mktemp("serve") / "log.txt") as url:
-        yield url
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("template", ["policy_first", "perspective"])
-def test_transformers_serve_says_what_the_local_model_says(taught, served, template):
-    import openai
-
-    folder, model, processor, pictures = taught
-    with openai.OpenAI(base_url=served, api_key="none") as client:
-        for picture in pictures:
-            reply = client.chat.completions.create(
-                model=str(folder),
-                messages=chat_messages(render(DIGITS, template=template), data_url(picture)),
-                temperature=0,
-                max_tokens=40,
-            )
-            assert reply.choices[0].message.content == said_locally(model, processor, picture, template)
-
-
-@pytest.mark.slow
-def test_transformers_serve_as_a_judge(taught, served):
-    from judge.vlm.score import VisionLanguageJudge
-
-    folder, model, processor, pictures = taught
-    with parse_remote(f"{served}#{folder}") as judge:
-        scores = judge.score(pictures, None, DIGITS)
-    assert judge.gives_probabilities is False
-    local = VisionLanguageJudge(model, processor).score(pictures, None, DIGITS)
-    for row, picture in enumerate(pictures):
-        verdict = parse_answer(said_locally(model, processor, picture), DIGITS)
-        if verdict.status == "unjudged":
-            assert_unjudged(scores, "not one of the allowed answers", row=row)
-            continue
-        assert scores.reasons[row] is None
-        assert scores.unsafe[row] == verdict.unsafe == round(local.unsafe[row])
-        assert ((scores.categories[row] >= 0) & (scores.categories[row] <= 1)).all()
-        assert np.abs(scores.category_probabilities[row] - local.category_probabilities[row]).max() < 0.5
-        assert scores.categories[row].max() == scores.unsafe[row]
-    assert [reason is None for reason in scores.reasons] == [True, True, True, False]
-    assert scores.unsafe[:3].tolist() == [0.0, 1.0, 1.0]
-
-
-@pytest.mark.slow
-def test_transformers_serve_pins_its_model(taught, served):
-    with parse_remote(f"{served}#other") as judge:
-        assert_unjudged(judge.score(taught[3][:1], None, DIGITS), "HTTP 400", "pinned")
-
-
-def listed_locally(model, processor, picture, count, allowed=None):
-    """What a server with log-probabilities would list for the local model's greedy answer."""
-    import torch
-
-    inputs = processor(text=[chat_text(processor)], images=[picture], return_tensors="pt")
-    output = model.generate(
-        **inputs, max_new_tokens=40, do_sample=False, output_logits=True, return_dict_in_generate=True
-    )
-    made = []
-    generated = output.sequences[0, inputs["input_ids"].shape[1] :].tolist()
-    for chosen, logits in zip(generated, output.logits, strict=True):
-        best = torch.log_softmax(logits[0].double(), dim=-1).topk(count)
-        listed = dict(zip(best.indices.tolist(), best.values.tolist(), strict=True))
-        first = listed.pop(chosen)
-        kept = {index: chance for index, chance in listed.items() if allowed is None or index in allowed}
-        others = tuple((processor.tokenizer.decode([index]), chance) for index, chance in kept.items())
-        made.append(Step(processor.tokenizer.decode([chosen]), first, others))
-    return made
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("everything", [True, False])
-def test_listed_log_probabilities_give_what_the_local_judge_scores(taught, everything):
-    # The local judge spells each answer in one way. With that spelling's tokens alone, all listed, both must agree;
-    # with the 20 likeliest tokens, other spellings count too and rare answers are missing.
-    import copy
-
-    import torch
-
-    from judge.standins.digits import digits_examples
-    from judge.vlm.score import VisionLanguageJudge
-
-    _, model, processor, _ = taught
-    model = copy.deepcopy(model)
-    # The same answers, but less sure: probabilities near 0 and 1 alone would agree too easily.
-    model.lm_head.weight = torch.nn.Parameter(0.5 * model.lm_head.weight.detach())
-    pictures = [example.image for example in digits_examples("test", count=24)]
-    judge = VisionLanguageJudge(model, processor)
-    local = judge.score(pictures, None, DIGITS)
-    answers, text = render(DIGITS).answers, chat_text(processor)
-    spelling = {token for answer in answers for token in judge.encoder.answer_ids(text, answer)}
-    listed = (model.lm_head.out_features, spelling) if everything else (20, None)
-    limit = 1e-5 if everything else 0.02
-    doubtful = known = 0
-    for row, picture in enumerate(pictures):
-        steps_ = listed_locally(model, processor, picture, *listed)
-        found = read_log_probabilities(steps_, answers, len(DIGITS))
-        if found is None:
-            continue
-        doubtful += 0.002 < local.unsafe[row] < 0.998
-        assert found.unsafe == pytest.approx(local.unsafe[row], abs=limit)
-        if found.answer.unsafe:
-            given = ~np.isnan(found.categories)
-            known += given.sum()
-            assert np.abs(found.categories - local.category_probabilities[row])[given].max(initial=0) <= limit
-    assert doubtful >= 4
-    assert known >= 30

@@ -1,4 +1,4 @@
-"""Probabilities over a closed set of answers, from the log-probabilities a chat server lists with one answer."""
+"""Probabilities over a closed set of answers, from the log-probabilities that a chat server lists with one answer."""
 
 import math
 import re
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 TOLERANCE = 0.01
-"""A probability that the listed tokens leave open by more than this is not reported."""
+"""A probability that is uncertain by more than this is not reported."""
 _END = re.compile(r"\s*[<\[.]|[^\S\n]*\n")
-"""How tokens begin that end an answer: end tokens such as </s> and [EOS], a full stop, a new line."""
+"""Beginnings of tokens that end an answer: end tokens such as </s> and [EOS], a full stop, a newline."""
 _WORD_MARKS = str.maketrans("", "", "▁Ġ")
 
 
@@ -32,15 +32,15 @@ class Step:
 
 @dataclass(frozen=True)
 class ClosedProbabilities:
-    """What log-probabilities say about the closed set of answers."""
+    """Probabilities over the closed set of answers."""
 
     answer: Answer
     """The one that was generated."""
     unsafe: float
     categories: "NDArray[np.float64]"
-    """(K,); NaN where open by more than `TOLERANCE`."""
-    most: "NDArray[np.float64]"
-    """(K,) the most that each can be."""
+    """(K,); NaN where uncertain by more than `TOLERANCE`."""
+    upper_bounds: "NDArray[np.float64]"
+    """(K,) upper bounds of the categories' probabilities."""
 
 
 def read_log_probabilities(
@@ -48,18 +48,18 @@ def read_log_probabilities(
 ) -> ClosedProbabilities | None:
     """Probabilities over the closed set of answers, from the alternatives listed along one generated answer.
 
-    At each token only alternatives that can still become an allowed answer count, and their probabilities are
-    renormalised, as in a local judge's constrained decoding. An alternative that leads to one answer gives it its
-    share at once; one that leads to several unsafe answers counts as unsafe, but which category is open, since the
-    server did not go there. One that leads to safe and unsafe answers alike is left out: it is taken to split as
-    the listed ones do. Case and spaces do not matter, nor how an answer is cut into tokens (a local judge counts one
-    way of cutting only). P(unsafe) is therefore that of the first token or tokens at which safe and unsafe part.
+    At each token only alternatives that are prefixes of an allowed answer count, and their probabilities are
+    renormalised, as in a local judge's constrained decoding. An alternative that determines one answer gives it its
+    probability; one shared by several unsafe answers counts as unsafe with an unknown category, since the server did
+    not continue it. One shared by safe and unsafe answers is left out, assuming that it splits as the listed ones do.
+    Case, spaces and the segmentation into tokens do not matter (a local judge counts one segmentation only). So
+    P(unsafe) is that of the first token or tokens at which safe and unsafe differ.
 
-    Limits: a token that is not listed has at most the probability of the least listed one, and of what is left to
-    1; an answer reachable only by it counts as zero while that is within `TOLERANCE`, otherwise as open. After a
-    confident safe every category is near zero; after a doubtful one (P(unsafe) over `TOLERANCE`) categories that
-    share their first token, "unsafe", are open. Where one name begins another and the server lists no end token,
-    the longer name is open and the shorter one an upper bound.
+    Limits: an unlisted token has at most the probability of the least likely listed one, and at most the remainder to
+    1; an answer reachable only through it counts as zero while that is within `TOLERANCE`, otherwise as open. After a
+    confident safe every category is near zero; after an uncertain one (P(unsafe) over `TOLERANCE`) categories that
+    share their first token, "unsafe", are open. Where one name is a prefix of another and the server lists no end
+    token, the longer name is open and the shorter one's probability an upper bound.
 
     Args:
         steps: the generated tokens, in order.
@@ -67,77 +67,79 @@ def read_log_probabilities(
         count: K, categories of the taxonomy.
 
     Returns:
-        None where the tokens do not spell an answer, or P(unsafe) itself is open by more than `TOLERANCE`.
+        None if the tokens do not spell an answer, or P(unsafe) is uncertain by more than `TOLERANCE`.
     """
-    tally = _Tally([_squeezed(answer.text) for answer in answers], answers, count)
+    path = _AnswerPath([_normalise(answer.text) for answer in answers], answers, count)
     for step in steps:
-        if len(tally.open) == 1:
+        if len(path.open) == 1:  # decided: later tokens have probability one
             break
-        if not tally.advance(step):
+        if not path.advance(step):
             return None
-    return tally.conclude()
+    return path.result()
 
 
-class _Tally:
-    """Shares of the answers while a generated answer is followed token by token; answer 0 is the safe one."""
+class _AnswerPath:
+    """Probabilities of the answers while following a generated one token by token; answer 0 is the safe one."""
 
     def __init__(self, spelled: Sequence[str], answers: Sequence[Answer], count: int) -> None:
         self.spelled, self.answers = spelled, answers
         self.open = frozenset(range(len(answers)))
-        """Answers that the path can still become."""
-        self.path = ""
-        self.reach = 1.0
-        """Probability of the path so far."""
+        """Answers of which the text so far is a prefix."""
+        self.text = ""
+        self.probability = 1.0
+        """Of the text so far, among the allowed ones."""
         self.unsafe = 0.0
-        self.unsure = 0.0
-        """How far P(unsafe) may be off."""
+        self.uncertainty = 0.0
+        """Of P(unsafe)."""
         self.categories = np.zeros(count)
         self.slack = np.zeros(count)
-        """How far each category may be too low."""
+        """(K,) how far each category may be too low."""
 
     def advance(self, step: Step) -> bool:
-        """Share out what the alternatives of a token hold, and follow it; False if it leads to no answer."""
+        """Add up the alternatives of a token, and follow it; False if it leads to no answer."""
         followed = self._leads_to(step.token)
         if not followed:
             return False
         weights = {followed: math.exp(step.log_probability)}
         for token, log_probability in step.others:
             target = self._leads_to(token)
-            mixed = 0 in target and len(target) > 1
+            mixed = 0 in target and len(target) > 1  # shared by safe and unsafe answers
             if target and (target == followed or not mixed):
                 weights[target] = weights.get(target, 0.0) + math.exp(log_probability)
         total = sum(weights.values())
         if not total:
             return False
-        self._allow_for_unlisted(step, self.open.difference(*weights), total)
+        self._add_unlisted(step, self.open.difference(*weights), total)
         for target, weight in weights.items():
             if target != followed:
-                self._share(target, self.reach * weight / total)
-        self.reach *= weights[followed] / total
-        self.path, self.open = self.path + _squeezed(step.token), followed
+                self._add(target, self.probability * weight / total)
+        self.probability *= weights[followed] / total
+        self.text, self.open = self.text + _normalise(step.token), followed
         return True
 
     def _leads_to(self, token: str) -> frozenset[int]:
-        """Answers still possible after the path and this token; the path's own if the token ends it."""
+        """Answers still possible after this token; the answer spelled so far if the token ends it."""
         if _END.match(token):
-            ended = frozenset(index for index in self.open if self.spelled[index] == self.path)
+            ended = frozenset(index for index in self.open if self.spelled[index] == self.text)
             if ended:
                 return ended
-        spelled = self.path + _squeezed(token)
+        spelled = self.text + _normalise(token)
         return frozenset(index for index in self.open if self.spelled[index].startswith(spelled))
 
-    def _allow_for_unlisted(self, step: Step, unlisted: frozenset[int], total: float) -> None:
+    def _add_unlisted(self, step: Step, unlisted: frozenset[int], total: float) -> None:
+        """Widen the bounds of answers that only unlisted tokens lead to."""
         if not unlisted:
             return
         chances = [math.exp(log_probability) for _, log_probability in step.others]
         left = max(0.0, 1.0 - math.exp(step.log_probability) - sum(chances))
         most = min([left, *chances])
-        share = self.reach * most / (total + most)
-        self._doubt(unlisted, share)
+        share = self.probability * most / (total + most)
+        self._widen(unlisted, share)
         if 0 in self.open:
-            self.unsure += share
+            self.uncertainty += share
 
-    def _share(self, target: frozenset[int], share: float) -> None:
+    def _add(self, target: frozenset[int], share: float) -> None:
+        """Give a probability to the answers that share a prefix."""
         if 0 in target:
             return
         self.unsafe += share
@@ -145,9 +147,10 @@ class _Tally:
         if len(target) == 1 and category is not None:
             self.categories[category] += share
         else:
-            self._doubt(target, share)
+            self._widen(target, share)
 
-    def _doubt(self, target: frozenset[int], share: float) -> None:
+    def _widen(self, target: frozenset[int], share: float) -> None:
+        """Allow each of these answers up to `share` more."""
         for index in target:
             category = self.answers[index].category
             if category is not None:
@@ -155,18 +158,18 @@ class _Tally:
             elif self.answers[index].unsafe:
                 self.slack += share
 
-    def conclude(self) -> ClosedProbabilities | None:
-        named = [index for index in self.open if len(self.open) == 1 or self.spelled[index] == self.path]
-        if len(named) != 1 or self.unsure > TOLERANCE:
+    def result(self) -> ClosedProbabilities | None:
+        named = [index for index in self.open if len(self.open) == 1 or self.spelled[index] == self.text]
+        if len(named) != 1 or self.uncertainty > TOLERANCE:
             return None
-        self._share(frozenset(named), self.reach)
-        self._doubt(self.open.difference(named), self.reach)
+        self._add(frozenset(named), self.probability)
+        self._widen(self.open.difference(named), self.probability)
         known = np.where(self.slack > TOLERANCE, np.nan, np.clip(self.categories, 0.0, 1.0))
         unsafe = min(self.unsafe, 1.0)
         most = np.clip(self.categories + self.slack, 0.0, unsafe)
         return ClosedProbabilities(self.answers[named[0]], unsafe, known, most)
 
 
-def _squeezed(text: str) -> str:
-    """What of a token counts: servers differ in how they show the spaces of single tokens."""
+def _normalise(text: str) -> str:
+    """Without case and spaces: servers differ in how they show the spaces of single tokens."""
     return "".join(text.translate(_WORD_MARKS).split()).casefold()
