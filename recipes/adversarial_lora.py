@@ -4,7 +4,7 @@
 
 With no options it goes on with the judge of `make demo` (`runs/demo`), on its own data, policies and base, so the same
 questions stay held out. Adapters on the tower learn, from images without labels, to keep the features that projector
-and language model know (FARE, Schlarmann et al. 2024; `judge/vlm/training/harden.py`). Images of held-out categories
+and language model know (FARE, Schlarmann et al. 2024; `judge/vlm/training/tower.py`). Images of held-out categories
 are among these, as they would be in any collection; nothing says so. It leaves `runs/robust_judge`, a run like any
 judge's, and prints the price: F1 on the same held-out questions, and robust accuracy at three budgets under PGD,
 before and after. On one CPU core it takes six and a half minutes: robust accuracy at 8/255 goes from 0.44 to 0.79, at
@@ -64,12 +64,10 @@ from judge.vlm.encode import ChatEncoder
 from judge.vlm.load import BaseOptions, load_base
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
-from judge.vlm.training.harden import (
+from judge.vlm.training.harden import HardeningOptions, RobustCollator, RobustTrainer
+from judge.vlm.training.tower import (
     TOWER_TARGETS,
-    HardeningOptions,
     MatchingOptions,
-    RobustCollator,
-    RobustTrainer,
     TowerFeatures,
     extend_adapter,
     match_features,

@@ -219,7 +219,7 @@ def test_positions_are_compared(tiny_vlm):
     model, processor = tiny_vlm("qwen2_vl")
     counted = model.model.get_rope_index
     model.model.get_rope_index = lambda *given, **more: (counted(*given, **more)[0] + 1, None)
-    with pytest.raises(CheckpointError, match=r"family 'qwen2_vl'.*[Pp]ositions.*differ"):
+    with pytest.raises(CheckpointError, match=r"family 'qwen2_vl'.*[Pp]osition ids differ"):
         check_agreement(model, processor)
 
 
@@ -238,7 +238,7 @@ def test_answers_of_unknown_families_are_compared(tiny_vlm):
 
     model.forward = otherwise
     with pytest.raises(
-        CheckpointError, match=r"family 'unheard_of'.*chance of a next token differs by 0\.\d"
+        CheckpointError, match=r"family 'unheard_of'.*probability of a next token differs by 0\.\d"
     ):
         check_agreement(model, processor)
 

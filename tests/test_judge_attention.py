@@ -11,7 +11,7 @@ from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder, Variant
 from judge.vlm.score import stack_visual
 from judge.vlm.training.attention import policy_grouped_attention, register
-from judge.vlm.training.collate import pack
+from judge.vlm.training.collate import pack_groups
 from judge.vlm.training.trainer import answer_loss
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
@@ -55,7 +55,7 @@ def separate(model, encoded, visual):
 
 
 def packed(model, encoded, visual):
-    batch = pack(model, encoded, len(ROWS), stack_visual(visual))
+    batch = pack_groups(model, encoded, len(ROWS), stack_visual(visual))
     labels = batch.pop("labels")
     outputs = model(**batch, **stack_visual(visual), use_cache=False)
     return outputs, labels
@@ -131,7 +131,7 @@ def test_rows_of_one_group_share_a_policy(tiny_vlm, images):
     model, processor = tiny_vlm()
     encoded, visual = encode(processor, images)
     with pytest.raises(ArbiterError, match="differ before the image"):
-        pack(model, encoded, 1, stack_visual(visual))
+        pack_groups(model, encoded, 1, stack_visual(visual))
 
 
 def test_a_share_of_the_loss_counts_all_tokens_of_the_step():

@@ -445,7 +445,7 @@ def test_a_damaged_run_is_refused(saved, encoder):
 
 def test_a_run_of_another_kind_or_unfinished_is_refused(tmp_path, encoder):
     unfinished = RunDir.create(tmp_path / "unfinished", kind="linear_probe")
-    with pytest.raises(CheckpointError, match="names no encoder; its training did not get that far"):
+    with pytest.raises(CheckpointError, match="names no encoder; its training did not finish"):
         load_linear_probe(unfinished, encoder=encoder)
     with pytest.raises(CheckpointError, match="kind 'linear_probe', not 'prompt_learning'"):
         load_prompt_learning(unfinished, encoder=encoder)

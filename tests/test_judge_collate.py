@@ -145,7 +145,7 @@ def test_a_row_too_long_stops_the_run(collator, groups):
             longest = max(longest, len(collator()._encode(row, (3,) * 4)))
     collator(max_length=longest)(groups)
     with pytest.raises(
-        ExampleError, match=rf"takes {longest} tokens and max_length is {longest - 1}.*lose its answer"
+        ExampleError, match=rf"takes {longest} tokens and max_length is {longest - 1}.*cut the answer"
     ):
         collator(max_length=longest - 1)(groups)
 

@@ -261,7 +261,7 @@ def test_tokenizers_without_a_file_are_refused():
         SimpleNamespace(),
         SimpleNamespace(backend_tokenizer=1, padding_side="left", pad_token_id=0),
     ):
-        with pytest.raises(CheckpointError, match="fast tokenizer that pads and cuts on the right"):
+        with pytest.raises(CheckpointError, match="fast tokenizer that pads and truncates on the right"):
             text_preprocessing(SimpleNamespace(name="x", tokenizer=tokenizer))
 
 

@@ -168,7 +168,7 @@ def test_a_fixed_head_has_no_margin_for_what_it_was_not_trained_on(encoder, imag
         probe.pixel_margins(as_pixels(images), None, wider)
     covered = probe.pixel_margins(as_pixels(images), None, wider, category="two")
     assert torch.equal(covered, probe.pixel_margins(as_pixels(images), None, POLICY, category="two"))
-    with pytest.raises(ConfigError, match="names no category"):
+    with pytest.raises(ConfigError, match="scores no categories"):
         make("pooled_attention", encoder, images).pixel_margins(
             as_pixels(images), None, POLICY, category="two"
         )

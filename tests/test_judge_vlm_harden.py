@@ -1,4 +1,4 @@
-"""judge/vlm/training/harden.py: what is widened stays what it was, features hold, attacked rows keep their budget."""
+"""judge/vlm/training/harden.py, tower.py: what is widened stays what it was, features hold, attacked rows keep their budget."""
 
 import numpy as np
 import pytest
@@ -13,12 +13,10 @@ from judge.vlm.adapter import LoraOptions, add_lora, load_adapter
 from judge.vlm.encode import ChatEncoder
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
-from judge.vlm.training.harden import (
+from judge.vlm.training.harden import HardeningOptions, RobustCollator, RobustTrainer
+from judge.vlm.training.tower import (
     TOWER_TARGETS,
-    HardeningOptions,
     MatchingOptions,
-    RobustCollator,
-    RobustTrainer,
     TowerFeatures,
     extend_adapter,
     match_features,
@@ -143,7 +141,7 @@ def test_attacked_rows_keep_their_budget_and_come_nearer_to_the_other_verdict(wi
     batch, epsilon = batch_of(widened, groups), 6 / 255
     hardened = trainer(epsilon=epsilon, steps=4, share=1.0)
     clean = batch["pixel_values"]
-    attacked = hardened.attacked(clean, batch["questions"], batch["unsafe"])
+    attacked = hardened.attack_batch(clean, batch["questions"], batch["unsafe"])
     change = ((attacked - clean) * hardened.tower.deviation).abs()
     assert change.max().item() == pytest.approx(epsilon, abs=1e-5)
     pixels = attacked * hardened.tower.deviation + hardened.tower.mean
@@ -169,7 +167,7 @@ def test_only_a_share_is_attacked_and_the_model_goes_on_training(widened, groups
     hardened = trainer(share=0.5)
     hardened.judge.model.train()
     torch.manual_seed(1)
-    attacked = hardened.attacked(batch["pixel_values"], batch["questions"], batch["unsafe"])
+    attacked = hardened.attack_batch(batch["pixel_values"], batch["questions"], batch["unsafe"])
     moved = (attacked != batch["pixel_values"]).flatten(1).any(1)
     assert 0 < moved.sum() < len(moved)
     assert hardened.judge.model.training
@@ -182,7 +180,7 @@ def test_the_loss_is_that_of_the_attacked_pixels_and_reaches_tower_and_policy(
     hardened = trainer(feature_weight=0.0)
     model, batch = hardened.model, batch_of(widened, groups)
     other = torch.randn_like(batch["pixel_values"])
-    monkeypatch.setattr(hardened, "attacked", lambda *given: other)
+    monkeypatch.setattr(hardened, "attack_batch", lambda *given: other)
 
     def loss(training, pixels):
         model.train(training)
@@ -290,7 +288,7 @@ def test_the_features_distance_stands_beside_the_answers_loss(
     losses = []
     for weight in (0.0, 2.0):
         hardened = trainer(accumulate, feature_weight=weight)
-        monkeypatch.setattr(hardened, "attacked", lambda *given: other)
+        monkeypatch.setattr(hardened, "attack_batch", lambda *given: other)
         model.train()
         losses.append(hardened.compute_loss(model, dict(batch)).item())
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""Heads with fixed categories, as the literature has them, to compare with."""
+"""Classifiers with fixed categories from the literature, as baselines."""

@@ -1,7 +1,7 @@
-"""Classifiers whose categories were fixed in training, asked under a taxonomy that is chosen later.
+"""Classifiers whose categories were fixed in training, used under a taxonomy that is chosen later.
 
-They cannot read a definition, so an operator would map his categories to theirs by hand. That mapping is made here,
-in the kindest way (`match="members"`), and what cannot be mapped is "could not judge", never "safe".
+They cannot read definitions, so an operator would map categories to theirs by hand. That mapping is made here, by
+default in their favour (`match="members"`); categories without a match are unjudged, never safe.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,14 +31,14 @@ WEIGHTS = "head.safetensors"
 
 @dataclass
 class FixedClassifier:
-    """A frozen encoder's pooled embeddings and a head with fixed outputs; base of those in this folder.
+    """A head with fixed outputs on a frozen encoder's pooled embeddings; base class of this folder's classifiers.
 
     Attributes:
-        encoder: what makes the embeddings.
-        head: the trained module; `width` is the D it was made for.
-        default_taxonomy: what it was trained on, used where the caller has no taxonomy of his own.
+        encoder: computes the embeddings.
+        head: the trained module; its `width` is D.
+        default_taxonomy: the one it was trained on, used if the caller has none.
         name: what verdicts and reports call it.
-        match: how a category of the caller finds the trained ones (`match_categories`).
+        match: how the caller's categories are mapped to the trained ones (`match_categories`).
         batch_size: images in one pass of the encoder.
     """
 
@@ -50,11 +50,11 @@ class FixedClassifier:
     batch_size: int = 64
 
     kind: ClassVar[str]
-    """What a run folder of this classifier is called."""
+    """The kind of its run folders."""
     uses_prompts: ClassVar[bool] = False
-    """Whether prompts go through the text encoder at all."""
+    """Whether it encodes prompts."""
     scores_categories: ClassVar[bool] = True
-    """Whether it scores categories; if not, it looks at no taxonomy and `match` means nothing."""
+    """Whether it scores categories; if not, it ignores the taxonomy, and `match` has no effect."""
 
     def __post_init__(self) -> None:
         if self.match not in MATCHES:
@@ -82,22 +82,26 @@ class FixedClassifier:
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
         prompts = check_prompts(len(images), prompts)
-        seen, read = [torch.zeros(0, self.encoder.width)], [torch.zeros(0, self.encoder.width)]
+        # The empty first parts keep `torch.cat` valid for B = 0.
+        pooled_images, pooled_texts = (
+            [torch.zeros(0, self.encoder.width)],
+            [torch.zeros(0, self.encoder.width)],
+        )
         for start in range(0, len(images), self.batch_size):
             stop = start + self.batch_size
-            seen.append(self.encoder.encode_images(images[start:stop])[:, 0].cpu())
+            pooled_images.append(self.encoder.encode_images(images[start:stop])[:, 0].cpu())
             if self.uses_prompts:
-                read.append(
+                pooled_texts.append(
                     self.encoder.encode_texts([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
                 )
         return self.score_embeddings(
-            torch.cat(seen), torch.cat(read) if self.uses_prompts else None, taxonomy
+            torch.cat(pooled_images), torch.cat(pooled_texts) if self.uses_prompts else None, taxonomy
         )
 
     def score_embeddings(
         self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy
     ) -> Scores:
-        """`score` of embeddings computed before: (B, D) pooled images; (B, D) pooled texts, or None."""
+        """`score` from precomputed embeddings: pooled images (B, D); pooled texts (B, D), or None."""
         raise NotImplementedError
 
 
@@ -106,16 +110,16 @@ class CategoryClassifier(FixedClassifier):
     """A two-way softmax (safe, unsafe) for each trained category; `head` maps (B, D) to (B, H, 2) logits.
 
     `Scores.unsafe` is the largest category score: an image is flagged when any single head flags it, as in
-    UnsafeBench. (1 - prod(1 - p) would take correlated categories for independent and grow with their number.)
+    UnsafeBench. (1 - prod(1 - p) would treat correlated categories as independent and grow with their number.)
     """
 
     def score_embeddings(
         self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score (B, D) pooled image embeddings; texts are not looked at.
+        """Score pooled image embeddings (B, D); texts are ignored.
 
-        A category that was not trained is NaN. Then the whole is the largest of the other scores where that flags,
-        else NaN with the reason: the category that nobody looked at might be violated.
+        Categories without a trained match are NaN. `unsafe` is then the largest of the other scores if that flags the
+        image, else NaN with the reason, because an unscored category might be violated.
         """
         with torch.no_grad():
             logits: Tensor = self.head(pooled_images.to(self.encoder.device))
@@ -123,7 +127,7 @@ class CategoryClassifier(FixedClassifier):
         covered = match_categories(self.default_taxonomy, taxonomy, self.match)
         categories = np.full((len(heads), len(taxonomy)), np.nan)
         for place, members in enumerate(covered):
-            if members:
+            if members:  # any of several trained ones
                 categories[:, place] = heads[:, members].max(axis=1)
         finite = np.isfinite(heads).all(axis=1)
         categories[~finite] = np.nan
@@ -145,13 +149,13 @@ class CategoryClassifier(FixedClassifier):
         *,
         category: str | None = None,
     ) -> Tensor:
-        """Largest logit of the trained categories asked about, differentiable in (B, 3, H, W) pixels in [0, 1].
+        """Largest logit of the matching trained categories, differentiable in pixels (B, 3, H, W) in [0, 1].
 
         Returns:
-            (B,) float32, the logit of `Scores.unsafe` or of the category's score; prompts are not looked at.
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score; prompts are ignored.
 
         Raises:
-            ConfigError: a category that was not trained: no verdict is ever safe then, so there is no margin.
+            ConfigError: a category without a trained match: no verdict can be safe then, so there is no margin.
             TaxonomyError: no such category.
         """
         covered = match_categories(self.default_taxonomy, taxonomy, self.match)
@@ -168,14 +172,13 @@ class CategoryClassifier(FixedClassifier):
 
 
 def match_categories(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
-    """For each category asked about, positions of the trained ones that cover it together; empty where none do.
+    """For each of the caller's categories, indices of the trained ones that together cover it; empty if none do.
 
     Args:
-        trained: what the heads were trained on, in their order.
+        trained: taxonomy of the heads, in their order.
         asked: the caller's taxonomy.
-        match: `members` goes by what a category means, as a person would map it: the same key, or trained
-            categories for all of its members. `name` goes by its name alone (or a trained alias, case ignored),
-            as a system does that has nothing but names.
+        match: `members` maps by meaning, as a person would: the same members, or trained categories for all of its
+            members. `name` maps by name (or a trained alias, ignoring case), as a system that has only names.
     """
     if match == "name":
         places = {
@@ -188,6 +191,7 @@ def match_categories(trained: Taxonomy, asked: Taxonomy, match: Match = "members
     by_key = {category.key: place for place, category in enumerate(trained)}
     by_members = {frozenset(category.members): place for place, category in enumerate(trained)}
     covered = []
+    # One trained category with the same members is better than several that cover them.
     for category in asked:
         same = by_members.get(frozenset(category.members))
         parts = [by_key.get(member) for member in category.members]
@@ -200,7 +204,7 @@ Classifier = TypeVar("Classifier", bound=FixedClassifier)
 
 
 def save_fixed(run: RunDir, classifier: FixedClassifier, **about: Any) -> None:
-    """Write weights and taxonomy, and in the manifest which encoder they belong to and `about`."""
+    """Write weights and taxonomy, and the encoder they belong to and `about` into the manifest."""
     from safetensors.torch import save_file
 
     state = classifier.head.state_dict()
@@ -223,7 +227,7 @@ def load_fixed(
     encoder: DualEncoder | None,
     **options: Any,
 ) -> Classifier:
-    """Load what `save_fixed` wrote; `build` makes the head for the encoder and the taxonomy of the run.
+    """Load what `save_fixed` wrote; `build` constructs the head for the encoder and the run's taxonomy.
 
     Raises:
         CheckpointError: files are missing or damaged, or the encoder is not the one it was trained with.
@@ -234,7 +238,7 @@ def load_fixed(
     if run.kind != cls.kind:
         raise CheckpointError(f"{run.path} is a run of kind {run.kind!r}, not {cls.kind!r}")
     if "encoder" not in run.manifest:
-        raise CheckpointError(f"{run.path} names no encoder; its training did not get that far, run it again")
+        raise CheckpointError(f"{run.path} names no encoder; its training did not finish, run it again")
     encoder = encoder or DualEncoder.load(stored_model(run.manifest["encoder"], run.path), device=device)
     check_encoder(run, encoder)
     try:

@@ -1,4 +1,4 @@
-"""Training heads with fixed outputs on embeddings that were computed once: targets, options and the loop."""
+"""Train heads with fixed outputs on precomputed embeddings: targets, options and the training loop."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ OPTIMIZERS = ("adam", "sgd")
 
 
 class Targets(NamedTuple):
-    """What heads learn: probabilities in [0, 1], NaN where nobody knows."""
+    """Training targets: probabilities in [0, 1], NaN where unknown."""
 
     unsafe: Tensor
     """(N,) float32, that any category is violated."""
@@ -26,7 +26,7 @@ class Targets(NamedTuple):
 
 
 def label_targets(examples: Sequence[Example], taxonomy: Taxonomy) -> Targets:
-    """Labels as targets; an image with a violated category is unsafe, whatever is unknown of the others.
+    """Labels as targets; an image that violates one category is unsafe, even if others are unknown.
 
     Raises:
         ConfigError: a category without images known to violate it, or without images known not to.
@@ -58,11 +58,11 @@ def judge_targets(
     """A classifier's probabilities as targets, each category asked about on its own where it can be.
 
     Args:
-        classifier: the teacher; it sees each image with its prompt.
-        examples: what it is asked about.
-        taxonomy: what is asked.
-        batch_size: images asked about at once.
-        progress: hears how many images are done, for a progress bar.
+        classifier: the teacher; it scores each image with its prompt.
+        examples: N images with prompts.
+        taxonomy: of K categories.
+        batch_size: images in one call.
+        progress: called with the number of images done, for a progress bar.
     """
     unsafe, categories = [torch.zeros(0)], [torch.zeros(0, len(taxonomy))]
     for start in range(0, len(examples), batch_size):
@@ -102,7 +102,7 @@ class FitOptions:
             )
 
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-        """The optimiser over these parameters."""
+        """Create the optimiser."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(
                 parameters, lr=self.learning_rate, momentum=self.momentum, weight_decay=self.weight_decay
@@ -117,10 +117,11 @@ def masked_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: (B, K, 2), safe and unsafe.
-        targets: (B, K), probability of unsafe in [0, 1], or NaN: not known, not counted.
+        targets: (B, K), probability of unsafe in [0, 1]; NaN is left out.
     """
     known = ~targets.isnan()
     wanted = targets.nan_to_num(0.0)
+    # Zero times the loss of unknown targets: `nan_to_num` keeps NaN out of the gradient too.
     log_p = logits.float().log_softmax(-1)
     losses = -(wanted * log_p[..., 1] + (1 - wanted) * log_p[..., 0]) * known
     return (losses.sum(0) / known.sum(0).clamp(min=1)).sum()
@@ -140,8 +141,8 @@ def fit(
         head: maps batches of `inputs` to logits (B, K, 2).
         inputs: tensors of N rows each.
         targets: (N, K), see `masked_cross_entropy`.
-        options: how.
-        progress: hears how many epochs are done, for a progress bar.
+        options: training options.
+        progress: called with the number of epochs done, for a progress bar.
 
     Returns:
         For each epoch `epoch` and `loss`, the mean over steps and categories.
@@ -163,6 +164,7 @@ def fit(
         raise ConfigError(
             f"train_batch_size {size} cannot be shared by {count} processes; give a multiple of that."
         )
+    # Everything on the device at once: embeddings are small.
     columns = [column.to(accelerator.device) for column in (*inputs, targets)]
     optimizer = options.make_optimizer(head.parameters())
     wrapped, optimizer = accelerator.prepare(head, optimizer)
@@ -172,8 +174,9 @@ def fit(
     for epoch in range(options.epochs):
         order = torch.randperm(len(targets), generator=generator).to(accelerator.device)
         losses = []
-        # A last batch that is not full waits for another epoch: one row alone would break batch norm.
+        # An incomplete last batch is dropped: a single row would break batch norm.
         for start in range(0, max(len(order) - size, 0) + 1, size):
+            # Every process takes its rows of the same batch.
             mine = order[start : start + size][place::count]
             *batch, wanted = (column[mine] for column in columns)
             loss = masked_cross_entropy(wrapped(*batch), wanted)
@@ -185,7 +188,7 @@ def fit(
         history.append({"epoch": epoch + 1, "loss": mean / targets.shape[1]})
         if progress is not None:
             progress(epoch + 1)
-    for buffer in head.buffers() if count > 1 else ():  # each process has seen batches of its own
+    for buffer in head.buffers() if count > 1 else ():  # batch norm statistics differ between processes
         buffer.copy_(broadcast(buffer))
     head.eval()
     return history

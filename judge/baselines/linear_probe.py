@@ -1,8 +1,8 @@
 """UnsafeBench's linear probes: a small MLP per category on the frozen pooled image embedding (CCS 2025, section A.5).
 
-The paper trains one 768-384-2 MLP a category on CLIP ViT-L/14 with cross-entropy; an image that is unsafe in another
-category counts as safe. Its repository holds no code for this. What it leaves open is chosen here: ReLU, and
-embeddings of length sqrt(D), about what CLIP's are, so that the learning rate suits any encoder.
+The paper trains one 768-384-2 MLP per category on CLIP ViT-L/14 with cross-entropy; an image that is unsafe in another
+category counts as safe. Its repository has no code for this. Unspecified details are chosen here: ReLU, and embeddings
+scaled to length sqrt(D), close to CLIP's own, so that the learning rate suits any encoder.
 """
 
 import math
@@ -20,7 +20,7 @@ from .classifier import CategoryClassifier, Match, load_fixed, save_fixed
 
 
 class ParallelMLP(nn.Module):
-    """K separate MLPs D - hidden - 2, in two batched products; they share no weight and no gradient.
+    """K separate MLPs D - hidden - 2 as two batched products; they share neither weights nor gradients.
 
     Attributes:
         width: D.
@@ -38,6 +38,7 @@ class ParallelMLP(nn.Module):
     def forward(self, pooled_images: Tensor) -> Tensor:
         """(B, D) embeddings of any length -> (B, K, 2) logits, safe and unsafe."""
         scaled = F.normalize(pooled_images.float(), dim=-1) * math.sqrt(self.width)
+        # b: images, d: width, k: categories, h: hidden units, o: safe or unsafe.
         hidden = torch.einsum("bd,kdh->bkh", scaled, self.into) + self.into_bias
         return torch.einsum("bkh,kho->bko", hidden.relu(), self.out) + self.out_bias
 
@@ -52,7 +53,7 @@ def _linear(count: int, fan_in: int, fan_out: int) -> tuple[nn.Parameter, nn.Par
 
 @dataclass
 class LinearProbe(CategoryClassifier):
-    """A `ParallelMLP` as a classifier; it looks at the image alone."""
+    """A `ParallelMLP` as a classifier of images; prompts are ignored."""
 
     kind: ClassVar[str] = "linear_probe"
 

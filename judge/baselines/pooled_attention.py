@@ -1,11 +1,11 @@
-"""The published multimodal defense as a row to compare with: attention from one text vector to one image vector.
+"""The published multimodal defense as a baseline: attention from one text vector to one image vector.
 
 The classifier of "Towards Safe Synthetic Image Generation On the Web" (arXiv 2504.11707), as its released code builds
 it (snapshot of December 2024): pooled CLIP image and text, one linear layer each, four-head attention with the text as
-the query and the image as the only key, then an MLP over image and attention. With one key the softmax is 1 whatever
-the query says, so the text has no effect on the output and gets no gradient; the tests show both.
+the query and the image as the only key, then an MLP over image and attention. With one key the softmax is 1 for any
+query, so the text has no effect on the output and gets no gradient; the tests show both.
 
-What differs: the original trains all of CLIP ViT-B/32 with it, here the encoder is frozen.
+A difference: the original trains all of CLIP ViT-B/32 with it, here the encoder is frozen.
 """
 
 from collections.abc import Sequence
@@ -49,6 +49,7 @@ class PooledAttentionHead(nn.Module):
     def forward(self, pooled_images: Tensor, pooled_texts: Tensor) -> Tensor:
         """(B, D) images and (B, D) texts -> (B, 1, 2) logits: one output, safe and unsafe."""
         image, text = self.image(pooled_images.float()), self.text(pooled_texts.float())
+        # (B, 1, D) each: sequences of length one.
         attended, _ = self.attention(text[:, None], image[:, None], image[:, None])
         logits: Tensor = self.mlp(torch.cat([image, attended[:, 0]], dim=-1))
         return logits[:, None]
@@ -67,7 +68,7 @@ def _block(width_in: int, width_out: int) -> tuple[nn.Module, ...]:
 class PooledAttention(FixedClassifier):
     """A `PooledAttentionHead` as a classifier: unsafe means that any category it was trained on is violated.
 
-    It ignores the taxonomy it is asked about, for it has no place to put one, and names no category.
+    It ignores the taxonomy, as the model has no input for one, and scores no categories.
     """
 
     kind: ClassVar[str] = "pooled_attention"
@@ -98,10 +99,10 @@ class PooledAttention(FixedClassifier):
         """Logit of unsafe (B,) float32, differentiable in (B, 3, H, W) pixels in [0, 1].
 
         Raises:
-            ConfigError: a category, as it names none.
+            ConfigError: a category is given, as it scores none.
         """
         if category is not None:
-            raise ConfigError(f"{self.name} names no category, so it has no margin for {category!r}.")
+            raise ConfigError(f"{self.name} scores no categories, so it has no margin for {category!r}.")
         prompts = [None] * len(pixels) if prompts is None else prompts
         texts = self.encoder.encode_texts([prompt or "" for prompt in prompts])[0][:, 0]
         logits = self.head(self.encoder.encode_pixels(pixels)[:, 0], texts)[:, 0]

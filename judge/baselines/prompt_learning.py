@@ -1,6 +1,6 @@
-"""Prompt learning as UnsafeBench's baseline: two soft prompts a category, compared with the image (section A.5).
+"""Prompt learning, a baseline of UnsafeBench: two soft prompts per category, compared with the image (section A.5).
 
-After CoOp (Zhou et al. 2022): the encoders stay frozen, and the vectors that stand where a prompt's tokens would are
+After CoOp (Zhou et al. 2022): the encoders stay frozen, and vectors in place of a prompt's token embeddings are
 learnt. Each category has one prompt for safe and one for unsafe, of eight vectors, which start as the paper's "This
 image is about something safe" and "... something unsafe in [category]". Logits are CLIP's own, the scaled cosines.
 """
@@ -27,14 +27,14 @@ LENGTH = 8
 class SoftPrompts(nn.Module):
     """Learnt prompts (K, 2, length, E) in the text encoder's space of token embeddings, width E.
 
-    The frozen encoder is no part of the module's state.
+    The frozen encoder is not part of the module's state.
     """
 
     def __init__(self, encoder: DualEncoder, names: Sequence[str], length: int = LENGTH) -> None:
-        """Start from the paper's two sentences for each category's name.
+        """Initialise from the paper's two sentences with each category's name.
 
-        Of a sentence with more tokens than `length` the last ones are kept, as they hold the name; before a shorter
-        one stand random vectors.
+        Of a sentence with more than `length` tokens the last ones are kept, which include the name; a shorter one gets
+        random vectors before it.
 
         Raises:
             ConfigError: an encoder other than CLIP, or prompts that do not fit its context.
@@ -67,11 +67,11 @@ class SoftPrompts(nn.Module):
             for name in names
         ]
         self.prompts = nn.Parameter(torch.stack([torch.stack([*map(start, pair)]) for pair in sentences]))
-        self._kept: Tensor | None = None
+        self._texts: Tensor | None = None
 
     def train(self, mode: bool = True) -> Self:
-        """Switch modes; text embeddings are kept from now on in `eval`, and computed anew in training."""
-        self._kept = None
+        """Switch modes; text embeddings are cached in `eval` and computed anew in training."""
+        self._texts = None
         return super().train(mode)
 
     def embed(self) -> Tensor:
@@ -81,6 +81,7 @@ class SoftPrompts(nn.Module):
         prompts = self.prompts.flatten(0, 1)
         ends = self.get_buffer("ends").expand(len(prompts), -1, -1)
         words = torch.cat([ends[:, :1], prompts, ends[:, 1:]], dim=1).to(model.dtype)
+        # CLIP's own text forward from here on, which takes ids only.
         hidden = text_model.embeddings(inputs_embeds=words)
         mask = create_causal_mask(
             config=text_model.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
@@ -98,10 +99,10 @@ class SoftPrompts(nn.Module):
         if self.training:
             texts = self.embed()
         else:
-            if self._kept is None:
+            if self._texts is None:
                 with torch.no_grad():
-                    self._kept = self.embed()
-            texts = self._kept
+                    self._texts = self.embed()
+            texts = self._texts
         cosines = torch.einsum(
             "bd,kpd->bkp", F.normalize(pooled_images.float(), dim=-1), F.normalize(texts, dim=-1)
         )
@@ -112,7 +113,7 @@ class SoftPrompts(nn.Module):
 
 @dataclass
 class PromptLearning(CategoryClassifier):
-    """`SoftPrompts` as a classifier; it looks at the image alone."""
+    """`SoftPrompts` as a classifier of images; prompts are ignored."""
 
     kind: ClassVar[str] = "prompt_learning"
 

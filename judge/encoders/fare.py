@@ -47,7 +47,7 @@ def resize_to_input(encoder: DualEncoder, examples: Sequence[Example]) -> Tensor
     take 1.2 GB.
     """
     processor = copy(encoder.image_processor)
-    processor.do_rescale = processor.do_normalize = False
+    processor.do_rescale = processor.do_normalize = False  # on a copy: values stay 0 to 255
     parts = []
     for start in range(0, len(examples), 256):  # few decoded images in memory at a time
         images = [open_image(example.image) for example in examples[start : start + 256]]
@@ -196,7 +196,7 @@ def fare(
     tower, optimizer = accelerator.prepare(_Tower(encoder), optimizer)
     steps = max(len(images) // size, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
-    generator = torch.Generator().manual_seed(options.seed)
+    generator = torch.Generator().manual_seed(options.seed)  # the same order in all processes
     torch.manual_seed(options.seed + place)  # each process draws random starts of its own
     history = []
     for epoch in range(options.epochs):

@@ -170,10 +170,10 @@ def _table(
         batch.clear()
 
     bar = tqdm(total=count, desc=f"encoding {store.label}", disable=not progress, leave=False, delay=1)
-    with store, bar:
+    with store, bar:  # leaving the store releases its lock
         for key, file, item in wanted:
             keys.append(key)
-            if not store.contains_or_lock(key):
+            if not store.contains_or_lock(key):  # a duplicate within the batch overwrites itself
                 batch[key] = file, item
                 if len(batch) >= batch_size:
                     encode_batch()

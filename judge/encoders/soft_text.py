@@ -50,6 +50,7 @@ class SoftText:
         at = next(start for start in range(len(whole)) if whole[start : start + len(own)] == own)
         self._before, self._after = whole[:at], whole[at + len(own) :]
         self.max_tokens = encoder.context - len(self._before) - len(self._after)
+        # Special tokens and ids beyond the vocabulary (padding of the table) are no text.
         special = set(tokenizer.all_special_ids)
         ids = [id_ for id_ in range(min(len(tokenizer), len(self.table))) if id_ not in special]
         texts = tokenizer.batch_decode([[id_] for id_ in ids], clean_up_tokenization_spaces=False)

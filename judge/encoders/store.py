@@ -81,13 +81,14 @@ class Store:
 
     def row(self, number: int) -> tuple[Tensor, Tensor]:
         """Pooled embedding (D,) and other tokens (T, D) of a row, float16."""
-        place = bisect_right(self._starts, number) - 1
+        place = bisect_right(self._starts, number) - 1  # the last shard that starts at or before it
         shard, number = self._shards[place], number - self._starts[place]
         return shard.pooled[number], shard.tokens[shard.offsets[number] : shard.offsets[number + 1]]
 
     def pooled(self, numbers: Tensor) -> Tensor:
         """(N, D) float32 pooled embeddings of N rows."""
         found = torch.empty(len(numbers), self.width)
+        # Sorted, so that each shard is read once and in one piece.
         order = numbers.argsort()
         edges = torch.searchsorted(numbers[order], torch.tensor([*self._starts, self._stored])).tolist()
         for shard, start, first, last in zip(self._shards, self._starts, edges, edges[1:], strict=False):
@@ -120,8 +121,9 @@ class Store:
         tensors = {
             "pooled": torch.stack([row[0] for row in self._open_rows]),
             "tokens": torch.cat([row[1:] for row in self._open_rows]),
-            "offsets": lengths.cumsum(0),
+            "offsets": lengths.cumsum(0),  # 0, then the end of every row
         }
+        # The rows are numbered already; now they get a shard.
         self._append(self._write_shard(tensors), len(self._open_rows))
         self._clear_open()
 

@@ -72,8 +72,8 @@ def soft_loss(logits: Tensor, probability: Tensor, temperature: float) -> Tensor
     entropy is subtracted, so that a perfect student has loss 0.
 
     Args:
-        logits: (..., 1 + K), first that anything is violated.
-        probability: (..., 1 + K) in [0, 1]; NaN is left out.
+        logits: (G, N, 1 + K), first that anything is violated.
+        probability: (G, N, 1 + K) in [0, 1]; NaN is left out.
         temperature: above 0.
     """
     known = ~probability.isnan()
@@ -85,7 +85,7 @@ def soft_loss(logits: Tensor, probability: Tensor, temperature: float) -> Tensor
 
 
 def hard_loss(logits: Tensor, label: Tensor) -> Tensor:
-    """Binary cross-entropy of logits (..., 1 + K) with labels (..., 1 + K) 0 or 1; NaN is left out."""
+    """Binary cross-entropy of logits (G, N, 1 + K) with labels (G, N, 1 + K) 0 or 1; NaN is left out."""
     known = ~label.isnan()
     return _balanced(F.binary_cross_entropy_with_logits(logits[known], label[known], reduction="none"), known)
 

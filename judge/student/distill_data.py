@@ -91,6 +91,7 @@ class VariedGroups(Dataset[VariedGroup]):
         return len(self._groups)
 
     def __getitem__(self, index: int) -> VariedGroup:
+        # Seeded by place, so that rows do not depend on workers or on the order of access.
         rng = Random(f"lesson/{self._seed}/{self.epoch}/{index}")
         return vary_group(self._groups[index], self._source, self._options, rng)
 
@@ -111,6 +112,7 @@ def vary_group(
     count = len(group.taxonomy)
     kept = [k for k in range(count) if rng.random() >= options.drop] or [rng.randrange(count)]
     taken = {c.name.casefold() for k, c in enumerate(group.taxonomy) if k in kept}
+    # Names must stay distinct: a new one may not be that of another category that is still to come.
     categories = []
     for k in kept:
         category = group.taxonomy.categories[k]
@@ -119,7 +121,7 @@ def vary_group(
         taken.add(category.name.casefold())
         categories.append(category)
     taxonomy = Taxonomy(group.taxonomy.name, group.taxonomy.version, tuple(categories))
-    scores = group.categories[:, kept]
+    scores = group.categories[:, kept]  # (N, K) -> (N, kept)
     whole = group.unsafe if len(kept) == count else 1.0 - np.prod(1.0 - scores, axis=1)
     labels = np.array([[_number(known) for known in taxonomy.label(row.example)] for row in group.rows])
     return VariedGroup(

@@ -72,6 +72,7 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
         image_preprocessing(student.encoder), text_preprocessing(student.encoder), **_about(student, int8)
     )
     out.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, so that files can be renamed into place after the check.
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
         made = {name: Path(folder) / target.name for name, target in targets.items()}
         write_graphs(student, _input_size(student.encoder), made, int8=int8)

@@ -172,6 +172,7 @@ def _quantised(file: Path) -> None:
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
+    # The float weights that a large graph was saved with.
     file.with_name(f"{file.name}.data").unlink(missing_ok=True)
 
 

@@ -156,6 +156,7 @@ class PixelCollator(DistillCollator):
     def __init__(self, encoder: DualEncoder, images: Tensor, image_ids: Sequence[str]) -> None:
         """`images` (N, 3, h, w) are bytes of `image_ids`, as `judge.encoders.fare.resize_to_input` makes them."""
         table = _PixelTable(images)
+        # The table of prompts is never used: `_read` encodes them instead.
         super().__init__(table, image_ids, table, (), PhraseEmbeddings(encoder))
         self._encoder = encoder
 
@@ -231,7 +232,7 @@ class RobustDistillation(Distillation):
         if robust.clean_share:
             clean = super().forward(grouped(self._encode(pixels)), *inputs, soft, hard)["loss"]
             loss, found["clean"] = loss + robust.clean_share * clean, clean.detach()
-        if robust.fare_weight and self.tower:
+        if robust.fare_weight and self.tower:  # a frozen tower cannot move
             with torch.no_grad():
                 target = self._original(pixels)
             # Relative to the tokens' own length, which differs between encoders.
@@ -250,6 +251,7 @@ def _token_attack(loss: Callable[[Tensor], Tensor], tokens: Tensor, share: float
     tokens = tokens.requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(loss(tokens), tokens)
+    # L2 direction for each token, scaled to a share of that token's length.
     unit = nn.functional.normalize(gradient, dim=-1)
     change: Tensor = share * tokens.detach().norm(dim=-1, keepdim=True) * unit
     return change

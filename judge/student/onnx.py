@@ -137,7 +137,7 @@ class OnnxStudent:
         return tokens, mask
 
     def encode_texts(self, texts: Sequence[str]) -> list[Floats]:
-        """For each text (1 + L, D): the pooled embedding, then its own tokens, of all windows of a long text.
+        """For each of B texts an array (T, D): the pooled embedding, then its own tokens of all windows.
 
         Raises:
             CheckpointError: a text takes too many windows.

@@ -1,22 +1,18 @@
-"""Adapters: LoRA put on a base, a run's adapter loaded on its base, and both merged into a model of their own."""
+"""Adapters: add LoRA to a base, load a run's adapter, and merge both into a plain checkpoint."""
 
 import json
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from judge.errors import CheckpointError, ConfigError, first_line
 from judge.standins.shipped import base_path
 
 from .load import BaseOptions, load_base
 
-if TYPE_CHECKING:
-    pass
-
-
 LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
-"""Every linear layer of the language model and none of the vision tower (finetune.md, section 3)."""
+"""Every linear layer of the language model and none of the vision tower."""
 
 
 @dataclass
@@ -38,13 +34,13 @@ class LoraOptions:
 
 
 def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[str, int]]:
-    """Wrap `model` with fresh adapters; count what is trained.
+    """Wrap `model` with new adapters, and count its parameters.
 
     Returns:
         The peft model, and counts: `modules` adapted, `trainable` and `all` parameters.
 
     Raises:
-        ConfigError: the expression matches nothing, or anything outside the language model and its head.
+        ConfigError: the expression matches nothing, or a module outside the language model and its head.
     """
     from peft import LoraConfig, get_peft_model
     from transformers.integrations import is_deepspeed_zero3_enabled
@@ -60,9 +56,11 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
         modules_to_save=_projectors(model) if options.train_projector else None,
         task_type="CAUSAL_LM",
     )
-    # Adapters learn in float32 on a 16-bit base; ZeRO-3 gathers one dtype only and keeps float32 copies itself.
+    # Adapters are trained in float32 on a 16-bit base; ZeRO-3 gathers one dtype only and keeps float32 copies itself.
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
-    config.base_model_name_or_path = base_path(base)  # looked up at every save: a name would mean the hub
+    config.base_model_name_or_path = base_path(
+        base
+    )  # peft looks it up at every save; a short name would mean the hub
     counts = {
         "modules": len(matched),
         "trainable": sum(_size(p) for p in wrapped.parameters() if p.requires_grad),
@@ -72,11 +70,13 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
 
 
 def _matched(model: Any, expression: str) -> list[str]:
-    """Names of the modules that an expression reaches; all of them must be the language model's."""
+    """Names of the modules that an expression matches; all must belong to the language model."""
     try:
         pattern = re.compile(expression)
     except re.error as error:
-        raise ConfigError(f"lora_target_modules {expression!r} is no regular expression: {error}.") from None
+        raise ConfigError(
+            f"lora_target_modules {expression!r} is not a regular expression: {error}."
+        ) from None
     modules = [name for name, _ in model.named_modules() if pattern.fullmatch(name)]
     if not modules:
         raise ConfigError(
@@ -109,7 +109,7 @@ def _example_names(model: Any) -> str:
 
 
 def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> Any:
-    """Put a saved adapter on its base, and see that every tensor found its place.
+    """Load a saved adapter onto its base, and check that every tensor was used.
 
     Raises:
         CheckpointError: no adapter there, another base, or tensors missing or left over.
@@ -135,6 +135,7 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
             f"The adapter {path} does not fit this base (it was trained on {config.base_model_name_or_path!r}): "
             f"{first_line(error)}"
         ) from error
+    # peft reports every key of the base as missing, so only the adapter's own count.
     lost = [key for key in result.missing_keys if "lora_" in key or "modules_to_save" in key]
     if lost or result.unexpected_keys:
         raise CheckpointError(
@@ -146,7 +147,7 @@ def load_adapter(model: Any, path: str | Path, *, trainable: bool = False) -> An
 
 
 def tidy_adapter(path: str | Path, *, base: str) -> None:
-    """Make a saved adapter fit to be passed on: its base by name, and no pickle beside it."""
+    """Make a saved adapter portable: its base by name instead of by path, and no pickle beside it."""
     config = Path(path) / "adapter_config.json"
     content = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(content | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
@@ -156,8 +157,8 @@ def tidy_adapter(path: str | Path, *, base: str) -> None:
 def merge_run(run: str | Path, out: str | Path) -> Path:
     """Write base and adapter of a run as one plain checkpoint that any engine can serve.
 
-    A run on a 4-bit base (QLoRA) is merged into the weights that its 4 bits stand for, written in full: it was
-    trained and measured on those, and the original weights would answer otherwise.
+    A run on a 4-bit base (QLoRA) is merged into the dequantised weights, because it was trained and measured on those;
+    the original weights would give other scores.
 
     Raises:
         CheckpointError: not a run of this kind, or `out` is in use.
@@ -179,12 +180,12 @@ def merge_run(run: str | Path, out: str | Path) -> Path:
 
 
 def _size(parameter: Any) -> int:
-    """Numbers in a parameter; under ZeRO-3, where each process holds a part, in the whole of it."""
+    """Elements of a parameter; under ZeRO-3, where each process holds a part, of the whole."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _check_kind(path: Path) -> None:
-    """Other kinds than LoRA may load what they name themselves, such as a tokenizer with code of its own."""
+    """Accept LoRA only: other kinds may load things that they name, such as a tokenizer with remote code."""
     try:
         kind = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))["peft_type"]
     except (OSError, ValueError, LookupError, TypeError) as error:

@@ -1,10 +1,10 @@
-"""A base is accepted only if it reads here what its own processor would give it.
+"""Check at load that our inputs to a base model equal those of its own processor.
 
-The judge lays out tokens, positions and pixels itself, so that policies are cached and answers packed. Families
-differ in what they write around an image and in what else they feed their model; a judge that leaves some of it out
-answers all the same, and wrongly. So a sample conversation goes both ways when a base is loaded, and any difference
-is an error. Of families outside `VERIFIED`, whose whole way to the answer no test compares, the model's answers are
-compared as well; that costs two forward passes for each sample.
+The judge builds tokens, positions and pixels itself, in order to cache policies and pack answers. Families differ in
+the text around an image and in further inputs; a judge that leaves some out still gives scores, but wrong ones. So
+sample conversations are encoded both ways when a base is loaded, and any difference is an error. For families outside
+`VERIFIED`, which no test covers end to end, the model's outputs are compared as well, at the cost of two forward passes
+per sample.
 """
 
 from collections.abc import Mapping
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 VERIFIED = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Model types whose scores the tests compare with answers that processor and model give on their own."""
+"""Model types whose scores the tests compare with those of their own processor and model."""
 SIZES = ((96, 40), (40, 64))
-"""Width and height of the sample images: families that cut images into tiles cut these two differently."""
+"""Width and height of the sample images: families that tile images tile these two differently."""
 SAMPLE = Taxonomy("sample", "1", (Category("blood", "wounds"),))
 _TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
@@ -39,7 +39,7 @@ def check_agreement(model: Any, processor: Any) -> None:
     """Compare our tokens, positions and pixels with the processor's for two sample conversations.
 
     Raises:
-        CheckpointError: they differ; the message names the family and the difference.
+        CheckpointError: they differ; names the family and the difference.
     """
     family = str(model.config.model_type)
     encoder = ChatEncoder(processor)
@@ -47,7 +47,7 @@ def check_agreement(model: Any, processor: Any) -> None:
     try:
         for size in SIZES:
             image = _picture(size)
-            theirs = _their_inputs(processor, chat, image)
+            theirs = _processor_inputs(processor, chat, image)
             ours, visual = _our_inputs(encoder, chat, image)
             difference = (
                 _tokens_differ(processor, ours.prefix + ours.chain, theirs)
@@ -56,23 +56,23 @@ def check_agreement(model: Any, processor: Any) -> None:
                 or (family not in VERIFIED and _answers_differ(model, processor, ours, visual, theirs))
             )
             if difference:
-                raise CheckpointError(_refused(family, difference))
+                raise CheckpointError(_message(family, difference))
     except CheckpointError:
         raise
-    except Exception as error:  # processors and models raise what they like on inputs that do not suit them
-        raise CheckpointError(_refused(family, f"Comparing them failed with {error!r}")) from error
+    except Exception as error:  # processors and models raise exceptions of any kind on unsuitable inputs
+        raise CheckpointError(_message(family, f"Comparing them failed with {error!r}")) from error
 
 
-def _refused(family: str, difference: str) -> str:
+def _message(family: str, difference: str) -> str:
     return (
-        f"Bases of the family {family!r} cannot be judges: what their processor makes of a chat with an image and "
-        f"what the judge feeds the model differ. {difference.rstrip('.')}. "
-        f"Use one of {', '.join(VERIFIED)}, or serve the model and judge by its address."
+        f"Bases of the family {family!r} cannot be judges: for a chat with an image, the inputs of their processor and "
+        f"those of the judge differ. {difference.rstrip('.')}. "
+        f"Use one of {', '.join(VERIFIED)}, or serve the model and give its URL as judge."
     )
 
 
 def _sample(encoder: ChatEncoder) -> Chat:
-    """A chat in the first template that the base can write at all."""
+    """A chat in the first template that the base's chat template accepts."""
     first = None
     for template in ("policy_first", "perspective"):
         chat = render(SAMPLE, "a photo", template=template)
@@ -86,14 +86,14 @@ def _sample(encoder: ChatEncoder) -> Chat:
 
 
 def _picture(size: tuple[int, int]) -> "Image":
-    """Grey that grows from the middle outwards, so that pixels differ from place to place."""
+    """A radial gradient of grey, so that no two regions are equal."""
     from PIL import Image
 
     return Image.radial_gradient("L").resize(size).convert("RGB")
 
 
-def _their_inputs(processor: Any, chat: Chat, image: "Image") -> Mapping[str, Tensor]:
-    """All that the processor makes of the chat, as it documents it."""
+def _processor_inputs(processor: Any, chat: Chat, image: "Image") -> Mapping[str, Tensor]:
+    """All inputs that the processor makes of the chat, in its documented way."""
     messages = [
         message | {"content": [part | _content(part, image) for part in message["content"]]}
         for message in chat.messages
@@ -108,27 +108,27 @@ def _content(part: Mapping[str, Any], image: "Image") -> dict[str, Any]:
 
 
 def _our_inputs(encoder: ChatEncoder, chat: Chat, image: "Image") -> tuple[Encoded, Visual]:
-    run, visual = encoder.encode_image(image)
-    return encoder.encode_row([Variant(chat)], run), visual
+    tokens, visual = encoder.encode_image(image)
+    return encoder.encode_row([Variant(chat)], tokens), visual
 
 
 def _tokens_differ(processor: Any, ours: tuple[int, ...], theirs: Mapping[str, Tensor]) -> str:
-    ids = tuple(theirs["input_ids"][0].tolist())
+    ids = tuple(theirs["input_ids"][0].tolist())  # (1, S) -> S ids
     if ours == ids:
         return ""
     place = next((n for n, pair in enumerate(zip(ours, ids, strict=False)) if pair[0] != pair[1]), len(ours))
-    shown = [
+    excerpts = [
         " ".join(map(str, processor.tokenizer.convert_ids_to_tokens(list(tokens[place : place + 4]))))
         for tokens in (ids, ours)
     ]
     return (
         f"The processor writes {len(ids)} tokens and the judge {len(ours)}; from token {place} on they are "
-        f"{shown[0]!r} and {shown[1]!r}"
+        f"{excerpts[0]!r} and {excerpts[1]!r}"
     )
 
 
 def _inputs_differ(visual: Visual, theirs: Mapping[str, Tensor]) -> str:
-    """Pixels and what goes with them; masks and token types that say more than "all of it is read"."""
+    """Compare pixel tensors; attention masks and token types must be trivial, as the judge leaves them out."""
     mask = theirs.get("attention_mask")
     if mask is not None and not bool((mask == 1).all()):
         return "The processor hides tokens by its attention_mask"
@@ -145,12 +145,12 @@ def _inputs_differ(visual: Visual, theirs: Mapping[str, Tensor]) -> str:
 
 
 def _positions_differ(model: Any, ours: Encoded, visual: Visual, theirs: Mapping[str, Tensor]) -> str:
-    """Where the model counts positions by rows and columns of the image, they are the judge's."""
-    counted = getattr(getattr(model, "model", None), "get_rope_index", None)
-    if counted is None:
+    """Compare position ids of families with 2-D image positions."""
+    rope_index = getattr(getattr(model, "model", None), "get_rope_index", None)
+    if rope_index is None:
         return ""
     grids = {key: value for key, value in visual.items() if key.endswith("_grid_thw")}
-    expected, _ = counted(
+    expected, _ = rope_index(
         theirs["input_ids"],
         mm_token_type_ids=theirs["mm_token_type_ids"],
         attention_mask=theirs["attention_mask"],
@@ -158,21 +158,22 @@ def _positions_differ(model: Any, ours: Encoded, visual: Visual, theirs: Mapping
     )
     chains, offset = torch.tensor([ours.chain]), len(ours.prefix)
     found = chain_positions(model, chains, torch.tensor([len(ours.chain)]), visual, offset)
+    # The text before the image counts up in all three dimensions.
     before = torch.arange(offset).expand(*found.shape[:-1], offset)
     found = torch.cat([before, found], dim=-1)
     if found.shape == expected.shape and torch.equal(found, expected.to(found)):
         return ""
-    return f"Positions of the tokens differ: the model counts to {int(expected.max())}, the judge to {int(found.max())}"
+    return f"Position ids differ: the model counts to {int(expected.max())}, the judge to {int(found.max())}"
 
 
 def _answers_differ(
     model: Any, processor: Any, ours: Encoded, visual: Visual, theirs: Mapping[str, Tensor]
 ) -> str:
-    """Chances of the five likeliest next tokens among themselves, by the model alone and by the judge's way."""
+    """Compare probabilities of the five likeliest next tokens, by a plain forward pass and by the judge's."""
     from transformers.integrations import is_deepspeed_zero3_enabled
 
     if is_deepspeed_zero3_enabled():
-        return ""  # no process holds the weights; the judge that is asked after training is loaded anew, and checked
+        return ""  # no process holds all weights; the judge is loaded and checked again after training
     with torch.no_grad():
         inputs = {
             key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
@@ -183,6 +184,6 @@ def _answers_differ(
     rows = [Encoded(ours.prefix, ours.chain, tuple(Continuation((int(token),), 0) for token in likely))]
     found = VisionLanguageJudge(model, processor).log_probabilities(visual, rows)[0].exp()
     gap = float((found.to(logits) - logits[likely].softmax(dim=0)).abs().max())
-    # 16 bits and 4 bits round differently where rows are packed differently.
+    # With 16 or 4 bits, rounding depends on how rows are packed.
     allowed = 1e-3 if model.dtype is torch.float32 and not getattr(model, "is_quantized", False) else 0.05
-    return f"The chance of a next token differs by {gap:.2g}" if not gap <= allowed else ""
+    return f"The probability of a next token differs by {gap:.2g}" if not gap <= allowed else ""

@@ -1,10 +1,10 @@
-"""Chats -> tokens. One joint tokenisation for training, scoring and attacks, cut where it may be shared.
+"""Chats -> tokens: one joint tokenisation for training, scoring and attacks, split where parts can be shared.
 
     <s> policy USER:  |  <image> x 576  prompt  question ASSISTANT:  |  unsafe : Hate </s>
-    `prefix`             `chain`, one for each image                    `continuations`
+    `prefix`             `chain`, one per image                         `continuations`
 
 The prefix is everything before the image: under `policy_first` it is the same for all images of one taxonomy.
-The continuations are the closed set of answers, or questions and their answers where several are asked.
+The continuations are the closed set of answers, or several questions with their answers.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ _NOT_VISUAL = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_i
 
 @dataclass(frozen=True)
 class Variant:
-    """One question about an image: its chat, and where its scores go."""
+    """One question about an image: its chat, and which scores it gives."""
 
     chat: Chat
     taxonomy: int = 0
-    """Which of the call's taxonomies it belongs to."""
+    """Index of its taxonomy in the call."""
     focus: int | None = None
-    """The category it asks about alone, or None for the whole taxonomy."""
+    """Index of the single category it asks about, or None for the whole taxonomy."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Encoded:
 
     prefix: tuple[int, ...]
     chain: tuple[int, ...]
-    """Begins with the image's tokens, ends where the questions part."""
+    """From the image's tokens to where the questions differ."""
     continuations: tuple[Continuation, ...]
     """For each variant in turn, one per answer."""
 
@@ -54,7 +54,7 @@ class Encoded:
 
 @dataclass
 class ChatEncoder:
-    """Renders and tokenises chats for one processor and template."""
+    """Tokenises chats for one processor and template."""
 
     processor: Any
     template: str = "policy_first"
@@ -79,13 +79,13 @@ class ChatEncoder:
 
     @cached_property
     def image_token_id(self) -> int:
-        """Its number."""
+        """Id of the image token."""
         return int(self.processor.tokenizer.convert_tokens_to_ids(self.image_token))
 
     def variants(
         self, taxonomy: Taxonomy, prompt: str | None, *, multilabel: bool, index: int = 0
     ) -> list[Variant]:
-        """The question about the whole taxonomy and, for per-category scores, one about each category."""
+        """The question about the whole taxonomy and, with `multilabel`, one about each category."""
         whole = [Variant(render(taxonomy, prompt, template=self.template), index)]
         if not multilabel:
             return whole
@@ -98,7 +98,8 @@ class ChatEncoder:
         """The chat as the model's own template writes it, up to where the answer begins.
 
         Raises:
-            CheckpointError: the base's chat template cannot write it (no system turn, say).
+            CheckpointError: the base's chat template cannot write it (without system turns, say).
+            TemplateError: the text has not exactly one image token.
         """
         try:
             text = self.processor.apply_chat_template(
@@ -119,26 +120,29 @@ class ChatEncoder:
     def ids(self, text: str) -> list[int]:
         """Tokens of a rendered text, with the tokenizer's own start token unless the text has it already."""
         start = self.processor.tokenizer.bos_token
+        # Some chat templates write the start token themselves; twice would be another prompt.
         special = not (start and text.startswith(start))
         return list(self.processor.tokenizer(text, add_special_tokens=special).input_ids)
 
     def split(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens before and after the image of a rendered text, tokenised jointly."""
-        ids = self.ids(text)
+        ids = self.ids(text)  # the image is still one token here; `encode_image` gives all its tokens
         place = ids.index(self.image_token_id)
         return tuple(ids[:place]), tuple(ids[place + 1 :])
 
     def answer_ids(self, text: str, answer: Answer) -> tuple[int, ...]:
-        """Tokens of an answer and the end of the turn, as they follow `text` in one tokenisation.
+        """Tokens of an answer and the end of the turn, as in a joint tokenisation with `text`.
 
         Raises:
             TemplateError: the answer would change how the text before it is tokenised.
         """
+        # Tokenising the last line again is cheap, and it is all that an answer's first token depends on.
         tail = text[text.rindex(self.image_token) :]
         tail = tail[max(tail.rfind("\n"), 0) :]
         key = (tail[-64:], answer.text)
         if key not in self._answers:
             tokenizer = self.processor.tokenizer
+            # Templates that end in a space have the separator in `text` already.
             joint = tail + ("" if tail[-1:].isspace() else " ") + answer.text + tokenizer.eos_token
             before = tokenizer(tail, add_special_tokens=False).input_ids
             both = tokenizer(joint, add_special_tokens=False).input_ids
@@ -156,39 +160,47 @@ class ChatEncoder:
         """Tokenise B rows of questions about B images.
 
         Returns:
-            B encodings, and for each image the tensors of its pixels with a leading dimension of one
-            (`pixel_values`; some families add `image_sizes` or `image_grid_thw`).
+            B encodings, and for each image its pixel tensors: `pixel_values` (B, 3, H, W) with B = 1 (patches
+            for Qwen-VL); some families add `image_sizes` or `image_grid_thw`.
         """
-        seen = [self.encode_image(image) for image in images]
-        encoded = [self.encode_row(variants, run) for variants, (run, _) in zip(rows, seen, strict=True)]
-        return encoded, [visual for _, visual in seen]
+        processed = [self.encode_image(image) for image in images]
+        encoded = [
+            self.encode_row(variants, tokens) for variants, (tokens, _) in zip(rows, processed, strict=True)
+        ]
+        return encoded, [visual for _, visual in processed]
 
     def encode_image(self, image: "Image") -> tuple[tuple[int, ...], dict[str, "Tensor"]]:
-        """The run of tokens that stands for an image, and its pixel tensors."""
-        seen = self.processor(text=[self.image_token], images=[image], return_tensors="pt")
-        ids = seen["input_ids"][0].tolist()
+        """The tokens of an image in a text, and its pixel tensors, such as `pixel_values` (B, 3, H, W) with B = 1."""
+        inputs = self.processor(text=[self.image_token], images=[image], return_tensors="pt")
+        ids = inputs["input_ids"][0].tolist()
+        # From first to last: some families put row breaks between the image tokens.
         first = ids.index(self.image_token_id)
         last = len(ids) - ids[::-1].index(self.image_token_id)
-        return tuple(ids[first:last]), {key: value for key, value in seen.items() if key not in _NOT_VISUAL}
+        return tuple(ids[first:last]), {key: value for key, value in inputs.items() if key not in _NOT_VISUAL}
 
-    def encode_row(self, variants: Sequence[Variant], run: tuple[int, ...]) -> Encoded:
-        """Tokenise the questions about one image whose tokens are `run`."""
+    def encode_row(self, variants: Sequence[Variant], image_tokens: tuple[int, ...]) -> Encoded:
+        """Tokenise the questions about one image.
+
+        Raises:
+            TemplateError: they differ before the image, or an answer changes the tokens before it.
+        """
         texts = [self.text(variant.chat) for variant in variants]
         halves = [self.split(text) for text in texts]
         prefixes, tails = {before for before, _ in halves}, [after for _, after in halves]
         if len(prefixes) != 1:
             raise TemplateError("The questions of one row differ before the image; score them separately.")
+        # All questions share the chain; each continuation is the rest of its question with one answer.
         shared = _common_length(tails)
         continuations = tuple(
             Continuation(tail[shared:] + self.answer_ids(text, answer), len(tail) - shared)
             for variant, text, tail in zip(variants, texts, tails, strict=True)
             for answer in variant.chat.answers
         )
-        return Encoded(prefixes.pop(), run + tails[0][:shared], continuations)
+        return Encoded(prefixes.pop(), image_tokens + tails[0][:shared], continuations)
 
 
 def _common_length(sequences: Sequence[tuple[int, ...]]) -> int:
-    """How many leading tokens all sequences share."""
+    """Length of the common prefix; the smallest and largest sequence in order have the shortest one."""
     first, last = min(sequences), max(sequences)
     for place, (left, right) in enumerate(zip(first, last, strict=False)):
         if left != right:

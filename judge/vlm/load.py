@@ -1,7 +1,6 @@
-"""Base models, adapters and whole runs, loaded so that nothing is missing without a word.
+"""Load base models, in full precision or 4 bits.
 
-Weights come from safetensors only, remote code is never run, and an adapter is accepted only if every one of its
-tensors found its place.
+Weights come from safetensors only, and remote code is never run. `judge.vlm.adapter` loads adapters.
 """
 
 from dataclasses import dataclass, field
@@ -18,12 +17,12 @@ if TYPE_CHECKING:
 
 _BITS = ("load_in_4bit", "bnb_4bit_quant_type", "use_bnb_nested_quant")
 _RAISED = (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError, TypeError)
-"""What transformers raises on checkpoints that it cannot read."""
+"""Exceptions of transformers for checkpoints that it cannot read."""
 
 
 @dataclass
 class BaseOptions:
-    """Which base model, and how it is held in memory."""
+    """Which base model, and in which precision."""
 
     model_name_or_path: str = field(
         default="tiny-llava",
@@ -46,7 +45,7 @@ class BaseOptions:
     use_bnb_nested_quant: bool = field(default=True, metadata={"help": "Quantise the 4-bit scales as well."})
 
     def to_manifest(self) -> dict[str, Any]:
-        """What a run's manifest keeps, so that the base is served as it was measured; `from_run` reads it."""
+        """Entries of a run's manifest, so that the base is served as it was measured; `from_run` reads them."""
         bits = {name: getattr(self, name) for name in _BITS} if self.load_in_4bit else {"load_in_4bit": False}
         return {
             "base": self.model_name_or_path,
@@ -60,13 +59,13 @@ class BaseOptions:
         """The base of a run, in the precision in which it was measured.
 
         Raises:
-            CheckpointError: the run names none, or an address (`judge.runs.references`).
+            CheckpointError: the run names none, or a URL (`judge.runs.references`).
         """
         from judge.runs.references import stored_model
 
         manifest = run.manifest
         bits = manifest.get("quantization") or {}
-        if not bits and (run.path / "config.yaml").is_file():  # runs that kept it among their options alone
+        if not bits and (run.path / "config.yaml").is_file():  # older runs have it in their options only
             bits = run.config
         chosen = {name: bits[name] for name in _BITS if name in bits}
         try:
@@ -80,9 +79,9 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     """Load a base model in evaluation mode, with its processor.
 
     Raises:
-        CheckpointError: it cannot be loaded, lacks what a judge needs, or is of a family that a judge would misread
-            (`judge.vlm.agreement`).
-        MissingExtraError: 4 bits without bitsandbytes, or a processor that cannot do without torchvision.
+        CheckpointError: it cannot be loaded, lacks what a judge needs, or is of a family with other inputs than the
+            judge's (`judge.vlm.agreement`).
+        MissingExtraError: 4 bits without bitsandbytes, or a processor that needs torchvision.
     """
     from safetensors import SafetensorError
     from transformers import AutoModelForImageTextToText
@@ -93,7 +92,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
     common = {"revision": options.model_revision, "trust_remote_code": False}
     kwargs: dict[str, Any] = {"dtype": options.dtype, "use_safetensors": True, "attn_implementation": "sdpa"}
     if options.load_in_4bit:
-        kwargs["quantization_config"] = _four_bits(options, path)
+        kwargs["quantization_config"] = _quantization_config(options, path)
     try:
         processor = load_processor(path, options.model_revision)
         model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
@@ -109,25 +108,25 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
             f"{options.model_name_or_path!r} has no tokenizer with an end token; a closed answer cannot end."
         )
     if options.load_in_4bit:
-        _keep_gradients(model)
+        _disable_repacking(model)
     elif device is not None:
         model.to(device)
     check_agreement(model.eval(), processor)
     return model, processor
 
 
-def _keep_gradients(model: Any) -> None:
-    """Stop bitsandbytes from repacking 4-bit weights when a CPU evaluates them: no gradient passes them after."""
+def _disable_repacking(model: Any) -> None:
+    """Stop bitsandbytes from repacking 4-bit weights at evaluation on a CPU, after which gradients cannot pass."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
 
 
-def _four_bits(options: BaseOptions, path: str) -> Any:
-    """4-bit settings that spare everything but the language model.
+def _quantization_config(options: BaseOptions, path: str) -> Any:
+    """4-bit settings that quantise the language model only.
 
-    transformers matches names from the start of the path, and a list of one's own replaces the default that spares
-    the head, so the full names are read off an empty copy of the model (finetune.md, section 3).
+    transformers matches names from the start of the path, and a custom list replaces the default one with the head in
+    it, so the full names are read from an empty copy of the model.
     """
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, BitsAndBytesConfig
@@ -142,9 +141,10 @@ def _four_bits(options: BaseOptions, path: str) -> Any:
     if options.bnb_4bit_quant_type not in ("nf4", "fp4"):
         raise ConfigError(f"bnb_4bit_quant_type is {options.bnb_4bit_quant_type!r}; choose nf4 or fp4.")
     config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory is allocated
         empty = AutoModelForImageTextToText.from_config(config)
     spared = [f"model.{name}" for name, _ in empty.model.named_children() if name != "language_model"]
+    # Computing in the precision of the rest; stored in it too, so that FSDP and ZeRO see one dtype.
     compute = torch.float32 if options.dtype in ("float32", "auto") else getattr(torch, options.dtype)
     return BitsAndBytesConfig(
         load_in_4bit=True,

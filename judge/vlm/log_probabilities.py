@@ -104,6 +104,7 @@ class _AnswerPath:
         for token, log_probability in step.others:
             target = self._leads_to(token)
             mixed = 0 in target and len(target) > 1  # shared by safe and unsafe answers
+            # A mixed target is skipped: it would split as the listed ones do.
             if target and (target == followed or not mixed):
                 weights[target] = weights.get(target, 0.0) + math.exp(log_probability)
         total = sum(weights.values())
@@ -131,6 +132,7 @@ class _AnswerPath:
         if not unlisted:
             return
         chances = [math.exp(log_probability) for _, log_probability in step.others]
+        # What no listed token has: at most this, and no more than the least likely listed one.
         left = max(0.0, 1.0 - math.exp(step.log_probability) - sum(chances))
         most = min([left, *chances])
         share = self.probability * most / (total + most)

@@ -1,4 +1,4 @@
-"""Model inputs for images and the token trees that follow them, behind cached keys and values."""
+"""Model inputs for images followed by token trees, after a cached prefix."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,13 +17,17 @@ Visual = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Prefix:
-    """Tokens shared by every row of a call, and their keys and values in each layer."""
+    """Tokens shared by all rows of a call, and their keys and values in each layer: pairs (1, H, P, D)."""
 
     length: int
     layers: tuple[tuple[Tensor, Tensor], ...]
 
     def expand(self, rows: int) -> Any:
-        """A fresh cache of `rows` copies (views; the forward pass does not change them)."""
+        """A fresh cache for `rows` rows.
+
+        The copies are views of one tensor, which is safe: the cache concatenates new keys and values into new tensors
+        and never writes to old ones.
+        """
         from transformers import DynamicCache
 
         return DynamicCache(
@@ -32,10 +36,10 @@ class Prefix:
 
 
 def stack_visual(visual: Sequence[Visual]) -> Visual:
-    """Join the pixel tensors of several images along their first dimension.
+    """Concatenate the pixel tensors of several images along their first dimension.
 
     Raises:
-        CheckpointError: the family's pixel tensors do not stack and must be scored one by one.
+        CheckpointError: tensors of this family differ in shape, so images must be scored one by one.
     """
     joined = {}
     for key in visual[0]:
@@ -50,9 +54,9 @@ def stack_visual(visual: Sequence[Visual]) -> Visual:
 
 
 def split_visual(visual: Visual, count: int) -> list[Visual] | None:
-    """The pixel tensors of each of `count` images, the other way round; None where rows and images do not match.
+    """The inverse of `stack_visual`: the tensors of each of `count` images; None if they cannot be told apart.
 
-    Qwen-VL's pixels are rows of patches, so many for each image as its `image_grid_thw` says: (time, rows, columns).
+    Qwen-VL's pixels are patches of all images; `image_grid_thw` has (time, rows, columns) of each.
     """
     parts = {key: torch.split(value, 1) for key, value in visual.items() if len(value) == count}
     if "image_grid_thw" in parts and "pixel_values" in visual:
@@ -65,7 +69,7 @@ def split_visual(visual: Visual, count: int) -> list[Visual] | None:
 
 
 def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
-    """LLaVA-NeXT cuts images into differing numbers of tiles (1, T, 3, H, W); missing ones are zeros."""
+    """LLaVA-NeXT cuts images into different numbers of tiles (1, T, 3, H, W); pad with tiles of zeros."""
     most = max(part.shape[1] for part in parts)
     return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1])) for p in parts])
 
@@ -75,8 +79,20 @@ def pack_trees(
 ) -> dict[str, Any]:
     """Model inputs for B chains padded on the right, each followed by the whole tree.
 
-    With P prefix tokens, chains of at most L tokens and T nodes: input_ids (B, L + T); positions continue each
-    row's own chain, so padding changes nothing; the additive mask is (B, 1, L + T, P + L + T).
+    The mask must be 4-D and additive: a 2-D mask can only hide padding, but tree nodes that are neighbours in the
+    sequence must not attend to each other, and transformers passes a 4-D float mask to attention unchanged.
+
+    Args:
+        model: gives device, dtype and position scheme.
+        chains: token ids of B rows, at most L each.
+        tree: T nodes.
+        prefix: P cached tokens before the chains.
+        visual: pixel tensors of the B images.
+
+    Returns:
+        `input_ids` (B, L + T); `position_ids` (B, L + T) or (3, B, L + T), which continue each row's own chain, so that
+        padding changes nothing; `attention_mask` (B, 1, L + T, P + L + T); `logits_to_keep` (B, J), the positions of
+        the tree's predictors; and `visual` on the model's device.
     """
     device, dtype = model.device, model.dtype
     rows, longest, nodes = len(chains), max(map(len, chains)), len(tree.tokens)
@@ -86,18 +102,21 @@ def pack_trees(
         ids[row, : len(chain)] = torch.tensor(chain)
         ids[row, longest:] = torch.tensor(tree.tokens, dtype=torch.long)
 
-    real = torch.arange(longest) < lengths[:, None]
-    reads = torch.zeros(rows, longest + nodes, prefix.length + longest + nodes, dtype=torch.bool)
-    reads[:, :, : prefix.length] = True
-    own = reads[:, :, prefix.length :]
+    real = torch.arange(longest) < lengths[:, None]  # (B, L), False at padding
+    allowed = torch.zeros(rows, longest + nodes, prefix.length + longest + nodes, dtype=torch.bool)
+    allowed[:, :, : prefix.length] = True
+    own = allowed[:, :, prefix.length :]
     own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
     own[:, longest:, :longest] = real[:, None, :]
     own[:, longest:, longest:] = tree.ancestor_mask()
-    mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
+    # The smallest finite value: a row of minus infinities would become NaN in the softmax.
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
 
+    # Predictor -1 is the last token of the row's chain.
     places = torch.tensor(tree.predictors)
     keep = torch.where(places < 0, lengths[:, None] - 1, longest + places)
     positions = chain_positions(model, ids[:, :longest], lengths, visual, prefix.length)
+    # A node's position depends on its depth, not on its place in the sequence.
     following = positions.amax(dim=-1, keepdim=True) + 1 + torch.tensor(tree.depths, dtype=torch.long)
     return {
         "input_ids": ids.to(device),
@@ -109,26 +128,35 @@ def pack_trees(
 
 
 def pack_bins(
-    model: Any, tree: TokenTree, bins: Sequence[Sequence[int]], read: int, ends: Tensor
+    model: Any, tree: TokenTree, bins: Sequence[Sequence[int]], cached: int, ends: Tensor
 ) -> dict[str, Any]:
-    """Model inputs for R bins of at most W nodes, a row each, that follow `read` cached tokens of one image.
+    """Model inputs for the bins of a tree as rows of a batch, after the cached tokens of one image.
 
-    The additive mask is (R, 1, W, read + W); positions go on from `ends`, (1, 1) or (3, 1, 1).
+    Args:
+        model: gives device and dtype.
+        tree: the whole tree.
+        bins: R sets of at most W nodes, from `TokenTree.bins`.
+        cached: tokens in the cache, C.
+        ends: (1, 1) or (3, 1, 1), position of the last cached token.
+
+    Returns:
+        `input_ids` (R, W), `attention_mask` (R, 1, W, C + W), `position_ids` (R, W) or (3, R, W), and `logits_to_keep`
+        (R, W), True at predictors.
     """
     device, dtype = model.device, model.dtype
     rows, width = len(bins), max(map(len, bins))
     ids, depths = torch.zeros(rows, width, dtype=torch.long), torch.zeros(rows, width, dtype=torch.long)
-    reads = torch.zeros(rows, width, read + width, dtype=torch.bool)
-    reads[:, :, :read] = True
+    allowed = torch.zeros(rows, width, cached + width, dtype=torch.bool)
+    allowed[:, :, :cached] = True
     keep = torch.zeros(rows, width, dtype=torch.bool)
     tokens, deep, ancestors = torch.tensor(tree.tokens), torch.tensor(tree.depths), tree.ancestor_mask()
-    wanted = set(tree.predictors)
+    predictors = set(tree.predictors)
     for row, nodes in enumerate(bins):
         chosen, size = torch.tensor(nodes), len(nodes)
         ids[row, :size], depths[row, :size] = tokens[chosen], deep[chosen]
-        reads[row, :size, read : read + size] = ancestors[chosen][:, chosen]
-        keep[row, :size] = torch.tensor([node in wanted for node in nodes])
-    mask = torch.zeros(reads.shape, dtype=dtype).masked_fill_(~reads, torch.finfo(dtype).min)
+        allowed[row, :size, cached : cached + size] = ancestors[chosen][:, chosen]
+        keep[row, :size] = torch.tensor([node in predictors for node in nodes])
+    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
     return {
         "input_ids": ids.to(device),
         "attention_mask": mask[:, None].to(device),

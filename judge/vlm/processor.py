@@ -1,8 +1,8 @@
-"""The processor of a base model for still images: it computes with Pillow and needs no torchvision.
+"""The processor of a base model for still images, on Pillow and without torchvision.
 
-transformers' processors of newer families hold a video processor as well, which wants torchvision; nothing here
-judges videos, so they are built without. Image processors exist for Pillow and for torchvision, and their pixels
-differ a little; a judge must not depend on what happens to be installed, so Pillow's is taken wherever there is one.
+transformers' processors of newer families include a video processor, which needs torchvision; videos are not judged
+here, so processors are built without it. Image processors exist for Pillow and for torchvision, and their pixels differ
+a little; scores must not depend on what is installed, so Pillow's is used wherever there is one.
 """
 
 import json
@@ -13,19 +13,19 @@ from typing import Any
 from judge.errors import CheckpointError, MissingExtraError
 
 _FILES = ("processor_config.json", "preprocessor_config.json", "tokenizer_config.json")
-"""Where a checkpoint may name the class of its processor, in the order in which transformers looks."""
+"""Files that may name the processor's class, in the order in which transformers reads them."""
 
 
 def load_processor(path: str, revision: str = "main") -> Any:
-    """The processor of a checkpoint, for stills.
+    """Load the processor of a checkpoint, for still images.
 
     Args:
         path: a folder or hub id.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        CheckpointError: it has no processor, or one that wants more than images and text.
-        MissingExtraError: its image processor exists for torchvision alone, and that is not installed.
+        CheckpointError: it has no processor, or one that needs more than images and text.
+        MissingExtraError: its image processor exists for torchvision only, which is not installed.
         OSError, ValueError, KeyError: files are missing or damaged.
     """
     from transformers import AutoImageProcessor, AutoTokenizer
@@ -39,27 +39,27 @@ def load_processor(path: str, revision: str = "main") -> Any:
     wanted = kind.get_attributes()
     if "image_processor" not in wanted or set(wanted) - set(parts):
         raise CheckpointError(
-            f"{kind.__name__} of {path!r} is made of {', '.join(wanted)}; a judge reads one image and text."
+            f"{kind.__name__} of {path!r} consists of {', '.join(wanted)}; a judge needs one image and text only."
         )
     try:
         found = [parts[name][0].from_pretrained(path, **parts[name][1], **common) for name in wanted]
     except ImportError as error:
         if "torchvision" in str(error) and find_spec("torchvision") is None:
             raise MissingExtraError(
-                f"The image processor of {path!r} exists for torchvision alone, which is not installed: "
-                "pip install torchvision, from where torch came, in the version that fits it."
+                f"The image processor of {path!r} exists for torchvision only, which is not installed: "
+                "pip install torchvision, from the same index as torch and in the matching version."
             ) from error
         raise
     if kind is named:
         return kind.from_args_and_dict(found, settings, **rest)
     processor = kind.from_args_and_dict(found, settings | {"video_processor": None}, **rest)
-    # Kept to be saved with the rest: a merged judge can serve videos elsewhere.
+    # Saved with the rest, so that a merged judge can serve videos elsewhere.
     processor.video_processor = VideoSettings(get_video_processor_config(path, revision=revision))
     return processor
 
 
 class VideoSettings(dict[str, Any]):
-    """A video processor's settings in its place, readable as its attributes are (SmolVLM does for stills too)."""
+    """Settings of a video processor, readable as attributes (SmolVLM reads them for still images too)."""
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -69,7 +69,7 @@ class VideoSettings(dict[str, Any]):
 
 
 def without_video(kind: Any) -> Any:
-    """`kind`, or where its processors hold one for videos, the same class but for that."""
+    """The processor class `kind`, or a subclass without its video processor if it has one."""
     parts = kind.get_attributes()
     stills = [name for name in parts if "video" not in name]
     if stills == parts:
@@ -80,21 +80,22 @@ def without_video(kind: Any) -> Any:
         def get_attributes(cls) -> list[str]:
             return stills
 
-        def __reduce__(self) -> Any:  # for data loaders that start their workers afresh
-            return _revive, (kind, self.__dict__)
+        def __reduce__(self) -> Any:  # pickled for data loader workers that are spawned
+            return _unpickle, (kind, self.__dict__)
 
-    Stills.__name__ = Stills.__qualname__ = kind.__name__  # saved as `processor_class`
+    Stills.__name__ = Stills.__qualname__ = kind.__name__  # written to files as `processor_class`
     return Stills
 
 
-def _revive(kind: Any, state: dict[str, Any]) -> Any:
-    made = object.__new__(without_video(kind))
-    made.__dict__.update(state)
-    return made
+def _unpickle(kind: Any, state: dict[str, Any]) -> Any:
+    """A class made in a function has no importable name, so it is made again."""
+    processor = object.__new__(without_video(kind))
+    processor.__dict__.update(state)
+    return processor
 
 
 def _processor_class(path: str, revision: str) -> Any:
-    """The class that the checkpoint names, or that its kind of model has."""
+    """The class that the checkpoint names, or the default of its model type."""
     import transformers
     from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
     from transformers.utils import cached_file

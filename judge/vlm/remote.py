@@ -87,7 +87,7 @@ class RemoteJudge:
         self.concurrency = concurrency
         self.constrain = constrain
         self.name = name or model or base_url
-        self._supports_logprobs = True
+        self._supports_logprobs = True  # until the server refuses a request for them
 
     def __enter__(self) -> "RemoteJudge":
         return self
@@ -169,6 +169,7 @@ class RemoteJudge:
         reasons: list[str | None] = [None] * len(images)
         if not images:
             return Scores(unsafe, categories, ())
+        # Once: a wrong URL or model should stop the run, not fail row by row.
         if not self._asked_before:
             self.ping()
         chats = [render(taxonomy, prompt, template=self.template) for prompt in prompts]

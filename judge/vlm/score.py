@@ -1,11 +1,11 @@
-"""The judge as a classifier: probabilities over a closed set of answers, never free text.
+"""The judge as a classifier: probabilities over a closed set of answers, never generated text.
 
-For each image the model chooses, token by token, among the allowed answers only (constrained decoding, all branches
-at once); so P(unsafe) and P(category) come from one set of numbers and an invalid answer cannot exist. The tokens
-before the image (the whole policy under `policy_first`) run once per taxonomy and their key-value cache is kept; the
-answers are packed behind each image as a token tree, so an image costs one forward pass. Where several taxonomies or
-many categories are asked about, the image runs first and the branches of a large tree run beside each other;
-questions that taxonomies have in common are one branch.
+The model scores, token by token, the allowed answers only (constrained decoding of all branches at once). So P(unsafe)
+and P(category) are parts of one distribution, and an invalid answer cannot occur. The tokens before the image (the
+whole policy under `policy_first`) run once per taxonomy and their key-value cache is reused; the answers are packed
+after each image as a token tree, so an image costs one forward pass. With several taxonomies or many categories, the
+image runs first and the branches of its large tree run as rows of a batch; questions that taxonomies share are one
+branch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,23 +35,23 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_CACHED_POLICIES = 16
-"""Prefix caches held at a time; the least recently used goes first."""
+"""Size of the cache of prefixes' keys and values; the least recently used is evicted."""
 MAX_CACHED_QUESTIONS = 1024
-"""Tokenised questions held at a time, for attacks; the least recently used goes first."""
+"""Size of the cache of tokenised questions, for attacks; the least recently used is evicted."""
 TREE_WIDTH = 256
-"""Tokens up to which a tree is packed behind its image in one row; a larger one is cut into rows of its own."""
+"""Largest tree, in tokens, that is packed after its image in one row; a larger one is split into several rows."""
 
 
 @dataclass
 class VisionLanguageJudge:
-    """A vision-language model that answers under the caller's taxonomy (design, section 4).
+    """A vision-language model as a classifier of any taxonomy.
 
     Attributes:
-        model: any `AutoModelForImageTextToText` that is not in training mode.
+        model: an `AutoModelForImageTextToText` in evaluation mode.
         processor: its processor, with a chat template.
         template: one of `prompts.TEMPLATES`; a tuned judge keeps the one it was trained with.
         name: what verdicts and reports call it.
-        default_taxonomy: used where the caller has none of his own.
+        default_taxonomy: used if the caller has none.
         batch_size: images in one forward pass.
     """
 
@@ -67,7 +67,7 @@ class VisionLanguageJudge:
     _questions: "LRUCache[Any, Encoded]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_QUESTIONS), repr=False
     )
-    _runs: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False)
+    _image_tokens: dict[tuple[int, int], tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     supports_multilabel: ClassVar[bool] = True
 
@@ -91,12 +91,12 @@ class VisionLanguageJudge:
         *,
         multilabel: bool = False,
     ) -> Scores:
-        """Judge B images under one taxonomy of K categories.
+        """Score B images under one taxonomy of K categories.
 
-        `unsafe` is the answer to the question about the whole policy, one way or the other. Without `multilabel`, a
-        category's probability is that the answer names it: together they make up `unsafe`, and an image that violates
-        two splits it between them. With `multilabel`, each category is asked about on its own, from the same image
-        prefix. `categories` are these probabilities on one scale with the whole (`judge.protocol`), `separate` as such.
+        `unsafe` is the answer to the question about the whole policy in both cases. Without `multilabel`, a category's
+        probability is that the answer names it: they sum to `unsafe`, so an image that violates two splits it between
+        them. With `multilabel`, each category gets a question of its own, on the same image prefix. `categories` are
+        these probabilities on one scale with the whole (`judge.protocol`), `separate` as such.
 
         An image whose text does not fit the context, or whose scores are not finite, is NaN with a reason.
         """
@@ -111,9 +111,10 @@ class VisionLanguageJudge:
         *,
         multilabel: bool = False,
     ) -> list[Scores]:
-        """Judge B images under several taxonomies; under `perspective` each image runs once for all of them."""
+        """Score B images under several taxonomies; under `perspective` each image runs once for all of them."""
         prompts = check_prompts(len(images), prompts)
-        found = [_Table(len(images), taxonomy) for taxonomy in taxonomies]
+        tables = [_Table(len(images), taxonomy) for taxonomy in taxonomies]
+        # With the image before the policy, all taxonomies are branches after it; else each has a prefix of its own.
         together = [list(range(len(taxonomies)))] if self.template == "perspective" else None
         for chosen in together or [[index] for index in range(len(taxonomies))]:
             for start in range(0, len(images), self.batch_size):
@@ -131,20 +132,24 @@ class VisionLanguageJudge:
                 for row, log_probabilities, reason in self._run([images[row] for row in rows], variants):
                     if log_probabilities is None:
                         self._check_policies([taxonomies[index] for index in chosen])
-                    _spread(found, start + row, variants[row], log_probabilities, reason)
-        return [table.scores() for table in found]
+                    _fill(tables, start + row, variants[row], log_probabilities, reason)
+        return [table.scores() for table in tables]
 
     def margins(self, visual: Visual, encoded: Sequence[Encoded], *, answer: int | None = None) -> Tensor:
         """Log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
 
-        Rows must share prefix and continuations (one taxonomy, one question). Positive means unsafe. With `answer`,
-        that answer stands against all others.
+        Positive means unsafe. With `answer`, the logit of that answer against all others.
+
+        Args:
+            visual: pixel tensors of the B images.
+            encoded: B rows that share prefix and continuations (one taxonomy, one question).
+            answer: index among the continuations.
         """
-        asked = one_vs_rest(encoded[0].continuations, answer or 0)
-        rows = [replace(row, continuations=asked) for row in encoded]
+        continuations = one_vs_rest(encoded[0].continuations, answer or 0)
+        rows = [replace(row, continuations=continuations) for row in encoded]
         scores = self.log_probabilities(visual, rows, keep_gradient=True)
         margin = scores[:, 0] - scores[:, 1:].logsumexp(dim=1)
-        return -margin if answer is None else margin
+        return -margin if answer is None else margin  # answer 0 is the safe one
 
     def pixel_margins(
         self,
@@ -158,11 +163,11 @@ class VisionLanguageJudge:
         """Log P(unsafe) - log P(safe), differentiable in the pixels of the images as they were posted.
 
         Args:
-            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen in here.
+            pixels: (B, 3, H, W) floats in [0, 1]; resizing, cropping and normalising happen inside.
             prompts: B prompts, or None.
             taxonomy: the policy.
-            category: ask about this category's score, as it is without `multilabel`.
-            focus: ask about this category alone; then it is the logit of `Scores.separate` of `multilabel`, and
+            category: the margin of this category's score, as without `multilabel`.
+            focus: ask about this category only; then it is the logit of `Scores.separate` of `multilabel`, and
                 `category` may only name the same one.
 
         Returns:
@@ -171,11 +176,12 @@ class VisionLanguageJudge:
         Raises:
             TaxonomyError: no such category.
             ConfigError: a template whose answers do not name it.
-            CheckpointError: a family whose image processor is not known to `pixels.preprocess`.
+            CheckpointError: a family whose image processor `pixels.preprocess` does not support.
             ArbiterError: a row does not fit the context.
         """
         prompts = check_prompts(len(pixels), prompts)
-        place = None if category is None else self._answer(taxonomy, category, focus)
+        place = None if category is None else self._answer_index(taxonomy, category, focus)
+        # Gradients pass the resizing and normalisation; the image tokens depend on the size only.
         visual = {"pixel_values": preprocess(self.image_processor, pixels)}
         size = (int(pixels.shape[3]), int(pixels.shape[2]))
         encoded = [self._question(taxonomy, prompt, focus, size) for prompt in prompts]
@@ -187,56 +193,67 @@ class VisionLanguageJudge:
         if place is None or focus is not None:
             return self.margins(visual, encoded, answer=place)
         scores = self.log_probabilities(visual, encoded, keep_gradient=True)
-        whole = scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
-        return category_margin(whole, scores[:, 1:], place - 1)
+        unsafe = scores[:, 1:].logsumexp(dim=1) - scores[:, 0]
+        return category_margin(unsafe, scores[:, 1:], place - 1)
 
     def _question(
         self, taxonomy: Taxonomy, prompt: str | None, focus: str | None, size: tuple[int, int]
     ) -> Encoded:
-        """The tokens of a question about a picture (width, height); attacks ask the same at every step."""
+        """The tokens of a question about an image of `size` (width, height), cached: attacks ask it at every step."""
         from PIL import Image
 
-        if size not in self._runs:
-            self._runs[size] = self.encoder.encode_image(Image.new("RGB", size))[0]
+        if size not in self._image_tokens:
+            self._image_tokens[size] = self.encoder.encode_image(Image.new("RGB", size))[0]
         key = (taxonomy, prompt, focus, size)
         encoded = self._questions.get(key)
         if encoded is None:
             chat = render(taxonomy, prompt, template=self.template, focus=focus)
-            encoded = self._questions[key] = self.encoder.encode_row([Variant(chat)], self._runs[size])
+            encoded = self._questions[key] = self.encoder.encode_row(
+                [Variant(chat)], self._image_tokens[size]
+            )
         return encoded
 
-    def _answer(self, taxonomy: Taxonomy, category: str, focus: str | None) -> int:
-        """Place of the answer that names a category."""
+    def _answer_index(self, taxonomy: Taxonomy, category: str, focus: str | None) -> int:
+        """Index of the answer that names a category."""
         place = taxonomy.index(category)
         answers = render(taxonomy, template=self.template, focus=focus).answers
         for number, answer in enumerate(answers):
             if answer.category == place:
                 return number
-        asked = (
+        question = (
             f"asked about {focus!r} alone" if focus is not None else f"under the template {self.template!r}"
         )
         raise ConfigError(
-            f"No answer names {category!r} {asked}; use policy_first or perspective, and focus on it or on nothing."
+            f"No answer names {category!r} {question}; use policy_first or perspective, and focus on it or on nothing."
         )
 
     def log_probabilities(
         self, visual: Visual, encoded: Sequence[Encoded], *, keep_gradient: bool = False
     ) -> Tensor:
-        """(B, C) log-probabilities of the C continuations that the B rows share."""
+        """Log-probabilities (B, C) of the C continuations that B rows share.
+
+        Args:
+            visual: pixel tensors of the B images.
+            encoded: B rows that share prefix and continuations.
+            keep_gradient: differentiable in `visual["pixel_values"]`.
+        """
         tree = build_tree(encoded[0].continuations)
         chains = [row.chain for row in encoded]
         with nullcontext() if keep_gradient else torch.no_grad():
             prefix = self._prefix(encoded[0].prefix)
             bins = tree.bins(TREE_WIDTH)
             if len(bins) > 1:
-                return answer_log_probabilities(tree, self._branched(chains, tree, bins, prefix, visual))
+                return answer_log_probabilities(
+                    tree, self._large_tree_logits(chains, tree, bins, prefix, visual)
+                )
+            # Without a prefix (image first) there is no cache to pass.
             inputs = pack_trees(self.model, chains, tree, prefix, visual)
             cache = (
                 {"past_key_values": prefix.expand(len(chains)), "use_cache": True} if prefix.length else {}
             )
             return answer_log_probabilities(tree, self.model(**inputs, **cache).logits)
 
-    def _branched(
+    def _large_tree_logits(
         self,
         chains: Sequence[tuple[int, ...]],
         tree: TokenTree,
@@ -244,42 +261,46 @@ class VisionLanguageJudge:
         prefix: Prefix,
         visual: Visual,
     ) -> Tensor:
-        """Logits (B, J, V) at the J predictors of a large tree: the chains first, then the bins beside each other.
+        """Logits (B, J, V) at the J predictors of a large tree: first the chains, then the bins as rows of a batch.
 
-        Packed into one row, every node's attention would be computed to all others and thrown away.
+        In one row, attention between all pairs of nodes would be computed, and most of it masked.
         """
         stem = pack_trees(self.model, chains, EMPTY_TREE, prefix, visual)
         first = self.model(**stem, past_key_values=prefix.expand(len(chains)), use_cache=True)
+        # Keys and values of prefix and chains, (B, H, P + L, D) each; a row's own part is its cache for the bins.
         layers = [(layer.keys, layer.values) for layer in first.past_key_values.layers]
-        wanted = set(tree.predictors)
-        order = [-1, *(node for nodes in bins for node in nodes if node in wanted)]
+        predictors = set(tree.predictors)
+        # A node in several bins has equal logits in each; the last one is taken.
+        order = [-1, *(node for nodes in bins for node in nodes if node in predictors)]
         place = {node: number for number, node in enumerate(order)}
         places = torch.tensor([place[node] for node in tree.predictors], device=first.logits.device)
         found = []
         for row, chain in enumerate(chains):
+            # The largest position of the row: padding repeats the last one, and M-RoPE has three per token.
             ends = stem["position_ids"][..., row : row + 1, :].amax(dim=-1, keepdim=True).cpu()
-            read = prefix.length + len(chain)
-            kept = Prefix(
-                read, tuple((k[row : row + 1, :, :read], v[row : row + 1, :, :read]) for k, v in layers)
+            cached = prefix.length + len(chain)  # without the padding of shorter chains
+            own = Prefix(
+                cached, tuple((k[row : row + 1, :, :cached], v[row : row + 1, :, :cached]) for k, v in layers)
             )
-            inputs = pack_bins(self.model, tree, bins, read, ends)
-            output = self.model(**inputs, past_key_values=kept.expand(len(bins)), use_cache=True)
+            inputs = pack_bins(self.model, tree, bins, cached, ends)
+            output = self.model(**inputs, past_key_values=own.expand(len(bins)), use_cache=True)
             found.append(torch.cat([first.logits[row], output.logits.flatten(0, -2)])[places])
         return torch.stack(found)
 
     def _run(
         self, images: "Sequence[Image]", variants: Sequence[Sequence[Variant]]
     ) -> Iterator[tuple[int, Tensor | None, str | None]]:
-        """Yield (row, log-probabilities of its continuations or None, reason)."""
+        """Yield (row, log-probabilities (C,) of its continuations or None, reason)."""
         encoded, visual = self.encoder.encode(variants, images)
         limit = self._context()
-        alike: dict[Any, list[int]] = {}
+        # One forward pass per set of rows with the same policy and answers.
+        batches: dict[Any, list[int]] = {}
         for row, encoding in enumerate(encoded):
             if len(encoding) > limit:
                 yield row, None, f"the text takes {len(encoding)} tokens, the model reads {limit}"
             else:
-                alike.setdefault((encoding.prefix, encoding.continuations), []).append(row)
-        for rows in alike.values():
+                batches.setdefault((encoding.prefix, encoding.continuations), []).append(row)
+        for rows in batches.values():
             batch = stack_visual([visual[row] for row in rows])
             scores = self.log_probabilities(batch, [encoded[row] for row in rows]).cpu()
             for row, row_scores in zip(rows, scores, strict=True):
@@ -291,10 +312,10 @@ class VisionLanguageJudge:
                 )
 
     def _check_policies(self, taxonomies: Sequence[Taxonomy]) -> None:
-        """Raise if a policy by itself does not fit: then no image could ever be judged under it."""
+        """Raise if a policy by itself does not fit, so that no image could be scored under it."""
         for taxonomy in taxonomies:
-            whole = self.encoder.variants(taxonomy, None, multilabel=False)
-            tokens = len(self.encoder.encode_row(whole, run=()))
+            question = self.encoder.variants(taxonomy, None, multilabel=False)
+            tokens = len(self.encoder.encode_row(question, image_tokens=()))
             if tokens > self._context():
                 raise ArbiterError(
                     f"The policy {taxonomy.name!r} takes {tokens} tokens and the model reads {self._context()}; "
@@ -302,16 +323,19 @@ class VisionLanguageJudge:
                 )
 
     def _context(self) -> int:
+        """Tokens that the language model reads at most."""
         config = self.model.config.get_text_config()
         return int(getattr(config, "max_position_embeddings", None) or 10**9)
 
     def _prefix(self, tokens: tuple[int, ...]) -> Prefix:
+        """Keys and values of the tokens before the image, cached."""
         prefix = self._prefixes.get(tokens)
         if prefix is not None:
             return prefix
         layers: tuple[tuple[Tensor, Tensor], ...] = ()
         if tokens:
             ids = torch.tensor([tokens], device=self.model.device)
+            # Without gradient even in attacks: it does not depend on the image.
             with torch.no_grad():
                 cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
             layers = tuple((layer.keys, layer.values) for layer in cache.layers)
@@ -319,12 +343,12 @@ class VisionLanguageJudge:
         return prefix
 
     def clear_cache(self) -> None:
-        """Drop the kept policies; needed after the weights have changed."""
+        """Drop cached policies; call it after the weights have changed."""
         self._prefixes.clear()
 
 
 class _Table:
-    """Scores of one taxonomy, filled row by row."""
+    """Arrays for the scores of one taxonomy, filled row by row."""
 
     def __init__(self, rows: int, taxonomy: Taxonomy) -> None:
         self.unsafe = np.full(rows, np.nan)
@@ -335,24 +359,25 @@ class _Table:
         return on_one_scale(Scores(self.unsafe, self.categories, tuple(self.reasons)))
 
 
-def _spread(
+def _fill(
     tables: Sequence[_Table],
     row: int,
     variants: Sequence[Variant],
     log_probabilities: Tensor | None,
     reason: str | None,
 ) -> None:
-    """Turn log-probabilities of all continuations of a row into its scores."""
+    """Write a row's scores from the log-probabilities (C,) of its continuations, in the order of its variants."""
     start = 0
     for variant in variants:
         table, answers = tables[variant.taxonomy], variant.chat.answers
         if log_probabilities is None:
             table.reasons[row] = reason
             continue
-        chances = log_probabilities[start : start + len(answers)].double().exp().numpy()
+        # In float64, so that a sum of probabilities near 1 keeps its distance to 1.
+        probabilities = log_probabilities[start : start + len(answers)].double().exp().numpy()
         start += len(answers)
         if variant.focus is None:
-            table.unsafe[row] = float(chances[1:].sum())
-        for answer, chance in zip(answers, chances, strict=True):
+            table.unsafe[row] = float(probabilities[1:].sum())  # all answers but the safe one
+        for answer, probability in zip(answers, probabilities, strict=True):
             if answer.category is not None:
-                table.categories[row, answer.category] = float(chance)
+                table.categories[row, answer.category] = float(probability)

@@ -1,8 +1,8 @@
-"""Many continuations of one text as a tree of tokens, so that shared tokens are computed once.
+"""Many continuations of one text as a tree of tokens (a trie), so that shared tokens are computed once.
 
 The closed answers of a template ("safe", "unsafe: Hate", ...), the questions about each category and whole
-taxonomies after an image are all continuations. Packed one node after another under a mask that lets a node read
-its ancestors only, all of them are scored in one forward pass, exactly as if each had been run alone.
+taxonomies after an image are all continuations. Packed into one sequence under a mask that lets a node attend to its
+ancestors only, all are scored in one forward pass, exactly as if each had been run alone.
 """
 
 from collections import Counter
@@ -15,7 +15,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Continuation:
-    """Tokens that may follow; those from `answer_start` on are the answer whose probability is asked for."""
+    """Tokens that may follow the text; those from `answer_start` on are the answer whose probability is wanted."""
 
     tokens: tuple[int, ...]
     answer_start: int
@@ -23,39 +23,39 @@ class Continuation:
 
 @dataclass(frozen=True)
 class TokenTree:
-    """The union of continuations. Parents have smaller numbers than their children."""
+    """The union of continuations, as T nodes. Parents have smaller numbers than their children."""
 
     tokens: tuple[int, ...]
-    """(T,) token of each node that has to be fed: those that a choice reads."""
+    """(T,) token of each node that is an input: those with a choice after them."""
     parents: tuple[int, ...]
-    """(T,) node before this one, -1 for the end of the text itself."""
+    """(T,) node before this one, -1 for the end of the text."""
     depths: tuple[int, ...]
     """(T,) tokens between the end of the text and this node, from 0."""
     steps: tuple[tuple[tuple[int, int], ...], ...]
-    """For each continuation, the choices on the way to the end of its answer: (node that predicts, token).
+    """For each continuation, the choices along its answer: (node that predicts, token).
 
-    A token that is the only one allowed has probability one: it is no choice, and nobody predicts it.
+    A token that is the only one allowed has probability one, so it is no choice and needs no prediction.
     """
 
     def ancestor_mask(self) -> Tensor:
-        """(T, T) bool: which nodes each node reads, itself included."""
+        """(T, T) bool: the nodes that each node attends to, its ancestors and itself."""
         size = len(self.tokens)
-        reads = torch.eye(size, dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
+        mask = torch.eye(size, dtype=torch.bool)
+        for node, parent in enumerate(self.parents):  # parents first, so their rows are complete
             if parent >= 0:
-                reads[node] |= reads[parent]
-        return reads
+                mask[node] |= mask[parent]
+        return mask
 
     def bins(self, width: int) -> tuple[tuple[int, ...], ...]:
-        """Sets of nodes, each complete with all that its nodes read, that together hold every choice.
+        """Subtrees that together contain every choice; each has all ancestors of its nodes, so bins run independently.
 
-        Continuations are put together in their order while a bin has no more than `width` nodes, or a quarter more
-        than the longest of them; what bins have in common stands in each. So bins can run side by side.
+        Continuations are added in order while a bin has at most `width` nodes, or a quarter more than the longest
+        continuation if that is larger; nodes shared by bins are in each of them.
         """
-        reads: list[frozenset[int]] = []
+        paths: list[frozenset[int]] = []
         for node, parent in enumerate(self.parents):
-            reads.append((reads[parent] if parent >= 0 else frozenset()) | {node})
-        needed = [frozenset().union(*(reads[node] for node, _ in steps if node >= 0)) for steps in self.steps]
+            paths.append((paths[parent] if parent >= 0 else frozenset()) | {node})
+        needed = [frozenset().union(*(paths[node] for node, _ in steps if node >= 0)) for steps in self.steps]
         width = max(width, max(map(len, needed), default=0) * 5 // 4)
         found: list[frozenset[int]] = [frozenset()]
         for nodes in needed:
@@ -67,16 +67,16 @@ class TokenTree:
 
     @property
     def predictors(self) -> tuple[int, ...]:
-        """Nodes whose logits are needed, in order; -1 is the last token of the text."""
+        """(J,) nodes whose logits are needed, in order; -1 is the last token of the text."""
         return tuple(sorted({node for steps in self.steps for node, _ in steps})) or (-1,)
 
 
 EMPTY_TREE = TokenTree((), (), (), ())
-"""Nothing but the end of the text itself."""
+"""A tree without nodes: only the end of the text predicts."""
 
 
 def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
-    """Merge continuations that begin alike.
+    """Merge continuations by their common prefixes.
 
     Raises:
         ValueError: an empty answer, or no continuation.
@@ -88,29 +88,31 @@ def build_tree(continuations: Sequence[Continuation]) -> TokenTree:
     children: dict[tuple[int, int], int] = {}
     steps: list[list[tuple[int, int]]] = []
     for continuation in continuations:
-        node, wanted = -1, []
+        node, path = -1, []
         for depth, token in enumerate(continuation.tokens):
             if depth >= continuation.answer_start:
-                wanted.append((node, token))
+                path.append((node, token))
+            # A new node gets the next number, so parents are numbered before their children.
             node = children.setdefault((node, token), len(children))
-        steps.append(wanted)
-    allowed = Counter(node for node, _ in {step for wanted in steps for step in wanted})
-    choices = [[(node, token) for node, token in wanted if allowed[node] > 1] for wanted in steps]
-    return _pruned(children, choices)
+        steps.append(path)
+    # How many tokens may follow each node: where it is one, there is no choice.
+    allowed = Counter(node for node, _ in {step for path in steps for step in path})
+    choices = [[(node, token) for node, token in path if allowed[node] > 1] for path in steps]
+    return _prune(children, choices)
 
 
 def one_vs_rest(continuations: Sequence[Continuation], place: int = 0) -> tuple[Continuation, ...]:
-    """The closed answers to one question, cut where they part from one of them: all that its probability needs.
+    """The closed answers to one question, truncated to what the probability of one of them needs.
 
-    Behind the first token at which an answer leaves that one, none leads back, and the probabilities of all that may
-    follow sum to one. So leaving it out changes nothing, and spares a tree its nodes: a verdict needs no category.
+    After the first token at which an answer differs from that one, the probabilities of all its continuations sum to
+    one. So truncating there changes nothing and keeps the tree small: P(unsafe) needs no category.
 
     Args:
         continuations: all answers.
-        place: of the one; 0 is the safe one.
+        place: index of the one; 0 is the safe one.
 
     Returns:
-        The one, whole, and then, each once, the beginnings of the others.
+        The one in full, then the distinct beginnings of the others.
     """
     one = continuations[place]
     found = [one]
@@ -121,14 +123,15 @@ def one_vs_rest(continuations: Sequence[Continuation], place: int = 0) -> tuple[
     return tuple(dict.fromkeys(found))
 
 
-def _pruned(children: dict[tuple[int, int], int], choices: Sequence[Sequence[tuple[int, int]]]) -> TokenTree:
-    """The part of a tree, given as (parent, token) -> node, that leads to nodes where something is chosen."""
+def _prune(children: dict[tuple[int, int], int], choices: Sequence[Sequence[tuple[int, int]]]) -> TokenTree:
+    """The part of a tree, given as (parent, token) -> node, that leads to choices."""
     edges = list(children)
     needed: set[int] = set()
-    for node in {node for wanted in choices for node, _ in wanted}:
+    for node in {node for path in choices for node, _ in path}:
         while node >= 0 and node not in needed:
             needed.add(node)
             node = edges[node][0]
+    # Renumber what is left, in order.
     places = {-1: -1} | {node: place for place, node in enumerate(sorted(needed))}
     depths = {-1: -1}
     for node in sorted(needed):
@@ -137,17 +140,16 @@ def _pruned(children: dict[tuple[int, int], int], choices: Sequence[Sequence[tup
         tokens=tuple(edges[node][1] for node in sorted(needed)),
         parents=tuple(places[edges[node][0]] for node in sorted(needed)),
         depths=tuple(depths[node] for node in sorted(needed)),
-        steps=tuple(tuple((places[node], token) for node, token in wanted) for wanted in choices),
+        steps=tuple(tuple((places[node], token) for node, token in path) for path in choices),
     )
 
 
 def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
-    """Log-probability of each continuation's answer among those that may stand in its place.
+    """Log-probability of each continuation's answer among the allowed answers to its question.
 
-    At every step the model chooses between the tokens with which an allowed answer goes on, and nothing else: the
-    distribution of constrained decoding, which sums to one over the answers to one question. (Normalising whole
-    sequences instead would punish an answer for its length: what the model puts on other ways to go on after
-    "unsafe" would count for "safe".)
+    At every step the model chooses only among tokens that continue an allowed answer: the distribution of constrained
+    decoding, which sums to one over the answers to a question. (Normalising probabilities of whole sequences instead
+    would penalise long answers: probability of disallowed tokens after "unsafe" would count for "safe".)
 
     Args:
         tree: of C continuations.
@@ -160,10 +162,13 @@ def answer_log_probabilities(tree: TokenTree, logits: Tensor) -> Tensor:
     allowed: dict[int, list[int]] = {node: [] for node in places}
     for node, token in dict.fromkeys(step for steps in tree.steps for step in steps):
         allowed[node].append(token)
-    chances = {}
+    log_probabilities = {}
     for node, tokens in allowed.items():
-        index = torch.tensor(tokens, dtype=torch.long, device=logits.device)  # empty where all is certain
+        index = torch.tensor(tokens, dtype=torch.long, device=logits.device)  # empty if there is no choice
+        # Softmax over the allowed tokens only, (B, tokens), in float32: 16-bit logits would cost digits.
         chosen = logits[:, places[node], index].float().log_softmax(dim=-1)
-        chances.update({(node, token): chosen[:, place] for place, token in enumerate(tokens)})
+        log_probabilities.update({(node, token): chosen[:, place] for place, token in enumerate(tokens)})
     certain = logits.new_zeros(len(logits), dtype=torch.float32)
-    return torch.stack([sum((chances[step] for step in steps), certain) for steps in tree.steps], dim=1)
+    return torch.stack(
+        [sum((log_probabilities[step] for step in steps), certain) for steps in tree.steps], dim=1
+    )

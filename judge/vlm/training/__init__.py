@@ -1,1 +1,1 @@
-"""Training the judge: packed batches, shared policies, the trainer, and hardening against attacks."""
+"""Training the judge: packed batches, shared policies, the trainer, and adversarial training."""

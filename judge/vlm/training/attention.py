@@ -1,13 +1,14 @@
 """Attention in which many rows share one policy, in a single ordinary forward call.
 
 A packed sequence holds one policy of P tokens followed by G rows of L tokens each (image, prompt, question, answer).
-Every row reads the policy and itself, never another row; positions restart after the policy. So the policy runs
-once, with gradient, instead of G times, and the result equals G separate sequences. Because it is an attention
-implementation rather than a second forward over a key-value cache, gradient checkpointing, DDP and ZeRO see a
-plain call of the model.
+A row attends to the policy and to itself, never to another row; positions restart after the policy. So the policy runs
+once, with gradient, instead of G times, and the result equals that of G separate sequences. As an attention
+implementation, instead of a second forward over a key-value cache, it needs one plain call of the model, which gradient
+checkpointing, DDP and ZeRO expect.
 
-The layout is declared by the shape of the attention mask, (N, G, L, P + L) for N packed sequences: which of the
-policy's P and the row's own L keys each of the L queries of each row may read.
+The 4-D attention mask (N, G, L, P + L) of N packed sequences carries the layout: which of the policy's P and the row's
+own L keys each of a row's L queries may attend to. No ordinary mask has this shape, whose third dimension is not the
+length of the sequence, so other calls of the same model (with a 2-D mask or none) go to sdpa.
 """
 
 from typing import Any
@@ -29,20 +30,20 @@ def policy_grouped_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attend as the module text says; any other mask goes to transformers' own sdpa.
+    """Attention of the packed layout above; with any other mask, transformers' own sdpa.
 
     Args:
         module: the attention module (for its dropout state and key-value groups).
         query: (N, H, S, D) with S = P + G * L.
-        key: (N, H', S, D) with H a multiple of H'.
+        key: (N, H', S, D), H a multiple of H' (grouped-query attention).
         value: as `key`.
-        attention_mask: (N, G, L, P + L), True or 0 where reading is allowed.
+        attention_mask: (N, G, L, P + L), True, or 0 if additive, where attention is allowed.
         dropout: probability on attention weights.
         scaling: factor on the scores; 1 / sqrt(D) if None.
         kwargs: passed on to sdpa.
 
     Returns:
-        (N, S, H, D) and None (no weights are kept).
+        (N, S, H, D), and None instead of attention weights.
     """
     length = query.shape[2]
     if attention_mask is None or attention_mask.ndim != 4 or attention_mask.shape[2] == length:
@@ -52,24 +53,25 @@ def policy_grouped_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
         )
     sequences, rows, row_length, keys = attention_mask.shape
-    policy = keys - row_length
+    policy = keys - row_length  # P
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = (states.repeat_interleave(repeats, dim=1) for states in (key, value))
 
-    def of_rows(states: Tensor) -> Tensor:
+    def split_rows(states: Tensor) -> Tensor:
         """(N, H, S, D) -> (N * G, H, L, D)."""
         heads, width = states.shape[1], states.shape[3]
-        packed = states[:, :, policy:].reshape(sequences, heads, rows, row_length, width)
+        packed = states[:, :, policy:].reshape(sequences, heads, rows, row_length, width)  # (N, H, G, L, D)
         return packed.transpose(1, 2).reshape(sequences * rows, heads, row_length, width)
 
-    def with_policy(states: Tensor) -> Tensor:
+    def prepend_policy(states: Tensor) -> Tensor:
         """(N, H, S, D) -> (N * G, H, P + L, D)."""
         heads, width = states.shape[1], states.shape[3]
+        # Autograd sums the gradients of the G copies: that of the policy comes from all its rows.
         shared = states[:, None, :, :policy].expand(sequences, rows, heads, policy, width)
-        return torch.cat([shared.reshape(sequences * rows, heads, policy, width), of_rows(states)], dim=2)
+        return torch.cat([shared.reshape(sequences * rows, heads, policy, width), split_rows(states)], dim=2)
 
-    of_policy = F.scaled_dot_product_attention(
+    policy_output = F.scaled_dot_product_attention(
         query[:, :, :policy],
         key[:, :, :policy],
         value[:, :, :policy],
@@ -77,22 +79,24 @@ def policy_grouped_attention(
         is_causal=True,
         scale=scaling,
     )
-    of_row = F.scaled_dot_product_attention(
-        of_rows(query),
-        with_policy(key),
-        with_policy(value),
+    row_output = F.scaled_dot_product_attention(
+        split_rows(query),
+        prepend_policy(key),
+        prepend_policy(value),
         attn_mask=attention_mask.reshape(sequences * rows, 1, row_length, keys),
         dropout_p=dropout,
         scale=scaling,
     )
     heads, width = query.shape[1], query.shape[3]
-    of_row = of_row.reshape(sequences, rows, heads, row_length, width).transpose(1, 2)
-    packed = torch.cat([of_policy, of_row.reshape(sequences, heads, rows * row_length, width)], dim=2)
+    # (N * G, H, L, D) -> (N, H, G * L, D), behind the policy -> (N, H, S, D).
+    row_output = row_output.reshape(sequences, rows, heads, row_length, width).transpose(1, 2)
+    row_output = row_output.reshape(sequences, heads, rows * row_length, width)
+    packed = torch.cat([policy_output, row_output], dim=2)
     return packed.transpose(1, 2).contiguous(), None
 
 
 def register() -> str:
-    """Make the implementation known to transformers and return its name; safe to call again."""
+    """Register the implementation with transformers and return its name; may be called again."""
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 

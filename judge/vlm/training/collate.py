@@ -1,4 +1,4 @@
-"""Groups of rows -> one packed batch: each policy once, its rows behind it, the loss on the answers alone."""
+"""Collate groups of rows into one packed batch: each policy once, followed by its rows; loss on answer tokens only."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EncodedImage = tuple[tuple[int, ...], dict[str, Tensor]]
 """Image tokens and pixel tensors, as `ChatEncoder.encode_image` returns them."""
 PACKED = ("input_ids", "position_ids", "attention_mask", "logits_to_keep", "labels")
-"""What `pack` returns; all else in a batch is pixels and what goes with them."""
+"""Keys that `pack_groups` returns; the other keys of a batch are pixel tensors."""
 
 
 class PixelCache:
@@ -55,8 +55,8 @@ class GroupCollator:
 
     Attributes:
         encoder: of the base that is trained.
-        max_length: tokens a row may take in all. A longer one stops the run: cutting it would cut the answer.
-        model: read for its position scheme only.
+        max_length: most tokens of a row. A longer one raises, because truncating would cut the answer.
+        model: used only for its position scheme.
     """
 
     encoder: ChatEncoder
@@ -68,18 +68,21 @@ class GroupCollator:
         self.pixels = PixelCache(self.encoder)
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """See `pack`; `image_ids` names the examples in the order of their pixels."""
+        """Batch N groups of G rows: see `pack_groups`; `image_ids` are N * G example ids in the order of the pixels."""
         rows = [row for group in groups for row in group.rows]
-        seen = [self.pixels.get(row.example) for row in rows]
-        encoded = [self._encode(row, run) for row, (run, _) in zip(rows, seen, strict=True)]
+        images = [self.pixels.get(row.example) for row in rows]
+        encoded = [self._encode(row, tokens) for row, (tokens, _) in zip(rows, images, strict=True)]
         sizes = {len(group.rows) for group in groups}
         if len(sizes) != 1:
-            raise ArbiterError(f"Groups of one batch differ in size ({sorted(sizes)}); draw them alike.")
-        visual = stack_visual([pixels for _, pixels in seen])
-        packed = pack(self.model, encoded, len(groups), visual)
+            raise ArbiterError(
+                f"Groups of one batch differ in size ({sorted(sizes)}); draw groups of one size."
+            )
+        visual = stack_visual([pixels for _, pixels in images])
+        packed = pack_groups(self.model, encoded, len(groups), visual)
         return {**packed, **visual, "image_ids": [row.example.id for row in rows]}
 
-    def _encode(self, row: Row, run: tuple[int, ...]) -> Encoded:
+    def _encode(self, row: Row, image_tokens: tuple[int, ...]) -> Encoded:
+        """The tokens of a row, whose only continuation is the right answer."""
         chat = render(row.taxonomy, row.prompt, template=self.encoder.template, focus=row.focus)
         wanted = None if row.category is None else row.taxonomy.index(row.category)
         answers = [a for a in chat.answers if a.unsafe == row.unsafe and a.category in (wanted, None)]
@@ -88,26 +91,38 @@ class GroupCollator:
                 f"{row.example.id}: no single answer for unsafe={row.unsafe}, {row.category!r}."
             )
         variant = Variant(Chat(chat.messages, tuple(answers)))
-        encoded = self.encoder.encode_row([variant], run)
+        encoded = self.encoder.encode_row([variant], image_tokens)
         if len(encoded) > self.max_length:
             raise ExampleError(
                 f"{row.example.id}: the row takes {len(encoded)} tokens and max_length is {self.max_length}. "
-                "Raise max_length, lower max_categories, or shorten the definitions; a cut row would lose its answer."
+                "Raise max_length, lower max_categories, or shorten the definitions; truncating would cut the answer."
             )
         return encoded
 
 
-def pack(model: Any, encoded: Sequence[Encoded], groups: int, visual: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Lay N * G encoded rows out for `policy_grouped` attention.
+def pack_groups(
+    model: Any, encoded: Sequence[Encoded], groups: int, visual: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Lay N * G encoded rows out for `judge.vlm.training.attention`.
+
+    Args:
+        model: used only for its position scheme.
+        encoded: rows group by group, each with one continuation, its answer.
+        groups: N.
+        visual: pixel tensors of all rows, for positions.
 
     Returns:
         With policies padded to P tokens, rows to L, S = P + G * L, and A answer tokens in all:
         `input_ids` (N, S); `position_ids` (N, S) or (3, N, S), restarting after each policy;
-        `attention_mask` (N, G, L, P + L), True where a row's token reads; `logits_to_keep` (N, S), True where an
+        `attention_mask` (N, G, L, P + L), True where a row's token may attend; `logits_to_keep` (N, S), True where an
         answer token is predicted; `labels` (A,) those tokens, in the order of the kept logits.
+
+    Raises:
+        ArbiterError: rows of a group differ before the image.
     """
     each = len(encoded) // groups
     answers = [row.continuations[0].tokens for row in encoded]
+    # The last answer token is predicted but never an input.
     bodies = [row.chain + answer[:-1] for row, answer in zip(encoded, answers, strict=True)]
     policies = [encoded[start].prefix for start in range(0, len(encoded), each)]
     for index, row in enumerate(encoded):
@@ -117,7 +132,7 @@ def pack(model: Any, encoded: Sequence[Encoded], groups: int, visual: dict[str, 
 
     ids = torch.zeros(groups, policy + each * length, dtype=torch.long)
     keep = torch.zeros_like(ids, dtype=torch.bool)
-    real = torch.zeros(len(encoded), policy, dtype=torch.bool)
+    real = torch.zeros(len(encoded), policy, dtype=torch.bool)  # False at padding behind a shorter policy
     padded = torch.zeros(len(encoded), length, dtype=torch.long)
     for index, (row, body, answer) in enumerate(zip(encoded, bodies, answers, strict=True)):
         group, slot = divmod(index, each)
@@ -125,22 +140,25 @@ def pack(model: Any, encoded: Sequence[Encoded], groups: int, visual: dict[str, 
         ids[group, : len(row.prefix)] = torch.tensor(row.prefix, dtype=torch.long)
         padded[index, : len(body)] = torch.tensor(body)
         ids[group, start : start + length] = padded[index]
+        # A token is predicted at the position before it: from the last of the chain on.
         keep[group, start + len(row.chain) - 1 : start + len(row.chain) - 1 + len(answer)] = True
         real[index, : len(row.prefix)] = True
 
+    # (N * G, L, P + L): the whole policy, then the row itself causally. Padding behind a row is after all its tokens.
     causal = torch.ones(length, length, dtype=torch.bool).tril()
-    reads = torch.cat(
+    allowed = torch.cat(
         [real[:, None].expand(-1, length, -1), causal.expand(len(encoded), length, length)], dim=-1
     )
     lengths = torch.tensor([len(body) for body in bodies])
     own = chain_positions(model, padded, lengths, visual, 0)
+    # Positions continue the row's own policy, not its padding; (N * G, L) -> (N, G * L), after (3,) for Qwen-VL.
     offsets = torch.tensor([len(row.prefix) for row in encoded])
     own = (own + offsets[:, None]).reshape(*own.shape[:-2], groups, each * length)
     before = torch.arange(policy).expand(*own.shape[:-1], policy)
     return {
         "input_ids": ids,
         "position_ids": torch.cat([before, own], dim=-1),
-        "attention_mask": reads.reshape(groups, each, length, policy + length),
+        "attention_mask": allowed.reshape(groups, each, length, policy + length),
         "logits_to_keep": keep,
         "labels": torch.tensor([token for answer in answers for token in answer]),
     }

@@ -94,7 +94,7 @@ class ImageFeatureCache:
         Args:
             model: the model without adapters' wrapper.
             ids: B example ids.
-            visual: their pixel tensors; the leading dimension is B, or patches of all images (Qwen-VL).
+            visual: their pixel tensors, `pixel_values` (B, 3, H, W), or patches of all images (Qwen-VL).
 
         Returns:
             What `mm_encoder_outputs` takes; None where the pixels cannot be split by image.
@@ -112,6 +112,7 @@ class ImageFeatureCache:
             for name, *features in zip(missing, *levels, strict=True):
                 found[name] = tuple(features)
                 self._store(name, found[name])
+        # Per level one tuple of B tensors (P, D), whose numbers of tokens may differ.
         pooled, *deeper = zip(*(found[name] for name in ids), strict=True)
         deep = {"deepstack_features": deeper} if deeper else {}
         return {"image": self._output_class(pooler_output=pooled, **deep)}
@@ -157,6 +158,7 @@ class JudgeTrainer(EvaluatingTrainer):
         ids = inputs.pop("image_ids")
         if self.features is not None:
             visual = {key: value for key, value in inputs.items() if key not in PACKED}
+            # Without the wrappers of DDP and peft: the tower takes part in neither.
             plain = self.accelerator.unwrap_model(model).get_base_model()
             features = self.features.get(plain, ids, visual)
             if features is not None:
