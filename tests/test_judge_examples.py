@@ -357,7 +357,7 @@ def test_the_same_picture_in_another_file_format_is_found_across_splits() -> Non
     Image.open(BytesIO(png(1))).save(file, "WEBP", lossless=True)
     train = ExampleSet((Example("a", png(1), split="train"), Example("b", png(2), split="train")), name="one")
     test = ExampleSet((Example("z", file.getvalue(), split="test"),), name="two")
-    with pytest.raises(ExampleError, match=r"1 pictures .* one: a \(train\) and two: z \(test\)"):
+    with pytest.raises(ExampleError, match=r"1 images .* one: a \(train\) and two: z \(test\)"):
         check_splits(train, test)
     check_splits(train, train)
 

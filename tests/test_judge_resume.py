@@ -136,7 +136,7 @@ def test_a_full_disk_is_one_line_with_what_was_kept(begun, capsys, error):
     assert stopped.value.code == 2
     [line] = capsys.readouterr().err.strip().splitlines()
     assert line.startswith(f"The disk is full: {run} could not be written. Saved: {kept};")
-    assert "--resume_from_checkpoint true goes on from there" in line
+    assert "--resume_from_checkpoint true continues from there" in line
     assert "checkpoint-6 was not written to its end and can be deleted" in line
 
 

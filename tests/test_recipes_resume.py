@@ -49,7 +49,7 @@ def test_a_stopped_run_says_how_it_goes_on_and_does(
     assert stopped.value.code == status
     line = capsys.readouterr().err.strip().splitlines()[-1]
     assert line.startswith(said)
-    assert "stopped/checkpoint-2; the same command with --resume_from_checkpoint true goes on" in line
+    assert "stopped/checkpoint-2; the same command with --resume_from_checkpoint true continues" in line
 
     for changed, difference in (
         ({"seed": 1}, "seed 42, not 1"),
