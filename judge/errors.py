@@ -10,7 +10,7 @@ ArbiterError
 └── MissingExtraError    an optional dependency that is not installed
 """
 
-from typing import Literal, get_args
+from typing import Literal
 
 from prompts.errors import ArbiterError
 
@@ -26,8 +26,7 @@ ImageStatus = Literal[
     "animated",
     "unknown_colours",
 ]
-IMAGE_STATUSES: tuple[ImageStatus, ...] = get_args(ImageStatus)
-"""All values of `ImageError.status`; `judge.data.images.open_image` explains them."""
+"""What `judge.data.images.open_image` can fail with, explained there."""
 
 
 class ImageError(ArbiterError, ValueError):

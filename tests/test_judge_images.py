@@ -6,6 +6,7 @@ import zlib
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from judge.data.images import FORMATS, ImageLimits, format_of, open_image, pixels_hash
-from judge.errors import IMAGE_STATUSES, ConfigError, ImageError
+from judge.errors import ConfigError, ImageError, ImageStatus
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -51,7 +52,7 @@ def pixels(source: object, limits: ImageLimits | None = None) -> list[tuple[int,
 def status(source: object, limits: ImageLimits | None = None) -> str:
     with pytest.raises(ImageError) as caught:
         open_image(source, limits or ImageLimits())
-    assert caught.value.status in IMAGE_STATUSES
+    assert caught.value.status in get_args(ImageStatus)
     assert caught.value.reason
     assert "\n" not in caught.value.reason
     return caught.value.status
