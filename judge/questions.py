@@ -169,6 +169,7 @@ def _score_opened(
         check_taxonomy(taxonomy)
     sources = check_images(images)
     prompts = check_prompts(len(sources), prompts)
+    # One part for each chunk of images that fits into memory.
     parts = []
     for rows, opened, failed in _open_in_chunks(sources):
         # Prompts of failed rows are dropped with their images, so that the two lists stay aligned.
@@ -195,6 +196,7 @@ def _open_in_chunks(sources: Sequence[Any]) -> "Iterator[tuple[range, list[Image
     start, pixels = 0, 0
     opened: list[Image.Image] = []
     failed: dict[int, str] = {}
+    # By index and not by iteration: a data set may open its images when they are asked for.
     for row in range(len(sources)):
         try:
             # Only an image that cannot be decoded becomes a row; a wrong type raises, as the caller must correct it.

@@ -72,6 +72,7 @@ class Category:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields that differ from their defaults, ready for YAML or JSON."""
+        # Defaults are left out, so that a file made from this reads like one that a person wrote.
         values: dict[str, Any] = {"name": self.name, "definition": self.definition}
         for field_name in ("examples", "aliases", "rewordings"):
             if getattr(self, field_name):
@@ -113,6 +114,7 @@ class Taxonomy:
                         f"Taxonomy {self.name!r}: {word!r} stands for both {self.categories[owner].name!r} "
                         f"and {category.name!r}; names, aliases and codes must differ, whatever their case."
                     )
+        # Keys identify categories in labels; names alone do not, as two categories may be renamed alike.
         if len(set(self.keys)) < len(self.keys):
             twice = next(key for key in self.keys if self.keys.count(key) > 1)
             raise TaxonomyError(f"Taxonomy {self.name!r}: two categories have the key {twice!r}; drop one.")
@@ -139,6 +141,7 @@ class Taxonomy:
     @property
     def hash(self) -> str:
         """SHA-256 (64 hexadecimal digits) of what a model or a reader of its answers gets, order included."""
+        # The key, aliases and rewordings are left out: renaming those changes no question and no cached score.
         rendered = [
             [c.name, None if c.name_only else c.definition, None if c.name_only else list(c.examples), c.code]
             for c in self.categories
@@ -244,6 +247,7 @@ class Taxonomy:
 
 def _several(names: Iterable[str]) -> list[str]:
     """The names as a list; a single string would silently be read as a list of letters."""
+    # A text is an iterable of texts too, so types cannot catch this.
     if isinstance(names, str):
         raise TaxonomyError(f"Expected a list of category names, got the text {names!r}; pass [{names!r}].")
     return list(names)
@@ -257,6 +261,7 @@ def taxonomy_from_data(data: object, source: str) -> Taxonomy:
         raise TaxonomyError(
             f"{source}: the taxonomy's name must be text, got {name!r} (control characters are refused)."
         )
+    # YAML reads `version: 1.0` as a number, and `yes` as a bool.
     if isinstance(version, bool) or not isinstance(version, str | int | float) or not _plain(str(version)):
         raise TaxonomyError(
             f"{source}: the version must be text or a number, got {version!r} (control characters are refused)."
@@ -294,6 +299,7 @@ def _category_from_data(data: object, where: str) -> Category:
         )
     if not isinstance(fields.get("name_only", False), bool):
         raise TaxonomyError(f"{where}: 'name_only' must be true or false, got {fields['name_only']!r}.")
+    # Only line ends are repaired; whatever else is wrong, `Category` refuses.
     fields["definition"] = _one_line(fields["definition"])
     try:
         return Category(**fields)

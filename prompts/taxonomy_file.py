@@ -23,6 +23,7 @@ def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
         TaxonomyError: no such name or file, or not a taxonomy; the message names file and entry.
     """
     text = str(name_or_path)
+    # A shipped name wins over a file of the same name in the working folder; `./NAME` reaches that.
     if text in shipped_taxonomies():
         path = SHIPPED / f"{text}.yaml"
     elif isinstance(name_or_path, Path) or sep in text or "/" in text or text.endswith((".yaml", ".yml")):
@@ -50,6 +51,7 @@ def _parse_yaml(content: str, source: str) -> object:
                 raise TaxonomyError(f"{source}: *{event.anchor} is an alias; write out what it stands for.")
         root = yaml.compose(content, Loader=yaml.SafeLoader)
         _refuse_repeated_fields(root, source)
+        # Parsed again from the text: composing checked its structure, loading builds plain data.
         data: object = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise TaxonomyError(f"{source} is not valid YAML: {error}") from error

@@ -62,6 +62,7 @@ def render(
         raise TemplateError(
             f"No template {template!r}{nearest(str(template), TEMPLATES)}. Known: {', '.join(TEMPLATES)}."
         )
+    # Shortened before it is quoted: cut afterwards, an escape or the closing quote could be lost.
     quoted = quote(shorten(prompt, prompt_limit)) if prompt is not None and prompt.strip() else None
     return _WRITERS[template](taxonomy, quoted, None if focus is None else taxonomy.index(focus))
 
@@ -138,6 +139,7 @@ def _user_turn(text: str) -> dict[str, Any]:
 
 def _named_answers(taxonomy: Taxonomy, focus: int | None, safe: str, unsafe: str) -> tuple[Answer, ...]:
     positions = range(len(taxonomy)) if focus is None else [focus]
+    # The category's index is that in the whole taxonomy, also where only one is asked about.
     named = (Answer(unsafe.format(taxonomy.names[position]), True, position) for position in positions)
     return (Answer(safe, False, None), *named)
 

@@ -78,6 +78,7 @@ def load_cascade(
         settings = CascadeSettings.from_json(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         raise CheckpointError(f"{run.path} holds no {SETTINGS} ({error}); {_RUN_AGAIN}") from None
+    # Two checks: the settings are those that were written, and ones that a calibration can give.
     _check_settings_hash(run, path)
     check_settings(settings, str(path))
     if judge is not None and judge != "none" and not settings.with_judge:
@@ -233,6 +234,7 @@ def _server_url(run: RunDir, stored: str, named: str | None) -> str:
         )
     if not is_address(named):
         raise CheckpointError(f"{run.path} was calibrated with a judge on a server, and {named!r} is no URL.")
+    # `URL#model`: without a model the run's own is asked for, and another one is refused.
     url, asked = urldefrag(named)
     if model and asked and asked != model:
         raise CheckpointError(

@@ -79,6 +79,7 @@ class CutoffFamily:
         high = low["student"]
         if self._band:
             # Counted in rows and not in probability, so that the band keeps its size wherever the level puts it.
+            # The first score beyond the band's rows; past the last row there is none, and nothing is called unsafe.
             top = int(np.searchsorted(self._student, high)) + self._band
             high = float(self._student[top]) if top < len(self._student) else NEVER
         return Cutoffs(
@@ -155,6 +156,7 @@ def decided_losses(
     levels: Sequence[float] = LEVELS,
 ) -> Array:
     """The losses that `choose_level` bounds: (N, L) of N unsafe rows at L levels, or (I, L) means over their images."""
+    # A row that is undecided at the most lenient level is called safe at no level, so it is a miss at none.
     decided = ~np.isnan(decide(scores, family.at(levels[-1])).unsafe)
     losses = family.losses(scores.rows(decided), levels)
     if images is None:

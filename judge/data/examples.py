@@ -111,6 +111,7 @@ def load_examples(
     fingerprints: dict[str, str] = {}
     ids: set[str] = set()
     for row in _rows(reader, split, limits, name):
+        # Before the row is opened, so that a limit bounds the work too.
         if limit is not None and len(examples) >= limit:
             break
         if isinstance(row, Skipped):
@@ -193,6 +194,7 @@ def _open(
         return FolderReader(str(where)), Labels(taxonomy, others)
     if kind == "dataset":
         return DatasetReader(str(where), _PLAIN_COLUMNS), Labels(taxonomy, others)
+    # The vocabulary that these sets were labelled with, whatever taxonomy is asked about.
     known = load_taxonomy("unsafebench")
     if kind == "unsafebench":
         reader = DatasetReader(where or "yiting/UnsafeBench", _UNSAFEBENCH_COLUMNS)
@@ -266,6 +268,7 @@ def _check_failures(
     total = usable + len(skipped)
     if total == 0:
         raise UnusableRowsError(f"{name} has no rows.")
+    # No usable row is an error even where every failure is allowed.
     if usable and len(skipped) <= max_failures * total:
         return
     first = "; ".join(f"{row.id}: {row.status}, {row.reason}" for row in skipped[:3])

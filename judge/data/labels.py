@@ -56,6 +56,7 @@ class Labels:
         words = [_words(vocabulary) for vocabulary in (known, taxonomy) if vocabulary]
         self._by_word = {word: key for vocabulary in words for word, key in vocabulary.items()}
         self._names = [name for vocabulary in (known, taxonomy) if vocabulary for name in vocabulary.names]
+        # Categories outside of the data set's own vocabulary were never labelled in it.
         self._looked_for = self._keys if known is None else {self._key(name) for name in known.names}
         self._only = self._key(only) if only else None
         self._others_unknown = others == "unknown"
@@ -87,6 +88,7 @@ class Labels:
         if not unsafe:
             if names and not self._safe_names:
                 raise UnusableRowError("contradictory_label", f"safe, yet in category {names[0]!r}")
+            # A safe row of a one-category set says nothing about the other categories.
             others = self._keys - {self._only} if self._only and self._others_unknown else never_looked_for
             return frozenset(), frozenset(others)
         violates = frozenset([self._only] if self._only else [self._key(name) for name in names])

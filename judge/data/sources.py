@@ -90,6 +90,7 @@ class StoredImage:
             raise ImageError("missing", "the row holds no image")
         if isinstance(value, str):
             try:
+                # Without the head of a data URL and white space; strict otherwise, so that damage is an error.
                 return base64.b64decode(re.sub(r"^data:[^,]*,|\s", "", value), validate=True)
             except (binascii.Error, ValueError) as error:
                 raise ImageError("not_an_image", "text that is no base64") from error
@@ -179,6 +180,7 @@ class DatasetReader:
     ) -> None:
         self.where = str(where)
         self._columns = columns
+        # `val`, `valid` and `dev` are all `validation` from here on.
         sets = {canonical_split(name): rows for name, rows in _load_datasets(self.where).items()}
         # A split column counts only where the data set declares no splits itself.
         if set(sets) == {UNDECLARED} and columns.get("split") in sets[UNDECLARED].column_names:
@@ -225,6 +227,7 @@ def _find_table(where: Path) -> Path:
         return where
     if not where.is_dir():
         raise ExampleError(f"{where} is no folder and no .csv or .jsonl file.")
+    # One table exactly: with two, rows of one could silently be left out.
     tables = sorted(p for p in where.iterdir() if p.suffix in (".csv", ".jsonl") and p.is_file())
     if len(tables) != 1:
         found = ", ".join(p.name for p in tables) or "none"
@@ -284,6 +287,7 @@ def _load_datasets(where: str) -> dict[str, Any]:
     except ExampleError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        # The library wraps the informative error in a general one.
         cause = " ".join(str(error.__cause__ or error).split())[:300]
         raise ExampleError(
             f"The data set {where!r} cannot be loaded: {cause}. Give a local folder or Parquet file, or a "

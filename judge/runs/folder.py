@@ -99,8 +99,10 @@ class RunDir:
             raise CheckpointError(f"{path} {what}; give the folder that a recipe wrote, such as runs/demo")
         manifest = run.manifest
         version = manifest.get("format")
+        # Any folder may hold a run.json of another program.
         if not isinstance(version, int) or not isinstance(manifest.get("kind"), str):
             raise CheckpointError(f"{run._manifest_path} names no kind and format version; it is damaged")
+        # Older formats stay readable; a newer one may hold what this version would misread.
         if version > FORMAT:
             raise CheckpointError(
                 f"{path} has run format {version}, this version reads up to {FORMAT}; update arbiter-vision"
@@ -158,6 +160,7 @@ class RunDir:
         # Read first for the message about a missing file; `load_taxonomy` has one of its own.
         self._read("taxonomy.yaml")
         taxonomy = load_taxonomy(self.path / "taxonomy.yaml")
+        # The hash guards against a taxonomy that was edited after training, which would relabel the model's answers.
         about = self.manifest.get("taxonomy")
         expected = about.get("hash") if isinstance(about, dict) else None
         if taxonomy.hash != expected:

@@ -30,6 +30,7 @@ def environment() -> dict[str, Any]:
     """Versions, machine and commit, as far as they are known; never fails and never imports torch."""
     return {
         "time": now(),
+        # With the options as they were typed; config.yaml holds them as they were resolved.
         "command": sys.argv,
         "arbiter": _version("arbiter-vision"),
         "python": platform.python_version(),

@@ -108,6 +108,7 @@ def fingerprint(path: Path) -> str:
         digest.update(json.dumps(about, sort_keys=True).encode())
         _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES) for file in path.glob(pattern)])
         base = about.get("base")
+        # A base in a folder may change under the same name.
         if isinstance(base, str) and Path(base).is_dir():
             _add(digest, Path(base), _model_files(Path(base)))
     else:

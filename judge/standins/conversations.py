@@ -121,6 +121,7 @@ class Conversations:
         """One to nine entries; three times in five one of them is shown."""
         r = self.random
         used: set[int] = set()
+        # The power makes short lists more frequent.
         wanted, count = r.random() < 0.6, 1 + int(9 * r.random() ** 1.4)
         if not wanted:
             used |= shown
@@ -199,6 +200,7 @@ class Conversations:
             opening += f"{text}\n"
         opening += self._remark(remark)
         pieces: list[tuple[str, bool]] = []
+        # The choice among the list is mostly asked first, as a judge will be asked.
         choice_turn = r.choice((0, 0, 0, 1, 2, 3))
         for turn in range(4):
             ask, answer = self.question(entries, shown, described, turn == choice_turn)

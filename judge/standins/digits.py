@@ -107,6 +107,7 @@ def caption(values: "Sequence[int]", rng: np.random.Generator) -> str | None:
         return None
     if kind < 0.15 or (not values and kind < 0.75):
         return str(rng.choice(_WORDLESS_CAPTIONS))
+    # A caption about other digits: the prompt lies, as users' prompts may.
     if kind < 0.40 or not values:
         others = [value for value in range(10) if value not in values]
         values = [int(v) for v in rng.choice(others, size=max(1, len(values)), replace=False)]
@@ -129,6 +130,7 @@ def compose_with_boxes(
         canvas, boxes = _scene(values, split, rng)
     if source == "generated":
         canvas = _stylise(canvas, rng)
+    # A little noise on every canvas, so that flat grounds are no feature.
     noise = rng.normal(0.0, rng.uniform(0.0, 0.03), canvas.shape)
     return Image.fromarray((np.clip(canvas + noise, 0.0, 1.0) * 255.0).round().astype(np.uint8)), boxes
 

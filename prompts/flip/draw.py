@@ -88,6 +88,7 @@ def draw_pairs(
     while len(drawn) < pairs:
         rows = draw.retry_until_filled(draw.policy_pair, len(draw.keys) - 1)
         for unsafe, safe in rows[: pairs - len(drawn)]:
+            # Which policy counts as the changed one is a convention; alternating gives both directions equal weight.
             direction = ("safe_to_unsafe", "unsafe_to_safe")[len(drawn) % 2]
             drawn.append(Pair(unsafe, safe, direction))
     return drawn
@@ -97,6 +98,7 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
     """Check that the data has unsafe and safe images for every category."""
     keys = options.training_keys(taxonomy)
     pool = Pool(examples, options.held_out, rng)
+    # Checked once for all policies, rather than found out in the middle of an epoch.
     missing = [key for key in keys if not pool.violating(key)]
     if missing:
         raise ExampleError(
@@ -196,6 +198,7 @@ class _Draw:
             return None
         name = policy.names[position]
         focus = name if focused else None
+        # The arm records how the label came about, for reports; training does not use it.
         arms = _unsafe_arm(unsafe, policy), "flip" if safe.violates else "benign"
         if focused:
             arms = "focus_keep", f"focus_{arms[1]}"
@@ -214,6 +217,7 @@ class _Draw:
             safe = [bucket for bucket, label in labels if label[focus] is False]
             hard = [bucket for bucket, label in labels if label[focus] is False and any(label)]
         benign = [bucket for bucket in safe if not bucket.example.violates]
+        # A share of benign images, as negatives that violate something else alone would teach nothing about safe ones.
         order = [benign, hard] if self.rng.random() < self.options.benign else [hard, benign]
         for buckets in (*order, safe):
             image = self.pool.take(buckets)
@@ -236,6 +240,7 @@ class _Draw:
         """
         if self.rng.random() < self.options.no_prompt:
             return (None, None), (None, None)
+        # Exchanged within the pair, so that every prompt is seen as often with a safe as with an unsafe label.
         own = _own_prompt(one), _own_prompt(two)
         return own if self.rng.random() < 0.5 else (own[1], own[0])
 

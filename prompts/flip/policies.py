@@ -26,6 +26,7 @@ def draw_entries(
         options: shares of changes.
         rng: source of every choice.
     """
+    # Merging needs keys beyond `count`, of which the data may not have enough.
     merged_count = min(rng.choice((2, 3)), cover - count + 1) if rng.random() < options.custom else 1
     by_key = dict(zip(taxonomy.keys, taxonomy.categories, strict=True))
     chosen = rng.sample(list(keys), count + merged_count - 1)
@@ -62,6 +63,7 @@ def _merged(
     names = [joined]
     if options.names and (rng.random() < options.neutral_name or len(joined) > LONGEST_NAME):
         names = [*options.names]
+    # A neutral name may be taken by a category of the user's.
     free = [name for name in names if name.casefold() not in used and len(name) <= LONGEST_NAME]
     definition = "; or ".join(part.definition.rstrip(".") for part in parts)
     if not free or len(definition) > LONGEST_TEXT:

@@ -20,6 +20,7 @@ def report(rows: Iterable[Row]) -> dict[str, Any]:
         name: {str(value): number for value, number in sorted(_tally(rows, value_of).items(), key=_order)}
         for name, value_of in _COUNTED.items()
     }
+    # Images that were never drawn are not among these.
     uses = Counter(row.example.id for row in rows).values()
     # Rows of a group share one taxonomy object; its hash is computed once and not once a row.
     distinct = {id(row.taxonomy): row.taxonomy for row in rows}.values()
