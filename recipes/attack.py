@@ -47,15 +47,10 @@ from eval.robustness.deployments import evaluate_deployment
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack, check_victim_sample
 from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.robustness.summary import compare_defended, summarise_draws, summarise_trials
 from eval.robustness.texts import attack_texts, score_static_sets
 from eval.robustness.transfer import attack_universally, transfer_matrix
-from eval.robustness.trials import (
-    VictimResults,
-    compare_defended,
-    over_draws,
-    summarise_trials,
-    trial_records,
-)
+from eval.robustness.trials import VictimResults, trial_records
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.cascade.cascade import Cascade
@@ -164,7 +159,7 @@ def main() -> None:
         "suite": {**suite.describe(), "rows": len(draws[0]), "seeds": options.draws},
         "pixels": {name: summarise_trials(found, suite) for name, found in first.items()},
         "draws": {
-            victim_name(name): over_draws(found, suite.threat.epsilon) for name, found in results.items()
+            victim_name(name): summarise_draws(found, suite.threat.epsilon) for name, found in results.items()
         },
         "honesty": check_attacks(victims, draws[0], suite, options),
         "clean": {victim_name(name): clean_f1(victim, options, taxonomy) for name, victim in victims.items()},

@@ -21,18 +21,10 @@ from eval.robustness.deployments import attack_deployment, evaluate_deployment, 
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack
 from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
+from eval.robustness.summary import by_steps, compare, compare_defended, summarise_draws, summarise_trials
 from eval.robustness.texts import attack_texts, score_prompts
 from eval.robustness.transfer import attack_universally, transfer_matrix
-from eval.robustness.trials import (
-    Row,
-    Trial,
-    VictimResults,
-    by_steps,
-    compare,
-    compare_defended,
-    over_draws,
-    summarise_trials,
-)
+from eval.robustness.trials import Row, Trial, VictimResults
 from eval.robustness.victims import ClassifierVictim
 from judge.protocol import Scores
 from prompts import Category, Taxonomy
@@ -175,13 +167,13 @@ def test_a_victim_is_compared_on_the_same_rows_only():
     assert found["lead"] == pytest.approx(29 / 40)
     assert (found["only_first"], found["only_second"]) == (0, 29)
     assert found["interval"][0] > 0.5 > 0.05 > found["p_value"]
-    with pytest.raises(AttackError, match="other rows"):
+    with pytest.raises(AttackError, match="different rows"):
         compare(one, VictimResults("three", [row("z")]), 0.01)
 
 
 def test_draws_give_mean_and_deviation():
     rows = [row("a"), row("b"), row("wrong", clean=0.1)]
-    found = over_draws([VictimResults("x", rows), VictimResults("x", rows, [trial("a", 0.01)])], 0.01)
+    found = summarise_draws([VictimResults("x", rows), VictimResults("x", rows, [trial("a", 0.01)])], 0.01)
     assert found["draws"] == [1.0, 0.5]
     assert found["mean"] == 0.75
     assert found["deviation"] == pytest.approx(math.sqrt(0.125))
@@ -224,7 +216,7 @@ def test_the_papers_protocol_is_labelled_weak_and_steps_over_its_budget():
         ({"epsilons": ()}, "at least"),
         ({"attacks": ()}, "at least"),
         ({"epsilons": (0.5, 0.1)}, "ascending"),
-        ({"epsilons": (0.5,)}, "none of the budgets"),
+        ({"epsilons": (0.5,)}, "not among the budgets"),
     ],
 )
 def test_a_suite_that_cannot_be_is_refused(change, says):
@@ -523,12 +515,12 @@ def test_a_suite_says_what_ran_where():
     headline, small, other = said.split("At ")[1:]
     assert headline.startswith("2/255 every attack runs on every row: fgsm, pgd (30 steps, 2 restarts), ")
     assert "square (150 queries)" in headline
-    assert small == "0.5/255, on rows still standing, in turn: apgd (30 steps, 2 restarts). "
+    assert small == "0.5/255, on rows not broken so far, in turn: apgd (30 steps, 2 restarts). "
     assert other.startswith(
-        "4/255, on rows still standing, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
+        "4/255, on rows not broken so far, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
     )
     quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).describe_attacks()
-    assert quick.endswith("At 4/255, on rows still standing, in turn: apgd (7 steps, 5 restarts).")
+    assert quick.endswith("At 4/255, on rows not broken so far, in turn: apgd (7 steps, 5 restarts).")
     assert "None" not in unsafebench().describe_attacks()
 
 

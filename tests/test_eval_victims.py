@@ -368,9 +368,9 @@ def test_force_and_hide_go_by_the_category():
 
 
 def test_goals_and_victims_that_do_not_fit(questions):
-    with pytest.raises(AttackError, match="about the category 'one' and linear is asked about None"):
+    with pytest.raises(AttackError, match="has the category 'one', but linear scores None"):
         build_problems(as_victim(Linear()), questions, ThreatModel(0.1, goal="force", category="one"))
-    with pytest.raises(AttackError, match="about the category None and linear is asked about 'one'"):
+    with pytest.raises(AttackError, match="has the category None, but linear scores 'one'"):
         build_problems(as_victim(Linear(), category="one"), questions, ThreatModel(0.1))
     with pytest.raises(AttackError, match="no policy has 'nine'"):
         build_problems(

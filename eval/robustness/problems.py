@@ -1,4 +1,4 @@
-"""Labelled questions -> the problems that an attacker with a given threat model would solve on a classifier."""
+"""Labelled questions -> the attack problems of a threat model on a classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,18 +21,18 @@ from .victims import ClassifierVictim, image_processor_of, stages_of
 
 @dataclass(frozen=True)
 class PreparedProblem:
-    """Questions whose pictures have one size, ready for attacks."""
+    """An attack problem on questions whose pictures have one size."""
 
     problem: Problem
-    """Of the rows that the victim judges right on the real path; may be empty."""
+    """The rows that the victim judges right on the real path; may be empty."""
     places: list[int]
-    """Which question each of the problem's rows is."""
+    """Index of each row's question."""
     misjudged: list[int]
-    """Questions that the victim gets wrong without any attack; left out, for the report to count."""
+    """Questions that the victim gets wrong when clean; left out of the problem."""
     unjudged: list[int]
     """Questions that the victim could not judge; left out too."""
     scores: dict[int, float]
-    """p(unsafe) of every question named here, clean and on the real path; NaN where unjudged."""
+    """Question -> p(unsafe) of the clean picture on the real path; NaN where unjudged."""
 
 
 def build_problems(
@@ -43,30 +43,30 @@ def build_problems(
     batch_size: int = 32,
     seed: int = 0,
 ) -> list[PreparedProblem]:
-    """What an attacker with this threat model would do to these questions, one problem for each size of picture.
+    """The attack problems of this threat model on these questions, one for each size of picture.
 
-    opposite: all questions; safe: unsafe ones; force: images that do not violate the category, under policies that have
-    it; hide: images that do. Questions that the goal is not about are in none of the lists. In the space `input` the
-    pictures go through the victim's image processor first, to the size that its model sees.
+    The goal selects questions: opposite: all; safe: unsafe ones; force: images that do not violate the category, under
+    policies that have it; hide: images that do. Others are in none of the lists. In the space `input` the pictures are
+    first resized by the victim's image processor to the size of its model's input.
 
     Raises:
-        AttackError: a victim of another category than the goal's, no question that the goal is about, or an input
-            size that is not known or not the same for all stages.
+        AttackError: a victim of another category than the goal's, no question that matches the goal, or an input
+            size that is unknown or differs between stages.
         ImageError: a picture that cannot be opened.
     """
     if threat.category != victim.category:
         raise AttackError(
-            f"The goal {threat.goal!r} is about the category {threat.category!r} and {victim.name} is asked about "
+            f"The goal {threat.goal!r} has the category {threat.category!r}, but {victim.name} scores "
             f"{victim.category!r}; give both the same: ClassifierVictim(classifier, category=...)."
         )
     signs = {place: sign for place, q in enumerate(questions) if (sign := attack_sign(q, threat))}
     if not signs:
         raise AttackError(
-            f"None of {len(questions)} questions is one that the goal {threat.goal!r} could be about"
+            f"None of {len(questions)} questions matches the goal {threat.goal!r}"
             + (f": no policy has {threat.category!r} with such images." if threat.category else ".")
         )
-    contexts = {place: Context(questions[place].row.prompt, questions[place].row.taxonomy) for place in signs}
-    pictures = {place: open_image(questions[place].row.example.image) for place in signs}
+    contexts = {place: context_of(questions[place]) for place in signs}
+    pictures = {place: picture_of(questions[place]) for place in signs}
     if threat.space == "input":
         pictures = {place: resize_to_input(victim, picture) for place, picture in pictures.items()}
     scores = dict(zip(signs, victim.score(list(pictures.values()), list(contexts.values())), strict=True))
@@ -94,6 +94,16 @@ def build_problems(
     return prepared
 
 
+def context_of(question: Question) -> Context:
+    """The prompt and taxonomy of a question."""
+    return Context(question.row.prompt, question.row.taxonomy)
+
+
+def picture_of(question: Question) -> Image.Image:
+    """The RGB picture of a question."""
+    return open_image(question.row.example.image)
+
+
 def resize_to_input(victim: ClassifierVictim, picture: Image.Image) -> Image.Image:
     """The picture as the victim's image processor resizes and crops it, in bytes.
 
@@ -115,7 +125,7 @@ def resize_to_input(victim: ClassifierVictim, picture: Image.Image) -> Image.Ima
 
 
 def attack_sign(question: Question, threat: ThreatModel) -> int:
-    """1 where the goal is a safe verdict, -1 where it is an unsafe one, 0 where the question is not about it."""
+    """1 where the attacker wants a safe verdict, -1 an unsafe one, 0 where the question does not match the goal."""
     row = question.row
     if threat.category is None:
         return 1 if row.unsafe else -1 if threat.goal == "opposite" else 0
@@ -123,7 +133,7 @@ def attack_sign(question: Question, threat: ThreatModel) -> int:
     if threat.category.casefold() not in names:
         return 0
     violated = row.taxonomy.categories[row.taxonomy.index(threat.category)].label(row.example)
-    if violated is None:  # nobody knows, so nobody can say who is wrong
+    if violated is None:  # no label, so no verdict is wrong
         return 0
     return (1 if violated else 0) if threat.goal == "hide" else (0 if violated else -1)
 

@@ -1,4 +1,4 @@
-"""Run a suite of attacks against one classifier: every attack, every budget, every success checked on the real path."""
+"""Run a suite of attacks against one classifier, and verify every success on the real path."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -17,13 +17,11 @@ from adversarial.problem import Problem, Spent
 from adversarial.search import Attack, run_verified
 from adversarial.storing import check_stored
 from adversarial.threat import ThreatModel
-from adversarial.victim import Context
 from eval.questions import Question
-from judge.data.images import open_image
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
 
-from .problems import PreparedProblem, attack_sign, build_problems
+from .problems import PreparedProblem, attack_sign, build_problems, context_of, picture_of
 from .suites import Suite
 from .trials import Row, Trial, VictimResults
 from .victims import ClassifierVictim, check_victim
@@ -32,14 +30,14 @@ Progress = Callable[[str], Any]
 
 
 class AdversarialExample(NamedTuple):
-    """A picture whose verdict was turned."""
+    """A picture whose verdict was changed."""
 
     clean: Tensor
     """(3, H, W) in [0, 1]."""
     stored: Tensor
-    """(3, H, W) as it was judged."""
+    """(3, H, W) as stored and scored."""
     epsilon: float
-    """The smallest budget of the suite at which it fell."""
+    """The smallest budget of the suite that sufficed."""
 
 
 def attack_victim(
@@ -54,18 +52,18 @@ def attack_victim(
     """Attack every question that the victim judges right, at every budget of the suite.
 
     Args:
-        victim: who is attacked.
-        questions: the fixed rows; the same for every victim whose numbers stand beside each other.
+        victim: the classifier under attack.
+        questions: the rows; the same for all victims that are compared.
         suite: attacks and budgets.
         batch_size: images in one forward pass.
         seed: of every random start.
-        progress: hears in one line what is done next.
+        progress: called with a line about the next attack.
 
     Returns:
-        Everything that happened; and by question the first picture that broke it.
+        All trials; and question -> its first adversarial example.
 
     Raises:
-        AttackError: the victim has no gradients and the suite wants some, or an attack breaks its own promise.
+        AttackError: the suite needs gradients that the victim does not have, or an attack leaves its budget.
     """
     parts = build_problems(victim, questions, suite.threat, batch_size=batch_size, seed=seed)
     results = VictimResults(victim.name, _rows(questions, parts, suite.threat))
@@ -73,13 +71,13 @@ def attack_victim(
     for part in parts:
         names = [questions[place].id for place in part.places]
         left = torch.ones(len(names), dtype=torch.bool)
-        holds = [set(suite.threat.after) for _ in names]
+        not_broken = [set(suite.threat.after) for _ in names]
         for epsilon in suite.epsilons:
             headline = epsilon == suite.threat.epsilon
             for number, attack in enumerate(suite.attacks_at(epsilon)):
-                # What has fallen as bytes but holds as, say, JPEG meets one attack a budget, or it would count as
-                # holding at budgets at which nobody tried.
-                encoded = torch.tensor([bool(entries) and not number for entries in holds])
+                # A row broken as bytes but still robust as, say, JPEG gets one attack per budget, or it would count as
+                # robust at budgets where it was not attacked.
+                encoded = torch.tensor([bool(entries) and not number for entries in not_broken])
                 chosen = (left | encoded | headline).nonzero().flatten()
                 if not len(chosen):
                     break
@@ -87,10 +85,12 @@ def attack_victim(
                 problem = part.problem.subset(chosen).with_epsilon(epsilon)
                 trials, stored = run_attack(attack, problem, [names[row] for row in chosen.tolist()])
                 results.trials += trials
-                _count(results, attack, problem.spent)
+                _add_cost(results, attack, problem.spent)
                 for place, trial in enumerate(trials):
                     left[chosen[place]] &= not trial.success
-                    holds[int(chosen[place])] -= {entry for entry, fell in trial.stored.items() if fell}
+                    not_broken[int(chosen[place])] -= {
+                        entry for entry, success in trial.stored.items() if success
+                    }
                     if trial.success:
                         pictures.setdefault(
                             trial.id, AdversarialExample(problem.images[place], stored[place], epsilon)
@@ -99,21 +99,20 @@ def attack_victim(
 
 
 def check_victim_sample(
-    victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel, some: int = 8
+    victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel, size: int = 8
 ) -> None:
-    """See on a few questions that a victim's two paths agree and that it is in evaluation mode (`check_victim`).
+    """Check on a few questions that a victim's two paths agree and that it is in evaluation mode (`check_victim`).
 
     Raises:
         AttackError: they do not, or it is not.
     """
-    chosen = [question.row for question in questions if attack_sign(question, threat)][:some]
+    chosen = [question for question in questions if attack_sign(question, threat)][:size]
     if victim.no_gradients is None:
-        contexts = [Context(row.prompt, row.taxonomy) for row in chosen]
-        check_victim(victim, [open_image(row.example.image) for row in chosen], contexts)
+        check_victim(victim, list(map(picture_of, chosen)), list(map(context_of, chosen)))
 
 
 def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:
-    """One attack on (N,) images at one budget: its trials, and the pictures (N, 3, H, W) as they are stored."""
+    """Run one attack on N named images at one budget -> N trials, and the (N, 3, H, W) pictures as stored."""
     problem.spent = Spent()
     found = run_verified(attack, problem)
     checked = check_stored(problem.victim, found, problem)
@@ -146,17 +145,17 @@ def check_attack(
     other: ClassifierVictim | None = None,
     batch_size: int = 32,
 ) -> list[Check]:
-    """The honesty checks of one victim, with the attack that its numbers rest on.
+    """Run the honesty checks of one victim, with the attack that its numbers rest on.
 
-    At a huge epsilon, where one run may be stuck, a larger ensemble than that of the table runs; the check says so.
+    At the huge budgets, where a single run may be stuck, an ensemble runs; the check's message names it.
 
     Args:
-        victim: who is attacked.
+        victim: the classifier under attack.
         questions: of the suite; a sample is taken.
         suite: its headline is the budget.
-        steps: of APGD; for a victim without gradients, Square is checked instead.
-        queries: of Square; it is also what is checked where the attacker only asks.
-        other: whose pictures must not fool the victim more often than its own do.
+        steps: of APGD.
+        queries: of Square, which is checked instead of APGD where there are no gradients.
+        other: a second victim, whose adversarial pictures must not fool this one more often than its own.
         batch_size: images in one forward pass.
     """
     parts = build_problems(victim, questions, suite.threat, batch_size=batch_size)
@@ -180,7 +179,7 @@ def check_attack(
 
 
 def _rows(questions: Sequence[Question], parts: Sequence[PreparedProblem], threat: ThreatModel) -> list[Row]:
-    """The questions that the attacker's goal is about, in their order."""
+    """The rows of all questions that match the attacker's goal, in their order."""
     scores = {place: score for part in parts for place, score in part.scores.items()}
     return [
         Row(
@@ -199,7 +198,7 @@ def _rows(questions: Sequence[Question], parts: Sequence[PreparedProblem], threa
     ]
 
 
-def _count(results: VictimResults, attack: Attack, spent: Spent) -> None:
+def _add_cost(results: VictimResults, attack: Attack, spent: Spent) -> None:
     total = results.spent.setdefault(attack.name, dict.fromkeys(asdict(spent), 0.0))
     for name, value in asdict(spent).items():
         total[name] += value

@@ -1,7 +1,7 @@
-"""Which attacks a robustness evaluation runs, at which budgets: the presets `strong`, `quick` and `unsafebench`.
+"""Suites of attacks and budgets: the presets `strong` and `unsafebench`.
 
-Every preset fixes everything that changes a number (attacks, steps, restarts, budgets, what pictures are stored as), so
-that a row of a table can be made again from its preset's name and a seed.
+A preset fixes everything that changes a number (attacks, steps, restarts, budgets, storage), so that a table can be
+reproduced from the preset's name and a seed.
 """
 
 from collections.abc import Sequence
@@ -17,10 +17,10 @@ from adversarial.search import Attack
 from adversarial.threat import ThreatModel, format_epsilon
 
 GRID = tuple(levels / 255 for levels in (0.5, 1, 2, 2.55, 4, 8))
-"""Budgets in pixels of [0, 1]. 2.55/255 is UnsafeBench's 0.01, had it been in pixels."""
+"""Budgets in pixels of [0, 1]. 2.55/255 is UnsafeBench's 0.01, taken as pixels."""
 HEADLINE = 2 / 255
 UNSAFEBENCH_EPSILON = 0.01 * 0.27
-"""0.01 on CLIP's normalised tensors, whose deviation is about 0.27: 0.69 grey levels."""
+"""0.01 on CLIP's normalised tensors, whose standard deviation is about 0.27: 0.69 grey levels."""
 
 
 @dataclass(frozen=True)
@@ -28,34 +28,36 @@ class Suite:
     """Attacks and budgets.
 
     Raises:
-        AttackError: no budget or no attack, or a headline that is none of the budgets.
+        AttackError: no budget, no attack, or a headline that is not among the budgets.
     """
 
     name: str
     threat: ThreatModel
-    """Its epsilon is the headline: there every attack runs on every image, so that attacks can be compared."""
+    """Its epsilon is the headline budget, where every attack runs on every image, so that attacks can be compared."""
     epsilons: tuple[float, ...]
-    """Budgets, ascending. An image broken at one counts as broken at every larger one. There it is attacked again, by
-    the first attack only, as long as it holds after a re-encoding; so what holds after one is measured everywhere."""
+    """Budgets, ascending. An image broken at one counts as broken at every larger one. There it is only attacked again
+    (by the first attack) while it is robust after some re-encoding, which is so measured at every budget."""
     attacks: tuple[Attack, ...]
-    """The ensemble; an image is robust if it survives all of them."""
+    """The ensemble; an image is robust if none of them succeeds."""
     grid: tuple[Attack, ...]
-    """What runs at the other budgets, in this order, on images still standing; below one grey level, where nothing
-    can be stored, the first attack alone."""
+    """The attacks at other budgets, in this order, each on images not broken so far; below one grey level, where bytes
+    cannot store the change, the first attack alone."""
     weak: str | None = None
-    """Why no claim can rest on it."""
+    """Why no robustness claim can rest on it; None for a strong suite."""
 
     def __post_init__(self) -> None:
         if not self.epsilons or not self.attacks:
-            raise AttackError(f"The suite {self.name!r} needs one budget and one attack at least.")
+            raise AttackError(f"The suite {self.name!r} needs at least one budget and one attack.")
         if list(self.epsilons) != sorted(set(self.epsilons)):
-            raise AttackError("Budgets stand in ascending order, each once.")
+            raise AttackError("Budgets must be in ascending order, without repeats.")
         if self.threat.epsilon not in self.epsilons:
-            raise AttackError(f"The headline {self.threat.epsilon} is none of the budgets {self.epsilons}.")
-        blind = self.threat.knowledge == "queries"
-        if blind and (wrong := [each.name for each in (*self.attacks, *self.grid) if each.needs_gradients]):
+            raise AttackError(f"The headline {self.threat.epsilon} is not among the budgets {self.epsilons}.")
+        black_box = self.threat.knowledge == "queries"
+        if black_box and (
+            wrong := [each.name for each in (*self.attacks, *self.grid) if each.needs_gradients]
+        ):
             raise AttackError(
-                f"An attacker who only asks (knowledge 'queries') has no gradients, but {', '.join(wrong)} take some."
+                f"A black-box attacker (knowledge 'queries') has no gradients, but {', '.join(wrong)} take some."
             )
 
     def attacks_at(self, epsilon: float) -> tuple[Attack, ...]:
@@ -66,7 +68,7 @@ class Suite:
         return self.grid if stored else self.grid[:1]
 
     def describe_attacks(self) -> str:
-        """Which attacks run where and how long, for captions."""
+        """The attacks at each budget with their steps, for captions."""
         headline = self.threat.epsilon
         parts = [f"At {format_epsilon(headline)} every attack runs on every row: {_list(self.attacks)}."]
         by_attacks: dict[tuple[Attack, ...], list[str]] = {}
@@ -74,13 +76,13 @@ class Suite:
             if epsilon != headline:
                 by_attacks.setdefault(self.attacks_at(epsilon), []).append(format_epsilon(epsilon))
         parts += [
-            f"At {', '.join(budgets)}, on rows still standing, in turn: {_list(attacks)}."
+            f"At {', '.join(budgets)}, on rows not broken so far, in turn: {_list(attacks)}."
             for attacks, budgets in by_attacks.items()
         ]
         return " ".join(parts)
 
     def describe(self) -> dict[str, Any]:
-        """What was run, so that its numbers can be made again."""
+        """The suite as plain data, to reproduce its numbers."""
         threat = self.threat
         budgets = ", ".join(map(format_epsilon, self.epsilons))
         about = (
@@ -106,7 +108,7 @@ def strong(
     queries: int = 5000,
     everywhere: bool = True,
 ) -> Suite:
-    """The ensemble a claim may rest on: worst case of each image over APGD on two losses, PGD, FAB and Square.
+    """The ensemble for robustness claims: the worst case of each image over APGD on two losses, PGD, FAB and Square.
 
     Follows AutoAttack (Croce and Hein 2020) where two classes allow it: no DLR loss, which needs three.
 
@@ -116,14 +118,14 @@ def strong(
         steps: of each gradient attack and restart.
         restarts: of PGD and of APGD on the margin; the first starts at the clean image, the others at random points.
         queries: of Square, which is there in L-inf only.
-        everywhere: run all attacks at all budgets; else APGD on the margin alone beside the headline.
+        everywhere: run all attacks at all budgets; else only APGD on the margin at budgets other than the headline.
     """
     threat = threat or ThreatModel(HEADLINE)
     pgd, apgd = PGD(steps=steps, restarts=restarts), APGD(steps=steps, restarts=restarts)
     entropy, fab = APGD(steps=steps, loss="cross_entropy"), FAB(steps=steps)
     square: tuple[Attack, ...] = (Square(queries=queries),) if threat.norm == "linf" else ()
     attacks: tuple[Attack, ...] = (FGSM(), pgd, apgd, entropy, fab, *square)
-    # The strongest first: what it breaks costs the others nothing.
+    # The strongest first, as the others skip what it breaks.
     in_turn: tuple[Attack, ...] = (apgd, fab, pgd, *square, entropy, FGSM())
     budgets = tuple(sorted({*epsilons, threat.epsilon}))
     return Suite("strong", threat, budgets, attacks, in_turn if everywhere else (apgd,))
@@ -133,9 +135,8 @@ def unsafebench(steps: int = 100) -> Suite:
     """UnsafeBench's protocol (sections 3.4 and A.3) as its released code ran it; a weak attack, for comparison only.
 
     Its epsilon of 0.01 lies on normalised tensors, its noise has an L2 length of 0.01 (2e-5 a value at 336 pixels), its
-    PGD steps are 3.33 epsilon so that each forgets the one before, and success is looked for at the last step only. Two
-    things differ here: pixels stay valid, and the target is the judge's own answer under the policy and prompt it is
-    used with.
+    PGD steps are 3.33 epsilon so that each forgets the one before, and success is checked at the last step only. Two
+    things differ here: pixels stay valid, and the target is the judge's own answer under its policy and prompt.
     """
     linf = ThreatModel(UNSAFEBENCH_EPSILON, space="input", after=())
     attacks: tuple[Attack, ...] = (
@@ -157,10 +158,10 @@ def unsafebench(steps: int = 100) -> Suite:
 
 
 def queries_only(suite: Suite) -> Suite:
-    """The attacks of a suite that only ask: for victims without gradients, and recorded as such.
+    """The black-box attacks of a suite, for victims without gradients; recorded as knowledge `queries`.
 
     Raises:
-        AttackError: it has none.
+        AttackError: the suite has none.
     """
     attacks = tuple(attack for attack in suite.attacks if not attack.needs_gradients)
     if not attacks:
@@ -175,8 +176,8 @@ def _list(attacks: Sequence[Attack]) -> str:
     found = []
     for attack in attacks:
         counts = [(name, getattr(attack, name, None)) for name in ("steps", "restarts", "queries", "draws")]
-        said = ", ".join(
+        counted = ", ".join(
             f"{count} {name if count != 1 else name[:-1]}" for name, count in counts if count is not None
         )
-        found.append(f"{attack.name} ({said})" if said else attack.name)
+        found.append(f"{attack.name} ({counted})" if counted else attack.name)
     return ", ".join(found)

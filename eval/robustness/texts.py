@@ -1,4 +1,4 @@
-"""Attacks on whatever reads text: the prompt behind an image, and the definitions of the taxonomy itself."""
+"""Attacks through text: the prompt of an image, and the definitions of the taxonomy."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -23,61 +23,69 @@ from adversarial.victim import Context
 from eval.metrics.arrays import ratio
 from eval.metrics.intervals import image_interval
 from eval.questions import Question
-from judge.data.images import open_image
 from judge.encoders.dual import DualEncoder
 from judge.encoders.soft_text import SoftText, text_similarity
 from judge.protocol import HasEncoder
 from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
-from .problems import build_problems
+from .problems import build_problems, context_of, picture_of
 from .victims import ClassifierVictim
 
-UNTOUCHED = ThreatModel(0.0)
-"""Pixels stay as they are."""
+CLEAN_PIXELS = ThreatModel(0.0)
+"""Pixels stay unchanged."""
 
 
-class _Turned(NamedTuple):
+class _Outcome(NamedTuple):
+    """One row under attack."""
+
     id: str
     unsafe: bool
-    turned: bool
+    success: bool
     """By the real path."""
 
 
 def attack_texts(
     victim: ClassifierVictim,
     questions: Sequence[Question],
-    threat: ThreatModel = UNTOUCHED,
+    threat: ThreatModel = CLEAN_PIXELS,
     *,
     families: Mapping[str, Maker] = FAMILIES,
     token_rows: int = 8,
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Try every family of prompts, other pictures' prompts, and instructions in the policy, on untouched pictures.
+    """Try all families of prompts, other pictures' prompts, and instructions in the policy, on clean pictures.
 
-    A classifier with a text encoder of its own is also searched: sub-words by queries, and, a student, tokens by
-    gradient, for which `token_rows` rows have to do; not by an attacker who only asks.
+    Against a classifier with a text encoder it also runs a black-box search for sub-words and, for a student and a
+    white-box attacker, a gradient search for tokens.
+
+    Args:
+        victim: the classifier under attack.
+        questions: the rows.
+        threat: goal and knowledge; the budget is ignored.
+        families: name -> family of prompts.
+        token_rows: rows of each picture size for the token search, which is slow.
+        batch_size: images in one forward pass.
+        seed: of all random draws.
 
     Returns:
-        `families`: ASR-1 (one prompt drawn from the family) and ASR-N (any of them) by family, as margins say;
-        `any`: the share of rows turned by some prompt, confirmed by the real path, with interval, `unsafe_to_safe`
-        and `safe_to_unsafe` apart; `definitions`: the same for text added to every category's definition; `subwords`
-        and `tokens`: the same for the searches, where they apply.
+        `families`: ASR-1 (one prompt drawn from the family) and ASR-N (any of them) by family, from margins; `any`:
+        the share of rows on which some prompt succeeds by the real path, with interval, and by direction
+        (`unsafe_to_safe`, `safe_to_unsafe`); `definitions`: the same for text added to every category's definition;
+        `subwords` and `tokens`: the same for the searches, where they apply.
     """
-    threat, asking = (
-        replace(threat, epsilon=0.0, space="file", after=("8bit",)),
-        threat.knowledge == "queries",
-    )
+    black_box = threat.knowledge == "queries"
+    threat = replace(threat, epsilon=0.0, space="file", after=("8bit",))
     others: dict[Target, list[str]] = {
         "safe": [q.row.prompt for q in questions if q.row.prompt and not q.row.unsafe],
         "unsafe": [q.row.prompt for q in questions if q.row.prompt and q.row.unsafe],
     }
     makers = {**families, "lies": lies(others)}
     found: dict[str, Any] = {"families": {name: [] for name in makers}}
-    turned: list[_Turned] = []
-    injected: list[_Turned] = []
-    searched: dict[str, list[_Turned]] = {}
+    any_prompt: list[_Outcome] = []
+    injected: list[_Outcome] = []
+    searched: dict[str, list[_Outcome]] = {}
     for part in build_problems(victim, questions, threat, batch_size=batch_size, seed=seed):
         if not len(part.problem):
             continue
@@ -87,24 +95,24 @@ def attack_texts(
             found["families"][name].append(
                 (len(part.problem), tries.asr_1(), tries.asr_n(), tries.most_prompts)
             )
-        turned += _verified(victim, part.problem, result.contexts(part.problem))
-        injected += _through_definitions(victim, part.problem)
-        for name, hits in _searched(victim, part.problem, 0 if asking else token_rows).items():
+        any_prompt += _score_contexts(victim, part.problem, result.contexts(part.problem))
+        injected += _inject_definitions(victim, part.problem)
+        for name, hits in _search_prompts(victim, part.problem, 0 if black_box else token_rows).items():
             searched.setdefault(name, []).extend(hits)
-    found["families"] = {name: _pooled(parts) for name, parts in found["families"].items() if parts}
+    found["families"] = {name: _pool_families(parts) for name, parts in found["families"].items() if parts}
     images = {question.id: question.row.example.id for question in questions}
-    rows = {"any": turned, "definitions": injected, **searched}
-    return {**found, **{name: _rates(hits, images) for name, hits in rows.items()}}
+    rows = {"any": any_prompt, "definitions": injected, **searched}
+    return {**found, **{name: _success_rates(hits, images) for name, hits in rows.items()}}
 
 
-def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> dict[str, list[_Turned]]:
-    """What searches for a prompt turn: sub-words after SneakyPrompt, and tokens by gradient after GCG."""
+def _search_prompts(victim: ClassifierVictim, problem: Problem, token_rows: int) -> dict[str, list[_Outcome]]:
+    """Searches for a prompt: sub-words after SneakyPrompt, and tokens by gradient after GCG."""
     classifier = victim.classifier
     encoder = classifier.encoder if isinstance(classifier, HasEncoder) else None
     if not isinstance(encoder, DualEncoder):
         return {}
     words = verify_prompts(SubwordSearch(text_similarity(encoder)).run(problem), problem)
-    found = {"subwords": _verified(victim, problem, words.contexts(problem))}
+    found = {"subwords": _score_contexts(victim, problem, words.contexts(problem))}
     if isinstance(classifier, Student) and victim.category is None and token_rows:
         some = problem.subset(torch.arange(min(token_rows, len(problem))))
         soft = SoftText(encoder)
@@ -115,23 +123,25 @@ def _searched(victim: ClassifierVictim, problem: Problem, token_rows: int) -> di
 
         search = TokenSearch(length=8, top_k=64, candidates=64, steps=20, stop_below=0.0)
         tokens = verify_prompts(TokenAttack(soft, margin, search).run(some), some)
-        found["tokens"] = _verified(victim, some, tokens.contexts(some))
+        found["tokens"] = _score_contexts(victim, some, tokens.contexts(some))
     return found
 
 
-def _verified(victim: ClassifierVictim, problem: Problem, contexts: Sequence[Context]) -> list[_Turned]:
-    """What each row comes to on the real path under other contexts."""
+def _score_contexts(
+    victim: ClassifierVictim, problem: Problem, contexts: Sequence[Context]
+) -> list[_Outcome]:
+    """Score the clean pictures under other contexts by the real path."""
     success = np.zeros(len(problem), dtype=bool)
     asked = problem.with_contexts(contexts)
     for rows in asked.batches(torch.arange(len(problem))):
         places = rows.numpy()
         scores = victim.score(to_images(problem.images[rows]), [contexts[row] for row in places])
         success[places] = is_misjudged(scores, problem.signs[rows].numpy())
-    return list(map(_Turned, problem.ids, (problem.signs > 0).tolist(), success.tolist()))
+    return list(map(_Outcome, problem.ids, (problem.signs > 0).tolist(), success.tolist()))
 
 
-def _through_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Turned]:
-    """Whether any text added to all definitions turns a row; a definition too long for the victim turns none."""
+def _inject_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Outcome]:
+    """Whether any text added to all definitions succeeds; a definition too long for the victim does not."""
     success = [False] * len(problem)
     for wanted in ("safe", "unsafe"):
         rows = [row for row in range(len(problem)) if target_of(float(problem.signs[row])) == wanted]
@@ -141,13 +151,13 @@ def _through_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Tu
             if not left:
                 break
             contexts = [replace(c, policy=_with_text(c.policy, text)) for c in part.contexts]
-            for row, each in zip(left, _verified(victim, part, contexts), strict=True):
-                success[row] = each.turned
-    return list(map(_Turned, problem.ids, (problem.signs > 0).tolist(), success))
+            for row, each in zip(left, _score_contexts(victim, part, contexts), strict=True):
+                success[row] = each.success
+    return list(map(_Outcome, problem.ids, (problem.signs > 0).tolist(), success))
 
 
 def _with_text(policy: Any, text: str) -> Taxonomy:
-    """The taxonomy with a sentence added to every definition."""
+    """The taxonomy with a text added to every definition."""
     taxonomy: Taxonomy = policy
     categories = tuple(
         replace(category, definition=f"{category.definition} {text}".strip()) for category in taxonomy
@@ -155,7 +165,8 @@ def _with_text(policy: Any, text: str) -> Taxonomy:
     return Taxonomy(taxonomy.name, taxonomy.version, categories)
 
 
-def _pooled(parts: Sequence[tuple[int, float, float, int]]) -> dict[str, float]:
+def _pool_families(parts: Sequence[tuple[int, float, float, int]]) -> dict[str, float]:
+    """Mean of (rows, ASR-1, ASR-N, N) over picture sizes, weighted by rows."""
     rows = sum(count for count, *_ in parts)
     return {
         "rows": rows,
@@ -165,8 +176,9 @@ def _pooled(parts: Sequence[tuple[int, float, float, int]]) -> dict[str, float]:
     }
 
 
-def _rates(rows: Sequence[_Turned], images: Mapping[str, str]) -> dict[str, Any]:
-    hits = [row.turned for row in rows]
+def _success_rates(rows: Sequence[_Outcome], images: Mapping[str, str]) -> dict[str, Any]:
+    """Success rate with its interval by image, and by direction; `images` are the rows' image ids."""
+    hits = [row.success for row in rows]
     sides = {"unsafe_to_safe": True, "safe_to_unsafe": False}
     return {
         "rows": len(rows),
@@ -174,7 +186,8 @@ def _rates(rows: Sequence[_Turned], images: Mapping[str, str]) -> dict[str, Any]
         "interval": image_interval(hits, [images[row.id] for row in rows]),
         **{
             name: ratio(
-                sum(row.turned for row in rows if row.unsafe is side), sum(row.unsafe is side for row in rows)
+                sum(row.success for row in rows if row.unsafe is side),
+                sum(row.unsafe is side for row in rows),
             )
             for name, side in sides.items()
         },
@@ -184,14 +197,14 @@ def _rates(rows: Sequence[_Turned], images: Mapping[str, str]) -> dict[str, Any]
 def score_prompts(
     victim: ClassifierVictim, prompts: Sequence[str], questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """A static set of adversarial prompts, each shown with an unsafe picture: how many pass.
+    """Score a static set of adversarial prompts, each with an unsafe picture, and count how many pass.
 
-    The pictures are those of unsafe questions, in turn, that the victim flags with their own prompts. So this says
-    whether such a prompt gets a picture through, not whether a generator would draw what the prompt means.
+    The pictures are those of unsafe questions that the victim flags with their own prompts, in turn. So this measures
+    whether such a prompt makes a picture pass, not whether a generator would draw what the prompt means.
     """
     unsafe = [question for question in questions if question.row.unsafe]
-    pictures = [open_image(question.row.example.image) for question in unsafe]
-    clean = victim.score(pictures, [Context(q.row.prompt, q.row.taxonomy) for q in unsafe])
+    pictures = list(map(picture_of, unsafe))
+    clean = victim.score(pictures, list(map(context_of, unsafe)))
     flagged = [place for place in range(len(unsafe)) if clean[place] >= 0.5]
     if not flagged or not prompts:
         return {"prompts": len(prompts), "pictures": len(flagged), "rate": None}
@@ -214,10 +227,10 @@ def score_prompts(
 def score_static_sets(
     entries: Sequence[str], victims: Mapping[str, ClassifierVictim], questions: Sequence[Question]
 ) -> dict[str, Any]:
-    """`score_prompts` of sets that the user brings, each named `FORMAT:FILE` (`adversarial.texts.static_sets`).
+    """`score_prompts` for sets of the user, each named `FORMAT:FILE` (`adversarial.texts.static_sets`).
 
     Returns:
-        Entry -> victim -> what passed; and under `left_out` how many prompts were dropped or empty.
+        Entry -> victim -> numbers; and under `left_out` how many prompts were dropped or empty.
 
     Raises:
         AttackError: another format, or a file that cannot be read as one.

@@ -1,4 +1,4 @@
-"""How attacks travel: from one classifier to another, and from some images to all (one perturbation)."""
+"""How attacks transfer: from one classifier to another, and from some images to all (a universal perturbation)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +11,7 @@ from adversarial.pixels.universal import Universal
 from adversarial.search import Attack, run_verified
 from adversarial.storing import is_misjudged, to_images
 from adversarial.threat import ThreatModel, format_epsilon
+from eval.metrics.arrays import ratio
 from eval.metrics.intervals import image_interval
 from eval.questions import Question
 
@@ -27,19 +28,19 @@ def transfer_matrix(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Make pictures against each victim that has gradients, and show them to all.
+    """Craft pictures against each victim that has gradients, and score them by all.
 
     Args:
         victims: by name; rows and columns of the matrix.
         questions: the same for all.
-        threat: the budget; pictures of one size, in the space `file`, so that all victims can be shown the same.
-        attack: should not stop early: a picture that barely fools its maker's victim fools no other.
+        threat: the budget, in the space `file`, so that all victims can score the same pictures.
+        attack: should not stop early: a picture that barely fools one victim rarely fools another.
         batch_size: images in one forward pass.
         seed: of random starts.
 
     Returns:
-        `epsilon`, and `matrix`: maker -> shown to -> `success` of the `rows` that the latter judges right when clean,
-        by the real path on stored pictures.
+        `epsilon`, `attack`, and `matrix`: crafted against -> scored by -> `success` on the `rows` that the latter
+        judges right when clean, by the real path on stored pictures.
     """
     matrix: dict[str, dict[str, Any]] = {}
     for maker, victim in victims.items():
@@ -52,14 +53,14 @@ def transfer_matrix(
                 continue
             stored = threat.quantize(run_verified(attack, problem).pixels, problem.images)
             clean, attacked = to_images(problem.images), to_images(stored)
-            wanted = problem.signs.numpy() < 0
+            unsafe_wanted = problem.signs.numpy() < 0
             images = np.array([questions[place].row.example.id for place in part.places])
             for name, other in victims.items():
                 before, after = (other.score(shown, problem.contexts) for shown in (clean, attacked))
-                right = ~np.isnan(before) & ((before >= 0.5) != wanted)
-                turned = right & ~np.isnan(after) & ((after >= 0.5) == wanted)
-                hits[name] += zip(turned[right].tolist(), images[right].tolist(), strict=True)
-        matrix[maker] = {name: _rate(rows) for name, rows in hits.items()}
+                right = ~np.isnan(before) & ((before >= 0.5) != unsafe_wanted)
+                success = right & ~np.isnan(after) & ((after >= 0.5) == unsafe_wanted)
+                hits[name] += zip(success[right].tolist(), images[right].tolist(), strict=True)
+        matrix[maker] = {name: _success_rate(rows) for name, rows in hits.items()}
     return {"epsilon": format_epsilon(threat.epsilon), "attack": attack.name, "matrix": matrix}
 
 
@@ -72,13 +73,13 @@ def attack_universally(
     batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Learn one perturbation on half of the unsafe images, and apply it to the other half, to be called safe.
+    """Learn one perturbation on half of the unsafe images that makes them safe, and measure it on the other half.
 
-    Where the goal is about a category, it is that category's images, to force or to hide it.
+    With a goal of `force` or `hide` the images are those that match it.
     """
-    wanted = threat if threat.category else replace(threat, goal="safe")
+    goal = threat if threat.category else replace(threat, goal="safe")
     found: dict[str, Any] = {"epsilon": format_epsilon(threat.epsilon)}
-    for part in build_problems(victim, questions, wanted, batch_size=batch_size, seed=seed):
+    for part in build_problems(victim, questions, goal, batch_size=batch_size, seed=seed):
         problem = part.problem
         if len(problem) < 8:
             continue
@@ -88,15 +89,17 @@ def attack_universally(
         stored = threat.quantize(found_pixels, shown.images)
         scores = victim.score(to_images(stored), shown.contexts)
         images = [questions[place].row.example.id for place in part.places[1::2]]
-        found |= _rate(list(zip(is_misjudged(scores, shown.signs.numpy()).tolist(), images, strict=True)))
+        found |= _success_rate(
+            list(zip(is_misjudged(scores, shown.signs.numpy()).tolist(), images, strict=True))
+        )
     return found
 
 
-def _rate(rows: Sequence[tuple[bool, str]]) -> dict[str, Any]:
-    """Of (turned, image): the share turned, with its interval by image."""
+def _success_rate(rows: Sequence[tuple[bool, str]]) -> dict[str, Any]:
+    """(success, image id) of each row -> the success rate, with its interval by image."""
     hits = [hit for hit, _ in rows]
     return {
-        "success": sum(hits) / len(hits) if hits else float("nan"),
+        "success": ratio(sum(hits), len(hits)),
         "rows": len(rows),
         "interval": image_interval(hits, [image for _, image in rows]),
     }
