@@ -106,7 +106,7 @@ class Problem:
         return len(self.images)
 
     def subset(self, rows: Tensor) -> "Problem":
-        """The problem of (n,) selected rows; costs are counted together."""
+        """The problem of (B,) selected rows; costs are counted together."""
         chosen = rows.tolist()
         part = self._copy(
             self.images[rows],

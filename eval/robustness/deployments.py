@@ -117,7 +117,7 @@ def evaluate_deployment(
         threat: as there; its epsilon is replaced.
         epsilons: budgets, in pixels of [0, 1].
         image: the attack on pixels.
-        crafted: budget -> question -> (3, H, W) picture and text, made against the first deployment evaluated. It is
+        crafted: budget -> question -> a picture (C, H, W) and text, made against the first deployment evaluated. It is
             filled by the first call, and the later ones score it unchanged (`static`).
         options: of `attack_deployment`.
     """
@@ -213,7 +213,7 @@ def transfer_static(
     Args:
         victim: the deployment.
         rows: questions.
-        pictures: question -> (3, H, W) picture in [0, 1] and its text.
+        pictures: question -> a picture (C, H, W) in [0, 1] and its text.
 
     Returns:
         `rate`: of the `rows` that this one flags when clean, the share that passes; `successes`, `interval`.
