@@ -1,12 +1,8 @@
-"""Suites, trials and their numbers; a victim whose every margin is known by arithmetic."""
-
-import math
+"""eval/robustness: attacks on pixels, deployments, texts and edits, on a victim whose margins are known by arithmetic."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
 from adversarial.errors import AttackError
@@ -20,11 +16,10 @@ from eval.reports.robustness_tables import Table, tables
 from eval.robustness.deployments import attack_deployment, evaluate_deployment, transfer_static
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack
-from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
-from eval.robustness.summary import by_steps, compare, compare_defended, summarise_draws, summarise_trials
+from eval.robustness.suites import queries_only, strong
+from eval.robustness.summary import by_steps, compare_defended, summarise_trials
 from eval.robustness.texts import attack_texts, score_prompts
 from eval.robustness.transfer import attack_universally, transfer_matrix
-from eval.robustness.trials import Row, Trial, VictimResults
 from eval.robustness.victims import ClassifierVictim
 from judge.protocol import Scores
 from prompts import Category, Taxonomy
@@ -144,87 +139,12 @@ def test_success_that_the_real_path_denies_is_raw_only(questions, suite):
     assert at["robust_accuracy"] > at["raw"]
 
 
-def trial(id_, epsilon, success=True, attack="pgd", steps=3, **more):
-    return Trial(
-        id_, attack, epsilon, 1.0, -1.0 if success else 1.0, steps, success, {"8bit": success}, 1.0, **more
-    )
-
-
-def row(id_, clean=0.9, truth=True):
-    return Row(id_, truth, "real", (), clean)
-
-
-def test_unjudged_after_an_attack_is_neither_broken_nor_robust():
-    results = VictimResults("x", [row("a"), row("b")], [trial("a", 0.01, success=False, unjudged=True)])
-    assert results.broken(0.01).tolist() == [False, False]
-    assert results.robust(0.01).tolist() == [False, True]
-
-
-def test_a_victim_is_compared_on_the_same_rows_only():
-    one = VictimResults("one", [row(str(n)) for n in range(40)], [trial(str(n), 0.01) for n in range(30)])
-    two = VictimResults("two", [row(str(n)) for n in range(40)], [trial("0", 0.01)])
-    found = compare(one, two, 0.01)
-    assert found["lead"] == pytest.approx(29 / 40)
-    assert (found["only_first"], found["only_second"]) == (0, 29)
-    assert found["interval"][0] > 0.5 > 0.05 > found["p_value"]
-    with pytest.raises(AttackError, match="different rows"):
-        compare(one, VictimResults("three", [row("z")]), 0.01)
-
-
-def test_draws_give_mean_and_deviation():
-    rows = [row("a"), row("b"), row("wrong", clean=0.1)]
-    found = summarise_draws([VictimResults("x", rows), VictimResults("x", rows, [trial("a", 0.01)])], 0.01)
-    assert found["draws"] == [1.0, 0.5]
-    assert found["mean"] == 0.75
-    assert found["deviation"] == pytest.approx(math.sqrt(0.125))
-
-
 def test_the_curve_over_steps_falls_and_ends_at_the_attacks_own_number(victim, questions, suite):
     results, _ = attack_victim(victim, questions, suite)
     steps = by_steps(results, suite)["pgd"]
     assert list(steps.values()) == sorted(steps.values(), reverse=True)
     assert steps[0] == 1.0
     assert list(steps.values())[-1] == summarise_trials(results, suite)["by_attack"]["pgd"]["raw"]
-
-
-def test_presets():
-    full = strong()
-    assert full.epsilons == GRID
-    assert {type(attack).__name__ for attack in full.attacks} == {"FGSM", "PGD", "APGD", "FAB", "Square"}
-    assert full.attacks_at(2 / 255) == full.attacks
-    assert set(full.attacks_at(8 / 255)) == set(full.attacks)
-    assert len(full.attacks_at(0.5 / 255)) == 1  # nothing of it can be stored
-    assert len({attack.name for attack in full.attacks}) == len(full.attacks)
-    assert strong(everywhere=False).attacks_at(8 / 255) == (APGD(steps=100, restarts=5),)
-    assert full.weak is None
-    assert all(not attack.needs_gradients for attack in queries_only(full).attacks)
-    assert queries_only(full).weak
-
-
-def test_the_papers_protocol_is_labelled_weak_and_steps_over_its_budget():
-    paper = unsafebench()
-    assert "WEAK" in paper.describe()["about"]
-    assert paper.epsilons[0] * 255 < 1
-    (pgd,) = [attack for attack in paper.attacks if isinstance(attack, PGD)]
-    assert pgd.step == pytest.approx(10 / 3)
-    assert pgd.last_iterate
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"epsilons": ()}, "at least"),
-        ({"attacks": ()}, "at least"),
-        ({"epsilons": (0.5, 0.1)}, "ascending"),
-        ({"epsilons": (0.5,)}, "not among the budgets"),
-    ],
-)
-def test_a_suite_that_cannot_be_is_refused(change, says):
-    given = {"epsilons": (0.1,), "attacks": (FGSM(),), **change}
-    with pytest.raises(AttackError, match=says):
-        Suite("x", ThreatModel(0.1), grid=(FGSM(),), **given)
-    with pytest.raises(AttackError, match="needs gradients"):
-        queries_only(Suite("x", ThreatModel(0.1), (0.1,), (FGSM(),), (FGSM(),)))
 
 
 def test_honesty_is_checked_with_the_suites_budget(victim, questions, suite):
@@ -458,70 +378,6 @@ def test_jpeg_is_measured_at_every_budget(questions, suite, monkeypatch):
     assert [by_epsilon[key]["jpeg:75"] for key in ("1/255", "2/255", "4/255", "8/255")] == [1, 1, 1, 0]
     at_four = [trial.attack for trial in results.trials if trial.epsilon == 4 / 255]
     assert at_four == ["apgd"]  # one attack is enough for what has fallen as bytes
-
-
-def test_one_rule_for_rows_that_nobody_can_judge_after_an_attack():
-    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
-    rows = [row("a"), row("b"), row("c"), row("d")]
-    trials = [
-        trial("a", 0.01, success=False, unjudged=True),
-        trial("b", 0.01, success=False),
-        trial("c", 0.01),
-        trial("d", 0.01, success=False),
-    ]
-    found = summarise_trials(VictimResults("x", rows, trials), suite)
-    alone = found["by_attack"]["pgd"]
-    assert found["robust_accuracy"] == alone["robust_accuracy"] == alone["of_correct"] == alone["raw"] == 0.5
-    assert list(found["by_steps"]["pgd"].values())[-1] == 0.5
-    assert found["by_epsilon"]["2.55/255"]["unjudged"] == 1
-
-
-@settings(max_examples=25)
-@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=8))
-def test_one_attack_alone_and_the_worst_of_one_attack_are_the_same(outcomes):
-    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
-    rows = [row(str(n), clean=0.9 if right else 0.1) for n, (right, _, _) in enumerate(outcomes)]
-    trials = [
-        trial(str(n), 0.01, success=success and not unjudged, unjudged=unjudged)
-        for n, (right, success, unjudged) in enumerate(outcomes)
-        if right
-    ]
-    found = summarise_trials(VictimResults("x", rows, trials), suite)
-    assert found["by_attack"]["pgd"]["robust_accuracy"] == found["robust_accuracy"]
-
-
-def test_intervals_of_attacks_take_rows_of_one_image_together():
-    suite = Suite("x", ThreatModel(0.01), (0.01,), (PGD(steps=5),), (PGD(steps=5),))
-    trials = [trial(str(n), 0.01) for n in range(8)]
-
-    def width(images):
-        rows = [Row(str(n), True, "real", (), 0.9, image) for n, image in zip(range(40), images, strict=True)]
-        low, high = summarise_trials(VictimResults("x", rows, trials), suite)["interval"]
-        return high - low
-
-    alone, by_image = width([str(n) for n in range(40)]), width([str(n // 4) for n in range(40)])
-    assert by_image > 1.5 * alone
-
-
-def test_an_attacker_who_only_asks_is_recorded_as_one(suite):
-    asking = queries_only(suite)
-    assert asking.threat.knowledge == asking.describe()["threat"]["knowledge"] == "queries"
-    with pytest.raises(AttackError, match="no gradients, but fgsm, pgd, apgd"):
-        strong(ThreatModel(2 / 255, knowledge="queries"))
-
-
-def test_a_suite_says_what_ran_where():
-    said = strong(epsilons=(0.5 / 255, 4 / 255), steps=30, restarts=2, queries=150).describe_attacks()
-    headline, small, other = said.split("At ")[1:]
-    assert headline.startswith("2/255 every attack runs on every row: fgsm, pgd (30 steps, 2 restarts), ")
-    assert "square (150 queries)" in headline
-    assert small == "0.5/255, on rows not broken so far, in turn: apgd (30 steps, 2 restarts). "
-    assert other.startswith(
-        "4/255, on rows not broken so far, in turn: apgd (30 steps, 2 restarts), fab (30 steps,"
-    )
-    quick = strong(epsilons=(4 / 255,), steps=7, everywhere=False).describe_attacks()
-    assert quick.endswith("At 4/255, on rows not broken so far, in turn: apgd (7 steps, 5 restarts).")
-    assert "None" not in unsafebench().describe_attacks()
 
 
 def test_captions_say_what_was_run(victim, questions, suite):
