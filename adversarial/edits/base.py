@@ -1,4 +1,4 @@
-"""What an edit is: a function of an RGB picture and a severity from 1 to 5, checked and listed under its name."""
+"""Edits: functions of an RGB picture and a severity from 1 to 5, and registries of them by name."""
 
 from collections.abc import Callable, MutableMapping
 from functools import wraps
@@ -13,7 +13,7 @@ SEVERITIES = (1, 2, 3, 4, 5)
 
 
 def check_edit(image: Image.Image, severity: int) -> None:
-    """See that a picture can be edited.
+    """Check that a picture can be edited.
 
     Raises:
         AttackError: another mode than RGB, no pixels, or a severity other than 1 to 5.
@@ -27,7 +27,7 @@ def check_edit(image: Image.Image, severity: int) -> None:
 
 
 def registered(edits: MutableMapping[str, Edit]) -> Callable[[Edit], Edit]:
-    """A decorator: check what an edit is given, and list it under its name."""
+    """A decorator that checks an edit's arguments and registers it under its name."""
 
     def register(function: Edit) -> Edit:
         @wraps(function)

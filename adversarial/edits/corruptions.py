@@ -4,15 +4,15 @@ The kinds are those of Hendrycks and Dietterich 2019 (Benchmarking Neural Networ
 Perturbations, section 3.2). Their constants were chosen for 224 pixels a side. Noise, brightness, contrast, pixelate
 and jpeg use them as they are; what has a length is scaled by the shorter side, with a floor so that small pictures
 change too; weather is synthesised (theirs lays photographs of frost over the picture), with constants of our own.
-So compare figures among models here, not with published ones.
+So figures compare models here, and do not compare with published ones.
 
-imagecorruptions (1.1.2, the newest published) does not fit: it imports pkg_resources, which setuptools has dropped;
+imagecorruptions (1.1.2, the newest) cannot be used: it imports pkg_resources, which setuptools has dropped;
 its fog uses `np.float_`, gone from NumPy 2; its glass blur passes an argument that scikit-image has dropped; it
 refuses pictures below 32 pixels; its random numbers cannot be seeded apart from NumPy's global ones; and OpenCV,
 scikit-image and numba come to about 450 MB.
 
-Random numbers depend on the kind and the picture's pixels alone: the same picture is damaged alike in any order, and
-severities of one kind share their draws.
+Random numbers are seeded by the kind and the picture's pixels: the same picture gets the same corruption in any order,
+and the severities of one kind share their draws.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ def glass_blur(image: Image.Image, severity: int) -> Image.Image:
     scale = max(_scale(image), 0.3)
     reach = (1.0, 1.5, 2.2, 3.0, 4.0)[severity - 1] * scale
     moves = random.uniform(-reach, reach, (3, 2, *pixels.shape[:2])).sum(axis=0)
-    return _close(_moved(_smooth(pixels, 0.7 * scale), moves))
+    return _close(_displace(_smooth(pixels, 0.7 * scale), moves))
 
 
 @registered(CORRUPTIONS)
@@ -164,7 +164,7 @@ def elastic_transform(image: Image.Image, severity: int) -> Image.Image:
     moves = np.stack([ndimage.gaussian_filter(move, max(1.0, 0.05 * side), mode="reflect") for move in moves])
     size = max(float(np.sqrt((moves**2).sum(axis=0).mean())), 1e-12)
     moves *= (0.01, 0.0175, 0.025, 0.035, 0.05)[severity - 1] * side / size
-    return _close(_moved(pixels, moves))
+    return _close(_displace(pixels, moves))
 
 
 @registered(CORRUPTIONS)
@@ -182,7 +182,7 @@ def jpeg_compression(image: Image.Image, severity: int) -> Image.Image:
 
 
 def _open(image: Image.Image, kind: str) -> tuple[Array, np.random.Generator]:
-    """(H, W, 3) in [0, 1], and random numbers of this kind for this picture."""
+    """(H, W, 3) floats in [0, 1], and a generator seeded by the kind and the picture."""
     levels = np.asarray(image)
     digest = hashlib.sha256(f"{kind}/{levels.shape}/".encode() + levels.tobytes()).digest()
     return levels / 255.0, np.random.default_rng(int.from_bytes(digest[:8], "big"))
@@ -201,15 +201,15 @@ def _smooth(pixels: Array, sigma: float) -> Array:
     return smooth
 
 
-def _moved(pixels: Array, moves: Array) -> Array:
-    """(H, W, 3) looked up at places (2, H, W) pixels down and across from where they are shown."""
+def _displace(pixels: Array, moves: Array) -> Array:
+    """(H, W, 3) pixels resampled at offsets (2, H, W), in pixels down and across."""
     places = np.indices(pixels.shape[:2]) + moves
     channels = [ndimage.map_coordinates(pixels[..., i], places, order=1, mode="reflect") for i in range(3)]
     return np.stack(channels, axis=2)
 
 
 def _convolve(pixels: Array, kernel: Array) -> Array:
-    """(H, W, C) with a kernel of odd sides, brought to sum 1; edges are mirrored."""
+    """(H, W, C) convolved with a kernel of odd sides, normalised to sum 1; edges are mirrored."""
     down, across = kernel.shape[0] // 2, kernel.shape[1] // 2
     padded = np.pad(pixels, ((down, down), (across, across), (0, 0)), mode="symmetric")
     kernel = (kernel / kernel.sum())[..., None]
@@ -218,7 +218,7 @@ def _convolve(pixels: Array, kernel: Array) -> Array:
 
 
 def _streak(length: float, fade: float, degrees: float) -> Array:
-    """A line from the centre of a square kernel, whose weight falls off as a normal density of deviation `fade`."""
+    """A square kernel with a line from its centre, whose weight falls off as a Gaussian of deviation `fade`."""
     reach = int(np.ceil(length)) + 1
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1))
     for step in np.arange(0.0, length + 1e-9, 0.5):

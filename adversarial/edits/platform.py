@@ -1,11 +1,11 @@
 """Edits that platforms and users make: recompressing, resizing, cropping, framing, stickers.
 
-Nobody needs an attack to get these; they happen to every picture that travels. They have no epsilon, so they are
-reported apart from it. Each edit takes an RGB picture and a severity from 1 to 5 and gives an RGB picture, the same
-one every time; those in `RESIZING` change its size. `grid` is the paper's case study of tiled pictures (UnsafeBench,
-section on AI-generated images: 2x2, 3x3, 4x4); the other kinds follow what AugLy offers (Papakipos and Bitton 2022).
+They happen to shared pictures without any attacker. They have no epsilon, so they are reported separately. Each edit
+takes an RGB picture and a severity from 1 to 5 and returns an RGB picture, deterministically; those in `RESIZING`
+change its size. `grid` is the paper's case study of tiled pictures (UnsafeBench, section on AI-generated images: 2x2,
+3x3, 4x4); the other kinds follow what AugLy offers (Papakipos and Bitton 2022).
 
-AugLy itself does not fit: 1.0.0, the newest, wants Pillow below 9 for pictures, and this project Pillow 12 or newer.
+AugLy itself cannot be used: 1.0.0, the newest, needs Pillow below 9, and this project Pillow 12 or newer.
 """
 
 from itertools import pairwise
@@ -95,7 +95,7 @@ def padding(image: Image.Image, severity: int) -> Image.Image:
 @registered(EDITS)
 def meme(image: Image.Image, severity: int) -> Image.Image:
     """Put a white band with a caption above the picture, of 15, 20, 25, 35, 50% of its height."""
-    from .writing import place_text  # overlay knows edits, so edits cannot know it at import
+    from .writing import place_text  # imported here, as writing.py imports edits
 
     band = max(1, round(image.height * (0.15, 0.2, 0.25, 0.35, 0.5)[severity - 1]))
     canvas = Image.new("RGB", (image.width, image.height + band), (255, 255, 255))
@@ -115,13 +115,13 @@ def blur(image: Image.Image, severity: int) -> Image.Image:
 
 @registered(EDITS)
 def grayscale(image: Image.Image, severity: int) -> Image.Image:
-    """Take away 20, 40, 60, 80, 100% of the colour."""
+    """Remove 20, 40, 60, 80, 100% of the colour."""
     return ImageEnhance.Color(image).enhance(1 - severity / 5)
 
 
 @registered(EDITS)
 def flip(image: Image.Image, severity: int) -> Image.Image:
-    """Mirror left and right; there are no degrees of it, so every severity is the same."""
+    """Mirror left and right; every severity is the same."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
 
 
@@ -182,6 +182,6 @@ def _scaled(image: Image.Image, share: float) -> tuple[int, int]:
 
 
 def _cuts(length: int, count: int) -> list[tuple[int, int]]:
-    """`length` pixels in `count` neighbouring parts (from, to), as equal as can be."""
+    """Split `length` pixels into `count` intervals (from, to) of nearly equal length."""
     edges = [round(place * length / count) for place in range(count + 1)]
     return list(pairwise(edges))

@@ -1,8 +1,8 @@
 """Typographic attacks: words written on the picture.
 
-CLIP-like models read: a written word can outweigh what is shown (Goh et al. 2021, Multimodal Neurons in Artificial
+CLIP-like models read text: a written word can outweigh what is shown (Goh et al. 2021, Multimodal Neurons in Artificial
 Neural Networks, section on typographic attacks). Against a safety classifier, unsafe pictures get words that call them
-harmless, and safe pictures get the name of a category. There is no epsilon; size, place and contrast are the knobs.
+harmless, and safe pictures get the name of a category. There is no epsilon; size, place and contrast vary.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,10 +26,10 @@ MOST_LINES = 4
 
 
 def words_for(sign: int, categories: Sequence[str] = (), own: Sequence[str] = ()) -> tuple[str, ...]:
-    """What is written on pictures with one goal.
+    """The words to write on pictures of one sign.
 
     Args:
-        sign: 1 where unsafe shall be called safe, -1 where safe shall be called unsafe.
+        sign: 1 to turn unsafe into safe, -1 to turn safe into unsafe.
         categories: names of the categories, written on safe pictures.
         own: the user's words; they replace the built-in ones.
 
@@ -55,7 +55,7 @@ class Writing:
     text: str
     place: Place = "bottom"
     contrast: float = 1.0
-    """1: black on light ground, white on dark; 0.3: 30% of the way there, easily overlooked by a person."""
+    """1: black on light ground, white on dark; 0.3: 30% opacity, easily overlooked by a person."""
 
     def __post_init__(self) -> None:
         if not self.text.strip():
@@ -81,7 +81,7 @@ def typographic(
 ) -> Mapping[str, Edit]:
     """Every text at every place and contrast, by a name such as `'safe' bottom 100%`.
 
-    Words depend on the goal: run these once for the rows of each sign (`Problem.subset`, `words_for`).
+    The words depend on the sign: run these once for the rows of each sign (`Problem.subset`, `words_for`).
     """
     return {
         f"{text!r} {place} {contrast:.0%}": Writing(text, place, contrast)
@@ -92,7 +92,7 @@ def typographic(
 
 
 def place_text(size: tuple[int, int], text: str, line: int, place: Place) -> Image.Image:
-    """The text as a mask ("L") of the canvas, broken into lines and shrunk until it fits whole.
+    """The text as a mask (mode "L") of the canvas, wrapped and shrunk until it fits.
 
     Args:
         size: width and height of the canvas.
@@ -102,10 +102,12 @@ def place_text(size: tuple[int, int], text: str, line: int, place: Place) -> Ima
     """
     width, height = size
     room = (max(1, width - 2 * (width // 32)), max(1, height - 2 * (height // 32)))
+    # Smaller lines are rendered at 8 pixels and scaled down.
     blocks = [_render(wrapped, max(line, 8)) for wrapped in _wrappings(text)]
     wanted = min(1.0, line / 8)
     scales = [min(wanted, room[0] / block.width, room[1] / block.height) for block in blocks]
-    best = int(np.argmax(scales))  # of equals the first, which has the fewest lines
+    # Of all wrappings, take the one that can be written largest.
+    best = int(np.argmax(scales))  # the first of equals has the fewest lines
     block = blocks[best]
     if scales[best] < 1:
         smaller = (max(1, int(block.width * scales[best])), max(1, int(block.height * scales[best])))
@@ -132,7 +134,7 @@ def _wrappings(text: str) -> Iterator[str]:
 
 
 def _render(text: str, line: int) -> Image.Image:
-    """The text alone, white on black, cut to its ink."""
+    """The text alone, white on black, cropped to its bounding box."""
     font = ImageFont.load_default(size=line)
     edge = max(1, line // 12)
     left, top, right, bottom = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox(
@@ -146,7 +148,7 @@ def _render(text: str, line: int) -> Image.Image:
 
 
 def _ink(image: Image.Image, mask: Image.Image, contrast: float) -> Image.Image:
-    """Blend black or white into the picture, whichever is farther from the ground under the words."""
+    """Blend black or white into the picture, whichever contrasts more with the ground under the words."""
     weight = np.asarray(mask, dtype=np.float64) / 255.0
     ground = np.asarray(image, dtype=np.float64)
     total = weight.sum()

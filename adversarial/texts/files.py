@@ -1,4 +1,4 @@
-"""Files of prompts that a user brings: one prompt a line, tables, or objects a line; read into rows."""
+"""Read a user's files of prompts (text lines, tables, JSON) into rows."""
 
 import csv
 import json
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 def read_rows(path: str | Path) -> list[Row]:
-    """Rows of a file, each a dict of its columns; values are as the file holds them, empty cells are left out.
+    """The rows of a file as dicts of its columns; values are unchanged, empty cells are left out.
 
     `.csv` and `.tsv` have a header; `.jsonl` has an object a line; `.json` is a list of objects or of texts;
     `.txt` has a prompt a line, which becomes the column `prompt`.
@@ -25,7 +25,7 @@ def read_rows(path: str | Path) -> list[Row]:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise AttackError(
-            f"{path} is no file of prompts that is known; use {', '.join(SUFFIXES)}. "
+            f"{path} is not in a known format for prompts; use {', '.join(SUFFIXES)}. "
             "Save a parquet file as CSV first."
         )
     try:
@@ -44,7 +44,7 @@ def read_rows(path: str | Path) -> list[Row]:
         case suffix:
             rows = _table(path, text, "\t" if suffix == ".tsv" else ",")
     if not rows:
-        raise AttackError(f"{path} holds no prompt.")
+        raise AttackError(f"{path} contains no prompt.")
     return rows
 
 
@@ -54,12 +54,12 @@ def columns(rows: Iterable[Row]) -> list[str]:
 
 
 def text_of(value: Any) -> str | None:
-    """A cell as stripped text; None where there is nothing in it."""
+    """A cell as stripped text, or None if it is empty."""
     return None if value is None else str(value).strip() or None
 
 
 def _json_lines(path: Path, text: str) -> list[Row]:
-    # Not `splitlines`: a JSON string may hold U+2028 and other line ends of Unicode.
+    # Not `splitlines`: a JSON string may contain U+2028 and other Unicode line ends.
     lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     return _objects(path, [_parse(path, line, number) for number, line in lines])
 
@@ -68,12 +68,12 @@ def _parse(path: Path, text: str, number: int) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise AttackError(f"{path}, line {number}, is no JSON: {error}.") from error
+        raise AttackError(f"{path}, line {number}, is not JSON: {error}.") from error
 
 
 def _objects(path: Path, values: Any) -> list[Row]:
     if not isinstance(values, list) or not all(isinstance(value, dict | str) for value in values):
-        raise AttackError(f"{path} holds something else than a list of objects or texts.")
+        raise AttackError(f"{path} is not a list of objects or texts.")
     return [{"prompt": value} if isinstance(value, str) else value for value in values]
 
 
@@ -84,7 +84,7 @@ def _table(path: Path, text: str, delimiter: str) -> list[Row]:
         names = reader.fieldnames or []
         rows = [{key: value for key, value in row.items() if key is not None and value} for row in reader]
     except csv.Error as error:
-        raise AttackError(f"{path} is no table: {error}.") from error
+        raise AttackError(f"{path} is not a table: {error}.") from error
     if any(not (name or "").strip() for name in names[1:]):  # pandas leaves the first name empty
         raise AttackError(f"{path} has columns without a name: {names}; give it a header.")
     return [row for row in rows if row]

@@ -1,9 +1,9 @@
-"""Adversarial prompts of others, which a user brings: fixed sets, made against other systems than ours.
+"""Published sets of adversarial prompts, made against other systems; the user provides the files.
 
-What they measure is transfer, not an adaptive attack. None of them ships with this software: some need access, some
-forbid derivatives. A user gets them where `Format.home` says, and hands over the file.
+They measure transfer, not an adaptive attack. None ships with this software: some need access, some forbid derivatives.
+`Format.home` says where to get them.
 
-What is known about the files, and from where:
+What is known about the files, and its source:
 
 - MMA-Diffusion (gated): columns `target_prompt`, `adv_prompt`, `sanitized_adv_prompt`,
   `success_against_sanitization_defense`, `clean_prompt`; as several public loaders of the file read it, the file itself
@@ -15,8 +15,8 @@ What is known about the files, and from where:
 - SneakyPrompt: its search writes CSV with `original_text`, `perturbed_text`, `result_type` and more (`main.py` there);
   its targets are a text file with a prompt a line.
 
-Sets of this kind can hold prompts about minors (MMA-Diffusion's own list of targets does). Those are dropped before
-anything else reads them, always, and counted.
+Such sets can contain prompts about minors (MMA-Diffusion's list of targets does). Those are always dropped before
+anything else reads them, and counted.
 """
 
 import re
@@ -46,7 +46,7 @@ _ANYWHERE = (
     "lolita",
     "youngster",
 )
-"""Parts of words; adversarial prompts run words together, so they count inside others too."""
+"""Matched inside words too, as adversarial prompts run words together."""
 _WORDS = r"kids?|bab(?:y|ies)|boys?|girls?|sons?|daughters?|pupils?|loli|shota|under ?(?:age|1[0-8]|[1-9])|jailbait"
 _YEARS = r"(?:1[0-7]|[1-9]) ?(?:years?|yrs?|yo\b|y o\b)"
 _ALIKE = {ord(own): plain for pair in LOOK_ALIKES.values() for plain, own in zip(*pair, strict=True)}
@@ -83,7 +83,7 @@ class StaticSet:
 
 @dataclass(frozen=True)
 class Format:
-    """Where a set comes from and which columns it has; of several names the first that is there is read."""
+    """Where a set comes from and its columns; of several names the first that exists is read."""
 
     home: str
     prompt: tuple[str, ...]
@@ -128,10 +128,10 @@ FORMATS: dict[str, Format] = {
 
 
 def mentions_minors(text: str) -> bool:
-    """Whether a text has a term of age: child, minor, teen, a boy or girl, years below 18, and the like.
+    """Whether a text has a term for minors: child, minor, teen, boy, girl, an age below 18, and the like.
 
-    Look-alikes of other scripts, accents, invisible characters and digits for letters are undone first. It drops far
-    too much rather than too little: canteens and boys' clubs go as well.
+    Look-alike letters, accents, invisible characters and digits for letters are normalised first. It prefers false
+    positives to false negatives: canteens and boys' clubs match as well.
     """
     plain = unicodedata.normalize("NFKD", text.encode("utf-8", "replace").decode("utf-8")).translate(_ALIKE)
     plain = "".join(c for c in plain.casefold() if unicodedata.category(c) not in ("Cf", "Mn"))
@@ -148,7 +148,7 @@ def load_static_set(
     category_column: str | None = None,
     drop: Callable[[str], bool] | None = None,
 ) -> StaticSet:
-    """Read a set of adversarial prompts from a file that the user brings.
+    """Read a set of adversarial prompts from the user's file.
 
     Args:
         path: `.csv`, `.tsv`, `.jsonl`, `.json`, or `.txt` with a prompt a line.
@@ -156,7 +156,7 @@ def load_static_set(
         prompt_column: column of the prompts, if it is not one of the format's.
         original_column: column of the prompts they were made from.
         category_column: column of categories.
-        drop: what else to drop, asked about a row's prompt and original; prompts about minors go in any case.
+        drop: a further filter on a row's prompt and original; prompts about minors are always dropped.
 
     Raises:
         AttackError: another format or file, no such column, or no prompt is left.
