@@ -1,7 +1,7 @@
-"""A cascade on labelled questions: every stage's answers once, then what they settle, cost and get wrong together.
+"""Evaluation of a cascade on labelled questions: shares, errors and costs of each stage and of all together.
 
-Asking is what takes time, so it is done once; tuning, calibrating and resampling (`judge.cascade.stages`) work on the
-answers. What asking costs is measured apart (`eval.timing`).
+Predictions take the time, so each stage predicts once; tuning, calibration and resampling (`judge.cascade`) use the
+stored scores. Seconds per image are measured separately (`eval.costs`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,46 +22,45 @@ from judge.data.images import open_image
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
 
+from .costs import Costs
 from .metrics.arrays import Confusion, confusion, ratio
 from .metrics.intervals import f1_interval, image_interval
-from .questions import Question
-from .timing import Costs
+from .questions import Question, group_by_policy
 
 Array = NDArray[np.float64]
-FILTERS = {"text_filter": "text", "image_filter": "image"}
 
 
 @dataclass(frozen=True)
 class StagePredictions:
-    """Every stage's answers to N questions."""
+    """Scores of all stages on N questions."""
 
     questions: list[Question]
     similarities: dict[str, Array]
-    """`text` and `image`: (N,) largest cosine to the policy's categories; NaN without a prompt."""
+    """`text` and `image`: (N,) largest cosine to a category of the policy, in [-1, 1]; NaN without a prompt."""
     student: Array
-    """(N,) p(unsafe)."""
+    """(N,) p(unsafe); NaN if unjudged."""
     judge: Array | None
-    """(N,) p(unsafe), where there is a judge."""
+    """(N,) p(unsafe); None without a judge."""
     labelled: dict[str, list[LabelledScores]]
-    """`student` and `judge`: their scores with the truth, by policy, for temperatures."""
+    """`student` and `judge`: their scores with labels, by policy, to fit temperatures."""
 
     @property
     def unsafe(self) -> NDArray[np.bool_]:
-        """(N,) the truth."""
+        """(N,) labels."""
         return np.array([question.row.unsafe for question in self.questions])
 
     @property
     def unsafe_images(self) -> list[str]:
-        """Ids of the unsafe rows' images."""
+        """Image ids of the unsafe rows."""
         return [question.row.example.id for question in self.questions if question.row.unsafe]
 
     @property
     def images(self) -> NDArray[np.str_]:
-        """(N,) ids of the rows' images; several rows may share one."""
+        """(N,) image ids; several rows may share one."""
         return np.array([question.row.example.id for question in self.questions])
 
     def scores(self, text: Platt, image: Platt) -> StageScores:
-        """The stages' probabilities."""
+        """Probabilities (N,) of each stage; Platt scaling maps the cosines of the filters to [0, 1]."""
         filters = {"text": text(self.similarities["text"]), "image": image(self.similarities["image"])}
         return StageScores(**filters, student=self.student, judge=self.judge)
 
@@ -73,18 +72,19 @@ def predict_stages(
     *,
     progress: Callable[[int], Any] | None = None,
 ) -> StagePredictions:
-    """Ask every stage about every question; rows under one policy go together, and stand together in the answer.
+    """Score all questions with each stage; the result is ordered by policy, as one policy is scored at a time.
 
-    `progress` hears how many are done, for a progress bar.
+    `progress` is called with the number of questions done.
     """
     similarities = Similarities(student.encoder)
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
     labelled: dict[str, list[LabelledScores]] = {"student": [], "judge": []}
     ordered: list[Question] = []
-    for group in _by_policy(questions):
+    for indices in group_by_policy(questions):
+        group = [questions[index] for index in indices]
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
         images = [open_image(question.row.example.image) for question in group]
-        tokens = student.encoder.encode_images(images)
+        tokens = student.encoder.encode_images(images)  # one pass for image filter and student
         found["text"].append(similarities.prompt_similarities(prompts, policy).max(axis=1))
         found["image"].append(similarities.image_similarities(tokens, policy).max(axis=1))
         answers = {"student": student.score_tokens(tokens, prompts, policy)}
@@ -92,63 +92,63 @@ def predict_stages(
             answers["judge"] = judge.score(images, prompts, policy)
         for stage, scores in answers.items():
             found[stage].append(scores.unsafe)
-            labelled[stage].append(_with_truth(policy, scores, group))
+            labelled[stage].append(_with_labels(policy, scores, group))
         ordered += group
         if progress is not None:
             progress(len(ordered))
-    columns = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+    scored = {name: np.concatenate(parts) for name, parts in found.items() if parts}  # (N,) each
     return StagePredictions(
         ordered,
-        {name: columns[name] for name in ("text", "image")},
-        columns["student"],
-        columns.get("judge"),
+        {name: scored[name] for name in ("text", "image")},
+        scored["student"],
+        scored.get("judge"),
         labelled,
     )
 
 
 def summarise_cascade(
-    asked: StagePredictions, decided: Decisions, cutoffs: Cutoffs, costs: Costs
+    predictions: StagePredictions, decided: Decisions, cutoffs: Cutoffs, costs: Costs
 ) -> dict[str, Any]:
     """F1 of the cascade, the student and the judge on N test rows, the judge's share, and `stages`.
 
-    A stage's seconds are what it adds to an image that reaches it (a share `reached` of all); the filters' include the
-    encoder's pass, and the prompt's reading where the text filter has a say. `seconds_per_image_by_stages` is their
-    sum, each times that share. Intervals are 95 %, by image.
+    The seconds of a stage are what it adds for an image that reaches it (the share `reached` of all); those of the
+    filters include the image encoder, and the text encoder if the cutoffs let the text filter decide anything.
+    `seconds_per_image_by_stages` is their sum, weighted by these shares. Intervals are 95 %, by image.
     """
-    say = cutoffs.uses_text_filter
+    with_text = cutoffs.uses_text_filter
     seconds = {
-        "filter": costs.filters(say),
+        "filter": costs.filters(with_text),
         "student": costs.seconds["student"],
         "judge": costs.seconds.get("judge"),
     }
-    truth = asked.unsafe
+    truth = predictions.unsafe
     counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
     stages: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(STAGES):
-        mine = decided.stage == number
+        settled = decided.stage == number
         stages[name] = {
-            "share": float(mine.mean()),
+            "share": float(settled.mean()),
             "reached": float((decided.stage >= number).mean()),
-            "rows": int(mine.sum()),
-            "misses": int((mine & decided.safe & truth).sum()),
-            "false_alarms": int((mine & flagged & ~truth).sum()),
-            "unjudged": int((mine & np.isnan(decided.unsafe)).sum()),
+            "rows": int(settled.sum()),
+            "misses": int((settled & decided.safe & truth).sum()),
+            "false_alarms": int((settled & flagged & ~truth).sum()),
+            "unjudged": int((settled & np.isnan(decided.unsafe)).sum()),
             "seconds_per_image": seconds[name],
         }
     return {
         "rows": len(truth),
         "unsafe_rows": int(truth.sum()),
-        **_measures(counts),
-        "judge_f1": None if asked.judge is None else confusion(truth, asked.judge).f1,
-        "student_f1": confusion(truth, asked.student).f1,
+        **_metrics(counts),
+        "judge_f1": None if predictions.judge is None else confusion(truth, predictions.judge).f1,
+        "student_f1": confusion(truth, predictions.student).f1,
         "judge_share": stages["judge"]["share"],
         "seconds_per_image_by_stages": costs.expected(
-            {name: stage["reached"] for name, stage in stages.items()}, say
+            {name: stage["reached"] for name, stage in stages.items()}, with_text
         ),
         "intervals": {
-            "f1": f1_interval(truth, decided.unsafe, asked.images),
-            "miss_rate": image_interval(decided.safe[truth], asked.images[truth]),
-            "false_alarm_rate": image_interval(flagged[~truth], asked.images[~truth]),
+            "f1": f1_interval(truth, decided.unsafe, predictions.images),
+            "miss_rate": image_interval(decided.safe[truth], predictions.images[truth]),
+            "false_alarm_rate": image_interval(flagged[~truth], predictions.images[~truth]),
         },
         "miss_rate": ratio(int(decided.safe[truth].sum()), int(truth.sum())),
         "false_alarm_rate": ratio(int(flagged[~truth].sum()), int((~truth).sum())),
@@ -165,77 +165,84 @@ def evaluate_each_stage(
     promise: float,
     costs: Costs,
 ) -> dict[str, Any]:
-    """Each stage by itself on the test rows: at 0.5, and at the threshold that makes the same promise.
+    """Metrics of each stage alone on the test rows: at threshold 0.5, and at one with the cascade's promised miss rate.
+
+    Args:
+        test: rows to evaluate.
+        calibration: other rows, for the thresholds of the promise (conformal risk control).
+        text: Platt scaling of the text filter.
+        image: Platt scaling of the image filter.
+        promise: largest expected miss rate, in (0, 1).
+        costs: seconds per image of the stages.
 
     Raises:
         ConfigError: too few unsafe calibration rows for the promise.
     """
-    scores, held, cost = test.scores(text, image), calibration.scores(text, image), costs.seconds
-    seconds = {
-        "text_filter": cost["text"],
-        "image_filter": cost["encoder"] + cost["image"],
-        "student": cost["encoder"] + cost["student"],
-        "judge": cost.get("judge"),
+    tested, calibrated, cost = test.scores(text, image), calibration.scores(text, image), costs.seconds
+    stages = {
+        "text_filter": (tested.text, calibrated.text, cost["text"]),
+        "image_filter": (tested.image, calibrated.image, cost["encoder"] + cost["image"]),
+        "student": (tested.student, calibrated.student, cost["encoder"] + cost["student"]),
+        "judge": (tested.judge, calibrated.judge, cost.get("judge")),
     }
-    found = {}
-    for name, spent in seconds.items():
-        column = FILTERS.get(name, name)
-        values = getattr(scores, column)
-        if values is None:
+    results = {}
+    for name, (scores, calibration_scores, seconds) in stages.items():
+        if scores is None or calibration_scores is None:
             continue
-        threshold = conformal_threshold(calibration.unsafe, getattr(held, column), miss_rate=promise)
-        counts, strict = (confusion(test.unsafe, values, limit) for limit in (0.5, threshold))
-        found[name] = {
-            **_measures(counts),
+        threshold = conformal_threshold(calibration.unsafe, calibration_scores, miss_rate=promise)
+        counts, strict = (confusion(test.unsafe, scores, limit) for limit in (0.5, threshold))
+        results[name] = {
+            **_metrics(counts),
             "at_promise": {
                 "threshold": threshold,
-                **_measures(strict),
+                **_metrics(strict),
                 "miss_rate": 1 - strict.recall,
                 "false_alarm_rate": ratio(
                     strict.false_positives, strict.false_positives + strict.true_negatives
                 ),
             },
-            "seconds_per_image": spent,
+            "seconds_per_image": seconds,
         }
-    return found
+    return results
 
 
 def resample_miss_rate(
-    family: CutoffFamily, asked: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
+    family: CutoffFamily, predictions: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
 ) -> dict[str, Any]:
-    """Choose the level anew on 200 random halves of all unsafe images, and measure the misses on the other half."""
+    """Choose the level on 200 random halves of all unsafe images, and measure the miss rate on the other half."""
     tables = [
-        decided_losses(family, a.scores(text, image).rows(a.unsafe), images=a.unsafe_images) for a in asked
+        decided_losses(family, each.scores(text, image).rows(each.unsafe), images=each.unsafe_images)
+        for each in predictions
     ]
     check = check_levels(np.concatenate(tables), promise)
     return {"mean_miss_rate": check.mean, "resampling": check.to_dict()}
 
 
-def count_live_differences(cascade: Cascade, asked: StagePredictions, decided: Decisions) -> dict[str, Any]:
-    """Run the cascade itself: how many rows it decides otherwise than was calibrated.
+def count_live_differences(
+    cascade: Cascade, predictions: StagePredictions, decided: Decisions
+) -> dict[str, Any]:
+    """Count rows that the cascade, run on the images, decides differently from the stored scores.
 
-    Those can only be rows whose score lies on a cutoff up to rounding, as batches are other ones.
+    There can be some only where a score equals a cutoff up to rounding, as other batches round differently.
     """
-    start, differ = 0, 0
-    for group in _by_policy(asked.questions):
-        images = [open_image(question.row.example.image) for question in group]
-        prompts, policy = [question.row.prompt for question in group], group[0].row.taxonomy
-        scores = cascade.score(images, prompts, policy)
-        for place in range(len(group)):
-            wanted = STAGES[decided.stage[start + place]], decided.unsafe[start + place] >= 0.5
-            got = scores.decided_by[place] if scores.decided_by else "", scores.unsafe[place] >= 0.5
-            differ += wanted != got
-        start += len(group)
-    return {"rows_decided_otherwise_live": differ}
+    different = 0
+    for indices in group_by_policy(predictions.questions):
+        rows = [predictions.questions[index].row for index in indices]
+        images = [open_image(row.example.image) for row in rows]
+        scores = cascade.score(images, [row.prompt for row in rows], rows[0].taxonomy)
+        stages = scores.decided_by or [""] * len(rows)
+        for index, stage, unsafe in zip(indices, stages, scores.unsafe, strict=True):
+            expected = STAGES[decided.stage[index]], decided.unsafe[index] >= 0.5
+            different += expected != (stage, unsafe >= 0.5)
+    return {"rows_decided_otherwise_live": different}
 
 
 def summarise_costs(costs: Costs, cutoffs: Cutoffs) -> dict[str, Any]:
-    """`seconds_per_image` of the cascade as a whole, measured; and `timing`: on what, and what its stages add up to.
+    """`seconds_per_image`, measured on the whole cascade, and `timing`: how it was, and the sum of the stages.
 
-    `by_stages` there is over the timed images, with their own shares, and should be near what was measured; both grow
-    apart where few images of a batch reach a stage, as small batches cost more an image.
+    The sum, `by_stages`, is over the timed images and their own shares, and should be close to what was measured.
+    They differ where few images of a batch reach a stage, as small batches cost more per image.
     """
-    found: dict[str, Any] = {"seconds_per_image": costs.cascade}
     timing = {
         "rows": costs.rows,
         "policies": costs.policies,
@@ -243,14 +250,17 @@ def summarise_costs(costs: Costs, cutoffs: Cutoffs) -> dict[str, Any]:
         "reached": costs.reached,
     }
     by_stages = None if costs.reached is None else costs.expected(costs.reached, cutoffs.uses_text_filter)
-    return found | {"timing": {**timing, "by_stages": by_stages, "seconds": costs.seconds}}
+    return {
+        "seconds_per_image": costs.cascade,
+        "timing": {**timing, "by_stages": by_stages, "seconds": costs.seconds},
+    }
 
 
 def cascade_rows(
-    asked: StagePredictions, scores: StageScores, decided: Decisions
+    predictions: StagePredictions, scores: StageScores, decided: Decisions
 ) -> Iterator[dict[str, Any]]:
-    """One record a row, for the run folder."""
-    for place, question in enumerate(asked.questions):
+    """One record per row, for the run folder."""
+    for place, question in enumerate(predictions.questions):
         yield {
             "id": question.id,
             "image": question.row.example.id,
@@ -264,19 +274,12 @@ def cascade_rows(
         }
 
 
-def _by_policy(questions: Sequence[Question]) -> list[list[Question]]:
-    policies: dict[str, list[Question]] = {}
-    for question in questions:
-        policies.setdefault(question.row.taxonomy.hash, []).append(question)
-    return list(policies.values())
-
-
-def _with_truth(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> LabelledScores:
+def _with_labels(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> LabelledScores:
     labels = np.array([policy.label(question.row.example) for question in group], dtype=np.float64)
     return LabelledScores(
         policy, scores, np.array([float(question.row.unsafe) for question in group]), labels
     )
 
 
-def _measures(counts: Confusion) -> dict[str, float]:
+def _metrics(counts: Confusion) -> dict[str, float]:
     return {"f1": counts.f1, "precision": counts.precision, "recall": counts.recall}

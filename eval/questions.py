@@ -1,8 +1,8 @@
-"""Held-out questions for a policy judge: drawn once, judged by any classifier, before and after training.
+"""Evaluation questions, drawn once and answered by any classifier, before and after training.
 
-Three sets, because one number hides what matters: `flips` (images under two policies of opposite label, and under
-policies of their own), `held_out` (categories that no training policy contained) and `lying` (prompts that belong
-to another image, of opposite label).
+A question is an image and a prompt under a policy. There are two sets, because one number hides what matters: `flips`
+(images under two policies of opposite label, and images under single policies) and `held_out` (categories that no
+training policy contained). Among the flips are prompts that belong to another image of opposite label.
 """
 
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from prompts.taxonomy import Taxonomy
 
 @dataclass(frozen=True)
 class Question:
-    """A drawn row and its place in an evaluation."""
+    """One row of an evaluation."""
 
     id: str
     row: Row
@@ -28,14 +28,14 @@ class Question:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Questions by set."""
+    """All questions of an evaluation, by set."""
 
     flips: tuple[Question, ...]
     held_out: tuple[Question, ...] = ()
 
     @property
     def questions(self) -> tuple[Question, ...]:
-        """Every question of every set."""
+        """The questions of both sets."""
         return self.flips + self.held_out
 
 
@@ -45,11 +45,11 @@ def draw_evaluation(
     """Draw about `rows` questions for the flips, half in pairs, and half as many for held-out categories.
 
     Policies are drawn as for training (`options`), without questions about single categories. For held-out keys,
-    policies hold at least one of them, an unsafe image violates nothing else of its policy, and as many safe
-    images stand beside them.
+    policies contain at least one of them, an unsafe image violates nothing else of its policy, and there are as many
+    safe images.
 
     Raises:
-        ExampleError: the examples cannot give the questions.
+        ExampleError: too few suitable examples.
     """
     plain = replace(options, focus=0.0)
     pairs = draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
@@ -71,12 +71,12 @@ def draw_evaluation(
 def draw_grouped_questions(
     examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, *, seed: int, rows: int
 ) -> list[Question]:
-    """Draw exactly `rows` questions in groups under one policy each, half of them unsafe; an odd one is.
+    """Draw exactly `rows` questions in groups of one policy each; half of them, rounded up, are unsafe.
 
-    No pairs, whose policies of their own would leave batches half empty.
+    There are no pairs, as each has policies of its own, which would leave batches half empty.
 
     Raises:
-        ExampleError: the examples cannot give the questions.
+        ExampleError: too few suitable examples.
     """
     size = options.group_size
     plain = replace(options, focus=0.0)
@@ -89,12 +89,23 @@ def draw_grouped_questions(
     return drawn[:whole] + unsafe[: ceil((rows - whole) / 2)] + safe[: (rows - whole) // 2]
 
 
+def group_by_policy(questions: Sequence[Question]) -> list[list[int]]:
+    """Indices of the questions under each policy, in the order in which the policies first appear.
+
+    Classifiers score a batch under one policy at a time.
+    """
+    groups: dict[str, list[int]] = {}
+    for index, question in enumerate(questions):
+        groups.setdefault(question.row.taxonomy.hash, []).append(index)
+    return list(groups.values())
+
+
 def _held_out(
     examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, seed: int, rows: int
 ) -> Iterable[Question]:
     everything = replace(options, held_out=frozenset())
     found: list[Row] = []
-    for epoch in range(1, 200):
+    for epoch in range(1, 200):  # epoch 0 drew the flips
         for group in draw_groups(examples, taxonomy, everything, seed=seed, epoch=epoch, groups=20):
             found += _about_held_out(group, options.held_out)
         if len(found) >= rows:
@@ -106,7 +117,7 @@ def _held_out(
 
 
 def _about_held_out(group: Group, held_out: frozenset[str]) -> list[Row]:
-    """The group's rows that turn on a held-out category, and as many safe ones."""
+    """The group's rows that violate only held-out categories of the policy, and as many safe ones."""
     covered = frozenset(member for category in group.taxonomy for member in category.members)
     if not covered & held_out:
         return []

@@ -37,6 +37,7 @@ from eval.cascade import (
     summarise_cascade,
     summarise_costs,
 )
+from eval.costs import measure_costs, timing_batches
 from eval.questions import Question, draw_evaluation
 from eval.recipe import (
     DataOptions,
@@ -49,7 +50,6 @@ from eval.recipe import (
     write_metrics,
 )
 from eval.reliability import compare_calibration, draw_reliability
-from eval.timing import measure_costs, timing_batches
 from judge import load_classifier
 from judge.calibration.conformal import allowed_misses
 from judge.calibration.envelope import Envelope

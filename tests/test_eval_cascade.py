@@ -14,8 +14,8 @@ from eval.cascade import (
     resample_miss_rate,
     summarise_cascade,
 )
+from eval.costs import Costs
 from eval.questions import draw_evaluation
-from eval.timing import Costs
 from judge.cascade.cascade import Cascade
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt

@@ -1,4 +1,4 @@
-"""Costs of stages: medians after a warm-up, on the same batches, and a cascade that costs what its stages do."""
+"""Times: medians after a warm-up, in turns; costs of stages on the same batches add up to the cascade's."""
 
 from types import SimpleNamespace
 
@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from eval.cascade import summarise_costs
+from eval.costs import Costs, measure_costs, timing_batches
 from eval.questions import draw_evaluation
-from eval.timing import Costs, measure_costs, median_seconds, timing_batches
+from eval.timing import medians, time_in_turns
 from judge.cascade.cascade import Cascade
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
@@ -19,10 +20,10 @@ from prompts import FlipOptions, load_taxonomy
 
 
 class Clock:
-    """Time that passes only where somebody works: no test waits, none depends on the machine."""
+    """Time that passes only by `work`: no test waits, none depends on the machine."""
 
     def __init__(self):
-        self.now, self.slow_until = 0.0, 0.0
+        self.now = 0.0
 
     def __call__(self):
         return self.now
@@ -35,7 +36,7 @@ class Clock:
 def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(
-        "eval.timing.median_seconds", lambda functions, **more: median_seconds(functions, **more, clock=clock)
+        "eval.costs.time_in_turns", lambda functions, **more: time_in_turns(functions, **more, clock=clock)
     )
     return clock
 
@@ -47,7 +48,7 @@ def test_the_first_call_and_a_hiccup_do_not_count():
         calls.append(1)
         clock.work({1: 50.0, 3: 18.0}.get(len(calls), 2.0))
 
-    assert median_seconds({"stage": stage}, repeats=5, clock=clock) == {"stage": 2.0}
+    assert medians(time_in_turns({"stage": stage}, repeats=5, clock=clock)) == {"stage": 2.0}
     assert len(calls) == 6
 
 
@@ -55,8 +56,12 @@ def test_functions_take_turns():
     """So that a machine that is slow for a while is slow for all of them."""
     order = []
     functions = {name: lambda name=name: order.append(name) for name in "ab"}
-    median_seconds(functions, repeats=2)
+    times = time_in_turns(functions, repeats=2)
     assert "".join(order) == "ababab"
+    assert {name: len(seconds) for name, seconds in times.items()} == {"a": 2, "b": 2}
+    order.clear()
+    time_in_turns(functions, repeats=2, warm_up=False)
+    assert "".join(order) == "abab"
 
 
 class Encoder:
@@ -134,18 +139,18 @@ def test_a_cascade_costs_what_its_stages_do(clock, questions):
     assert expected == pytest.approx(0.003 + costs.seconds["image"] + 0.010 + 0.200 * costs.reached["judge"])
     assert costs.cascade == pytest.approx(expected)
     assert costs.cascade >= costs.filters(False)
-    told = summarise_costs(costs, cutoffs)
-    assert told["seconds_per_image"] == costs.cascade
-    assert told["timing"]["by_stages"] == pytest.approx(told["seconds_per_image"])
-    assert (told["timing"]["rows"], told["timing"]["repeats"]) == (64, 3)
+    summary = summarise_costs(costs, cutoffs)
+    assert summary["seconds_per_image"] == costs.cascade
+    assert summary["timing"]["by_stages"] == pytest.approx(summary["seconds_per_image"])
+    assert (summary["timing"]["rows"], summary["timing"]["repeats"]) == (64, 3)
 
 
 def test_without_a_judge_or_a_cascade(clock, questions):
     costs = measure_costs(Timed("student", clock, 0.010), None, timing_batches(questions), repeats=1)
     assert "judge" not in costs.seconds
     assert costs.cascade is None
-    told = summarise_costs(costs, SimpleNamespace(uses_text_filter=False))
-    assert told["seconds_per_image"] is told["timing"]["by_stages"] is None
+    summary = summarise_costs(costs, SimpleNamespace(uses_text_filter=False))
+    assert summary["seconds_per_image"] is summary["timing"]["by_stages"] is None
 
 
 def test_every_stage_pays_its_share_only():
