@@ -1,4 +1,4 @@
-"""Measuring judges: metrics, the text-only shortcut check and reports. Names load on first use."""
+"""Evaluation: metrics, the text-only shortcut check and reports. Names are imported on first use."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,1 +1,1 @@
-"""Numbers: of arrays, of judged rows, and the intervals and tests that go with them."""
+"""Metrics of arrays and of judged rows, confidence intervals and significance tests."""

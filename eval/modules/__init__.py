@@ -1,10 +1,10 @@
-"""The metrics as modules of the `evaluate` library, loaded from this package and never from a hub.
+"""The metrics as modules of the `evaluate` library, loaded from this package, never from a hub.
 
-`evaluate` 0.4.6 works with datasets 5.2 if a module keeps to these rules, which are tested:
+`evaluate` 0.4.6 works with datasets 5.2 if a module follows these rules, which are tested:
 
-- one `import` a line: it reads imports line by line and takes `import a, b` for a package called "a,";
-- absolute imports of this package: it copies the module's file elsewhere, so relative ones would be missed;
-- text is "" where there is none: it refuses None in the first row of a text column.
+- one `import` per line: it parses imports by line, and takes `import a, b` for a package called "a,";
+- absolute imports of this package: it copies the file elsewhere, where relative imports would fail;
+- "" for missing text: it rejects None in the first row of a text column.
 
 `evaluate.load("eval/modules/judge_verdicts")` works as well as `load_metric("judge_verdicts")`.
 """
@@ -18,9 +18,9 @@ METRICS = ("judge_verdicts", "flip_pairs", "unsafe_f1")
 
 
 def load_metric(name: str) -> Any:
-    """The `evaluate` module called `name`, without network; run it by `compute(predictions=, references=)`.
+    """Load the `evaluate` module `name` without network; call its `compute(predictions=, references=)`.
 
-    Predictions and references stay in memory, so processes that evaluate at once share no cache file.
+    Predictions and references stay in memory, so that parallel processes share no cache file.
 
     Raises:
         MetricError: no metric has this name.

@@ -1,1 +1,1 @@
-"""Pages, tables and figures of what was measured."""
+"""HTML reports with tables and figures."""

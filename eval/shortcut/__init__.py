@@ -1,1 +1,1 @@
-"""Whether the label can be read off the text alone."""
+"""Check that the text of training rows does not reveal their label."""

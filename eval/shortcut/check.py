@@ -1,9 +1,9 @@
-"""Can the label be read off the text alone? A strong text-only classifier on rendered rows must find nothing.
+"""Does the text of training rows reveal their label? A strong text-only classifier must stay at chance.
 
-The published training code of PerspectiveVision wrote its flipped negatives without definitions, so a model
-could tell them by format and never look at the image. Here two classifiers read what the model reads, without
-the image: logistic regression on words, characters of the prompt and (prompt word, policy line) pairs, and
-gradient-boosted trees on explicit features and frequent words. The better of the two is the answer.
+The published training code of PerspectiveVision writes its flipped negatives without definitions, so a model can
+recognise them by format and ignore the image. Here two classifiers get the same text as the model, without the image:
+logistic regression on words, characters of the prompt and (prompt word, policy line) pairs, and gradient-boosted trees
+on explicit features and frequent words. The better of the two counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse  # comes with scikit-learn
+from scipy import sparse
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -24,15 +24,17 @@ from prompts.template import render
 from .features import explicit_features, frequent_words, pair_incidence, row_features, text_of
 
 if TYPE_CHECKING:
-    from prompts.flip import Pair, Row
+    from prompts.flip import Row
 
 FOLDS = 3
 COMMON = 0.05
-"""A value that more than this share of rows has (no prompt, one fixed policy) is dealt by row."""
+"""Rows with a value that more than this share of rows has (no prompt, one fixed policy) are split by row."""
 MOST_ROWS = 8000
-"""More rows are thinned to this many, whole groups at a time; the interval says what that costs."""
+"""More rows are subsampled to this many, by whole groups; the interval reflects that."""
 TOLERANCE = 0.03
+"""Largest distance of the AUC from 0.5 that still counts as chance."""
 RESAMPLES = 200
+"""Bootstrap samples for the interval."""
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -50,7 +52,7 @@ class ShortcutResult:
     rows: int
     groups: int
     features: dict[str, float]
-    """AUC of each explicit feature by itself, over all rows, the most telling first."""
+    """AUC of each explicit feature alone over all rows, the farthest from 0.5 first."""
 
     @property
     def clean(self) -> bool:
@@ -72,10 +74,10 @@ def check_rows(
     """Run the check on drawn rows.
 
     Args:
-        rows: as `prompts.flip` draws them.
-        seed: of the check itself.
-        groups: what was drawn together, one name a row. By default rows with one policy text are a group,
-            which is right for `draw_groups`; for `draw_pairs` take `pair_groups`.
+        rows: training rows of `prompts.flip`.
+        seed: of folds, trees and interval.
+        groups: one name per row; rows of one name stay in the same fold. By default all rows under one policy, as
+            `draw_groups` draws them. Pairs of `draw_pairs` that share a policy on either side belong in one group.
         template: how rows are rendered.
     """
     if groups is None:
@@ -91,27 +93,8 @@ def check_rows(
     )
 
 
-def pair_groups(pairs: "Sequence[Pair]") -> list[str]:
-    """One group name a pair: pairs are drawn together when they share a policy text on either side.
-
-    The two policies of a couple differ in one line, and all labels of one are reversed in the other. Split
-    between training and test, such twins let a classifier look up what no new policy would tell it.
-    """
-    leader: dict[str, str] = {}
-
-    def find(name: str) -> str:
-        while leader.setdefault(name, name) != name:
-            name = leader[name]
-        return name
-
-    sides = [(pair.unsafe.taxonomy.hash, pair.safe.taxonomy.hash) for pair in pairs]
-    for one, other in sides:
-        leader[find(one)] = find(other)
-    return [find(one) for one, _ in sides]
-
-
 def rows_to_text(rows: "Sequence[Row]", template: str = "policy_first") -> list[str]:
-    """All that a model reads of each row but the image."""
+    """The text of each row as the model gets it."""
     return [text_of(render(row.taxonomy, row.prompt, template=template, focus=row.focus)) for row in rows]
 
 
@@ -124,58 +107,58 @@ def shortcut_auc(
     prompts: Sequence[str | None] | None = None,
     features: Mapping[str, ArrayLike] | None = None,
 ) -> ShortcutResult:
-    """Train text-only classifiers on some rows and measure them on rows that share nothing with those.
+    """Train text-only classifiers and test them on rows that share neither group nor prompt with the training rows.
 
-    The split decides whether the number is honest. Rows of one policy are drawn to be balanced: some safe,
-    some unsafe. Put some of them into training and the rest into the test, and a classifier that remembers
-    the policy learns the *opposite* of the rest: its AUC falls below 0.5, and could hide a real shortcut that
-    lifts it again. The two rows of a flip pair do the same through the prompt they share, in two groups. So
-    both are kept apart: groups and prompts are dealt into three folds each, and a row is tested by a
-    classifier that saw neither its group's nor its prompt's fold. All nine blocks are tested, and their AUCs
-    averaged by number of pairs. Values that many rows have (no prompt, one fixed policy) are dealt by row:
-    what is learned of so common a value is real, and must be seen in training to be found.
+    The rows of one policy are balanced. If some are in training and others in the test, a classifier that memorises
+    the policy predicts the *opposite* of the test label: its AUC falls below 0.5 and may hide a real shortcut. The
+    two rows of a flip pair have the same effect through their common prompt. So groups and prompts are split into
+    three folds each, and a row is tested by a classifier trained on neither its group's nor its prompt's fold. The
+    AUCs of all nine blocks are averaged, weighted by number of pairs. Values that many rows have (no prompt, one
+    fixed policy) are split by row: what is learned of so common a value is no memorised row.
 
     Args:
         texts: N rendered texts.
-        labels: N, True for unsafe.
+        labels: (N,) True for unsafe.
         groups: N names of policy texts.
         seed: of the folds, the trees and the interval.
-        prompts: N generating prompts, where there are any.
-        features: explicit features by name, (N,) each, beside those read off the texts.
+        prompts: N generating prompts, if there are any.
+        features: further explicit features by name, (N,) each.
 
     Raises:
-        MetricError: columns of different length, or too few rows to train and test on.
+        MetricError: arguments of different length, or too few rows to train and test on.
     """
     unsafe = np.asarray(labels, dtype=np.bool_)
-    more = {name: np.asarray(column, dtype=np.float64) for name, column in (features or {}).items()}
-    sizes = {len(texts), len(groups), len(unsafe if prompts is None else prompts), *map(len, more.values())}
+    given = {name: np.asarray(column, dtype=np.float64) for name, column in (features or {}).items()}
+    sizes = {len(texts), len(groups), len(unsafe if prompts is None else prompts), *map(len, given.values())}
     if sizes != {len(unsafe)}:
-        raise MetricError(f"{len(unsafe)} labels, but columns of {sorted(sizes)} rows; give one entry a row")
+        raise MetricError(
+            f"{len(unsafe)} labels, but columns of {sorted(sizes)} rows; give one entry per row"
+        )
     if min(unsafe.sum(), (~unsafe).sum()) < 10 * FOLDS**2:
         raise MetricError(
             f"{int(unsafe.sum())} unsafe and {int((~unsafe).sum())} safe rows; "
-            f"the shortcut check needs {10 * FOLDS**2} of each, and a few thousand to be precise"
+            f"the shortcut check needs {10 * FOLDS**2} of each, and a few thousand for a precise AUC"
         )
     rng = np.random.default_rng(seed)
     group = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)[1]
-    kept = _thinned(group, rng)
+    kept = _subsample(group, rng)
     prompt = ["" if prompts is None else prompts[row] or "" for row in kept]
     explicit = explicit_features([texts[row] for row in kept], prompt)
-    explicit |= {name: column[kept] for name, column in more.items()}
+    explicit |= {name: column[kept] for name, column in given.items()}
     blocks = list(_blocks(group[kept], np.unique(prompt, return_inverse=True)[1], rng))
     unsafe, group = unsafe[kept], group[kept]
     scores = _cross_scores([texts[row] for row in kept], prompt, explicit, unsafe, blocks, seed)
     tests = [test for _, test in blocks]
     by_model = {name: _auc(unsafe, score, tests) for name, score in scores.items()}
     best = max(by_model, key=lambda name: by_model[name])
-    alone = {name: _auc(unsafe, column, [np.arange(len(unsafe))]) for name, column in explicit.items()}
+    single = {name: _auc(unsafe, column, [np.arange(len(unsafe))]) for name, column in explicit.items()}
     return ShortcutResult(
         auc=by_model[best],
         interval=_interval(unsafe, scores[best], tests, group, rng),
         by_model=by_model,
         rows=len(unsafe),
         groups=len(np.unique(group)),
-        features=dict(sorted(alone.items(), key=lambda entry: -abs(entry[1] - 0.5))),
+        features=dict(sorted(single.items(), key=lambda entry: -abs(entry[1] - 0.5))),
     )
 
 
@@ -187,11 +170,12 @@ def _cross_scores(
     blocks: Sequence[tuple[Integers, Integers]],
     seed: int,
 ) -> dict[str, Floats]:
-    """Scores of each classifier for every row, by the model that did not train on its block."""
+    """(N,) scores of each classifier, cross-validated: each row is scored by the model not trained on its block."""
     dense = np.column_stack(list(explicit.values()))
     lines, incidence = _lines(texts)
     words = HashingVectorizer(ngram_range=(1, 2), n_features=2**16, alternate_sign=False, norm=None)
     characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), n_features=2**14, norm="l2")
+    # Sparse and wide for the linear model, dense and narrow for the trees, which cannot take sparse input.
     wide = sparse.hstack(
         [
             normalize(incidence @ words.transform(lines)),
@@ -216,9 +200,9 @@ def _cross_scores(
 
 
 def _lines(texts: Sequence[str]) -> tuple[list[str], sparse.csr_matrix]:
-    """The distinct lines of all texts, and how often each row holds each: (N, lines).
+    """The L distinct lines of all texts, and counts (N, L) of each line in each row.
 
-    Rows of a group repeat their policy, so lines are vectorised once and summed.
+    Rows of a group repeat their policy, so lines are vectorised once and summed by row.
     """
     index: dict[str, int] = {}
     holds = [
@@ -231,8 +215,11 @@ def _lines(texts: Sequence[str]) -> tuple[list[str], sparse.csr_matrix]:
     return list(index), sparse.csr_matrix((np.ones(len(row)), (row, column)), shape=shape)
 
 
-def _thinned(group: Integers, rng: np.random.Generator) -> Integers:
-    """Rows of randomly chosen whole groups, at most `MOST_ROWS` where groups are smaller than that."""
+def _subsample(group: Integers, rng: np.random.Generator) -> Integers:
+    """(M,) indices of all rows of randomly chosen groups, M <= `MOST_ROWS`.
+
+    Where a few large groups hold most rows, single rows are chosen.
+    """
     if len(group) <= MOST_ROWS:
         return np.arange(len(group))
     sizes = np.bincount(group)
@@ -243,7 +230,7 @@ def _thinned(group: Integers, rng: np.random.Generator) -> Integers:
 
 
 def _folds(column: Integers, rng: np.random.Generator) -> Integers:
-    """(N,) fold of each row: equal values share one, but for those that are common."""
+    """(N,) fold of each row; rows of equal value share a fold, except for common values."""
     rows = np.bincount(column)
     folds = rng.permutation(np.arange(len(rows)) % FOLDS)[column]
     return np.where(rows[column] > COMMON * len(column), rng.integers(0, FOLDS, len(column)), folds)
@@ -252,9 +239,9 @@ def _folds(column: Integers, rng: np.random.Generator) -> Integers:
 def _blocks(
     group: Integers, prompt: Integers, rng: np.random.Generator
 ) -> Iterator[tuple[Integers, Integers]]:
-    """Rows to train and to test on, for every pair of a fold of groups and a fold of prompts."""
+    """Indices of training and test rows, for each pair of a fold of groups and a fold of prompts."""
     group_fold = _folds(group, rng)
-    if prompt.max() == 0:
+    if prompt.max() == 0:  # no prompts: folds of groups only
         for one in range(FOLDS):
             yield np.flatnonzero(group_fold != one), np.flatnonzero(group_fold == one)
         return
@@ -271,13 +258,22 @@ def _auc(
     tests: Sequence[Integers],
     weight: NDArray[np.float64 | np.int64] | None = None,
 ) -> float:
-    """Mean over blocks of the AUC within the block (models of two blocks do not share a scale)."""
+    """AUC over the pairs within each block, as the models of two blocks do not share a scale.
+
+    Args:
+        unsafe: (N,) labels.
+        score: (N,) scores.
+        tests: indices of the rows of each block.
+        weight: (N,) weight of each row; a row drawn twice counts twice.
+    """
     weight = np.ones(len(unsafe)) if weight is None else weight
     wins, pairs = 0.0, 0.0
     for test in tests:
-        place = np.unique(score[test], return_inverse=True)[1]
-        positive = np.bincount(place, weights=weight[test] * unsafe[test])
-        negative = np.bincount(place, weights=weight[test] * ~unsafe[test])
+        # Weight of either class at each distinct score. scikit-learn's AUC is too slow for hundreds of resamples.
+        rank = np.unique(score[test], return_inverse=True)[1]
+        positive = np.bincount(rank, weights=weight[test] * unsafe[test])
+        negative = np.bincount(rank, weights=weight[test] * ~unsafe[test])
+        # Each positive wins against all negatives of lower score, and half against those of its own.
         wins += float(np.sum(positive * (np.cumsum(negative) - negative / 2)))
         pairs += float(positive.sum() * negative.sum())
     return wins / pairs if pairs else float("nan")
@@ -290,7 +286,7 @@ def _interval(
     group: Integers,
     rng: np.random.Generator,
 ) -> tuple[float, float]:
-    """95 % interval of the AUC from resampled groups: rows of one group are not independent."""
+    """95 % percentile interval of the AUC by bootstrap over groups, as rows of one group are not independent."""
     present = np.unique(group, return_inverse=True)[1]
     number = int(present.max()) + 1
     draws = [

@@ -1,4 +1,4 @@
-"""What a text-only classifier may look at in a rendered row; see `eval.shortcut.check`."""
+"""Features of rendered rows for the text-only classifiers of `eval.shortcut.check`."""
 
 import re
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse  # comes with scikit-learn
+from scipy import sparse
 from sklearn.feature_extraction.text import CountVectorizer
 
 from prompts.taxonomy import Category
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 WORD = re.compile(r"\w+")
 SHORTEST_WORD = 4
-"""Shorter words of a definition ("the", "of") are in any prompt; numbers count whatever their length."""
+"""Shorter words of a definition ("the", "of") occur in any prompt and are ignored; numbers of any length count."""
 
 
 def text_of(chat: Chat) -> str:
-    """The text parts of a chat, one after the other."""
+    """The text parts of a chat, joined by line breaks."""
     parts = (part for message in chat.messages for part in message["content"])
     return "\n".join(str(part["text"]) for part in parts if part["type"] == "text")
 
@@ -33,7 +33,7 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def explicit_features(texts: Sequence[str], prompts: Sequence[str]) -> dict[str, Floats]:
-    """Features of form, (N,) each, of any text: how long, how many lines, how many with a definition."""
+    """Features of form, (N,) each: length, lines, lines with a definition; of N texts and their prompts."""
     lines = [text.split("\n") for text in texts]
     columns = {
         "characters": [len(text) for text in texts],
@@ -53,9 +53,9 @@ def explicit_features(texts: Sequence[str], prompts: Sequence[str]) -> dict[str,
 
 
 def row_features(rows: "Sequence[Row]") -> dict[str, Floats]:
-    """Features of meaning, (N,) each: does the prompt mention a category, where in the list, is it the focus?
+    """Features of meaning, (N,) each: which categories the prompt mentions, and where they are in the policy.
 
-    -1 stands for "no such place": no category mentioned, no focus.
+    -1 stands for "none": no category mentioned, or no single category in question (focus).
     """
     table = [_row_features(row) for row in rows]
     return {name: np.array([entry[name] for entry in table], dtype=np.float64) for name in table[0]}
@@ -94,27 +94,29 @@ def _definition_words(category: Category) -> frozenset[str]:
 
 
 def frequent_words(lines: Sequence[str], incidence: sparse.csr_matrix, most: int = 48) -> Floats:
-    """(N, up to `most`) counts of the words that divide the rows most evenly, for the trees."""
+    """(N, W) counts of the W <= `most` words whose presence splits the rows most evenly, for the trees."""
     counts = incidence @ CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(lines)
-    held = np.asarray((counts > 0).mean(axis=0)).ravel()
-    chosen = np.argsort(-held * (1 - held), kind="stable")[:most]
+    present = np.asarray((counts > 0).mean(axis=0)).ravel()
+    chosen = np.argsort(-present * (1 - present), kind="stable")[:most]
     return np.asarray(counts[:, chosen].todense(), dtype=np.float64)
 
 
 def pair_incidence(
     prompts: Sequence[str], lines: Sequence[str], incidence: sparse.csr_matrix
 ) -> sparse.csr_matrix:
-    """(N, pairs) which word of the prompt meets which line of the text, the line cut at its colon.
+    """(N, P) indicators of the P pairs of a prompt word and a policy line, the line up to its colon.
 
-    So a linear model can learn that "7" in a prompt and "seven" in a policy go together, in any wording.
+    With them a linear model can learn that "7" in a prompt and "seven" in a policy belong together.
     """
     heads = [line.split(":")[0] for line in lines]
     index: dict[tuple[str, str], int] = {}
     columns: list[int] = []
-    ends = [0]
+    ends = [0]  # row pointers of the compressed sparse row format
     for row, prompt in enumerate(prompts):
-        held = {heads[line] for line in incidence.indices[incidence.indptr[row] : incidence.indptr[row + 1]]}
-        pairs = ((word, head) for word in sorted(words_of(prompt)) for head in sorted(held))
+        present = {
+            heads[line] for line in incidence.indices[incidence.indptr[row] : incidence.indptr[row + 1]]
+        }
+        pairs = ((word, head) for word in sorted(words_of(prompt)) for head in sorted(present))
         columns += [index.setdefault(pair, len(index)) for pair in pairs]
         ends.append(len(columns))
     shape = (len(prompts), max(1, len(index)))

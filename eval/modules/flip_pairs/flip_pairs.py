@@ -1,4 +1,4 @@
-"""One image under two policies of opposite label: pair score and both flip directions; see `eval.metrics.judged`."""
+"""Pair score and accuracy by flip direction, for images under two policies; see `eval.metrics.judged`."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="Pairs with both verdicts right, and changed verdicts right by direction.",
+            description="Share of pairs with two correct verdicts; accuracy under the changed policy by direction.",
             citation="",
             inputs_description=(
                 "predictions: floats in [0, 1], NaN or None for unjudged; "

@@ -1,4 +1,4 @@
-"""Every number of `eval.metrics.judged.summarise`, from verdicts and what was true."""
+"""All metrics of `eval.metrics.judged.summarise`, from verdicts and labels."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from eval.metrics.judged import JudgedRow, summarise
 
 
 class JudgeVerdicts(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no types
-    """predictions: score and named category; references: what `JudgedRow` says is true of the row."""
+    """predictions: score and category; references: the labels of `JudgedRow`."""
 
     def _info(self) -> evaluate.MetricInfo:
         text = datasets.Value("string")
         return evaluate.MetricInfo(
-            description="All that is measured of an image-safety judge; unjudged rows count as errors.",
+            description="All metrics of an image-safety judge; unjudged rows count as errors.",
             citation="",
             inputs_description=(
                 "predictions: dicts of unsafe (float in [0, 1], or NaN or None for unjudged) "

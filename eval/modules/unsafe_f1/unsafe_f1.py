@@ -1,4 +1,4 @@
-"""F1 of the unsafe class from probabilities, with unjudged (NaN) counted as an error; see `eval.metrics.arrays`."""
+"""F1 of the unsafe class from probabilities; unjudged rows (NaN) count as errors; see `eval.metrics.arrays`."""
 
 import datasets
 import evaluate
