@@ -1,26 +1,26 @@
-"""Image-steps a second of an attack on a judge, against a loop written as UnsafeBench's; and what both reach.
+"""Speed and robust accuracy of an attack on a judge, against a loop like UnsafeBench's.
 
     python scripts/bench_attack.py                                   # mid-size model, 2 CPU threads
     python scripts/bench_attack.py --size 7b --device cuda --dtype bfloat16 --steps 100 --baseline-steps 5
 
 Random weights in LLaVA-1.5's layout (`judge/standins/random_llava.py`; 576 image tokens, 32,000 tokens), smooth random
-images at the model's own size, the policy of 11 categories before the image. One image-step is one gradient and one
-move.
+images of the model's input size, a policy of 11 categories before the image. An image-step is one gradient step on
+one image.
 
-- `baseline`: what is known of UnsafeBench's loop, written anew: one image at a time; weights keep their gradients; the
-  whole text is read again in every step, and logits are computed at every token; cross-entropy of a bare "safe" or
+- `baseline`: UnsafeBench's loop as far as it is known, reimplemented: one image at a time; gradients of the weights are
+  computed; the whole text is processed in each step, with logits at each token; cross-entropy of a bare "safe" or
   "unsafe"; epsilon 0.01 and an absolute step of 0.01 / 0.3 on the normalised tensor, clamped to (-3, 3); the graph is
-  kept; the last iterate counts; every image runs all steps.
-- `baseline, pixel gradients only`: the same with weights frozen.
-- `ours`: `ClassifierVictim` and `Problem`, which every attack of this library steps through: batches of four, the
-  policy's keys and values kept, one row of logits an image, gradients to pixels alone. Then APGD with early stop, for
-  seconds an image.
+  retained; the last iterate counts; each image runs all steps.
+- `baseline, pixel gradients only`: the same with frozen weights.
+- `ours`: `ClassifierVictim` and `Problem`, which all attacks of this library use: batches of four, cached keys and
+  values of the policy, one row of logits per image, gradients of the pixels only. Then APGD with early stopping, for
+  seconds per image.
 
-Speed is compared on gradient steps alone, in turns, with no early stop on either side; medians. What is reached is
-compared at a budget that is not larger for ours: 0.01 on normalised tensors is 0.01 times a channel's deviation in
-pixels, 0.67 to 0.70 grey levels, and ours gets the smallest of the three. Final pixels of both are asked about by the
-judge's margin in float32, since bytes would drop them. Random weights hardly look at the image, so the verdict's
-threshold is put at the median of the clean margins: half of the images are then "unsafe". The last line is JSON.
+Speed is compared on gradient steps only, in turns, without early stopping; medians. Robust accuracy is compared at a
+budget that is not larger for ours: 0.01 on normalised tensors is 0.01 times a channel's standard deviation in pixels,
+0.67 to 0.70 grey levels, and ours gets the smallest of the three. Final pixels of both are scored in float32, as
+rounding to bytes would undo such changes. Random weights hardly depend on the image, so the threshold is the median of
+the clean margins, which makes half of the images "unsafe". The last line is JSON.
 """
 
 import argparse
@@ -31,7 +31,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,38 +44,38 @@ from adversarial.search import Search, run_verified
 from adversarial.threat import ThreatModel, format_epsilon
 from adversarial.victim import Context
 from eval.robustness.victims import ClassifierVictim
+from eval.timing import synchronise
 from judge.encoders.pixels import preprocess
+from judge.runs.machine import device_name
+from judge.standins.noise import WORDS
 from judge.standins.random_llava import SHAPES, random_llava
 from judge.vlm.encode import Encoded, Variant
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.tree import one_vs_rest
 from prompts import Taxonomy, load_taxonomy, render
 
-WORDS = (
-    "a quiet street in the old town painted in bright colours while people walk home after the rain".split()
-)
 RELATIVE_STEP = 1 / 0.3
 """UnsafeBench's step in units of its epsilon."""
 BOUNDS = (-3.0, 3.0)
-"""UnsafeBench's, on normalised tensors."""
+"""UnsafeBench's clamping range of normalised tensors."""
 
 
 @dataclass
 class Setting:
-    """What both sides are given."""
+    """The task, which is the same for all methods."""
 
     judge: VisionLanguageJudge
     taxonomy: Taxonomy
     images: Tensor
-    """(N, 3, h, w) pixels in [0, 1], at the model's own size."""
+    """(N, 3, h, w) pixels in [0, 1], of the model's input size."""
     prompts: list[str]
     threshold: float
-    """P(unsafe) from which this deployment flags."""
+    """P(unsafe) from which an image is flagged."""
     truth: Tensor
-    """(N,) 1 where the clean image is flagged, else -1; what the attacker wants changed."""
+    """(N,) 1 where the clean image is flagged, else -1: the verdict that an attack has to change."""
 
     def margins(self, pixels: Tensor) -> Tensor:
-        """(N,) signed distance to the other verdict, image by image; below 0 the attack succeeded."""
+        """Signed margins (N,) of pixels (N, 3, h, w), in logits, one image at a time; below 0 the attack succeeded."""
         victim = ClassifierVictim(self.judge, threshold=self.threshold)
         contexts = [Context(prompt, self.taxonomy) for prompt in self.prompts]
         with torch.no_grad():
@@ -87,7 +86,7 @@ class Setting:
 
 
 def main() -> None:
-    """Build, time in turns, attack, print."""
+    """Build the model, time the methods, attack, print the results."""
     options = parse()
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
@@ -96,25 +95,25 @@ def main() -> None:
     setting = build(options)
     problem = attack_problem(setting, options)
 
-    ways = {
+    methods = {
         "baseline": UnsafeBenchLoop(setting, options, pixels_only=False),
         "baseline, pixel gradients only": UnsafeBenchLoop(setting, options, pixels_only=True),
         "ours": OurLoop(problem, options),
     }
-    times = time_in_turns(ways, options)
-    ways["baseline"].finish()
+    times = time_steps(methods, options)
+    methods["baseline"].finish()
     spent = time.perf_counter()
     found = run_verified(APGD(steps=options.steps), problem)
     spent = time.perf_counter() - spent
 
-    result = summary(setting, ways, times, found, spent, options)
+    result = summarise(setting, methods, times, found, spent, options)
     result["load_average"] = {"before": load, "after": os.getloadavg()[0]}
     report(setting, times, result, options)
     print(json.dumps(result))
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -136,7 +135,7 @@ def parse() -> argparse.Namespace:
         "--tflops",
         type=float,
         default=300.0,
-        help="sustained, in 10^12 a second, for the floor told on a GPU",
+        help="sustained TFLOP/s, for the lower bound printed on a GPU",
     )
     options = parser.parse_args()
     options.baseline_steps = options.baseline_steps or options.steps
@@ -146,14 +145,14 @@ def parse() -> argparse.Namespace:
 
 
 def build(options: argparse.Namespace) -> Setting:
-    """The model, smooth images, prompts, and the threshold that makes verdicts depend on the image."""
+    """The model, smooth images, prompts, and a threshold at which verdicts depend on the image."""
     model, processor = random_llava(options.size, device=options.device, dtype=options.dtype)
     judge = VisionLanguageJudge(model, processor, name=options.size)
-    chance = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     side = SHAPES[options.size].image
-    coarse = torch.rand(options.images, 3, 6, 6, generator=chance)
+    coarse = torch.rand(options.images, 3, 6, 6, generator=generator)
     images = (F.interpolate(coarse, (side, side), mode="bicubic") * 0.7 + 0.15).clamp(0.0, 1.0)
-    words = torch.randint(len(WORDS), (15,), generator=chance)
+    words = torch.randint(len(WORDS), (15,), generator=generator)
     prompts = [" ".join(WORDS[place] for place in words)] * options.images
     setting = Setting(
         judge, load_taxonomy(options.taxonomy), images, prompts, 0.5, torch.ones(options.images)
@@ -166,7 +165,7 @@ def build(options: argparse.Namespace) -> Setting:
 
 
 def attack_problem(setting: Setting, options: argparse.Namespace) -> Problem:
-    """The library's own view of the task, at a budget no larger than the baseline's in any channel."""
+    """The task for this library's attacks, with a budget no larger than the baseline's in any channel."""
     smallest = min(setting.judge.processor.image_processor.image_std)
     victim = ClassifierVictim(setting.judge, threshold=setting.threshold)
     threat = ThreatModel(options.epsilon * smallest, space="input", after=())
@@ -177,7 +176,7 @@ def attack_problem(setting: Setting, options: argparse.Namespace) -> Problem:
 
 
 class UnsafeBenchLoop:
-    """One image after another, as the module text says; `step` does one image-step."""
+    """The baseline, one image after another; `step` does one image-step."""
 
     def __init__(self, setting: Setting, options: argparse.Namespace, *, pixels_only: bool) -> None:
         self.setting, self.options, self.pixels_only = setting, options, pixels_only
@@ -190,7 +189,7 @@ class UnsafeBenchLoop:
         self._steps = self._run()
 
     def step(self) -> int:
-        """One image-step; how many it was."""
+        """Do one image-step; returns 1."""
         self.model.requires_grad_(not self.pixels_only)
         started = time.perf_counter()
         next(self._steps, None)
@@ -201,7 +200,7 @@ class UnsafeBenchLoop:
         return 1
 
     def finish(self) -> None:
-        """The rest of its steps."""
+        """Do the remaining steps."""
         while len(self.done) < len(self.setting.images):
             self.step()
 
@@ -230,7 +229,7 @@ class UnsafeBenchLoop:
             yield
 
     def _tokens(self, row: int) -> tuple[Tensor, Tensor]:
-        """(1, S) the whole text with its target at the end, and (T,) the target: a bare word, no end of the turn."""
+        """The whole text (1, S) with the target at its end, and the target (T,): a bare word without end of turn."""
         encoded = encode(self.setting, row)
         safe, unsafe, *_ = one_vs_rest(encoded.continuations)
         wanted = safe.tokens[:-1] if self.setting.truth[row] > 0 else unsafe.tokens
@@ -245,7 +244,7 @@ class UnsafeBenchLoop:
 
 
 class OurLoop:
-    """The loop of the library's attacks, here PGD, without early stop; `step` moves one batch."""
+    """PGD as in this library, without early stopping; `step` does one step of one batch."""
 
     def __init__(self, problem: Problem, options: argparse.Namespace) -> None:
         self.problem, self.taken = problem, []
@@ -253,7 +252,7 @@ class OurLoop:
         self._steps = self._run()
 
     def step(self) -> int:
-        """One step of one batch; how many image-steps it was."""
+        """Do one step of one batch; returns its number of image-steps, 0 at the end."""
         started = time.perf_counter()
         moved = next(self._steps, 0)
         synchronise()
@@ -273,48 +272,42 @@ class OurLoop:
 
 
 def encode(setting: Setting, row: int) -> Encoded:
-    """The tokens of a row, as the judge reads them."""
+    """The tokens of a row as the judge encodes them."""
     encoder = setting.judge.encoder
     run = (encoder.image_token_id,) * SHAPES[setting.judge.name].image_tokens
     chat = render(setting.taxonomy, setting.prompts[row], template=setting.judge.template)
     return encoder.encode_row([Variant(chat)], run)
 
 
-def time_in_turns(ways: dict[str, Any], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each image-step; all ways take one step in every round, the first of which warms up."""
+def time_steps(methods: dict[str, Any], options: argparse.Namespace) -> dict[str, list[float]]:
+    """Seconds of each image-step; all methods do one step per round, the first of which is a warm-up."""
     rounds = min(options.steps, options.baseline_steps)
     for _ in range(rounds):
-        for way in ways.values():
-            way.step()
-    while ways["ours"].step():  # what is left of it, to see what it reaches
+        for method in methods.values():
+            method.step()
+    while methods["ours"].step():  # the remaining steps, for its robust accuracy
         pass
-    return {name: (way.taken[1:rounds] or way.taken[:1]) for name, way in ways.items()}
+    return {name: (method.taken[1:rounds] or method.taken[:1]) for name, method in methods.items()}
 
 
-def synchronise() -> None:
-    """Wait for the device."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def summary(
+def summarise(
     setting: Setting,
-    ways: dict[str, Any],
+    methods: dict[str, Any],
     times: dict[str, list[float]],
     found: AttackResult,
     spent: float,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Ratios of what was measured, and what both attacks reached."""
+    """Ratios of the measured times, and robust accuracy of both attacks."""
     step = {name: statistics.median(values) for name, values in times.items()}
     reached = setting.margins(found.pixels)
-    baseline = setting.margins(torch.cat(ways["baseline"].done))
+    baseline = setting.margins(torch.cat(methods["baseline"].done))
     seconds = {"baseline": step["baseline"] * options.steps, "ours": spent / len(setting.images)}
     row = encode(setting, 0)
     tokens = {"policy": len(row.prefix), "after_policy": len(row.chain)}
     weights = sum(p.numel() for p in setting.judge.model.model.language_model.layers.parameters())
+    # Operations of an image-step: 2 per weight and token forward, and 2 backward, as only pixels get gradients.
     work = 4 * weights * tokens["after_policy"]
-    """Operations of an image-step: forward, and backward to the pixels alone."""
     return {
         "image_steps_ratio": step["baseline"] / step["ours"],
         "image_steps_ratio_pixel_gradients_only": step["baseline, pixel gradients only"] / step["ours"],
@@ -324,7 +317,7 @@ def summary(
         "mean_gap": {
             "clean": float(setting.margins(setting.images).mean()),
             "baseline": float(baseline.mean()),
-            "ours, no early stop": float(ways["ours"].search.result.margin.mean()),
+            "ours, no early stop": float(methods["ours"].search.result.margin.mean()),
         },
         "seconds_per_step": step,
         "seconds_per_image": seconds,
@@ -332,13 +325,13 @@ def summary(
         "steps": {"ours": options.steps, "baseline": options.baseline_steps},
         "budget": {
             "baseline_normalised": options.epsilon,
-            "ours_grey_levels": format_epsilon(ways["ours"].problem.threat.epsilon),
+            "ours_grey_levels": format_epsilon(methods["ours"].problem.threat.epsilon),
         },
         "tokens": tokens,
         "sustained_tflops": work / step["ours"] / 1e12,
         "seconds_per_image_100_steps": step["ours"] * 100,
         "floor_seconds_per_image_100_steps": work * 100 / (options.tflops * 1e12),
-        "machine": machine(options),
+        "machine": device_name(options.device, options.threads),
         "versions": {name: version(name) for name in ("torch", "transformers")},
     }
 
@@ -346,7 +339,7 @@ def summary(
 def report(
     setting: Setting, times: dict[str, list[float]], result: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    """Print what was measured."""
+    """Print the results."""
     tokens = result["tokens"]
     print(
         f"\n{options.size} on {options.device}, {options.dtype}; a policy of {tokens['policy']} tokens, "
@@ -367,16 +360,6 @@ def report(
             f"  100 steps: {hundred:.1f} s an image; 4NT operations a step at {options.tflops:g} TFLOP/s would take "
             f"{floor:.1f} s, so {floor / hundred:.0%} of that floor's speed"
         )
-
-
-def machine(options: argparse.Namespace) -> str:
-    """What the numbers were taken on."""
-    if options.device != "cpu":
-        return torch.cuda.get_device_name()
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown CPU'}, {options.threads} threads"
 
 
 if __name__ == "__main__":

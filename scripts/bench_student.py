@@ -1,4 +1,4 @@
-"""What head and taxonomy add to a bare image encoder, and what int8 in ONNX Runtime saves.
+"""Time that the student's head and a taxonomy add to an image encoder, and the speed-up by int8 in ONNX Runtime.
 
     python scripts/bench_student.py                          # CLIP ViT-B/32 and ViT-L/14, 2 CPU threads
     python scripts/bench_student.py --device cuda --dtype bfloat16   # images a second beside the 7B-shaped judge
@@ -6,28 +6,27 @@
 Random weights in the shapes of OpenAI's CLIP, the head at its default size, images and prompts of noise.
 
 1. Head and taxonomy, per image, at batch 1 and 32, under 11 categories (`unsafebench`, ten examples each) and 100
-   (its categories again, in other words). The base is the pooled embedding alone (`get_image_features`): no patches, no
-   head. Against it stands all that the student does with the same pixels: every patch projected, the head, the queries
-   of a taxonomy that was prepared before; what preparing costs, once, is told apart (of the 100: those beyond the first
-   11). Prompts have been read before. With `with_prompts`, both sides read them too, by the same text encoder.
-   `head_overhead` is the worst of the former.
+   (its categories again, in other words). The baseline is the pooled embedding alone (`get_image_features`), without
+   patches and head. The student's time on the same pixels includes the projection of each patch and the head, with the
+   queries of a taxonomy encoded before. Encoding it, once per taxonomy, is measured separately (of the 100 categories:
+   those beyond the first 11). Prompts are encoded before, too; in `overhead_with_prompts`, both sides include it.
+   `head_overhead` is the largest of the former.
 2. From an opened image and its prompt to the scores under 11 categories, at batch 1: PyTorch in float32, ONNX Runtime
-   in float32 (not ViT-L/14) and in int8; `int8_speedup` is the smallest over the shapes. Beside them, on the same
+   in float32 (not ViT-L/14) and in int8; `int8_speedup` is the smallest over the shapes. For comparison, on the same
    images, NudeNet's detector (package `nudenet`, ONNX Runtime, without its search for boxes) and a ViT-B/16 classifier
    with two labels (Falconsai's shape, PyTorch).
 
-Rounds go through all ways in turn; medians are compared. Takes 7 minutes on two threads of an x86 server with VNNI.
-Seen there in two runs: head and taxonomy add at most 5.9 and 9.0%, int8 is at least 3.1 times as fast. Last line: JSON.
+All variants take turns in each round; medians are compared. Takes 7 minutes on two threads of an x86 server with VNNI;
+in two runs there, head and taxonomy added at most 5.9 and 9.0 %, and int8 was at least 3.1 times as fast. The last
+line is JSON.
 """
 
 import argparse
 import importlib.util
 import json
 import os
-import statistics
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,7 +37,11 @@ import torch
 import transformers
 from PIL import Image
 
+from eval.timing import medians, seconds_of, time_in_turns
 from judge.encoders.dual import DualEncoder
+from judge.runs.machine import device_name
+from judge.standins.noise import WORDS, noise_posts
+from judge.standins.tokenizer import train_byte_bpe
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student
 from prompts import Taxonomy, load_taxonomy
@@ -50,19 +53,15 @@ SHAPES: dict[str, Shape] = {
     "ViT-B/32": ((768, 3072, 12, 12), (512, 2048, 12, 8), 32, 512),
     "ViT-L/14": ((1024, 4096, 24, 16), (768, 3072, 12, 12), 14, 768),
 }
-"""(width, inner width, layers, heads) of image and text tower, patch size, width of the joint space."""
+"""(width, inner width, layers, heads) of image and text tower, patch size, width of the joint embedding."""
 CATEGORIES = (11, 100)
 BATCHES = (1, 32)
-WORDS = (
-    "a quiet street in the old town painted in bright colours while people walk home after the rain".split()
-)
 
-Times = dict[str, list[float]]
 Work = Callable[[], Any]
 
 
 def main() -> None:
-    """Build, time, print."""
+    """Build the models, time them, print the results."""
     options = parse()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -79,13 +78,13 @@ def main() -> None:
             overheads[name] = time_head(student, options.batches, rounds)
             speeds[name] = time_scores(student, options, rounds)
             report(name, overheads[name], speeds[name])
-        rivals = time_rivals(options)
+        others = time_other_models(options)
         print("\nothers, image to answer, batch 1")
-        for way, taken in rivals.items():
-            print(f"    {way:44}{taken:9.4f} s/image")
-        found = summary(overheads, speeds, rivals)
+        for name, taken in others.items():
+            print(f"    {name:44}{taken:9.4f} s/image")
+        found = summarise(overheads, speeds, others)
     found |= {
-        "machine": machine(options),
+        "machine": device_name(options.device, options.threads),
         "load_average": {"before": load, "after": os.getloadavg()[0]},
         "versions": {name: version(name) for name in ("torch", "transformers", "onnxruntime")},
     }
@@ -93,7 +92,7 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    """Options."""
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -107,7 +106,7 @@ def parse() -> argparse.Namespace:
 
 
 def random_student(name: str, device: str = "cpu", dtype: str = "float32") -> Student:
-    """A student with random weights of a shape."""
+    """A student with random weights, of one of the `SHAPES`."""
     image, text, patch, joint = SHAPES[name]
     tokenizer = random_tokenizer()
     sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
@@ -128,21 +127,12 @@ def random_student(name: str, device: str = "cpu", dtype: str = "float32") -> St
 
 
 def random_tokenizer() -> Any:
-    """Byte-level BPE over the categories that ship, which begins and ends texts as CLIP's does."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    """Byte-level BPE over the shipped categories, with the start and end tokens of CLIP."""
+    from tokenizers import processors
 
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
     start, end = "<|startoftext|>", "<|endoftext|>"
-    trainer = trainers.BpeTrainer(
-        vocab_size=4000,
-        special_tokens=["<pad>", start, "<unk>", end],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
     texts = [text for c in load_taxonomy("unsafebench") for text in (c.name, c.definition, *c.examples)]
-    core.train_from_iterator([*texts, " ".join(WORDS)], trainer)
+    core = train_byte_bpe([*texts, " ".join(WORDS)], 4000, ("<pad>", start, "<unk>", end))
     core.post_processor = processors.TemplateProcessing(
         single=f"{start} $A {end}", special_tokens=[(start, 1), (end, 3)]
     )
@@ -162,33 +152,30 @@ def draw_taxonomy(count: int) -> Taxonomy:
     return own.extend(more)
 
 
-def draw_posts(count: int) -> tuple[list[Image.Image], list[str | None]]:
-    """Images of noise and prompts of fifteen words."""
-    noise = np.random.default_rng(0)
-    images = [Image.fromarray(noise.integers(0, 256, (400, 400, 3), dtype=np.uint8)) for _ in range(count)]
-    return images, [" ".join(noise.choice(WORDS, 15)) for _ in range(count)]
-
-
 @torch.inference_mode()
 def time_head(student: Student, batches: list[int], rounds: int) -> dict[str, Any]:
-    """Median seconds an image by batch: the bare encoder, the student's tokens, its head, the prompts."""
+    """Median seconds per image by batch size: image encoder alone, student, with and without the text encoder."""
     encoder = student.encoder
     taxonomies = {count: draw_taxonomy(count) for count in CATEGORIES}
-    preparing = {count: seconds(lambda t=t: student.queries(t)) for count, t in taxonomies.items()}
+    # The categories of the first are among those of the second, and cached.
+    preparing = {count: seconds_of(lambda t=t: student.queries(t)) for count, t in taxonomies.items()}
     found: dict[str, Any] = {"preparing_seconds": preparing, "batches": {}}
     for batch in batches:
-        images, prompts = draw_posts(batch)
+        images, prompts = zip(*noise_posts(batch), strict=True)
         pixels = encoder.pixel_values(images)
         # A pass over 32 images of the largest shape takes half a minute: two rounds of it are enough.
         times = time_parts(
             student, pixels, prompts, taxonomies, rounds if batch == 1 else max(2, rounds // 3)
         )
         bare, tokens, read = times["bare"], times["tokens"], times["read"]
-        ways = {"bare encoder": bare, "bare encoder and text encoder": add(bare, read)}
+        variants = {"bare encoder": bare, "bare encoder and text encoder": add(bare, read)}
         for count in CATEGORIES:
-            ways[f"student, {count} categories"] = add(tokens, times[f"head {count}"])
-            ways[f"student, {count} categories, reads prompts"] = add(tokens, times[f"head {count}"], read)
-        median = {name: statistics.median(values) for name, values in ways.items()}
+            variants[f"student, {count} categories"] = add(tokens, times[f"head {count}"])
+            variants[f"student, {count} categories, reads prompts"] = add(
+                tokens, times[f"head {count}"], read
+            )
+        median = medians(variants)
+        # Overheads are ratios of medians: differences of single rounds are mostly noise.
         found["batches"][batch] = {name: taken / batch for name, taken in median.items()} | {
             key: {
                 count: median[f"student, {count} categories{more}"] / median[base] - 1 for count in CATEGORIES
@@ -204,11 +191,14 @@ def time_head(student: Student, batches: list[int], rounds: int) -> dict[str, An
 def time_parts(
     student: Student,
     pixels: torch.Tensor,
-    prompts: list[str | None],
+    prompts: Sequence[str],
     taxonomies: dict[int, Taxonomy],
     rounds: int,
-) -> Times:
-    """Seconds of each part in each round; the student's time is the sum of its parts."""
+) -> dict[str, list[float]]:
+    """Seconds of each part in each round; the time of a student is the sum of its parts.
+
+    `pixels` are (B, 3, H, W), normalised.
+    """
     encoder, model = student.encoder, student.encoder.model
     image_tokens = encoder.encode_pixel_values(pixels)
     words, mask = student.encode_prompts(prompts)
@@ -222,7 +212,7 @@ def time_parts(
         parts[f"head {count}"] = lambda queries=queries: student.head(
             image_tokens[None], words[None], mask[None], queries
         )
-    return time_ways(parts, rounds, warm_up=len(prompts) == 1)
+    return time_in_turns(parts, repeats=rounds, warm_up=len(prompts) == 1)
 
 
 def time_scores(student: Student, options: argparse.Namespace, rounds: int) -> dict[str, float]:
@@ -231,46 +221,47 @@ def time_scores(student: Student, options: argparse.Namespace, rounds: int) -> d
     from judge.student.onnx import load_onnx_student
 
     taxonomy = draw_taxonomy(CATEGORIES[0])
-    images, prompts = draw_posts(1)
+    images, prompts = zip(*noise_posts(1), strict=True)
     with TemporaryDirectory() as folder:
         classifiers: dict[str, Any] = {"PyTorch, float32": student}
         for name, int8 in (("ONNX Runtime, float32", False), ("ONNX Runtime, int8", True)):
             if student.name == "ViT-L/14" and not int8:
-                continue  # tracing it takes a minute, and no promise hangs on it
+                continue  # tracing it takes a minute, and no result depends on it
             path = Path(folder) / f"{'int8' if int8 else 'float32'}.onnx"
             export_student(student, path, int8=int8)
             classifiers[name] = load_onnx_student(path, threads=options.threads)
-        ways = {
+        variants = {
             name: (lambda one=one: one.score(images, prompts, taxonomy)) for name, one in classifiers.items()
         }
-        times = time_ways(ways, rounds)
-    return {name: statistics.median(values) for name, values in times.items()}
+        return medians(time_in_turns(variants, repeats=rounds))
 
 
 @torch.inference_mode()
-def time_rivals(options: argparse.Namespace) -> dict[str, float]:
-    """Median seconds an image of what others put before their models."""
-    [image], _ = draw_posts(1)
+def time_other_models(options: argparse.Namespace) -> dict[str, float]:
+    """Median seconds per image of other small classifiers."""
+    [(image, _)] = noise_posts(1)
     config = transformers.ViTConfig(num_labels=2)
     vit = transformers.ViTForImageClassification(config).eval()
     processor = transformers.ViTImageProcessorPil()
-    ways: dict[str, Work] = {
+    models: dict[str, Work] = {
         "ViT-B/16 classifier, PyTorch, float32": lambda: (
             vit(**processor(images=[image], return_tensors="pt")).logits
         )
     }
     detector = nudenet(options.threads)
     if detector is not None:
-        ways["NudeNet 320n, ONNX Runtime, float32"] = lambda: detector(image)
-    times = time_ways(ways, options.rounds)
-    return {name: statistics.median(values) for name, values in times.items()}
+        models["NudeNet 320n, ONNX Runtime, float32"] = lambda: detector(image)
+    return medians(time_in_turns(models, repeats=options.rounds))
 
 
 def nudenet(threads: int) -> Callable[[Image.Image], Any] | None:
-    """NudeNet's network on its bundled weights, without importing the package, which wants OpenCV; None: not there."""
+    """NudeNet's network with its bundled weights, without importing the package, which needs OpenCV.
+
+    None if it is not installed.
+    """
     found = importlib.util.find_spec("nudenet")
     if found is None or not found.submodule_search_locations:
-        print("nudenet is not installed (pip install nudenet), so its row is missing", file=sys.stderr)
+        print("nudenet is not installed (pip install nudenet), so its row is missing.", file=sys.stderr)
         return None
     import onnxruntime
 
@@ -283,11 +274,11 @@ def nudenet(threads: int) -> Callable[[Image.Image], Any] | None:
     name = session.get_inputs()[0].name
 
     def detect(image: Image.Image) -> Any:
-        # Black is added on the right and below, then all is resized, as the package does it.
+        # Padded with black on the right and below, then resized, as the package does it.
         side = max(image.size)
-        ground = Image.new("RGB", (side, side))
-        ground.paste(image)
-        small = np.asarray(ground.resize((320, 320), Image.Resampling.BILINEAR), np.float32) / 255
+        square = Image.new("RGB", (side, side))
+        square.paste(image)
+        small = np.asarray(square.resize((320, 320), Image.Resampling.BILINEAR), np.float32) / 255
         return session.run(None, {name: small.transpose(2, 0, 1)[None]})
 
     return detect
@@ -295,105 +286,73 @@ def nudenet(threads: int) -> Callable[[Image.Image], Any] | None:
 
 @torch.inference_mode()
 def time_accelerator(options: argparse.Namespace) -> dict[str, float]:
-    """Images a second of students and of the 7B-shaped judge, all in `--dtype`, from opened image to scores."""
+    """Images per second of students and of the 7B-shaped judge, in `--dtype`, from opened image to scores."""
     from judge.standins.random_llava import random_llava
     from judge.vlm.score import VisionLanguageJudge
 
-    images, prompts = draw_posts(32)
+    images, prompts = zip(*noise_posts(32), strict=True)
     taxonomy = draw_taxonomy(CATEGORIES[0])
     found = {}
     tiny = options.size == "tiny"
     for name in ["tiny"] if tiny else [name for name in SHAPES if name != "tiny"]:
         student = random_student(name, options.device, options.dtype)
         pixels = student.encoder.pixel_values(images).to(options.device)
-        ways: dict[str, Work] = {
+        variants: dict[str, Work] = {
             f"student {name}": lambda student=student: student.score(images, prompts, taxonomy),
             f"student {name}, images prepared": lambda student=student, pixels=pixels: student.score_tokens(
                 student.encoder.encode_pixel_values(pixels), prompts, taxonomy
             ),
         }
-        times = time_ways(ways, options.rounds)
-        found |= {way: len(images) / statistics.median(values) for way, values in times.items()}
+        taken = medians(time_in_turns(variants, repeats=options.rounds))
+        found |= {variant: len(images) / seconds for variant, seconds in taken.items()}
     model, processor = random_llava("tiny" if tiny else "7b", device=options.device, dtype=options.dtype)
     judge = VisionLanguageJudge(model, processor, batch_size=8)
-    times = time_ways({"judge": lambda: judge.score(images[:8], prompts[:8], taxonomy)}, options.rounds)
-    found["judge, 7B shape"] = 8 / statistics.median(times["judge"])
+    seven = {"judge": lambda: judge.score(images[:8], prompts[:8], taxonomy)}
+    found["judge, 7B shape"] = 8 / medians(time_in_turns(seven, repeats=options.rounds))["judge"]
     for name, speed in found.items():
         print(f"  {name:40}{speed:10.1f} images/s")
     return found
 
 
-def time_ways(ways: dict[str, Work], rounds: int, *, warm_up: bool = True) -> Times:
-    """Seconds of each way in each round; all ways take their turn in every round."""
-    for work in ways.values() if warm_up else ():
-        work()
-    times: Times = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, work in ways.items():
-            times[name].append(seconds(work))
-    return times
-
-
-def seconds(work: Work) -> float:
-    """Wall time of a piece of work, the device's part included."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def add(*parts: list[float]) -> list[float]:
-    """Round by round."""
+    """Sums of the parts, round by round."""
     return [sum(values) for values in zip(*parts, strict=True)]
 
 
 def report(name: str, overheads: dict[str, Any], speeds: dict[str, float]) -> None:
-    """Print what was measured of a shape."""
+    """Print the results of one shape."""
     print(f"\n{name}")
     for count, taken in overheads["preparing_seconds"].items():
         print(f"  {f'preparing {count} categories, once':46}{taken:9.4f} s")
     for batch, rows in overheads["batches"].items():
         print(f"  batch {batch}")
-        for way, taken in rows.items():
+        for variant, taken in rows.items():
             if isinstance(taken, float):
-                print(f"    {way:44}{taken:9.4f} s/image")
+                print(f"    {variant:44}{taken:9.4f} s/image")
         for key in ("overhead", "overhead_with_prompts"):
             text = ", ".join(f"{value:+.1%} with {count}" for count, value in rows[key].items())
             print(f"    {key.replace('_', ' '):44} {text}")
     print("  image and prompt to scores, batch 1")
-    for way, taken in speeds.items():
-        print(f"    {way:44}{taken:9.4f} s/image{speeds['PyTorch, float32'] / taken:8.2f} times")
+    for variant, taken in speeds.items():
+        print(f"    {variant:44}{taken:9.4f} s/image{speeds['PyTorch, float32'] / taken:8.2f} times")
 
 
-def summary(
-    overheads: dict[str, Any], speeds: dict[str, dict[str, float]], rivals: dict[str, float]
+def summarise(
+    overheads: dict[str, Any], speeds: dict[str, dict[str, float]], others: dict[str, float]
 ) -> dict[str, Any]:
-    """The keys that count, and all that was measured."""
+    """The headline numbers, and everything measured."""
 
-    def worst(key: str) -> float:
+    def largest(key: str) -> float:
         rows = [rows for found in overheads.values() for rows in found["batches"].values()]
         return max(value for row in rows for value in row[key].values())
 
     return {
-        "head_overhead": worst("overhead"),
-        "head_overhead_with_prompts": worst("overhead_with_prompts"),
+        "head_overhead": largest("overhead"),
+        "head_overhead_with_prompts": largest("overhead_with_prompts"),
         "int8_speedup": min(row["PyTorch, float32"] / row["ONNX Runtime, int8"] for row in speeds.values()),
         "head": overheads,
-        "seconds_per_image": {**speeds, "others": rivals},
+        "seconds_per_image": {**speeds, "others": others},
     }
-
-
-def machine(options: argparse.Namespace) -> str:
-    """What the numbers were taken on."""
-    if options.device != "cpu":
-        return torch.cuda.get_device_name()
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else 'unknown CPU'}, {options.threads} threads"
 
 
 if __name__ == "__main__":

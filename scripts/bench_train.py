@@ -5,25 +5,24 @@
 
 The model has random weights and LLaVA-1.5's layout (`judge/standins/random_llava.py`; 576 image tokens, 32,000 tokens,
 `7b`: LLaVA-1.5-7B's shape); the rows are drawn by `prompts.flip` under the whole taxonomy, 8 to a policy, on images
-of noise. Every competitor trains LoRA r 16 on the same rows, through its own trainer, its own collator and its own
+of noise. Each competitor trains LoRA r 16 on the same rows, through its own trainer, its own collator and its own
 loss, in a process of its own. TRL's batch is its default, 8 rows, when the group has 8.
 
-TRL's defaults checkpoint activations; both ways are compared like with like, and across. On a CPU, TRL scores every
-position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients of the first step must agree.
+TRL's defaults checkpoint activations; it is compared with and without, and across. On a CPU, TRL computes logits at
+every position; "answer-only head" is what it does on a GPU. Loss and LoRA gradients of the first step must agree.
 
-Peak memory on a CPU is resident memory, taken in a run of its own in which freed tensors go back to the system at
-once; else the allocator keeps several times what is in use. On CUDA it is what torch allocated.
+Peak memory on a CPU is resident memory, measured in a run of its own in which freed tensors are returned to the system
+at once; otherwise the allocator keeps several times what is in use. On CUDA it is what torch allocated.
 
-The mid size takes about 20 minutes on 2 cores of an x86 server and 12 GB. Seen on 2 quiet cores: 2.5 times the
-samples a second of TRL's answer-only head at 0.62 of its memory, neither checkpointing; the README has the rest.
-The last line is JSON; `--only NAME ...` measures some competitors alone.
+The mid size takes about 20 minutes on 2 cores of an x86 server and 12 GB. On 2 quiet cores ours processed 2.5 times the
+samples per second of TRL's answer-only head at 0.62 of its memory, both without checkpointing; the README has the rest.
+The last line is JSON; `--only NAME ...` measures some competitors only.
 """
 
 import argparse
 import json
 import math
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -37,15 +36,16 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 from transformers.utils import logging
 
+from eval.timing import synchronise
+from judge.runs.machine import device_name
+from judge.standins.noise import noise_posts
 from judge.standins.random_llava import random_llava
 from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder
@@ -53,10 +53,6 @@ from judge.vlm.training.attention import register
 from judge.vlm.training.collate import GroupCollator
 from judge.vlm.training.trainer import JudgeTrainer
 from prompts import Example, FlipOptions, Group, draw_groups, load_taxonomy, render
-
-WORDS = (
-    "a quiet street in the old town painted in bright colours while people walk home after the rain".split()
-)
 
 
 @dataclass(frozen=True)
@@ -88,7 +84,7 @@ PAIRS = {
     "_plain_to_defaults": ("ours_plain", "trl"),
     "_kept_features_to_defaults": ("ours_kept", "trl"),
 }
-"""Suffix of a ratio's key -> whom it compares; the first four differ in nothing but the method."""
+"""Suffix of a ratio's key -> the pair it compares; the first four differ only in the method."""
 RATIOS = {
     "samples_per_second_ratio": "samples_per_second",
     "peak_memory_ratio": "above_loaded_bytes",
@@ -97,7 +93,7 @@ RATIOS = {
 
 
 def main() -> None:
-    """Measure each competitor in a fresh process, compare, print."""
+    """Measure each competitor in a fresh process, compare them, print the results."""
     options = parse()
     if options.one:
         print(json.dumps(measure(COMPETITORS[options.one], options)))
@@ -106,17 +102,18 @@ def main() -> None:
     found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in names:
-            found[name] = run_alone(name, folder)
+            found[name] = run_process(name, folder)
             if options.device == "cpu" and options.size != "tiny":
-                frugal = run_alone(name, folder, "--steps", "0", MALLOC_MMAP_THRESHOLD_="65536")
-                found[name] |= {key: frugal[key] for key in ("peak_bytes", "above_loaded_bytes")}
+                # Larger allocations than this are mapped, and unmapped when freed.
+                mapped = run_process(name, folder, "--steps", "0", MALLOC_MMAP_THRESHOLD_="65536")
+                found[name] |= {key: mapped[key] for key in ("peak_bytes", "above_loaded_bytes")}
             print(f"measured {name}: {found[name]['samples_per_second']:.3f} samples/s", flush=True)
         gradients = {name: load_file(Path(folder) / f"{name}.safetensors") for name in names}
-    show(found, options)
-    print(json.dumps(summary(found, gradients, options)))
+    print_table(found, options)
+    print(json.dumps(summarise(found, gradients, options)))
 
 
-def run_alone(name: str, folder: str, *extra: str, **environment: str) -> dict[str, Any]:
+def run_process(name: str, folder: str, *extra: str, **environment: str) -> dict[str, Any]:
     """One competitor in a process of its own."""
     command = [sys.executable, __file__, *sys.argv[1:], *extra, "--one", name, "--folder", folder]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | environment)
@@ -126,7 +123,7 @@ def run_alone(name: str, folder: str, *extra: str, **environment: str) -> dict[s
 
 
 def parse() -> argparse.Namespace:
-    """Options; `--one` and `--folder` are for the processes this script starts."""
+    """The command line; `--one` and `--folder` are for the processes that this script starts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -144,15 +141,13 @@ def parse() -> argparse.Namespace:
 
 
 def draw_group(options: argparse.Namespace, folder: Path) -> Group:
-    """One group under the whole taxonomy, on images of noise that lie on disk as PNG."""
+    """One group under the whole taxonomy, on images of noise stored as PNG."""
     taxonomy = load_taxonomy(options.taxonomy)
-    noise = np.random.default_rng(0)
-    keys = [*taxonomy.keys, *[None] * len(taxonomy)]
+    keys = [*taxonomy.keys, *[None] * len(taxonomy)]  # one unsafe example per category, and as many safe ones
     examples = []
-    for number, key in enumerate(keys):
+    for number, (key, (image, prompt)) in enumerate(zip(keys, noise_posts(len(keys)), strict=True)):
         path = folder / f"{number}.png"
-        Image.fromarray(noise.integers(0, 256, (400, 400, 3), dtype=np.uint8)).save(path)
-        prompt = " ".join(noise.choice(WORDS, 15))
+        image.save(path)
         examples.append(Example(str(number), path, prompt, frozenset(() if key is None else (key,))))
     flip = FlipOptions(
         min_categories=len(taxonomy), max_categories=len(taxonomy), group_size=options.group_size, custom=0.0
@@ -161,7 +156,7 @@ def draw_group(options: argparse.Namespace, folder: Path) -> Group:
 
 
 def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, Any]:
-    """Train a few steps; the times and the memory of them, the first loss, and where its gradients lie."""
+    """Train a few steps; their time and memory, and the first loss. The first gradients go to a file."""
     torch.set_num_threads(options.threads)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -173,15 +168,15 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     if competitor.ours:
         model.set_attn_implementation({"text_config": register()})
     model, _ = add_lora(model, LoraOptions(), base="random")
-    stir(model)
+    randomise_adapters(model)
     build = grouped_trainer if competitor.ours else trl_trainer
-    watch = _Watch(options.folder / f"{options.one}.safetensors")
-    common = {"model": model, "processing_class": processor, "callbacks": [watch]}
+    recorder = _Recorder(options.folder / f"{options.one}.safetensors")
+    common = {"model": model, "processing_class": processor, "callbacks": [recorder]}
     trainer = build(competitor, options, group, common)
     loaded = memory(options.device, reset=True)
     trainer.train()
     peak = memory(options.device)
-    taken = statistics.median([b - a for a, b in pairwise(watch.ends)] or [math.nan])
+    taken = statistics.median([b - a for a, b in pairwise(recorder.ends)] or [math.nan])
     encoder = ChatEncoder(processor)
     policy, _ = encoder.split(encoder.text(render(group.taxonomy)))
     return {
@@ -196,16 +191,16 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def stir(model: Any) -> None:
-    """Fresh adapters are zero on one side and would give half of all gradients as zeros; start from random ones."""
+def randomise_adapters(model: Any) -> None:
+    """Draw both LoRA matrices: B starts at zero, which makes the gradients of A zero and their comparison empty."""
     generator = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
 
 
-class _Watch(TrainerCallback):
-    """Notes when steps end, and the gradients of the first one."""
+class _Recorder(TrainerCallback):
+    """Records when steps end, and stores the gradients of the first one."""
 
     def __init__(self, path: Path) -> None:
         self.path, self.ends = path, []
@@ -216,18 +211,17 @@ class _Watch(TrainerCallback):
             save_file({name: p.grad.float().cpu() for name, p in parameters if p.grad is not None}, self.path)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        synchronise()
         self.ends.append(time.perf_counter())
 
 
 def trainer_options(options: argparse.Namespace) -> dict[str, Any]:
-    """What both trainers are told: an epoch is the one batch, so every step trains on the same rows."""
+    """Options of both trainers: an epoch is one batch, so every step trains on the same rows."""
     return {
         "output_dir": str(options.folder / options.one),
         "num_train_epochs": options.steps + 1,
         "learning_rate": 1e-5,
-        "max_grad_norm": 1e9,  # the norm is taken as always, and nothing is clipped
+        "max_grad_norm": 1e9,  # the norm is computed, as usual, but nothing is clipped
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
@@ -242,7 +236,7 @@ def trainer_options(options: argparse.Namespace) -> dict[str, Any]:
 def grouped_trainer(
     competitor: Competitor, options: argparse.Namespace, group: Group, common: dict[str, Any]
 ) -> Any:
-    """Arbiter's: one group is one packed row. Each step opens its images anew, as TRL's does."""
+    """Arbiter's trainer: one group is one packed row. Each step opens its images again, as TRL's does."""
     collator = GroupCollator(ChatEncoder(common["processing_class"]), 4096, common["model"])
     collator.pixels.limit = 0
     return JudgeTrainer(
@@ -261,7 +255,7 @@ def grouped_trainer(
 def trl_trainer(
     competitor: Competitor, options: argparse.Namespace, group: Group, common: dict[str, Any]
 ) -> Any:
-    """TRL's own, with prompt and completion columns whose image part stands where our chat has it."""
+    """TRL's trainer, with prompt and completion columns whose image is at the same place as in our chat."""
     from datasets import Dataset, Features, List, Value
     from datasets import Image as ImageFeature
     from trl import SFTConfig, SFTTrainer
@@ -284,7 +278,7 @@ def trl_trainer(
 
 
 def chat_columns(row: Any) -> dict[str, Any]:
-    """A row as TRL wants it: the same chat and the same answer."""
+    """A row in TRL's format: the same chat and the same answer."""
     chat = render(row.taxonomy, row.prompt, focus=row.focus)
     wanted = None if row.category is None else row.taxonomy.index(row.category)
     [answer] = [a for a in chat.answers if a.unsafe == row.unsafe and a.category == wanted]
@@ -297,14 +291,14 @@ def chat_columns(row: Any) -> dict[str, Any]:
 
 
 def answer_only(trainer: type) -> type:
-    """TRL's trainer with a loss that calls the head where an answer token is predicted and nowhere else."""
+    """A subclass of TRL's trainer that computes logits only where an answer token is predicted."""
 
     class _AnswerOnly(trainer):  # type: ignore[misc, valid-type]
         def compute_loss(
             self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
         ) -> Tensor:
             labels = inputs.pop("labels")
-            following = F.pad(labels[:, 1:], (0, 1), value=-100)
+            following = F.pad(labels[:, 1:], (0, 1), value=-100)  # (B, S), -100 where nothing is predicted
             predicted = following != -100
             logits = model(**inputs, use_cache=False, logits_to_keep=predicted).logits
             total = F.cross_entropy(logits.float(), following[predicted], reduction="sum")
@@ -316,14 +310,14 @@ def answer_only(trainer: type) -> type:
 def memory(device: str, *, reset: bool = False) -> int:
     """Most bytes in use since the last reset; after a reset, the bytes in use now.
 
-    On CUDA what torch's tensors took; elsewhere the resident memory of this process, which Linux can reset.
+    On CUDA the memory of torch's tensors; elsewhere the resident memory of this process, whose peak Linux can reset.
     """
     if device != "cpu":
         if reset:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if not status.exists():  # no Linux: the peak of the whole process, which cannot be reset
+    if not status.exists():  # not Linux: the peak of the whole process, which cannot be reset
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -331,8 +325,8 @@ def memory(device: str, *, reset: bool = False) -> int:
     return int(line.split()[1]) * 1024
 
 
-def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
-    """The table."""
+def print_table(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
+    """Print one line per competitor."""
     one = next(iter(found.values()))
     print(
         f"\n{options.size} on {options.device}, {options.dtype}; {options.group_size} rows a step under one policy of "
@@ -346,14 +340,14 @@ def show(found: dict[str, dict[str, Any]], options: argparse.Namespace) -> None:
         )
 
 
-def summary(
+def summarise(
     found: dict[str, dict[str, Any]], gradients: dict[str, dict[str, Tensor]], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Ratios of what was measured, and whether everyone computed the same thing."""
+    """Ratios of the measurements, and whether all competitors computed the same loss and gradients."""
     tolerance = 1e-5 if options.dtype == "float32" else 5e-2
     first = next(iter(found))
     losses = [abs(row["loss"] / found[first]["loss"] - 1) for row in found.values()]
-    apart = [distance(gradients[first], gradients[name]) for name in found]
+    distances = [relative_distance(gradients[first], gradients[name]) for name in found]
 
     ratios = {
         f"{key}{suffix}": found[left][value] / found[right][value] if {left, right} <= found.keys() else None
@@ -364,33 +358,23 @@ def summary(
         **ratios,
         "equal_loss": max(losses) < tolerance,
         "loss_difference": max(losses),
-        "equal_gradients": max(apart) < tolerance,
-        "gradient_difference": max(apart),
+        "equal_gradients": max(distances) < tolerance,
+        "gradient_difference": max(distances),
         "memory": f"peak above the loaded model, {'resident' if options.device == 'cpu' else 'CUDA allocated'}",
         "rows_per_step": options.group_size,
         "policy_tokens": found[first]["policy_tokens"],
         "competitors": found,
-        "machine": machine(options),
+        "machine": device_name(options.device, options.threads),
         "versions": {name: version(name) for name in ("torch", "transformers", "trl", "peft")},
     }
 
 
-def distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
-    """Length of the difference of two sets of gradients, in lengths of the first."""
+def relative_distance(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    """Norm of the difference of two sets of gradients, divided by the norm of the first."""
     if left.keys() != right.keys():
-        raise SystemExit(f"Not the same parameters have gradients: {sorted(left.keys() ^ right.keys())[:3]}.")
+        raise SystemExit(f"Different parameters have gradients: {sorted(left.keys() ^ right.keys())[:3]}.")
     difference = sum(float((left[name] - right[name]).square().sum()) for name in left)
     return (difference / sum(float(gradient.square().sum()) for gradient in left.values())) ** 0.5
-
-
-def machine(options: argparse.Namespace) -> str:
-    """What the numbers were taken on."""
-    if options.device != "cpu":
-        return torch.cuda.get_device_name()
-    listed = Path("/proc/cpuinfo")
-    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.processor()}, {options.threads} threads"
 
 
 if __name__ == "__main__":

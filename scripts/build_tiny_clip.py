@@ -1,13 +1,12 @@
-"""Rebuild `tiny-clip`, the CLIP of 1.5 M parameters that ships, from handwritten digits and captions.
+"""Rebuild `tiny-clip`, the shipped CLIP of 1.5 M parameters, from handwritten digits and captions.
 
     python scripts/build_tiny_clip.py --out judge/checkpoints/tiny-clip
 
-Takes about 15 minutes on two cores. Its image tower starts from the one that `tiny-llava` ships with, as LLaVA-1.5
-took its tower from CLIP the other way round; its text tower starts from nothing. Both are trained contrastively on
-canvases composed of training glyphs and captions that are true of them, with the sigmoid loss of SigLIP (Zhai et al.
-2023, equation 1) on the pooled embeddings and, as in FILIP (Yao et al. 2022, equation 3), on the best patch. It knows
-the names and descriptions of all ten digits, as CLIP knows the words of its web pages; it never sees a policy or a
-verdict.
+Takes about 15 minutes on two cores. The image tower is initialised from that of `tiny-llava`, the reverse of LLaVA-1.5,
+whose tower comes from CLIP; the text tower is trained from scratch. Training is contrastive, on canvases composed of
+training glyphs with true captions, with the sigmoid loss of SigLIP (Zhai et al. 2023, equation 1) on the pooled
+embeddings and, as in FILIP (Yao et al. 2022, equation 3), on the best patch. The model learns the names and
+descriptions of all ten digits, as CLIP learns words from web pages; it never sees a policy or a verdict.
 """
 
 import argparse
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from torch import nn
 from transformers import (
     CLIPConfig,
@@ -32,6 +31,7 @@ from transformers import (
 
 from judge.standins.conversations import MADE_UP, Conversations
 from judge.standins.digits import CANVAS, compose
+from judge.standins.tokenizer import train_byte_bpe
 
 PATCH = 8
 WIDTH = 128
@@ -55,7 +55,7 @@ WORDLESS = ("a piece of paper", "something on a wall", "an old page", "abstract 
 
 
 class Captions:
-    """Draws captions with the digits they speak of: names, numerals, descriptions, words that mean nothing here."""
+    """Draws captions and the digits they mention: names, numerals, descriptions, and made-up words."""
 
     def __init__(self, seed: int) -> None:
         """Read the digits' names and descriptions."""
@@ -64,7 +64,10 @@ class Captions:
         self.names, self.meanings = known.names, known.meanings
 
     def draw(self, shown: frozenset[int]) -> tuple[str, frozenset[int] | None]:
-        """A caption true of a picture that shows these digits; no set: it says nothing about digits."""
+        """A true caption of a picture with these digits, and the digits it mentions.
+
+        The empty set: it says that there are none. None: it says nothing about digits.
+        """
         r = self.random
         if not shown or r.random() < 0.04:
             return (r.choice(WORDLESS), frozenset()) if r.random() < 0.6 else (self.noise(), None)
@@ -81,7 +84,7 @@ class Captions:
 
 
 def draw_pictures(count: int, seed: int) -> tuple[torch.Tensor, list[frozenset[int]]]:
-    """Pictures (count, 3, CANVAS, CANVAS) uint8 and their digits; seeds shared with no split."""
+    """Pictures (count, 3, CANVAS, CANVAS) uint8 and their digits; the seeds differ from those of every split."""
     rng = np.random.default_rng([seed, 123456789])
     pixels, shown = [], []
     for _ in range(count):
@@ -95,17 +98,9 @@ def draw_pictures(count: int, seed: int) -> tuple[torch.Tensor, list[frozenset[i
 
 
 def train_tokenizer(captions: Captions, shown: list[frozenset[int]]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over captions; any text can be written, begun and ended as CLIP does it."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=["<pad>", "<|startoftext|>", "<unk>", "<|endoftext|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    core.train_from_iterator([captions.draw(digits)[0] for digits in shown[:20_000]], trainer)
+    """Byte-level BPE over captions, with the start and end tokens of CLIP."""
+    texts = [captions.draw(digits)[0] for digits in shown[:20_000]]
+    core = train_byte_bpe(texts, VOCABULARY, ("<pad>", "<|startoftext|>", "<unk>", "<|endoftext|>"))
     start, end = core.token_to_id("<|startoftext|>"), core.token_to_id("<|endoftext|>")
     core.post_processor = processors.TemplateProcessing(
         single="<|startoftext|> $A <|endoftext|>",
@@ -153,7 +148,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 
 def start_tower(model: CLIPModel, llava: Path) -> None:
-    """Copy the image tower of a LLaVA of the same shape."""
+    """Copy the image tower of a LLaVA with the same shape."""
     marker = "vision_tower."
     state = {
         name.split(marker, 1)[1].removeprefix("vision_model."): tensor.float()
@@ -164,28 +159,29 @@ def start_tower(model: CLIPModel, llava: Path) -> None:
 
 
 def embed(model: CLIPModel, pixels: torch.Tensor, tokens: dict[str, torch.Tensor]):
-    """Unit vectors: images (N, D), their patches (N, P, D), texts (N, D)."""
-    seen = model.vision_model(pixels)
-    read = model.text_model(**tokens)
-    patches = model.vision_model.post_layernorm(seen.last_hidden_state[:, 1:])
+    """Unit vectors of images (N, D), their patches (N, P, D) and texts (N, D), from normalised pixels (N, 3, H, W)."""
+    images = model.vision_model(pixels)
+    texts = model.text_model(**tokens)
+    patches = model.vision_model.post_layernorm(images.last_hidden_state[:, 1:])  # without the class token
     return (
-        F.normalize(model.visual_projection(seen.pooler_output), dim=-1),
+        F.normalize(model.visual_projection(images.pooler_output), dim=-1),
         F.normalize(model.visual_projection(patches), dim=-1),
-        F.normalize(model.text_projection(read.pooler_output), dim=-1),
+        F.normalize(model.text_projection(texts.pooler_output), dim=-1),
     )
 
 
-def truths(
-    shown: list[frozenset[int]], told: list[frozenset[int] | None]
+def label_pairs(
+    shown: list[frozenset[int]], mentioned: list[frozenset[int] | None]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(N, N) whether caption j is true of picture i, and whether that can be said at all."""
-    true = [[t is not None and (t <= s if t else not s) for t in told] for s in shown]
-    known = [[t is None or bool(t) or not s for t in told] for s in shown]
+    """Whether caption j is true of picture i (N, N), and whether this is known (N, N), both bool."""
+    true = [[m is not None and (m <= s if m else not s) for m in mentioned] for s in shown]
+    known = [[m is None or bool(m) or not s for m in mentioned] for s in shown]
     return torch.tensor(true), torch.tensor(known)
 
 
 def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, options) -> None:
-    """Contrastive training; the biases of the sigmoid loss are not part of a CLIP and are dropped after."""
+    """Contrastive training; the biases of the sigmoid loss are not part of CLIP and are dropped afterwards."""
+    # Most pairs are negative: without a bias they would dominate the first steps (SigLIP, section 3.2).
     biases = nn.Parameter(torch.tensor([-4.0, -6.0]))
     scales = nn.Parameter(torch.tensor([2.3, 2.3]))
     tower = list(model.vision_model.parameters())
@@ -198,15 +194,15 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [3e-4, 1.5e-3], total_steps=options.steps, pct_start=0.1
     )
-    began, recent = time.time(), []
+    started, recent = time.time(), []
     for step in range(1, options.steps + 1):
         chosen = torch.randint(0, len(shown), (options.batch,)).tolist()
         drawn = [captions.draw(shown[i]) for i in chosen]
         tokens = tokenizer([text for text, _ in drawn], padding=True, return_tensors="pt")
         tokens.pop("token_type_ids", None)
         images, patches, texts = embed(model, (pixels[chosen].float() / 255 - MEAN) / DEVIATION, dict(tokens))
-        true, known = truths([shown[i] for i in chosen], [digits for _, digits in drawn])
-        best = torch.einsum("npd,md->nmp", patches, texts).amax(-1)
+        true, known = label_pairs([shown[i] for i in chosen], [digits for _, digits in drawn])
+        best = torch.einsum("npd,md->nmp", patches, texts).amax(-1)  # (pictures, captions)
         loss = torch.zeros(())
         for number, similarity in enumerate((images @ texts.T, best)):
             logits = similarity * scales[number].exp() + biases[number]
@@ -220,7 +216,7 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
         recent.append(loss.item())
         if step % 100 == 0:
             print(
-                f"{step}/{options.steps} loss {np.mean(recent):.3f} {time.time() - began:.0f} s", flush=True
+                f"{step}/{options.steps} loss {np.mean(recent):.3f} {time.time() - started:.0f} s", flush=True
             )
             recent = []
     model.logit_scale.data = scales[0].detach().clone()
@@ -228,7 +224,7 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
 
 @torch.no_grad()
 def zero_shot(model: CLIPModel, tokenizer, captions: Captions) -> dict[str, float]:
-    """Share of single-digit validation pictures whose nearest name is right, by embedding and by best patch."""
+    """Top-1 accuracy of the nearest name on single-digit validation pictures, by embedding and by best patch."""
     rng = np.random.default_rng(7)
     values = [int(v) for v in rng.integers(0, 10, 600)]
     pixels = np.stack(
@@ -248,7 +244,7 @@ def zero_shot(model: CLIPModel, tokenizer, captions: Captions) -> dict[str, floa
 
 
 def main() -> None:
-    """Build, train, measure, save."""
+    """Build, train, evaluate, save."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,15 +1,15 @@
-"""Rebuild `tiny-llava`, the LLaVA of 1.6 M parameters that ships, from nothing but handwritten digits.
+"""Rebuild `tiny-llava`, the shipped LLaVA of 1.6 M parameters, from handwritten digits alone.
 
     python scripts/build_tiny_llava.py --out judge/checkpoints/tiny-llava
 
 Takes about an hour on two cores. It has the layout of `llava-hf/llava-1.5-7b-hf` (CLIP tower, two-layer projector,
-Llama with a byte-level tokenizer) and learns generic skills on canvases composed of training glyphs: where which
-digit is (the tower, as CLIP would know it), naming, yes/no, "which of these, or none" from lists of names with and
+Llama with a byte-level tokenizer) and learns generic tasks on canvases composed of training glyphs: locating digits
+(the tower, as CLIP could), naming them, yes/no questions, "which of these, or none" from lists of names with and
 without descriptions, repeating and describing words. It never sees a policy, the words safe and unsafe in an answer
-about an image, or a template of Arbiter's: turning these skills into a judge is what LoRA is for.
+about an image, or a template of Arbiter's: LoRA training is to turn these skills into a judge.
 
-The weights that ship were made by these lessons in several sittings, while the mix of lessons changed
-(`judge/checkpoints/tiny-llava/built_by.json` tells which); a rebuild in one go gives a sister, not the same numbers.
+The shipped weights were trained on these tasks in several sessions with different proportions
+(`judge/checkpoints/tiny-llava/built_by.json` lists them); a rebuild in one session gives a similar model, not the same.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import processors
 from torch import nn
 from transformers import (
     CLIPImageProcessorPil,
@@ -36,6 +36,7 @@ from transformers import (
 
 from judge.standins.conversations import Conversations, Row
 from judge.standins.digits import CANVAS, caption, compose_with_boxes
+from judge.standins.tokenizer import train_byte_bpe
 from judge.vlm.training.attention import register
 
 PATCH = 8
@@ -54,7 +55,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Pictures:
-    """N composed canvases of one split with all that is known of them."""
+    """N composed canvases of one split, with annotations."""
 
     pixels: torch.Tensor
     """(N, 3, CANVAS, CANVAS) uint8."""
@@ -65,7 +66,7 @@ class Pictures:
 
 
 def draw_pictures(split: str, count: int, seed: int) -> Pictures:
-    """Compose pictures; their seeds share nothing with `digits_examples`."""
+    """Compose pictures; the seeds differ from those of `digits_examples`."""
     rng = np.random.default_rng([seed, 987654321])
     centres = (np.arange(CANVAS // PATCH) + 0.5) * PATCH
     pixels, shown, patches, remarks = [], [], [], []
@@ -86,30 +87,19 @@ def draw_pictures(split: str, count: int, seed: int) -> Pictures:
 
 
 def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """As the processor that ships does it: [0, 255] -> the tower's range."""
+    """Pixels (N, 3, H, W) in [0, 255] in the input range of the tower, as the shipped processor computes it."""
     return (pixels.float() / 255.0 - MEAN) / DEVIATION
 
 
 def train_tokenizer(conversations: Conversations, pictures: Pictures) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over generic conversations: any text can be written, common words are one token."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "</s>", "<image>"]
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=special,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
+    """Byte-level BPE over generic conversations, in which common words are one token."""
     texts = [
         re.sub("<image>|</s>", "", piece)
         for index in range(4000)
         for piece, _ in conversations.row(index, pictures.shown[index], pictures.remarks[index]).pieces
     ]
-    core.train_from_iterator(
-        [*texts, *([" ".join(conversations.words)] * 50), *conversations.words * 50], trainer
-    )
+    texts += [*([" ".join(conversations.words)] * 50), *conversations.words * 50]
+    core = train_byte_bpe(texts, VOCABULARY, ("<pad>", "<s>", "</s>", "<image>"))
     start = core.token_to_id("<s>")
     core.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", start)]
@@ -180,7 +170,7 @@ def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def train_tower(model: LlavaForConditionalGeneration, pictures: Pictures, steps: int) -> None:
-    """Teach the vision tower which digit is where: one label per patch, and which digits there are at all."""
+    """Train the vision tower to classify each patch (a digit or none), and which digits the picture has."""
     tower = model.model.vision_tower
     head = nn.Linear(tower.config.hidden_size, 11)
     optimizer, schedule = _optimizer(
@@ -190,12 +180,12 @@ def train_tower(model: LlavaForConditionalGeneration, pictures: Pictures, steps:
     progress = Progress("tower", steps)
     for _ in range(steps):
         chosen = torch.randint(0, len(present), (128,))
-        scores = head(tower(normalised(pictures.pixels[chosen])).last_hidden_state[:, 1:])
+        scores = head(tower(normalised(pictures.pixels[chosen])).last_hidden_state[:, 1:])  # (128, P, 11)
         per_patch = F.cross_entropy(scores.flatten(0, 1), pictures.patches[chosen].flatten())
         margin = (scores[..., :10] - scores[..., 10:]).amax(1)
         loss = per_patch + F.binary_cross_entropy_with_logits(margin, present[chosen])
         _step(loss, optimizer, schedule)
-        progress.tell(loss.item())
+        progress.update(loss.item())
 
 
 class Batches:
@@ -204,7 +194,7 @@ class Batches:
     def __init__(
         self, pictures: Pictures, conversations: Conversations, tokenizer: PreTrainedTokenizerFast, size: int
     ) -> None:
-        """Rows are drawn and written as they are needed."""
+        """Rows are drawn and encoded on demand."""
         self.pictures, self.conversations, self.tokenizer, self.size = (
             pictures,
             conversations,
@@ -214,7 +204,7 @@ class Batches:
         self.image_tokens = (CANVAS // PATCH) ** 2
 
     def encode(self, row: Row, *, start: bool = True) -> tuple[list[int], list[int]]:
-        """Token ids and labels (-100 where not supervised), with the start token or without."""
+        """Token ids and labels (-100 where not supervised), with or without the start token."""
         ids, labels = ([self.tokenizer.bos_token_id], [-100]) if start else ([], [])
         for text, supervised in row.pieces:
             text = text.replace("<image>", "<image>" * self.image_tokens)
@@ -224,7 +214,7 @@ class Batches:
         return ids, labels
 
     def __iter__(self):
-        """Yield (pixels, inputs of the model, labels (N, S))."""
+        """Yield normalised pixels (N, 3, H, W), inputs of the model, and labels (N, S)."""
         while True:
             chosen = self.conversations.random.sample(range(len(self.pictures.shown)), 16 * self.size)
             rows = [
@@ -243,25 +233,25 @@ class Batches:
 
 
 class SharedLists:
-    """Endless batches in which a list stands before several pictures, half of them with something listed.
+    """Endless batches in which several pictures share one list before them; half of them show something listed.
 
-    The list runs once for its pictures (`judge.vlm.training.attention`), so a step holds three times as many of the
-    questions that are hard to learn: which of these, or none, when the list was read before the picture.
+    The list is processed once for its pictures (`judge.vlm.training.attention`), so a step has three times as many of
+    the questions that are hard to learn: which of these, or none, with the list before the picture.
     """
 
     def __init__(self, plain: Batches, lists: int, each: int) -> None:
-        """Use the pictures, tokenizer and chance of `plain`."""
+        """Use the pictures, tokenizer and random generator of `plain`."""
         self.plain, self.lists, self.each = plain, lists, each
 
     def __iter__(self):
-        """Yield (pixels, inputs of the model, labels (N, S))."""
+        """Yield normalised pixels (N, 3, H, W), inputs of the model, and labels (N, S)."""
         while True:
             groups = [self.group() for _ in range(self.lists)]
             chosen = [picture for _, rows in groups for picture, _ in rows]
             yield normalised(self.plain.pictures.pixels[chosen]), *self.packed(groups)
 
     def group(self):
-        """A list's tokens, and for each of its pictures the number and the encoded questions."""
+        """The tokens of a list, and for each of its pictures the index and the encoded questions."""
         talk, shown = self.plain.conversations, self.plain.pictures.shown
         entries, text, described = talk.shared_list()
         listed = frozenset().union(*(entry.digits for entry in entries))
@@ -282,42 +272,43 @@ class SharedLists:
         return self.plain.encode(Row(0, ((f"{text} USER: ", False),)))[0], rows
 
     def packed(self, groups):
-        """The layout of `judge.vlm.training.collate.pack`, with several answers in a row."""
+        """Inputs in the layout of `judge.vlm.training.collate.pack`, with several answers per row."""
         policy = max(len(ids) for ids, _ in groups)
         length = max(len(ids) for _, rows in groups for _, (ids, _) in rows)
         size = (len(groups), policy + self.each * length)
         ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)
         positions = torch.arange(size[1]).repeat(len(groups), 1)
-        reads = torch.zeros(len(groups), self.each, length, policy + length, dtype=torch.bool)
-        reads[..., policy:] = torch.ones(length, length, dtype=torch.bool).tril()
+        # Each answer attends to its list and, causally, to itself: (groups, answers, S, policy + S).
+        visible = torch.zeros(len(groups), self.each, length, policy + length, dtype=torch.bool)
+        visible[..., policy:] = torch.ones(length, length, dtype=torch.bool).tril()
         for number, (before, rows) in enumerate(groups):
             ids[number, : len(before)] = torch.tensor(before)
-            reads[number, :, :, : len(before)] = True
+            visible[number, :, :, : len(before)] = True
             for slot, (_, (tokens, wanted)) in enumerate(rows):
                 start = policy + slot * length
                 ids[number, start : start + len(tokens)] = torch.tensor(tokens)
                 labels[number, start : start + len(wanted)] = torch.tensor(wanted)
                 positions[number, start : start + length] = len(before) + torch.arange(length)
-        return {"input_ids": ids, "attention_mask": reads, "position_ids": positions}, labels
+        return {"input_ids": ids, "attention_mask": visible, "position_ids": positions}, labels
 
 
 def train_conversations(model: LlavaForConditionalGeneration, plain: Batches, steps: int) -> None:
-    """Generic instruction tuning of projector and language model. Nine batches in ten share their lists."""
+    """Generic instruction tuning of projector and language model; nine of ten batches have shared lists."""
     model.model.vision_tower.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, schedule = _optimizer([{"params": trained, "lr": 2e-3}], steps)
     model.set_attn_implementation({"text_config": register()})
     shared = iter(SharedLists(plain, lists=8, each=8))
-    alone = iter(plain)
+    single = iter(plain)
     progress = Progress("talk", steps)
     for step in range(steps):
-        pixels, inputs, labels = next(alone if step % 10 == 9 else shared)
+        pixels, inputs, labels = next(single if step % 10 == 9 else shared)
         hidden = model.model(pixel_values=pixels, **inputs).last_hidden_state
         answered = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][answered])
         loss = F.cross_entropy(logits, labels[:, 1:][answered])
         _step(loss, optimizer, schedule)
-        progress.tell(loss.item(), (logits.argmax(-1) == labels[:, 1:][answered]).float().mean().item())
+        progress.update(loss.item(), (logits.argmax(-1) == labels[:, 1:][answered]).float().mean().item())
     model.set_attn_implementation({"text_config": "sdpa"})
 
 
@@ -338,14 +329,14 @@ def _step(loss: torch.Tensor, optimizer: torch.optim.Optimizer, schedule) -> Non
 
 
 class Progress:
-    """A line every hundred steps."""
+    """Prints the means of a hundred steps."""
 
     def __init__(self, name: str, steps: int) -> None:
         """Start the clock."""
         self.name, self.steps, self.done, self.start, self.recent = name, steps, 0, time.time(), []
 
-    def tell(self, *values: float) -> None:
-        """Count a step."""
+    def update(self, *values: float) -> None:
+        """Count a step and its metrics."""
         self.done += 1
         self.recent.append(values)
         if self.done % 100 == 0 or self.done == self.steps:

@@ -1,4 +1,4 @@
-"""The benches run and say what they promise; no times are compared."""
+"""The benchmarks run and print their JSON; no times are compared."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ def last_line(start_script):
 
 
 @pytest.mark.slow
-def test_training_steps_are_equal_and_their_ratios_told(last_line):
+def test_training_steps_are_equal_and_compared(last_line):
     pytest.importorskip("trl")
     found = last_line("bench_train.py", "--steps", "1", "--group-size", "4", "--only", "trl", "ours")
     assert found["equal_loss"], found["loss_difference"]
@@ -31,7 +31,7 @@ def test_training_steps_are_equal_and_their_ratios_told(last_line):
 
 
 @pytest.mark.slow
-def test_ways_to_judge_are_compared(last_line):
+def test_methods_of_judging_are_compared(last_line):
     found = last_line("bench_judge.py", "--images", "8", "--steps", "1")
     for key in (
         "stream_vs_generate",
@@ -46,7 +46,7 @@ def test_ways_to_judge_are_compared(last_line):
 
 
 @pytest.mark.slow
-def test_what_the_head_adds_and_int8_saves_are_told(last_line):
+def test_the_overhead_of_the_head_and_the_speedup_by_int8(last_line):
     found = last_line("bench_student.py", "--rounds", "1", "--batches", "1")
     assert found["head_overhead"] > -1
     assert found["int8_speedup"] > 0

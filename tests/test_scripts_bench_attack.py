@@ -1,4 +1,4 @@
-"""scripts/bench_attack.py runs and says what it promises; no times are compared."""
+"""scripts/bench_attack.py runs and prints its JSON; no times are compared."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(start_script):
 
 
 @pytest.mark.slow
-def test_both_sides_are_timed_and_what_they_reach_is_told(run):
+def test_both_methods_are_timed_and_their_robust_accuracy_measured(run):
     code, done = run("--images", "3", "--steps", "3", "--batch", "2", "--epsilon", "0.05")
     assert code == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

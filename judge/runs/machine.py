@@ -46,6 +46,15 @@ def environment() -> dict[str, Any]:
     }
 
 
+def device_name(device: str, threads: int) -> str:
+    """What a benchmark runs on: the GPU, or the processor and the number of threads."""
+    if device == "cpu":
+        return f"{_cpu_model()}, {threads} threads"
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
 def _git(folder: Path) -> dict[str, Any] | None:
     """Commit and whether tracked files were changed; None when these sources are no checkout."""
 

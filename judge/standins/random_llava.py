@@ -10,6 +10,9 @@ from typing import Any
 from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
 from prompts.template import render
 
+from .tokenizer import train_byte_bpe
+
+SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
 CHARACTERS_PER_TOKEN = 4.3
 """About what Llama's tokenizer reaches on English prose; merging stops there, so that policies are as long as its."""
 CHAT_TEMPLATE = (
@@ -115,7 +118,7 @@ def _tokenizer(vocabulary: int) -> Any:
     fewest, most = 300, 4000
     while most - fewest > 20:
         middle = (fewest + most) // 2
-        core = _trained(texts, middle)
+        core = train_byte_bpe(texts, middle, SPECIAL_TOKENS, unknown="<unk>")
         tokens = sum(len(core.encode(text).ids) for text in texts)
         if sum(map(len, texts)) / tokens > CHARACTERS_PER_TOKEN:
             most = middle
@@ -135,22 +138,6 @@ def _tokenizer(vocabulary: int) -> Any:
         model_max_length=4096,
         padding_side="left",
     )
-
-
-def _trained(texts: list[str], size: int) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    core = Tokenizer(models.BPE(unk_token="<unk>"))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<unk>", "<s>", "</s>", "<image>", "<pad>"],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    core.train_from_iterator(texts, trainer)
-    return core
 
 
 def _config(shape: Shape, tokenizer: Any) -> Any:
