@@ -1,11 +1,16 @@
-"""Measure the code of the packages and recipes: lengths, comments, texts with shapes, circles, and what is there twice.
+"""Measure the code of the packages, recipes and scripts: lengths, comments, shapes in docstrings, cycles, duplicates.
 
-    python scripts/measure_code.py            # the working tree
-    python scripts/measure_code.py PATH       # another checkout, to compare with
+    python scripts/measure_code.py            # this checkout
+    python scripts/measure_code.py PATH       # another one, to compare with
+    python scripts/measure_code.py --list     # also names what is counted as missing or duplicate
 
-Lengths are lines without the docstring. A public function is *about tensors* if its signature names `Tensor`, `ndarray`
-or an array alias of this project; its docstring has shapes if it holds something like `(B, K)`. Comments are whole
-lines that start with `#`, or stand behind code, of all lines that are neither empty nor within a docstring.
+- Function lengths are lines without the docstring, nested functions included; file lengths are all lines.
+- A public function is about tensors if its signature names `Tensor`, `ndarray`, `ArrayLike` or an alias that the code
+  defines of them. Its docstring has shapes if it contains something like `(B, K)`, `(N,)`, `2-d` or `scalar`.
+- Two functions are duplicates if their bodies are equal up to the names of their arguments and variables, and have
+  `SMALLEST` statements or more.
+- Comments are counted per line, of all lines that are neither empty nor within a docstring; directives to tools, such
+  as `type: ignore`, are no comments.
 """
 
 import argparse
@@ -14,18 +19,26 @@ import io
 import re
 import statistics
 import tokenize
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-FOLDERS = ("prompts", "judge", "adversarial", "eval", "recipes", "scripts")
 PACKAGES = ("prompts", "judge", "adversarial", "eval")
-ARRAYS = re.compile(r"\b(Tensor|ndarray|NDArray|Array|Floats|Booleans|Integers)\b")
-SHAPE = re.compile(r"\(\s*[A-Z][A-Za-z_]*\s*(?:,\s*[A-Za-z0-9_.+ ]*)*\)|\(\s*\)|\b[0-9a-z]+-d\b|\bscalar\b")
+FOLDERS = (*PACKAGES, "recipes", "scripts")
+TENSORS = ("Tensor", "ndarray", "NDArray", "ArrayLike")
+_SIZE = r"(?:\w+(?:\s*[-+*/]\s*\w+)*|\.\.\.)"
+SHAPE = re.compile(
+    # At least one size is a single capital, which keeps intervals such as (0, 1) and abbreviations out.
+    rf"\((?:{_SIZE},\s*)*[A-Z](?:\s*[-+*/]\s*\w+)?(?:,\s*{_SIZE})*,?\)"
+    r"|(?<!\w)\(\)|\(\.\.\.\)|\b\w-d\b|\bscalars?\b|\bany shape\b"
+)
+DIRECTIVE = re.compile(r"#\s*(type:|fmt:|noqa|pragma|ruff:|mypy:|!)")
 SMALLEST = 3
-"""Statements from which on two equal bodies count as one thing written twice."""
+"""Statements from which on two equal bodies count as duplicates."""
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Files = dict[str, tuple[str, ast.Module]]
+"""Path below the root -> source and tree."""
 
 
 def main() -> None:
@@ -34,82 +47,98 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("root", nargs="?", type=Path, default=Path(__file__).resolve().parent.parent)
-    parser.add_argument("--list", action="store_true", help="name what is counted as missing or double")
+    parser.add_argument("--list", action="store_true", help="name what is counted as missing or duplicate")
     options = parser.parse_args()
-    trees = dict(read(options.root, FOLDERS))
-    lengths = [lines_of(node) for _, tree in trees.values() for node in ast.walk(tree) if is_function(node)]
-    files = [len(source.splitlines()) for source, _ in trees.values()]
-    tensors, shapeless = tensor_functions(trees)
-    circles = find_circles(trees)
-    twice = written_twice(trees)
-    recipes = [len(source.splitlines()) for path, (source, _) in trees.items() if path.startswith("recipes/")]
+    files = read_files(options.root)
+    if not files:
+        parser.error(
+            f"{options.root} has no Python files in {', '.join(FOLDERS)}; give the root of a checkout."
+        )
+    lengths = [function_length(node) for _, tree in files.values() for node in functions(tree)]
+    sizes = {path: len(source.splitlines()) for path, (source, _) in files.items()}
+    recipes = [size for path, size in sizes.items() if path.startswith("recipes/")]
+    tensor_functions, shapeless = missing_shapes(files)
+    cycles, duplicates = import_cycles(files), find_duplicates(files)
     rows = {
-        "files": len(files),
-        "lines": sum(files),
-        "file length, median and 90th percentile": f"{statistics.median(files):.0f}, {ninetieth(files)}",
-        "function length, median and 90th percentile": f"{statistics.median(lengths):.0f}, {ninetieth(lengths)}",
-        "recipes, and their median length": f"{len(recipes)}, {statistics.median(recipes):.0f}",
-        "import circles": len(circles),
-        "public functions about tensors, and those without shapes in their text": f"{tensors}, {len(shapeless)}",
-        "functions written twice": len(twice),
-        "comments, share of code lines": f"{comment_share(trees):.1%}",
+        "files": len(sizes),
+        "lines": sum(sizes.values()),
+        "file length, median and 90th percentile": median_and_90th(list(sizes.values())),
+        "function length, median and 90th percentile": median_and_90th(lengths),
+        "recipes, and their median length": f"{len(recipes)}, {statistics.median(recipes or [0]):.0f}",
+        "import cycles": len(cycles),
+        "public functions about tensors, and those without shapes in the docstring": (
+            f"{tensor_functions}, {len(shapeless)}"
+        ),
+        "duplicate functions": len(duplicates),
+        "comments, share of code lines": f"{comment_share(files):.1%}",
     }
     for name, value in rows.items():
-        print(f"{name:<72} {value}")
+        print(f"{name:<75} {value}")
     if options.list:
-        for title, found in [
-            ("no shapes", shapeless),
-            ("twice", twice),
-            ("circle", [" <-> ".join(c) for c in circles]),
-        ]:
-            print("\n".join(f"{title}: {line}" for line in found))
+        listed = {"no shapes": shapeless, "duplicate": duplicates, "cycle": cycles}
+        print("\n".join(f"{title}: {line}" for title, lines in listed.items() for line in lines))
 
 
-def read(root: Path, folders: tuple[str, ...]) -> Iterator[tuple[str, tuple[str, ast.Module]]]:
-    """(path below `root`, (source, tree)) of every file."""
-    for folder in folders:
-        for path in sorted((root / folder).rglob("*.py")):
+def read_files(root: Path) -> Files:
+    """Every Python file below the `FOLDERS` of `root`; folders that an older checkout lacks are skipped."""
+    files: Files = {}
+    for folder in FOLDERS:
+        for path in sorted((root / folder).rglob("*.py")) if (root / folder).is_dir() else ():
             source = path.read_text(encoding="utf-8")
-            yield path.relative_to(root).as_posix(), (source, ast.parse(source))
+            files[path.relative_to(root).as_posix()] = source, ast.parse(source, str(path))
+    return files
 
 
-def is_function(node: ast.AST) -> bool:
-    """Whether `node` defines a function or method."""
-    return isinstance(node, Function)
+def functions(tree: ast.AST) -> Iterator[Function]:
+    """Every function and method, nested ones included."""
+    return (node for node in ast.walk(tree) if isinstance(node, Function))
 
 
-def lines_of(node: ast.AST) -> int:
-    """Lines of a function without its docstring."""
-    assert isinstance(node, Function)
+def function_length(node: Function) -> int:
+    """Lines of a function without its docstring and decorators."""
     lines = (node.end_lineno or node.lineno) - node.lineno + 1
     if ast.get_docstring(node) is not None:
         lines -= (node.body[0].end_lineno or 0) - node.body[0].lineno + 1
     return lines
 
 
-def ninetieth(values: list[int]) -> int:
-    """The 90th percentile, rounded up to a value that occurs."""
-    return sorted(values)[-(-9 * len(values) // 10) - 1]
+def median_and_90th(values: list[int]) -> str:
+    """Median and 90th percentile; the latter is rounded up to a value that occurs."""
+    rank = -(-9 * len(values) // 10)
+    return f"{statistics.median(values):.0f}, {sorted(values)[rank - 1]}"
 
 
-def tensor_functions(trees: dict[str, tuple[str, ast.Module]]) -> tuple[int, list[str]]:
-    """How many public functions and methods of the packages take or return tensors, and which say no shape."""
+def missing_shapes(files: Files) -> tuple[int, list[str]]:
+    """The number of public functions of the packages about tensors, and those whose docstring has no shape."""
+    about_tensors = re.compile(rf"\b({'|'.join([*TENSORS, *tensor_aliases(files)])})\b")
     count, missing = 0, []
-    for path, (_, tree) in trees.items():
-        if not path.startswith(PACKAGES):
+    for path, (_, tree) in files.items():
+        if path.split("/")[0] not in PACKAGES:
             continue
         for owner, node in public_functions(tree):
-            signature = ast.unparse(node.args) + (ast.unparse(node.returns) if node.returns else "")
-            if not ARRAYS.search(signature):
-                continue
-            count += 1
-            if not SHAPE.search(ast.get_docstring(node) or ""):
-                missing.append(f"{path}:{node.lineno} {owner}{node.name}")
+            signature = f"{ast.unparse(node.args)} -> {ast.unparse(node.returns) if node.returns else None}"
+            if about_tensors.search(signature):
+                count += 1
+                if not SHAPE.search(ast.get_docstring(node) or ""):
+                    missing.append(f"{path}:{node.lineno} {owner}{node.name}")
     return count, missing
 
 
+def tensor_aliases(files: Files) -> set[str]:
+    """Names of type aliases such as `Floats = NDArray[np.float64]`, in all files."""
+    alias = re.compile(rf"(\w+\.)*({'|'.join(TENSORS)})(\[.*\])?")
+    return {
+        target.id
+        for _, tree in files.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and alias.fullmatch(ast.unparse(node.value))
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
 def public_functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
-    """Functions, and methods of public classes, whose names do not start with an underscore."""
+    """Owner ("" or "Class.") and node of public functions, and of public methods of public classes."""
     for node in tree.body:
         if isinstance(node, Function) and not node.name.startswith("_"):
             yield "", node
@@ -119,63 +148,65 @@ def public_functions(tree: ast.Module) -> Iterator[tuple[str, Function]]:
                     yield f"{node.name}.", inner
 
 
-def written_twice(trees: dict[str, tuple[str, ast.Module]]) -> list[str]:
-    """Functions whose bodies are the same but for names of arguments and variables, in more than one place."""
-    homes = defaultdict(list)
-    for path, (_, tree) in trees.items():
-        for node in ast.walk(tree):
-            if isinstance(node, Function):
-                body = node.body[1:] if ast.get_docstring(node) is not None else node.body
-                if sum(isinstance(inner, ast.stmt) for part in body for inner in ast.walk(part)) >= SMALLEST:
-                    homes[normalised(body)].append(f"{path}:{node.name}")
-    return [" = ".join(places) for places in homes.values() if len(places) > 1]
+def find_duplicates(files: Files) -> list[str]:
+    """Groups of functions with the same body, as "path:name = path:name"."""
+    places = defaultdict(list)
+    for path, (_, tree) in files.items():
+        for node in functions(tree):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            if sum(isinstance(inner, ast.stmt) for part in body for inner in ast.walk(part)) >= SMALLEST:
+                places[normalised(node, body)].append(f"{path}:{node.name}")
+    return [" = ".join(group) for group in places.values() if len(group) > 1]
 
 
-def normalised(body: list[ast.stmt]) -> str:
-    """A body with its variables numbered in the order in which they appear."""
-    numbers: dict[str, str] = {}
+def normalised(node: Function, body: list[ast.stmt]) -> str:
+    """The body with arguments and variables numbered in order of appearance; other names, such as calls, stay."""
     tree = ast.parse(ast.unparse(ast.Module(body=body, type_ignores=[])))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            node.id = numbers.setdefault(node.id, f"v{len(numbers)}")
+    local = {inner.arg for inner in ast.walk(node.args) if isinstance(inner, ast.arg)}
+    local |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
+    numbers: dict[str, str] = {}
+    for inner in ast.walk(tree):
+        if isinstance(inner, ast.Name) and inner.id in local:
+            inner.id = numbers.setdefault(inner.id, f"v{len(numbers)}")
     return ast.dump(tree)
 
 
-def comment_share(trees: dict[str, tuple[str, ast.Module]]) -> float:
-    """Comments of all lines of code."""
+def comment_share(files: Files) -> float:
+    """Number of comments over the number of lines that are neither empty nor within a docstring."""
     comments = code = 0
-    for source, tree in trees.values():
-        texts = Counter(
+    for source, tree in files.values():
+        docstrings = {
             line
             for node in ast.walk(tree)
             if isinstance(node, ast.Expr)
             and isinstance(node.value, ast.Constant)
             and isinstance(node.value.value, str)
             for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
-        )
-        lines = source.splitlines()
-        code += sum(bool(line.strip()) and number not in texts for number, line in enumerate(lines, 1))
+        }
+        lines = enumerate(source.splitlines(), 1)
+        code += sum(bool(line.strip()) and number not in docstrings for number, line in lines)
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         comments += sum(
-            token.type == tokenize.COMMENT and "type: ignore" not in token.string for token in tokens
+            token.type == tokenize.COMMENT and not DIRECTIVE.match(token.string) for token in tokens
         )
     return comments / code
 
 
-def find_circles(trees: dict[str, tuple[str, ast.Module]]) -> list[list[str]]:
+def import_cycles(files: Files) -> list[str]:
     """Groups of modules of the packages that import one another, imports within functions included."""
-    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in trees}
-    modules = {name: path for name, path in modules.items() if name.startswith(PACKAGES)}
-    arrows = {
-        name: set(imported(name, path, trees[path][1], modules)) - {name} for name, path in modules.items()
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in files}
+    modules = {name: path for name, path in modules.items() if name.split(".")[0] in PACKAGES}
+    imports = {
+        name: set(imported(name, path, files[path][1], modules)) - {name} for name, path in modules.items()
     }
-    reach = {name: reached(name, arrows) for name in arrows}
-    found = {tuple(sorted(other for other in reach[name] if name in reach[other])) for name in arrows}
-    return [list(group) for group in sorted(found) if len(group) > 1]
+    reach = {name: reachable(name, imports) for name in imports}
+    # A module in a cycle reaches itself, and its cycle is all modules that it reaches and that reach it.
+    groups = {tuple(sorted(other for other in reach[name] if name in reach[other])) for name in imports}
+    return [" <-> ".join(group) for group in sorted(groups) if len(group) > 1]
 
 
 def imported(name: str, path: str, tree: ast.Module, modules: dict[str, str]) -> Iterator[str]:
-    """Modules of ours that a file imports; a package's own `__init__` counts only where it is named itself."""
+    """Modules of the packages that a file imports; a package's own `__init__` counts only if it is named itself."""
     home = name.split(".") if path.endswith("__init__.py") else name.split(".")[:-1]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -184,6 +215,7 @@ def imported(name: str, path: str, tree: ast.Module, modules: dict[str, str]) ->
             base = home[: len(home) - node.level + 1] if node.level else []
             full = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:
+                # `from judge import runs` imports the module judge.runs, `from judge import Scores` the package.
                 inner = f"{full}.{alias.name}"
                 if inner in modules:
                     yield inner
@@ -191,15 +223,15 @@ def imported(name: str, path: str, tree: ast.Module, modules: dict[str, str]) ->
                     yield full
 
 
-def reached(start: str, arrows: dict[str, set[str]]) -> set[str]:
+def reachable(start: str, imports: dict[str, set[str]]) -> set[str]:
     """Everything that `start` imports, directly or through others."""
     seen: set[str] = set()
-    left = [start]
-    while left:
-        for name in arrows[left.pop()]:
+    stack = [start]
+    while stack:
+        for name in imports[stack.pop()]:
             if name not in seen:
                 seen.add(name)
-                left.append(name)
+                stack.append(name)
     return seen
 
 

@@ -26,7 +26,7 @@ def new_axes(x_label: str, y_label: str, *, width: float = 5.2, height: float = 
 def new_panels(
     rows: int, columns: int, *, width: float, height: float, share_y: bool = False
 ) -> tuple[Figure, NDArray[Any]]:
-    """A figure with an array (rows, columns) of empty plots; sizes of the whole in inches."""
+    """A figure and its array (R, C) of empty plots, for R `rows` and C `columns`; sizes of the whole in inches."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas that needs no window, whatever backend is configured
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=share_y)
