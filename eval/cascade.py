@@ -76,6 +76,7 @@ def predict_stages(
 
     `progress` is called with the number of questions done.
     """
+    # The filters compare with the categories of the policy, whose text embeddings are cached here.
     similarities = Similarities(student.encoder)
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
     labelled: dict[str, list[LabelledScores]] = {"student": [], "judge": []}
@@ -93,6 +94,7 @@ def predict_stages(
         for stage, scores in answers.items():
             found[stage].append(scores.unsafe)
             labelled[stage].append(_with_labels(policy, scores, group))
+        # Everything found above is in this order, which may differ from that of `questions`.
         ordered += group
         if progress is not None:
             progress(len(ordered))
@@ -125,7 +127,7 @@ def summarise_cascade(
     counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
     stages: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(STAGES):
-        settled = decided.stage == number
+        settled = decided.stage == number  # (N,)
         stages[name] = {
             "share": float(settled.mean()),
             "reached": float((decided.stage >= number).mean()),
@@ -150,6 +152,7 @@ def summarise_cascade(
             "miss_rate": image_interval(decided.safe[truth], predictions.images[truth]),
             "false_alarm_rate": image_interval(flagged[~truth], predictions.images[~truth]),
         },
+        # A miss is a row called safe: unlike in recall, an unjudged row is none, as a person decides about it.
         "miss_rate": ratio(int(decided.safe[truth].sum()), int(truth.sum())),
         "false_alarm_rate": ratio(int(flagged[~truth].sum()), int((~truth).sum())),
         "unjudged": int(np.isnan(decided.unsafe).sum()),
@@ -190,6 +193,7 @@ def evaluate_each_stage(
         if scores is None or calibration_scores is None:
             continue
         threshold = conformal_threshold(calibration.unsafe, calibration_scores, miss_rate=promise)
+        # `threshold` comes from calibration rows, so the promise holds for the test rows only on average.
         counts, strict = (confusion(test.unsafe, scores, limit) for limit in (0.5, threshold))
         results[name] = {
             **_metrics(counts),
@@ -210,6 +214,7 @@ def resample_miss_rate(
     family: CutoffFamily, predictions: Sequence[StagePredictions], text: Platt, image: Platt, promise: float
 ) -> dict[str, Any]:
     """Choose the level on 200 random halves of all unsafe images, and measure the miss rate on the other half."""
+    # Losses (I, L) of I images at L levels. Rows of one image stay in one half, as they are not independent.
     tables = [
         decided_losses(family, each.scores(text, image).rows(each.unsafe), images=each.unsafe_images)
         for each in predictions

@@ -73,6 +73,7 @@ class Costs:
 
     def expected(self, reached: Mapping[str, float], with_text: bool) -> float:
         """Seconds per image as the sum of the stages: cost times the share of images that `reached` each."""
+        # Every image reaches the filters, the first of the `STAGES`.
         late = sum(self.seconds.get(stage, 0.0) * reached[stage] for stage in STAGES[1:])
         return self.filters(with_text) + late
 

@@ -19,6 +19,7 @@ def predict_questions(
 
     `progress` is called with the number of questions done.
     """
+    # Index of a question -> its row, as policies may alternate in `questions`.
     judged: dict[int, JudgedRow] = {}
     for indices in group_by_policy(questions):
         rows = [questions[index].row for index in indices]
@@ -38,6 +39,7 @@ def predict_questions(
                 category=names[int(categories.argmax())] if covered else None,
                 violated=frozenset(c.name for c in row.taxonomy if c.label(row.example)),
                 policy=names,
+                # Categories that combine several members are counted together, as each combination is rare.
                 keys=tuple("custom" if len(c.members) > 1 else c.key for c in row.taxonomy),
                 source=row.example.source,
                 pair=questions[index].pair,

@@ -52,6 +52,7 @@ def draw_evaluation(
         ExampleError: too few suitable examples.
     """
     plain = replace(options, focus=0.0)
+    # A pair is two questions, so these are half of all.
     pairs = draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
     flips = []
     for number, pair in enumerate(pairs):
@@ -84,6 +85,7 @@ def draw_grouped_questions(
     drawn = [
         Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
     ]
+    # Full groups are balanced; of the last one, as many rows of either label are kept.
     whole = rows - rows % size
     unsafe, safe = ([q for q in drawn[whole:] if q.row.unsafe is side] for side in (True, False))
     return drawn[:whole] + unsafe[: ceil((rows - whole) / 2)] + safe[: (rows - whole) // 2]
@@ -121,6 +123,7 @@ def _about_held_out(group: Group, held_out: frozenset[str]) -> list[Row]:
     covered = frozenset(member for category in group.taxonomy for member in category.members)
     if not covered & held_out:
         return []
+    # Known categories would make these rows easy, whatever the model knows of the held-out ones.
     unsafe = [row for row in group.rows if row.unsafe and row.example.violates & covered <= held_out]
     safe = [row for row in group.rows if not row.unsafe][: len(unsafe)]
     return unsafe + safe

@@ -13,6 +13,7 @@ Clock = Callable[[], float]
 def seconds_of(function: Callable[[], Any], *, clock: Clock = time.perf_counter) -> float:
     """Seconds of one call, including the work that it leaves to a GPU."""
     synchronise()
+    # Earlier work on the GPU is done by now, and not counted.
     started = clock()
     function()
     synchronise()

@@ -150,6 +150,7 @@ def build(options: argparse.Namespace) -> Setting:
     judge = VisionLanguageJudge(model, processor, name=options.size)
     generator = torch.Generator().manual_seed(0)
     side = SHAPES[options.size].image
+    # Smooth images: pixel noise would make all verdicts nearly equal.
     coarse = torch.rand(options.images, 3, 6, 6, generator=generator)
     images = (F.interpolate(coarse, (side, side), mode="bicubic") * 0.7 + 0.15).clamp(0.0, 1.0)
     words = torch.randint(len(WORDS), (15,), generator=generator)
@@ -158,6 +159,7 @@ def build(options: argparse.Namespace) -> Setting:
         judge, load_taxonomy(options.taxonomy), images, prompts, 0.5, torch.ones(options.images)
     )
     clean = setting.margins(images)
+    # The median; of an even number, the mean of the middle two, which torch does not give.
     middle = clean.sort().values[(len(clean) - 1) // 2 : len(clean) // 2 + 1].mean()
     setting.threshold = float(middle.sigmoid())
     setting.truth = torch.where(clean > middle, 1.0, -1.0)
@@ -195,6 +197,7 @@ class UnsafeBenchLoop:
         next(self._steps, None)
         synchronise()
         self.taken.append(time.perf_counter() - started)
+        # Outside of the measured time.
         self.model.zero_grad()
         self.model.requires_grad_(False)
         return 1
@@ -219,6 +222,7 @@ class UnsafeBenchLoop:
             output = self.model(input_ids=ids, pixel_values=pixels.to(self.model.dtype), use_cache=False)
             predicted = output.logits[0, -len(target) - 1 : -1]
             loss = F.cross_entropy(predicted.float(), target)
+            # Needless, but part of the reimplemented loop.
             loss.backward(retain_graph=True)
             assert pixels.grad is not None
             moved = pixels.detach() - RELATIVE_STEP * self.options.epsilon * pixels.grad.sign()
@@ -256,11 +260,13 @@ class OurLoop:
         started = time.perf_counter()
         moved = next(self._steps, 0)
         synchronise()
+        # A batch moves several images at once.
         self.taken.append((time.perf_counter() - started) / max(moved, 1))
         return moved
 
     def _run(self) -> Iterator[int]:
         problem, threat = self.problem, self.problem.threat
+        # The step size of Madry et al. (2018): 2.5 epsilon over the number of steps.
         state, length = problem.images.clone(), 2.5 * threat.epsilon / self.search.limit
         while batches := self.search.batches():
             for rows in batches:
@@ -302,6 +308,7 @@ def summarise(
     step = {name: statistics.median(values) for name, values in times.items()}
     reached = setting.margins(found.pixels)
     baseline = setting.margins(torch.cat(methods["baseline"].done))
+    # The baseline always runs all steps, so its time can be extrapolated.
     seconds = {"baseline": step["baseline"] * options.steps, "ours": spent / len(setting.images)}
     row = encode(setting, 0)
     tokens = {"policy": len(row.prefix), "after_policy": len(row.chain)}

@@ -146,6 +146,7 @@ def generate(model: Any, processor: Any, group: Posts, taxonomy: Taxonomy, lengt
         add_special_tokens=False,
         return_tensors="pt",
     ).to(model.device, model.dtype)
+    # (B, S + length) tokens; exactly `length` are generated.
     written = model.generate(**inputs, do_sample=False, min_new_tokens=length, max_new_tokens=length)
     answers = processor.batch_decode(written[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
     return [parse_answer(answer, taxonomy) for answer in answers]
@@ -201,7 +202,7 @@ def time_taxonomies(
 def draw_taxonomies(encoder: Any, prompt: str) -> tuple[list[Taxonomy], list[int]]:
     """Eight lists drawn from the categories of two taxonomies, and the number of tokens after the image for each."""
     pool = [category for name in ("unsafebench", "openai-moderation") for category in load_taxonomy(name)]
-    pool = list({category.name.casefold(): category for category in pool}.values())
+    pool = list({category.name.casefold(): category for category in pool}.values())  # distinct names
     rng = random.Random(0)
     taxonomies, sizes = [], []
     for number in range(TAXONOMIES):
@@ -210,6 +211,7 @@ def draw_taxonomies(encoder: Any, prompt: str) -> tuple[list[Taxonomy], list[int
         tails = [
             len(encoder.split(encoder.text(render(one, prompt, template="perspective")))[1]) for one in lists
         ]
+        # As many categories as come closest to the wanted number of tokens.
         best = min(range(len(lists)), key=lambda place, tails=tails: abs(tails[place] - TAXONOMY_TOKENS))
         taxonomies.append(lists[best])
         sizes.append(tails[best])

@@ -243,6 +243,7 @@ def time_other_models(options: argparse.Namespace) -> dict[str, float]:
     config = transformers.ViTConfig(num_labels=2)
     vit = transformers.ViTForImageClassification(config).eval()
     processor = transformers.ViTImageProcessorPil()
+    # Both get the opened image, so that preprocessing is included.
     models: dict[str, Work] = {
         "ViT-B/16 classifier, PyTorch, float32": lambda: (
             vit(**processor(images=[image], return_tensors="pt")).logits

@@ -166,6 +166,7 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     group = draw_group(options, images)
     model, processor = random_llava(options.size, device=options.device, dtype=options.dtype)
     if competitor.ours:
+        # The attention mask of packed groups.
         model.set_attn_implementation({"text_config": register()})
     model, _ = add_lora(model, LoraOptions(), base="random")
     randomise_adapters(model)
@@ -173,6 +174,7 @@ def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, An
     recorder = _Recorder(options.folder / f"{options.one}.safetensors")
     common = {"model": model, "processing_class": processor, "callbacks": [recorder]}
     trainer = build(competitor, options, group, common)
+    # Before the first step: the optimizer state counts as memory of training.
     loaded = memory(options.device, reset=True)
     trainer.train()
     peak = memory(options.device)
@@ -238,7 +240,7 @@ def grouped_trainer(
 ) -> Any:
     """Arbiter's trainer: one group is one packed row. Each step opens its images again, as TRL's does."""
     collator = GroupCollator(ChatEncoder(common["processing_class"]), 4096, common["model"])
-    collator.pixels.limit = 0
+    collator.pixels.limit = 0  # no cache of opened images
     return JudgeTrainer(
         args=TrainingArguments(
             per_device_train_batch_size=1,
@@ -320,6 +322,7 @@ def memory(device: str, *, reset: bool = False) -> int:
     if not status.exists():  # not Linux: the peak of the whole process, which cannot be reset
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     if reset:
+        # Resets the peak resident memory (VmHWM) to the current one.
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     [line] = [line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM")]
     return int(line.split()[1]) * 1024
@@ -344,6 +347,7 @@ def summarise(
     found: dict[str, dict[str, Any]], gradients: dict[str, dict[str, Tensor]], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Ratios of the measurements, and whether all competitors computed the same loss and gradients."""
+    # Other orders of summation differ by rounding, in bfloat16 by percents.
     tolerance = 1e-5 if options.dtype == "float32" else 5e-2
     first = next(iter(found))
     losses = [abs(row["loss"] / found[first]["loss"] - 1) for row in found.values()]

@@ -201,6 +201,7 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
         tokens = tokenizer([text for text, _ in drawn], padding=True, return_tensors="pt")
         tokens.pop("token_type_ids", None)
         images, patches, texts = embed(model, (pixels[chosen].float() / 255 - MEAN) / DEVIATION, dict(tokens))
+        # Captions of other pictures may be true as well, so labels are computed for all pairs.
         true, known = label_pairs([shown[i] for i in chosen], [digits for _, digits in drawn])
         best = torch.einsum("npd,md->nmp", patches, texts).amax(-1)  # (pictures, captions)
         loss = torch.zeros(())
@@ -219,6 +220,7 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
                 f"{step}/{options.steps} loss {np.mean(recent):.3f} {time.time() - started:.0f} s", flush=True
             )
             recent = []
+    # The scale of the pooled embeddings; the one of the patches is not part of CLIP.
     model.logit_scale.data = scales[0].detach().clone()
 
 
@@ -268,6 +270,7 @@ def main() -> None:
     train(model, tokenizer, captions, pixels, shown, options)
     found = zero_shot(model.eval(), tokenizer, captions)
     print("zero-shot top-1 on validation glyphs:", {name: round(value, 3) for name, value in found.items()})
+    # float16 halves the file that ships.
     model.half().save_pretrained(options.out)
     image_processor = CLIPImageProcessorPil(
         size={"height": CANVAS, "width": CANVAS},

@@ -75,9 +75,10 @@ def draw_pictures(split: str, count: int, seed: int) -> Pictures:
             int(v) for v in rng.choice(10, size=int(rng.choice(3, p=[0.08, 0.46, 0.46])), replace=False)
         ]
         image, boxes = compose_with_boxes(values, ("real", "generated")[int(rng.random() < 0.4)], split, rng)
-        grid = np.full((len(centres), len(centres)), 10)
+        grid = np.full((len(centres), len(centres)), 10)  # 10 stands for no digit
         for value, top, left, side in boxes:
             rows, columns = ((centres > edge) & (centres < edge + side) for edge in (top, left))
+            # A patch belongs to the digit that covers its centre.
             grid[np.ix_(rows, columns)] = value
         pixels.append(np.asarray(image).transpose(2, 0, 1))
         shown.append(frozenset(values))
@@ -182,6 +183,7 @@ def train_tower(model: LlavaForConditionalGeneration, pictures: Pictures, steps:
         chosen = torch.randint(0, len(present), (128,))
         scores = head(tower(normalised(pictures.pixels[chosen])).last_hidden_state[:, 1:])  # (128, P, 11)
         per_patch = F.cross_entropy(scores.flatten(0, 1), pictures.patches[chosen].flatten())
+        # (128, 10): each digit against "none", at its best patch.
         margin = (scores[..., :10] - scores[..., 10:]).amax(1)
         loss = per_patch + F.binary_cross_entropy_with_logits(margin, present[chosen])
         _step(loss, optimizer, schedule)
@@ -221,6 +223,7 @@ class Batches:
                 (self.encode(self.conversations.row(i, self.pictures.shown[i], self.pictures.remarks[i])), i)
                 for i in chosen
             ]
+            # Similar lengths share a batch, which saves padding; the batches are shuffled again.
             rows.sort(key=lambda row: len(row[0][0]))
             batches = [rows[start : start + self.size] for start in range(0, len(rows), self.size)]
             self.conversations.random.shuffle(batches)
@@ -276,7 +279,8 @@ class SharedLists:
         policy = max(len(ids) for ids, _ in groups)
         length = max(len(ids) for _, rows in groups for _, (ids, _) in rows)
         size = (len(groups), policy + self.each * length)
-        ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)
+        ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)  # (groups, S) each
+        # Every answer starts at the position behind its list, as if it were the only one.
         positions = torch.arange(size[1]).repeat(len(groups), 1)
         # Each answer attends to its list and, causally, to itself: (groups, answers, S, policy + S).
         visible = torch.zeros(len(groups), self.each, length, policy + length, dtype=torch.bool)
@@ -304,11 +308,13 @@ def train_conversations(model: LlavaForConditionalGeneration, plain: Batches, st
     for step in range(steps):
         pixels, inputs, labels = next(single if step % 10 == 9 else shared)
         hidden = model.model(pixel_values=pixels, **inputs).last_hidden_state
+        # Logits only where an answer is predicted: (answer tokens, vocabulary).
         answered = labels[:, 1:] != -100
         logits = model.lm_head(hidden[:, :-1][answered])
         loss = F.cross_entropy(logits, labels[:, 1:][answered])
         _step(loss, optimizer, schedule)
         progress.update(loss.item(), (logits.argmax(-1) == labels[:, 1:][answered]).float().mean().item())
+    # The attention of packed lists must not be saved in the configuration.
     model.set_attn_implementation({"text_config": "sdpa"})
 
 

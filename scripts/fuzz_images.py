@@ -1,14 +1,14 @@
-"""Throw damaged images at the door (`judge.data.images`): each gives a picture or a clean error, in time and memory.
+"""Fuzz the opening of images (`judge.data.images`): each file gives an image or an `ImageError`, in time and memory.
 
     python scripts/fuzz_images.py                                        # 2,000 mutated files
-    python scripts/fuzz_images.py --files 0 --folder Pillow/Tests/images # and somebody else's collection
+    python scripts/fuzz_images.py --files 0 --folder Pillow/Tests/images # and a collection of others
 
-Pillow's own test images, with 25 that once crashed it and 19 that once hung it, are in its source distribution:
+Pillow's test images, 25 of which once crashed it and 19 of which once hung it, are in its source distribution:
 `pip download --no-binary :all: --no-deps pillow`, then unpack `Tests/images`.
 
-Seeds are drawn in every format, mode and with profiles, chunks and frames; mutations flip, cut, repeat, swap and
-splice bytes, write extreme sizes, and mend PNG checksums half of the time, as nothing behind a wrong one is read.
-A worker process opens them (`open_image` and `open_frames`), so that a crash is counted and the next file goes on.
+Seeds are files of each format and mode, with profiles, chunks and frames; mutations flip, cut, repeat, swap and
+splice bytes, write extreme sizes, and repair PNG checksums half of the time, as nothing after a wrong one is read.
+A worker process opens them (`open_image` and `open_frames`), so that a crash is counted and the next file follows.
 Prints a table and each failure; the exit code is 1 after any crash, hang, or use of too much memory.
 """
 
@@ -35,8 +35,8 @@ from judge.data.frames import open_frames
 from judge.data.images import KEPT_PIXELS, open_image
 from judge.errors import ImageError
 
-FENCE = 4 * 2**30
-"""Bytes of address space at which a worker is stopped, whatever the limit that is measured."""
+ADDRESS_SPACE = 4 * 2**30
+"""Bytes of address space of a worker, a hard limit beyond the memory that is measured."""
 EXTREMES = (
     b"\0\0\0\0",
     b"\xff\xff\xff\xff",
@@ -49,7 +49,7 @@ FAILURES = ("crash", "hang", "memory")
 
 
 def main() -> int:
-    """Open everything, print the table, give the exit code."""
+    """Open all files and print the table; returns the exit code."""
     options = parse()
     counts: Counter[str] = Counter()
     failures: list[str] = []
@@ -79,12 +79,13 @@ def main() -> int:
 
 
 class Worker:
-    """A process that opens one file after another, and is replaced when it dies or does not answer."""
+    """A process that opens files one by one, and is replaced when it dies or does not answer."""
 
     def __init__(self) -> None:
         self._start()
 
     def _start(self) -> None:
+        # Not a fork, whose memory would include that of this process.
         context = multiprocessing.get_context("spawn")
         self.line, other = context.Pipe()
         self.process = context.Process(target=work, args=(other,), daemon=True)
@@ -116,8 +117,8 @@ class Worker:
 
 
 def work(line: Connection) -> None:
-    """What the worker does: bytes in, status and peak memory out."""
-    resource.setrlimit(resource.RLIMIT_AS, (FENCE, FENCE))
+    """The loop of the worker: receives bytes, sends status and peak memory."""
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     warnings.simplefilter("ignore")  # Pillow warns of damaged metadata, which is no failure
     line.send("ready")
     while True:
@@ -131,11 +132,11 @@ def work(line: Connection) -> None:
 
 
 def outcome(data: bytes) -> str:
-    """`opened`, the status of a clean error, or what was wrong."""
+    """`opened`, the status of an ImageError, or `crash: why`."""
     try:
         for image in (*open_frames(data).images, open_image(data)):
             if image.mode != "RGB" or image.info or not 0 < image.width * image.height <= KEPT_PIXELS:
-                return f"crash: a picture of {image.mode} {image.size} with {image.info}"
+                return f"crash: an image of {image.mode} {image.size} with {image.info}"
     except ImageError as error:
         return str(error.status)
     except BaseException as error:
@@ -144,7 +145,7 @@ def outcome(data: bytes) -> str:
 
 
 def peak() -> float:
-    """Most memory (MB) since the last file."""
+    """Peak memory (MB) since the last file."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) / 1024
@@ -153,20 +154,20 @@ def peak() -> float:
 
 
 def sources(options: argparse.Namespace) -> Iterator[tuple[str, bytes]]:
-    """Names and bytes of what is opened."""
+    """Names and bytes of the files to open."""
     for folder in options.folder:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             yield str(path.relative_to(folder)), path.read_bytes()
     seeds = list(draw_seeds().items()) if options.files else []
     for number in range(options.files):
-        # A generator for each file: any of them can be made again without the others.
+        # A generator per file, so that each can be drawn again without the others.
         rng = Random(f"{options.seed}/{number}")
         name, data = seeds[number % len(seeds)]
         yield f"{number} ({name})", mutate(data, [other for _, other in seeds], rng)
 
 
 def draw_seeds() -> dict[str, bytes]:
-    """Small files of every format, mode and extra that the door looks at."""
+    """Small files of each format, mode and feature that is handled when images are opened."""
     levels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     colour = Image.fromarray(levels)
     clear = colour.convert("RGBA")
@@ -230,6 +231,7 @@ def mutate(data: bytes, others: list[bytes], rng: Random) -> bytes:
     changed = bytearray(data)
     for _ in range(rng.randint(1, 6)):
         size = len(changed)
+        # Half of the time cubed, which is near the start.
         place = int(size * rng.random() ** rng.choice((1, 3)))
         length = 1 + int(min(size, 256) * rng.random() ** 3)
         part = bytes(changed[place : place + length])
@@ -251,13 +253,14 @@ def mutate(data: bytes, others: list[bytes], rng: Random) -> bytes:
         elif rng.random() < 0.3:
             del changed[place:]
     found = bytes(changed)
-    return mended(found) if found[1:4] == b"PNG" and rng.random() < 0.5 else found
+    return repair_checksums(found) if found[1:4] == b"PNG" and rng.random() < 0.5 else found
 
 
-def mended(data: bytes) -> bytes:
-    """A PNG with the right checksum behind each chunk, as far as its lengths can be followed."""
+def repair_checksums(data: bytes) -> bytes:
+    """The PNG with a correct checksum after each chunk, as far as the lengths are valid."""
     done, place = bytearray(data), 8
     while place + 12 <= len(done):
+        # Length, name, body, checksum: 4, 4, length and 4 bytes.
         end = place + 8 + int.from_bytes(done[place : place + 4], "big")
         if end + 4 > len(done):
             break

@@ -104,7 +104,7 @@ def function_length(node: Function) -> int:
 
 def median_and_90th(values: list[int]) -> str:
     """Median and 90th percentile; the latter is rounded up to a value that occurs."""
-    rank = -(-9 * len(values) // 10)
+    rank = -(-9 * len(values) // 10)  # rounded up
     return f"{statistics.median(values):.0f}, {sorted(values)[rank - 1]}"
 
 
@@ -161,6 +161,7 @@ def find_duplicates(files: Files) -> list[str]:
 
 def normalised(node: Function, body: list[ast.stmt]) -> str:
     """The body with arguments and variables numbered in order of appearance; other names, such as calls, stay."""
+    # A copy, as numbering changes the tree; parsing the text again also drops formatting.
     tree = ast.parse(ast.unparse(ast.Module(body=body, type_ignores=[])))
     local = {inner.arg for inner in ast.walk(node.args) if isinstance(inner, ast.arg)}
     local |= {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
@@ -212,6 +213,7 @@ def imported(name: str, path: str, tree: ast.Module, modules: dict[str, str]) ->
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in modules)
         elif isinstance(node, ast.ImportFrom):
+            # One dot is the package of the file, each further dot its parent.
             base = home[: len(home) - node.level + 1] if node.level else []
             full = ".".join([*base, *([node.module] if node.module else [])])
             for alias in node.names:

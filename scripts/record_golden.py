@@ -3,8 +3,8 @@
     python scripts/record_golden.py
 
 Trains `tiny-llava` for a few steps through `recipes/lora_llava.py`, scores fixed images with the shipped base, and
-writes `tests/data/golden_lora.json` with versions and commit. Refuses a checkout with changes: a golden number says
-which code made it. Takes about a minute on one core.
+writes `tests/data/golden_lora.json` with versions and commit. A checkout with changes is refused, as the file names
+the commit. Takes about a minute on one core.
 """
 
 import argparse
@@ -31,7 +31,7 @@ OPTIONS = {
 
 
 def measure() -> dict[str, Any]:
-    """Run the recipe in a fresh process and score a few images; floats in float32 on one thread."""
+    """Run the recipe in a new process and score a few images, in float32 on one thread."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [f"--{name}={value}" for name, value in OPTIONS.items()]
         command = [sys.executable, "recipes/lora_llava.py", f"--output_dir={folder}/run", *flags]
@@ -51,6 +51,7 @@ def base_scores() -> list[list[float]]:
     from judge.standins.digits import digits_examples
     from prompts import load_taxonomy
 
+    # Other numbers of threads add in another order, which changes the last digits.
     torch.set_num_threads(1)
     judge = load_classifier("tiny-llava", device="cpu")
     examples = digits_examples("test", count=4)
@@ -62,18 +63,18 @@ def base_scores() -> list[list[float]]:
 
 
 def main() -> None:
-    """Measure, and write with what made it."""
+    """Measure, and write the numbers with versions and commit."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.parse_args()
     from judge.runs.machine import environment
 
-    place = environment()
-    if place["git"] is None or place["git"]["dirty"]:
+    about = environment()
+    if about["git"] is None or about["git"]["dirty"]:
         raise SystemExit("Commit first: golden numbers are recorded from a clean checkout.")
-    about = {key: place[key] for key in ("machine", "packages", "git")}
-    GOLDEN.write_text(json.dumps({"options": OPTIONS, **measure(), **about}, indent=2) + "\n")
+    made_by = {key: about[key] for key in ("machine", "packages", "git")}
+    GOLDEN.write_text(json.dumps({"options": OPTIONS, **measure(), **made_by}, indent=2) + "\n")
     print(f"Wrote {GOLDEN.relative_to(ROOT)}")
 
 

@@ -54,7 +54,7 @@ class Confusion(NamedTuple):
 def confusion(truth: ArrayLike, unsafe: ArrayLike, threshold: float = 0.5) -> Confusion:
     """Count verdicts `unsafe >= threshold` against the truth, both (N,); an unjudged row counts as wrong."""
     is_unsafe, score = check_arrays(truth, unsafe)
-    flagged = np.where(np.isnan(score), ~is_unsafe, score >= threshold)
+    flagged = np.where(np.isnan(score), ~is_unsafe, score >= threshold)  # (N,)
     return Confusion(
         true_positives=int(np.sum(flagged & is_unsafe)),
         false_positives=int(np.sum(flagged & ~is_unsafe)),
@@ -145,6 +145,7 @@ def calibration_error(truth: ArrayLike, unsafe: ArrayLike, bins: int = CALIBRATI
     if not len(score):
         return NAN
     table = reliability(is_unsafe, score, bins)
+    # Weighted by rows, as empty bins have no gap and small ones a noisy one.
     gaps = float(np.sum(table.rows * np.abs(table.probability - table.share_unsafe)))
     return (gaps + int(np.isnan(score).sum())) / len(score)
 
@@ -178,6 +179,7 @@ def check_arrays(truth: ArrayLike, unsafe: ArrayLike) -> tuple[NDArray[np.bool_]
     is_unsafe, score = np.asarray(truth, dtype=np.bool_), np.asarray(unsafe, dtype=np.float64)
     if is_unsafe.ndim != 1 or is_unsafe.shape != score.shape:
         raise MetricError(f"truth has shape {is_unsafe.shape}, unsafe {score.shape}; both must be (N,)")
+    # Comparisons with NaN are false, so unjudged rows pass.
     if np.any((score < 0) | (score > 1)):
         raise MetricError(
             f"unsafe lies in [{np.nanmin(score)}, {np.nanmax(score)}]; "
@@ -193,6 +195,7 @@ def check_booleans(values: ArrayLike) -> NDArray[np.bool_]:
         MetricError: values other than true, false, 0 and 1.
     """
     array = np.asarray(values)
+    # `astype(bool)` alone would take scores such as 0.4 for true.
     if array.dtype != np.bool_ and not np.isin(array, (0, 1)).all():
         raise MetricError("Verdicts are true or false; got other values.")
     return array.astype(np.bool_)

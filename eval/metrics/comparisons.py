@@ -91,7 +91,7 @@ def paired_bootstrap(
     _, member = np.unique(
         np.arange(len(difference)) if groups is None else np.asarray(groups), return_inverse=True
     )
-    sizes, totals = np.bincount(member), np.bincount(member, weights=difference)
+    sizes, totals = np.bincount(member), np.bincount(member, weights=difference)  # (groups,) each
     chunk = max(1, _RESAMPLED // len(sizes))
     means = []
     for done in range(0, draws, chunk):

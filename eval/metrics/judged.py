@@ -83,14 +83,17 @@ class JudgedRow:
 
     def flagged(self, threshold: float = 0.5) -> bool | None:
         """Whether the verdict is unsafe (`unsafe >= threshold`); None if unjudged."""
+        # A plain bool, also where `unsafe` is a numpy scalar: `flagged() is True` holds.
         return bool(self.unsafe >= threshold) if self.judged else None
 
     def correct(self, threshold: float = 0.5) -> bool:
         """Whether the verdict is the truth; never for an unjudged row."""
+        # None equals neither True nor False.
         return self.flagged(threshold) == self.truth
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types, with None for NaN. `from_dict` is the inverse."""
+        # Not `asdict`, which would copy every container of every row.
         fields = dict(vars(self))
         return fields | {
             "unsafe": self.unsafe if self.judged else None,
@@ -145,6 +148,7 @@ def _pairs(rows: Sequence[JudgedRow]) -> list[list[JudgedRow]]:
         if row.pair is not None:
             pairs[row.pair].append(row)
     for name, members in pairs.items():
+        # Also catches pairs of one row, or of three.
         if sorted(row.truth for row in members) != [False, True]:
             raise MetricError(
                 f"pair {name!r} has rows {[(row.id, row.truth) for row in members]}; "
@@ -200,7 +204,7 @@ def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, An
         MetricError: two rows of one id, or a pair that is not one safe and one unsafe row.
     """
     _check_unique_ids(rows)
-    truth, unsafe = truth_and_scores(rows)
+    truth, unsafe = truth_and_scores(rows)  # (N,) each
     counts = confusion(truth, unsafe, threshold)
     unjudged = int(np.isnan(unsafe).sum())
     shares = {
@@ -230,6 +234,7 @@ def summarise(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, An
         "by_source": by_group(rows, lambda row: row.source, threshold),
         "by_arm": by_group(rows, lambda row: row.arm, threshold),
     }
+    # JSON has no NaN: what is undefined becomes None.
     plain: dict[str, Any] = _to_json(summary)
     return plain
 

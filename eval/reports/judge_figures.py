@@ -42,6 +42,7 @@ def _precision_recall(stages: Stages) -> Figure | None:
     figure, axes = new_axes("recall of unsafe images", "precision")
     for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
         truth, unsafe = truth_and_scores(rows)
+        # The curve has no points then.
         if not truth.any() or np.isnan(unsafe).all():
             continue
         curve = precision_recall(truth, unsafe)
@@ -64,13 +65,14 @@ def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
     if not judged.any():
         return None
     figure, axes = new_axes("p(unsafe)", "images (log scale)")
-    edges = np.linspace(0, 1, 41)
+    edges = np.linspace(0, 1, 41)  # the same bins for both classes
     for name, members, colour, hatch in (("safe", ~truth, SAFE, ""), ("unsafe", truth, UNSAFE, "///")):
         axes.hist(
             unsafe[judged & members], bins=list(edges), color=colour, alpha=0.55, label=name, hatch=hatch,
             edgecolor="white", linewidth=0.3,
         )  # fmt: skip
     axes.axvline(threshold, color="#333333", linestyle=":", linewidth=1.2, label=f"threshold {threshold:g}")
+    # Otherwise the rows between the extremes, the errors among them, would not be visible.
     axes.set_yscale("log")
     axes.set(xlim=(0, 1))
     axes.legend(
@@ -89,7 +91,7 @@ def _reliability(stages: Stages) -> Figure | None:
             continue
         label = f"{name} (calibration error {calibration_error(truth, unsafe):.3f})"
         axes.plot(table.probability, table.share_unsafe, color=colour, linewidth=1.2, label=label)
-        size = 12 + 160 * table.rows / table.rows.sum()
+        size = 12 + 160 * table.rows / table.rows.sum()  # area of the markers: a bin of few rows is noisy
         axes.scatter(table.probability, table.share_unsafe, s=size, color=colour, zorder=3)
     if len(axes.lines) < 2:
         return None
@@ -106,6 +108,7 @@ def _loss(history: Sequence[Mapping[str, Any]]) -> Figure | None:
         ("eval_loss", "held out", AFTER, "o"),
     ):
         points = [(entry["step"], entry[key]) for entry in history if key in entry and "step" in entry]
+        # A line needs two points, a marker one.
         if len(points) > (0 if marker else 1):
             steps, losses = np.array(points, dtype=np.float64).T
             axes.plot(steps, losses, color=colour, marker=marker, markersize=4, linewidth=1.0, label=name)

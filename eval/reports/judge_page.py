@@ -91,6 +91,7 @@ def write_report(
         threshold: p(unsafe) from which a row is flagged.
         title: the heading; by default the folder's name.
     """
+    # In this order, as the last stage is the result and has the intervals.
     stages = ({} if before is None else {"before": before}) | {"after": after}
     summaries = {name: summarise(rows, threshold) for name, rows in stages.items()}
     figures = draw_plots(stages, history, run.plots, threshold)
@@ -129,7 +130,9 @@ def wrong_verdicts(rows: Sequence[JudgedRow], threshold: float = 0.5) -> list[Ju
     """Rows with a wrong verdict, unjudged ones first, then the most confident."""
     wrong = [row for row in rows if not row.correct(threshold)]
     return sorted(
-        wrong, key=lambda row: (row.judged, -abs(row.unsafe - threshold) if row.judged else 0, row.id)
+        # False sorts before True, so unjudged rows are first; ids make the order of ties repeatable.
+        wrong,
+        key=lambda row: (row.judged, -abs(row.unsafe - threshold) if row.judged else 0, row.id),
     )
 
 

@@ -13,6 +13,7 @@ def format_value(value: Any) -> str:
     """A value as text: three decimals for floats, thousands separated, a dash for None."""
     if value is None:
         return "–"
+    # Before int, of which bool is a subclass.
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):

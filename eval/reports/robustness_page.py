@@ -35,6 +35,7 @@ def write_robustness_report(
         "Robust accuracy against steps": draw_steps(pixels, plots / "steps.png"),
         "Margins, clean and attacked": draw_margins(results, epsilon, plots / "margins.png"),
     }
+    # There are none if no attack succeeded.
     if pairs:
         figures[SHEET] = draw_images(pairs, plots / "pictures.png")
     page = page_template("robustness.html").render(

@@ -61,6 +61,7 @@ def tables(metrics: Metrics) -> list[Table]:
     if metrics.get("transfer"):
         found.append(transfer(metrics["transfer"]))
     found.append(honesty(metrics["honesty"]))
+    # What was not measured has a table without lines.
     return [table for table in found if table.lines]
 
 
@@ -92,6 +93,7 @@ def by_epsilon(pixels: Metrics, ran: str) -> Table:
 def by_storage(pixels: Metrics) -> Table:
     """Robust accuracy on the attacks' float images, and on images stored in each way."""
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
+    # The remaining keys of an epsilon are ways of storage.
     other = ("robust_accuracy", "interval", "unjudged")
     lines = [
         (f"{name}: {entry}", [summary["rows"], *(summary["by_epsilon"][budget][entry] for budget in budgets)])
@@ -109,6 +111,7 @@ def by_storage(pixels: Metrics) -> Table:
 
 def by_attack_table(pixels: Metrics) -> Table:
     """Robust accuracy against each attack alone, at the headline epsilon."""
+    # In order of first appearance; attacks that need gradients are missing for some victims.
     names = list(dict.fromkeys(name for summary in pixels.values() for name in summary["by_attack"]))
     lines = [
         (
@@ -259,6 +262,7 @@ def edits(found: Metrics) -> Table:
 
 def transfer(found: Metrics) -> Table:
     """The transfer matrix: attacked on one victim, evaluated on another."""
+    # Victims are columns, sources are lines.
     names = list(dict.fromkeys(name for row in found["matrix"].values() for name in row))
     lines = [
         (
@@ -300,6 +304,7 @@ def headline(
     """
     deployments, clean = metrics["deployments"], metrics["clean"]
     first, second = (name if name in metrics["pixels"] else None for name in pair or (None, None))
+    # Filters, cascade, defended cascade; without a defence there are only two.
     names = list(deployments)
 
     def success(name: str, budget: str) -> float:

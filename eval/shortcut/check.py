@@ -81,6 +81,7 @@ def check_rows(
         template: how rows are rendered.
     """
     if groups is None:
+        # Rows of a group share one taxonomy object, which is hashed once.
         hashes = {id(row.taxonomy): row.taxonomy.hash for row in rows}
         groups = [hashes[id(row.taxonomy)] for row in rows]
     return shortcut_auc(
@@ -141,7 +142,7 @@ def shortcut_auc(
         )
     rng = np.random.default_rng(seed)
     group = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)[1]
-    kept = _subsample(group, rng)
+    kept = _subsample(group, rng)  # (M,) indices
     prompt = ["" if prompts is None else prompts[row] or "" for row in kept]
     explicit = explicit_features([texts[row] for row in kept], prompt)
     explicit |= {name: column[kept] for name, column in given.items()}
@@ -173,6 +174,7 @@ def _cross_scores(
     """(N,) scores of each classifier, cross-validated: each row is scored by the model not trained on its block."""
     dense = np.column_stack(list(explicit.values()))
     lines, incidence = _lines(texts)
+    # Counts are kept unnormalised, as the lines of a row are summed before.
     words = HashingVectorizer(ngram_range=(1, 2), n_features=2**16, alternate_sign=False, norm=None)
     characters = HashingVectorizer(analyzer="char_wb", ngram_range=(3, 4), n_features=2**14, norm="l2")
     # Sparse and wide for the linear model, dense and narrow for the trees, which cannot take sparse input.
@@ -188,12 +190,15 @@ def _cross_scores(
     narrow = np.column_stack([dense, frequent_words(lines, incidence)])
     scores = {"logistic_regression": np.zeros(len(texts)), "boosted_trees": np.zeros(len(texts))}
     for train, test in blocks:
+        # The scores of such a block stay 0: all ties, an AUC of 0.5.
         if not len(test) or len(np.unique(unsafe[train])) < 2:
             continue
+        # Both are deterministic: liblinear solves the primal problem, and the trees have a seed.
         linear = LogisticRegression(solver="liblinear", C=1.0, max_iter=1000).fit(wide[train], unsafe[train])
         trees = HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=seed
         ).fit(narrow[train], unsafe[train])
+        # Any monotone score will do for an AUC.
         scores["logistic_regression"][test] = linear.decision_function(wide[test])
         scores["boosted_trees"][test] = trees.decision_function(narrow[test])
     return scores
@@ -293,5 +298,6 @@ def _interval(
         _auc(unsafe, score, tests, np.bincount(rng.integers(0, number, number), minlength=number)[present])
         for _ in range(RESAMPLES)
     ]
+    # A resample without one of the classes has no AUC (NaN).
     low, high = np.nanquantile(draws, [0.025, 0.975])
     return float(low), float(high)

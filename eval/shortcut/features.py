@@ -78,6 +78,7 @@ def _row_features(row: "Row") -> dict[str, float]:
         "last_named_place": named[-1] / size if named else -1,
         "definitions_in_prompt": sum(map(bool, shared)),
         "definition_words_in_prompt": max(shared),
+        # The first of the categories with most words in common.
         "definition_place": int(np.argmax(shared)) / size if max(shared) else -1,
         "focused": focus >= 0,
         "focus_place": focus / size,
@@ -96,7 +97,7 @@ def _definition_words(category: Category) -> frozenset[str]:
 def frequent_words(lines: Sequence[str], incidence: sparse.csr_matrix, most: int = 48) -> Floats:
     """(N, W) counts of the W <= `most` words whose presence splits the rows most evenly, for the trees."""
     counts = incidence @ CountVectorizer(token_pattern=r"(?u)\b\w+\b").fit_transform(lines)
-    present = np.asarray((counts > 0).mean(axis=0)).ravel()
+    present = np.asarray((counts > 0).mean(axis=0)).ravel()  # (V,) share of rows with each word
     chosen = np.argsort(-present * (1 - present), kind="stable")[:most]
     return np.asarray(counts[:, chosen].todense(), dtype=np.float64)
 
