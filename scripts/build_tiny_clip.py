@@ -23,12 +23,12 @@ from tokenizers import processors
 from torch import nn
 from transformers import (
     CLIPConfig,
-    CLIPImageProcessorPil,
     CLIPModel,
     CLIPProcessor,
     PreTrainedTokenizerFast,
 )
 
+from judge.standins.canvas import canvas_processor, normalise
 from judge.standins.conversations import MADE_UP, Conversations
 from judge.standins.digits import CANVAS, compose
 from judge.standins.tokenizer import train_byte_bpe
@@ -37,7 +37,6 @@ PATCH = 8
 WIDTH = 128
 VOCABULARY = 768
 CONTEXT = 77
-MEAN, DEVIATION = 0.5, 0.25
 TEMPLATES = (
     "{}",
     "{}",
@@ -200,7 +199,7 @@ def train(model: CLIPModel, tokenizer, captions: Captions, pixels, shown, option
         drawn = [captions.draw(shown[i]) for i in chosen]
         tokens = tokenizer([text for text, _ in drawn], padding=True, return_tensors="pt")
         tokens.pop("token_type_ids", None)
-        images, patches, texts = embed(model, (pixels[chosen].float() / 255 - MEAN) / DEVIATION, dict(tokens))
+        images, patches, texts = embed(model, normalise(pixels[chosen]), dict(tokens))
         # Captions of other pictures may be true as well, so labels are computed for all pairs.
         true, known = label_pairs([shown[i] for i in chosen], [digits for _, digits in drawn])
         best = torch.einsum("npd,md->nmp", patches, texts).amax(-1)  # (pictures, captions)
@@ -234,9 +233,7 @@ def zero_shot(model: CLIPModel, tokenizer, captions: Captions) -> dict[str, floa
     )
     tokens = tokenizer([names[0] for names in captions.names], padding=True, return_tensors="pt")
     tokens.pop("token_type_ids", None)
-    images, patches, texts = embed(
-        model, (torch.from_numpy(pixels).float() / 255 - MEAN) / DEVIATION, dict(tokens)
-    )
+    images, patches, texts = embed(model, normalise(torch.from_numpy(pixels)), dict(tokens))
     truth = torch.tensor(values)
     best = torch.einsum("npd,md->nmp", patches, texts).amax(-1)
     return {
@@ -272,14 +269,7 @@ def main() -> None:
     print("zero-shot top-1 on validation glyphs:", {name: round(value, 3) for name, value in found.items()})
     # float16 halves the file that ships.
     model.half().save_pretrained(options.out)
-    image_processor = CLIPImageProcessorPil(
-        size={"height": CANVAS, "width": CANVAS},
-        crop_size={"height": CANVAS, "width": CANVAS},
-        do_center_crop=False,
-        image_mean=[MEAN] * 3,
-        image_std=[DEVIATION] * 3,
-    )
-    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(options.out)
+    CLIPProcessor(image_processor=canvas_processor(), tokenizer=tokenizer).save_pretrained(options.out)
     recipe = {name: str(value) for name, value in vars(options).items() if name not in ("out", "llava")}
     about = {"script": Path(__file__).name, "tower_from": "tiny-llava", **recipe, "zero_shot_top1": found}
     (options.out / "built_by.json").write_text(json.dumps(about, indent=2) + "\n")

@@ -25,7 +25,6 @@ import torch.nn.functional as F
 from tokenizers import processors
 from torch import nn
 from transformers import (
-    CLIPImageProcessorPil,
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
@@ -34,6 +33,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from judge.standins.canvas import canvas_processor, normalise
 from judge.standins.conversations import Conversations, Row
 from judge.standins.digits import CANVAS, caption, compose_with_boxes
 from judge.standins.tokenizer import train_byte_bpe
@@ -41,7 +41,6 @@ from judge.vlm.training.attention import register
 
 PATCH = 8
 VOCABULARY = 1024
-MEAN, DEVIATION = 0.5, 0.25
 # The layout of Llava 1.5: system text, then in each turn the images before the text.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -85,11 +84,6 @@ def draw_pictures(split: str, count: int, seed: int) -> Pictures:
         patches.append(grid.ravel())
         remarks.append(caption(values, rng))
     return Pictures(torch.from_numpy(np.stack(pixels)), shown, torch.from_numpy(np.stack(patches)), remarks)
-
-
-def normalised(pixels: torch.Tensor) -> torch.Tensor:
-    """Pixels (N, 3, H, W) in [0, 255] in the input range of the tower, as the shipped processor computes it."""
-    return (pixels.float() / 255.0 - MEAN) / DEVIATION
 
 
 def train_tokenizer(conversations: Conversations, pictures: Pictures) -> PreTrainedTokenizerFast:
@@ -155,13 +149,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGenera
 def build_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
     """Resize to the canvas, scale, normalise; expand the image token; render the chat."""
     return LlavaProcessor(
-        image_processor=CLIPImageProcessorPil(
-            size={"height": CANVAS, "width": CANVAS},
-            crop_size={"height": CANVAS, "width": CANVAS},
-            do_center_crop=False,
-            image_mean=[MEAN] * 3,
-            image_std=[DEVIATION] * 3,
-        ),
+        image_processor=canvas_processor(),
         tokenizer=tokenizer,
         patch_size=PATCH,
         vision_feature_select_strategy="default",
@@ -181,7 +169,7 @@ def train_tower(model: LlavaForConditionalGeneration, pictures: Pictures, steps:
     progress = Progress("tower", steps)
     for _ in range(steps):
         chosen = torch.randint(0, len(present), (128,))
-        scores = head(tower(normalised(pictures.pixels[chosen])).last_hidden_state[:, 1:])  # (128, P, 11)
+        scores = head(tower(normalise(pictures.pixels[chosen])).last_hidden_state[:, 1:])  # (128, P, 11)
         per_patch = F.cross_entropy(scores.flatten(0, 1), pictures.patches[chosen].flatten())
         # (128, 10): each digit against "none", at its best patch.
         margin = (scores[..., :10] - scores[..., 10:]).amax(1)
@@ -232,7 +220,7 @@ class Batches:
                 ids = torch.tensor([ids + [0] * (width - len(ids)) for (ids, _), _ in batch])
                 labels = torch.tensor([labels + [-100] * (width - len(labels)) for (_, labels), _ in batch])
                 inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
-                yield normalised(self.pictures.pixels[[i for _, i in batch]]), inputs, labels
+                yield normalise(self.pictures.pixels[[i for _, i in batch]]), inputs, labels
 
 
 class SharedLists:
@@ -251,7 +239,7 @@ class SharedLists:
         while True:
             groups = [self.group() for _ in range(self.lists)]
             chosen = [picture for _, rows in groups for picture, _ in rows]
-            yield normalised(self.plain.pictures.pixels[chosen]), *self.packed(groups)
+            yield normalise(self.plain.pictures.pixels[chosen]), *self.packed(groups)
 
     def group(self):
         """The tokens of a list, and for each of its pictures the index and the encoded questions."""

@@ -82,44 +82,46 @@ def drawn():
 
 
 @pytest.fixture(scope="module")
-def asked(drawn):
+def predictions(drawn):
     examples, questions = drawn
-    heard = []
+    reported = []
     student, judge = Noisy("student", examples, 1.5), Noisy("judge", examples, 0.5)
-    found = predict_stages(student, judge, questions, progress=heard.append)
-    assert heard[-1] == len(questions)
+    found = predict_stages(student, judge, questions, progress=reported.append)
+    assert reported[-1] == len(questions)
     return found
 
 
 @pytest.fixture(scope="module")
-def family(asked):
-    return CutoffFamily(asked.scores(FLAT, FLAT), asked.unsafe, CascadeShape(band=0.1, image_precision=NEVER))
+def family(predictions):
+    return CutoffFamily(
+        predictions.scores(FLAT, FLAT), predictions.unsafe, CascadeShape(band=0.1, image_precision=NEVER)
+    )
 
 
-def test_answers_land_on_their_rows(asked, drawn):
+def test_answers_land_on_their_rows(predictions, drawn):
     examples, questions = drawn
-    assert sorted(question.id for question in asked.questions) == sorted(
+    assert sorted(question.id for question in predictions.questions) == sorted(
         question.id for question in questions
     )
     judge = Noisy("judge", examples, 0.5)
     for place in range(0, len(questions), 37):
-        row = asked.questions[place].row
+        row = predictions.questions[place].row
         expected = judge.score([row.example.image], [row.prompt], row.taxonomy).unsafe[0]
-        assert asked.judge[place] == pytest.approx(expected, nan_ok=True)
-        assert asked.unsafe[place] == row.unsafe
-        assert np.isnan(asked.similarities["text"][place]) == (not row.prompt)
-    labels = np.concatenate([answer.unsafe for answer in asked.labelled["judge"]])
-    assert (labels == asked.unsafe).all()
-    for answer in asked.labelled["student"]:
+        assert predictions.judge[place] == pytest.approx(expected, nan_ok=True)
+        assert predictions.unsafe[place] == row.unsafe
+        assert np.isnan(predictions.similarities["text"][place]) == (not row.prompt)
+    labels = np.concatenate([answer.unsafe for answer in predictions.labelled["judge"]])
+    assert (labels == predictions.unsafe).all()
+    for answer in predictions.labelled["student"]:
         assert answer.categories.shape == answer.scores.categories.shape
 
 
-def test_what_is_counted_is_what_was_decided(asked, family):
+def test_what_is_counted_is_what_was_decided(predictions, family):
     cutoffs = family.at(0.1)
-    decided = decide(asked.scores(FLAT, FLAT), cutoffs)
-    found = summarise_cascade(asked, decided, cutoffs, COSTS)
-    rows = list(cascade_rows(asked, asked.scores(FLAT, FLAT), decided))
-    assert len(rows) == found["rows"] == len(asked.questions)
+    decided = decide(predictions.scores(FLAT, FLAT), cutoffs)
+    found = summarise_cascade(predictions, decided, cutoffs, COSTS)
+    rows = list(cascade_rows(predictions, predictions.scores(FLAT, FLAT), decided))
+    assert len(rows) == found["rows"] == len(predictions.questions)
     for name in STAGES:
         mine = [row for row in rows if row["decided_by"] == name]
         stage = found["stages"][name]
@@ -144,48 +146,50 @@ def test_what_is_counted_is_what_was_decided(asked, family):
     assert low < found["miss_rate"] < high
 
 
-def test_each_stage_alone_makes_the_same_promise(asked):
-    found = evaluate_each_stage(asked, asked, FLAT, FLAT, 0.1, COSTS)
+def test_each_stage_alone_makes_the_same_promise(predictions):
+    found = evaluate_each_stage(predictions, predictions, FLAT, FLAT, 0.1, COSTS)
     assert set(found) == {"text_filter", "image_filter", "student", "judge"}
     assert found["judge"]["f1"] > found["student"]["f1"] > found["text_filter"]["f1"]
     strict = found["judge"]["at_promise"]
-    judged = asked.unsafe & ~np.isnan(asked.judge)
-    assert (asked.judge[judged] < strict["threshold"]).mean() <= 0.1
+    judged = predictions.unsafe & ~np.isnan(predictions.judge)
+    assert (predictions.judge[judged] < strict["threshold"]).mean() <= 0.1
     assert 0 <= strict["false_alarm_rate"] <= 1
 
 
-def test_the_promise_is_checked_by_image(asked, family):
-    found = resample_miss_rate(family, [asked], FLAT, FLAT, 0.1)
+def test_the_promise_is_checked_by_image(predictions, family):
+    found = resample_miss_rate(family, [predictions], FLAT, FLAT, 0.1)
     assert found["mean_miss_rate"] == found["resampling"]["mean"] <= 0.1
     assert found["resampling"]["splits"] == 200
 
 
-def test_the_cascade_itself_decides_as_was_calibrated(asked, family, drawn):
+def test_the_cascade_itself_decides_as_was_calibrated(predictions, family, drawn):
     examples, _ = drawn
-    scores = asked.scores(FLAT, FLAT)
-    level = choose_level(family, scores.rows(asked.unsafe), 0.1, images=asked.unsafe_images)
-    settings = CascadeSettings(FLAT, FLAT, family.at(level), True, 0.1, level, int(asked.unsafe.sum()))
+    scores = predictions.scores(FLAT, FLAT)
+    level = choose_level(family, scores.rows(predictions.unsafe), 0.1, images=predictions.unsafe_images)
+    settings = CascadeSettings(FLAT, FLAT, family.at(level), True, 0.1, level, int(predictions.unsafe.sum()))
     cascade = Cascade(Noisy("student", examples, 1.5), settings, Noisy("judge", examples, 0.5))
     decided = decide(scores, settings.cutoffs)
     assert len(set(decided.stage)) >= 2
-    assert count_live_differences(cascade, asked, decided)["rows_decided_otherwise_live"] == 0
+    assert count_live_differences(cascade, predictions, decided)["rows_decided_otherwise_live"] == 0
     other = decide(scores, family.at(0.0))
-    assert count_live_differences(cascade, asked, other)["rows_decided_otherwise_live"] > 0
+    assert count_live_differences(cascade, predictions, other)["rows_decided_otherwise_live"] > 0
 
 
 def test_without_a_judge(drawn):
     examples, questions = drawn
-    asked = predict_stages(Noisy("student", examples, 1.5, fails=False), None, questions)
-    assert asked.judge is None
-    family = CutoffFamily(asked.scores(FLAT, FLAT), asked.unsafe, CascadeShape())
+    predictions = predict_stages(Noisy("student", examples, 1.5, fails=False), None, questions)
+    assert predictions.judge is None
+    family = CutoffFamily(predictions.scores(FLAT, FLAT), predictions.unsafe, CascadeShape())
     cutoffs = family.at(0.1)
     costs = replace(COSTS, seconds={name: 1.0 for name in COSTS.seconds if name != "judge"})
-    found = summarise_cascade(asked, decide(asked.scores(FLAT, FLAT), cutoffs), cutoffs, costs)
+    found = summarise_cascade(predictions, decide(predictions.scores(FLAT, FLAT), cutoffs), cutoffs, costs)
     assert found["judge_f1"] is None
     assert found["judge_share"] == 0
     assert found["stages"]["judge"]["seconds_per_image"] is None
-    assert "judge" not in evaluate_each_stage(asked, asked, FLAT, FLAT, 0.1, costs)
+    assert "judge" not in evaluate_each_stage(predictions, predictions, FLAT, FLAT, 0.1, costs)
     assert {
         row["judge"]
-        for row in cascade_rows(asked, asked.scores(FLAT, FLAT), decide(asked.scores(FLAT, FLAT), cutoffs))
+        for row in cascade_rows(
+            predictions, predictions.scores(FLAT, FLAT), decide(predictions.scores(FLAT, FLAT), cutoffs)
+        )
     } == {None}
