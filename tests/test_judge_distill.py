@@ -75,7 +75,7 @@ class Teacher:
 ABOUT = {"teacher": "t@1", "seed": 0}
 
 
-def test_lessons_come_back_as_they_were_taught(groups, tmp_path):
+def test_scores_come_back_as_they_were_written(groups, tmp_path):
     tired = groups[1].rows[0].example.id
     write_teacher_scores(Teacher(groups, [tired]), groups, tmp_path, about=ABOUT)
     lessons = read_teacher_scores(tmp_path, groups, about=ABOUT)
@@ -125,7 +125,7 @@ def test_processes_share_the_shards(groups, tmp_path):
     assert len(read_teacher_scores(tmp_path, groups, about=ABOUT)) == len(groups)
 
 
-def test_lessons_of_something_else_are_refused(groups, examples, tmp_path):
+def test_scores_of_other_teachers_or_rows_are_refused(groups, examples, tmp_path):
     write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
     with pytest.raises(CheckpointError, match="made with teacher 't@1', not 't@2'"):
         write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT | {"teacher": "t@2"})
@@ -236,7 +236,7 @@ def test_options_out_of_range(wrong):
         DistillOptions(**wrong)
 
 
-def test_no_lessons():
+def test_no_groups():
     with pytest.raises(ConfigError, match="no scored groups"):
         VariedGroups([], TAXONOMY, STILL, seed=0)
 

@@ -242,8 +242,8 @@ def test_training_carriers_are_none_of_the_attacks():
 
 
 @pytest.fixture(scope="module")
-def lessons():
-    """Lessons about pictures whose colour is what they violate, by a teacher that knows."""
+def scored():
+    """Groups of images whose colour is the category they violate, with a perfect teacher's scores."""
     from PIL import Image
 
     taxonomy = Taxonomy(
@@ -267,17 +267,17 @@ def lessons():
     return taxonomy, examples, taught
 
 
-def batch_of(lessons, encoder, **options):
-    taxonomy, examples, taught = lessons
+def batch_of(scored, encoder, **options):
+    taxonomy, examples, taught = scored
     robust = RobustOptions(**options)
     stated = MisleadingGroups(taught, taxonomy, DistillOptions(drop=0.0), robust, seed=0)
     collate = PixelCollator(encoder, resize_to_input(encoder, examples), [e.id for e in examples])
     return stated, collate, robust
 
 
-def test_lessons_keep_their_scores_and_change_their_prompts(lessons, tiny_encoder_folder):
-    plain, collate, _ = batch_of(lessons, load(tiny_encoder_folder, "clip"), lie=0, delete=0, carry=0)
-    misled, _, _ = batch_of(lessons, load(tiny_encoder_folder, "clip"), lie=0.5, delete=0.5, carry=0.5)
+def test_groups_keep_their_scores_and_change_their_prompts(scored, tiny_encoder_folder):
+    plain, collate, _ = batch_of(scored, load(tiny_encoder_folder, "clip"), lie=0, delete=0, carry=0)
+    misled, _, _ = batch_of(scored, load(tiny_encoder_folder, "clip"), lie=0.5, delete=0.5, carry=0.5)
     one, other = plain[0], misled[0]
     assert one.prompts != other.prompts
     assert one.images == other.images
@@ -287,7 +287,7 @@ def test_lessons_keep_their_scores_and_change_their_prompts(lessons, tiny_encode
     tensors = collate([plain[0], plain[1]])
     assert tensors["image"].shape == (2, 4, 3, 16, 16)
     assert ((tensors["image"] >= 0) & (tensors["image"] <= 1)).all()
-    _, examples, taught = lessons
+    _, examples, taught = scored
     place = [e.id for e in examples].index(one.images[0])
     wanted = torch.from_numpy(np.array(examples[place].image)).permute(2, 0, 1) / 255
     torch.testing.assert_close(tensors["image"][0, 0], wanted)
@@ -295,13 +295,13 @@ def test_lessons_keep_their_scores_and_change_their_prompts(lessons, tiny_encode
 
 
 @pytest.mark.parametrize("blocks", [0, 1, -1])
-def test_adversarial_training_learns_and_leaves_the_rest(lessons, tiny_encoder_folder, blocks):
+def test_adversarial_training_learns_and_leaves_the_rest(scored, tiny_encoder_folder, blocks):
     torch.manual_seed(0)
     original = load(tiny_encoder_folder, "clip")
     encoder = copy_encoder(original)
     before = {name: tensor.clone() for name, tensor in original.model.state_dict().items()}
     stated, collate, robust = batch_of(
-        lessons, encoder, train_blocks=blocks, steps=1, token_epsilon=0.05, fare_weight=0.1
+        scored, encoder, train_blocks=blocks, steps=1, token_epsilon=0.05, fare_weight=0.1
     )
     head = CrossAttentionHead(HeadConfig(original.width, 16, 2, 1, 4))
     model = RobustDistillation(encoder, original, head, DistillOptions(), robust, 8 / 255).train()
@@ -325,10 +325,10 @@ def test_adversarial_training_learns_and_leaves_the_rest(lessons, tiny_encoder_f
     assert all(name.startswith("vis") for name in changed)
 
 
-def test_attacked_rows_are_worse_than_clean_ones_and_labels_stay_out_where_told(lessons, tiny_encoder_folder):
+def test_attacked_rows_are_worse_than_clean_ones_and_labels_stay_out_where_told(scored, tiny_encoder_folder):
     torch.manual_seed(0)
     original = load(tiny_encoder_folder, "clip")
-    stated, collate, robust = batch_of(lessons, original, train_blocks=0, steps=3)
+    stated, collate, robust = batch_of(scored, original, train_blocks=0, steps=3)
     head = CrossAttentionHead(HeadConfig(original.width, 16, 2, 1, 4))
     batch = collate([stated[index] for index in range(8)])
     model = RobustDistillation(original, original, head, DistillOptions(hard_weight=1.0), robust, 16 / 255)

@@ -171,12 +171,12 @@ class CategoryClassifier(FixedClassifier):
         return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
 
 
-def match_categories(trained: Taxonomy, asked: Taxonomy, match: Match = "members") -> list[list[int]]:
+def match_categories(trained: Taxonomy, requested: Taxonomy, match: Match = "members") -> list[list[int]]:
     """For each of the caller's categories, indices of the trained ones that together cover it; empty if none do.
 
     Args:
         trained: taxonomy of the heads, in their order.
-        asked: the caller's taxonomy.
+        requested: the caller's taxonomy.
         match: `members` maps by meaning, as a person would: the same members, or trained categories for all of its
             members. `name` maps by name (or a trained alias, ignoring case), as a system that has only names.
     """
@@ -186,13 +186,13 @@ def match_categories(trained: Taxonomy, asked: Taxonomy, match: Match = "members
             for place, category in enumerate(trained)
             for word in (category.name, *category.aliases)
         }
-        found = [places.get(category.name.casefold()) for category in asked]
+        found = [places.get(category.name.casefold()) for category in requested]
         return [[] if place is None else [place] for place in found]
     by_key = {category.key: place for place, category in enumerate(trained)}
     by_members = {frozenset(category.members): place for place, category in enumerate(trained)}
     covered = []
     # One trained category with the same members is better than several that cover them.
-    for category in asked:
+    for category in requested:
         same = by_members.get(frozenset(category.members))
         parts = [by_key.get(member) for member in category.members]
         several = [place for place in parts if place is not None]

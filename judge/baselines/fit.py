@@ -55,7 +55,7 @@ def judge_targets(
     batch_size: int = 32,
     progress: Callable[[int], Any] | None = None,
 ) -> Targets:
-    """A classifier's probabilities as targets, each category asked about on its own where it can be.
+    """A classifier's probabilities as targets, with one question per category where it supports that.
 
     Args:
         classifier: the teacher; it scores each image with its prompt.

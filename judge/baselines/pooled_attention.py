@@ -111,7 +111,7 @@ class PooledAttention(FixedClassifier):
 
 
 def save_pooled_attention(run: RunDir, classifier: PooledAttention) -> None:
-    """Write the weights, the taxonomy whose violation they learnt, and the encoder they belong to."""
+    """Write the weights, the taxonomy they were trained on, and the encoder they belong to."""
     save_fixed(run, classifier)
 
 

@@ -50,9 +50,8 @@ class SoftPrompts(nn.Module):
                 f"Soft prompts of length {length} do not fit; {encoder.name!r} takes 1 to {encoder.context - 2}."
             )
         self.width, self.length = encoder.width, length
-        self._frozen = (
-            encoder.model,
-        )  # in a tuple, so that it is neither trained, moved nor saved with this
+        # In a tuple, so that the encoder is neither trained, moved nor saved with this module.
+        self._frozen = (encoder.model,)
         embeddings = encoder.model.text_model.embeddings.token_embedding.weight.detach()
         first, last = encoder.tokenizer("").input_ids  # BOS and EOS, whatever the configuration calls them
         self.register_buffer("ends", embeddings[[first, last]].float(), persistent=False)
@@ -89,9 +88,8 @@ class SoftPrompts(nn.Module):
         hidden = text_model.encoder(
             inputs_embeds=hidden, attention_mask=mask, is_causal=True
         ).last_hidden_state
-        pooled: Tensor = model.text_projection(
-            text_model.final_layer_norm(hidden[:, -1])
-        )  # the last one is EOS
+        # The last token is EOS, which CLIP pools.
+        pooled: Tensor = model.text_projection(text_model.final_layer_norm(hidden[:, -1]))
         return pooled.float().reshape(*self.prompts.shape[:2], -1)
 
     def forward(self, pooled_images: Tensor) -> Tensor:

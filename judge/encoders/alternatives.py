@@ -82,9 +82,8 @@ def _parallel(sides: Sequence[Words]) -> list[Words]:
         return []
     *others, last = sides
     more = len(last) - max(map(len, others))
-    added = more >= 2 or (
-        more == 1 and last[-1].lower().endswith(("ing", "ed"))
-    )  # "a man or a woman smoking"
+    # One more word counts if it is a participle: "a man or a woman smoking".
+    added = more >= 2 or (more == 1 and last[-1].lower().endswith(("ing", "ed")))
     return [side + last[len(side) :] if added else side for side in others] + [last]
 
 

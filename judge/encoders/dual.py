@@ -220,9 +220,8 @@ def _plain(value: Any) -> Any:
     """A setting as JSON, independent of the processor class that holds it."""
     if isinstance(value, list | tuple):
         return list(value)
-    if hasattr(value, "__iter__") and not isinstance(
-        value, str
-    ):  # sizes: a dict, or a class that acts as one
+    # Sizes are a dict, or a class that acts as one.
+    if hasattr(value, "__iter__") and not isinstance(value, str):
         return {key: entry for key, entry in dict(value).items() if entry is not None}
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
 

@@ -116,12 +116,12 @@ class FareOptions:
     epsilon: str = field(
         default="8/255", metadata={"help": "Largest change of a pixel value, such as 4/255."}
     )
-    steps: int = field(default=3, metadata={"help": "Gradients to find each attacked picture."})
+    steps: int = field(default=3, metadata={"help": "Gradients to find each attacked image."})
     patch_weight: float = field(
         default=1.0, metadata={"help": "Weight of the patch tokens beside the pooled one."}
     )
     clean_weight: float = field(
-        default=0.0, metadata={"help": "Weight of the same loss on clean pictures beside the attacked ones."}
+        default=0.0, metadata={"help": "Weight of the same loss on clean images beside the attacked ones."}
     )
     blocks: int | None = field(
         default=None, metadata={"help": "Train the first so many blocks only; by default the whole tower."}

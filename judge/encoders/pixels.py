@@ -90,9 +90,8 @@ def _centre_crop(pixels: Tensor, height: int, width: int) -> Tensor:
     """(B, 3, H, W) -> (B, 3, height, width); smaller images are padded with black."""
     missing = [max(wanted - has, 0) for wanted, has in zip((height, width), pixels.shape[2:], strict=True)]
     if any(missing):
-        top, left = (
-            (gap + 1) // 2 for gap in missing
-        )  # an odd pixel goes to the top and left, as in transformers
+        # An odd pixel goes to the top and left, as in transformers.
+        top, left = ((gap + 1) // 2 for gap in missing)
         pixels = F.pad(pixels, (left, missing[1] - left, top, missing[0] - top))
     top, left = (pixels.shape[2] - height) // 2, (pixels.shape[3] - width) // 2
     return torch.narrow(torch.narrow(pixels, 2, top, height), 3, left, width)

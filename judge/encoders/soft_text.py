@@ -32,7 +32,7 @@ class SoftText:
         encoder: the encoder whose text tower is used.
         table: (V, W) float32 token embeddings.
         allowed: (A,) ids of tokens that are text: not special, printable, and ASCII if `ascii_only`.
-        room: tokens that fit beside the special ones.
+        max_tokens: tokens that fit beside the special ones.
     """
 
     def __init__(self, encoder: DualEncoder, *, ascii_only: bool = True) -> None:

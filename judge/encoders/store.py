@@ -189,9 +189,8 @@ class DiskStore(Store):
         with index.open("rb") as file:
             file.seek(self._end)
             new = file.read()
-        for line in new[: new.rfind(b"\n") + 1].splitlines(
-            keepends=True
-        ):  # a line without a newline was cut off
+        # A last line without a newline was cut off when a run was killed, or is being written.
+        for line in new[: new.rfind(b"\n") + 1].splitlines(keepends=True):
             self._read_line(line)
             self._end += len(line)
 

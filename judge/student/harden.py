@@ -51,7 +51,7 @@ class RobustOptions:
     epsilon: str = field(
         default="8/255", metadata={"help": "Largest change of a pixel value, such as 4/255."}
     )
-    steps: int = field(default=2, metadata={"help": "Gradients to find each attacked picture."})
+    steps: int = field(default=2, metadata={"help": "Gradients to find each attacked image."})
     clean_share: float = field(
         default=0.5, metadata={"help": "Weight of the clean rows in the loss, 0 to 1."}
     )
@@ -91,16 +91,16 @@ class MisleadingGroups(VariedGroups):
 
     def __init__(
         self,
-        lessons: Sequence[ScoredGroup],
+        groups: Sequence[ScoredGroup],
         taxonomy: Taxonomy,
         options: DistillOptions,
         robust: RobustOptions,
         *,
         seed: int,
     ) -> None:
-        super().__init__(lessons, taxonomy, options, seed=seed)
+        super().__init__(groups, taxonomy, options, seed=seed)
         self._robust = robust
-        self._prompts = sorted({row.prompt for lesson in lessons for row in lesson.rows if row.prompt})
+        self._prompts = sorted({row.prompt for group in groups for row in group.rows if row.prompt})
 
     def __getitem__(self, index: int) -> VariedGroup:
         task = super().__getitem__(index)
@@ -121,7 +121,7 @@ def mislead_prompt(
     Args:
         prompt: the row's prompt, or None.
         others: prompts to replace it by.
-        options: chances of each.
+        options: how often.
         rng: all draws come from it.
     """
     if not prompt or not prompt.strip():

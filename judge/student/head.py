@@ -97,9 +97,8 @@ class CrossAttentionHead(nn.Module):
             nn.init.zeros_(start)
         with torch.no_grad():
             self.plain.weight.fill_(0.0)
-            self.plain.weight[0, : heads + 1] = 10.0 / (
-                heads + 1
-            )  # the image's cosines; the prompt's start at 0
+            # The image's cosines; those of the prompt start without weight.
+            self.plain.weight[0, : heads + 1] = 10.0 / (heads + 1)
             self.plain.bias.fill_(-4.0)
 
     def queries(self, phrases: Tensor, kinds: Tensor) -> Queries:
@@ -127,9 +126,8 @@ class CrossAttentionHead(nn.Module):
         Returns:
             Logits that anything is violated (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padding.
         """
-        category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(
-            -1
-        )  # (G, N, K, M) -> (G, N, K)
+        # A category is any of its phrases: (G, N, K, M) -> (G, N, K).
+        category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(-1)
         (scale, shift), (unsafe_scale, unsafe_shift) = self.calibration
         return self.unsafe_logit(category) * unsafe_scale + unsafe_shift, category * scale + shift
 

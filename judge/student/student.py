@@ -94,9 +94,9 @@ class Student:
         prompts = check_prompts(len(image_tokens), prompts)
         too_long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
         # Rows whose prompt is too long run without it, only to keep the batch together; their scores are dropped.
-        kept = [None if skip else prompt for prompt, skip in zip(prompts, too_long, strict=True)]
+        usable = [None if skip else prompt for prompt, skip in zip(prompts, too_long, strict=True)]
         with torch.no_grad():
-            unsafe, categories = self.logits(image_tokens, kept, taxonomy)
+            unsafe, categories = self.logits(image_tokens, usable, taxonomy)
         finite = (torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)).tolist()
         reasons = [unjudged_reason(skip, fine) for skip, fine in zip(too_long, finite, strict=True)]
         unjudged = torch.tensor([reason is not None for reason in reasons], device=unsafe.device)

@@ -65,7 +65,7 @@ def write_teacher_scores(
     """Score the groups and write the missing shards; several processes take turns by shard.
 
     Args:
-        teacher: any classifier; a `MultiLabelClassifier` is asked about each category on its own.
+        teacher: any classifier; a `MultiLabelClassifier` scores each category on its own.
         groups: drawn rows; the same ones for every process and for a run that is resumed.
         folder: for the shards; created if it does not exist.
         about: the teacher and how the groups were drawn, as JSON values; written to `about.json`.

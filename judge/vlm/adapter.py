@@ -58,9 +58,8 @@ def add_lora(model: Any, options: LoraOptions, *, base: str) -> tuple[Any, dict[
     )
     # Adapters are trained in float32 on a 16-bit base; ZeRO-3 gathers one dtype only and keeps float32 copies itself.
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
-    config.base_model_name_or_path = base_path(
-        base
-    )  # peft looks it up at every save; a short name would mean the hub
+    # peft looks it up at every save; a short name would mean the hub.
+    config.base_model_name_or_path = base_path(base)
     counts = {
         "modules": len(matched),
         "trainable": sum(_size(p) for p in wrapped.parameters() if p.requires_grad),

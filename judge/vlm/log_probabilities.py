@@ -131,10 +131,10 @@ class _AnswerPath:
         """Widen the bounds of answers that only unlisted tokens lead to."""
         if not unlisted:
             return
-        chances = [math.exp(log_probability) for _, log_probability in step.others]
+        listed = [math.exp(log_probability) for _, log_probability in step.others]
         # What no listed token has: at most this, and no more than the least likely listed one.
-        left = max(0.0, 1.0 - math.exp(step.log_probability) - sum(chances))
-        most = min([left, *chances])
+        left = max(0.0, 1.0 - math.exp(step.log_probability) - sum(listed))
+        most = min([left, *listed])
         share = self.probability * most / (total + most)
         self._widen(unlisted, share)
         if 0 in self.open:

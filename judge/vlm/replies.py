@@ -129,20 +129,19 @@ def _read_reply(body: str) -> tuple[str, list[Step] | None]:
 
 
 def _read_step(entry: dict[str, Any]) -> Step:
-    token, chance = _read_pair(entry)
+    token, log_probability = _read_pair(entry)
     others = [_read_pair(other) for other in entry["top_logprobs"]]  # most servers list the token itself too
-    if (token, chance) in others:
-        others.remove((token, chance))
-    return Step(token, chance, tuple(others))
+    if (token, log_probability) in others:
+        others.remove((token, log_probability))
+    return Step(token, log_probability, tuple(others))
 
 
 def _read_pair(entry: dict[str, Any]) -> tuple[str, float]:
-    token, chance = entry["token"], float(entry["logprob"])
-    if (
-        not isinstance(token, str) or math.isnan(chance) or chance > 1e-3
-    ):  # rounding may lift a certain token above 0
+    token, log_probability = entry["token"], float(entry["logprob"])
+    # Rounding may lift the log-probability of a certain token above 0.
+    if not isinstance(token, str) or math.isnan(log_probability) or log_probability > 1e-3:
         raise ValueError("no log-probability")
-    return token, chance
+    return token, log_probability
 
 
 def _same_answer(answer: Answer, verdict: Verdict, taxonomy: Taxonomy) -> bool:

@@ -99,9 +99,8 @@ def extend_adapter(
     if not config.use_rslora:
         config.alpha_pattern = {**config.alpha_pattern, targets: 2 * rank}
     wrapped = get_peft_model(model, config, autocast_adapter_dtype=not is_deepspeed_zero3_enabled())
-    config.base_model_name_or_path = base_path(
-        base
-    )  # peft looks it up at every save; a short name would mean the hub
+    # peft looks it up at every save; a short name would mean the hub.
+    config.base_model_name_or_path = base_path(base)
     try:
         left_over = set_peft_model_state_dict(wrapped, load_file(weights)).unexpected_keys
     except RuntimeError as error:  # shapes differ; torch lists each of them
