@@ -74,6 +74,7 @@ class _BestSoFar:
                 [contexts[place] for place in places.tolist()]
             )
             survives[places] = part.all_signed_margins(stored) < 0
+        # A success that survives storing is kept even if its margin is higher; after it nothing changes.
         better = (survives | (margin < self.margin[rows])) & ~self.done[rows]
         for place in better.nonzero().flatten().tolist():
             self.contexts[int(rows[place])] = contexts[place]
@@ -119,7 +120,9 @@ class JointAttack:
         candidates, best = self.candidates(problem), _BestSoFar(problem)
         passed: list[Tensor] = []
         for _ in range(self.rounds):
+            # Coordinate 1: the text, at fixed pixels.
             ranked = _choose_texts(best, candidates)
+            # Coordinate 2: the pixels, under each of the best texts.
             for place in range(self.texts_per_round):
                 rows = torch.tensor(
                     [row for row in best.active_rows().tolist() if place < len(ranked[row])], dtype=torch.long
@@ -128,9 +131,11 @@ class JointAttack:
                     contexts = [ranked[row][place] for row in rows.tolist()]
                     _attack_images(self.image_attack, best, rows, contexts)
                 passed.append(best.done.clone())
+        # The last image attack may have made another text the best.
         _choose_texts(best, candidates)
         passed.append(best.done.clone())
         by_attempt = torch.stack(passed, dim=1)
+        # (N, attempts) is monotone along a row, so its False entries count the failed attempts.
         attempts = torch.where(best.misjudged, 0, (~by_attempt[:, :-1]).sum(1) + 1)
         # `done` needs more than a negative margin: the success must survive storing as bytes. Without that, a row
         # counts as passed at the last attempt only.
@@ -166,6 +171,7 @@ def _attack_images(attack: Attack, best: _BestSoFar, rows: Tensor, contexts: lis
 def _choose_texts(best: _BestSoFar, candidates: list[list[Context]]) -> dict[int, list[Context]]:
     """Score all candidate texts of active rows at their current pixels and keep the best; row -> texts, best first."""
     scored: dict[int, list[tuple[float, int]]] = {row: [] for row in best.active_rows().tolist()}
+    # All (row, text) pairs, in chunks: each needs a copy of its row's pixels.
     pairs = [(row, place) for row in scored for place in range(len(candidates[row]))]
     size = best.problem.batch_size * _BATCHES_AT_ONCE
     for chunk in (pairs[first : first + size] for first in range(0, len(pairs), size)):

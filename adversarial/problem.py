@@ -114,6 +114,7 @@ class Problem:
             self.signs[rows],
             [self.ids[row] for row in chosen],
         )
+        # Clean margins that are known are not computed again.
         part._clean = None if self._clean is None else self._clean[rows]
         return part
 
@@ -160,6 +161,7 @@ class Problem:
         pixels = pixels.detach().requires_grad_(True)
         with torch.enable_grad():
             margin = self._query(pixels, rows)
+            # The sum over rows has each row's own gradient, as rows do not interact.
             started = time.perf_counter()
             (gradient,) = torch.autograd.grad(margin.sum(), pixels)
             # Reading the result synchronises with the GPU, so the clock is right.
@@ -177,6 +179,7 @@ class Problem:
     def _query(self, pixels: Tensor, rows: Tensor) -> Tensor:
         started = time.perf_counter()
         margins = self.victim.margins(pixels, [self.contexts[row] for row in rows.tolist()])
+        # A victim may return half precision, or tensors on another device.
         margins = margins.float().to(pixels.device)
         finite = bool(torch.isfinite(margins).all())
         self.spent.forwards += len(rows)
@@ -203,6 +206,7 @@ class Problem:
 
     def batches(self, rows: Tensor) -> list[Tensor]:
         """Split (n,) rows into (B,) batches of one policy each, B at most `batch_size`."""
+        # A victim encodes a policy once per batch, so rows of other policies would cost a pass of their own.
         by_policy: dict[Any, list[int]] = {}
         for row in rows.tolist():
             by_policy.setdefault(self.contexts[row].policy, []).append(row)
@@ -237,6 +241,7 @@ class Problem:
         clean = self.images[rows]
         if restart == 0:
             return clean.clone()
+        # Uniform in the L-inf cube; on the surface of the L2 sphere, where almost all of a ball's volume is.
         if self.threat.norm == "linf":
             change = self.draw_noise(rows, f"{salt}/{restart}") * self.threat.epsilon
         else:

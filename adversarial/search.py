@@ -34,6 +34,7 @@ class Search:
         self.steps_taken = torch.zeros(count, dtype=torch.long)
         misjudged = clean < 0
         self.result = AttackResult(images.clone(), clean.clone(), self.steps_taken.clone(), misjudged)
+        # Misjudged images are never attacked; with a limit of 0 nothing is.
         self.active = ~misjudged & (self.limit > 0)
         self._survives = torch.zeros(count, dtype=torch.bool)
 
@@ -70,6 +71,7 @@ class Search:
         if not threat.after or not threat.can_be_stored or not bool(survives.any()):
             return survives
         places = survives.nonzero().flatten()
+        # Only successes are queried again as bytes.
         stored = threat.quantize(pixels.detach()[places], self.problem.images[rows[places]])
         survives[places] = self.problem.signed_margins(stored, rows[places]) < 0
         return survives

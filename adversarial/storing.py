@@ -134,15 +134,18 @@ def check_stored(victim: Victim, found: AttackResult, problem: Problem) -> Store
         contexts, places = [problem.contexts[row] for row in rows.tolist()], rows.numpy()
         clean = problem.images[rows]
         pictures = {"clean": to_images(clean), **encode_stored(found.pixels[rows], clean, threat)}
+        # Distances are measured between what was posted and what would have been: both as bytes.
         base = to_pixels(pictures["clean"])
         for entry, images in pictures.items():
             unsafe[entry][places] = victim.score(images, contexts)
             pixels = to_pixels(images)
             distance[entry][places] = ((pixels - base).abs().flatten(1).amax(1) * 255.0).round().numpy()
+            # One comparison of the two paths on clean bytes and one on attacked ones suffices.
             if entry in ("clean", "8bit"):
                 margin = problem.signed_margins(pixels.to(clean.device), rows).cpu()
                 margins[entry][places] = (margin * problem.signs[rows].cpu()).numpy()
     signs = problem.signs.cpu().numpy()
+    # A picture that either path misjudges when clean is not eligible: its success would be no attack's.
     misjudged = found.misjudged.cpu().numpy() | is_misjudged(unsafe["clean"], signs)
     eligible = ~misjudged & ~np.isnan(unsafe["clean"])
     success = {entry: is_misjudged(unsafe[entry], signs) & eligible for entry in threat.after}

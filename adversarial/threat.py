@@ -84,6 +84,7 @@ class ThreatModel:
         """
         if self.norm == "l2":
             return round_to_8_bits(pixels)
+        # The tolerance keeps a budget of k/255 that is stored slightly too small from becoming k - 1 levels.
         most = math.floor(self.epsilon * 255 + _TOLERANCE)
         base = torch.round(clean * 255.0)
         return (base + (pixels * 255.0 - base).round().clamp(-most, most)).clamp(0.0, 255.0) / 255.0
@@ -91,6 +92,7 @@ class ThreatModel:
     def within_budget(self, pixels: Tensor, clean: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B,) bool, whether pixels lie in [0, 1] and within epsilon, up to float32 rounding."""
         inside = ((pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)).flatten(1).all(1)
+        # Relative for large budgets, such as L2 norms above 0.1.
         allowed = self.epsilon + _TOLERANCE * max(1.0, self.epsilon * 10)
         return inside & (perturbation_norm(pixels - clean, self.norm) <= allowed)
 

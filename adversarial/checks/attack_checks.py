@@ -49,6 +49,7 @@ def more_epsilon_never_helps(found: Mapping[float, AttackResult]) -> Check:
     """Robust accuracy does not rise with epsilon; `found` holds an independent run for each."""
     curve = {f"{epsilon * 255:.4g}/255": robust_accuracy(found[epsilon]) for epsilon in sorted(found)}
     values, limit = list(curve.values()), _some_rows(next(iter(found.values())))
+    # The largest rise between any smaller and any larger budget, not only between neighbours.
     rise = max(later - value for place, value in enumerate(values) for later in values[place:])
     return build_check(
         "more_epsilon",
@@ -96,6 +97,7 @@ def best_is_kept(found: AttackResult, record: Record) -> Check:
     slack = 1e-3 * found.margin.abs().clamp(min=1.0)
     # Among successes, one that survives rounding to bytes may be preferred to one with a lower margin.
     forgotten = (record.best < found.margin - slack) & (found.margin >= 0)
+    # Losing a success is never accepted; a lower margin without success is, on a few rows.
     share, lost = float(forgotten.float().mean()), int((forgotten & (record.best < 0)).sum())
     return build_check(
         "best_kept",
@@ -123,6 +125,7 @@ def gradients_are_not_zero(zeros: int, taken: int) -> Check:
 
 def step_is_small(attack: Attack) -> Check | None:
     """The attack's step (`step` or `alpha`, in epsilons) is shorter than the budget; None if it has neither."""
+    # PGD has both, and its `step` is the effective one where `alpha` is None.
     step = getattr(attack, "step", None)
     step = getattr(attack, "alpha", None) if step is None else step
     if not isinstance(step, int | float):
@@ -151,6 +154,7 @@ def moves_are_small(record: Record) -> Check:
 
 def iterative_beats_one_step(strong: AttackResult, one_step: AttackResult) -> Check:
     """Where one step succeeds, many steps do; measured is the share of rows where only one step succeeds."""
+    # Rows on which one step succeeds and many do not, as total rates could hide them.
     only, limit = float((one_step.success & ~strong.success).float().mean()), _some_rows(strong)
     return build_check(
         "one_step",
@@ -178,6 +182,7 @@ def doubling_changes_little(strong: AttackResult, doubled: AttackResult) -> Chec
 
 def white_box_beats(name: str, strong: AttackResult, fooled: Tensor) -> Check:
     """A weaker attacker, who succeeds on `fooled` (N,) bool rows, does not beat the white-box attack."""
+    # A transfer attack may also fool rows that were misjudged when clean; those do not count.
     lead = float((fooled & ~strong.misjudged).float().mean() - strong.success.float().mean())
     limit = _some_rows(strong)
     return build_check(

@@ -75,6 +75,7 @@ def check_honesty(
     """
     places = sample_rows(problem, rows)
     sample, recorded = problem.subset(places), RecordingProblem(problem.subset(places))
+    # Costs are shared with the problem, so only what the strong attack adds to them counts.
     backwards, zeros = sample.spent.backwards, sample.spent.zero_gradients
     found = run_verified(strong, recorded)
     backwards, zeros = sample.spent.backwards - backwards, sample.spent.zero_gradients - zeros
@@ -95,6 +96,7 @@ def check_honesty(
     stored = (
         sample.threat.quantize(found.pixels, sample.images) if sample.threat.can_be_stored else found.pixels
     )
+    # Both paths see the same bytes, clean and attacked.
     margins, probabilities = score_both_paths(sample, sample.images)
     return [
         *checks,

@@ -40,12 +40,14 @@ class Record:
 
     def add(self, pixels: Tensor, margin: Tensor, rows: Tensor, inside: Tensor, epsilon: float) -> None:
         """Record (B, 3, H, W) pixels, (B,) signed margins and whether they keep the budget, of (B,) rows."""
+        # Rows may repeat within a batch, so this is a scatter and no assignment.
         self.best.scatter_reduce_(0, rows[inside], margin[inside].to(self.best.device), "amin")
         # The first move, from the clean image or a random point, may be long in any attack.
         later = self.queries[rows] >= 2
         change = (pixels[later] - self._last[rows[later]]).abs()
         self.moved += int((change > _STILL * epsilon).sum())
         self.jumped += int((change > _JUMP * epsilon).sum()) if epsilon else 0
+        # (N, 3, H, W) the last query of each image.
         self._last[rows] = pixels.to(self._last.device)
         self.queries[rows] += 1
 
@@ -72,6 +74,7 @@ class RecordingProblem(Problem):
     def _query(self, pixels: Tensor, rows: Tensor) -> Tensor:
         margin = super()._query(pixels, rows)
         seen = pixels.detach()
+        # Points beyond the budget, which minimum-norm attacks query, cannot be returned as results.
         inside = self.threat.within_budget(seen, self.images[rows])
         self.record.add(seen, margin.detach(), self._record_rows[rows], inside, self.threat.epsilon)
         return margin

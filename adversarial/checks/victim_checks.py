@@ -38,6 +38,7 @@ def swap_prompts(problem: Problem) -> list[Context]:
     prompts, count = [context.prompt for context in problem.contexts], len(problem)
     contexts = []
     for row, context in enumerate(problem.contexts):
+        # Prompts of the other rows, in a circle from the next one on.
         later = (prompts[(row + shift) % count] for shift in range(1, count))
         other = next(
             (prompt for prompt in later if prompt is not None and prompt != context.prompt), _OTHER_PROMPT
@@ -76,8 +77,10 @@ def margins_are_logits(margins: Tensor, probabilities: Tensor) -> Check:
     likely = probabilities[known]
     got = margins[known].double().clamp(-_CLIPPED, _CLIPPED)
     logits, differences = torch.logit(likely).clamp(-_CLIPPED, _CLIPPED), 2 * likely - 1
+    # Positive where margins are closer to a multiple of 2p - 1 than to a multiple of logit(p).
     excess = _misfit(got, logits) - _misfit(got, differences)
     from_logits, from_differences = _distance(got, logits), _distance(got, differences)
+    # Near p = 0.5 both shapes are lines and fit equally well, so the difference itself is tested as well.
     same = from_differences < 0.02 and from_logits > 0.2
     return build_check(
         "logits",
@@ -94,6 +97,7 @@ def _distance(values: Tensor, others: Tensor) -> float:
 
 
 def _misfit(values: Tensor, shape: Tensor) -> float:
+    # Least squares over multiples of the shape.
     scale = (values * shape).sum() / shape.square().sum().clamp(min=1e-12)
     return float((values - scale * shape).norm() / values.norm().clamp(min=1e-12))
 

@@ -88,6 +88,7 @@ class EditAttack:
             contexts = [problem.contexts[row] for row in rows.tolist()]
             images = to_images(problem.images[rows])
             clean[places] = problem.victim.score(images, contexts)
+            # Edits may change the size, so they stay pictures: the real path resizes them, tensors would not stack.
             for name, edit in self.edits.items():
                 for level, severity in enumerate(self.severities):
                     edited = [edit(image, severity) for image in images]

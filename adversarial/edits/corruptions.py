@@ -64,6 +64,7 @@ def defocus_blur(image: Image.Image, severity: int) -> Image.Image:
     """A disc of radius 3, 4, 6, 8, 10 at 224 pixels: out of focus."""
     pixels, _ = _open(image, "defocus_blur")
     radius = max((3, 4, 6, 8, 10)[severity - 1] * _scale(image), 0.5 + 0.2 * severity)
+    # A disc with a soft edge, so that fractional radii differ.
     reach = np.arange(-int(radius + 1), int(radius + 1) + 1)
     disc = np.clip(radius + 0.5 - np.hypot(reach[:, None], reach[None]), 0.0, 1.0)
     return _close(_convolve(pixels, disc))
@@ -107,6 +108,7 @@ def snow(image: Image.Image, severity: int) -> Image.Image:
     pixels, random = _open(image, "snow")
     cover, pale = ((0.03, 0.1), (0.06, 0.2), (0.1, 0.3), (0.14, 0.4), (0.19, 0.5))[severity - 1]
     length = max(3.0, 12 * _scale(image))
+    # Sparse seeds, which the streak kernel turns into lines.
     flakes = (random.random(pixels.shape[:2]) < cover / (1.5 * length)).astype(np.float64)
     streak = _streak(length, length, random.uniform(50, 80))
     falling = np.clip(_convolve(flakes[..., None], streak) * streak.sum() / streak.max(), 0.0, 1.0)
@@ -120,6 +122,7 @@ def frost(image: Image.Image, severity: int) -> Image.Image:
     """Crystals (ridges of fractal noise) that close in from the edges and lie over 25, 40, 55, 70, 85% of the light."""
     pixels, random = _open(image, "frost")
     height, width = pixels.shape[:2]
+    # Crystals follow the ridges of fractal noise, where it crosses one half.
     ridges = 1 - np.abs(2 * _clouds(random, (height, width), 1.2) - 1)
     down, across = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)[None]
     edge = np.clip(np.maximum(np.abs(down), np.abs(across)), 0.0, 1.0)
@@ -141,6 +144,7 @@ def fog(image: Image.Image, severity: int) -> Image.Image:
 def brightness(image: Image.Image, severity: int) -> Image.Image:
     """Raise the value (of hue, saturation, value) by 0.1, 0.2, 0.3, 0.4, 0.5: daylight."""
     pixels, _ = _open(image, "brightness")
+    # (H, W, 1) the V of HSV.
     value = pixels.max(axis=2, keepdims=True)
     higher = np.minimum(value + severity / 10, 1.0)
     # Hue and saturation are ratios of the channels, so scaling all three keeps them; black becomes grey.
@@ -210,6 +214,7 @@ def _displace(pixels: Array, moves: Array) -> Array:
 
 def _convolve(pixels: Array, kernel: Array) -> Array:
     """(H, W, C) convolved with a kernel of odd sides, normalised to sum 1; edges are mirrored."""
+    # FFT convolution, as the kernels are as wide as tens of pixels.
     down, across = kernel.shape[0] // 2, kernel.shape[1] // 2
     padded = np.pad(pixels, ((down, down), (across, across), (0, 0)), mode="symmetric")
     kernel = (kernel / kernel.sum())[..., None]
@@ -226,6 +231,7 @@ def _streak(length: float, fade: float, degrees: float) -> Array:
         down = reach + step * np.sin(np.radians(degrees))
         left, top = int(across), int(down)
         right_share, low_share = across - left, down - top
+        # Bilinear: each point of the line is shared by the four pixels around it.
         weight = np.exp(-0.5 * (step / fade) ** 2)
         kernel[top, left] += weight * (1 - right_share) * (1 - low_share)
         kernel[top, left + 1] += weight * right_share * (1 - low_share)
@@ -238,6 +244,7 @@ def _clouds(random: np.random.Generator, shape: tuple[int, ...], slope: float) -
     """Fractal noise in [0, 1]: white noise whose amplitude falls with frequency to the power `slope`."""
     height, width = shape
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
+    # The mean has frequency 0; avoid the division, and remove it below.
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(random.standard_normal((height, width))) / frequency**slope
     spectrum[0, 0] = 0.0

@@ -52,6 +52,7 @@ def crop(image: Image.Image, severity: int) -> Image.Image:
 def grid(image: Image.Image, severity: int) -> Image.Image:
     """Tile copies on a canvas of the same size: 2x2, 3x3, 4x4 as UnsafeBench does, then 5x5 and 6x6."""
     count = severity + 1
+    # Tiles of nearly equal size that cover the canvas exactly, whatever the remainder.
     columns, lines = _cuts(image.width, count), _cuts(image.height, count)
     canvas = Image.new("RGB", image.size)
     for left, right in columns:
@@ -109,6 +110,7 @@ def meme(image: Image.Image, severity: int) -> Image.Image:
 def blur(image: Image.Image, severity: int) -> Image.Image:
     """Gaussian blur of 0.5, 1, 1.5, 2, 3% of the shorter side, half a pixel at least."""
     share = (0.005, 0.01, 0.015, 0.02, 0.03)[severity - 1]
+    # A floor in pixels, so that small pictures change at every severity.
     radius = max(share * min(image.size), 0.4 + 0.1 * severity)
     return image.filter(ImageFilter.GaussianBlur(radius))
 
@@ -149,6 +151,7 @@ def stripes(image: Image.Image, severity: int) -> Image.Image:
     levels = np.asarray(image).copy()
     count = max(1, min(8, image.height // 10))
     line = np.arange(image.height)
+    # Position of each line within its stripe period, in [0, 1).
     within = (line + 0.5) * count / image.height % 1
     levels[within >= 1 - severity / 10] = 0
     return Image.fromarray(levels)

@@ -69,6 +69,7 @@ class APGD:
         """Descend for every image until it is misjudged or the steps are used up."""
         search = Search(problem, self.steps * self.restarts, self.early_stop)
         state = _RunState(problem, self.loss, starting_points(problem, self.start))
+        # The margins of the clean images are known, so this takes no step of the budget.
         if self.start is None:
             for rows in search.batches():
                 _, gradient = problem.gradient(state.points[rows], rows)
@@ -81,12 +82,14 @@ class APGD:
                 run, place = divmod(int(search.steps_taken[rows[0]]), self.steps)
                 from_clean = run == 0 and self.start is None
                 here = state.points[rows]
+                # The last point of a run is only queried: no step follows it.
                 if place == self.steps - 1:
                     margin = problem.signed_margins(here, rows)
                     if run + 1 < self.restarts:
                         state.points[rows] = problem.restart_points(rows, run + 1, "apgd")
                 else:
                     margin, gradient = problem.gradient(here, rows)
+                    # A run from another start begins once its start has been queried.
                     if place == 0 and not from_clean:
                         state.start_run(rows, margin, gradient)
                     else:
@@ -143,6 +146,7 @@ class _RunState:
         chosen = rows[better]
         self.best[chosen], self.best_gradient[chosen] = here[better], gradient[better]
         self.best_value[chosen] = value[better]
+        # Momentum is relative to the point before this one, even where a row now returns to its best point.
         before = self.before[rows]
         if span:
             back = self._halve(rows, span)[:, None, None, None]
@@ -157,8 +161,10 @@ class _RunState:
 
     def _halve(self, rows: Tensor, span: int) -> Tensor:
         """(B,) bool, rows that halve the step and return to their best point: conditions 1 and 2 of section 3.2."""
+        # Condition 1: too few steps since the last checkpoint lowered the loss.
         too_few = self.falls[rows] < _RHO * span
         size, best = self.size[rows], self.best_value[rows]
+        # Condition 2: neither the step size nor the best loss changed since the last checkpoint.
         stuck = (self.checked_size[rows] == size) & (self.checked_value[rows] == best)
         halved: Tensor = too_few | stuck
         self.checked_size[rows], self.checked_value[rows], self.falls[rows] = size, best, 0.0
@@ -176,5 +182,6 @@ class _RunState:
         """(B,) signed margins -> (B,) what is minimised."""
         if self.loss == "margin":
             return margin
+        # Cross-entropy of the true verdict is softplus(-margin); the attack maximises it.
         entropy: Tensor = softplus(-margin)
         return entropy.neg()

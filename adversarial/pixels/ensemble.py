@@ -35,8 +35,10 @@ class Ensemble:
     def run(self, problem: Problem) -> AttackResult:
         """The best of all attacks for every image."""
         best = self.attacks[0].run(problem)
+        # Copies, as rows are overwritten below.
         best = replace(best, pixels=best.pixels.clone(), margin=best.margin.clone(), steps=best.steps.clone())
         for attack in self.attacks[1:]:
+            # Only images on which no attack has succeeded yet.
             rows = ((best.margin >= 0) & ~best.misjudged).nonzero().flatten()
             if not len(rows):
                 break

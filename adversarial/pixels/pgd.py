@@ -146,6 +146,7 @@ class PGD:
         check_loss(self.loss)
         if self.alpha is not None and not self.alpha > 0:
             raise AttackError(f"alpha is {self.alpha}; it is a positive number, in units of epsilon.")
+        # A single step may cross the ball: that is FGSM.
         if self.step >= 1 and self.steps > 1 and not self.allow_large_steps:
             raise AttackError(
                 f"alpha is {self.step:.4g} times epsilon: steps that large jump from edge to edge of the budget, and "
@@ -179,6 +180,7 @@ class PGD:
         """Descend for every image until it is misjudged or the steps are used up."""
         search = Search(problem, self.steps * self.restarts, self.early_stop and not self.last_iterate)
         points = starting_points(problem, self.start)
+        # The margins of the clean images are known, so this first move costs no step.
         if self.start is None:
             for rows in search.batches():
                 _, gradient = problem.gradient(points[rows], rows)
@@ -205,6 +207,7 @@ class PGD:
     def _step_from(
         self, problem: Problem, rows: Tensor, here: Tensor, margin: Tensor, gradient: Tensor
     ) -> Tensor:
+        # Gradient descent on the signed margin, so the step is subtracted.
         ahead = direction(loss_gradient(problem, margin, gradient, self.loss), problem.threat.norm)
         return problem.threat.project(here - self.step * problem.threat.epsilon * ahead, problem.images[rows])
 

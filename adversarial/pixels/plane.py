@@ -40,12 +40,14 @@ def project_onto_plane(pixels: Tensor, gradient: Tensor, margin: Tensor, norm: N
     needed = margin.abs().double()[:, None]  # (B, 1)
     room = torch.where(slope > 0, start, 1 - start)
     weight = slope.abs()
+    # How far each value moves for a unit of t: 1 where it has a slope (linf), or its slope (l2).
     pace = (weight > 0).double() if norm == "linf" else weight
     at_edge = torch.where(pace > 0, room / pace.clamp(min=1e-300), 0.0)
     until, order = at_edge.sort(dim=1)  # (B, D) values of t at the bends, ascending
     rate = (weight * pace).gather(1, order)
     moving = rate.flip(1).cumsum(1).flip(1)  # slope of the piece that ends at each bend
     fallen = (rate * until).cumsum(1) - rate * until + until * moving
+    # (B, 1) index of the piece in which the margin reaches zero; clamped where it never does.
     piece = torch.searchsorted(fallen, needed).clamp(max=fallen.shape[1] - 1)
     excess = (fallen.gather(1, piece) - needed).clamp(min=0)
     time = until.gather(1, piece) - excess / moving.gather(1, piece).clamp(min=1e-300)

@@ -62,6 +62,7 @@ class Square:
         step = 0
         while batches := search.batches():
             for rows in batches:
+                # Query 0 is the initial stripes, later ones change one square of the best point.
                 pixels = self._recolour(rows, points[rows], draws, step) if step else draws.stripes(rows)
                 margin = problem.signed_margins(pixels, rows)
                 search.update(rows, pixels, margin)
@@ -80,6 +81,7 @@ class Square:
         height, width = here.shape[2:]
         side = min(self.side(step, height * width), height, width)
         places = draws.places[rows, step]
+        # Positions were drawn in [0, 1) before the square's side was known.
         top = (places[:, 0] * (height - side + 1)).long()
         left = (places[:, 1] * (width - side + 1)).long()
         # Index arrays that broadcast to (B, 3, side, side).
@@ -91,6 +93,7 @@ class Square:
         low, high, old = draws.low[there], draws.high[there], here[square]
         up = draws.signs(rows, step)
         new = torch.where(up[:, :, None, None], high, low)
+        # The square may have these colours already; then flip the sign of some channels instead.
         same = (new == old).flatten(1).all(1)
         if bool(same.any()):
             up = up ^ (draws.flips(rows, step) & same[:, None])
@@ -105,12 +108,14 @@ class _Draws:
 
     def __init__(self, problem: Problem, queries: int) -> None:
         images, threat = problem.images, problem.threat
+        # The two values of each pixel at the edge of the budget, clipped to [0, 1].
         self.low = threat.project(images - threat.epsilon, images)
         self.high = threat.project(images + threat.epsilon, images)
         self.places = torch.empty(len(problem), queries, 2)
         self._codes = torch.empty(len(problem), queries, 2, dtype=torch.uint8)
         self._stripes = torch.empty(len(problem), 3, 1, images.shape[3], dtype=torch.bool)
         for row in range(len(problem)):
+            # (queries, 2) positions, (queries, 2) sign codes and (3, 1, W) stripes for each image.
             random = np.random.default_rng(problem.seed_of(row, "square"))
             self.places[row] = torch.from_numpy(random.random((queries, 2), dtype=np.float32))
             self._codes[row] = torch.from_numpy(random.integers((0, 1), 8, (queries, 2), dtype=np.uint8))

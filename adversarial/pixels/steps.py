@@ -35,6 +35,7 @@ def loss_gradient(problem: Problem, margin: Tensor, gradient: Tensor, loss: Loss
     if loss == "margin":
         return gradient
     scaled = gradient * torch.sigmoid(-margin)[:, None, None, None]
+    # Counted apart from gradients that are zero already in the margin.
     vanished = (scaled.flatten(1) == 0).all(1) & (gradient.flatten(1) != 0).any(1)
     problem.spent.zero_gradients += int(vanished.sum())
     return scaled

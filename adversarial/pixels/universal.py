@@ -94,6 +94,7 @@ class Universal:
             step = self.alpha * threat.epsilon * (1 - epoch / self.epochs)
             for batch in problem.batches(rows[torch.randperm(len(rows), generator=random)]):
                 downhill = self._gradient(problem, batch, change, floor)
+                # One step for the whole batch: the gradients of its images are summed.
                 moved = change - step * direction(downhill[None], threat.norm)[0]
                 size = perturbation_norm(moved[None], threat.norm).clamp(min=1e-12)
                 change = (
@@ -102,6 +103,7 @@ class Universal:
                     else moved * (threat.epsilon / size).clamp(max=1.0)
                 )
             value = self._value(problem, rows, change, floor)
+            # Compared as (successes, minus the clipped margins): the margins break ties.
             if value > best:
                 best, kept = value, change
         return UniversalPerturbation(kept)
@@ -113,6 +115,7 @@ class Universal:
         wanted = clean + change
         idle = ((wanted > 1) & (gradient < 0)) | ((wanted < 0) & (gradient > 0))
         gradient = gradient.masked_fill(idle, 0.0)
+        # Images below the bound no longer count (equation 5); (B, 3, H, W) -> (3, H, W).
         return gradient[margin > floor].sum(0)
 
     def _value(self, problem: Problem, rows: Tensor, change: Tensor, floor: float) -> tuple[int, float]:

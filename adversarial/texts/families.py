@@ -76,6 +76,7 @@ def homoglyphs(prompt: str | None, target: Target, seed: int) -> list[str | None
     draw, text, found = _random_for(prompt, seed), str(prompt), []
     for share in (1.0, 0.5):
         for plain, alike in LOOK_ALIKES.values():
+            # Characters without a look-alike stay.
             table = dict(zip(plain, alike, strict=True))
             found.append("".join(table.get(c, c) if draw.random() < share else c for c in text))
     return distinct(prompt, found)
@@ -120,6 +121,7 @@ def case_changes(prompt: str | None, target: Target, seed: int) -> list[str | No
 def deletion(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """No prompt, an empty one, and the prompt without its first and its second half."""
     words = (prompt or "").split()
+    # Half a prompt may lose the words that a filter looks for.
     halves = (
         [" ".join(words[len(words) // 2 :]), " ".join(words[: len(words) // 2])] if len(words) > 1 else []
     )
@@ -170,6 +172,7 @@ def distinct(prompt: str | None, texts: Sequence[str]) -> list[str | None]:
 
 
 def _random_for(prompt: str | None, seed: int) -> random.Random:
+    # Keyed by the prompt, so that a row's texts do not depend on the other rows.
     return random.Random(f"{seed}/{prompt}".encode("utf-8", "surrogatepass"))
 
 

@@ -30,6 +30,7 @@ def read_paraphrases(path: str | Path) -> dict[str, list[str]]:
     """
     found: dict[str, list[str]] = {}
     for number, row in enumerate(read_rows(path), 1):
+        # Text files have one column, so both texts are in the line.
         if Path(path).suffix.lower() == ".txt":
             prompt, _, paraphrase = row["prompt"].partition("\t")
             row = {"prompt": prompt, "paraphrase": paraphrase}

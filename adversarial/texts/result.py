@@ -87,6 +87,7 @@ class TextResult:
     def update(self, row: int, prompt: str | None, margin: float, family: str) -> None:
         """Count a query, and keep the prompt if it is the best."""
         self.queries[row] += 1
+        # Strictly lower: of equal prompts the first one tried stays.
         if margin < float(self.margin[row]):
             self.prompts[row], self.family[row] = prompt, family
             self.margin[row] = margin
@@ -111,6 +112,7 @@ def prompt_margins(problem: Problem, pixels: Tensor, prompts: Mapping[int, str |
         Row -> margin.
     """
     margins: dict[int, float] = {}
+    # Sorted, so that results do not depend on the order of the dict.
     for rows in problem.batches(torch.tensor(sorted(prompts), dtype=torch.long)):
         part = problem.subset(rows)
         part = part.with_contexts(with_prompts(part, [prompts[row] for row in rows.tolist()]))

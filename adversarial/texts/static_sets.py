@@ -133,6 +133,7 @@ def mentions_minors(text: str) -> bool:
     Look-alike letters, accents, invisible characters and digits for letters are normalised first. It prefers false
     positives to false negatives: canteens and boys' clubs match as well.
     """
+    # Normalise: compatibility forms and accents, then look-alikes of other scripts, then invisible characters.
     plain = unicodedata.normalize("NFKD", text.encode("utf-8", "replace").decode("utf-8")).translate(_ALIKE)
     plain = "".join(c for c in plain.casefold() if unicodedata.category(c) not in ("Cf", "Mn"))
     plain = re.sub(r"[\W_]+", " ", plain)
@@ -171,9 +172,11 @@ def load_static_set(
     found, dropped, empty = [], 0, 0
     for at, row in enumerate(rows):
         text, plain = _cell(row, prompt), _cell(row, original)
+        # SneakyPrompt marks targets that it did not attack as skipped.
         if text is None or str(row.get("result_type", "")).casefold() == "skipped":
             empty += 1
             continue
+        # Both are checked: an adversarial prompt may hide what its original says openly.
         read = [part for part in (text, plain) if part]
         if any(mentions_minors(part) or (drop is not None and drop(part)) for part in read):
             dropped += 1

@@ -65,8 +65,10 @@ class SubwordSearch:
         }
         while searches:
             tried = {row: text for row, search in searches.items() if (text := search.propose()) is not None}
+            # Rows whose search proposes nothing more are finished.
             searches = {row: search for row, search in searches.items() if row in tried}
             for row, margin in prompt_margins(problem, shown, tried).items():
+                # A query with a word left out counts, but its text is not a candidate.
                 is_attack = searches[row].update(margin)
                 found.update(row, tried[row], margin if is_attack else math.inf, self.name)
                 if float(found.margin[row]) < 0 or int(found.queries[row]) >= self.queries:

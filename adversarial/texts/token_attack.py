@@ -38,6 +38,7 @@ class TokenAttack:
         ends: list[list[float]] = [[] for _ in problem.contexts]
         for row in (~found.misjudged & (found.margin >= 0)).nonzero().flatten().tolist():
             tokens = self._search_row(problem, shown, row)
+            # The search used embeddings; the text may be tokenised or cut differently by the victim.
             margin = prompt_margins(problem, shown, {row: tokens.text})[row]
             found.update(row, tokens.text, margin, self.name)
             found.queries[row] = tokens.tried + 1
@@ -56,6 +57,7 @@ class TokenAttack:
 
         seed = problem.seed_of(row, "tokens")
         prompt = (context.prompt or "").strip() if self.keep_prompt else ""
+        # Leave room for the suffix: a prompt that is too long is cut.
         own = self.soft.encode(prompt).cpu()[: max(self.soft.max_tokens - self.search.length, 0)]
         ids = self.search.extend(self.soft, own, torch.Generator().manual_seed(seed)) if len(own) else None
         if ids is None:

@@ -121,6 +121,7 @@ class TokenSearch:
                 break
             values = self._losses(soft, loss, swaps)
             at = int(values.argmin())
+            # Greedy: the best swap becomes the next prompt even if its loss is higher; the best one is kept apart.
             ids, now, steps, tried = swaps[at], float(values[at]), steps + 1, tried + len(swaps)
             if now < lowest:
                 best, lowest = ids, now
@@ -142,6 +143,7 @@ class TokenSearch:
         generator: torch.Generator,
     ) -> Tensor:
         """(L,) tokens -> (C, L) distinct prompts one swap away, drawn from the most promising swaps."""
+        # (P, A): for each editable position and allowed token, how much the loss should fall.
         promise = -one_hot_gradient(soft, loss, ids)[places][:, usable.to(soft.table.device)].cpu()
         promise[ids[places][:, None] == usable[None]] = -math.inf  # no swap of a token for itself
         best = usable[promise.topk(min(self.top_k, len(usable)), dim=-1).indices]
@@ -149,6 +151,7 @@ class TokenSearch:
         # Many swaps do not round-trip through the tokenizer: draw again a few times for those.
         for _ in range(4):
             count = self.candidates - len(kept)
+            # GCG: a random position, then a random one of its top k tokens.
             which = torch.randint(len(places), (count,), generator=generator)
             rank = torch.randint(best.shape[1], (count,), generator=generator)
             swapped = ids.repeat(count, 1)
@@ -181,6 +184,7 @@ class TokenSearch:
 
     def _forbids(self, text: str) -> bool:
         plain = text.casefold()
+        # A filter may ignore white space, so forbidden words are searched without it, too.
         together = "".join(plain.split())
         return any(
             word.casefold() in plain or "".join(word.casefold().split()) in together

@@ -81,11 +81,13 @@ def attack_deployment(
                 passed[place] = found.passed[row].tolist()
                 pictures[unsafe[place].id] = found.pixels[row], found.contexts[row]
         attempts = max(map(len, passed.values()), default=1)
+        # (rows, attempts) bool; parts differ in their number of attempts, so the shorter ones are padded.
         table = np.zeros((len(unsafe), attempts), dtype=bool)
         for place, tries in passed.items():
             table[place, : len(tries)] = tries
         unjudged = {place for part in parts for place in part.unjudged}
         judged = [place for place in range(len(unsafe)) if place not in unjudged]
+        # Rows in a problem are those that the deployment flags when clean.
         flagged = np.array([place in passed for place in judged])
         rates = attack_success_rate(
             np.ones(len(judged), dtype=bool),
@@ -168,6 +170,7 @@ def _through_paths(
         ]
         found = run_joint_verified(JointAttack(image, texts, rounds=2 if arm == "both" else 1), part)
         stored = problem.threat.quantize(found.pixels, part.images)
+        # Margins are not believed: the stored picture and text must pass by the real path. NaN < 0.5 is False.
         verified = torch.from_numpy(victim.score(to_images(stored), found.contexts) < 0.5)
         columns = torch.zeros(len(problem), found.passed.shape[1], dtype=torch.bool)
         if best.passed.shape[1]:  # a row that passed counts as passed at every later attempt
@@ -197,6 +200,7 @@ def _false_alarms(
     """(B,) bool, whether benign rows are flagged, in text arms under a random text; unjudged counts as flagged."""
     images, contexts = list(map(picture_of, benign)), list(map(context_of, benign))
     if arm in ("text", "both"):
+        # Keyed by question, so that the texts do not depend on the order of rows.
         draws = [Random(f"benign/{seed}/{question.id}") for question in benign]
         contexts = [
             draw.choice([*_texts(context, families, seed), context])

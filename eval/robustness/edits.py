@@ -50,6 +50,7 @@ def edit_pictures(
     worst: dict[str, list[Booleans]] = {name: [] for name in names}
     threat = replace(threat, epsilon=0.0, space="file", after=())
     for part in build_problems(victim, questions, threat, batch_size=batch_size):
+        # Every edit of a family must be the same for all rows, and written words are not.
         for problem in _by_policy_and_sign(part.problem):
             families = {"edits": EDITS, "corruptions": CORRUPTIONS, "writing": _writing_edits(problem)}
             for name, edits in families.items():

@@ -77,6 +77,7 @@ def build_problems(
     for size, members in sizes.items():
         unjudged = [place for place in members if np.isnan(scores[place])]
         right = [place for place in members if (scores[place] >= 0.5) == (signs[place] > 0)]
+        # NaN >= 0.5 is False, which would count as a safe verdict.
         right = [place for place in right if place not in unjudged]
         misjudged = [place for place in members if place not in {*right, *unjudged}]
         problem = Problem(
@@ -116,6 +117,7 @@ def resize_to_input(victim: ClassifierVictim, picture: Image.Image) -> Image.Ima
             f"The size at which {victim.name} sees pictures is not known here; attack the posted file (space='file')."
         )
     small = _resized(processors[0], picture)
+    # Resizing must be idempotent for every stage, or the attacked pixels would be resampled again.
     if not all(_resized(one, small) == small for one in processors):
         raise AttackError(
             f"{victim.name} would resize its own input of {small.width} x {small.height} again, as its stages see "

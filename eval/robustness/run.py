@@ -70,6 +70,7 @@ def attack_victim(
     pictures: dict[str, AdversarialExample] = {}
     for part in parts:
         names = [questions[place].id for place in part.places]
+        # Rows without a success on bytes, and for each row the kinds of storage without one.
         left = torch.ones(len(names), dtype=torch.bool)
         not_broken = [set(suite.threat.after) for _ in names]
         for epsilon in suite.epsilons:
@@ -91,6 +92,7 @@ def attack_victim(
                     not_broken[int(chosen[place])] -= {
                         entry for entry, success in trial.stored.items() if success
                     }
+                    # Budgets ascend, so the first success has the smallest one.
                     if trial.success:
                         pictures.setdefault(
                             trial.id, AdversarialExample(problem.images[place], stored[place], epsilon)
@@ -113,6 +115,7 @@ def check_victim_sample(
 
 def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:
     """Run one attack on N named images at one budget -> N trials, and the (N, 3, H, W) pictures as stored."""
+    # A counter of its own: subsets share the cost of the problem they were taken from.
     problem.spent = Spent()
     found = run_verified(attack, problem)
     checked = check_stored(problem.victim, found, problem)

@@ -64,6 +64,7 @@ class Suite:
         """The attacks that run at a budget."""
         if epsilon == self.threat.epsilon:
             return self.attacks
+        # Below one grey level nothing survives as bytes, so one attack on floats is enough.
         stored = not self.threat.after or replace(self.threat, epsilon=epsilon).can_be_stored
         return self.grid if stored else self.grid[:1]
 
@@ -127,6 +128,7 @@ def strong(
     attacks: tuple[Attack, ...] = (FGSM(), pgd, apgd, entropy, fab, *square)
     # The strongest first, as the others skip what it breaks.
     in_turn: tuple[Attack, ...] = (apgd, fab, pgd, *square, entropy, FGSM())
+    # A set: the headline may be one of the given budgets.
     budgets = tuple(sorted({*epsilons, threat.epsilon}))
     return Suite("strong", threat, budgets, attacks, in_turn if everywhere else (apgd,))
 

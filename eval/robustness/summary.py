@@ -70,6 +70,7 @@ def by_attack(results: VictimResults, suite: Suite) -> dict[str, dict[str, float
     """
     found = {}
     for name in dict.fromkeys(attack.name for attack in suite.attacks):
+        # At the headline budget every attack ran on every row, so that they can be compared.
         trials = [t for t in results.trials if t.attack == name and t.epsilon == suite.threat.epsilon]
         broken = {trial.id for trial in trials if trial.success or trial.unjudged}
         raw = {trial.id for trial in trials if trial.raw or trial.unjudged}
@@ -90,6 +91,7 @@ def by_steps(results: VictimResults, suite: Suite) -> dict[str, dict[int, float]
         trials = [t for t in results.trials if t.attack == attack.name and t.epsilon == suite.threat.epsilon]
         if not trials or not attack.needs_gradients:
             continue
+        # Curves end at the last step at which any best point was found.
         most = max(trial.steps for trial in trials)
         marks = sorted({0, 1, 2, 5, 10, 20, 50, 100, 200, 500, most})
         found[attack.name] = {
@@ -163,6 +165,7 @@ def compare(first: VictimResults, second: VictimResults, epsilon: float) -> dict
     Raises:
         AttackError: they were attacked on different rows.
     """
+    # Paired by row: the same questions for both victims.
     one, two = first.robust(epsilon), second.robust(epsilon)
     if [row.id for row in first.rows] != [row.id for row in second.rows]:
         raise AttackError(

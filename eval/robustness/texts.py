@@ -77,6 +77,7 @@ def attack_texts(
     """
     black_box = threat.knowledge == "queries"
     threat = replace(threat, epsilon=0.0, space="file", after=("8bit",))
+    # Prompts of safe pictures help an attacker who wants "safe", and the other way round.
     others: dict[Target, list[str]] = {
         "safe": [q.row.prompt for q in questions if q.row.prompt and not q.row.unsafe],
         "unsafe": [q.row.prompt for q in questions if q.row.prompt and q.row.unsafe],
@@ -97,6 +98,7 @@ def attack_texts(
             )
         any_prompt += _score_contexts(victim, part.problem, result.contexts(part.problem))
         injected += _inject_definitions(victim, part.problem)
+        # Searches by gradient are white-box attacks.
         for name, hits in _search_prompts(victim, part.problem, 0 if black_box else token_rows).items():
             searched.setdefault(name, []).extend(hits)
     found["families"] = {name: _pool_families(parts) for name, parts in found["families"].items() if parts}
@@ -114,6 +116,7 @@ def _search_prompts(victim: ClassifierVictim, problem: Problem, token_rows: int)
     words = verify_prompts(SubwordSearch(text_similarity(encoder)).run(problem), problem)
     found = {"subwords": _score_contexts(victim, problem, words.contexts(problem))}
     if isinstance(classifier, Student) and victim.category is None and token_rows:
+        # One search computes the loss of more than a thousand prompts.
         some = problem.subset(torch.arange(min(token_rows, len(problem))))
         soft = SoftText(encoder)
 
@@ -147,6 +150,7 @@ def _inject_definitions(victim: ClassifierVictim, problem: Problem) -> list[_Out
         rows = [row for row in range(len(problem)) if target_of(float(problem.signs[row])) == wanted]
         for text in DEFINITION_INJECTIONS[wanted]:
             part = problem.subset(torch.tensor([row for row in rows if not success[row]], dtype=torch.long))
+            # Rows with a success need no further text.
             left = [row for row in rows if not success[row]]
             if not left:
                 break

@@ -57,6 +57,7 @@ def transfer_matrix(
             images = np.array([questions[place].row.example.id for place in part.places])
             for name, other in victims.items():
                 before, after = (other.score(shown, problem.contexts) for shown in (clean, attacked))
+                # Eligible rows differ by victim: those that it judges right when clean.
                 right = ~np.isnan(before) & ((before >= 0.5) != unsafe_wanted)
                 success = right & ~np.isnan(after) & ((after >= 0.5) == unsafe_wanted)
                 hits[name] += zip(success[right].tolist(), images[right].tolist(), strict=True)
@@ -81,9 +82,11 @@ def attack_universally(
     found: dict[str, Any] = {"epsilon": format_epsilon(threat.epsilon)}
     for part in build_problems(victim, questions, goal, batch_size=batch_size, seed=seed):
         problem = part.problem
+        # Too few images to learn from and to measure on.
         if len(problem) < 8:
             continue
         places = torch.arange(len(problem))
+        # Learned on even rows, measured on odd ones.
         shown = problem.subset(places[1::2])
         found_pixels = run_verified(attack.fit(problem.subset(places[::2])), shown).pixels
         stored = threat.quantize(found_pixels, shown.images)

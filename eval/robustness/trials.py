@@ -105,6 +105,7 @@ class VictimResults:
         self, epsilon: float, counts: Callable[[Trial], bool] = lambda trial: trial.success
     ) -> NDArray[np.bool_]:
         """(N,) bool, whether any trial at this budget or below `counts` as a success."""
+        # A success at a smaller budget counts at every larger one, whose ball contains it.
         ids = {trial.id for trial in self.trials if trial.epsilon <= epsilon + 1e-9 and counts(trial)}
         return np.array([row.id in ids for row in self.rows])
 
