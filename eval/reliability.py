@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from judge.calibration.temperature import Calibration, LabelledScores, fit_calibration
 
-from .metrics.arrays import calibration_error, reliability
+from .metrics.arrays import calibration_error
+from .reports.figures import BLUE, DPI, GREY, new_panels, plot_diagonal, plot_reliability
 
 Pairs = tuple[NDArray[np.bool_], NDArray[np.float64]]
 """Truth (N,) and probability (N,)."""
@@ -48,22 +47,15 @@ def log_loss(truth: NDArray[np.bool_], probability: NDArray[np.float64]) -> floa
 
 
 def draw_reliability(curves: Mapping[str, Mapping[str, Pairs]], path: Path) -> None:
-    """One reliability diagram a classifier: mean probability of a bin against the share of its rows that is unsafe."""
-    figure = Figure(figsize=(4.2 * len(curves), 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (name, lines) in zip(
-        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
-    ):
-        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1)
-        for (label, pair), colour in zip(lines.items(), ("#9aa3ad", "#0b6e99"), strict=True):
-            table = reliability(*pair)
-            label = f"{label} (calibration error {calibration_error(*pair):.3f})"
-            axes.plot(
-                table.probability, table.share_unsafe, color=colour, marker="o", markersize=4, label=label
-            )
+    """One reliability diagram per classifier: share of unsafe rows against the mean probability of a bin."""
+    figure, panels = new_panels(1, len(curves), width=4.2 * len(curves), height=3.9)
+    for axes, (name, lines) in zip(panels[0], curves.items(), strict=True):
+        plot_diagonal(axes)
+        for (label, pair), colour in zip(lines.items(), (GREY, BLUE), strict=True):
+            plot_reliability(axes, *pair, name=label, colour=colour)
         axes.set(title=name, xlabel="p(unsafe), mean of the bin", ylabel="share that is unsafe")
         axes.legend(loc="lower right", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=DPI)
 
 
 def _pairs(scored: Sequence[LabelledScores], calibration: Calibration | None) -> dict[str, Pairs]:

@@ -5,7 +5,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from eval.metrics.arrays import calibration_error, reliability
 
 GREY, BLUE, GREEN, RED = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
 """Colours that stay apart in the common colour-vision deficiencies; line styles, markers and labels differ too."""
@@ -30,3 +32,31 @@ def new_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas that needs no window, whatever backend is configured
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+
+
+def plot_diagonal(axes: Axes) -> None:
+    """Draw the line of perfect calibration, below everything else."""
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
+
+
+def plot_reliability(axes: Axes, truth: ArrayLike, unsafe: ArrayLike, *, name: str, colour: str) -> bool:
+    """Plot the share of unsafe rows against the mean probability of each bin, and label the line with its error.
+
+    Args:
+        axes: to draw into.
+        truth: (N,) labels.
+        unsafe: (N,) probabilities; NaN is left out of the line, but counts in the calibration error.
+        name: of the line.
+        colour: of the line.
+
+    Returns:
+        False, without drawing, if no row is judged.
+    """
+    table = reliability(truth, unsafe)
+    if not len(table.rows):
+        return False
+    label = f"{name} (calibration error {calibration_error(truth, unsafe):.3f})"
+    axes.plot(table.probability, table.share_unsafe, color=colour, linewidth=1.2, label=label)
+    size = 12 + 160 * table.rows / table.rows.sum()  # area of the markers: a bin of few rows is noisy
+    axes.scatter(table.probability, table.share_unsafe, s=size, color=colour, zorder=3)
+    return True

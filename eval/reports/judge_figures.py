@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from eval.metrics.arrays import average_precision, calibration_error, precision_recall, reliability
+from eval.metrics.arrays import average_precision, precision_recall
 from eval.metrics.judged import JudgedRow, truth_and_scores
 
-from .figures import BLUE, DPI, GREEN, GREY, RED, new_axes
+from .figures import BLUE, DPI, GREEN, GREY, RED, new_axes, plot_diagonal, plot_reliability
 
 BEFORE, AFTER, SAFE, UNSAFE = GREY, BLUE, GREEN, RED
 
@@ -83,17 +83,12 @@ def _scores(rows: Sequence[JudgedRow], threshold: float) -> Figure | None:
 
 def _reliability(stages: Stages) -> Figure | None:
     figure, axes = new_axes("p(unsafe), mean of the bin", "share that is unsafe")
-    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
-    for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True):
-        truth, unsafe = truth_and_scores(rows)
-        table = reliability(truth, unsafe)
-        if not len(table.rows):
-            continue
-        label = f"{name} (calibration error {calibration_error(truth, unsafe):.3f})"
-        axes.plot(table.probability, table.share_unsafe, color=colour, linewidth=1.2, label=label)
-        size = 12 + 160 * table.rows / table.rows.sum()  # area of the markers: a bin of few rows is noisy
-        axes.scatter(table.probability, table.share_unsafe, s=size, color=colour, zorder=3)
-    if len(axes.lines) < 2:
+    plot_diagonal(axes)
+    drawn = [
+        plot_reliability(axes, *truth_and_scores(rows), name=name, colour=colour)
+        for (name, rows), colour in zip(stages.items(), _colours(stages), strict=True)
+    ]
+    if not any(drawn):
         return None
     axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     axes.legend(loc="upper left", frameon=False, fontsize=8)
