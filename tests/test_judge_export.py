@@ -401,7 +401,7 @@ def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path
     student = make_student(tiny_clip_folder)
     for wrong in (0.01, float("nan")):
         monkeypatch.setattr(export, "largest_difference", lambda *_, wrong=wrong: wrong)
-        monkeypatch.setattr(export, "_write_graphs", lambda student, made, int8: None)
+        monkeypatch.setattr(export, "write_graphs", lambda student, size, made, int8: None)
         monkeypatch.setattr(export, "file_hash", lambda file: "")
         monkeypatch.setattr(export, "OnnxStudent", lambda file: None)
         with pytest.raises(CheckpointError, match="differs from PyTorch"):
@@ -412,10 +412,10 @@ def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path
 def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeypatch):
     from judge.student import export
 
-    def write(student, made, int8):
+    def write(student, size, made, int8):
         made["image"].with_name("student.onnx.data").write_bytes(b"")
 
-    monkeypatch.setattr(export, "_write_graphs", write)
+    monkeypatch.setattr(export, "write_graphs", write)
     with pytest.raises(CheckpointError, match=r"one ONNX file of 2 GB .* int8"):
         export.export_student(make_student(tiny_clip_folder), tmp_path / "student.onnx")
     assert not list(tmp_path.iterdir())
