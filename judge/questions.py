@@ -112,14 +112,14 @@ def _is_clean(image: "Image.Image") -> bool:
     """Whether `open_image` would change nothing: plain RGB pixels within the limits, without metadata of a file."""
     from PIL import Image
 
-    from .data.images import DEFAULT_LIMITS, KEPT_PIXELS
+    from .data.images import DEFAULT_LIMITS, MAX_JUDGED_PIXELS
 
     width, height = image.size
     return (
         type(image) is Image.Image
         and image.mode == "RGB"
         and not image.info
-        and 0 < width * height <= KEPT_PIXELS
+        and 0 < width * height <= MAX_JUDGED_PIXELS
         and max(width, height) <= DEFAULT_LIMITS.max_aspect * min(width, height)
     )
 

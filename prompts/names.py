@@ -10,8 +10,8 @@ MARKUP = frozenset('<>[]{}|\\"')
 """Characters that open or close tokens and quotes in chat templates; refused in every text of a category."""
 RESERVED_NAMES = frozenset({"safe", "unsafe", "none"})
 """Words that the answers consist of."""
-LONGEST_NAME = 80
-LONGEST_TEXT = 2000
+MAX_NAME_LENGTH = 80
+MAX_TEXT_LENGTH = 2000
 
 
 def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
@@ -32,15 +32,15 @@ def check_name(name: object, what: str) -> None:
     Raises:
         TaxonomyError: not a short line of plain text, or a word or sign that answers and policies are made of.
     """
-    check_text(name, what, LONGEST_NAME)
+    check_text(name, what, MAX_NAME_LENGTH)
     if ":" in str(name):
         raise TaxonomyError(f"A colon ends a name in the policy, so it cannot be in one: {what}, {name!r}.")
     if str(name).casefold() in RESERVED_NAMES:
         raise TaxonomyError(f"{name!r} is a word of the answers and cannot be {what}; choose another.")
 
 
-def check_text(text: object, what: str, longest: int) -> None:
-    """Refuse what is not one line of at most `longest` characters without markup.
+def check_text(text: object, what: str, max_length: int) -> None:
+    """Refuse what is not one line of at most `max_length` characters without markup.
 
     Raises:
         TaxonomyError: what was given, and what is allowed; `what` names the text.
@@ -49,8 +49,8 @@ def check_text(text: object, what: str, longest: int) -> None:
         raise TaxonomyError(f"Expected text for {what}, got {text!r}; in YAML, put it in quotes.")
     if not text.strip():
         raise TaxonomyError(f"Empty text for {what}.")
-    if len(text) > longest:
-        raise TaxonomyError(f"Too long: {what} has {len(text)} characters, at most {longest} are allowed.")
+    if len(text) > max_length:
+        raise TaxonomyError(f"Too long: {what} has {len(text)} characters, at most {max_length} are allowed.")
     # `split` without arguments also splits at Unicode spaces and line separators.
     if text != " ".join(text.split()):
         raise TaxonomyError(f"Line breaks, tabs or stray spaces in {what}: {text!r}; write it on one line.")

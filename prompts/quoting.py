@@ -7,7 +7,7 @@ from .names import is_markup
 
 PROMPT_LIMIT = 1000
 """Characters of the generating prompt that are shown to the judge."""
-_SHORTEST_LIMIT = 60
+_MIN_LIMIT = 60
 _SHORT_ESCAPES = {"\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _SHORT_UNESCAPES = {"\\": "\\", "n": "\n", "r": "\r", "t": "\t"}
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U(000[1-9a-f][0-9a-f]{4}|0010[0-9a-f]{4})|([\\nrt]))")
@@ -43,8 +43,8 @@ def unquote(quoted: str) -> str:
 
 def shorten(prompt: str, limit: int = PROMPT_LIMIT) -> str:
     """The prompt in at most `limit` characters: its beginning and end, and between them how many were left out."""
-    if limit < _SHORTEST_LIMIT:
-        raise TemplateError(f"A prompt limit of {limit} leaves no room; give at least {_SHORTEST_LIMIT}.")
+    if limit < _MIN_LIMIT:
+        raise TemplateError(f"A prompt limit of {limit} leaves no room; give at least {_MIN_LIMIT}.")
     if len(prompt) <= limit:
         return prompt
     # Room for the note is taken at its longest; the final count may have fewer digits.

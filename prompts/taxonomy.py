@@ -15,7 +15,7 @@ from typing import Any
 
 from .errors import TaxonomyError
 from .example import Example
-from .names import LONGEST_TEXT, check_name, check_text, nearest
+from .names import MAX_TEXT_LENGTH, check_name, check_text, nearest
 from .printable import printable
 
 _TAXONOMY_FIELDS = ("name", "version", "categories")
@@ -53,11 +53,11 @@ class Category:
     def __post_init__(self) -> None:
         check_name(self.name, "a category name")
         where = f"category {self.name!r}"
-        check_text(self.definition, f"the definition of {where}", LONGEST_TEXT)
+        check_text(self.definition, f"the definition of {where}", MAX_TEXT_LENGTH)
         for alias in self.aliases:
             check_name(alias, f"an alias of {where}")
         for text in (*self.examples, *self.rewordings):
-            check_text(text, f"an example or rewording of {where}", LONGEST_TEXT)
+            check_text(text, f"an example or rewording of {where}", MAX_TEXT_LENGTH)
         if self.code is not None:
             check_name(self.code, f"the code of {where}")
         # The class is frozen; these two defaults depend on other fields.

@@ -202,7 +202,7 @@ def tune_and_calibrate(
         promise,
         level,
         len(unsafe_rows),
-        calibrated_for=Envelope.of(question.row.taxonomy for question in calibration.questions),
+        calibrated_for=Envelope.from_policies(question.row.taxonomy for question in calibration.questions),
     )
     return family, settings
 

@@ -32,7 +32,7 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from judge.data.frames import open_frames
-from judge.data.images import KEPT_PIXELS, open_image
+from judge.data.images import MAX_JUDGED_PIXELS, open_image
 from judge.errors import ImageError
 
 ADDRESS_SPACE = 4 * 2**30
@@ -135,7 +135,7 @@ def outcome(data: bytes) -> str:
     """`opened`, the status of an ImageError, or `crash: why`."""
     try:
         for image in (*open_frames(data).images, open_image(data)):
-            if image.mode != "RGB" or image.info or not 0 < image.width * image.height <= KEPT_PIXELS:
+            if image.mode != "RGB" or image.info or not 0 < image.width * image.height <= MAX_JUDGED_PIXELS:
                 return f"crash: an image of {image.mode} {image.size} with {image.info}"
     except ImageError as error:
         return str(error.status)

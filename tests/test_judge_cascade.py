@@ -128,7 +128,14 @@ class Fake:
 def cascade(cutoffs=PLAIN, judge=True, batch_size=4):
     student = Fake("student", FakeEncoder())
     chosen = CascadeSettings(
-        Platt(8, -4), Platt(8, -4), cutoffs, True, 0.02, 0.1, 400, calibrated_for=Envelope.of([DIGITS])
+        Platt(8, -4),
+        Platt(8, -4),
+        cutoffs,
+        True,
+        0.02,
+        0.1,
+        400,
+        calibrated_for=Envelope.from_policies([DIGITS]),
     )
     return Cascade(student, chosen, Fake("judge") if judge else None, batch_size=batch_size)
 
@@ -303,7 +310,7 @@ def test_categories_are_moved_with_the_whole_so_promised_cutoffs_hold_for_each()
 
 def test_a_cascade_says_where_its_promise_does_not_reach():
     known = replace(
-        cascade().settings, calibrated_for=Envelope.of([DIGITS, DIGITS.select([DIGITS.names[0]])])
+        cascade().settings, calibrated_for=Envelope.from_policies([DIGITS, DIGITS.select([DIGITS.names[0]])])
     )
     found = Cascade(Fake("student", FakeEncoder()), known, Fake("judge"))
     assert found.outside_promise(DIGITS) is None
@@ -317,7 +324,9 @@ def test_a_cascade_says_where_its_promise_does_not_reach():
     assert found.outside_promise(many).endswith("for 'new 0', 'new 1', 'new 2' and 97 more, worded so")
     reworded = DIGITS.reword({DIGITS.names[0]: "something else"})
     assert f"{DIGITS.names[0]!r}, worded so" in found.outside_promise(reworded)
-    small = replace(known, calibrated_for=Envelope.of([DIGITS.select([name]) for name in DIGITS.names]))
+    small = replace(
+        known, calibrated_for=Envelope.from_policies([DIGITS.select([name]) for name in DIGITS.names])
+    )
     more = Cascade(Fake("student", FakeEncoder()), small).outside_promise(DIGITS)
     assert more == f"{withdrawn}calibrated for at most 1 categories at a time, not {len(DIGITS)}"
     because = found.score([picture(3, 26, 9)], None, other).because[0]

@@ -19,7 +19,7 @@ from prompts import load_taxonomy
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
 PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
 CALIBRATED = CascadeSettings(
-    Platt(8, -4), Platt(8, -4), PLAIN, True, 0.02, 0.1, 400, calibrated_for=Envelope.of([DIGITS])
+    Platt(8, -4), Platt(8, -4), PLAIN, True, 0.02, 0.1, 400, calibrated_for=Envelope.from_policies([DIGITS])
 )
 
 

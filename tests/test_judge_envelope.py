@@ -28,17 +28,17 @@ def test_a_hash_is_of_what_a_classifier_reads():
 
 
 def test_the_envelope_of_policies():
-    found = Envelope.of(one for one in (policy(CAT, DOG), policy(COW), policy(DOG)))
+    found = Envelope.from_policies(one for one in (policy(CAT, DOG), policy(COW), policy(DOG)))
     assert found.categories == tuple(sorted(category_hash(one) for one in (CAT, DOG, COW)))
     assert found.largest == 2
-    assert Envelope.of([]) == Envelope((), 0)
+    assert Envelope.from_policies([]) == Envelope((), 0)
     assert Envelope.from_dict(asdict(found)) == found
     assert Envelope.from_dict({"categories": list(found.categories), "largest": 2}) == found
     assert Envelope.from_dict(None) is None
 
 
 def test_what_lies_outside():
-    found = Envelope.of([policy(CAT, DOG), policy(COW)])
+    found = Envelope.from_policies([policy(CAT, DOG), policy(COW)])
     assert found.why_outside(policy(COW, CAT)) is None
     assert found.why_outside(policy(CAT)) is None
     longer = "calibrated for at most 2 categories at a time, not 3"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from judge.data import frames
-from judge.data.frames import MOST_FRAMES, UNLIKE, open_frames
+from judge.data.frames import MAX_DIFFERENCE, MAX_FRAMES, open_frames
 from judge.data.images import pixels_hash
 from judge.errors import ConfigError, ImageError
 
@@ -41,7 +41,7 @@ def test_one_other_frame_among_many_is_found(kind: str) -> None:
     options = {"lossless": True} if kind == "WEBP" else {}
     colours = [(0, 200 + number, 0) for number in range(41)]
     colours[13] = RED
-    found = open_frames(animation(*colours, kind=kind, **options), at_most=4)
+    found = open_frames(animation(*colours, kind=kind, **options), max_frames=4)
     assert found.total == 41
     assert len(found.images) == len(found.numbers) == 4
     assert found.numbers[0] == 0
@@ -67,11 +67,11 @@ def test_long_animations_and_damaged_frames_are_refused(monkeypatch: pytest.Monk
     data = animation(GREEN, RED, BLUE)
     with pytest.raises(ImageError, match=r"^(truncated|unreadable): "):
         open_frames(data[: len(data) - 12])
-    monkeypatch.setattr(frames, "ANIMATION_PIXELS", 47)
+    monkeypatch.setattr(frames, "MAX_ANIMATION_PIXELS", 47)
     with pytest.raises(ImageError, match="too_many_pixels: 3 frames of 4 x 4"):
         open_frames(data)
     with pytest.raises(ConfigError, match="at least 1"):
-        open_frames(data, at_most=0)
+        open_frames(data, max_frames=0)
 
 
 colour = st.tuples(*[st.integers(0, 255)] * 3)
@@ -79,19 +79,22 @@ colour = st.tuples(*[st.integers(0, 255)] * 3)
 
 @settings(max_examples=40)
 @given(st.lists(colour, min_size=2, max_size=12, unique=True), st.integers(1, 6))
-def test_every_frame_is_judged_or_like_one_that_is_or_counted(colours, at_most) -> None:
-    found = open_frames(animation(*colours, kind="PNG", size=2), at_most=at_most)
+def test_every_frame_is_judged_or_like_one_that_is_or_counted(colours, max_frames) -> None:
+    found = open_frames(animation(*colours, kind="PNG", size=2), max_frames=max_frames)
     assert found.total == len(colours)
-    assert len(found.images) <= at_most
+    assert len(found.images) <= max_frames
     judged = np.array([pixels(image)[0] for image in found.images], dtype=float)
     nearest = [np.abs(judged - np.array(one)).sum(axis=1).min() / 3 for one in colours]
-    assert found.unlike == sum(distance > UNLIKE for distance in nearest)
-    assert found.unlike == 0 or len(found.images) == at_most
+    assert found.unrepresented == sum(distance > MAX_DIFFERENCE for distance in nearest)
+    assert found.unrepresented == 0 or len(found.images) == max_frames
 
 
 def test_few_frames_are_all_judged_and_large_ones_fill_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     colours = [(0, 0, level) for level in range(0, 250, 5)]
-    assert open_frames(animation(*colours[:MOST_FRAMES], kind="PNG")).numbers == list(range(MOST_FRAMES))
-    monkeypatch.setattr(frames, "HELD_PIXELS", 3 * 16)
+    assert open_frames(animation(*colours[:MAX_FRAMES], kind="PNG")).numbers == list(range(MAX_FRAMES))
+    monkeypatch.setattr(frames, "MAX_HELD_PIXELS", 3 * 16)
     found = open_frames(animation(*colours, kind="PNG"))
-    assert (len(found.images), found.unlike) == (3, 0)  # blue is a third of a colour: 245 / 4 / 3 is under 24
+    assert (len(found.images), found.unrepresented) == (
+        3,
+        0,
+    )  # blue is a third of a colour: 245 / 4 / 3 is under 24

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from judge.data.colours import LARGEST_PROFILE, SAME
+from judge.data.colours import MAX_PROFILE_BYTES, MAX_UNCHANGED
 from judge.data.images import open_image
 from judge.errors import ImageError
 
@@ -199,7 +199,7 @@ def test_srgb_in_any_version_changes_nothing():
     for icc in (SRGB, matrix(REC709, 2.2)[:0]):
         assert apart(open_image(stored(image, icc_profile=icc)), image) == 0
     assert apart(open_image(with_chunks(image, gama(1 / 2.2))), image) == 0
-    assert SAME < 3
+    assert MAX_UNCHANGED < 3
 
 
 def test_large_pictures_are_converted_in_strips():
@@ -298,7 +298,7 @@ def test_profiles_that_cannot_be_applied_are_refused():
     assert "kind b'link'" in refused(stored(image, icc_profile=matrix(ADOBE, 2.2, kind=b"link")))
     assert "for 'HSV '" in refused(stored(image, icc_profile=matrix(ADOBE, 2.2, space=b"HSV ")))
     assert "bytes; at most" in refused(
-        stored(image, "WEBP", icc_profile=matrix(ADOBE, 2.2) + bytes(LARGEST_PROFILE))
+        stored(image, "WEBP", icc_profile=matrix(ADOBE, 2.2) + bytes(MAX_PROFILE_BYTES))
     )
     assert "cicp" in str(matrix(ADOBE, 2.2, cicp=b"cicp\0\0\0\0\t\x10\0\1"))
     assert "HDR" in refused(stored(image, icc_profile=matrix(ADOBE, 2.2, cicp=b"cicp\0\0\0\0\t\x10\0\1")))

@@ -293,7 +293,7 @@ def test_an_animation_with_frames_unlike_those_judged_is_not_safe(
     """Else loud frames would hide another."""
     loud, hidden = [(0, 0, 0), (0, 255, 0)], (60, 128, 0)
     assert run(capsys, animation(*loud, hidden, *loud))[0] == 0
-    monkeypatch.setattr("judge.data.frames.open_frames.__kwdefaults__", {"at_most": 2})
+    monkeypatch.setattr("judge.data.frames.open_frames.__kwdefaults__", {"max_frames": 2})
     code, rows, _ = run(capsys, animation(*loud, hidden, *loud))
     assert (code, rows["a.gif"]["status"], rows["a.gif"]["unsafe"]) == (3, "unjudged", None)
     assert rows["a.gif"]["reason"] == "1 of 5 frames resemble none of the 2 that were judged safe"

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from judge.data.frames import open_frames
-from judge.data.images import JPEG_SCANS, KEPT_PIXELS, WEBP_PIXELS, ImageLimits, open_image
+from judge.data.images import MAX_JPEG_SCANS, MAX_JUDGED_PIXELS, MAX_WEBP_PIXELS, ImageLimits, open_image
 from judge.errors import ImageError
 from judge.questions import open_input
 
@@ -107,7 +107,7 @@ def test_the_canvas_of_a_webp_is_counted_before_it_is_made(kind, monkeypatch):
 
 def test_default_limits():
     assert ImageLimits().max_pixels == 24_000_000
-    for size, kind in (((6001, 4000), "PNG"), ((5000, WEBP_PIXELS // 5000 + 1), "WEBP")):
+    for size, kind in (((6001, 4000), "PNG"), ((5000, MAX_WEBP_PIXELS // 5000 + 1), "WEBP")):
         head = struct.pack(">IIBBBBB", *size, 1, 0, 0, 0, 0)
         head = b"IHDR" + head
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
@@ -136,7 +136,7 @@ def test_larger_ones_in_a_fraction_of_theirs(size, kind):
     seen = open_image(stored(image, kind, **options))
     factor = 4 if size == (4100, 4100) else 2
     assert seen.size == (-(-size[0] // factor), -(-size[1] // factor))
-    assert seen.width * seen.height <= KEPT_PIXELS
+    assert seen.width * seen.height <= MAX_JUDGED_PIXELS
     difference = np.abs(np.asarray(seen, dtype=int) - np.asarray(image.reduce(factor), dtype=int))
     assert difference.max() <= (6 if kind == "JPEG" else 0)
     assert open_input(seen) is seen
@@ -163,8 +163,8 @@ def test_a_jpeg_of_endless_scans_is_refused():
     data = stored(Image.new("RGB", (64, 64)), "JPEG", progressive=True)
     last = data[data.rindex(b"\xff\xda") : -2]
     assert open_image(data[:-2] + last * 20 + data[-2:]).size == (64, 64)
-    with pytest.raises(ImageError, match=f"more than {JPEG_SCANS} scans"):
-        open_image(data[:-2] + last * JPEG_SCANS + data[-2:])
+    with pytest.raises(ImageError, match=f"more than {MAX_JPEG_SCANS} scans"):
+        open_image(data[:-2] + last * MAX_JPEG_SCANS + data[-2:])
 
 
 def test_animations_may_have_a_third_of_the_pixels():

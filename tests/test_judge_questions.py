@@ -15,7 +15,7 @@ from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
-from judge.data.images import KEPT_PIXELS
+from judge.data.images import MAX_JUDGED_PIXELS
 from judge.encoders.dual import DualEncoder
 from judge.errors import ImageError, QuestionError
 from judge.protocol import Scores, on_one_scale
@@ -301,7 +301,7 @@ def test_only_so_many_opened_images_are_held(monkeypatch, tmp_path):
 def test_large_pictures_are_reduced_before_they_are_judged():
     seen = open_input(np.zeros((3000, 4000, 3), np.uint8))
     assert seen.size == (2000, 1500)
-    assert seen.width * seen.height <= KEPT_PIXELS
+    assert seen.width * seen.height <= MAX_JUDGED_PIXELS
 
 
 def test_rows_are_put_where_they_belong():

@@ -68,12 +68,12 @@ def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
     column = np.array([0.9] * 20 + [0.1] * 20)
     assert precise_cutoff(column, unsafe, 1.0) == 0.9
     assert precise_cutoff(column[1:], unsafe[1:], 1.0) == NEVER
-    assert precise_cutoff(column[1:], unsafe[1:], 1.0, least=19) == 0.9
+    assert precise_cutoff(column[1:], unsafe[1:], 1.0, min_rows=19) == 0.9
     assert precise_cutoff(column, unsafe, 0.5) == 0.1  # exactly half of all forty
     assert precise_cutoff(column, unsafe, 0.51) == 0.9
     column[5], column[6] = NAN, NAN  # what was not judged counts for neither
     assert precise_cutoff(column, unsafe, 1.0) == NEVER
-    assert precise_cutoff(column, unsafe, 1.0, least=18) == 0.9
+    assert precise_cutoff(column, unsafe, 1.0, min_rows=18) == 0.9
 
 
 def test_the_shape_unless_another_is_given():

@@ -97,7 +97,7 @@ def test_categories_get_their_own_temperature_by_key_and_the_rare_share_one():
     truth, probability = drawn(6000)
     some, rare = DIGITS.select(["zero", "one"]).rename({"zero": "naught"}), DIGITS.select(["two", "three"])
     few = answer(rare, truth[:30], probability[:30])
-    found = fit_calibration([answer(some, truth, probability), few], classifier="judge", least=20)
+    found = fit_calibration([answer(some, truth, probability), few], classifier="judge", min_examples=20)
     assert found.classifier == "judge"
     assert set(found.categories) == {"zero", "one"}  # by key, not by the name shown
     assert found.categories["zero"] == pytest.approx(1, rel=0.1)
@@ -108,7 +108,7 @@ def test_categories_get_their_own_temperature_by_key_and_the_rare_share_one():
 
 def test_without_enough_of_any_category_the_shared_temperature_is_the_wholes():
     truth, probability = drawn(60, seed=1, temperature=2)
-    found = fit_calibration([answer(DIGITS, truth, probability)], least=10000)
+    found = fit_calibration([answer(DIGITS, truth, probability)], min_examples=10000)
     assert found.categories == {}
     assert found.shared == found.whole
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from judge.calibration.temperature import (
-    LEAST_EXAMPLES,
+    MIN_EXAMPLES,
     TEMPERATURES,
     Calibration,
     LabelledScores,
@@ -62,10 +62,10 @@ def rows(each, wrong=1):
 
 
 def test_the_number_of_rows_from_which_a_category_has_its_own():
-    assert LEAST_EXAMPLES == 20
+    assert MIN_EXAMPLES == 20
     assert set(fit_calibration([answers(*rows(20))]).categories) == {"r"}
     assert fit_calibration([answers(*rows(19))]).categories == {}
-    assert set(fit_calibration([answers(*rows(19))], least=19).categories) == {"r"}
+    assert set(fit_calibration([answers(*rows(19))], min_examples=19).categories) == {"r"}
     # Rows under several taxonomies count together, by key.
     twice = fit_calibration([answers(*rows(10)), answers(*rows(10), TWO)])
     assert set(twice.categories) == {"r"}

@@ -78,7 +78,7 @@ def test_too_few_rows_are_said_by_category():
     with pytest.raises(
         ConfigError, match=r"at least 20 unsafe.*green \(0 unsafe, 60 safe\).*--categories"
     ) as error:
-        fit_thresholds(COLOURS, truth, scores, judge="x", least=20)
+        fit_thresholds(COLOURS, truth, scores, judge="x", min_rows=20)
     assert "red" not in str(error.value) or int(truth[:, 0].sum()) < 20
     truth, scores = drawn(200)
     with pytest.raises(ConfigError, match=r"red: A promised miss rate of 0.001 needs at least 999"):
@@ -92,13 +92,13 @@ def test_a_file_comes_back_and_belongs_to_its_definitions(tmp_path, name):
     again = load_thresholds(tmp_path / name)
     assert again == found
     limits = {category: fitted.threshold for category, fitted in found.thresholds.items()}
-    assert again.of(COLOURS) == limits
+    assert again.for_taxonomy(COLOURS) == limits
     more = COLOURS.select(["green"]).extend({"blue": "anything blue"})
-    assert again.of(more) == {"green": limits["green"]}  # blue keeps 0.5
+    assert again.for_taxonomy(more) == {"green": limits["green"]}  # blue keeps 0.5
     with pytest.raises(ConfigError, match="'red' was fitted for another definition"):
-        again.of(COLOURS.reword({"red": "only dark red"}))
+        again.for_taxonomy(COLOURS.reword({"red": "only dark red"}))
     with pytest.raises(ConfigError, match="No threshold for any of blue; fitted were red, green"):
-        again.of(Taxonomy("x", "1", (Category("blue", "anything blue"),)))
+        again.for_taxonomy(Taxonomy("x", "1", (Category("blue", "anything blue"),)))
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_file_comes_back_and_belongs_to_its_definitions(tmp_path, name):
 def test_another_file_is_refused(tmp_path, text):
     (tmp_path / "t.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"t\.yaml holds no thresholds .*arbiter calibrate"):
-        assert load_thresholds(tmp_path / "t.yaml").of(COLOURS)
+        assert load_thresholds(tmp_path / "t.yaml").for_taxonomy(COLOURS)
     with pytest.raises(ConfigError, match="holds no thresholds"):
         load_thresholds(tmp_path / "missing.yaml")
 

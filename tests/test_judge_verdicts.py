@@ -16,8 +16,8 @@ def scores(unsafe, categories, reasons=None, **more):
     return Scores(np.array(unsafe), np.array(categories), reasons or (None,) * len(unsafe), **more)
 
 
-def frames(count, total, unlike=0):
-    return Frames([], list(range(0, 2 * count, 2)), total, unlike)
+def frames(count, total, unrepresented=0):
+    return Frames([], list(range(0, 2 * count, 2)), total, unrepresented)
 
 
 def test_each_image_gets_the_verdict_of_its_own_row():
@@ -102,8 +102,8 @@ def test_the_worst_frame_decides(verdicts, status, because, place):
 
 def test_safe_frames_say_nothing_of_frames_that_resemble_none_of_them():
     verdicts = [Verdict("safe", 0.1), Verdict("safe", 0.2)]
-    verdict, frame = verdict_of_frames(frames(2, 8, unlike=3), verdicts)
+    verdict, frame = verdict_of_frames(frames(2, 8, unrepresented=3), verdicts)
     assert (verdict.status, verdict.unsafe, frame) == ("unjudged", None, "")
     assert verdict.reason == "3 of 8 frames resemble none of the 2 that were judged safe"
     flagged = [Verdict("safe", 0.1), Verdict("unsafe", 0.9)]
-    assert verdict_of_frames(frames(2, 8, unlike=3), flagged)[0].status == "unsafe"
+    assert verdict_of_frames(frames(2, 8, unrepresented=3), flagged)[0].status == "unsafe"

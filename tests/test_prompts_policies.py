@@ -10,7 +10,7 @@ from prompts.errors import ArbiterError
 from prompts.flip.policies import draw_entries
 from prompts.flip.pool import Pool
 from prompts.flip.rows import NEUTRAL_NAMES, Group, Row
-from prompts.names import LONGEST_NAME, LONGEST_TEXT
+from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 
 LETTERS = Taxonomy(
     "letters",
@@ -127,11 +127,11 @@ def test_custom_names_and_definitions_end_where_texts_do(extra: int, fits: bool)
         chosen = FlipOptions(**{**PLAIN, "custom": 1.0, "neutral_name": 0.0, **options})  # type: ignore[arg-type]
         return draw_entries(Taxonomy("t", "1", pair), ["x", "y"], 1, 2, chosen, Random(0))
 
-    [named] = merged(LONGEST_NAME + extra, 40, names=("mine",))
+    [named] = merged(MAX_NAME_LENGTH + extra, 40, names=("mine",))
     assert (len(named.members), named.name == "mine") == (2, not fits)
-    [named] = merged(LONGEST_NAME + extra, 40, names=())
+    [named] = merged(MAX_NAME_LENGTH + extra, 40, names=())
     assert len(named.members) == (2 if fits else 1)
-    [named] = merged(20, LONGEST_TEXT + extra)
+    [named] = merged(20, MAX_TEXT_LENGTH + extra)
     assert len(named.members) == (2 if fits else 1)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
-from prompts.names import LONGEST_NAME, LONGEST_TEXT, is_markup, nearest
+from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, is_markup, nearest
 
 FULL = Category(
     "arms",
@@ -22,10 +22,11 @@ OWN = Taxonomy("own", "2", (FULL, Category("pets", "tame animals")))
 
 
 @pytest.mark.parametrize(
-    "values", [{"name": "n" * LONGEST_NAME}, {"code": "c" * LONGEST_NAME}, {"aliases": ("a" * LONGEST_NAME,)}]
+    "values",
+    [{"name": "n" * MAX_NAME_LENGTH}, {"code": "c" * MAX_NAME_LENGTH}, {"aliases": ("a" * MAX_NAME_LENGTH,)}],
 )
 def test_names_end_at_eighty_characters(values: dict[str, str]) -> None:
-    assert LONGEST_NAME == 80
+    assert MAX_NAME_LENGTH == 80
     fields: dict[str, object] = {"name": "n", "definition": "d", **values}
     Category(**fields)  # type: ignore[arg-type]
     [(key, value)] = values.items()
@@ -35,7 +36,7 @@ def test_names_end_at_eighty_characters(values: dict[str, str]) -> None:
 
 
 def test_texts_end_at_two_thousand_characters() -> None:
-    assert LONGEST_TEXT == 2000
+    assert MAX_TEXT_LENGTH == 2000
     long = "d" * 2000
     Category("n", long, examples=(long,), rewordings=(long,))
     for values in ({"definition": long + "d"}, {"examples": (long + "d",)}, {"rewordings": (long + "d",)}):

@@ -33,7 +33,7 @@ class Envelope:
             raise ConfigError(f"No envelope of a calibration: {self.categories!r:.80}, {self.largest!r}")
 
     @classmethod
-    def of(cls, policies: Iterable[Taxonomy]) -> Self:
+    def from_policies(cls, policies: Iterable[Taxonomy]) -> Self:
         """The envelope of these policies."""
         policies = list(policies)
         known = {category_hash(category) for policy in policies for category in policy}

@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 TEMPERATURES = (0.05, 20.0)
 """Smallest and largest temperature; for rows that a classifier separates without error, the optimum is 0."""
-LEAST_EXAMPLES = 20
+MIN_EXAMPLES = 20
 """Fewest unsafe and fewest safe examples for which a category gets a temperature of its own."""
 _SMALLEST = 1e-12
 """Probabilities are clipped to this distance from 0 and 1 while a temperature is fitted."""
@@ -113,16 +113,16 @@ def fit_temperature(truth: ArrayLike, probability: ArrayLike) -> float:
 
 
 def fit_calibration(
-    answers: Iterable[LabelledScores], *, classifier: str = "", least: int = LEAST_EXAMPLES
+    answers: Iterable[LabelledScores], *, classifier: str = "", min_examples: int = MIN_EXAMPLES
 ) -> Calibration:
     """Fit one temperature for the whole, one for each category that has the data, one for all the others.
 
     Args:
         answers: scores and truth, as many taxonomies as there are.
         classifier: its name, stored with the temperatures.
-        least: fewest unsafe and fewest safe examples for which a category gets a temperature of its own. One that is
-            never on the wrong side of 0.5 gets none, as it would be 0. The shared one is fitted to all categories
-            together; where that is impossible, it is the whole's.
+        min_examples: fewest unsafe and fewest safe examples for which a category gets a temperature of its own. One
+            that is never on the wrong side of 0.5 gets none, as it would be 0. The shared one is fitted to all
+            categories together; where that is impossible, it is the whole's.
 
     Raises:
         ConfigError: no unsafe or no safe row.
@@ -144,15 +144,17 @@ def fit_calibration(
     }
     all_truths, all_scores = (np.concatenate([pair[side] for pair in columns.values()]) for side in (0, 1))
     # Categories of few examples share one temperature rather than get a noisy one each.
-    shared = fit_temperature(all_truths, all_scores) if _fits(all_truths, all_scores, least) else whole
-    own = {key: fit_temperature(*pair) for key, pair in sorted(columns.items()) if _fits(*pair, least)}
+    shared = fit_temperature(all_truths, all_scores) if _fits(all_truths, all_scores, min_examples) else whole
+    own = {key: fit_temperature(*pair) for key, pair in sorted(columns.items()) if _fits(*pair, min_examples)}
     return Calibration(classifier, whole, shared, own)
 
 
-def _fits(truth: Array, probability: Array, least: int) -> bool:
+def _fits(truth: Array, probability: Array, min_examples: int) -> bool:
     """Whether there are enough rows, and an error among them: without one, the optimum is a temperature of 0."""
     unsafe, safe = split_by_label(truth, probability)
-    return min(len(unsafe), len(safe)) >= max(1, least) and bool(unsafe.min() <= 0.5 or safe.max() >= 0.5)
+    return min(len(unsafe), len(safe)) >= max(1, min_examples) and bool(
+        unsafe.min() <= 0.5 or safe.max() >= 0.5
+    )
 
 
 def _inside(probability: Array) -> Array:

@@ -29,13 +29,13 @@ from prompts.taxonomy import Taxonomy
 from .conformal import conformal_threshold, split_by_label
 from .envelope import category_hash
 
-LEAST_ROWS = 20
+MIN_ROWS = 20
 """Fewest unsafe rows, and fewest safe rows, from which a category's threshold is fitted."""
 SUFFIXES = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True)
-class Fitted:
+class FittedThreshold:
     """The threshold of one category, and how it does on the rows it was fitted to."""
 
     threshold: float
@@ -60,9 +60,9 @@ class Thresholds:
     """Name of the classifier they were fitted for."""
     target: str
     """What they were fitted for, in words."""
-    thresholds: Mapping[str, Fitted]
+    thresholds: Mapping[str, FittedThreshold]
 
-    def of(self, taxonomy: Taxonomy) -> dict[str, float]:
+    def for_taxonomy(self, taxonomy: Taxonomy) -> dict[str, float]:
         """Thresholds of the categories of a taxonomy; those without one keep 0.5.
 
         Raises:
@@ -102,7 +102,7 @@ def fit_thresholds(
     *,
     judge: str,
     miss_rate: float | None = None,
-    least: int = LEAST_ROWS,
+    min_rows: int = MIN_ROWS,
 ) -> Thresholds:
     """One threshold for each of K categories from N rows.
 
@@ -112,7 +112,7 @@ def fit_thresholds(
         scores: (N, K) `Scores.categories`, NaN where not judged; such rows are left out.
         judge: the classifier's name, for the file.
         miss_rate: the promised share, 0 to 1, of each category's unsafe rows below its threshold; None: best F1.
-        least: unsafe and safe rows, each, that a category needs.
+        min_rows: unsafe and safe rows, each, that a category needs.
 
     Raises:
         ConfigError: too few rows of some categories, or for the promise; the message names them and the numbers.
@@ -122,12 +122,12 @@ def fit_thresholds(
     few = [
         f"{name} ({len(unsafe)} unsafe, {len(safe)} safe)"
         for name, (unsafe, safe) in zip(taxonomy.names, sides, strict=True)
-        if min(len(unsafe), len(safe)) < least
+        if min(len(unsafe), len(safe)) < min_rows
     ]
     if few:
         raise ConfigError(
-            f"Too few labelled and judged rows, of at least {least} unsafe and {least} safe ones: {', '.join(few)}. "
-            "Add rows, or leave these categories out with --categories: they keep 0.5."
+            f"Too few labelled and judged rows, of at least {min_rows} unsafe and {min_rows} safe ones: "
+            f"{', '.join(few)}. Add rows, or leave these categories out with --categories: they keep 0.5."
         )
     fitted = {}
     for place, (category, (unsafe, safe)) in enumerate(zip(taxonomy, sides, strict=True)):
@@ -138,7 +138,7 @@ def fit_thresholds(
                 threshold = conformal_threshold(labels[:, place], found[:, place], miss_rate=miss_rate)
             except ConfigError as error:
                 raise ConfigError(f"{category.name}: {error}") from None
-        fitted[category.name] = Fitted(
+        fitted[category.name] = FittedThreshold(
             threshold,
             category_hash(category),
             len(unsafe),
@@ -177,7 +177,7 @@ def load_thresholds(path: Path) -> Thresholds:
     """
     try:
         data: Any = yaml.safe_load(path.read_text(encoding="utf-8"))  # of which JSON is a part
-        fitted = {str(name): Fitted(**entry) for name, entry in data["thresholds"].items()}
+        fitted = {str(name): FittedThreshold(**entry) for name, entry in data["thresholds"].items()}
         for name, entry in fitted.items():
             value = entry.threshold
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:

@@ -100,14 +100,16 @@ class CutoffFamily:
         return np.stack([decide(scores, self.at(level)).safe for level in levels], axis=1)
 
 
-def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: float, least: int = 20) -> float:
-    """The lowest cutoff with at least `precision` of the rows from it on unsafe, and at least `least` such rows.
+def precise_cutoff(
+    probability: Array, unsafe: NDArray[np.bool_], precision: float, min_rows: int = 20
+) -> float:
+    """The lowest cutoff with at least `precision` of the rows from it on unsafe, and at least `min_rows` such rows.
 
     Args:
         probability: (N,) in [0, 1], NaN where not judged.
         unsafe: (N,) the truth.
         precision: share of unsafe rows, 0 to 1; above 1 there is no such cutoff.
-        least: rows that the cutoff has to rest on.
+        min_rows: rows that the cutoff has to rest on.
 
     Returns:
         The cutoff; `NEVER` where there is none.
@@ -118,7 +120,7 @@ def precise_cutoff(probability: Array, unsafe: NDArray[np.bool_], precision: flo
     ranked, hits = probability[judged][order], np.cumsum(unsafe[judged][order])
     counts = np.arange(1, len(ranked) + 1)
     ends = np.append(np.diff(ranked) != 0, True)[: len(ranked)]  # a cutoff cannot separate rows of one score
-    enough = np.flatnonzero(ends & (hits >= precision * counts) & (counts >= least))
+    enough = np.flatnonzero(ends & (hits >= precision * counts) & (counts >= min_rows))
     return float(ranked[enough[-1]]) if len(enough) else NEVER
 
 

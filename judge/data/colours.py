@@ -8,7 +8,7 @@ Where viewers would show different pictures, none of them is the right one to ju
 (`unknown_colours`):
 
 - a profile that littleCMS cannot read: another viewer may apply what we would ignore;
-- one whose perceptual and colorimetric tables, or whose tables and matrix, disagree by more than `DISAGREEMENT`;
+- one whose perceptual and colorimetric tables, or whose tables and matrix, disagree by more than `MAX_DISAGREEMENT`;
 - one for another colour space than the picture's (a grey picture with an RGB profile), unless it changes nothing;
 - colour chunks that are repeated or stand behind the palette; a JPEG's profile behind its frame header;
 - PQ and HLG, which every screen maps in its own way;
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 Convert = Callable[[Image.Image], Image.Image]
 """An image of mode L, RGB or CMYK -> RGB in sRGB."""
 
-LARGEST_PROFILE = 4 * 2**20
+MAX_PROFILE_BYTES = 4 * 2**20
 """Bytes; profiles of printing presses have up to 3 MB."""
-SAME = 2
+MAX_UNCHANGED = 2
 """Levels of 0-255 up to which a profile changes nothing: sRGB's own, in its many versions."""
-DISAGREEMENT = 48
+MAX_DISAGREEMENT = 48
 """Levels up to which two ways to apply one profile may differ; real ones differ by their intents."""
-STEEPEST = 16
+MAX_STEP = 16
 """Levels between neighbouring greys, above which 8 of 16 bits are not enough; linear light has 13."""
 _COLOUR_CHUNKS = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM")
 _SPACES = {"L": "GRAY", "RGB": "RGB ", "CMYK": "CMYK"}
@@ -93,8 +93,8 @@ def conversion(image: Image.Image, mode: str, *, deep: bool) -> Convert | None:
         profile = image.info["icc_profile"]
         if not isinstance(profile, bytes):
             raise _refused("the colour profile is damaged")
-        if len(profile) > LARGEST_PROFILE:
-            raise _refused(f"a profile of {len(profile):,} bytes; at most {LARGEST_PROFILE:,} are read")
+        if len(profile) > MAX_PROFILE_BYTES:
+            raise _refused(f"a profile of {len(profile):,} bytes; at most {MAX_PROFILE_BYTES:,} are read")
         if profile:
             return _checked(_convert_embedded(profile, mode), deep)
     else:
@@ -104,7 +104,7 @@ def conversion(image: Image.Image, mode: str, *, deep: bool) -> Convert | None:
 
 def _checked(found: tuple[Convert | None, int], deep: bool) -> Convert | None:
     convert, steepest = found
-    if deep and steepest > STEEPEST:
+    if deep and steepest > MAX_STEP:
         raise _refused("16-bit colours under a curve that is too steep for 8 bits")
     return convert
 
@@ -259,10 +259,10 @@ def _convert_own(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     transform = _transform(profile, "RGB", ImageCms.Intent.RELATIVE_COLORIMETRIC)
     if transform is None:
         raise _refused("colours whose primaries make no colour space")
-    seen = _seen(transform)  # (256 + N, 3)
-    if _changes_nothing("RGB", seen):
+    sample = _apply_to_sample(transform)  # (256 + N, 3)
+    if _changes_nothing("RGB", sample):
         return None, 1
-    return lambda image: transform.apply(image.convert("RGB")), _steepest(seen)
+    return lambda image: transform.apply(image.convert("RGB")), _largest_step(sample)
 
 
 @lru_cache(maxsize=16)
@@ -277,16 +277,16 @@ def _convert_embedded(profile: bytes, mode: str) -> tuple[Convert | None, int]:
     judged = _transform(profile, own, perceptual)
     if judged is None:
         raise _refused("the colour profile is damaged")
-    seen = _seen(judged)
+    sample = _apply_to_sample(judged)
     # Viewers that do not support tables use matrix and curves, where a profile has both.
     for bytes_, intent in ((profile, colorimetric), (_without_tables(profile), perceptual)):
         other = _transform(bytes_, own, intent)
-        if other is not None and _difference(seen, _seen(other)) > DISAGREEMENT:
+        if other is not None and _difference(sample, _apply_to_sample(other)) > MAX_DISAGREEMENT:
             raise _refused("a colour profile that viewers apply in different ways")
-    nothing = _changes_nothing(own, seen)
+    nothing = _changes_nothing(own, sample)
     if own != mode and not nothing:
         raise _refused(f"a colour profile for {space.strip()} on a picture in {mode}")
-    return None if nothing else judged.apply, _steepest(seen)
+    return None if nothing else judged.apply, _largest_step(sample)
 
 
 def _without_tables(profile: bytes) -> bytes:
@@ -337,7 +337,7 @@ def _sample(mode: str) -> Image.Image:
     return Image.merge(mode, [Image.fromarray(np.ascontiguousarray(band)[None]) for band in values.T])
 
 
-def _seen(transform: ImageCms.ImageCmsTransform) -> "NDArray[np.int16]":
+def _apply_to_sample(transform: ImageCms.ImageCmsTransform) -> "NDArray[np.int16]":
     """(256 + N, 3) sRGB values of `_sample` after the transform."""
     import numpy as np
 
@@ -349,15 +349,15 @@ def _difference(one: "NDArray[np.int16]", other: "NDArray[np.int16]") -> int:
     return int(abs(one - other).max())
 
 
-def _changes_nothing(mode: str, seen: "NDArray[np.int16]") -> bool:
+def _changes_nothing(mode: str, sample: "NDArray[np.int16]") -> bool:
     import numpy as np
 
     stored = np.asarray(_sample(mode).convert("RGB"), dtype=np.int16)[0]
-    return mode != "CMYK" and _difference(stored, seen) <= SAME
+    return mode != "CMYK" and _difference(stored, sample) <= MAX_UNCHANGED
 
 
-def _steepest(seen: "NDArray[np.int16]") -> int:
-    return int(abs(seen[1:256] - seen[:255]).max())
+def _largest_step(sample: "NDArray[np.int16]") -> int:
+    return int(abs(sample[1:256] - sample[:255]).max())
 
 
 def _refused(why: str) -> ImageError:

@@ -13,9 +13,9 @@ The judge must get the same picture as a person who views the file; every differ
 - **Orientation.** The EXIF (or XMP) orientation is applied.
 - **Missing parts.** A truncated file is an error; nothing is padded.
 - **Colours.** Profiles (ICC, and the chunks of PNG) are applied: `judge.data.colours`.
-- **Size.** Images above `KEPT_PIXELS` are reduced to a half, a quarter ... of their size, each pixel the mean of those
-  it replaces (JPEG: by its decoder). CLIP, SigLIP and LLaVA resize to 0.05 to 0.5 megapixels, so their input does not
-  change (Qwen's towers, which take up to 12, get 1 to 4); and neither an image nor a batch can exhaust the memory.
+- **Size.** Images above `MAX_JUDGED_PIXELS` are reduced to a half, a quarter ... of their size, each pixel the mean of
+  those it replaces (JPEG: by its decoder). CLIP, SigLIP and LLaVA resize to 0.05 to 0.5 megapixels, so their input does
+  not change (Qwen's towers, which take up to 12, get 1 to 4); and neither an image nor a batch can exhaust the memory.
 """
 
 import hashlib
@@ -36,11 +36,11 @@ from .modes import colour_mode, flatten
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that untrusted bytes may reach; Pillow registers more than forty."""
 
-KEPT_PIXELS = 2048 * 2048
+MAX_JUDGED_PIXELS = 2048 * 2048
 """Width x height up to which an image is judged at its own size: 16 MB in memory."""
-WEBP_PIXELS = 12_500_000
+MAX_WEBP_PIXELS = 12_500_000
 """Largest width x height of a WebP: its decoder holds the canvas four times, and cannot decode at a smaller size."""
-JPEG_SCANS = 100
+MAX_JPEG_SCANS = 100
 """Most scans of a progressive JPEG; cameras and browsers write about ten."""
 
 ImageSource = str | Path | bytes | SupportsBytes | Image.Image
@@ -211,11 +211,11 @@ def _check_cost(data: bytes, announced: str | None, limits: ImageLimits) -> None
     if announced == "WEBP":
         width, height = _canvas(data)
         # From the raw header, as Pillow allocates the canvas when it opens the file.
-        most = min(WEBP_PIXELS, limits.max_pixels)
+        most = min(MAX_WEBP_PIXELS, limits.max_pixels)
         if width * height > most:  # opening it makes the canvas
             raise too_many_pixels(f"{width} x {height}", most)
-    if announced == "JPEG" and data.count(b"\xff\xda") > JPEG_SCANS:  # each may pass over all pixels
-        raise ImageError("unsupported_format", f"a JPEG of more than {JPEG_SCANS} scans")
+    if announced == "JPEG" and data.count(b"\xff\xda") > MAX_JPEG_SCANS:  # each may pass over all pixels
+        raise ImageError("unsupported_format", f"a JPEG of more than {MAX_JPEG_SCANS} scans")
 
 
 def _canvas(data: bytes) -> tuple[int, int]:
@@ -283,7 +283,7 @@ def load_frame(image: Image.Image, frame: int, limits: ImageLimits) -> None:
 
 
 def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
-    """Decode a frame into what is judged: RGB, upright, opaque, at most `KEPT_PIXELS`."""
+    """Decode a frame into what is judged: RGB, upright, opaque, at most `MAX_JUDGED_PIXELS`."""
     depth = _rawmode(image)
     # Before decoding: Pillow would also read colour chunks that follow the pixels, which viewers ignore.
     convert = conversion(
@@ -294,10 +294,10 @@ def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.I
 
 
 def shrink_by(image: Image.Image) -> int:
-    """The smallest power of two that reduces an image to `KEPT_PIXELS`."""
+    """The smallest power of two that reduces an image to `MAX_JUDGED_PIXELS`."""
     factor = 1
     # Rounded up, as `reduce` makes a last, narrower column of what is left.
-    while -(-image.width // factor) * -(-image.height // factor) > KEPT_PIXELS:
+    while -(-image.width // factor) * -(-image.height // factor) > MAX_JUDGED_PIXELS:
         factor *= 2
     return factor
 

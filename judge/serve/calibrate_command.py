@@ -85,7 +85,9 @@ def calibrate_thresholds(
     fitted = fit_thresholds(asked, truth, scores, judge=classifier.name, miss_rate=miss_rate)
     fitted.save(out)
     _print_table(fitted)
-    print(f"Fitted for {fitted.target} on these very rows; measure on others. Wrote {printable(out)}")
+    print(
+        f"FittedThreshold for {fitted.target} on these very rows; measure on others. Wrote {printable(out)}"
+    )
     return EXIT_SAFE
 
 

@@ -177,4 +177,4 @@ def threshold_for(
         for name in threshold:
             taxonomy.index(name)
         return threshold
-    return threshold.of(taxonomy)
+    return threshold.for_taxonomy(taxonomy)

@@ -84,8 +84,9 @@ def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Ve
     verdict, place = verdicts[worst], f"frame {frames.numbers[worst] + 1} of {frames.total}"
     if verdict.reason:
         return replace(verdict, reason=f"{place}: {verdict.reason}"), ""
-    if verdict.status == "safe" and frames.unlike:
-        reason = f"{frames.unlike} of {frames.total} frames resemble none of the {len(verdicts)} that were judged safe"
+    if verdict.status == "safe" and frames.unrepresented:
+        others = f"{frames.unrepresented} of {frames.total} frames"
+        reason = f"{others} resemble none of the {len(verdicts)} that were judged safe"
         return replace(verdict, status="unjudged", unsafe=None, reason=reason), ""
     place = f"{place}, the worst of {len(verdicts)} judged"
     return replace(verdict, because=f"{place}: {verdict.because}" if verdict.because else place), place

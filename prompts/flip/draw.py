@@ -64,7 +64,7 @@ def draw_groups(
     draw = _start(examples, taxonomy, options, Random(f"groups/{seed}/{epoch}"))
     if groups is None:
         groups = ceil(2 * len(draw.pool.examples) / options.group_size)
-    return [draw.retry_until_filled(draw.group, draw.cover) for _ in range(groups)]
+    return [draw.retry_until_filled(draw.group, draw.max_keys) for _ in range(groups)]
 
 
 def draw_pairs(
@@ -107,14 +107,14 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
         )
     # Images that are safe even under the longest policy; without enough of them it must leave a category out.
     harmless = pool.count(lambda example: not (example.violates | example.unknown).intersection(keys))
-    cover = len(keys) if harmless >= options.group_size // 2 else len(keys) - 1
-    if cover < options.min_categories:
+    max_keys = len(keys) if harmless >= options.group_size // 2 else len(keys) - 1
+    if max_keys < options.min_categories:
         raise ExampleError(
             f"A policy of {options.min_categories} of the {len(keys)} categories leaves {harmless} safe "
             f"images and a group needs {options.group_size // 2}: add images known to violate none of them, "
             "or lower min_categories or group_size."
         )
-    return _Draw(pool, taxonomy, keys, cover, options, rng)
+    return _Draw(pool, taxonomy, keys, max_keys, options, rng)
 
 
 @dataclass(frozen=True)
@@ -125,8 +125,8 @@ class _Draw:
     taxonomy: Taxonomy
     keys: list[str]
     """Keys that policies may use."""
-    cover: int
-    """Most keys a policy may cover so that safe images are left."""
+    max_keys: int
+    """Most keys that a policy may cover so that safe images are left."""
     options: FlipOptions
     rng: Random
 
@@ -146,7 +146,7 @@ class _Draw:
     def group(self, count: int) -> Group | None:
         """One policy of `count` categories and its rows, or None where the images do not suffice."""
         policy = self._policy(
-            draw_entries(self.taxonomy, self.keys, count, self.cover, self.options, self.rng)
+            draw_entries(self.taxonomy, self.keys, count, self.max_keys, self.options, self.rng)
         )
         # One label a bucket and not one an image: all images of a bucket have the same.
         labels = [(bucket, policy.label(bucket.example)) for bucket in self.pool.buckets]

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
-from prompts.names import LONGEST_NAME, LONGEST_TEXT
+from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from prompts.taxonomy import Category, Taxonomy
 
 from .rows import FlipOptions
 
 
 def draw_entries(
-    taxonomy: Taxonomy, keys: Sequence[str], count: int, cover: int, options: FlipOptions, rng: Random
+    taxonomy: Taxonomy, keys: Sequence[str], count: int, max_keys: int, options: FlipOptions, rng: Random
 ) -> list[Category]:
     """Categories for one policy, in random order, some renamed, reworded or merged into a custom one.
 
@@ -22,12 +22,12 @@ def draw_entries(
         taxonomy: where categories, aliases and rewordings come from.
         keys: keys that may be used.
         count: how many categories to return.
-        cover: most keys that the categories may cover together, at least `count`.
+        max_keys: most keys that the categories may cover together, at least `count`.
         options: shares of changes.
         rng: source of every choice.
     """
     # Merging needs keys beyond `count`, of which the data may not have enough.
-    merged_count = min(rng.choice((2, 3)), cover - count + 1) if rng.random() < options.custom else 1
+    merged_count = min(rng.choice((2, 3)), max_keys - count + 1) if rng.random() < options.custom else 1
     by_key = dict(zip(taxonomy.keys, taxonomy.categories, strict=True))
     chosen = rng.sample(list(keys), count + merged_count - 1)
     varied = [_varied(by_key[key], options, rng) for key in chosen]
@@ -61,12 +61,12 @@ def _merged(
     used = {word.casefold() for category in taxonomy for word in (category.name, *category.aliases)}
     joined = " or ".join(part.name for part in parts)
     names = [joined]
-    if options.names and (rng.random() < options.neutral_name or len(joined) > LONGEST_NAME):
+    if options.names and (rng.random() < options.neutral_name or len(joined) > MAX_NAME_LENGTH):
         names = [*options.names]
     # A neutral name may be taken by a category of the user's.
-    free = [name for name in names if name.casefold() not in used and len(name) <= LONGEST_NAME]
+    free = [name for name in names if name.casefold() not in used and len(name) <= MAX_NAME_LENGTH]
     definition = "; or ".join(part.definition.rstrip(".") for part in parts)
-    if not free or len(definition) > LONGEST_TEXT:
+    if not free or len(definition) > MAX_TEXT_LENGTH:
         return None
     return Category(
         name=rng.choice(free),
