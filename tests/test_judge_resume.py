@@ -61,7 +61,9 @@ def test_the_same_options_pass_and_so_does_a_new_folder(begun, tmp_path):
     ],
 )
 def test_other_options_are_refused_by_name(begun, name, value, said):
-    with pytest.raises(CheckpointError, match=rf"was begun with {said}\. Resume it with.*another output_dir"):
+    with pytest.raises(
+        CheckpointError, match=rf"was started with {said}\. Resume it with.*another output_dir"
+    ):
         check_options(begun(), BEGUN | {name: value})
 
 
@@ -87,7 +89,7 @@ def test_a_run_may_grow_only_where_the_rate_does_not_depend_on_its_end(begun):
 def test_a_checkpoint_of_another_run_must_have_had_the_same_options(begun):
     other, mine = begun("other", lora_r=8), begun()
     checkpoint = str(save(other, 2))
-    with pytest.raises(CheckpointError, match="other was begun with lora_r 8, not 4"):
+    with pytest.raises(CheckpointError, match="other was started with lora_r 8, not 4"):
         check_options(mine, dict(BEGUN), checkpoint=checkpoint)
     check_options(mine, dict(BEGUN), checkpoint=str(save(mine, 2)))
 

@@ -185,7 +185,7 @@ def test_a_run_goes_on_only_under_its_own_taxonomy_and_base(tmp_path):
     same = {"base": "tiny-llava", "template": "policy_first"}
     RunDir(run.path).check_resumable(digits, **same)
     RunDir(tmp_path / "none").check_resumable(digits, **same)
-    with pytest.raises(CheckpointError, match="begun with taxonomy"):
+    with pytest.raises(CheckpointError, match="started with taxonomy"):
         RunDir(run.path).check_resumable(digits.drop(["one"]), **same)
-    with pytest.raises(CheckpointError, match=r"begun with base 'tiny-llava', not 'other'.*output_dir"):
+    with pytest.raises(CheckpointError, match=r"started with base 'tiny-llava', not 'other'.*output_dir"):
         RunDir(run.path).check_resumable(digits, base="other")

@@ -304,7 +304,7 @@ def test_a_training_goes_on_where_it_stopped(name, train, tmp_path):
     assert steps[0] == steps[1]
     one, two = (RunDir(tmp_path / each).metrics for each in ("straight", "stopped"))
     assert one["f1"] == two["f1"]
-    with pytest.raises(CheckpointError, match=r"was begun with learning_rate .*, not 0\.5"):
+    with pytest.raises(CheckpointError, match=r"was started with learning_rate .*, not 0\.5"):
         train(name, tmp_path / "stopped", **saving, resume_from_checkpoint=True, learning_rate=0.5)
 
 

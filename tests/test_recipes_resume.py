@@ -77,5 +77,5 @@ def test_a_student_goes_on_as_the_same_student_only(monkeypatch, tmp_path):
     begin()
     again = ("--resume_from_checkpoint", "true")
     begin(*again, "--logging_steps", "3")
-    with pytest.raises(CheckpointError, match=r"begun with inner 128, not 64; seed \d+, not 1\."):
+    with pytest.raises(CheckpointError, match=r"started with inner 128, not 64; seed \d+, not 1\."):
         begin(*again, "--seed", "1", "--inner", "64")

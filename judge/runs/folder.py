@@ -77,12 +77,15 @@ class RunDir:
         """
         if not self._manifest_path.exists():
             return
-        begun = self.manifest
-        found = {"taxonomy": begun.get("taxonomy", {}).get("hash"), **{key: begun.get(key) for key in about}}
+        started = self.manifest
+        found = {
+            "taxonomy": started.get("taxonomy", {}).get("hash"),
+            **{key: started.get(key) for key in about},
+        }
         for key, value in {"taxonomy": taxonomy.hash, **about}.items():
             if found[key] not in (None, value):
                 raise CheckpointError(
-                    f"{self.path} was begun with {key} {found[key]!r}, not {value!r}; resume it with the same "
+                    f"{self.path} was started with {key} {found[key]!r}, not {value!r}; resume it with the same "
                     "one, or choose another output_dir"
                 )
 

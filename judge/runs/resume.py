@@ -62,21 +62,21 @@ def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: s
         differing = _differing(RunDir(folder).config, options)
         if differing:
             raise CheckpointError(
-                f"{folder} was begun with {'; '.join(differing)}. Resume it with the options it was begun with, or "
+                f"{folder} was started with {'; '.join(differing)}. Resume it with the options it was started with, or "
                 "choose another output_dir. How often it saves, logs and evaluates may differ, and under a constant "
                 "learning rate it may be longer."
             )
 
 
-def _differing(begun: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+def _differing(started: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
     """`name 1, not 2` for each option that has changed and may not."""
     # Through JSON, so that tuples and other types compare equal to what the file holds.
     now = json.loads(json.dumps(dict(options), default=_json))
     found = []
     for name in sorted(
-        begun.keys() & now.keys()
+        started.keys() & now.keys()
     ):  # options that only one of two versions of a library has are skipped
-        before, after = begun[name], now[name]
+        before, after = started[name], now[name]
         if before == after or name in MAY_DIFFER or name.startswith(MAY_DIFFER_FAMILIES):
             continue
         if name in MAY_GROW and now.get("lr_scheduler_type") == "constant" and after > before:
