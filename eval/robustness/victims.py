@@ -1,7 +1,7 @@
-"""Our classifiers as what attacks are run on: `adversarial.victim.Victim` for judge, student, filters and cascade.
+"""Our classifiers as victims of attacks: `adversarial.victim.Victim` for judge, student, filters and cascade.
 
-Two paths lead through a victim and must agree. `margins` is differentiable in the pixels and is what attacks climb.
-`score` is what an operator runs, image processor and all, and alone says whether an attack succeeded.
+A victim is evaluated in two ways, which must agree. `margins` is differentiable in the pixels and is what attacks
+optimise. `score` is the deployed classifier, with its image processor, and alone decides whether an attack succeeded.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ from adversarial.storing import to_images, to_pixels
 from adversarial.victim import Context
 from judge.cascade.cascade import Cascade
 from judge.cascade.margins import PATHS, Path
+from judge.cascade.stages import stage_verdict
 from judge.encoders.pixels import preprocess
 from judge.errors import CheckpointError
 from judge.protocol import (
@@ -33,21 +34,21 @@ from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
 _REPEATED = 1e-3
-"""Difference in probability that two passes over the same pixels may show."""
+"""Largest difference in probability allowed between two passes over the same pixels."""
 
 
 @dataclass
 class ClassifierVictim:
-    """A classifier under attack; its weights are frozen from now on, so that gradients go to the pixels only.
+    """A classifier under attack; its weights are frozen, so that gradients are computed for the pixels only.
 
     A LoRA judge is attacked with its adapter beside the base, as it is deployed.
 
     Attributes:
-        classifier: who is asked; it stays in its own dtype, pixels stay float32.
-        category: ask whether this category is violated, instead of any; each context's policy must have it.
-        name: what tables call it; by default the classifier's name.
-        threshold: probability from which the deployment flags; margins and scores are moved so that it is 0 and 0.5.
-        path: of a cascade: the stage through which an attack leads (`judge.cascade.margins`).
+        classifier: the classifier; it stays in its own dtype, pixels stay float32.
+        category: attack the score of this category, instead of the whole; each context's policy must contain it.
+        name: shown in tables; by default the classifier's name.
+        threshold: probability from which the deployment flags; margins and scores are shifted so that it is 0 and 0.5.
+        path: the stage of a cascade that the attack follows (`judge.cascade.margins`).
         no_gradients: None where `margins` is differentiable, else which part is not.
     """
 
@@ -62,7 +63,7 @@ class ClassifierVictim:
         """Freeze the weights.
 
         Raises:
-            AttackError: a threshold, path or category that this classifier cannot have.
+            AttackError: a threshold, path or category that this classifier does not support.
         """
         self.name = self.name or self.classifier.name
         if not 0 < self.threshold < 1:
@@ -76,10 +77,10 @@ class ClassifierVictim:
         self.no_gradients = _why_no_gradients(self.classifier)
 
     def margins(self, pixels: Tensor, contexts: Sequence[Context]) -> Tensor:
-        """(B, 3, H, W) floats in [0, 1] and B contexts -> (B,) float32; positive means it says unsafe.
+        """(B, 3, H, W) floats in [0, 1] and B contexts -> (B,) float32; positive means unsafe.
 
-        Without gradients the pictures are stored as bytes and scored on the real path, as a stranger would query it;
-        what it could not judge has margin 0, no success for anyone.
+        Without gradients the images are stored as bytes and scored by `score`, as in a query attack; what could not be
+        judged has margin 0, which is a success for neither goal.
 
         Raises:
             AttackError: a context whose policy is no taxonomy.
@@ -107,7 +108,7 @@ class ClassifierVictim:
         return margins.float() - float(logit(self.threshold))
 
     def score(self, images: "Sequence[Image.Image]", contexts: Sequence[Context]) -> Array:
-        """B pictures by the real path -> (B,) p(unsafe), 0.5 the threshold, NaN unjudged."""
+        """B images scored as deployed -> (B,) p(unsafe), shifted so that 0.5 is the threshold; NaN unjudged."""
         found = np.full(len(images), np.nan)
         for taxonomy, rows in _by_policy(contexts):
             prompts = [contexts[row].prompt for row in rows]
@@ -116,7 +117,7 @@ class ClassifierVictim:
             if self.category is not None:
                 column = scores.categories[:, taxonomy.index(self.category)]
             found[rows] = column
-        return found if self.threshold == 0.5 else _moved(found, self.threshold)
+        return found if self.threshold == 0.5 else stage_verdict(found, self.threshold, self.threshold)
 
 
 def as_victim(classifier: Classifier, **options: Any) -> ClassifierVictim:
@@ -131,11 +132,11 @@ def check_victim(
     *,
     tolerance: float = 0.02,
 ) -> None:
-    """See that a victim is what it seems, on a few clean pictures.
+    """Check on a few clean images that a victim is deterministic and that its margins agree with its scores.
 
     Raises:
-        AttackError: a module in training mode, answers that differ from pass to pass, or margins that disagree with
-            the real path by more than `tolerance` in probability (of a cascade: verdicts that do, beyond it).
+        AttackError: a module in training mode, scores that differ from pass to pass, or margins that differ from the
+            scores by more than `tolerance` in probability (for a cascade: verdicts that differ, beyond it).
     """
     for root in modules_of(victim.classifier):
         for name, module in root.named_modules():
@@ -153,7 +154,7 @@ def check_victim(
         )
     real = victim.score(images, contexts)
     distance = np.abs(passes[0] - real)
-    if isinstance(victim.classifier, Cascade):  # its margin is a distance to the other verdict and no logit
+    if isinstance(victim.classifier, Cascade):  # its margin is a distance to the other verdict, not a logit
         distance = np.where((passes[0] >= 0.5) != (real >= 0.5), np.abs(real - 0.5), 0.0)
     distance = np.nan_to_num(distance, nan=0.0)
     if len(distance) and distance.max() > tolerance:
@@ -188,12 +189,12 @@ def stages_of(classifier: Classifier) -> list[Any]:
 
 
 def image_processor_of(stage: Any) -> Any:
-    """The image processor of transformers through which a stage sees pictures, or None where none is known."""
+    """The image processor of transformers that a stage applies, or None where none is known."""
     return stage.image_processor if isinstance(stage, HasImageProcessor) else None
 
 
 def _why_no_gradients(classifier: Classifier) -> str | None:
-    """The part of a classifier that gives no gradients, or None."""
+    """Which part of a classifier gives no gradients, and why; None where all do."""
     for stage in stages_of(classifier):
         kind = type(stage).__name__
         who = f"its stage {stage.name!r} is a {kind}: " if stage is not classifier else f"as a {kind}, "
@@ -204,6 +205,7 @@ def _why_no_gradients(classifier: Classifier) -> str | None:
         processor = image_processor_of(stage)
         if processor is None:
             continue
+        # Tried on one blank image: whether all settings of a processor are known cannot be told from its class.
         try:
             preprocess(processor, torch.zeros(1, 3, 64, 64))
         except (CheckpointError, AttributeError) as error:
@@ -214,7 +216,7 @@ def _why_no_gradients(classifier: Classifier) -> str | None:
 
 
 def _answers(victim: ClassifierVictim, images: "Sequence[Image.Image]", contexts: Sequence[Context]) -> Array:
-    """(B,) probabilities by the margins; pictures of one size together."""
+    """(B,) probabilities from the margins; images of one size form a batch."""
     found = np.full(len(images), np.nan)
     for size in dict.fromkeys(image.size for image in images):
         rows = [row for row, image in enumerate(images) if image.size == size]
@@ -222,15 +224,6 @@ def _answers(victim: ClassifierVictim, images: "Sequence[Image.Image]", contexts
             margins = victim.margins(to_pixels([images[row] for row in rows]), [contexts[r] for r in rows])
         found[rows] = expit(margins.double().cpu().numpy())
     return found
-
-
-def _moved(probability: Array, threshold: float) -> Array:
-    """Probabilities with the threshold at 0.5, on the scale of logits; rounding carries none over it."""
-    moved = expit(logit(np.clip(probability, 1e-15, 1 - 1e-15)) - logit(threshold))
-    found: Array = np.where(
-        probability >= threshold, np.maximum(moved, 0.5), np.minimum(moved, np.nextafter(0.5, 0))
-    )
-    return np.where(np.isnan(probability), np.nan, found)
 
 
 def _by_policy(contexts: Sequence[Context]) -> list[tuple[Taxonomy, list[int]]]:
