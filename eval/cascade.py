@@ -118,12 +118,13 @@ def summarise_cascade(
     `seconds_per_image_by_stages` is their sum, weighted by these shares. Intervals are 95 %, by image.
     """
     with_text = cutoffs.uses_text_filter
+    # Per image that reaches the stage.
     seconds = {
         "filter": costs.filters(with_text),
         "student": costs.seconds["student"],
         "judge": costs.seconds.get("judge"),
     }
-    truth = predictions.unsafe
+    truth = predictions.unsafe  # (N,)
     counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
     stages: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(STAGES):
@@ -184,6 +185,7 @@ def evaluate_each_stage(
     tested, calibrated, cost = test.scores(text, image), calibration.scores(text, image), costs.seconds
     stages = {
         "text_filter": (tested.text, calibrated.text, cost["text"]),
+        # Alone, a stage pays for the image encoder itself.
         "image_filter": (tested.image, calibrated.image, cost["encoder"] + cost["image"]),
         "student": (tested.student, calibrated.student, cost["encoder"] + cost["student"]),
         "judge": (tested.judge, calibrated.judge, cost.get("judge")),
@@ -237,6 +239,7 @@ def count_live_differences(
         scores = cascade.score(images, [row.prompt for row in rows], rows[0].taxonomy)
         stages = scores.decided_by or [""] * len(rows)
         for index, stage, unsafe in zip(indices, stages, scores.unsafe, strict=True):
+            # Stage and verdict, not the score: that may differ by rounding.
             expected = STAGES[decided.stage[index]], decided.unsafe[index] >= 0.5
             different += expected != (stage, unsafe >= 0.5)
     return {"rows_decided_otherwise_live": different}
@@ -280,7 +283,7 @@ def cascade_rows(
 
 
 def _with_labels(policy: Taxonomy, scores: Scores, group: Sequence[Question]) -> LabelledScores:
-    labels = np.array([policy.label(question.row.example) for question in group], dtype=np.float64)
+    labels = np.array([policy.label(question.row.example) for question in group], dtype=np.float64)  # (B, K)
     return LabelledScores(
         policy, scores, np.array([float(question.row.unsafe) for question in group]), labels
     )

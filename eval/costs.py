@@ -38,6 +38,7 @@ def timing_batches(
 
     Costs do not depend on which image is scored under which policy, so images of other policies fill the batches.
     """
+    # Distinct policies, in order of first appearance.
     chosen = list({question.row.taxonomy.hash: question.row.taxonomy for question in questions}.values())
     batches = []
     for number, policy in enumerate(chosen[:policies]):
@@ -99,6 +100,7 @@ def measure_costs(
         for batch, tokens in zip(batches, encoded, strict=True):
             similarities.image_similarities(tokens, batch.policy)
 
+    # Each computes one part for all batches; what it needs is computed already.
     functions: dict[str, Callable[[], Any]] = {
         "encoder": lambda: [student.encoder.encode_images(batch.images) for batch in batches],
         "text": lambda: [similarities.prompt_similarities(batch.prompts, batch.policy) for batch in batches],

@@ -62,6 +62,7 @@ def draw_evaluation(
     groups = draw_groups(
         examples, taxonomy, plain, seed=seed, epoch=0, groups=max(1, rows // (2 * options.group_size))
     )
+    # Images under one policy each, in groups as in training.
     flips += [
         Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)
     ]
@@ -120,6 +121,7 @@ def _held_out(
 
 def _about_held_out(group: Group, held_out: frozenset[str]) -> list[Row]:
     """The group's rows that violate only held-out categories of the policy, and as many safe ones."""
+    # Custom categories combine several members.
     covered = frozenset(member for category in group.taxonomy for member in category.members)
     if not covered & held_out:
         return []

@@ -100,6 +100,7 @@ def train_tokenizer(captions: Captions, shown: list[frozenset[int]]) -> PreTrain
     """Byte-level BPE over captions, with the start and end tokens of CLIP."""
     texts = [captions.draw(digits)[0] for digits in shown[:20_000]]
     core = train_byte_bpe(texts, VOCABULARY, ("<pad>", "<|startoftext|>", "<unk>", "<|endoftext|>"))
+    # CLIP pools its text features at the end token.
     start, end = core.token_to_id("<|startoftext|>"), core.token_to_id("<|endoftext|>")
     core.post_processor = processors.TemplateProcessing(
         single="<|startoftext|> $A <|endoftext|>",

@@ -77,6 +77,7 @@ class JudgedRow:
     @property
     def cluster(self) -> str:
         """The group of the row in intervals: its image."""
+        # The prefixes keep an image id and a pair of the same name apart.
         if self.image is not None:
             return f"image {self.image}"
         return f"pair {self.pair}" if self.pair else self.id
@@ -128,6 +129,7 @@ def flips_correct(rows: Sequence[JudgedRow], direction: Direction, threshold: fl
 
 def _under_changed_policy(rows: Sequence[JudgedRow], direction: Direction) -> list[JudgedRow]:
     """The one row of each pair whose label is the one that `direction` ends in."""
+    # Changing from safe to unsafe, the changed policy is the one with the unsafe label.
     label = direction == "safe_to_unsafe"
     return [row for row in rows if row.direction == direction and row.truth is label]
 

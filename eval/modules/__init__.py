@@ -27,6 +27,7 @@ def load_metric(name: str) -> Any:
     """
     if name not in METRICS:
         raise MetricError(f"no metric {name!r}; there are {', '.join(METRICS)}")
+    # Here, as importing `evaluate` takes seconds.
     import evaluate
 
     return evaluate.load(str(Path(__file__).parent / name), keep_in_memory=True)

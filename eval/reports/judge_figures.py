@@ -105,12 +105,13 @@ def _loss(history: Sequence[Mapping[str, Any]]) -> Figure | None:
         points = [(entry["step"], entry[key]) for entry in history if key in entry and "step" in entry]
         # A line needs two points, a marker one.
         if len(points) > (0 if marker else 1):
-            steps, losses = np.array(points, dtype=np.float64).T
+            steps, losses = np.array(points, dtype=np.float64).T  # (N,) each
             axes.plot(steps, losses, color=colour, marker=marker, markersize=4, linewidth=1.0, label=name)
             if key == "loss" and len(points) >= 20:
                 axes.plot(steps, _smooth(losses), color=UNSAFE, linewidth=1.8, label="training, smoothed")
     if not axes.lines:
         return None
+    # A loss of 0 has no logarithm.
     if all((np.asarray(line.get_ydata()) > 0).all() for line in axes.lines):
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=8)

@@ -104,6 +104,7 @@ def write_report(
         tables={
             "By category": (COLUMNS, "f1", summaries["after"]["by_category"]),
             "By source": (COLUMNS, "f1", summaries["after"]["by_source"]),
+            # Title -> labels, the column whose interval is shown, rows.
             "By type of row": (ARM_COLUMNS, "accuracy", summaries["after"]["by_arm"]),
         },
         figures={name: png_data_uri(path.read_bytes()) for name, path in figures.items()},
@@ -165,6 +166,7 @@ def _sheet_entry(
 
 def _thumbnail(picture: Image.Image) -> str:
     small = picture.convert("RGB")
+    # In place; never enlarges.
     small.thumbnail((THUMBNAIL, THUMBNAIL))
     buffer = BytesIO()
     small.save(buffer, "PNG")

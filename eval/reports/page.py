@@ -43,6 +43,7 @@ def page_template(name: str) -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("eval.reports", ""),
         autoescape=True,
+        # A missing variable is an error, not an empty cell.
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -96,6 +96,7 @@ def worst_margins(results: VictimResults, epsilon: float) -> tuple[NDArray[np.fl
     for trial in results.trials:
         if trial.epsilon <= epsilon + 1e-9:  # equal up to rounding
             clean[trial.id] = trial.gap_clean
+            # The clean image is within every budget.
             worst[trial.id] = min(trial.gap, worst.get(trial.id, trial.gap_clean))
     return np.array(list(clean.values())), np.array([worst[name] for name in clean])
 

@@ -67,6 +67,7 @@ def tables(metrics: Metrics) -> list[Table]:
 
 def by_epsilon(pixels: Metrics, ran: str) -> Table:
     """Robust accuracy of each victim against epsilon; `ran` describes the attacks."""
+    # All victims were attacked at the same budgets.
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
     lines = [
         (
@@ -311,6 +312,7 @@ def headline(
         return float(deployments[name]["adaptive"][budget]["both"]["asr_n"]["rate"])
 
     return {
+        # The least of all victims: an attack that fails at a huge epsilon is broken.
         "huge_epsilon_success": min(
             check["measured"]
             for checks in metrics["honesty"].values()

@@ -151,6 +151,7 @@ def shortcut_auc(
     scores = _cross_scores([texts[row] for row in kept], prompt, explicit, unsafe, blocks, seed)
     tests = [test for _, test in blocks]
     by_model = {name: _auc(unsafe, score, tests) for name, score in scores.items()}
+    # The larger AUC, not the one farther from 0.5: below it, nothing usable was learned.
     best = max(by_model, key=lambda name: by_model[name])
     single = {name: _auc(unsafe, column, [np.arange(len(unsafe))]) for name, column in explicit.items()}
     return ShortcutResult(
@@ -172,7 +173,7 @@ def _cross_scores(
     seed: int,
 ) -> dict[str, Floats]:
     """(N,) scores of each classifier, cross-validated: each row is scored by the model not trained on its block."""
-    dense = np.column_stack(list(explicit.values()))
+    dense = np.column_stack(list(explicit.values()))  # (N, F)
     lines, incidence = _lines(texts)
     # Counts are kept unnormalised, as the lines of a row are summed before.
     words = HashingVectorizer(ngram_range=(1, 2), n_features=2**16, alternate_sign=False, norm=None)
@@ -237,6 +238,7 @@ def _subsample(group: Integers, rng: np.random.Generator) -> Integers:
 def _folds(column: Integers, rng: np.random.Generator) -> Integers:
     """(N,) fold of each row; rows of equal value share a fold, except for common values."""
     rows = np.bincount(column)
+    # Folds of nearly equal numbers of values, in random order.
     folds = rng.permutation(np.arange(len(rows)) % FOLDS)[column]
     return np.where(rows[column] > COMMON * len(column), rng.integers(0, FOLDS, len(column)), folds)
 
@@ -292,6 +294,7 @@ def _interval(
     rng: np.random.Generator,
 ) -> tuple[float, float]:
     """95 % percentile interval of the AUC by bootstrap over groups, as rows of one group are not independent."""
+    # Numbered without gaps, as subsampling left some groups out.
     present = np.unique(group, return_inverse=True)[1]
     number = int(present.max()) + 1
     draws = [

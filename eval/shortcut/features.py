@@ -109,6 +109,7 @@ def pair_incidence(
 
     With them a linear model can learn that "7" in a prompt and "seven" in a policy belong together.
     """
+    # The name of a category, of a line "name: definition".
     heads = [line.split(":")[0] for line in lines]
     index: dict[tuple[str, str], int] = {}
     columns: list[int] = []

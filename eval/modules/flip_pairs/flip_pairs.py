@@ -37,6 +37,7 @@ class FlipPairs(evaluate.Metric):  # type: ignore[misc]  # evaluate publishes no
         self, *, predictions: list[float], references: list[dict[str, Any]], threshold: float = 0.5
     ) -> dict[str, float]:
         rows = [
+            # The category and the policy do not matter for verdicts.
             JudgedRow(
                 str(number),
                 truth["unsafe"],

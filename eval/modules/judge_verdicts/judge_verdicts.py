@@ -50,6 +50,7 @@ class JudgeVerdicts(evaluate.Metric):  # type: ignore[misc]  # evaluate publishe
                 id=str(number),
                 truth=truth["unsafe"],
                 unsafe=float("nan") if verdict["unsafe"] is None else verdict["unsafe"],
+                # `evaluate` has no None in text columns: "" stands for it.
                 category=verdict["category"] or None,
                 violated=frozenset(truth["violated"]),
                 policy=tuple(truth["policy"]),
