@@ -52,7 +52,7 @@ from eval.recipe import (
 )
 from eval.robustness.run import attack_victim
 from eval.robustness.suites import Suite
-from eval.robustness.trials import summarise_trials
+from eval.robustness.summary import summarise_trials
 from eval.robustness.victims import ClassifierVictim
 from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
