@@ -383,7 +383,7 @@ def change_index(change):
         (change_meta(dtype="bfloat16"), "has dtype 'bfloat16', but this run needs 'float16'"),
         (lambda place: (place / "meta.json").write_text("{"), "meta.json is not JSON"),
         (lambda place: (place / "meta.json").write_text("[]"), "holds list, not an object"),
-        (lambda place: (place / "meta.json").unlink(), "without a meta.json"),
+        (lambda place: (place / "meta.json").unlink(), "has no meta.json"),
         (lambda place: (place / "00000.safetensors").unlink(), "names 00000.safetensors, which is missing"),
         (cut_shard, "bytes, and should have"),
         (flip_bit, "in 00000.safetensors do not match their checksum"),
