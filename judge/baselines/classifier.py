@@ -124,6 +124,7 @@ class CategoryClassifier(FixedClassifier):
         with torch.no_grad():
             logits: Tensor = self.head(pooled_images.to(self.encoder.device))
         heads = logits.double().softmax(-1)[..., 1].cpu().numpy()
+        # (B, H) probabilities of the trained categories -> (B, K) of the requested ones.
         covered = match_categories(self.default_taxonomy, taxonomy, self.match)
         categories = np.full((len(heads), len(taxonomy)), np.nan)
         for place, members in enumerate(covered):
@@ -131,6 +132,7 @@ class CategoryClassifier(FixedClassifier):
                 categories[:, place] = heads[:, members].max(axis=1)
         finite = np.isfinite(heads).all(axis=1)
         categories[~finite] = np.nan
+        # NaN counts as 0 here, so `judged` has to ask separately whether a category is missing.
         highest = np.where(np.isnan(categories), 0.0, categories).max(axis=1)
         missed = [name for name, members in zip(taxonomy.names, covered, strict=True) if not members]
         judged = finite & (highest >= DEFAULT_THRESHOLD if missed else True)

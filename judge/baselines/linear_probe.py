@@ -45,7 +45,7 @@ class ParallelMLP(nn.Module):
 
 def _linear(count: int, fan_in: int, fan_out: int) -> tuple[nn.Parameter, nn.Parameter]:
     """Weights (count, in, out) and bias (count, out), drawn as `nn.Linear` draws them."""
-    bound = 1 / math.sqrt(fan_in)
+    bound = 1 / math.sqrt(fan_in)  # what kaiming_uniform_ with a = sqrt(5) amounts to
     shapes = (count, fan_in, fan_out), (count, fan_out)
     weight, bias = (nn.Parameter(torch.empty(shape).uniform_(-bound, bound)) for shape in shapes)
     return weight, bias

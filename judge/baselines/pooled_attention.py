@@ -80,6 +80,7 @@ class PooledAttention(FixedClassifier):
     ) -> Scores:
         """Score (B, D) pooled images with (B, D) pooled texts, zeros where None; categories are all NaN."""
         device = self.encoder.device
+        # Any text gives the same scores.
         texts = torch.zeros_like(pooled_images) if pooled_texts is None else pooled_texts
         with torch.no_grad():
             logits = self.head(pooled_images.to(device), texts.to(device))

@@ -177,6 +177,7 @@ class DualEncoder:
             pooled, tokens = self.encode_token_ids(windows["input_ids"], windows["attention_mask"])
         # The text's own tokens: neither padding nor special ones.
         own = (windows["attention_mask"].bool() & ~windows["special_tokens_mask"].bool()).to(self.device)
+        # A text's windows are joined: the mean of their pooled embeddings, then all their own tokens.
         rows = []
         for number in range(len(texts)):
             mine = (owner == number).nonzero().flatten().tolist()
@@ -209,6 +210,7 @@ def _fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
         "vocabulary": sorted(tokenizer.get_vocab().items()),
         "probe": list(tokenizer(_PROBE).input_ids),
     }
+    # Weights by name in sorted order, as float32: independent of file format and dtype.
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -64,6 +64,7 @@ class TokenTable:
         found: dict[int, tuple[Tensor, Tensor]] = {}
         for row in sorted(set(chosen)):  # duplicates once, in the order on disk
             found[row] = self._store.row(row)
+        # The pooled embedding and the row's tokens, (1 + T, D), padded to the longest row of the batch.
         lengths = torch.tensor([1 + len(found[row][1]) for row in chosen], dtype=torch.long)
         longest = int(lengths.max()) if chosen else 1
         tokens = torch.zeros(len(chosen), longest, self._store.width)

@@ -31,6 +31,7 @@ class PhraseEmbeddings:
         """
         listed = [[phrases(category) for category in taxonomy] for taxonomy in taxonomies]
         self._encode_new([phrase.text for taxonomy in listed for category in taxonomy for phrase in category])
+        # Padded in both dimensions: taxonomies differ in categories, categories in phrases.
         categories = max(map(len, listed))
         longest = max(len(category) for taxonomy in listed for category in taxonomy)
         embeddings = torch.zeros(len(listed), categories, longest, self.encoder.width)

@@ -108,6 +108,7 @@ def image_preprocessing(encoder: DualEncoder) -> ImagePreprocessing:
     square = {"height", "width"}
     known = set(size) in (square, {"shortest_edge"}) and not getattr(processor, "do_pad", None)
     cropped = bool(getattr(processor, "do_center_crop", None))
+    # One output size, since graphs have fixed heights and widths.
     fixed = cropped or (processor.do_resize and set(size) == square)
     if kind.removesuffix("Pil") not in PROCESSORS or not known or not fixed:
         raise CheckpointError(
@@ -164,6 +165,7 @@ def largest_difference(student: Student, exported: OnnxStudent) -> float:
     few = (Category("dogs", "dog; cat", ("toy",)), Category("rain", "rain"))
     many = tuple(Category(f"no {number}", "red") for number in range(11))
     taxonomies = [Taxonomy("few", "1", few), Taxonomy("many", "1", many).names_only()]
+    # Lists, not running maxima, because `max` would drop NaN.
     worst = [0.0]
     for taxonomy in taxonomies:
         ours, theirs = (one.score(images, prompts, taxonomy) for one in (student, exported))

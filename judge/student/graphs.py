@@ -114,6 +114,7 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
             made["image"],
             _quantised if int8 else None,
         )
+        # SigLIP pads to its context, so only CLIP has a dynamic length.
         ids = torch.full((2, context if encoder.family == "siglip" else 7), encoder.tokenizer.pad_token_id)
         axes = {0: "windows"} if encoder.family == "siglip" else {0: "windows", 1: "tokens"}
         _export(

@@ -167,7 +167,7 @@ class OnnxStudent:
                 whole, each = next(outputs)  # (D,), (L, D)
                 own = np.array(window.special_tokens_mask, dtype=np.bool_)
                 pooled.append(whole)
-                tokens.append(each[: len(own)][~own])
+                tokens.append(each[: len(own)][~own])  # without padding and special tokens
             rows.append(np.concatenate([np.mean(pooled, axis=0, keepdims=True), *tokens]))
         return rows
 

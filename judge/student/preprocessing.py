@@ -76,7 +76,7 @@ def _centre_crop(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Centre crop (H, W, 3) -> (height, width, 3); odd differences are split as in transformers."""
     missing = [max(wanted - has, 0) for wanted, has in zip((height, width), pixels.shape, strict=False)]
     before = [math.ceil(gap / 2) for gap in missing]
-    if any(missing):
+    if any(missing):  # pad first, then crop: one side may be too short and the other too long
         sides = [(first, gap - first) for first, gap in zip(before, missing, strict=True)]
         pixels = np.pad(pixels, [*sides, (0, 0)])
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2

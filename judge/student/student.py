@@ -237,7 +237,7 @@ def student_margin(
     Returns:
         A function (B, L, W) -> (B,), with gradient; for a text's own tokens `Student.pixel_margins` of that text.
     """
-    with torch.no_grad():
+    with torch.no_grad():  # the search moves tokens only
         image = student.encoder.encode_pixels(pixels)
 
     def margin(embedded: Tensor) -> Tensor:

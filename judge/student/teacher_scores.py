@@ -77,6 +77,7 @@ def write_teacher_scores(
         CheckpointError: the folder holds scores of another teacher or of other groups.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    # Through JSON, so that tuples compare equal to the lists that are read back.
     wanted = {"format": FORMAT, "groups": len(groups), **json.loads(json.dumps(dict(about)))}
     _check_about(folder, wanted)
     taxonomies = {group.taxonomy.hash: group.taxonomy.to_dict() for group in groups}
@@ -84,6 +85,7 @@ def write_teacher_scores(
         write_atomically(folder / "taxonomies.json", json.dumps(taxonomies, ensure_ascii=False))
         write_atomically(folder / "about.json", json.dumps(wanted, indent=2, ensure_ascii=False))
     done = 0
+    # By shard, so that processes never write the same file and a resumed run skips complete ones.
     for number, start in enumerate(range(0, len(groups), SHARD)):
         part = groups[start : start + SHARD]
         path = folder / f"lessons-{number:05d}.parquet"

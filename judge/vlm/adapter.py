@@ -82,6 +82,7 @@ def _matched(model: Any, expression: str) -> list[str]:
             f"lora_target_modules {expression!r} matches no module of this base. "
             f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
         )
+    # A hardened tower is the subject of `judge.vlm.training.tower`; here a typo must not adapt it.
     outside = [name for name in modules if "language_model" not in name.split(".") and name != "lm_head"]
     if outside:
         raise ConfigError(
@@ -172,6 +173,7 @@ def merge_run(run: str | Path, out: str | Path) -> Path:
     model, processor = load_base(options)
     if options.load_in_4bit:
         model = model.dequantize()
+    # Merged in place of the adapter's layers; the result is a plain transformers model.
     merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
     merged.save_pretrained(target)
     processor.save_pretrained(target)

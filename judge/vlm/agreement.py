@@ -180,7 +180,7 @@ def _answers_differ(
             for key, value in theirs.items()
         }
         logits = model(**inputs, use_cache=False).logits[0, -1].float()
-    likely = logits.topk(5).indices
+    likely = logits.topk(5).indices  # the five tokens as closed answers of one token each
     rows = [Encoded(ours.prefix, ours.chain, tuple(Continuation((int(token),), 0) for token in likely))]
     found = VisionLanguageJudge(model, processor).log_probabilities(visual, rows)[0].exp()
     gap = float((found.to(logits) - logits[likely].softmax(dim=0)).abs().max())

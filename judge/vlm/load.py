@@ -88,7 +88,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
 
     from .agreement import check_agreement
 
-    path = base_path(options.model_name_or_path)
+    path = base_path(options.model_name_or_path)  # a shipped base has a name instead of a path
     common = {"revision": options.model_revision, "trust_remote_code": False}
     kwargs: dict[str, Any] = {"dtype": options.dtype, "use_safetensors": True, "attn_implementation": "sdpa"}
     if options.load_in_4bit:

@@ -164,6 +164,7 @@ class _AnswerPath:
         named = [index for index in self.open if len(self.open) == 1 or self.spelled[index] == self.text]
         if len(named) != 1 or self.uncertainty > TOLERANCE:
             return None
+        # What is left of the path belongs to the named answer, or to a longer one that was not ruled out.
         self._add(frozenset(named), self.probability)
         self._widen(self.open.difference(named), self.probability)
         known = np.where(self.slack > TOLERANCE, np.nan, np.clip(self.categories, 0.0, 1.0))

@@ -44,7 +44,7 @@ def stack_visual(visual: Sequence[Visual]) -> Visual:
     joined = {}
     for key in visual[0]:
         parts = [image[key] for image in visual]
-        if len({part.shape[1:] for part in parts}) == 1:
+        if len({part.shape[1:] for part in parts}) == 1:  # also patches of Qwen-VL, whose counts differ
             joined[key] = torch.cat(parts)
         elif key == "pixel_values" and all(part.ndim == 5 for part in parts):
             joined[key] = _pad_patches(parts)
@@ -152,6 +152,7 @@ def pack_bins(
     tokens, deep, ancestors = torch.tensor(tree.tokens), torch.tensor(tree.depths), tree.ancestor_mask()
     predictors = set(tree.predictors)
     for row, nodes in enumerate(bins):
+        # Nodes of a bin are sorted, so ancestors come first and the submatrix of the mask is the bin's own.
         chosen, size = torch.tensor(nodes), len(nodes)
         ids[row, :size], depths[row, :size] = tokens[chosen], deep[chosen]
         allowed[row, :size, cached : cached + size] = ancestors[chosen][:, chosen]

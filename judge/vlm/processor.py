@@ -35,6 +35,7 @@ def load_processor(path: str, revision: str = "main") -> Any:
     named = _processor_class(path, revision)
     kind = without_video(named)
     settings, rest = kind.get_processor_dict(path, **common)
+    # Loaded one by one instead of by the class itself, which would load its video processor too.
     parts = {"image_processor": (AutoImageProcessor, {"backend": "pil"}), "tokenizer": (AutoTokenizer, {})}
     wanted = kind.get_attributes()
     if "image_processor" not in wanted or set(wanted) - set(parts):

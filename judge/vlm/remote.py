@@ -77,6 +77,7 @@ class RemoteJudge:
                 "A remote judge needs openai: pip install 'arbiter-vision[remote]'."
             ) from error
         no_redirects = openai.DefaultHttpxClient(follow_redirects=False)  # images go to no other server
+        # The client retries by itself, with exponential backoff.
         self._client = openai.OpenAI(
             base_url=base_url, api_key=key, timeout=timeout, max_retries=retries, http_client=no_redirects
         )
@@ -112,6 +113,7 @@ class RemoteJudge:
         """
         import openai
 
+        # Fewer retries than for rows: a missing server should show soon.
         models = self._client.with_options(max_retries=min(self.retries, 2)).models
         try:
             body = models.with_raw_response.list().http_response.text
