@@ -1,1 +1,1 @@
-"""Attacks run against our classifiers: victims, suites, trials, and what came of them."""
+"""Attacks on our classifiers: victims, suites of attacks, trials and their summary."""

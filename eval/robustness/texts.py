@@ -135,8 +135,8 @@ def _score_contexts(
 ) -> list[_Outcome]:
     """Score the clean pictures under other contexts by the real path."""
     success = np.zeros(len(problem), dtype=bool)
-    asked = problem.with_contexts(contexts)
-    for rows in asked.batches(torch.arange(len(problem))):
+    problem = problem.with_contexts(contexts)
+    for rows in problem.batches(torch.arange(len(problem))):
         places = rows.numpy()
         scores = victim.score(to_images(problem.images[rows]), [contexts[row] for row in places])
         success[places] = is_misjudged(scores, problem.signs[rows].numpy())
