@@ -126,7 +126,7 @@ def _budget_checks(sample: Problem, found: AttackResult, strong: Attack, huge: A
 
 
 def sample_rows(problem: Problem, rows: int) -> Tensor:
-    """(n,) indices of at most `rows` rows judged right when clean, evenly spaced.
+    """(B,) indices of at most `rows` rows judged right when clean, evenly spaced.
 
     Raises:
         AttackError: there is none.

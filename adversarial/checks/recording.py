@@ -68,7 +68,7 @@ class RecordingProblem(Problem):
         self._record_rows = record_rows if record_rows is not None else torch.arange(len(problem))
 
     def subset(self, rows: Tensor) -> Problem:
-        """The problem of (n,) selected rows, in the same record."""
+        """The problem of (B,) selected rows, in the same record."""
         return RecordingProblem(super().subset(rows), self.record, self._record_rows[rows])
 
     def _query(self, pixels: Tensor, rows: Tensor) -> Tensor:
