@@ -1,19 +1,19 @@
-"""Harden a trained judge: LoRA on its tower, taught on images attacked as it learns.
+"""Harden a trained judge against attacks: LoRA on its vision tower, trained on images attacked at each step.
 
     accelerate launch recipes/adversarial_lora.py
 
-With no options it goes on with the judge of `make demo` (`runs/demo`), on its own data, policies and base, so the same
-questions stay held out. Adapters on the tower learn, from images without labels, to keep the features that projector
-and language model know (FARE, Schlarmann et al. 2024; `judge/vlm/training/tower.py`). Images of held-out categories
-are among these, as they would be in any collection; nothing says so. It leaves `runs/robust_judge`, a run like any
-judge's, and prints the price: F1 on the same held-out questions, and robust accuracy at three budgets under PGD,
-before and after. On one CPU core it takes six and a half minutes: robust accuracy at 8/255 goes from 0.44 to 0.79, at
-4/255 from 0.74 to 0.92, while F1 goes from 0.987 to 0.980 and stays at 0.96 on held-out categories.
+With no options it hardens the judge of `make demo` (`runs/demo`), on its own data, policies and base, so the same
+questions stay held out. Adapters on the tower learn, from images without labels, to keep the clean image's features
+under attack (FARE, Schlarmann et al. 2024; `judge/vlm/training/tower.py`). Images of held-out categories are among
+these, unlabelled, as in any collection. It leaves `runs/robust_judge`, a run like any judge's, and prints F1 on the
+same held-out questions, and robust accuracy at three budgets under PGD, before and after. On one CPU core it takes six
+and a half minutes: robust accuracy at 8/255 goes from 0.44 to 0.79, at 4/255 from 0.74 to 0.92, while F1 goes from
+0.987 to 0.980 and stays at 0.96 on held-out categories.
 
-`--learn_answers true` goes on with a second stage, on answers to questions that are attacked against the judge as it
-is at that moment. On digits its minute gained nothing (F1 0.976, on held-out categories 0.917, 0.79 at 8/255).
+`--learn_answers true` adds a second stage: training on answers to questions that are attacked against the current
+weights. On digits its minute gained nothing (F1 0.976, on held-out categories 0.917, 0.79 at 8/255).
 
-PGD of a few steps says whether training took, not how robust the judge is: for that, ask `arbiter attack`.
+PGD of a few steps shows that training worked, not how robust the judge is: `arbiter attack` measures that.
 
 A judge of your own, in a YAML or on the command line:
 

@@ -5,9 +5,9 @@ r"""Put cheap filters before the student and the judge behind it, for a promised
 With no options it takes the student of `recipes/distill_cross_attention.py` and the judge of `make demo`, tunes on one
 half of the validation images, calibrates on the other and reports on the test images. On 2 CPU cores it takes about
 half a minute, most of it the judge's work, and leaves `runs/cascade` (cascade.json, metrics.json, plots). It prints
-what each stage settled, cost and got wrong, beside each stage alone. The judge is asked about fewer than 5 % of the
+what each stage decided, cost and got wrong, beside each stage alone. The judge is asked about fewer than 5 % of the
 images, at an F1 within 0.01 of the judge's, and 2 % of unsafe images are missed at most, on average over calibration
-sets. Prompts of digits are drawn so that they give no label away: their text filter learns to keep silent.
+sets. Prompts of digits are drawn so that they give no label away, so their text filter decides nothing.
 
 Then `arbiter judge IMAGE --judge runs/cascade`. Your own runs and data:
 

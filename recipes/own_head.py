@@ -2,9 +2,9 @@
 
     python recipes/own_head.py
 
-`BestPatch` is the whole head. What it needs of this repository: tokens of images and texts in one space
-(`DualEncoder`), kept on disk (`encode_images`), a category as phrases (`phrases`), and a method `score`. Whatever has
-that method is a `Classifier`: the questions, the cascade and the reports take it as they take the judge. Change
+`BestPatch` is the whole head. It uses four things of this repository: tokens of images and texts in one
+space (`DualEncoder`), cached on disk (`encode_images`), a category as phrases (`phrases`), and the method `score`. A
+class with that method is a `Classifier`, which evaluations, the cascade and the reports accept like the judge. Change
 `forward` and run the file again.
 
 With no options: digits and tiny-clip, 600 policies with 8 images each, two digits held out of all of them. On one CPU
@@ -48,7 +48,7 @@ CONFIG = Path(__file__).parent / "configs" / "own_head.yaml"
 
 
 class BestPatch(nn.Module):
-    """A category is there if any patch is like any of its phrases, in a space that one matrix has turned a little."""
+    """A category is present if any patch is similar to any of its phrases, after one learned linear map."""
 
     def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
@@ -73,14 +73,14 @@ class BestPatch(nn.Module):
     @validate_inputs
     @torch.no_grad()
     def score(self, images, prompts, taxonomy: Taxonomy) -> Scores:
-        """Answer as every classifier does; this one does not look at prompts."""
+        """(B, K) probabilities; the whole is the largest. This classifier ignores prompts."""
         scores = self(self.encoder.encode_images(images), taxonomy).sigmoid().double().cpu().numpy()
         return Scores(scores.max(axis=1), scores, (None,) * len(images))
 
 
 @dataclass
 class HeadOptions(RecipeOptions):
-    """What is learnt, and how long."""
+    """Data, length and rate of the training."""
 
     encoder: str = field(
         default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
@@ -140,7 +140,7 @@ def fit(
     flip: FlipOptions,
     options: HeadOptions,
 ) -> None:
-    """Learn from labels under policies drawn as for the judge: other categories, names and wordings at each step."""
+    """Train on labels, each step under a policy drawn as for the judge: other categories, names and wordings."""
     place = {example.id: number for number, example in enumerate(examples)}
     groups = draw_groups(examples, taxonomy, flip, seed=options.seed, epoch=0, groups=options.steps)
     optimizer = torch.optim.Adam(head.parameters(), lr=options.learning_rate)
@@ -150,15 +150,15 @@ def fit(
         logits = head(tokens.to(head.encoder.device), group.taxonomy)
         labels = [[known[label] for label in group.taxonomy.label(row.example)] for row in group.rows]
         wanted = torch.tensor(labels, device=logits.device)
-        told = ~wanted.isnan()
-        loss = F.binary_cross_entropy_with_logits(logits[told], wanted[told])
+        labelled = ~wanted.isnan()  # (B, K); an unknown label does not count
+        loss = F.binary_cross_entropy_with_logits(logits[labelled], wanted[labelled])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
 
 def evaluate(head: BestPatch, questions: Evaluation) -> dict[str, Any]:
-    """The numbers that every classifier here is measured by."""
+    """The metrics of every classifier here."""
     with progress_bar("judging", len(questions.questions)) as progress:
         judged = predict_questions(head, questions.questions, progress=progress)
     return summarise_evaluation(questions, judged)

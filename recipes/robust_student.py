@@ -1,18 +1,18 @@
-"""Train the student against attacks: on pictures and prompts that mislead, on top of a robust encoder.
+"""Train the student against attacks: on attacked images and misleading prompts, on top of a robust encoder.
 
     accelerate launch recipes/robust_student.py
 
 It takes the lessons of a student's run (`runs/student`; the judge is not asked again), the encoder of
 `recipes/robust_encoder.py`, and trains the head, and with it as much of the image tower as `train_blocks` says, on the
-clean pictures and on copies attacked through the student's own margin. The judge's scores of the clean picture teach
-both. With no options, on 2 CPU cores, it takes about three minutes, leaves `runs/robust_student`, which loads and
-serves like any student, and prints F1 on the questions that judge and student answered, and the share of right verdicts
-that PGD leaves standing, beside the student it started from: 0.99 at 2/255 where that one keeps 0.91, 0.82 at 8/255
-where it keeps 0.13, for 0.01 of F1. To put filters before it:
+clean images and on copies attacked through the student's own margin. The judge's scores of the clean image are the
+target of both. With no options, on 2 CPU cores, it takes about three minutes, leaves `runs/robust_student`, which
+loads and serves like any student, and prints F1 on the questions that judge and student answered, and robust accuracy
+under PGD, beside the student it started from: 0.99 instead of 0.91 at 2/255, 0.82 instead of 0.13 at 8/255, for a loss
+of 0.01 in F1. To put filters before it:
 
     python recipes/cascade.py --student runs/robust_student --judge none --output_dir runs/robust_cascade
 
-Robustness is measured adaptively by `arbiter attack`; the table here is a quick look.
+Robustness is measured adaptively by `arbiter attack`; the table here is a quick check.
 
 Every option can stand in the YAML, and all but `distill` on the command line; `--help` lists them; an unknown one
 stops the run.

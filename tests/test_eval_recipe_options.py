@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from eval.recipe import RecipeOptions, parse_options, resume_from, resumes
+from eval.recipe import DataOptions, RecipeOptions, check_mapping, parse_options, resume_from, resumes
 from judge.errors import ConfigError
+from prompts import FlipOptions
+from prompts.errors import ArbiterError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 CONFIGS = RECIPES / "configs"
@@ -156,12 +158,50 @@ def test_what_differs_is_told_and_kept(parse, capsys, monkeypatch):
         (["--config", "FILE"], "held_out:\n", "write a list"),
         (["--config", "FILE"], "flip: 8\n", "write a mapping"),
         (["--config", "FILE"], "limit: 2.5\n", "write a whole number"),
-        (["--config", "FILE"], "limit: true\n", "write a whole number"),
+        (["--config", "FILE"], "limit: true\n", "write a whole number, or null"),
+        (["--config", "FILE"], "limit: many\n", "limit in .* is 'many'; write a whole number"),
+        (["--config", "FILE"], "taxonomy: [a]\n", r"taxonomy in .* is \['a'\]; write text"),
+        (["--config", "FILE"], "output_dir:\n", "output_dir in .* is None; write text"),
+        (["--config", "FILE"], "taxonomy: 3\n", "write text .in quotes if it is a number"),
+        (["--config", "FILE"], "held_out: [1]\n", "write a list"),
+        (["--config", "FILE"], "learning_rate: fast\n", "learning_rate in .* is 'fast'; write a number"),
+        (["--config", "FILE"], "num_train_epochs: true\n", "is True; write a number"),
+        (["--config", "FILE"], "everywhere: 1\n", "write true or false"),
     ],
 )
 def test_what_cannot_be_meant_stops_the_run(parse, words, mine, says):
     with pytest.raises(ConfigError, match=says):
         parse(*words, mine=mine)
+
+
+def test_values_that_fit_are_taken(parse):
+    mine = "limit: null\nlearning_rate: 1\nmax_steps: '7'\neverywhere: no\nheld_out: [a, 'no']\n"
+    found = parse("--config", "FILE", mine=mine)
+    assert (found.limit, found.learning_rate, found.max_steps) == (None, 1.0, 7)
+    assert (found.everywhere, found.held_out) == (False, ["a", "no"])
+
+
+def test_a_mapping_is_checked_against_the_class_it_fills():
+    check_mapping("flip", {"group_size": 4, "rename": 0, "names": ["x"]}, FlipOptions)
+    with pytest.raises(ConfigError, match="flip has an unknown field 'groupsize'; did you mean 'group_size'"):
+        check_mapping("flip", {"groupsize": 4}, FlipOptions)
+    with pytest.raises(ConfigError, match=r"flip\.group_size is 'lots'; write a whole number"):
+        check_mapping("flip", {"group_size": "lots"}, FlipOptions)
+    with pytest.raises(ConfigError, match="unknown field 'held_out'"):
+        check_mapping("flip", {"held_out": ["four"]}, FlipOptions, without=("held_out",))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"flip": {"groupsize": 4}}, "flip has an unknown field"),
+        ({"flip": {"group_size": 3}}, "group_size is 3"),
+        ({"max_failures": 2.0}, "max_failures is 2.0; it is a share, from 0 to 1"),
+    ],
+)
+def test_data_options_are_checked_before_anything_is_read(options, says):
+    with pytest.raises(ArbiterError, match=says):
+        DataOptions(**options)
 
 
 def test_words_in_a_file_beside_the_program_are_not_read(parse, tmp_path, monkeypatch):

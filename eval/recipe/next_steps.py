@@ -1,4 +1,4 @@
-"""How a recipe ends: a few pictures to try the run on, and commands that can be typed as they are printed."""
+"""What a recipe prints at its end: commands to run next, with a few images to try the run on."""
 
 import os
 import shlex
@@ -13,14 +13,14 @@ from prompts.example import Example
 
 
 def command(*words: object) -> str:
-    """The words as a shell takes them, quoted where they have to be."""
+    """A command line of these words, quoted for a shell where necessary."""
     return shlex.join(map(str, words))
 
 
 def recipe_beside(recipe: str | Path, name: str) -> Path:
     """Another recipe's file: the one beside `recipe`, or, beside a copy, the one that is installed.
 
-    Seen from the working folder, where it lies in there.
+    Relative to the working folder if it is inside.
     """
     found = Path(recipe).resolve().with_name(f"{name}.py")
     if not found.is_file():
@@ -30,12 +30,12 @@ def recipe_beside(recipe: str | Path, name: str) -> Path:
 
 
 def data_words(dataset: str, taxonomy: Path, held_out: Sequence[str]) -> list[str]:
-    """The options of another recipe that shall go on with the same data: its source, categories, and those held out."""
+    """Options that make another recipe use the same data: its source, its taxonomy, and the held-out categories."""
     return ["--dataset", dataset, "--taxonomy", str(taxonomy), "--held_out", *held_out]
 
 
 def save_examples(run: RunDir, examples: Sequence[Example], count: int = 8) -> list[Path]:
-    """A few test images beside the classifier, to try it on."""
+    """Save the first test images to the run folder, named by what they violate; returns their paths."""
     folder = run.path / "examples"
     folder.mkdir(exist_ok=True)
     paths: list[Path] = []
@@ -47,13 +47,13 @@ def save_examples(run: RunDir, examples: Sequence[Example], count: int = 8) -> l
 
 
 def try_it(run: RunDir, examples: Sequence[Example], *, categories: int = 0) -> str:
-    """`arbiter judge` on a test image, by the run's own taxonomy or only so many categories of it."""
+    """Save examples, and return the `arbiter judge` command for the first, with the first `categories` of the run."""
     shown = save_examples(run, examples)
-    # A comma parts categories on the command line, so a name that holds one cannot be asked for there.
+    # A comma separates categories on the command line, so a name with a comma cannot be given there.
     names = [name for name in run.taxonomy.names if "," not in name][:categories]
     words = ["arbiter", "judge", shown[0] if shown else "IMAGE", "--judge", run.path]
     judge = run.manifest.get("judge")
     named = judge.get("name", "") if isinstance(judge, dict) else ""
-    if is_address(named):  # a run contacts no host that the command does not name
+    if is_address(named):  # no host is contacted that the command does not name
         words += ["--stage-judge", named]
     return command(*words, *([f"--categories={','.join(names)}"] if names else []))

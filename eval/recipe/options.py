@@ -146,7 +146,7 @@ def check_mapping(option: str, given: Mapping[str, Any], group: type, *, without
     for name, value in given.items():
         if name not in types:
             raise ConfigError(
-                f"{option} has an unknown field {name!r}{nearest(str(name), types)}; it has {', '.join(types)}."
+                f"{option} has an unknown field {name!r}{nearest(str(name), list(types))}; it has {', '.join(types)}."
             )
         check_type(f"{option}.{name}", value, types[name])
 
