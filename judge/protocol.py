@@ -91,7 +91,7 @@ class Classifier(Protocol):
         """Score B images of any form with B prompts (or none at all) under `taxonomy`.
 
         Arguments of the wrong form raise `QuestionError`; an image that cannot be opened is a row of NaN with the
-        reason. Decorate yours with `judge.questions.validate_inputs`, which does both.
+        reason. Decorate yours with `judge.inputs.validate_inputs`, which does both.
         """
         ...
 

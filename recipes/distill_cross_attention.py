@@ -121,7 +121,7 @@ OPTIONS = (StudentOptions, DistillDataOptions, StudentArguments)
 
 
 def main() -> None:
-    """Parse the options, open the run folder, distil; Ctrl-C and a full disk are explain_interruption."""
+    """Parse the options, open the run folder, distil; what interrupts it is explained."""
     options, data, args = parse_options(OPTIONS, CONFIG)
     for name in data.baselines:
         RunDir.open(name)  # a missing one stops the run now, not after the training

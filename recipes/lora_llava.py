@@ -105,7 +105,7 @@ OPTIONS = (BaseOptions, LoraOptions, JudgeDataOptions, JudgeArguments)
 
 
 def main() -> None:
-    """Parse the options, open the run folder, train; Ctrl-C and a full disk are explain_interruption."""
+    """Parse the options, open the run folder, train; what interrupts it is explained."""
     base, lora, data, args = parse_options(OPTIONS, CONFIG)
     about = {**base.to_manifest(), "template": data.template}
     run = open_run(args.output_dir, "vlm", load_taxonomy(data.taxonomy), (base, lora, data, args), **about)

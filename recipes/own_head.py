@@ -39,8 +39,8 @@ from judge.data.examples import load_examples
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import TokenTable, encode_images
 from judge.encoders.phrases import phrases
+from judge.inputs import validate_inputs
 from judge.protocol import Scores
-from judge.questions import validate_inputs
 from prompts import FlipOptions, Taxonomy, draw_groups, load_taxonomy
 from prompts.example import Example
 

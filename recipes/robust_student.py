@@ -117,7 +117,7 @@ class Rows:
 
 
 def main() -> None:
-    """Parse the options, open the run folders, train; Ctrl-C and a full disk are explain_interruption."""
+    """Parse the options, open the run folders, train; what interrupts it is explained."""
     source, robust, args = parse_options(OPTIONS, CONFIG)
     epsilon, *budgets = (parse_epsilon(text) for text in (robust.epsilon, *source.attack_epsilons))
     set_seed(args.seed)

@@ -7,14 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adversarial.errors import AttackError
-from adversarial.texts.families import (
-    FAMILIES,
-    homoglyphs,
-    lies,
-    misspellings,
-    spacing,
-    target_of,
-)
+from adversarial.texts.families import FAMILIES, homoglyphs, lies, misspellings, spacing, target_of
 from adversarial.texts.paraphrases import paraphrases, read_paraphrases
 from adversarial.texts.sentences import DEFINITION_INJECTIONS
 from prompts import Category

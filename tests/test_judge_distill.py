@@ -17,12 +17,7 @@ from judge.standins.digits import digits_examples
 from judge.student.distill import Distillation, alignment_loss, calibrate_head, hard_loss, soft_loss
 from judge.student.distill_data import DistillOptions, VariedGroups, vary_group
 from judge.student.head import CrossAttentionHead, HeadConfig
-from judge.student.teacher_scores import (
-    SHARD,
-    ScoredGroup,
-    read_teacher_scores,
-    write_teacher_scores,
-)
+from judge.student.teacher_scores import SHARD, ScoredGroup, read_teacher_scores, write_teacher_scores
 from prompts import FlipOptions, draw_groups, load_taxonomy
 from prompts.example import Example
 

@@ -13,7 +13,7 @@ from PIL import Image
 from judge.data.frames import open_frames
 from judge.data.images import MAX_JPEG_SCANS, MAX_JUDGED_PIXELS, MAX_WEBP_PIXELS, ImageLimits, open_image
 from judge.errors import ImageError
-from judge.questions import open_input
+from judge.inputs import open_input
 
 
 def stored(image, kind, **options):

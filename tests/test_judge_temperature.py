@@ -9,12 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import expit, logit
 
-from judge.calibration.conformal import (
-    check_levels,
-    conformal_level,
-    conformal_threshold,
-    needed_unsafe,
-)
+from judge.calibration.conformal import check_levels, conformal_level, conformal_threshold, needed_unsafe
 from judge.calibration.temperature import (
     Calibration,
     LabelledScores,

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from statsmodels.stats import contingency_tables
 
 from .arrays import MetricError, check_booleans
 
@@ -42,6 +41,8 @@ def mcnemar(first_correct: ArrayLike, second_correct: ArrayLike) -> McNemar:
     first, second = check_booleans(first_correct), check_booleans(second_correct)
     _same_rows(first, second)
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
+    from statsmodels.stats import contingency_tables  # a second to import
+
     table = [[0, only_first], [only_second, 0]]  # the test does not use the diagonal
     return McNemar(only_first, only_second, float(contingency_tables.mcnemar(table, exact=True).pvalue))
 

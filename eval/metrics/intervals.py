@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import ArrayLike
-from statsmodels.stats.proportion import proportion_confint
 
 from .arrays import NAN, MetricError, check_arrays
 
@@ -25,6 +24,8 @@ def wilson(successes: float, total: float, confidence: float = 0.95) -> tuple[fl
         )
     if not total:
         return NAN, NAN
+    from statsmodels.stats.proportion import proportion_confint  # a second to import
+
     low, high = proportion_confint(successes, total, alpha=1 - confidence, method="wilson")
     return float(low), float(high)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError, ConfigError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.taxonomy import Taxonomy

@@ -11,8 +11,8 @@ import numpy as np
 from torch import Tensor, nn
 
 from judge.errors import ConfigError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Classifier, Scores, modules_of
-from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
 from .margins import Path

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from judge.errors import ConfigError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs
 from prompts.taxonomy import Taxonomy
 
 from .similarity import Platt, Similarities, without_long_prompts

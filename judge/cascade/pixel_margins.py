@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from judge.errors import ConfigError
+from judge.inputs import check_prompts
 from judge.protocol import Classifier, DifferentiableClassifier
-from judge.questions import check_prompts
 from prompts.taxonomy import Taxonomy
 
 from .margins import Path, StageLogits, check_path, margins_from_logits

@@ -22,8 +22,8 @@ from judge.encoders.phrases import (
     without_surrogates,
 )
 from judge.errors import CheckpointError, ConfigError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
 

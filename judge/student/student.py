@@ -17,8 +17,8 @@ from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, unjudged_reason
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.taxonomy import Taxonomy

@@ -16,8 +16,8 @@ from urllib.parse import urldefrag, urlsplit
 import numpy as np
 
 from judge.errors import ConfigError, MissingExtraError
+from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs
 from prompts.quoting import quote, shorten
 from prompts.taxonomy import Taxonomy
 from prompts.template import Chat, render

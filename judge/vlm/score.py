@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from judge.category_margin import category_margin
 from judge.encoders.pixels import preprocess
 from judge.errors import ConfigError
+from judge.inputs import check_prompts, validate_inputs_for_taxonomies
 from judge.protocol import Scores, on_one_scale
-from judge.questions import check_prompts, validate_inputs_for_taxonomies
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 from prompts.template import render

@@ -18,8 +18,8 @@ from judge.cascade.stages import Cutoffs
 from judge.data.images import MAX_JUDGED_PIXELS
 from judge.encoders.dual import DualEncoder
 from judge.errors import ImageError, QuestionError
+from judge.inputs import concatenate_scores, insert_failed_rows, open_input, validate_inputs
 from judge.protocol import Scores, on_one_scale
-from judge.questions import concatenate_scores, insert_failed_rows, open_input, validate_inputs
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student
 from judge.vlm.score import VisionLanguageJudge
@@ -285,7 +285,7 @@ def test_clean_images_are_not_copied():
 
 
 def test_only_so_many_opened_images_are_held(monkeypatch, tmp_path):
-    monkeypatch.setattr("judge.questions.OPENED_PIXELS", 2 * 64)
+    monkeypatch.setattr("judge.inputs.OPENED_PIXELS", 2 * 64)
     PICTURE.save(tmp_path / "a.png")
     classifier = Bright()
     mixed = [tmp_path / "a.png", b"", tmp_path / "a.png", PICTURE, np.full((8, 8, 3), 255, np.uint8)]
