@@ -15,7 +15,7 @@ MAX_TEXT_LENGTH = 2000
 
 
 def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
-    """`; did you mean ...?` for an unknown word, or an empty string when no known word is similar.
+    """` (did you mean ...?)` for an unknown word, or an empty string when no known word is similar.
 
     Args:
         word: the unknown word.
@@ -23,7 +23,7 @@ def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
     """
     names = known if isinstance(known, Mapping) else {name.casefold(): name for name in known}
     close = get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
-    return f"; did you mean {names[close[0]]!r}?" if close else ""
+    return f" (did you mean {names[close[0]]!r}?)" if close else ""
 
 
 def check_name(name: object, what: str) -> None:

@@ -141,14 +141,14 @@ def test_what_differs_is_told_and_kept(parse, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "mine", "says"),
     [
-        (["--limits", "3"], "", "unknown option '--limits'; did you mean 'limit'"),
+        (["--limits", "3"], "", "unknown option '--limits' .did you mean 'limit'"),
         (["--lim", "3"], "", "unknown option '--lim'"),
         (["stray"], "", "unknown option 'stray'"),
         (["--resume_from_checkpoint", "true"], "", "keeps no checkpoints"),
         (
             ["--config", "FILE"],
             "learning_rat: 1\n",
-            "mine.yaml has an unknown option 'learning_rat'; did you mean",
+            "mine.yaml has an unknown option 'learning_rat' .did you mean",
         ),
         (["--config", "FILE"], "- 1\n", "holds no mapping"),
         (["--config", "FILE"], "", "holds no mapping"),
@@ -183,7 +183,7 @@ def test_values_that_fit_are_taken(parse):
 
 def test_a_mapping_is_checked_against_the_class_it_fills():
     check_mapping("flip", {"group_size": 4, "rename": 0, "names": ["x"]}, FlipOptions)
-    with pytest.raises(ConfigError, match="flip has an unknown field 'groupsize'; did you mean 'group_size'"):
+    with pytest.raises(ConfigError, match="flip has an unknown field 'groupsize' .did you mean 'group_size'"):
         check_mapping("flip", {"groupsize": 4}, FlipOptions)
     with pytest.raises(ConfigError, match=r"flip\.group_size is 'lots'; write a whole number"):
         check_mapping("flip", {"group_size": "lots"}, FlipOptions)

@@ -155,7 +155,7 @@ def test_csv_rows_of_the_wrong_length_are_listed(tmp_path: Path) -> None:
     [
         ("path,prompt\na.png,x\n", "no column 'label'"),
         ("image,label\na.png,x\n", "no column 'path'"),
-        ("path,label,catagories\na.png,safe,\n", "unknown column 'catagories'; did you mean 'categories'"),
+        ("path,label,catagories\na.png,safe,\n", "unknown column 'catagories' .did you mean 'categories'"),
         ('path,label\n"a.png,safe\n', "cannot be read as CSV"),
         ("path,label\n", "has no rows"),
         ("", "has no rows"),

@@ -1,4 +1,4 @@
-"""judge.encoders.fare and robust_distill: attacked training keeps its budget, its original, and what it was told."""
+"""judge.encoders.fare and harden: adversarial training keeps its budget, its original encoder and its targets."""
 
 import json
 import subprocess

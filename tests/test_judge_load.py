@@ -28,7 +28,7 @@ POLICY = Taxonomy("policy", "1", (Category("blood", "wounds"), Category("hate", 
 FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
-def stirred(model, seed=0):
+def randomise_adapter(model, seed=0):
     """The adapted model with every trained tensor moved, as after training."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -40,13 +40,13 @@ def stirred(model, seed=0):
 
 @pytest.fixture
 def save_run(base_folder, tmp_path):
-    """`save_run(**lora_options)` -> a run folder of a stirred adapter, and the adapted model."""
+    """`save_run(**lora_options)` -> a run folder of an adapter with random weights, and the adapted model."""
 
     def make(name="run", **options):
         base = str(base_folder())
         model, _ = load_base(BaseOptions(model_name_or_path=base))
         model, _ = add_lora(model, LoraOptions(lora_r=4, **options), base=base)
-        stirred(model)
+        randomise_adapter(model)
         run = RunDir.create(tmp_path / name, kind="vlm", base=base, dtype="float32", template="policy_first")
         run.write_taxonomy(POLICY)
         model.save_pretrained(run.path / "adapter")

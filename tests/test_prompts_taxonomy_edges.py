@@ -110,7 +110,7 @@ def test_errors_about_categories_that_are_not_there() -> None:
     """Codes and aliases are known too; what is proposed is the name."""
     for got in ("weaponri", "S1x", "armss"):
         with pytest.raises(
-            TaxonomyError, match=rf"no category '{got}'; did you mean 'arms'\?. It has: arms, pets\."
+            TaxonomyError, match=rf"no category '{got}' \(did you mean 'arms'\?\)\. It has: arms, pets\."
         ):
             OWN.index(got)
     with pytest.raises(TaxonomyError, match=r"'own' has no category 'xyzzy'\. It has: arms, pets\."):
@@ -118,10 +118,10 @@ def test_errors_about_categories_that_are_not_there() -> None:
     with pytest.raises(TaxonomyError, match=r"no category None\. It has"):
         OWN.index(None)  # type: ignore[arg-type]
     assert (OWN.index("PETS"), OWN.index("arms")) == (1, 0)
-    assert nearest("digit", ["Digits", "signs"]) == "; did you mean 'Digits'?"
-    assert nearest("DIGIT", {"digits": "Zahlen"}) == "; did you mean 'Zahlen'?"
+    assert nearest("digit", ["Digits", "signs"]) == " (did you mean 'Digits'?)"
+    assert nearest("DIGIT", {"digits": "Zahlen"}) == " (did you mean 'Zahlen'?)"
     assert nearest("xyz", ["digits"]) == ""
-    assert nearest("abcde", ["abcxy"]) == "; did you mean 'abcxy'?"  # three of five letters
+    assert nearest("abcde", ["abcxy"]) == " (did you mean 'abcxy'?)"  # three of five letters
     assert nearest("abcde", ["abxyz"]) == ""
 
 
@@ -221,7 +221,7 @@ def test_entries_are_checked_field_by_field(values: dict[str, object], said: str
         ({"name": None, "version": None}, r"missing name, version\."),
         (
             {"catgories": 1},
-            r"unknown field 'catgories'; did you mean 'categories'\?. Allowed: name, version, categories",
+            r"unknown field 'catgories' \(did you mean 'categories'\?\). Allowed: name, version, categories",
         ),
         ({"categories": "ab"}, "'categories' must be a list with at least one entry, got 'ab'"),
     ],
