@@ -41,7 +41,17 @@ ROOT = Path(__file__).resolve().parent.parent
 LISTED = ROOT / "tests" / "data" / "surviving_mutants.yaml"
 LEAST = 0.85
 """Share of an area's mutants that its tests have to kill."""
-OURS = ("prompts", "judge", "adversarial", "eval", "tests", "conftest", "__main__", "__mp_main__")
+OURS = (
+    "prompts",
+    "judge",
+    "adversarial",
+    "eval",
+    "tests",
+    "conftest",
+    "fixtures_",
+    "__main__",
+    "__mp_main__",
+)
 AREAS: dict[str, dict[str, str]] = {
     "prompts": {
         "prompts/example.py": "prompts_taxonomy prompts_taxonomy_edges",

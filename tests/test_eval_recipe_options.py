@@ -183,7 +183,9 @@ def test_values_that_fit_are_taken(parse):
 
 def test_a_mapping_is_checked_against_the_class_it_fills():
     check_mapping("flip", {"group_size": 4, "rename": 0, "names": ["x"]}, FlipOptions)
-    with pytest.raises(ConfigError, match="flip has an unknown field 'groupsize' .did you mean 'group_size'"):
+    with pytest.raises(
+        ConfigError, match=r"flip has an unknown field 'groupsize' .did you mean 'group_size'"
+    ):
         check_mapping("flip", {"groupsize": 4}, FlipOptions)
     with pytest.raises(ConfigError, match=r"flip\.group_size is 'lots'; write a whole number"):
         check_mapping("flip", {"group_size": "lots"}, FlipOptions)
