@@ -41,17 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LISTED = ROOT / "tests" / "data" / "surviving_mutants.yaml"
 LEAST = 0.85
 """Share of an area's mutants that its tests have to kill."""
-OURS = (
-    "prompts",
-    "judge",
-    "adversarial",
-    "eval",
-    "tests",
-    "conftest",
-    "fixtures_",
-    "__main__",
-    "__mp_main__",
-)
+OURS = ("prompts", "judge", "adversarial", "eval", "tests", "conftest", "fixtures", "__main__", "__mp_main__")
 AREAS: dict[str, dict[str, str]] = {
     "prompts": {
         "prompts/example.py": "prompts_taxonomy prompts_taxonomy_edges",
@@ -310,7 +300,11 @@ def baseline(module: str, tests: Sequence[str]) -> Baseline:
     status = run_pytest(tests, plugin)
     cover.stop()
     reaching = cover.get_data().contexts_by_lineno(str(ROOT / module))
-    imported = [name for name in sys.modules if name not in before and name.split(".")[0] not in OURS]
+    imported = [
+        name
+        for name in sys.modules
+        if name not in before and name.partition(".")[0].partition("_")[0] not in OURS
+    ]
     return Baseline(status, plugin.seconds, {str(line): names for line, names in reaching.items()}, imported)
 
 
