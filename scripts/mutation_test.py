@@ -42,54 +42,8 @@ LISTED = ROOT / "tests" / "data" / "surviving_mutants.yaml"
 LEAST = 0.85
 """Share of an area's mutants that its tests have to kill."""
 OURS = ("prompts", "judge", "adversarial", "eval", "tests", "conftest", "fixtures", "__main__", "__mp_main__")
-AREAS: dict[str, dict[str, str]] = {
-    "prompts": {
-        "prompts/example.py": "prompts_taxonomy prompts_taxonomy_edges",
-        "prompts/flip/draw.py": "prompts_flip",
-        "prompts/flip/summary.py": "prompts_flip",
-        "prompts/flip/policies.py": "prompts_policies prompts_flip",
-        "prompts/flip/pool.py": "prompts_policies prompts_flip",
-        "prompts/flip/published.py": "prompts_flip",
-        "prompts/flip/rows.py": "prompts_policies prompts_flip",
-        "prompts/names.py": "prompts_taxonomy prompts_taxonomy_edges",
-        "prompts/quoting.py": "prompts_template",
-        "prompts/taxonomy.py": "prompts_taxonomy prompts_taxonomy_edges",
-        "prompts/taxonomy_file.py": "prompts_taxonomy prompts_taxonomy_edges",
-        "prompts/template.py": "prompts_template",
-        "prompts/verdict.py": "prompts_verdict prompts_verdict_edges",
-    },
-    "tree": {"judge/vlm/tree.py": "judge_tree"},
-    "cascade": {
-        "judge/calibration/cutoffs.py": "judge_cutoffs",
-        "judge/calibration/envelope.py": "judge_envelope",
-        "judge/protocol.py": "judge_one_scale",
-        "judge/cascade/settings.py": "judge_cascade_settings judge_cascade_saved",
-        "judge/cascade/stages.py": "judge_stages judge_cascade_decisions judge_cascade_tuning",
-        "judge/cascade/tuning.py": "judge_stages judge_cascade_tuning",
-        "judge/cascade/margins.py": "judge_cascade_margins",
-        "judge/cascade/pixel_margins.py": "judge_cascade_margins",
-        "judge/cascade/row_verdicts.py": "judge_cascade",
-        "judge/cascade/cascade.py": "judge_cascade",
-        "judge/cascade/similarity.py": "judge_similarity judge_cascade",
-        "judge/cascade/filters_alone.py": "judge_similarity judge_margins",
-    },
-    "conformal": {
-        "judge/calibration/conformal.py": "judge_conformal judge_temperature judge_temperature_edges",
-        "judge/calibration/temperature.py": "judge_temperature judge_temperature_edges",
-    },
-    "metrics": {
-        "eval/metrics/judged.py": "eval_judged",
-        "eval/metrics/arrays.py": "eval_arrays eval_judged",
-        "eval/metrics/intervals.py": "eval_arrays eval_attack_rates",
-        "eval/metrics/attack_rates.py": "eval_attack_rates",
-        "eval/metrics/comparisons.py": "eval_attack_rates",
-    },
-    "problem": {
-        "adversarial/problem.py": "adversarial_problem",
-        "adversarial/search.py": "adversarial_problem adversarial_pgd",
-    },
-}
-"""Name -> module -> names of the test files that have to kill its mutants."""
+TESTED = ROOT / "tests" / "data" / "mutation_areas.yaml"
+"""Area -> module -> names of the test files that have to kill its mutants."""
 
 
 @dataclass(frozen=True)
@@ -358,9 +312,10 @@ def judged(module: str, tests: Sequence[str], sample: int, seed: int) -> Iterato
 
 def main() -> int:
     """Test the areas, print a table and the survivors that nobody has explained."""
+    areas: dict[str, dict[str, str]] = yaml.safe_load(TESTED.read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "areas", nargs="*", metavar="AREA", help=f"of {', '.join(AREAS)}, or one of their modules"
+        "areas", nargs="*", metavar="AREA", help=f"of {', '.join(areas)}, or one of their modules"
     )
     parser.add_argument(
         "--sample", type=int, default=0, help="mutants of each module, drawn by seed; 0 takes all"
@@ -370,15 +325,15 @@ def main() -> int:
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
     os.environ["PYTHONPATH"], os.environ["OMP_NUM_THREADS"] = str(ROOT), "1"
-    if wrong := [name for name in options.areas if name not in AREAS and not Path(name).is_file()]:
-        parser.error(f"no area or module {', '.join(wrong)}; there are {', '.join(AREAS)}")
+    if wrong := [name for name in options.areas if name not in areas and not Path(name).is_file()]:
+        parser.error(f"no area or module {', '.join(wrong)}; there are {', '.join(areas)}")
     entries = yaml.safe_load(LISTED.read_text(encoding="utf-8")) or {} if LISTED.exists() else {}
     listed = {(module, one["was"], one["now"]) for module, ones in entries.items() for one in ones}
     failed, table = (
         False,
         ["| module | mutants | killed | explained | unexplained |", "|---|---|---|---|---|"],
     )
-    for area, modules in AREAS.items():
+    for area, modules in areas.items():
         killed = total = 0
         for module, files in modules.items():
             if options.areas and not {area, module} & set(options.areas):
