@@ -24,6 +24,7 @@ OWN = {
     "distill_cross_attention": "distill_cross_attention",
     "fixed_head": "linear_probe",
     "lora_llava": "lora_llava",
+    "obedience": "obedience",
     "own_head": "own_head",
     "robust_encoder": "robust_encoder",
     "robust_student": "robust_student",

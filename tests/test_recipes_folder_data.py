@@ -167,6 +167,28 @@ def test_recipe_own_head(on_shapes, run_recipe, cache, held_out):
     assert ("no training policy held (corner)" in printed) == bool(held_out)
 
 
+def test_recipe_obedience(on_shapes, run_recipe, base_folder, tmp_path):
+    (tmp_path / "small.yaml").write_text("flip: {group_size: 4, max_categories: 2}\n")
+    small = {"config": tmp_path / "small.yaml", "judge": base_folder(), "rows": 16, "batch_size": 32}
+    small["only"] = ["bullets", "categories_20", "true_prompt"]
+
+    run_recipe("obedience", **on_shapes, **small, output_dir=tmp_path / "bare")
+    found = RunDir.open(tmp_path / "bare", kind="obedience").metrics
+    assert found["families"]["bullets"]["rows"] > 8
+    # What the recipe's YAML says is in no picture of digits may be in these.
+    filled = found["families"]["categories_20"]
+    assert filled["rows"] == 0
+    assert "name taxonomies of which no image violates anything" in next(iter(filled["refused"]))
+    assert found["references"]["plain"]["heldout_f1"] is None
+    assert names_no_digit(tmp_path / "bare")
+
+    run_recipe(
+        "obedience", **on_shapes, **small, output_dir=tmp_path / "filled", unrelated=["digits", "unsafebench"]
+    )
+    found = RunDir.open(tmp_path / "filled").metrics
+    assert found["families"]["categories_20"]["rows"] == found["references"]["plain"]["rows"]
+
+
 def check_head(run, kind, answers):
     run = RunDir.open(run, kind=kind)
     assert run.metrics["rows"] == 16

@@ -25,13 +25,15 @@ from prompts.printable import printable_lines
 
 RESET_WITH = {
     "held_out": "taxonomy",
+    "unrelated": "dataset",
     "baselines": "taxonomy",
     "cascade": "taxonomy",
     "defended_cascade": "taxonomy",
     "max_steps": "num_train_epochs",
 }
 """What a recipe's own YAML says of the first goes back to its default where the user sets the second to something else:
-categories held out, and runs made for a taxonomy, mean nothing under another one, and steps would overrule epochs."""
+categories held out, and runs made for a taxonomy, mean nothing under another one, what is in no image of one data set
+may be in another's, and steps would overrule epochs."""
 
 
 @dataclass

@@ -57,22 +57,39 @@ app.command("calibrate", epilog=CALIBRATE_EPILOG, short_help="Fit a threshold fo
 )
 
 
-# Options and --help are the recipe's: Typer passes on every word as it is.
+# Options and --help of these are the recipe's: Typer passes on every word as it is.
+_ALL_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
 @app.command(
     add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    context_settings=_ALL_WORDS,
     short_help="Attack classifiers and report their robust accuracy.",
 )
 def attack(context: typer.Context) -> int:
     """Run recipes/attack.py on `arbiter attack VICTIM... OPTION...`; all options are the recipe's own."""
+    return _run_recipe(context, "attack", "--victims")
+
+
+@app.command(
+    add_help_option=False,
+    context_settings=_ALL_WORDS,
+    short_help="Measure whether a classifier obeys a taxonomy in any wording.",
+)
+def obedience(context: typer.Context) -> int:
+    """Run recipes/obedience.py on `arbiter obedience JUDGE OPTION...`; all options are the recipe's own."""
+    return _run_recipe(context, "obedience", "--judge")
+
+
+def _run_recipe(context: typer.Context, name: str, option: str) -> int:
+    """Run a recipe on the words after its command; what stands before the first option are values of `option`."""
     from .recipe_files import run_recipe
 
     words = context.args
-    # What stands before the first option are the victims.
     count = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
-    victims = ["--victims", *words[:count]] if count else []
+    values = [option, *words[:count]] if count else []
     debug = ["--debug"] if context.find_root().params["debug"] else []
-    return run_recipe("attack", [*victims, *words[count:], *debug])
+    return run_recipe(name, [*values, *words[count:], *debug])
 
 
 @app.command()
