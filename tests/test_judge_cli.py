@@ -349,9 +349,10 @@ def test_taxonomy_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "mine.yaml" in errors
 
 
-def test_merge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     import types
 
+    monkeypatch.chdir(tmp_path)  # whatever happens, no model is written into the sources
     calls: list[tuple[Path, Path]] = []
     fake = types.ModuleType("judge.vlm.adapter")
     fake.merge_run = lambda run, out: calls.append((run, out))  # type: ignore[attr-defined]

@@ -84,6 +84,20 @@ def test_the_large_file_hook_works(tmp_path: Path, size: int, code: int) -> None
     assert ("Larger than 1 MB" in done.stderr) == bool(code)
 
 
+def test_nothing_else_is_tracked() -> None:
+    """What a test or a command left at the root by mistake would be committed with the next `git add`."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    top = {line.split("/")[0] for line in listed.stdout.splitlines()}
+    known = {*FOLDERS, "tests", "docs", ".ci", ".gitignore", ".pre-commit-config.yaml", "Makefile", "LICENSE"}
+    assert top <= known | {
+        "README.md",
+        "CHANGELOG.md",
+        "CONTRIBUTING.md",
+        "pyproject.toml",
+        "constraints.txt",
+    }
+
+
 def test_no_large_or_pickled_file_is_tracked() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     paths = [ROOT / line for line in listed.stdout.splitlines() if (ROOT / line).is_file()]
