@@ -238,9 +238,6 @@ def write_results(
     for key, label in (("heldout_f1", "F1, held-out categories"), ("lying_prompt_f1", "F1, prompt lies")):
         values = [found[key] for found in summaries.values() if found[key] is not None]
         log(f"{label:28}" + "  ".join(f"{value:.3f}" for value in values))
-    log(
-        f"\n{about['seconds']:.0f} s before the report; {run.path}/report.html shows curves and wrong verdicts. Next:"
-    )
 
 
 if __name__ == "__main__":
