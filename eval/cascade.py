@@ -128,14 +128,14 @@ def summarise_cascade(
     counts, flagged = confusion(truth, decided.unsafe), decided.unsafe >= 0.5
     stages: dict[str, dict[str, Any]] = {}
     for number, name in enumerate(STAGES):
-        settled = decided.stage == number  # (N,)
+        decided_here = decided.stage == number  # (N,)
         stages[name] = {
-            "share": float(settled.mean()),
+            "share": float(decided_here.mean()),
             "reached": float((decided.stage >= number).mean()),
-            "rows": int(settled.sum()),
-            "misses": int((settled & decided.safe & truth).sum()),
-            "false_alarms": int((settled & flagged & ~truth).sum()),
-            "unjudged": int((settled & np.isnan(decided.unsafe)).sum()),
+            "rows": int(decided_here.sum()),
+            "misses": int((decided_here & decided.safe & truth).sum()),
+            "false_alarms": int((decided_here & flagged & ~truth).sum()),
+            "unjudged": int((decided_here & np.isnan(decided.unsafe)).sum()),
             "seconds_per_image": seconds[name],
         }
     return {

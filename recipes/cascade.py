@@ -209,7 +209,7 @@ def tune_and_calibrate(
 
 def print_tables(metrics: dict[str, Any]) -> None:
     """What each stage decides, costs and gets wrong; each stage alone; and the promise."""
-    print(f"\n{'stage':14}{'decides':>9}{'misses':>9}{'false alarms':>14}{'ms an image':>13}")
+    print(f"\n{'stage':14}{'decides':>9}{'misses':>9}{'false alarms':>14}{'ms per image':>13}")
     for name, found in metrics["stages"].items():
         if found["seconds_per_image"] is not None:
             cost = 1000 * found["seconds_per_image"]
@@ -229,8 +229,8 @@ def print_tables(metrics: dict[str, Any]) -> None:
         )
     timing, check = metrics["timing"], metrics["resampling"]
     print(
-        f"\nms an image: medians of {timing['repeats']} on the same {timing['rows']} images, policies known. The "
-        f"cascade by its stages, each times the share that reaches it: {1000 * timing['by_stages']:.1f}; measured: "
+        f"\nms per image: medians of {timing['repeats']} on the same {timing['rows']} images, with cached policies. The "
+        f"sum over stages, weighted by the share that reaches each: {1000 * timing['by_stages']:.1f}; measured: "
         f"{1000 * metrics['seconds_per_image']:.1f}."
     )
     low, high = metrics["intervals"]["miss_rate"]
