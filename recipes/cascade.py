@@ -229,8 +229,8 @@ def print_tables(metrics: dict[str, Any]) -> None:
         )
     timing, check = metrics["timing"], metrics["resampling"]
     print(
-        f"\nms per image: medians of {timing['repeats']} on the same {timing['rows']} images, with cached policies. The "
-        f"sum over stages, weighted by the share that reaches each: {1000 * timing['by_stages']:.1f}; measured: "
+        f"\nms per image: medians of {timing['repeats']} on the same {timing['rows']} images, with cached policies. "
+        f"The sum over stages, weighted by the share that reaches each: {1000 * timing['by_stages']:.1f}; measured: "
         f"{1000 * metrics['seconds_per_image']:.1f}."
     )
     low, high = metrics["intervals"]["miss_rate"]
