@@ -66,7 +66,6 @@ def write_obedience_report(
         tables=[headline(metrics, before), *tables(metrics, before), refusals(metrics)],
         figure=png_data_uri(figure.read_bytes()),
         sheets={name: sheet for name, sheet in sheets.items() if sheet},
-        format_value=format_value,
     )
     return run.write_text("report.html", page)
 

@@ -114,7 +114,6 @@ def write_report(
         shortcut=shortcut,
         extra=extra or {},
         threshold=threshold,
-        show=format_value,
     )
     return run.write_text("report.html", page)
 

@@ -39,7 +39,10 @@ def png_data_uri(png: bytes) -> str:
 
 
 def page_template(name: str) -> jinja2.Template:
-    """The template `name` of this folder; it escapes all values, and fails on undefined names."""
+    """The template `name` of this folder; it escapes all values, and fails on undefined names.
+
+    Pages extend `base.html` and take tables from `table.html`; `format_value` is known in all of them.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("eval.reports", ""),
         autoescape=True,
@@ -49,6 +52,7 @@ def page_template(name: str) -> jinja2.Template:
         lstrip_blocks=True,
         finalize=_without_control_characters,
     )
+    environment.globals["format_value"] = format_value
     return environment.get_template(name)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from eval.robustness.trials import VictimResults
 from judge.runs.folder import RunDir
 
-from .page import format_value, page_template, png_data_uri
+from .page import page_template, png_data_uri
 from .robustness_figures import ImagePair, draw_epsilons, draw_images, draw_margins, draw_steps
 from .robustness_tables import Metrics, failed_checks, tables
 
@@ -45,6 +45,5 @@ def write_robustness_report(
         tables=tables(metrics),
         figures={name: png_data_uri(path.read_bytes()) for name, path in figures.items()},
         sheet=SHEET,
-        show=format_value,
     )
     return run.write_text("report.html", page)
