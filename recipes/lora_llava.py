@@ -13,7 +13,7 @@ LLaVA-1.5-7B on UnsafeBench, as in the paper (CCS 2025, section 5.2), on GPUs of
     accelerate launch --config_file recipes/configs/accelerate/zero2.yaml recipes/lora_llava.py --config ...
 
 Every option can stand in the YAML, and all but `flip` on the command line; `--help` lists them; an unknown one stops
-the run. A run that was stopped goes on with `--resume_from_checkpoint true`, under the options it was begun with; how
+the run. A run that was stopped goes on with `--resume_from_checkpoint true`, with the options it was started with; how
 often it saves, logs and evaluates may differ, and under `lr_scheduler_type: constant` it may be made longer.
 """
 

@@ -65,7 +65,7 @@ def create_run(
         about: further values for the manifest, such as the base model.
 
     Raises:
-        CheckpointError: the folder is in use, or the run in it was begun otherwise.
+        CheckpointError: the folder is in use, or its run was started with other options.
         ConfigError: the checkpoint to resume from is none, or incomplete.
     """
     config: dict[str, Any] = {}
