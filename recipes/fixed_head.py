@@ -224,11 +224,11 @@ def print_table(metrics: dict[str, Any]) -> None:
     """By members and by name, one metric a line."""
     labels = {
         "f1": "F1",
-        "safe_to_unsafe": "flip safe -> unsafe",
-        "unsafe_to_safe": "flip unsafe -> safe",
+        "safe_to_unsafe": "flip accuracy, safe -> unsafe",
+        "unsafe_to_safe": "flip accuracy, unsafe -> safe",
         "heldout_f1": "F1, held-out categories",
         "f1_everything": "F1, both together",
-        "unjudged_share": "could not judge",
+        "unjudged_share": "unjudged",
     }
     log(f"{'':32}{'by members':>12}{'by name':>12}")
     for key, label in labels.items():
