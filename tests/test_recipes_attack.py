@@ -81,6 +81,13 @@ def run_recipe(recipe, *given):
         recipe["main"]()
 
 
+@pytest.fixture
+def pixels_only(recipe, monkeypatch):
+    """Leave out texts, edits and transfer, which take most of the time and are tested by the whole run."""
+    nothing = {"texts": {}, "edits": {}, "transfer": None, "universal": {}, "static_sets": {}}
+    monkeypatch.setitem(recipe["main"].__globals__, "run_other_attacks", lambda *_: nothing)
+
+
 @pytest.fixture(scope="module")
 def config(runs):
     path = runs / "attack.yaml"
@@ -134,6 +141,7 @@ def test_the_exit_code_tells_of_failed_checks(finished):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pixels_only")
 def test_the_same_seed_gives_the_same_numbers(finished, recipe, runs, config, tmp_path):
     out, _ = finished
     only = {"config": config, "victims": [runs / "student"], "cascade": "none", "defended_cascade": "none"}
@@ -192,6 +200,7 @@ def test_errors_are_two_and_one_line_since_one_is_a_failed_check(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("pixels_only")
 def test_the_papers_preset_runs_and_says_that_it_is_weak(recipe, runs, tmp_path, capsys):
     more = {
         "preset": "unsafebench",
