@@ -241,6 +241,7 @@ def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
         each(scores.decided_by, lambda _: "door"),
         each(scores.because, str),
         None if scores.separate is None else known(scores.separate),
+        each(scores.notes, lambda _: None),
     )
 
 
@@ -252,6 +253,10 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         every = [getattr(part, name) for part in parts]
         return None if None in every else tuple(entry for one in every for entry in one)
 
+    # Most chunks have no notes, so those of one chunk must not be lost with them.
+    noted = [part.notes or (None,) * len(part.unsafe) for part in parts]
+    notes = tuple(note for one in noted for note in one)
+
     return Scores(
         np.concatenate([part.unsafe for part in parts]),
         np.concatenate([part.categories for part in parts]),
@@ -262,4 +267,5 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         None
         if all(part.separate is None for part in parts)
         else np.concatenate([part.category_probabilities for part in parts]),
+        notes if any(notes) else None,
     )

@@ -40,6 +40,8 @@ class Scores:
     separate: "NDArray[np.float64] | None" = None
     """(B, K) probability per category as the classifier computed it, before `on_one_scale`; None where that is the same
     as `categories`. Used for distillation and calibration, not for verdicts."""
+    notes: tuple[str | None, ...] | None = None
+    """B remarks on rows that were judged, such as that the prompt was not read; None where there is none."""
 
     @property
     def category_probabilities(self) -> "NDArray[np.float64]":

@@ -40,6 +40,8 @@ class Verdict:
     """Why the image, or a part of the categories, could not be judged."""
     because: str | None = None
     """Why that stage decided; of a cascade, and of an animation."""
+    note: str | None = None
+    """What a reader of this verdict has to know, such as that the prompt was not read."""
 
     def __post_init__(self) -> None:
         if self.status not in ("safe", "unsafe", "unjudged"):

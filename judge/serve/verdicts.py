@@ -52,6 +52,7 @@ def verdicts_from_scores(
                 reason=verdict.reason or reason,
                 decided_by=verdict.decided_by if scores.decided_by is None else scores.decided_by[row],
                 because=None if scores.because is None else scores.because[row],
+                note=None if scores.notes is None else scores.notes[row],
             )
         )
     return verdicts
