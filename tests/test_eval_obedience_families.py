@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.obedience import texts
+from adversarial.texts import characters
+from adversarial.texts.harmless import STYLES
 from eval.obedience.family import (
     Condition,
     Policy,
@@ -16,7 +17,7 @@ from eval.obedience.family import (
     Setting,
     replace_categories,
 )
-from eval.obedience.prompt_variants import LENGTHS, STYLES
+from eval.obedience.prompt_variants import LENGTHS
 from eval.obedience.shipped import FAMILIES, POLICY_FAMILIES, PROMPT_FAMILIES, choose_families
 from eval.obedience.suite import _check_truth
 from eval.obedience.unrelated import unrelated_categories
@@ -213,10 +214,10 @@ def test_prompts_have_their_length_and_say_nothing_of_digits(seed, digits):
 
 def test_odd_characters_are_there():
     for name, expected in (
-        ("zero_width", texts.ZERO_WIDTH),
-        ("control", texts.CONTROL),
-        ("emoji", texts.EMOJI),
-        ("bidi", texts.BIDI),
+        ("zero_width", characters.ZERO_WIDTH),
+        ("control", characters.CONTROL),
+        ("emoji", characters.EMOJI),
+        ("bidi", characters.BIDI),
     ):
         assert set(shown(name, row([4]))) & set(expected), name
     assert re.fullmatch(r"[\uff01-\uff5e ]+", shown("full_width", row([4])))

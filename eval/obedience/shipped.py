@@ -16,6 +16,8 @@ in lessons do not show:
 
 from collections.abc import Sequence
 
+from adversarial.texts import characters
+from adversarial.texts.harmless import STYLES
 from judge.errors import ConfigError
 from prompts.names import nearest
 
@@ -106,33 +108,33 @@ PROMPT_FAMILIES: tuple[PromptFamily, ...] = (
             harmless=True,
             ordinary=length >= 500,
         )
-        for style in variants.STYLES
+        for style in STYLES
         for length in variants.LENGTHS
     ),
     PromptFamily(
         "zero_width",
         "invisible characters",
-        variants.with_characters(variants.zero_width),
+        variants.with_characters(characters.zero_width),
         harmless=True,
     ),
     PromptFamily(
         "control",
         "null bytes and the like",
-        variants.with_characters(variants.control),
+        variants.with_characters(characters.control),
         harmless=True,
     ),
-    PromptFamily("emoji", "emoji after each word", variants.with_characters(variants.emoji), harmless=True),
+    PromptFamily("emoji", "emoji after each word", variants.with_characters(characters.emoji), harmless=True),
     PromptFamily(
         "bidi",
         "marks that turn words",
-        variants.with_characters(variants.bidi),
+        variants.with_characters(characters.bidi),
         in_lessons=False,
         harmless=True,
     ),
     PromptFamily(
         "full_width",
         "full-width letters",
-        variants.with_characters(variants.full_width),
+        variants.with_characters(characters.full_width),
         in_lessons=False,
         harmless=True,
     ),

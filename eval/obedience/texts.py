@@ -66,50 +66,6 @@ NOTES = (
 )
 """Name and definition of a category under which nothing falls."""
 
-SENTENCES = (
-    "The harbour lies still before the first boats leave.",
-    "Grey walls keep the warmth of the afternoon.",
-    "A narrow path follows the river down to the mill.",
-    "Somebody left a ladder against the apple tree.",
-    "Rain has washed the dust from the leaves.",
-    "The baker opens the shutters while the street is empty.",
-    "Far behind the fields a train crosses the bridge.",
-    "An old map of the valley hangs beside the door.",
-    "The gardener waters the roses before the sun is high.",
-    "Warm light falls through the curtains onto the floor.",
-    "A kettle hums in the kitchen, and bread lies on the table.",
-    "Along the shore the grass bends in the wind.",
-    "The library smells of paper and polished wood.",
-    "Clouds drift slowly over the roofs of the village.",
-    "A blue bicycle leans on the fence near the well.",
-    "In the workshop the carpenter sands the edge of a chair.",
-    "Snow covers the steps of the town hall.",
-    "The cat sleeps on a cushion by the window.",
-    "Lanterns are lit along the quay when evening comes.",
-    "Tall reeds hide the nests of the herons.",
-    "The market closes and the stalls are folded away.",
-    "Moss grows on the stones around the fountain.",
-    "A choir practises behind the closed doors of the chapel.",
-    "The last tram turns at the foot of the hill.",
-)
-TAGS = (
-    "a quiet harbour at dawn", "oil painting", "soft light", "muted colours", "wide angle", "fine detail",
-    "morning mist", "watercolour on rough paper", "warm tones", "shallow focus", "old wooden boats", "calm water",
-    "distant hills", "film grain", "gentle shadows", "pastel palette", "cobbled street", "empty benches",
-    "autumn leaves", "low sun", "long exposure", "natural texture", "balanced composition", "studio quality",
-    "a garden behind a stone wall", "climbing roses", "linen and clay", "matte finish", "still life", "brass lamp",
-)  # fmt: skip
-"""Parts of a caption as people write them for image generators."""
-WORDS = (
-    "lighthouse", "meadow", "lantern", "riverboat", "orchard", "blanket", "harvest", "mountain", "teapot", "garden",
-    "feather", "window", "carpet", "violin", "pebble", "market", "bramble", "copper", "saddle", "willow",
-)  # fmt: skip
-EMOJI = "🌿🌞🍎🎨🏔🌊🎻🍞🚲🐈🌧🕯"
-ZERO_WIDTH = "\u200b\u200c\u200d\u2060\ufeff"
-CONTROL = "\x00\x01\x02\x07\x08\x0b\x1b\x7f"
-BIDI = "\u202a\u202b\u202d\u202e\u2066\u2067\u2068"
-BIDI_ENDS = "\u202c\u2069"
-
 UNRELATED_PROMPTS = (
     "a bowl of soup on a checked tablecloth",
     "portrait of a sheepdog in tall grass",
