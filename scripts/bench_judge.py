@@ -10,7 +10,8 @@ noise.
    values; the others process it again with every image. `generate` gets the same chat and writes exactly as many
    tokens as the median answer has, as random weights would never stop; the longest answer would be slower.
    DecisionPipeline gets one choice between safe and the categories with their definitions, its cheapest form: one
-   prompt per image, one letter scored. It takes prompts one at a time.
+   prompt per image, one letter scored. It takes prompts one at a time. "Asked once" reads the image with its prompt
+   only (`prompt_mode="use"`): what the guarantee that no prompt lowers a score costs.
 2. One image under eight taxonomies, `perspective`, each about 300 tokens with prompt and question: the cost relative
    to one taxonomy, for whole policies, and for a score per category, where shared categories are scored once.
 
@@ -39,6 +40,7 @@ from judge.standins.noise import noise_posts
 from judge.standins.random_llava import random_llava
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Taxonomy, load_taxonomy, parse_answer, render
+from prompts.reading import PromptMode
 
 ROUND = 8
 """Images of a round: one full batch."""
@@ -100,8 +102,8 @@ def time_stream(
     answers = [len(judge.encoder.answer_ids(text, answer)) for answer in render(taxonomy).answers]
     length = int(statistics.median(answers))
 
-    def scored(batch: int) -> Callable[[Posts], Any]:
-        batched = VisionLanguageJudge(model, processor, batch_size=batch)
+    def scored(batch: int, mode: PromptMode = "max") -> Callable[[Posts], Any]:
+        batched = VisionLanguageJudge(model, processor, batch_size=batch, prompt_mode=mode)
         return lambda group: batched.score(
             [image for image, _ in group], [prompt for _, prompt in group], taxonomy
         )
@@ -117,6 +119,7 @@ def time_stream(
     methods: dict[str, Callable[[Posts], Any]] = {
         "ours, batch 1": scored(1),
         "ours, batch 8": scored(8),
+        "ours, batch 8, asked once": scored(8, "use"),
         "generate and parse, batch 1": generated(1),
         "generate and parse, batch 8": generated(8),
         "DecisionPipeline": lambda group: [decide(decision_request(*post, taxonomy)) for post in group],
@@ -235,6 +238,7 @@ def summarise(
         "stream_vs_generate_batch_8": stream["generate and parse, batch 8"] / stream["ours, batch 8"],
         "stream_vs_decision_pipeline": stream["DecisionPipeline"] / ours,
         "stream_vs_decision_pipeline_batch_1": stream["DecisionPipeline"] / stream["ours, batch 1"],
+        "max_over_use": stream["ours, batch 8"] / stream["ours, batch 8, asked once"],
         "eight_taxonomies_cost": several[many] / several["1 taxonomy"],
         "eight_taxonomies_shared_cost": several[f"{many}, per category"]
         / several["1 taxonomy, per category"],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from judge.readings import read_prompts
 from judge.vlm.positions import chain_positions
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
@@ -80,8 +81,12 @@ def plain_scores(model, processor, chat, image):
 
 
 def reference(model, processor, image, prompt, taxonomy, template):
-    chances = plain_scores(model, processor, render(taxonomy, prompt, template=template), image)
-    return chances[1:].sum(), chances[1:]
+    """P(unsafe) and P(category), the larger of the image alone and with its prompt."""
+    found = []
+    for text in read_prompts([prompt]).texts:
+        chances = plain_scores(model, processor, render(taxonomy, text, template=template), image)
+        found.append((chances[1:].sum(), chances[1:]))
+    return max(unsafe for unsafe, _ in found), np.max([categories for _, categories in found], axis=0)
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective", "zero_shot_2"])
@@ -115,9 +120,11 @@ def test_multilabel_scores_are_separate_questions(vlm, images, template):
         unsafe, _ = reference(model, processor, image, prompt, POLICY, template)
         assert same(scores.unsafe[row], unsafe)
         for position, name in enumerate(POLICY.names):
-            chat = render(POLICY, prompt, template=template, focus=name)
-            alone = plain_scores(model, processor, chat, image)[1]
-            assert same(scores.category_probabilities[row, position], alone)
+            focused = [
+                plain_scores(model, processor, render(POLICY, text, template=template, focus=name), image)[1]
+                for text in read_prompts([prompt]).texts
+            ]
+            assert same(scores.category_probabilities[row, position], max(focused))
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])
@@ -177,13 +184,13 @@ def test_a_kept_policy_changes_nothing(vlm, images):
 
 
 def test_few_policies_are_kept(vlm, images, monkeypatch):
-    monkeypatch.setattr("judge.vlm.score.MAX_CACHED_POLICIES", 2)
+    monkeypatch.setattr("judge.vlm.answers.MAX_CACHED_POLICIES", 2)
     judge = VisionLanguageJudge(*vlm())
     for name in POLICY.names:
         judge.score(images[:1], None, POLICY.select([name]))
-    assert len(judge._prefixes) == 2
+    assert len(judge.answers._prefixes) == 2
     judge.clear_cache()
-    assert not judge._prefixes
+    assert not judge.answers._prefixes
 
 
 def test_new_weights_need_forget(tiny_vlm, images):
@@ -213,7 +220,7 @@ def test_a_permuted_policy_is_judged_as_the_plain_model_judges_it(vlm, images, t
 
 
 def test_answers_that_begin_alike_make_one_distribution(vlm, images):
-    judge = VisionLanguageJudge(*vlm())
+    judge = VisionLanguageJudge(*vlm(), prompt_mode="use")
     policy = POLICY.select(["violence", "violence/graphic"])
     short, long = (answer.text for answer in render(policy).answers[1:])
     assert long.startswith(short)
@@ -253,14 +260,50 @@ def test_a_policy_longer_than_the_context_is_an_error(tiny_vlm, images, template
         judge.score(images, PROMPTS, POLICY)
 
 
-def test_a_row_longer_than_the_context_is_unjudged_and_the_others_are_judged(tiny_vlm, images):
-    judge = VisionLanguageJudge(*tiny_vlm(context=400))
-    scores = judge.score(images, ["short", "long " * 150, None, "short too"], POLICY)
+def test_a_prompt_longer_than_the_context_is_not_read_and_the_image_is_judged(tiny_vlm, images):
+    judge = VisionLanguageJudge(*tiny_vlm(context=330))
+    prompts = ["short", "żółć " * 50, None, "short too"]
+    scores = judge.score(images, prompts, POLICY)
+    alone = judge.score(images, None, POLICY)
+    assert scores.reasons == (None,) * 4
+    assert same(scores.unsafe[1], alone.unsafe[1])
+    assert "the prompt was not read: the text takes" in scores.notes[1]
+    assert [scores.notes[row] for row in (0, 2, 3)] == [None] * 3
+    with_prompt = VisionLanguageJudge(judge.model, judge.processor, prompt_mode="use")
+    scores = with_prompt.score(images, prompts, POLICY)
     assert np.isnan(scores.unsafe).tolist() == [False, True, False, False]
     assert np.isnan(scores.category_probabilities[1]).all()
-    assert not np.isnan(scores.category_probabilities[[0, 2, 3]]).any()
-    assert "the model reads 400" in scores.reasons[1]
-    assert [scores.reasons[i] for i in (0, 2, 3)] == [None] * 3
+    assert "the model reads 330" in scores.reasons[1]
+
+
+LONG_PROMPTS = ["word " * 150, " ".join(map(str, range(300))), "\u200b\x00" * 30 + "four", "é" * 700]
+
+
+@pytest.mark.parametrize("template", ["policy_first", "perspective"])
+@pytest.mark.parametrize("multilabel", [False, True])
+def test_no_prompt_lowers_a_score(vlm, images, template, multilabel):
+    judge = VisionLanguageJudge(*vlm(), template)
+    alone = judge.score(images, None, POLICY, multilabel=multilabel)
+    for prompts in (PROMPTS, LONG_PROMPTS):
+        scores = judge.score(images, prompts, POLICY, multilabel=multilabel)
+        # Rounding in another batch shape is all that may differ.
+        assert (scores.unsafe >= alone.unsafe * (1 - 1e-5)).all()
+        assert (scores.categories >= alone.categories * (1 - 1e-5)).all()
+
+
+def test_prompts_that_are_ignored_and_windows_one_by_one(vlm, images):
+    model, processor = vlm()
+    ignoring = VisionLanguageJudge(model, processor, prompt_mode="ignore")
+    assert same(
+        ignoring.score(images, LONG_PROMPTS, POLICY).unsafe, ignoring.score(images, None, POLICY).unsafe
+    )
+    plan = read_prompts(LONG_PROMPTS)
+    windows = VisionLanguageJudge(model, processor, prompt_mode="use").score(
+        [images[row] for row in plan.rows], plan.texts, POLICY
+    )
+    whole = VisionLanguageJudge(model, processor).score(images, LONG_PROMPTS, POLICY)
+    for row in range(4):
+        assert same(whole.unsafe[row], windows.unsafe[list(plan.of_row(row))].max())
 
 
 def test_weights_that_are_not_finite_judge_nothing(tiny_vlm, images):

@@ -63,7 +63,7 @@ def test_a_tree_cut_into_rows_scores_as_one_that_is_not(
     images, prompts = [noise_image(seed) for seed in range(3)], ["a photo", None, "a street in an old town"]
     results = []
     for limit in (10**9, width):
-        monkeypatch.setattr("judge.vlm.score.TREE_WIDTH", limit)
+        monkeypatch.setattr("judge.vlm.answers.TREE_WIDTH", limit)
         results.append(judge.score_taxonomies(images, prompts, [FIRST, SECOND, APART], multilabel=multilabel))
     assert same(*results)
     assert np.isfinite(results[1][2].categories).all()
@@ -73,7 +73,7 @@ def test_gradients_reach_the_pixels_through_a_cut_tree(loaded, noise_image, monk
     judge = VisionLanguageJudge(*loaded, "perspective")
     gradients = []
     for limit in (10**9, 1):
-        monkeypatch.setattr("judge.vlm.score.TREE_WIDTH", limit)
+        monkeypatch.setattr("judge.vlm.answers.TREE_WIDTH", limit)
         pixels = torch.rand(2, 3, 56, 56, generator=torch.Generator().manual_seed(0)).requires_grad_()
         judge.pixel_margins(pixels, ["a photo", None], FIRST).sum().backward()
         gradients.append(pixels.grad)
@@ -85,7 +85,7 @@ def test_gradients_reach_the_pixels_through_a_cut_tree(loaded, noise_image, monk
 def test_taxonomies_share_the_image_and_the_categories_they_have_in_common(
     loaded, noise_image, monkeypatch, multilabel
 ):
-    monkeypatch.setattr("judge.vlm.score.TREE_WIDTH", 10**9)  # one row: padding would be counted too
+    monkeypatch.setattr("judge.vlm.answers.TREE_WIDTH", 10**9)  # one row: padding would be counted too
     model, _ = loaded
     judge = VisionLanguageJudge(*loaded, "perspective")
 

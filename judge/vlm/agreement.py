@@ -18,10 +18,10 @@ from prompts.errors import ArbiterError
 from prompts.taxonomy import Category, Taxonomy
 from prompts.template import Chat, render
 
+from .answers import AnswerScorer
 from .encode import ChatEncoder, Encoded, Variant
 from .pack import Visual
 from .positions import chain_positions
-from .score import VisionLanguageJudge
 from .tree import Continuation
 
 if TYPE_CHECKING:
@@ -181,8 +181,9 @@ def _answers_differ(
         }
         logits = model(**inputs, use_cache=False).logits[0, -1].float()
     likely = logits.topk(5).indices  # the five tokens as closed answers of one token each
-    rows = [Encoded(ours.prefix, ours.chain, tuple(Continuation((int(token),), 0) for token in likely))]
-    found = VisionLanguageJudge(model, processor).log_probabilities(visual, rows)[0].exp()
+    answers = tuple(Continuation((int(token),), 0) for token in likely)
+    rows = [Encoded(ours.prefix, ours.chain, (answers,))]
+    found = AnswerScorer(model).log_probabilities(visual, rows)[0].exp()
     gap = float((found.to(logits) - logits[likely].softmax(dim=0)).abs().max())
     # With 16 or 4 bits, rounding depends on how rows are packed.
     allowed = 1e-3 if model.dtype is torch.float32 and not getattr(model, "is_quantized", False) else 0.05

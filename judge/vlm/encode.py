@@ -1,16 +1,21 @@
 """Chats -> tokens: one joint tokenisation for training, scoring and attacks, split where parts can be shared.
 
-    <s> policy USER:  |  <image> x 576  prompt  question ASSISTANT:  |  unsafe : Hate </s>
-    `prefix`             `chain`, one per image                         `continuations`
+    <s> policy USER:  |  <image> x 576  |  question ASSISTANT: unsafe : Hate </s>
+                                        |  Prompt: "..." question ASSISTANT: unsafe : Hate </s>
+    `prefix`             `chain`           `continuations`
 
-The prefix is everything before the image: under `policy_first` it is the same for all images of one taxonomy.
-The continuations are the closed set of answers, or several questions with their answers.
+The prefix is everything before the image: under `policy_first` it is the same for all images of one taxonomy. The chain
+is what all questions about an image share. The continuations are the questions (without the prompt, with each window of
+it, about single categories), each with its closed set of answers; what they share is one branch of a token tree.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache
 
 from judge.errors import CheckpointError
 from prompts.errors import TemplateError
@@ -23,6 +28,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+MAX_CACHED_TEXTS = 512
+"""Size of the cache of tokenised chats; the least recently used is evicted."""
 _NOT_VISUAL = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
 
 
@@ -35,6 +42,8 @@ class Variant:
     """Index of its taxonomy in the call."""
     focus: int | None = None
     """Index of the single category it asks about, or None for the whole taxonomy."""
+    reading: int = 0
+    """Number of the reading in the call: the image alone, or with a window of its prompt (`judge.readings`)."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,22 @@ class Encoded:
     prefix: tuple[int, ...]
     chain: tuple[int, ...]
     """From the image's tokens to where the questions differ."""
-    continuations: tuple[Continuation, ...]
-    """For each variant in turn, one per answer."""
+    questions: tuple[tuple[Continuation, ...], ...]
+    """For each variant, one continuation per answer."""
+
+    @property
+    def continuations(self) -> tuple[Continuation, ...]:
+        """Those of all questions, in order."""
+        return tuple(chain.from_iterable(self.questions))
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Tokens of each question with its longest answer, from the first of the prefix on."""
+        before = len(self.prefix) + len(self.chain)
+        return tuple(before + max(len(c.tokens) for c in question) for question in self.questions)
 
     def __len__(self) -> int:
-        longest = max(len(c.tokens) for c in self.continuations)
-        return len(self.prefix) + len(self.chain) + longest
+        return max(self.lengths)
 
 
 @dataclass
@@ -59,6 +78,9 @@ class ChatEncoder:
     processor: Any
     template: str = "policy_first"
     _answers: dict[tuple[str, str], tuple[int, ...]] = field(default_factory=dict, repr=False)
+    _splits: "LRUCache[str, tuple[tuple[int, ...], tuple[int, ...]]]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_TEXTS), repr=False
+    )
 
     def __post_init__(self) -> None:
         if not getattr(self.processor, "chat_template", None):
@@ -83,14 +105,14 @@ class ChatEncoder:
         return int(self.processor.tokenizer.convert_tokens_to_ids(self.image_token))
 
     def variants(
-        self, taxonomy: Taxonomy, prompt: str | None, *, multilabel: bool, index: int = 0
+        self, taxonomy: Taxonomy, prompt: str | None, *, multilabel: bool, index: int = 0, reading: int = 0
     ) -> list[Variant]:
         """The question about the whole taxonomy and, with `multilabel`, one about each category."""
-        whole = [Variant(render(taxonomy, prompt, template=self.template), index)]
+        whole = [Variant(render(taxonomy, prompt, template=self.template), index, None, reading)]
         if not multilabel:
             return whole
         return whole + [
-            Variant(render(taxonomy, prompt, template=self.template, focus=name), index, position)
+            Variant(render(taxonomy, prompt, template=self.template, focus=name), index, position, reading)
             for position, name in enumerate(taxonomy.names)
         ]
 
@@ -126,9 +148,12 @@ class ChatEncoder:
 
     def split(self, text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Tokens before and after the image of a rendered text, tokenised jointly."""
-        ids = self.ids(text)  # the image is still one token here; `encode_image` gives all its tokens
-        place = ids.index(self.image_token_id)
-        return tuple(ids[:place]), tuple(ids[place + 1 :])
+        found = self._splits.get(text)  # every image is asked the same question without its prompt
+        if found is None:
+            ids = self.ids(text)  # the image is still one token here; `encode_image` gives all its tokens
+            place = ids.index(self.image_token_id)
+            found = self._splits[text] = tuple(ids[:place]), tuple(ids[place + 1 :])
+        return found
 
     def answer_ids(self, text: str, answer: Answer) -> tuple[int, ...]:
         """Tokens of an answer and the end of the turn, as in a joint tokenisation with `text`.
@@ -191,12 +216,14 @@ class ChatEncoder:
             raise TemplateError("The questions of one row differ before the image; score them separately.")
         # All questions share the chain; each continuation is the rest of its question with one answer.
         shared = _common_length(tails)
-        continuations = tuple(
-            Continuation(tail[shared:] + self.answer_ids(text, answer), len(tail) - shared)
+        questions = tuple(
+            tuple(
+                Continuation(tail[shared:] + self.answer_ids(text, answer), len(tail) - shared)
+                for answer in variant.chat.answers
+            )
             for variant, text, tail in zip(variants, texts, tails, strict=True)
-            for answer in variant.chat.answers
         )
-        return Encoded(prefixes.pop(), image_tokens + tails[0][:shared], continuations)
+        return Encoded(prefixes.pop(), image_tokens + tails[0][:shared], questions)
 
 
 def _common_length(sequences: Sequence[tuple[int, ...]]) -> int:

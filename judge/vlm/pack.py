@@ -75,9 +75,13 @@ def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
 
 
 def pack_trees(
-    model: Any, chains: Sequence[tuple[int, ...]], tree: TokenTree, prefix: Prefix, visual: Visual
+    model: Any,
+    chains: Sequence[tuple[int, ...]],
+    trees: Sequence[TokenTree],
+    prefix: Prefix,
+    visual: Visual,
 ) -> dict[str, Any]:
-    """Model inputs for B chains padded on the right, each followed by the whole tree.
+    """Model inputs for B chains padded on the right, each followed by its tree, also padded.
 
     The mask must be 4-D and additive: a 2-D mask can only hide padding, but tree nodes that are neighbours in the
     sequence must not attend to each other, and transformers passes a 4-D float mask to attention unchanged.
@@ -85,39 +89,43 @@ def pack_trees(
     Args:
         model: gives device, dtype and position scheme.
         chains: token ids of B rows, at most L each.
-        tree: T nodes.
+        trees: B trees of at most T nodes; rows that ask the same may share one object, whose mask is then made once.
         prefix: P cached tokens before the chains.
         visual: pixel tensors of the B images.
 
     Returns:
         `input_ids` (B, L + T); `position_ids` (B, L + T) or (3, B, L + T), which continue each row's own chain, so that
         padding changes nothing; `attention_mask` (B, 1, L + T, P + L + T); `logits_to_keep` (B, J), the positions of
-        the tree's predictors; and `visual` on the model's device.
+        each tree's predictors, the last one repeated where it has fewer; and `visual` on the model's device.
     """
     device, dtype = model.device, model.dtype
-    rows, longest, nodes = len(chains), max(map(len, chains)), len(tree.tokens)
+    rows, longest, nodes = len(chains), max(map(len, chains)), max(len(tree.tokens) for tree in trees)
     lengths = torch.tensor([len(chain) for chain in chains])
     ids = torch.zeros(rows, longest + nodes, dtype=torch.long)
-    for row, chain in enumerate(chains):
-        ids[row, : len(chain)] = torch.tensor(chain)
-        ids[row, longest:] = torch.tensor(tree.tokens, dtype=torch.long)
-
+    depths = torch.zeros(rows, nodes, dtype=torch.long)
+    keep = torch.zeros(rows, max(len(tree.predictors) for tree in trees), dtype=torch.long)
     real = torch.arange(longest) < lengths[:, None]  # (B, L), False at padding
     allowed = torch.zeros(rows, longest + nodes, prefix.length + longest + nodes, dtype=torch.bool)
     allowed[:, :, : prefix.length] = True
     own = allowed[:, :, prefix.length :]
     own[:, :longest, :longest] = torch.ones(longest, longest, dtype=torch.bool).tril()
+    # Padding behind a smaller tree attends to the chain, and no node to it.
     own[:, longest:, :longest] = real[:, None, :]
-    own[:, longest:, longest:] = tree.ancestor_mask()
+    masks = {id(tree): tree.ancestor_mask() for tree in trees}
+    for row, (chain, tree) in enumerate(zip(chains, trees, strict=True)):
+        size = len(tree.tokens)
+        ids[row, : len(chain)] = torch.tensor(chain)
+        ids[row, longest : longest + size] = torch.tensor(tree.tokens, dtype=torch.long)
+        depths[row, :size] = torch.tensor(tree.depths, dtype=torch.long)
+        own[row, longest : longest + size, longest : longest + size] = masks[id(tree)]
+        # Predictor -1 is the last token of the row's chain.
+        places = torch.tensor([longest + node if node >= 0 else len(chain) - 1 for node in tree.predictors])
+        keep[row] = torch.cat([places, places[-1].expand(keep.shape[1] - len(places))])
     # The smallest finite value: a row of minus infinities would become NaN in the softmax.
     mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
-
-    # Predictor -1 is the last token of the row's chain.
-    places = torch.tensor(tree.predictors)
-    keep = torch.where(places < 0, lengths[:, None] - 1, longest + places)
     positions = chain_positions(model, ids[:, :longest], lengths, visual, prefix.length)
     # A node's position depends on its depth, not on its place in the sequence.
-    following = positions.amax(dim=-1, keepdim=True) + 1 + torch.tensor(tree.depths, dtype=torch.long)
+    following = positions.amax(dim=-1, keepdim=True) + 1 + depths
     return {
         "input_ids": ids.to(device),
         "attention_mask": mask[:, None].to(device),

@@ -18,7 +18,9 @@ import numpy as np
 from judge.errors import ConfigError, MissingExtraError
 from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.readings import combine_readings, read_prompts
 from prompts.quoting import quote, shorten
+from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.template import Chat, render
 
@@ -47,6 +49,8 @@ class RemoteJudge:
         name: what verdicts and reports call it; by default the model.
         constrain: restrict the server to the closed answers: `vllm` (0.12 or later) by `structured_outputs`,
             `sglang` by `regex`.
+        prompt_mode: `max` asks about the image alone and with each window of its prompt, and takes the higher: a prompt
+            can only add suspicion, at the price of a second request. `use` and `ignore` ask once.
 
     Raises:
         ConfigError: an invalid URL, key or number.
@@ -67,6 +71,7 @@ class RemoteJudge:
         concurrency: int = 8,
         name: str | None = None,
         constrain: Constraint = "none",
+        prompt_mode: PromptMode = "max",
     ) -> None:
         key = api_key or os.environ.get("OPENAI_API_KEY") or "none"
         _check_options(base_url, key, timeout, retries, concurrency, constrain)
@@ -87,6 +92,7 @@ class RemoteJudge:
         self.timeout, self.retries = timeout, retries
         self.concurrency = concurrency
         self.constrain = constrain
+        self.prompt_mode: PromptMode = check_prompt_mode(prompt_mode)
         self.name = name or model or base_url
         self._supports_logprobs = True  # until the server refuses a request for them
 
@@ -156,7 +162,7 @@ class RemoteJudge:
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B images under a taxonomy of K categories, one request each.
+        """Score B images under a taxonomy of K categories, one request for each reading of an image.
 
         A category's score is the probability that the answer names it, as for a local judge. Categories that the
         server's log-probabilities leave open get their upper bound; if all are open, as after an uncertain safe, all
@@ -165,20 +171,21 @@ class RemoteJudge:
         Raises:
             ConfigError: at first use no server or no such model; at any time a refused key, or HTTP 404.
         """
-        prompts = check_prompts(len(images), prompts)
-        unsafe = np.full(len(images), np.nan)
-        categories = np.full((len(images), len(taxonomy)), np.nan)
-        reasons: list[str | None] = [None] * len(images)
+        readings = read_prompts(check_prompts(len(images), prompts), self.prompt_mode)
+        unsafe = np.full(len(readings), np.nan)
+        categories = np.full((len(readings), len(taxonomy)), np.nan)
+        reasons: list[str | None] = [None] * len(readings)
         if not images:
             return Scores(unsafe, categories, ())
         # Once: a wrong URL or model should stop the run, not fail row by row.
         if not self._asked_before:
             self.ping()
-        chats = [render(taxonomy, prompt, template=self.template) for prompt in prompts]
         with ThreadPoolExecutor(self.concurrency) as pool:
             rows = [
-                pool.submit(self._judge, image, chat, taxonomy)
-                for image, chat in zip(images, chats, strict=True)
+                pool.submit(
+                    self._judge, images[row], render(taxonomy, text, template=self.template), taxonomy
+                )
+                for row, text in zip(readings.rows, readings.texts, strict=True)
             ]
             try:
                 for row, future in enumerate(rows):
@@ -189,7 +196,7 @@ class RemoteJudge:
             except BaseException:  # an interrupt as well: do not wait for the queued requests
                 pool.shutdown(cancel_futures=True)
                 raise
-        return on_one_scale(Scores(unsafe, categories, tuple(reasons)))
+        return combine_readings(on_one_scale(Scores(unsafe, categories, tuple(reasons))), readings)
 
     def _judge(self, image: "Image", chat: Chat, taxonomy: Taxonomy) -> "tuple[float, NDArray[np.float64]]":
         """P(unsafe), and (K,) probabilities of the categories.

@@ -15,7 +15,7 @@ from torch import Tensor
 from judge.errors import ConfigError
 from judge.vlm.encode import Encoded, Variant
 from judge.vlm.score import VisionLanguageJudge
-from judge.vlm.tree import Continuation, one_vs_rest
+from judge.vlm.tree import one_vs_rest
 from prompts.flip.rows import Group
 from prompts.template import render
 
@@ -60,7 +60,7 @@ class RobustCollator(GroupCollator):
         for row in rows:
             chat = render(row.taxonomy, row.prompt, template=self.encoder.template, focus=row.focus)
             encoded = self.encoder.encode_row([Variant(chat)], self.pixels.get(row.example)[0])
-            questions.append(replace(encoded, continuations=one_vs_rest(encoded.continuations)))
+            questions.append(replace(encoded, questions=(one_vs_rest(encoded.continuations),)))
         unsafe = torch.tensor([row.unsafe for row in rows])
         return {**super().__call__(groups), "questions": questions, "unsafe": unsafe}
 
@@ -145,8 +145,8 @@ class RobustTrainer(JudgeTrainer):
 
 
 def _by_policy(questions: Sequence[Encoded], rows: Sequence[int]) -> list[list[int]]:
-    """Row numbers in groups of the same policy and answers, which one forward pass requires."""
-    sets: dict[tuple[tuple[int, ...], tuple[Continuation, ...]], list[int]] = {}
+    """Row numbers in groups of the same policy, which one forward pass requires."""
+    sets: dict[tuple[int, ...], list[int]] = {}
     for row in rows:
-        sets.setdefault((questions[row].prefix, questions[row].continuations), []).append(row)
+        sets.setdefault(questions[row].prefix, []).append(row)
     return list(sets.values())
