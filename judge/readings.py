@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from prompts.reading import PromptMode, read_prompt
+from prompts.reading import PromptMode, ReadPrompt, read_prompt
 
+from .lessons.envelope import LessonsEnvelope
 from .protocol import Scores, on_one_scale
 
 if TYPE_CHECKING:
@@ -48,14 +49,19 @@ class Readings:
         return range(starts[row], starts[row + 1])
 
 
-def read_prompts(prompts: Sequence[str | None], mode: PromptMode = "max") -> Readings:
+def read_prompts(
+    prompts: Sequence[str | None], mode: PromptMode = "max", envelope: LessonsEnvelope | None = None
+) -> Readings:
     """Plan the readings of B images.
 
-    Under `use`, an image whose prompt is not read has no reading that counts: `combine_readings` leaves it unjudged.
+    Windows outside the envelope of the classifier's lessons are not read. Under `use`, an image whose prompt is not
+    read whole has no reading that counts: `combine_readings` leaves it unjudged.
     """
     rows: list[int] = []
     texts: list[str | None] = []
     found = [read_prompt(None if mode == "ignore" else prompt) for prompt in prompts]
+    if envelope is not None:
+        found = [_within(prompt, envelope) for prompt in found]
     for row, prompt in enumerate(found):
         alone: tuple[str | None, ...] = (None,) if mode == "max" or not prompt.windows else ()
         for text in (*alone, *prompt.windows):
@@ -64,6 +70,17 @@ def read_prompts(prompts: Sequence[str | None], mode: PromptMode = "max") -> Rea
     return Readings(
         tuple(rows), tuple(texts), tuple(p.note for p in found), tuple(p.hidden for p in found), mode
     )
+
+
+def _within(prompt: ReadPrompt, envelope: LessonsEnvelope) -> ReadPrompt:
+    """The prompt without its windows outside the envelope, and with the reason of the first of them."""
+    why = {window: envelope.why_prompt_outside(window) for window in prompt.windows}
+    inside = tuple(window for window, reason in why.items() if reason is None)
+    if len(inside) == len(prompt.windows):
+        return prompt
+    part = "a part of the prompt" if inside else "the prompt"
+    reason = next(filter(None, why.values()))
+    return replace(prompt, windows=inside, note=f"{part} was not read: {reason}")
 
 
 def combine_readings(scores: Scores, readings: Readings) -> Scores:
