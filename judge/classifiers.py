@@ -4,7 +4,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from prompts.reading import PromptMode, check_prompt_mode
+
 from .errors import CheckpointError, ConfigError
+from .protocol import ReadsPrompts
 from .runs.folder import MANIFEST, RunDir
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ def load_classifier(
     template: str | None = None,
     batch_size: int | None = None,
     stage_judge: "str | Path | Classifier | None" = None,
+    prompt_mode: PromptMode = "max",
 ) -> "Classifier":
     """Load any classifier by name or path.
 
@@ -41,11 +45,31 @@ def load_classifier(
             default what suits the kind: 8 for a judge, 32 or 64 for what is small.
         stage_judge: of a cascade, where its judge is (a folder, a URL, a classifier), or `none` to leave it out; by
             default where the run says. A run contacts no host, so a served judge has to be named here.
+        prompt_mode: `max`, the default: an image is scored alone and with its prompt, and the higher counts, so that a
+            prompt can only add suspicion. `use`: with its prompt only; `ignore`: alone. A cascade is always `max`.
 
     Raises:
         CheckpointError: there is nothing that can be loaded; the message says what was expected.
-        ConfigError: a template or a stage's judge for something that has none, or a server that cannot be used.
+        ConfigError: a template, a stage's judge or a prompt mode for something that has none, or a server that cannot
+            be used.
+        ArbiterError: no such prompt mode.
     """
+    mode = check_prompt_mode(prompt_mode)
+    classifier = _load(name_or_path, device, template, batch_size, stage_judge)
+    if isinstance(classifier, ReadsPrompts):
+        classifier.prompt_mode = mode
+    elif mode != "max":
+        raise ConfigError(f"{name_or_path} has no prompt mode, so {mode!r} is not for it; leave it out.")
+    return classifier
+
+
+def _load(
+    name_or_path: str | Path,
+    device: str | None,
+    template: str | None,
+    batch_size: int | None,
+    stage_judge: "str | Path | Classifier | None",
+) -> "Classifier":
     text, path = str(name_or_path), Path(name_or_path)
     size = {} if batch_size is None else {"batch_size": batch_size}
     kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from prompts.reading import PromptMode
 from prompts.taxonomy import Taxonomy
 
 if TYPE_CHECKING:
@@ -178,6 +179,13 @@ class HasEncoder(Protocol):
     def encoder(self) -> object:
         """The encoder; ask for its class before use."""
         ...
+
+
+@runtime_checkable
+class ReadsPrompts(Protocol):
+    """A classifier that reads the prompts of images, in a way that can be chosen (`judge.readings`)."""
+
+    prompt_mode: PromptMode
 
 
 @runtime_checkable

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,13 +209,18 @@ def test_options_reach_the_judge(
     paths = [picture(f"{index}.png") for index in range(5)]
     options = ["--batch-size", "2", "--device", "cpu", "--prompt", "a red house", "--multilabel"]
     assert run(capsys, "judge", *paths, "--judge", "runs/x", *options)[0] == 0
-    assert red.loaded == ("runs/x", {"device": "cpu", "batch_size": 2})  # type: ignore[attr-defined]
+    assert red.loaded == ("runs/x", {"device": "cpu", "batch_size": 2, "prompt_mode": "max"})  # type: ignore[attr-defined]
     assert [call["n"] for call in red.calls] == [2, 2, 1]
     assert red.calls[0]["prompts"] == ["a red house"] * 2
     assert red.calls[2]["multilabel"] is True
     server = "http://localhost:8000/v1#m"
     assert run(capsys, "judge", paths[0], "--judge", "runs/x", "--stage-judge", server)[0] == 0
     assert red.loaded[1]["stage_judge"] == server  # type: ignore[attr-defined]
+    assert run(capsys, "judge", paths[0], "--judge", "runs/x", "--prompt-mode", "ignore")[0] == 0
+    assert red.loaded[1]["prompt_mode"] == "ignore"  # type: ignore[attr-defined]
+    code, _, errors = run(capsys, "judge", paths[0], "--judge", "runs/x", "--prompt-mode", "maybe")
+    assert code == 2
+    assert "No prompt mode 'maybe'; choose one of max, use, ignore" in errors
 
 
 def test_plain_calls_pass_no_multilabel(
@@ -315,6 +321,24 @@ def test_json_lines(red: RedJudge, picture: Callable[..., str], capsys: pytest.C
     assert (second["status"], second["flagged"], second["unsafe"]) == ("unjudged", None, None)
     assert second["reason"] == "too blue"
     assert third["reason"] == "missing: no such file"
+
+
+def test_a_prompt_that_was_not_read_is_noted(
+    red: RedJudge,
+    picture: Callable[..., str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    whole = RedJudge.score
+    monkeypatch.setattr(
+        RedJudge,
+        "score",
+        lambda *given, **options: replace(whole(*given, **options), notes=("the prompt was not read",)),
+    )
+    _, [line], _ = run(capsys, "judge", picture("a.png"), "--judge", "r")
+    assert line.endswith("a.png  (the prompt was not read)")
+    _, [line], _ = run(capsys, "judge", picture("a.png"), "--judge", "r", "--json")
+    assert json.loads(line)["note"] == "the prompt was not read"
 
 
 def test_text_lines_are_aligned_and_harmless(

@@ -284,7 +284,9 @@ def test_a_chat_template_without_system_turns_is_named(base_folder, tmp_path, no
     )
     with pytest.raises(CheckpointError, match=r"refused.*no system turn.*perspective"):
         load_classifier(folder).score([noise_image(0)], None, POLICY)
-    found = load_classifier(folder, template="perspective").score([noise_image(0)], None, POLICY)
+    judge = load_classifier(folder, template="perspective", prompt_mode="ignore")
+    assert judge.prompt_mode == "ignore"
+    found = judge.score([noise_image(0)], None, POLICY)
     assert np.isfinite(found.unsafe).all()
 
 

@@ -23,6 +23,7 @@ from .options import (
     CategoriesOption,
     CustomOption,
     DeviceOption,
+    PromptModeOption,
     RunOption,
     StageJudgeOption,
     TaxonomyOption,
@@ -98,6 +99,7 @@ def judge_images(
     categories: CategoriesOption = None,
     custom: CustomOption = None,
     prompt: PromptOption = None,
+    prompt_mode: PromptModeOption = "max",
     threshold: ThresholdOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
     multilabel: Annotated[
@@ -121,7 +123,9 @@ def judge_images(
     )  # one file is enough to know that the judge is needed; a list may still be arriving
     if first is None:
         raise ConfigError("No images found in what was given; name files, folders, or - for standard input.")
-    classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
+    classifier = load_judge(
+        judge, stage_judge=stage_judge, device=device, batch_size=batch_size, prompt_mode=prompt_mode
+    )
     if multilabel and not isinstance(classifier, MultiLabelClassifier):
         raise ConfigError(f"--multilabel: {classifier.name} always scores its categories in its own way.")
     asked = asked or choose_categories(default_taxonomy(classifier), categories, custom)
@@ -240,5 +244,5 @@ def _text_line(file: _JudgedFile, taxonomy: Taxonomy) -> str:
     verdict, width = file.verdict, max(map(len, taxonomy.names))
     probability = "-" if verdict.unsafe is None else f"{verdict.unsafe:.3f}"
     line = f"{verdict.status:<8}  {probability:>5}  {verdict.category or '-':<{width}}  {file.path}"
-    note = verdict.reason or file.frame
+    note = "; ".join(filter(None, (verdict.reason or file.frame, verdict.note)))
     return printable(f"{line}  ({note})" if note else line)

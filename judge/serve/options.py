@@ -9,6 +9,7 @@ import typer
 from judge.errors import ConfigError
 from judge.protocol import HasDefaultTaxonomy, PromisesMissRate
 from prompts.printable import printable
+from prompts.reading import check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
@@ -45,6 +46,13 @@ CustomOption = Annotated[
     list[str] | None,
     typer.Option(metavar='"NAME: DEFINITION"', help="One more category; may be repeated."),
 ]
+PromptModeOption = Annotated[
+    str,
+    typer.Option(
+        metavar="MODE",
+        help="max: the image alone and with its prompt, whichever scores higher; use: with it; ignore: alone.",
+    ),
+]
 BatchSizeOption = Annotated[int, typer.Option(metavar="N", min=1, help="Images in one batch.")]
 DeviceOption = Annotated[
     str | None,
@@ -65,13 +73,21 @@ def quiet_libraries() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 
-def load_judge(run: str, *, stage_judge: str | None, device: str | None, batch_size: int) -> "Classifier":
+def load_judge(
+    run: str,
+    *,
+    stage_judge: str | None,
+    device: str | None,
+    batch_size: int,
+    prompt_mode: str = "max",
+) -> "Classifier":
     """Load what `--judge` names, and what `--stage-judge` names as its last stage."""
     import judge
 
     quiet_libraries()
     stage = {"stage_judge": stage_judge} if stage_judge else {}
-    return judge.load_classifier(run, device=device, batch_size=batch_size, **stage)
+    mode = check_prompt_mode(prompt_mode)
+    return judge.load_classifier(run, device=device, batch_size=batch_size, prompt_mode=mode, **stage)
 
 
 def default_taxonomy(classifier: "Classifier") -> Taxonomy:
