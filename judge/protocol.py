@@ -203,6 +203,10 @@ class PromisesMissRate(Protocol):
         """Why the promise does not hold under a taxonomy, on one line; None where it does."""
         ...
 
+    def promise(self, taxonomy: Taxonomy) -> str:
+        """The promise and what it was calibrated on, on one line; or `withdrawn` and why."""
+        ...
+
 
 def modules_of(classifier: object) -> "Iterable[Module]":
     """The torch modules of a classifier; none where it does not name any."""

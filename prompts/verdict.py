@@ -42,6 +42,11 @@ class Verdict:
     """Why that stage decided; of a cascade, and of an animation."""
     note: str | None = None
     """What a reader of this verdict has to know, such as that the prompt was not read."""
+    evidence: str | None = None
+    """What is known of this model's answers about the weakest category: `trained`, `measured 0.96` (F1) or `none`; None
+    where nobody asked."""
+    promise: str | None = None
+    """Of a cascade: the miss rate it was calibrated to and for what, or `withdrawn` and why."""
 
     def __post_init__(self) -> None:
         if self.status not in ("safe", "unsafe", "unjudged"):

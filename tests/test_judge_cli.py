@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 import judge
+from judge.lessons.evidence import Evidence, read_text
 from judge.protocol import Scores
 from judge.serve import recipe_files as recipes
 from judge.serve.cli import main
@@ -27,6 +28,7 @@ class RedJudge:
     name = "red-judge"
     supports_multilabel = True
     default_taxonomy: Taxonomy | None = DIGITS
+    evidence: Evidence | None = Evidence(frozenset(map(read_text, DIGITS)))
 
     def __init__(self) -> None:
         self.calls: list[dict[str, Any]] = []

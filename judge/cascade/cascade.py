@@ -111,6 +111,14 @@ class Cascade:
             return None
         return f"the promised miss rate of {self.settings.promise:.1%} does not hold: {why}"
 
+    def promise(self, taxonomy: Taxonomy) -> str:
+        """The promised miss rate and what it was calibrated on, on one line; or `withdrawn` and why."""
+        outside = self.outside_promise(taxonomy)
+        if outside is not None:
+            return f"withdrawn: {outside}"
+        rows = self.settings.unsafe_rows
+        return f"at most {self.settings.promise:.1%} missed, calibrated on {rows} unsafe images under such policies"
+
     def pixel_margins(
         self,
         pixels: Tensor,

@@ -4,13 +4,15 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
 from judge.errors import ConfigError, ImageError
-from judge.protocol import MultiLabelClassifier, score_each_category
+from judge.lessons.evidence import evidence_of
+from judge.protocol import MultiLabelClassifier, PromisesMissRate, score_each_category
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -33,6 +35,7 @@ from .options import (
     read_threshold,
     threshold_for,
     warn_outside_promise,
+    warn_without_evidence,
 )
 from .verdicts import unjudged, verdict_of_frames, verdicts_from_scores
 
@@ -133,8 +136,12 @@ def judge_images(
     if not isinstance(given, float | dict) and given.judge != classifier.name:
         print_stderr(f"arbiter: thresholds were fitted for {given.judge}, not for {classifier.name}")
     warn_outside_promise(classifier, asked)
+    warn_without_evidence(classifier, judge, asked)
     call = _JudgeCall(classifier, asked, limits, prompt, multilabel)
-    return _print_verdicts(call.judge_files(chain([first], found), batch_size), asked, as_json)
+    code = _print_verdicts(call.judge_files(chain([first], found), batch_size), asked, as_json)
+    if call.promise is not None:
+        print_stderr(f"promise: {printable(call.promise)}")
+    return code
 
 
 class _JudgedFile(NamedTuple):
@@ -170,6 +177,18 @@ class _JudgeCall:
     prompt: str | None
     multilabel: bool
 
+    @cached_property
+    def evidence(self) -> str:
+        """What is known of the classifier under this taxonomy."""
+        return evidence_of(self.classifier).of_policy(self.taxonomy)
+
+    @cached_property
+    def promise(self) -> str | None:
+        """What a cascade promises under this taxonomy; None of other classifiers."""
+        return (
+            self.classifier.promise(self.taxonomy) if isinstance(self.classifier, PromisesMissRate) else None
+        )
+
     def judge_files(self, found: Iterable[FoundFile], batch_size: int) -> Iterator[_JudgedFile]:
         """One verdict per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
         for files in _batches(map(_open, found), batch_size):
@@ -193,7 +212,12 @@ class _JudgeCall:
         else:
             scores = self.classifier.score(images, prompts, self.taxonomy)
         return verdicts_from_scores(
-            scores, self.taxonomy, threshold=self.threshold, model=self.classifier.name
+            scores,
+            self.taxonomy,
+            threshold=self.threshold,
+            model=self.classifier.name,
+            evidence=self.evidence,
+            promise=self.promise,
         )
 
 

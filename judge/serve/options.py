@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from judge.errors import ConfigError
+from judge.lessons.evidence import HasEvidence, evidence_of
 from judge.protocol import HasDefaultTaxonomy, PromisesMissRate
+from judge.runs.folder import MANIFEST
 from prompts.printable import printable
 from prompts.reading import check_prompt_mode
 from prompts.taxonomy import Taxonomy
@@ -60,6 +62,10 @@ DeviceOption = Annotated[
 ]
 
 
+_SHOWN = 5
+"""Categories that a warning names at most."""
+
+
 def quiet_libraries() -> None:
     """Keep progress bars and notices of libraries off the terminal; their errors are still printed."""
     import logging
@@ -107,6 +113,26 @@ def warn_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
     outside = classifier.outside_promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
     if outside is not None:
         print_stderr(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
+
+
+def warn_without_evidence(classifier: "Classifier", run: str, taxonomy: Taxonomy) -> None:
+    """Warn, once, of categories that the judge was neither trained nor measured on; `Verdict.evidence` says so too."""
+    unknown = evidence_of(classifier).without(taxonomy)
+    if not unknown:
+        return
+    kept = isinstance(classifier, HasEvidence) and classifier.evidence is not None
+    if not kept and (Path(run) / MANIFEST).is_file():
+        print_stderr(
+            f"arbiter: {printable(run)} is older than records of lessons: nobody knows what it was trained and "
+            "measured on, and it answers outside of that too; train it again"
+        )
+        return
+    shown = ", ".join(map(repr, unknown[:_SHOWN]))
+    rest = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
+    print_stderr(
+        f"arbiter: {printable(classifier.name)} was neither trained nor measured on {printable(shown)}{rest}, worded "
+        "so; `arbiter obedience` measures it on labelled images"
+    )
 
 
 def choose_categories(

@@ -19,7 +19,13 @@ _SEVERITY = {"safe": 0, "unjudged": 1, "unsafe": 2}
 
 
 def verdicts_from_scores(
-    scores: "Scores", taxonomy: Taxonomy, *, threshold: float | Mapping[str, float], model: str
+    scores: "Scores",
+    taxonomy: Taxonomy,
+    *,
+    threshold: float | Mapping[str, float],
+    model: str,
+    evidence: str | None = None,
+    promise: str | None = None,
 ) -> list[Verdict]:
     """One verdict for each of B images, by the rule of `prompts.verdict.verdict_from_scores`.
 
@@ -28,6 +34,8 @@ def verdicts_from_scores(
         taxonomy: what the classifier was asked about.
         threshold: one number in [0, 1], or category name -> number; categories that are not named keep 0.5.
         model: name of the classifier.
+        evidence: what is known of its answers under this taxonomy (`judge.lessons.evidence`).
+        promise: what a cascade promises under it (`judge.protocol.PromisesMissRate`).
 
     Raises:
         ValueError: scores or thresholds outside [0, 1], or not one score per category.
@@ -53,6 +61,8 @@ def verdicts_from_scores(
                 decided_by=verdict.decided_by if scores.decided_by is None else scores.decided_by[row],
                 because=None if scores.because is None else scores.because[row],
                 note=None if scores.notes is None else scores.notes[row],
+                evidence=evidence,
+                promise=promise,
             )
         )
     return verdicts
