@@ -8,6 +8,7 @@ definition exactly as its author wrote it.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -20,7 +21,31 @@ from .printable import printable
 
 _TAXONOMY_FIELDS = ("name", "version", "categories")
 _LIST_FIELDS = ("examples", "aliases", "rewordings", "members")
-_CATEGORY_FIELDS = ("name", "definition", "code", "key", "name_only", *_LIST_FIELDS)
+_CATEGORY_FIELDS = ("name", "definition", "code", "key", "name_only", *_LIST_FIELDS, "languages")
+_TRANSLATED_FIELDS = ("name", "definition")
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
+
+
+@dataclass(frozen=True)
+class Translation:
+    """A category in another language.
+
+    Raises:
+        TaxonomyError: no language code, or a text that cannot stand in a policy.
+    """
+
+    language: str
+    """Its code, such as `de` or `pt-BR`."""
+    name: str
+    definition: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.language, str) or not _LANGUAGE.fullmatch(self.language):
+            raise TaxonomyError(
+                f"{self.language!r} is no code of a language; write one such as 'de' or 'pt-BR'."
+            )
+        check_name(self.name, f"a name in {self.language!r}")
+        check_text(self.definition, f"the definition of {self.name!r} in {self.language!r}", MAX_TEXT_LENGTH)
 
 
 @dataclass(frozen=True)
@@ -49,6 +74,8 @@ class Category:
     """Keys this category covers: itself, unless it merges others."""
     name_only: bool = False
     """Leave the definition out of the policy (see `Taxonomy.names_only`)."""
+    languages: tuple[Translation, ...] = ()
+    """The same in other languages, for measuring; never rendered beside the name."""
 
     def __post_init__(self) -> None:
         check_name(self.name, "a category name")
@@ -60,6 +87,9 @@ class Category:
             check_text(text, f"an example or rewording of {where}", MAX_TEXT_LENGTH)
         if self.code is not None:
             check_name(self.code, f"the code of {where}")
+        codes = [translation.language for translation in self.languages]
+        if len(set(codes)) < len(codes):
+            raise TaxonomyError(f"The languages of {where} are {', '.join(codes)}; give each of them once.")
         # The class is frozen; these two defaults depend on other fields.
         object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "members", self.members or (self.key,))
@@ -83,6 +113,10 @@ class Category:
             values["key"] = self.key
         if self.members != (self.key,):
             values["members"] = list(self.members)
+        if self.languages:
+            values["languages"] = {
+                t.language: {"name": t.name, "definition": t.definition} for t in self.languages
+            }
         if self.name_only:
             values["name_only"] = True
         return values
@@ -141,7 +175,7 @@ class Taxonomy:
     @property
     def hash(self) -> str:
         """SHA-256 (64 hexadecimal digits) of what a model or a reader of its answers gets, order included."""
-        # The key, aliases and rewordings are left out: renaming those changes no question and no cached score.
+        # The key, aliases, rewordings and languages are left out: they change no question and no cached score.
         rendered = [
             [c.name, None if c.name_only else c.definition, None if c.name_only else list(c.examples), c.code]
             for c in self.categories
@@ -297,6 +331,7 @@ def _category_from_data(data: object, where: str) -> Category:
             f"{where}: 'key' must be text, got {fields['key']!r} (control characters are refused); leave it out to use "
             "the name."
         )
+    fields["languages"] = _translations_from_data(fields.get("languages"), where)
     if not isinstance(fields.get("name_only", False), bool):
         raise TaxonomyError(f"{where}: 'name_only' must be true or false, got {fields['name_only']!r}.")
     # Only line ends are repaired; whatever else is wrong, `Category` refuses.
@@ -305,6 +340,26 @@ def _category_from_data(data: object, where: str) -> Category:
         return Category(**fields)
     except TaxonomyError as error:
         raise TaxonomyError(f"{where}: {error}") from error
+
+
+def _translations_from_data(data: object, where: str) -> tuple[Translation, ...]:
+    """`languages: {de: {name: ..., definition: ...}}` of a category."""
+    if data is None:
+        return ()
+    if not isinstance(data, Mapping):
+        raise TaxonomyError(
+            f"{where}: 'languages' must map codes such as de to name and definition, got {data!r}."
+        )
+    found = []
+    for language, entry in data.items():
+        fields = _checked_fields(
+            entry, _TRANSLATED_FIELDS, _TRANSLATED_FIELDS, f"{where}, language {language!r}"
+        )
+        try:
+            found.append(Translation(language, fields["name"], _one_line(fields["definition"])))
+        except TaxonomyError as error:
+            raise TaxonomyError(f"{where}: {error}") from error
+    return tuple(found)
 
 
 def _checked_fields(

@@ -18,7 +18,13 @@ from eval.obedience.family import (
     replace_categories,
 )
 from eval.obedience.prompt_variants import LENGTHS
-from eval.obedience.shipped import FAMILIES, POLICY_FAMILIES, PROMPT_FAMILIES, choose_families
+from eval.obedience.shipped import (
+    FAMILIES,
+    POLICY_FAMILIES,
+    PROMPT_FAMILIES,
+    choose_families,
+    language_families,
+)
 from eval.obedience.suite import _check_truth
 from eval.obedience.unrelated import unrelated_categories
 from judge.errors import ConfigError
@@ -80,7 +86,7 @@ policies = st.permutations(DIGIT_NAMES).flatmap(
 def test_rewritten_policies_are_valid_and_their_truth_is_what_they_say(policy, images, seed):
     examples = tuple(example(digits, str(number)) for number, digits in enumerate(images))
     refused = set()
-    for family in POLICY_FAMILIES:
+    for family in (*POLICY_FAMILIES, *language_families(DIGITS)):
         try:
             rewritten = family.rewrite(policy, Setting(DIGITS, examples, UNRELATED, Random(seed)))
         except (RefusedRewritingError, TaxonomyError) as error:
@@ -102,6 +108,19 @@ def test_rewritten_policies_are_valid_and_their_truth_is_what_they_say(policy, i
 def rewrite(name, policy=DIGITS, images=((4,), (4, 7), ()), taxonomy=DIGITS, unrelated=UNRELATED, seed=0):
     examples = tuple(example(digits, str(number)) for number, digits in enumerate(images))
     return BY_NAME[name].rewrite(policy, Setting(taxonomy, examples, unrelated, Random(seed)))
+
+
+def test_languages_are_families_where_the_taxonomy_gives_them():
+    families = language_families(DIGITS)
+    assert [family.name for family in families] == ["language_de", "language_es"]
+    assert not any(family.in_lessons for family in families)
+    assert language_families(load_taxonomy("unsafebench")) == ()
+    spoken = families[0].rewrite(as_drawn(["four"]), Setting(DIGITS, (), (), Random(0)))
+    assert spoken.taxonomy.names == ("vier",)
+    assert spoken.taxonomy.keys == ("four",)
+    partly = DIGITS.select(["four"]).extend({"ten": "the number 10"})
+    with pytest.raises(RefusedRewritingError, match="does not give 'ten' in 'de'"):
+        families[0].rewrite(partly, Setting(partly, (), (), Random(0)))
 
 
 def test_what_some_families_say():

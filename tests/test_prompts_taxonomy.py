@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 import prompts
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
+from prompts.taxonomy import Translation
 
 SIZES = {"digits": 10, "openai-moderation": 13, "unsafebench": 11}
 DIGITS = load_taxonomy("digits")
@@ -140,7 +141,8 @@ def test_hash_covers_examples_and_codes() -> None:
     plain = Category("red", "red things")
     variants = [plain, replace(plain, examples=("a rose",)), replace(plain, code="S1")]
     assert len({Taxonomy("own", "1", (category,)).hash for category in variants}) == 3
-    spare = replace(plain, aliases=("crimson",), rewordings=("crimson things",), key="r")
+    spoken = (Translation("de", "rot", "rote Dinge"),)
+    spare = replace(plain, aliases=("crimson",), rewordings=("crimson things",), key="r", languages=spoken)
     assert Taxonomy("own", "1", (spare,)).hash == Taxonomy("own", "1", (plain,)).hash
 
 

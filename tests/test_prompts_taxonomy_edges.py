@@ -1,12 +1,14 @@
 """Where the rules of taxonomies begin and end, and what errors say."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
 from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH, is_markup, nearest
+from prompts.taxonomy import Translation
 
 FULL = Category(
     "arms",
@@ -88,6 +90,15 @@ def test_only_what_differs_from_the_defaults_is_written() -> None:
         "members": ["w1", "w2"],
     }
     assert Category("pets", "tame", name_only=True).to_dict()["name_only"] is True
+    spoken = Taxonomy(
+        "own", "1", (Category("pets", "tame", languages=(Translation("de", "Haustiere", "zahm"),)),)
+    )
+    assert spoken.to_dict()["categories"][0]["languages"] == {
+        "de": {"name": "Haustiere", "definition": "zahm"}
+    }
+    assert Taxonomy.from_dict(spoken.to_dict()) == spoken
+    with pytest.raises(TaxonomyError, match="give each of them once"):
+        replace(spoken.categories[0], languages=spoken.categories[0].languages * 2)
     assert OWN.to_dict()["version"] == "2"
     assert OWN.to_yaml().startswith(
         "name: own\nversion: '2'\ncategories:\n- name: arms\n  definition: guns, knives\n"
@@ -201,6 +212,20 @@ def data(**category: object) -> dict[str, object]:
             "category 1: unknown field 'colour'.*Allowed: name, definition, code, key, name_only, examples",
         ),
         ({"definition": None}, "category 1: missing definition"),
+        ({"languages": ["de"]}, r"category 1: 'languages' must map codes .*, got \['de'\]"),
+        ({"languages": {"de": "a"}}, "category 1, language 'de': expected fields"),
+        ({"languages": {"de": {"name": "a"}}}, "category 1, language 'de': missing definition"),
+        (
+            {"languages": {"de": {"name": "a", "definition": "b", "code": "c"}}},
+            "category 1, language 'de': unknown field 'code'.*Allowed: name, definition",
+        ),
+        ({"languages": {"German": {"name": "a", "definition": "b"}}}, "category 1: 'German' is no code"),
+        ({"languages": {False: {"name": "a", "definition": "b"}}}, "category 1: False is no code"),
+        ({"languages": {"de": {"name": "a: b", "definition": "c"}}}, "category 1: A colon ends a name"),
+        (
+            {"languages": {"de": {"name": "a", "definition": "<b>"}}},
+            "category 1: Not allowed in the definition",
+        ),
     ],
 )
 def test_entries_are_checked_field_by_field(values: dict[str, object], said: str) -> None:
@@ -233,7 +258,7 @@ def test_taxonomies_are_checked_field_by_field(change: dict[str, object], said: 
 
 def test_empty_fields_are_as_if_left_out_and_lines_are_joined() -> None:
     bare = Taxonomy.from_dict(data())
-    empty = dict.fromkeys(("examples", "aliases", "rewordings", "members", "key", "code"))
+    empty = dict.fromkeys(("examples", "aliases", "rewordings", "members", "key", "code", "languages"))
     assert Taxonomy.from_dict(data(**empty)) == bare
     folded = Taxonomy.from_dict(data(definition=" b\n c ", examples=["d\n  e"], name_only=True, key="k"))
     assert folded.categories == (Category("a", "b c", ("d e",), key="k", name_only=True),)

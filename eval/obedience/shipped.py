@@ -11,7 +11,9 @@ in lessons do not show:
 - logic: `all_but_one`, where lessons may have negation, conjunction and exception by themselves;
 - text that talks: a category that is nothing but an order, and prompts with a forged verdict, where lessons may have
   orders in definitions and prompts;
-- length: prompts of 4,000 characters, where lessons end at 2,000, and prompts of one long word.
+- length: prompts of 4,000 characters, where lessons end at 2,000, and prompts of one long word;
+- languages: every one that the taxonomy gives its categories in (`language_families`). A base model may have read them,
+  as a real one has; no lesson shows them.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from adversarial.texts import characters
 from adversarial.texts.harmless import STYLES
 from judge.errors import ConfigError
 from prompts.names import nearest
+from prompts.taxonomy import Taxonomy
 
 from . import injections, logic, structure, wording
 from . import prompt_variants as variants
@@ -157,6 +160,15 @@ PROMPT_FAMILIES: tuple[PromptFamily, ...] = (
 )
 
 FAMILIES: tuple[Family, ...] = (*POLICY_FAMILIES, *PROMPT_FAMILIES)
+
+
+def language_families(taxonomy: Taxonomy) -> tuple[PolicyFamily, ...]:
+    """A family for each language that the taxonomy gives a category in, such as `language_de`."""
+    codes = dict.fromkeys(t.language for category in taxonomy for t in category.languages)
+    return tuple(
+        PolicyFamily(f"language_{code}", f"in {code!r}", wording.in_language(code), in_lessons=False)
+        for code in codes
+    )
 
 
 def choose_families(names: Sequence[str], known: Sequence[Family] = FAMILIES) -> tuple[Family, ...]:

@@ -7,7 +7,7 @@ from adversarial.texts.families import misspellings
 from prompts.names import MAX_NAME_LENGTH
 from prompts.taxonomy import Category, Taxonomy
 
-from .family import Policy, PolicyRewriter, RefusedRewritingError, Setting, for_each
+from .family import Policy, PolicyRewriter, RefusedRewritingError, Setting, for_each, replace_categories
 from .texts import CLAUSES, LEGAL_PROSE, SYLLABLES
 
 
@@ -141,6 +141,22 @@ def examples_only(policy: Taxonomy, setting: Setting) -> Policy:
         return replace(category, definition=f"such things as {'; '.join(shown)}", examples=())
 
     return for_each(policy, exemplify)
+
+
+def in_language(language: str) -> PolicyRewriter:
+    """Names and definitions in another language, as the taxonomy gives them."""
+
+    def rewrite(policy: Taxonomy, setting: Setting) -> Policy:
+        found = []
+        for category in policy:
+            known = {t.language: t for t in setting.entry_of(category).languages}
+            if language not in known:
+                raise RefusedRewritingError(f"the taxonomy does not give {category.name!r} in {language!r}")
+            there = known[language]
+            found.append(replace(category, name=there.name, definition=there.definition, examples=()))
+        return replace_categories(policy, found)
+
+    return rewrite
 
 
 def _with_texts(category: Category, change: Callable[[str], str]) -> Category:
