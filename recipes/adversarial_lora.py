@@ -32,6 +32,7 @@ from transformers import set_seed
 
 from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
+from eval.obedience.quick import QuickObedience, Stage
 from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
 from eval.recipe import (
@@ -159,7 +160,10 @@ def main() -> None:
         test.examples, run.taxonomy, data.flips, seed=args.seed, rows=options.test_rows
     )
     attacked = draw_attacked(test, run, data.flips, options, args.seed)
-    before = measure(judge_run, questions, attacked, options, args)
+    obedience = QuickObedience(
+        test.examples, run.taxonomy, data.flips, rows=args.obedience_rows, seed=args.seed
+    )
+    before = measure(judge_run, questions, attacked, obedience, "before", options, args)
 
     set_seed(args.seed)
     groups = FlippedGroups(
@@ -177,11 +181,11 @@ def main() -> None:
         tidy_adapter(run.path / "adapter", base=run.manifest["base"])
     PartialState().wait_for_everyone()
 
-    after = measure(run, questions, attacked, options, args)
+    after = measure(run, questions, attacked, obedience, "after", options, args)
     if trainer.is_world_process_zero():
         run.write_rows("history", [*history, *trainer.state.log_history])
         seconds = {"seconds": time.time() - started, "seconds_training": training}
-        write_results(run, before, after, seconds)
+        write_results(run, before, after, obedience, seconds)
 
 
 def check_launch(options: HardenOptions, args: RecipeTrainingArguments) -> None:
@@ -289,12 +293,15 @@ def measure(
     run: RunDir,
     questions: Evaluation,
     attacked: list[Question],
+    obedience: QuickObedience,
+    stage: Stage,
     options: HardenOptions,
     args: RecipeTrainingArguments,
 ) -> dict[str, Any]:
     """Clean numbers on all questions and robust accuracy on some, of a judge as a user would load it."""
     judge = load_classifier(run.path, device=str(args.device), batch_size=options.judge_batch_size)
     clean = summarise_evaluation(questions, predict_distributed(judge, questions))
+    obedience.ask(stage, judge)
     pgd = PGD(steps=options.measured_steps)
     suite = Suite(
         "quick", ThreatModel(BUDGETS[0], after=("8bit",)), BUDGETS, (pgd,), (pgd,), "one attack, few steps"
@@ -306,15 +313,20 @@ def measure(
 
 
 def write_results(
-    run: RunDir, before: dict[str, Any], after: dict[str, Any], seconds: dict[str, float]
+    run: RunDir,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    obedience: QuickObedience,
+    seconds: dict[str, float],
 ) -> None:
-    """Write metrics.json, and print clean and robust accuracy before and after."""
+    """Write metrics.json, and print clean and robust accuracy before and after, and how other wordings are obeyed."""
     summary = {
         "clean_f1_loss": before["clean"]["f1"] - after["clean"]["f1"],
         "undefended_robust_accuracy": before["attacked"]["robust_accuracy"],
         "defended_robust_accuracy": after["attacked"]["robust_accuracy"],
     }
-    write_metrics(run, {**summary, "before": before, "after": after, **seconds})
+    found = {"before": before, "after": after, "obedience": obedience.metrics}
+    write_metrics(run, {**summary, **found, **seconds})
     labels = {
         "f1": "F1",
         "heldout_f1": "F1, held-out categories",
@@ -329,6 +341,7 @@ def write_results(
     log(f"\n{'':34}{'before':>10}{'after':>10}")
     for label, values in table.items():
         log(f"{label:34}" + "".join(f"{'-' if v is None else f'{v:.3f}':>10}" for v in values))
+    log(f"\n{obedience.summary()}")
     log(
         f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training; robust accuracy "
         f"of {after['attacked']['rows']} questions, on 8-bit images. Next:"

@@ -31,6 +31,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from eval.metrics.judged import JudgedRow, summarise
+from eval.obedience.quick import QuickObedience
 from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
@@ -145,6 +146,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
         validation[::2], taxonomy, flip, seed=args.seed, rows=args.eval_rows
     )
     test_questions = draw_evaluation(test, taxonomy, flip, seed=args.seed, rows=args.test_rows)
+    obedience = QuickObedience(test, taxonomy, flip, rows=args.obedience_rows, seed=args.seed)
 
     encoder = DualEncoder.load(options.encoder, device=str(args.device))
     lessons = collect_lessons(options.teacher, groups, run, data, args)
@@ -189,7 +191,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
             "rows_taught": sum(len(lesson.rows) for lesson in lessons),
             "unjudged_by_teacher": int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons)),
         }
-        evaluate_all(run, student, untrained, test_questions, options.teacher, data.baselines, about, started)
+        evaluate_all(run, student, untrained, test_questions, obedience, options, data, about, started)
         log(f"  {try_it(run, test)}")
 
 
@@ -241,16 +243,19 @@ def evaluate_all(
     student: Student,
     untrained: list[JudgedRow],
     test: Evaluation,
-    teacher: str,
-    baselines: Sequence[str],
+    obedience: QuickObedience,
+    options: StudentOptions,
+    data: DistillDataOptions,
     about: dict[str, Any],
     started: float,
 ) -> None:
     """Ask student, teacher and baselines the same questions; write metrics.json and the student's rows, and print."""
+    obedience.ask("after", student)  # before, its head was random
+    obedience.ask("teacher", load_classifier(options.teacher))
     answers = {"untrained": untrained, "student": predict_questions(student, test.questions)}
-    answers["judge"] = teacher_rows(teacher, test)
+    answers["judge"] = teacher_rows(options.teacher, test)
     answers |= {
-        Path(name).name: predict_questions(load_classifier(name), test.questions) for name in baselines
+        Path(name).name: predict_questions(load_classifier(name), test.questions) for name in data.baselines
     }
     found = {name: summarise_evaluation(test, rows) for name, rows in answers.items()}
     for name, rows in answers.items():
@@ -268,6 +273,7 @@ def evaluate_all(
             "baselines": {name: found[name]["f1_everything"] for name in heads},
             "baselines_trained_categories": {name: found[name]["f1"] for name in heads},
             "baselines_in_full": {name: found[name] for name in heads},
+            "obedience": obedience.metrics,
             "seconds": seconds,
             **about,
         },
@@ -278,6 +284,7 @@ def evaluate_all(
     for name, each in found.items():
         cells = "".join(f"{'-' if each.get(key) is None else format(each[key], '.3f'):>18}" for key in shown)
         log(f"{name:18}{cells}")
+    log(f"\n{obedience.summary('student')}")
     log(f"\n{seconds:.0f} s in all, {about['seconds_teaching']:.0f} s of them the teacher's. Next:")
 
 

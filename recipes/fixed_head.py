@@ -45,6 +45,7 @@ from accelerate.utils import gather_object
 from transformers import set_seed
 
 from eval.metrics.judged import summarise
+from eval.obedience.quick import QuickObedience
 from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
@@ -97,6 +98,7 @@ class HeadOptions(DataOptions):
         default=LENGTH, metadata={"help": "Vectors of a soft prompt; for prompt_learning only."}
     )
     test_rows: int = field(default=1600, metadata={"help": "Test questions asked at the end."})
+    obedience_rows: int = field(default=24, metadata={"help": "Questions in each of a few other wordings."})
     threshold: float = field(default=0.5, metadata={"help": "P(unsafe) from which an image is flagged."})
     judge_batch_size: int = field(default=32, metadata={"help": "Images in one forward pass of a judge."})
 
@@ -136,6 +138,9 @@ def main() -> None:
     questions = draw_evaluation(
         test.examples, taxonomy, options.flips, seed=training.seed, rows=options.test_rows
     )
+    obedience = QuickObedience(
+        test.examples, taxonomy, options.flips, rows=options.obedience_rows, seed=training.seed
+    )
     examples = [e for e in train.examples if not e.violates & frozenset(options.held_out)]
     log(f"{len(examples):,} training images without held-out categories, {len(trained)} categories")
 
@@ -170,10 +175,12 @@ def main() -> None:
     metrics = measure(run, classifier, questions, options.threshold)
     if state.is_main_process:
         run.write_rows("history", history)
-        metrics["seconds"] = time.time() - started
+        obedience.ask("after", classifier)
+        metrics |= {"seconds": time.time() - started, "obedience": obedience.metrics}
         metrics["parameters"] = sum(parameter.numel() for parameter in head.parameters())
         write_metrics(run, {**metrics, "taxonomy_hash": trained.hash})
         print_table(metrics)
+        log(f"\n{obedience.summary('head', 'Heads read no wording: categories are mapped to them.')}\n")
         log(f"{metrics['seconds']:.0f} s in all; {run.path / 'metrics.json'}")
 
 

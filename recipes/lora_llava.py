@@ -27,6 +27,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from eval.metrics.judged import JudgedRow
+from eval.obedience.quick import QuickObedience
 from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
@@ -77,9 +78,7 @@ class JudgeArguments(RecipeTrainingArguments):
 
     max_length: int = field(
         default=2048,
-        metadata={
-            "help": "Most tokens in a row; a longer one stops the run, as truncation would cut its answer."
-        },
+        metadata={"help": "Most tokens in a row; a longer one stops the run, as it ends in the answer."},
     )
     eval_rows: int = field(default=200, metadata={"help": "Validation questions asked at each evaluation."})
     test_rows: int = field(default=1600, metadata={"help": "Test questions asked before and after training."})
@@ -125,6 +124,7 @@ def train(
     dataset = FlippedGroups(train_set.examples, taxonomy, flip, seed=args.seed, groups=data.groups_per_epoch)
     validation = draw_evaluation(validation_set.examples, taxonomy, flip, seed=args.seed, rows=args.eval_rows)
     test = draw_evaluation(test_set.examples, taxonomy, flip, seed=args.seed, rows=args.test_rows)
+    obedience = QuickObedience(test_set.examples, taxonomy, flip, rows=args.obedience_rows, seed=args.seed)
     drawn, shortcut = check_training_rows(dataset, data.template, args.seed)
 
     # Under ZeRO-3 no process has the whole model, so nothing is judged until it is saved and loaded again.
@@ -133,6 +133,7 @@ def train(
         VisionLanguageJudge, processor=processor, template=data.template, batch_size=args.judge_batch_size
     )
     before = None if args.zero3 else predict_distributed(as_judge(model), test, "before")
+    obedience.ask("before", None if args.zero3 else as_judge(model))
     model.set_attn_implementation({"text_config": register()})
     set_seed(args.seed)  # the same initial adapters whatever loading drew, which differs under ZeRO-3
     model, counts = add_lora(model, lora, base=base.model_name_or_path)
@@ -161,17 +162,16 @@ def train(
     trainer.train(resume_from_checkpoint=resume_from(args))
     trainer.save_model(str(run.path / "adapter"))
 
-    after = predict_distributed(as_judge(trained_model(run, trainer, base, args)), test, "after")
+    judge = as_judge(trained_model(run, trainer, base, args))
+    after = predict_distributed(judge, test, "after")
+    obedience.ask("after", judge)
     if trainer.is_world_process_zero():
         tidy_adapter(run.path / "adapter", base=run.manifest["base"])
         run.write_rows("history", trainer.state.log_history)
-        about = {"shortcut_auc": shortcut.auc, "parameters": counts, "taxonomy_hash": taxonomy.hash}
-        about["seconds"] = time.time() - started
+        about = {"shortcut_auc": shortcut.auc, "parameters": counts, "seconds": time.time() - started}
         training = {"history": trainer.state.log_history, "drawn": drawn, "shortcut": shortcut}
-        write_results(run, test, before, after, args.threshold, about, training)
-        log(
-            f"\n{time.time() - started:.0f} s in all; {run.path}/report.html shows curves and wrong verdicts. Next:"
-        )
+        write_results(run, test, before, after, args.threshold, about, training, obedience)
+        log(f"\n{time.time() - started:.0f} s in all; {run.path}/report.html shows wrong verdicts. Next:")
         log(f"  {try_it(run, test_set.examples, categories=2)}")
 
 
@@ -207,10 +207,12 @@ def write_results(
     threshold: float,
     about: dict[str, Any],
     training: dict[str, Any],
+    obedience: QuickObedience,
 ) -> None:
     """Write metrics.json, every judged row and report.html; print the table."""
     judged = ({"before": before} if before else {}) | {"after": after}
     summaries = {name: summarise_evaluation(test, rows, threshold) for name, rows in judged.items()}
+    about |= {"taxonomy_hash": run.taxonomy.hash, "obedience": obedience.metrics}
     write_metrics(run, {"before": None, **summaries, **about})
     for name, rows in judged.items():
         run.write_rows(name, (row.to_dict() for row in rows))
@@ -222,6 +224,7 @@ def write_results(
         }
         for name, found in summaries.items()
     }
+    special |= {f"F1 under other wordings, {name}": found for name, found in obedience.columns.items()}
     # The held-out questions follow the flips, and are in the special tables only.
     flips = {name: rows[: len(test.flips)] for name, rows in judged.items()}
     write_report(
@@ -238,6 +241,7 @@ def write_results(
     for key, label in (("heldout_f1", "F1, held-out categories"), ("lying_prompt_f1", "F1, prompt lies")):
         values = [found[key] for found in summaries.values() if found[key] is not None]
         log(f"{label:28}" + "  ".join(f"{value:.3f}" for value in values))
+    log(f"\n{obedience.summary()}")
 
 
 if __name__ == "__main__":

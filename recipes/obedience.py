@@ -33,15 +33,15 @@ typos legal_prose` asks about these families alone. Every option can stand in a 
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from eval.obedience.family import Family
 from eval.obedience.measure import measure_all
 from eval.obedience.report import write_obedience_report
-from eval.obedience.shipped import FAMILIES, choose_families
-from eval.obedience.suite import Answers, Rewritten, ask_all, rewrite_all
+from eval.obedience.shipped import FAMILIES, choose_families, language_families
+from eval.obedience.suite import Answers, Rewritten, ask_all, plain_wording, rewrite_all
 from eval.obedience.tables import headline, refusals, tables
 from eval.obedience.unrelated import unrelated_categories
 from eval.obedience.user_families import load_families
@@ -65,8 +65,6 @@ from judge.serve.exit_codes import run_to_exit_code
 from prompts import Taxonomy, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "obedience.yaml"
-PLAIN_WORDING = {"rename": 0.0, "reword": 0.0, "custom": 0.0, "focus": 0.0}
-"""Questions are drawn with categories as the taxonomy words them; other wordings are the families' matter."""
 
 
 @dataclass
@@ -137,8 +135,8 @@ def main() -> None:
 
 
 def all_families(options: ObedienceOptions, taxonomy: Taxonomy) -> tuple[Family, ...]:
-    """The families that ship and the user's own, or those of them that `only` names."""
-    known = list(FAMILIES)
+    """The families that ship, the taxonomy's languages and the user's own, or those of them that `only` names."""
+    known = [*FAMILIES, *language_families(taxonomy)]
     for path in options.families:
         known += load_families(path, taxonomy, [family.name for family in known])
     return choose_families(options.only, known)
@@ -150,7 +148,7 @@ def rewrite(
     """Draw the questions and put them in every wording."""
     others = [load_taxonomy(name) for name in options.unrelated]
     unrelated = unrelated_categories(others, taxonomy, test.examples)
-    flips = replace(options.flips, **PLAIN_WORDING)
+    flips = plain_wording(options.flips)
     evaluation = draw_evaluation(test.examples, taxonomy, flips, seed=options.seed, rows=options.rows)
     return rewrite_all(
         evaluation,

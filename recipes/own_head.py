@@ -31,6 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from eval.obedience.quick import QuickObedience
 from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import RecipeOptions, log, parse_options, progress_bar, run_recipe
@@ -97,6 +98,7 @@ class HeadOptions(RecipeOptions):
     steps: int = field(default=600, metadata={"help": "Policies to learn from, each with 8 images."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Of Adam."})
     rows: int = field(default=1600, metadata={"help": "Test questions, as for the judge."})
+    obedience_rows: int = field(default=24, metadata={"help": "Questions in each of a few other wordings."})
     seed: int = field(default=42, metadata={"help": "Of weights and draws."})
 
 
@@ -121,14 +123,18 @@ def main() -> None:
 
     head = BestPatch(encoder)
     before = evaluate(head, questions)
+    obedience = QuickObedience(test, taxonomy, flip, rows=options.obedience_rows, seed=options.seed)
+    obedience.ask("before", head)
     began = time.time()
     fit(head, features, train, taxonomy, flip, options)
     trained = time.time() - began
     after = evaluate(head, questions)
+    obedience.ask("after", head)
     log(format_table(before, after))
     if options.held_out:
         untrained = f"F1 on categories no training policy held ({', '.join(options.held_out)})"
         log(f"{untrained}: {before['heldout_f1']:.3f} before, {after['heldout_f1']:.3f} after")
+    log(f"\n{obedience.summary('head')}\n")
     log(f"trained in {trained:.0f} s, {time.time() - started:.0f} s in all")
 
 

@@ -32,6 +32,7 @@ from adversarial.pixels.pgd import PGD
 from adversarial.search import run_verified
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
 from eval.metrics.judged import JudgedRow, summarise
+from eval.obedience.quick import QuickObedience
 from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
@@ -114,6 +115,7 @@ class Rows:
     """What calibration is fitted on."""
     validation: Evaluation
     test: Evaluation
+    obedience: QuickObedience
 
 
 def main() -> None:
@@ -128,7 +130,7 @@ def main() -> None:
     run = open_run(args.output_dir, "student", first.taxonomy, (args, drawn, source, robust), **about)
     with explain_interruption(run.path):
         started = time.time()
-        rows = draw_rows(first)
+        rows = draw_rows(first, args)
         student, seconds = train(run, rows, undefended, source, robust, epsilon, args)
         if args.process_index == 0:
             answers = {
@@ -141,10 +143,13 @@ def main() -> None:
                 name: measure(students[name], rows.test, answers[name], source, budgets) for name in students
             }
             run.write_rows("test", (row.to_dict() for row in answers["defended"]))
-            write_results(run, found, {"seconds": time.time() - started, "seconds_training": seconds})
+            rows.obedience.ask("before", undefended)
+            rows.obedience.ask("after", student)
+            seconds_of = {"seconds": time.time() - started, "seconds_training": seconds}
+            write_results(run, found, rows.obedience, seconds_of)
 
 
-def draw_rows(first: RunDir) -> Rows:
+def draw_rows(first: RunDir, args: RecipeTrainingArguments) -> Rows:
     """Draw the first run's rows again, and read the teacher's scores of them."""
     taxonomy, drawn = first.taxonomy, first.config
     data = DataOptions(**{name: drawn[name] for name in DATA})
@@ -165,6 +170,7 @@ def draw_rows(first: RunDir) -> Rows:
         draw_groups(validation[::2], taxonomy, whole, seed=seed, epoch=1, groups=count),
         draw_evaluation(validation[::2], taxonomy, data.flips, seed=seed, rows=eval_rows),
         draw_evaluation(test, taxonomy, data.flips, seed=seed, rows=drawn["test_rows"]),
+        QuickObedience(test, taxonomy, data.flips, rows=args.obedience_rows, seed=seed),
     )
 
 
@@ -251,12 +257,13 @@ def measure(
     return {**summary, "f1_everything": summarise(judged)["f1"], "robust_accuracy": robust_accuracy}
 
 
-def write_results(run: RunDir, found: dict[str, dict[str, Any]], seconds: dict[str, float]) -> None:
+def write_results(
+    run: RunDir, found: dict[str, dict[str, Any]], obedience: QuickObedience, seconds: dict[str, float]
+) -> None:
     """Write metrics.json, and print the table and what to run next."""
     before, after = found["undefended"], found["defended"]
-    write_metrics(
-        run, {**after, "undefended": before, "clean_f1_loss": before["f1"] - after["f1"], **seconds}
-    )
+    about = {"clean_f1_loss": before["f1"] - after["f1"], "obedience": obedience.metrics, **seconds}
+    write_metrics(run, {**after, "undefended": before, **about})
     columns = ("f1", "pair_score", "lying_prompt_f1", "heldout_f1", "f1_everything")
     budgets = list(after["robust_accuracy"])
     log(f"\n{'':12}" + "".join(f"{column:>17}" for column in columns) + "   robust accuracy under PGD at")
@@ -264,6 +271,7 @@ def write_results(run: RunDir, found: dict[str, dict[str, Any]], seconds: dict[s
     for name, each in found.items():
         cells = "".join("-".rjust(17) if each.get(c) is None else f"{each[c]:>17.3f}" for c in columns)
         log(f"{name:12}{cells}" + "".join(f"{each['robust_accuracy'][budget]:>10.3f}" for budget in budgets))
+    log(f"\n{obedience.summary('student')}")
     log(f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training. Next:")
     words = ["--student", run.path, "--judge", "none", "--output_dir", run.path.parent / "robust_cascade"]
     words += data_words(run.config["dataset"], run.path / "taxonomy.yaml", run.config["held_out"])

@@ -20,6 +20,7 @@ RECIPE_OPTIONS = {
     "max_steps": 6,
     "eval_rows": 20,
     "test_rows": 20,
+    "obedience_rows": 0,
     "judge_batch_size": 32,
     "logging_steps": 1,
     "save_steps": 2,
@@ -193,7 +194,7 @@ def train_here(recipe_config, tmp_path, monkeypatch):
 def single_run(launch, tmp_path_factory):
     """The folder of an uninterrupted run in one process."""
     out = tmp_path_factory.mktemp("runs") / "single"
-    launch(out)
+    launch(out, "--obedience_rows", "8")
     return out
 
 

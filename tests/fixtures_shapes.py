@@ -111,6 +111,7 @@ TRAINER_OPTIONS = {
     "eval_strategy": "no",
     "save_strategy": "no",
     "logging_steps": 1,
+    "obedience_rows": 0,
     "use_cpu": True,
     "disable_tqdm": True,
 }

@@ -38,6 +38,7 @@ SMALL += (
     "--use_cpu",
     "true",
 )
+SMALL += ("--obedience_rows", "4")
 SMALL += (
     "--groups_per_epoch",
     "8",

@@ -24,6 +24,7 @@ def small(start_script, tmp_path_factory):
     folder = tmp_path_factory.mktemp("distill")
     options = ["--output_dir", folder / "student", "--teacher", "tiny-llava"]
     options += ["--lessons", 4, "--max_steps", 3, "--limit", 120, "--eval_rows", 16, "--test_rows", 16]
+    options += ["--obedience_rows", 4]
     options += ["--cache", folder / "features", "--eval_steps", 2, "--use_cpu", "true"]
 
     def run(*more):
@@ -67,6 +68,10 @@ def test_a_run_explains_itself_and_loads(small):
     ]
     assert not [path for path in run.rglob("*") if path.suffix in {".bin", ".pt", ".pth", ".pkl"}]
     assert "f1_everything" in done.stdout
+    assert metrics["obedience"]["before"] is None
+    for stage in ("after", "teacher"):
+        assert metrics["obedience"][stage]["families"]["upper_case"]["rows"] == 4
+    assert "F1 after  F1 teacher" in done.stdout
     student = load_classifier(run)
     assert student.default_taxonomy == load_taxonomy("digits")
     examples = digits_examples("test", count=3)

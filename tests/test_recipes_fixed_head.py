@@ -24,7 +24,7 @@ from prompts.errors import ArbiterError
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "recipes" / "configs"
 NAMES = ("linear_probe", "prompt_learning", "pooled_attention")
-SMALL = ("--limit", "240", "--epochs", "2", "--test_rows", "16")
+SMALL = ("--limit", "240", "--epochs", "2", "--test_rows", "16", "--obedience_rows", "4")
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +66,7 @@ def test_a_run_explains_itself_and_loads(start, name, capsys):
     wanted |= {"seconds", "parameters", "taxonomy_hash", "machine", "versions", "commit", "unjudged_share"}
     assert wanted <= set(metrics)
     assert metrics["rows"] == 16
+    assert metrics["obedience"]["after"]["references"]["plain"]["rows"] == 4
     assert metrics["taxonomy_hash"] == run.taxonomy.hash == run.manifest["taxonomy"]["hash"]
     assert run.taxonomy.keys == load_taxonomy("digits").drop(["four", "eight"]).keys
     assert run.manifest["encoder"] == "tiny-clip"

@@ -21,6 +21,7 @@ from prompts import load_taxonomy
 
 RECIPES = {path.stem for path in (Path(__file__).resolve().parent.parent / "recipes").glob("*.py")}
 TRAINER = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True}
+TRAINER["obedience_rows"] = 0
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ CASCADE = {"promised_miss_rate": 0.1, "tuning_rows": 48, "calibration_rows": 96,
 PGD = {"steps": 1, "attack_steps": 1, "attack_epsilons": "4/255"}
 ROBUST = {**PGD, "attack_rows": 8}
 HEADS = ("linear_probe", "prompt_learning", "pooled_attention")
-HEAD = {"epochs": 2, "test_rows": 16, "train_batch_size": 16}
+HEAD = {"epochs": 2, "test_rows": 16, "obedience_rows": 0, "train_batch_size": 16}
 SMALL = {
     "cascade": CASCADE,
     "fixed_head": HEAD,

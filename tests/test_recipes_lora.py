@@ -63,6 +63,9 @@ def test_a_run_explains_itself(single_run):
     assert keys <= set(metrics["before"])
     assert keys <= set(metrics["after"])
     assert metrics["after"]["unjudged"] == 0
+    for stage in ("before", "after"):
+        assert metrics["obedience"][stage]["families"]["upper_case"]["rows"] == 8
+    assert "F1 under other wordings, before" in (single_run / "report.html").read_text()
     assert metrics["taxonomy_hash"] == json.loads((single_run / "run.json").read_text())["taxonomy"]["hash"]
     assert {"torch", "transformers", "peft", "trl"} <= set(metrics["versions"])
     assert metrics["seconds"] > 0

@@ -27,7 +27,18 @@ def run(recipe, monkeypatch, tmp_path, capsys):
     """`run(*options)` -> what a small run prints."""
 
     def go(*options):
-        small = ["--limit", "400", "--rows", "120", "--steps", "100", "--cache", str(tmp_path / "features")]
+        small = [
+            "--limit",
+            "400",
+            "--rows",
+            "120",
+            "--steps",
+            "100",
+            "--obedience_rows",
+            "8",
+            "--cache",
+            str(tmp_path / "features"),
+        ]
         monkeypatch.setattr(sys, "argv", ["own_head.py", *small, *options])
         recipe["main"]()
         return capsys.readouterr().out

@@ -108,6 +108,7 @@ def first(tmp_path_factory):
 ENCODER = ("--limit", 96, "--epochs", 1, "--train_batch_size", 32, "--learning_rate", "1e-4")
 ENCODER += ("--test_images", 24, "--attack_steps", 2)
 STUDENT = ("--max_steps", 2, "--per_device_train_batch_size", 2, "--steps", 1, "--use_cpu", "true")
+STUDENT += ("--obedience_rows", 4)
 STUDENT += ("--attack_rows", 16, "--attack_steps", 2, "--attack_epsilons", "4/255", "--disable_tqdm", "true")
 
 

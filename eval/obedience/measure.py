@@ -92,7 +92,7 @@ def measure_family(
     `reference_f1` is the reference's F1 on the same questions. `turned` is the share of rows judged right under the
     reference and wrong under the family; with `aims`, of those rows only whose truth is not what the text asks for.
     """
-    found, reference = answers[family.name], _reference(family, answers)
+    found, reference = answers[family.name], reference_rows(family, answers)
     rows, before = list(found.rows), [reference[row.id] for row in found.rows]
     record: Record = {
         "kind": family.kind,
@@ -159,7 +159,8 @@ def _prompt_effects(before: Sequence[JudgedRow], rows: Sequence[JudgedRow], thre
     }
 
 
-def _reference(family: Family, answers: Mapping[str, Answers]) -> dict[str, JudgedRow]:
+def reference_rows(family: Family, answers: Mapping[str, Answers]) -> dict[str, JudgedRow]:
+    """By id, the rows that a family is compared with: without any prompt, or in the plain wording."""
     name = NO_PROMPT if isinstance(family, PromptFamily) else PLAIN
     return {row.id: row for row in answers[name].rows}
 
@@ -233,7 +234,7 @@ def _turned(
     """Of the rows judged right under the plain wording and aimed at, the share that is no longer judged right."""
     right = turned = 0
     for family in families:
-        reference = _reference(family, answers)
+        reference = reference_rows(family, answers)
         for row in answers[family.name].rows:
             if row.truth is (family.aims == "safe") and reference[row.id].correct(threshold):
                 right += 1

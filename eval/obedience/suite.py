@@ -20,6 +20,7 @@ from judge.inputs import concatenate_scores
 from judge.protocol import Classifier, Scores
 from prompts.errors import ArbiterError, TaxonomyError
 from prompts.example import Example
+from prompts.flip import FlipOptions
 from prompts.taxonomy import Category, Taxonomy
 
 from .family import Family, Policy, PolicyFamily, PromptFamily, RefusedRewritingError, Setting
@@ -56,6 +57,11 @@ class Answers:
     rows: tuple[JudgedRow, ...]
     """Ids as in the evaluation."""
     held_out: tuple[JudgedRow, ...] = ()
+
+
+def plain_wording(flips: FlipOptions) -> FlipOptions:
+    """Policies of categories as the taxonomy words them; other wordings are the families' matter."""
+    return replace(flips, rename=0.0, reword=0.0, custom=0.0, focus=0.0)
 
 
 def rewrite_all(

@@ -5,7 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,13 @@ from prompts.printable import error_line, printable_lines
 @dataclass
 class RecipeTrainingArguments(TrainingArguments):  # type: ignore[misc]
     """transformers' own arguments for batches made of policies: `per_device_train_batch_size` counts policies."""
+
+    obedience_rows: int = field(
+        default=24,
+        metadata={
+            "help": "Questions in each of a few other wordings, before and after training; 0 asks none."
+        },
+    )
 
     def __post_init__(self) -> None:
         self.remove_unused_columns = False  # our collators need fields that no model's forward names

@@ -22,7 +22,7 @@ MAY_DIFFER = (
     *("output_dir", "resume_from_checkpoint", "changed", "cache", "use_cpu", "keep_features", "local_rank"),
     *("disable_tqdm", "log_level", "log_level_replica", "log_on_each_node", "run_name", "project"),
     *("test_rows", "threshold", "judge_batch_size", "activation_checkpointing", "gradient_checkpointing"),
-    *("baselines", "attack_rows", "attack_steps", "attack_epsilons"),
+    *("baselines", "obedience_rows", "attack_rows", "attack_steps", "attack_epsilons"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "skip_memory_metrics", "push_to_hub"),
 )
