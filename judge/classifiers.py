@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, cast
 from prompts.reading import PromptMode, check_prompt_mode
 
 from .errors import CheckpointError, ConfigError
+from .lessons.record import read_record
 from .protocol import ReadsPrompts
 from .runs.folder import MANIFEST, RunDir
 
@@ -124,6 +125,7 @@ def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "
     if template not in (None, trained_with):
         raise CheckpointError(f"{run.path} was trained with the template {trained_with!r}, not {template!r}.")
     model, processor = load_base(BaseOptions.from_run(run), device=device)
+    record = read_record(run)
     # The adapter stays beside the base, unmerged, as it was trained and measured.
     model = load_adapter(model, run.path / "adapter").to(device)
     return VisionLanguageJudge(
@@ -133,4 +135,6 @@ def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "
         name=f"{run.path.name}",
         default_taxonomy=run.taxonomy,
         batch_size=batch_size,
+        envelope=record.envelope,
+        evidence=record.evidence,
     )

@@ -32,6 +32,7 @@ from transformers import set_seed
 
 from adversarial.pixels.pgd import PGD
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
+from eval.metrics.judged import JudgedRow
 from eval.obedience.quick import QuickObedience, Stage
 from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
@@ -40,6 +41,7 @@ from eval.recipe import (
     RecipeOptions,
     RecipeTrainingArguments,
     command,
+    continue_lessons,
     data_words,
     load_splits,
     log,
@@ -47,6 +49,7 @@ from eval.recipe import (
     parse_options,
     predict_distributed,
     progress_bar,
+    record_measured,
     resumes,
     run_recipe,
     write_metrics,
@@ -160,10 +163,11 @@ def main() -> None:
         test.examples, run.taxonomy, data.flips, seed=args.seed, rows=options.test_rows
     )
     attacked = draw_attacked(test, run, data.flips, options, args.seed)
+    continue_lessons(run, judge_run)
     obedience = QuickObedience(
         test.examples, run.taxonomy, data.flips, rows=args.obedience_rows, seed=args.seed
     )
-    before = measure(judge_run, questions, attacked, obedience, "before", options, args)
+    _, before = measure(judge_run, questions, attacked, obedience, "before", options, args)
 
     set_seed(args.seed)
     groups = FlippedGroups(
@@ -181,8 +185,9 @@ def main() -> None:
         tidy_adapter(run.path / "adapter", base=run.manifest["base"])
     PartialState().wait_for_everyone()
 
-    after = measure(run, questions, attacked, obedience, "after", options, args)
+    answers, after = measure(run, questions, attacked, obedience, "after", options, args)
     if trainer.is_world_process_zero():
+        record_measured(run, answers, run.taxonomy)
         run.write_rows("history", [*history, *trainer.state.log_history])
         seconds = {"seconds": time.time() - started, "seconds_training": training}
         write_results(run, before, after, obedience, seconds)
@@ -297,10 +302,10 @@ def measure(
     stage: Stage,
     options: HardenOptions,
     args: RecipeTrainingArguments,
-) -> dict[str, Any]:
-    """Clean numbers on all questions and robust accuracy on some, of a judge as a user would load it."""
+) -> tuple[list[JudgedRow], dict[str, Any]]:
+    """Answers to all questions, their numbers and robust accuracy on some, of a judge as a user would load it."""
     judge = load_classifier(run.path, device=str(args.device), batch_size=options.judge_batch_size)
-    clean = summarise_evaluation(questions, predict_distributed(judge, questions))
+    answers = predict_distributed(judge, questions)
     obedience.ask(stage, judge)
     pgd = PGD(steps=options.measured_steps)
     suite = Suite(
@@ -309,7 +314,8 @@ def measure(
     found, _ = attack_victim(
         ClassifierVictim(judge), attacked, suite, batch_size=options.judge_batch_size, seed=args.seed
     )
-    return {"clean": clean, "attacked": summarise_trials(found, suite)}
+    clean = summarise_evaluation(questions, answers)
+    return answers, {"clean": clean, "attacked": summarise_trials(found, suite)}
 
 
 def write_results(

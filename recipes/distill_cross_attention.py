@@ -43,6 +43,8 @@ from eval.recipe import (
     open_run,
     parse_options,
     progress_bar,
+    record_lessons,
+    record_measured,
     resume_from,
     run_recipe,
     try_it,
@@ -149,6 +151,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     obedience = QuickObedience(test, taxonomy, flip, rows=args.obedience_rows, seed=args.seed)
 
     encoder = DualEncoder.load(options.encoder, device=str(args.device))
+    record_lessons(run, [row for group in groups for row in group.rows], taxonomy)
     lessons = collect_lessons(options.teacher, groups, run, data, args)
     taught = time.time()
     shape = HeadConfig(encoder.width, options.inner, options.heads, options.depth, options.rank)
@@ -279,6 +282,7 @@ def evaluate_all(
         },
     )
     run.write_rows("test", (row.to_dict() for row in answers["student"]))
+    record_measured(run, answers["student"], run.taxonomy)
     shown = (*SHOWN, "f1_everything")
     log(f"\n{'':18}" + "".join(f"{key:>18}" for key in shown))
     for name, each in found.items():

@@ -56,6 +56,8 @@ from eval.recipe import (
     parse_options,
     predict_distributed,
     progress_bar,
+    record_labels,
+    record_measured,
     run_recipe,
     write_metrics,
 )
@@ -144,6 +146,7 @@ def main() -> None:
     examples = [e for e in train.examples if not e.violates & frozenset(options.held_out)]
     log(f"{len(examples):,} training images without held-out categories, {len(trained)} categories")
 
+    record_labels(run, examples, trained)
     encoder = DualEncoder.load(
         options.encoder, revision=options.encoder_revision, device=state.device, dtype=options.encoder_dtype
     )
@@ -223,6 +226,8 @@ def measure(
         found[name]["f1_everything"] = summarise(judged, threshold)["f1"]
         if PartialState().is_main_process:
             run.write_rows(name, (row.to_dict() for row in judged))
+            if match == "members":  # as it is loaded
+                record_measured(run, judged, run.taxonomy)
     by_name = found.get("by_name")
     return {"f1_by_name": by_name and by_name["f1"], "by_name": by_name, **found["rows"]}
 

@@ -38,6 +38,8 @@ from eval.recipe import (
     open_run,
     parse_options,
     predict_distributed,
+    record_lessons,
+    record_measured,
     resume_from,
     run_recipe,
     try_it,
@@ -132,6 +134,7 @@ def train(
     as_judge = partial(
         VisionLanguageJudge, processor=processor, template=data.template, batch_size=args.judge_batch_size
     )
+    record_lessons(run, dataset.sample_rows(), taxonomy, as_judge(model).encoder.policy_tokens)
     before = None if args.zero3 else predict_distributed(as_judge(model), test, "before")
     obedience.ask("before", None if args.zero3 else as_judge(model))
     model.set_attn_implementation({"text_config": register()})
@@ -216,6 +219,7 @@ def write_results(
     write_metrics(run, {"before": None, **summaries, **about})
     for name, rows in judged.items():
         run.write_rows(name, (row.to_dict() for row in rows))
+    record_measured(run, after, run.taxonomy, threshold)
 
     images = {question.id: question.row.example.image for question in test.questions}
     special = {

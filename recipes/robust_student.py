@@ -41,12 +41,14 @@ from eval.recipe import (
     RecipeTrainingArguments,
     check_mapping,
     command,
+    continue_lessons,
     data_words,
     load_splits,
     log,
     open_run,
     parse_options,
     recipe_beside,
+    record_measured,
     resume_from,
     run_recipe,
     write_metrics,
@@ -128,6 +130,7 @@ def main() -> None:
     drawn = {"training_seed": args.seed, **{name: first.config[name] for name in DRAWN}}
     about = {"teacher": first.manifest["teacher"], "defended": True}
     run = open_run(args.output_dir, "student", first.taxonomy, (args, drawn, source, robust), **about)
+    continue_lessons(run, first)
     with explain_interruption(run.path):
         started = time.time()
         rows = draw_rows(first, args)
@@ -143,6 +146,7 @@ def main() -> None:
                 name: measure(students[name], rows.test, answers[name], source, budgets) for name in students
             }
             run.write_rows("test", (row.to_dict() for row in answers["defended"]))
+            record_measured(run, answers["defended"], run.taxonomy)
             rows.obedience.ask("before", undefended)
             rows.obedience.ask("after", student)
             seconds_of = {"seconds": time.time() - started, "seconds_training": seconds}

@@ -171,7 +171,7 @@ def test_of_an_unknown_classifier_nothing_is_known() -> None:
 @pytest.fixture
 def run(tmp_path) -> RunDir:
     run = RunDir.create(tmp_path / "run")
-    write_lessons(run, ROWS, TAXONOMY, tokens=words)
+    write_lessons(run, LessonsEnvelope.of_lessons(ROWS, TAXONOMY, words), trained_texts(ROWS, TAXONOMY))
     return run
 
 
@@ -185,7 +185,7 @@ def test_a_run_gives_back_what_was_written(run: RunDir) -> None:
     assert record == Record(
         LessonsEnvelope.of_lessons(ROWS, TAXONOMY, words), Evidence(trained_texts(ROWS, TAXONOMY))
     )
-    write_lessons(run, ROWS, TAXONOMY, reads_text=False)
+    write_lessons(run, None, ["axe"])
     assert read_record(run).envelope is None
     assert read_record(run).known
 

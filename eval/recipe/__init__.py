@@ -1,6 +1,7 @@
 """What all recipes share: options, data, the run folder, progress, and the commands printed at the end."""
 
 from .data import DataOptions, load_splits, predict_distributed
+from .lessons import continue_lessons, record_labels, record_lessons, record_measured
 from .next_steps import command, data_words, recipe_beside, save_examples, try_it
 from .options import RecipeOptions, check_mapping, parse_options
 from .run import (
@@ -22,6 +23,7 @@ __all__ = [
     "RecipeTrainingArguments",
     "check_mapping",
     "command",
+    "continue_lessons",
     "create_run",
     "data_words",
     "hide_known_warnings",
@@ -32,6 +34,9 @@ __all__ = [
     "predict_distributed",
     "progress_bar",
     "recipe_beside",
+    "record_labels",
+    "record_lessons",
+    "record_measured",
     "resume_from",
     "resumes",
     "run_recipe",

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError, ConfigError
 from judge.inputs import check_prompts, validate_inputs
+from judge.lessons.evidence import Evidence
+from judge.lessons.record import read_record
 from judge.protocol import Scores, on_one_scale
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
@@ -40,6 +42,7 @@ class FixedClassifier:
         name: what verdicts and reports call it.
         match: how the caller's categories are mapped to the trained ones (`match_categories`).
         batch_size: images in one pass of the encoder.
+        evidence: which categories it was trained and measured on. It has no envelope, as it reads no policy.
     """
 
     encoder: DualEncoder
@@ -48,6 +51,7 @@ class FixedClassifier:
     name: str = ""
     match: Match = "members"
     batch_size: int = 64
+    evidence: Evidence | None = None
 
     kind: ClassVar[str]
     """The kind of its run folders."""
@@ -249,4 +253,5 @@ def load_fixed(
     except (OSError, KeyError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run.path} holds no {cls.kind} that can be loaded: {first}") from error
-    return cls(encoder, head, run.taxonomy, name=run.path.name, **options)
+    evidence = read_record(run).evidence
+    return cls(encoder, head, run.taxonomy, name=run.path.name, evidence=evidence, **options)

@@ -5,6 +5,7 @@ and how a promised total miss rate is kept; `recipes/cascade.py` calibrates a ca
 """
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from judge.errors import ConfigError
 from judge.inputs import check_prompts, validate_inputs
+from judge.lessons.evidence import Evidence, evidence_of
+from judge.lessons.outside import KnowsItsLessons, unjudged_scores
 from judge.protocol import Classifier, Scores, modules_of
 from prompts.taxonomy import Taxonomy
 
@@ -21,6 +24,7 @@ from .row_verdicts import RowVerdicts
 from .settings import CascadeSettings
 from .similarity import Similarities, without_long_prompts
 from .stage_models import TokenClassifier
+from .stages import STAGES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,9 +74,13 @@ class Cascade:
 
         What no stage could judge is NaN with the last stage's reason, never safe. What an earlier stage could not read,
         such as a prompt longer than the filters read, a later one may flag but not call safe; then it is NaN as well.
-        Under a taxonomy outside the calibration's (`outside_promise`) every `because` repeats that.
+        Under a taxonomy outside the calibration's (`outside_promise`) every `because` repeats that. Outside the lessons
+        of student or judge, nothing is judged.
         """
         prompts = check_prompts(len(images), prompts)
+        beyond = self.outside_lessons(taxonomy)
+        if beyond is not None:
+            return unjudged_scores(len(images), taxonomy, beyond, STAGES[-1 if self.judge else 1])
         verdicts = RowVerdicts(len(images), len(taxonomy))
         cutoffs = self.cutoffs
         for start in range(0, len(images), self.batch_size):
@@ -99,6 +107,26 @@ class Cascade:
         yield from modules_of(self.student)
         if self.judge is not None:
             yield from modules_of(self.judge)
+
+    def stages(self) -> Iterator[object]:
+        """The student and, if there is one, the judge."""
+        yield self.student
+        if self.judge is not None:
+            yield self.judge
+
+    def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
+        """What of a policy lies outside the lessons of the student or of the judge; None where nothing does."""
+        for stage in self.stages():
+            outside = stage.outside_lessons(taxonomy) if isinstance(stage, KnowsItsLessons) else None
+            if outside is not None:
+                return outside
+        return None
+
+    @property
+    def evidence(self) -> Evidence:
+        """Which categories both stages were trained or measured on."""
+        first, *rest = map(evidence_of, self.stages())
+        return reduce(Evidence.weaker, rest, first)
 
     def outside_promise(self, taxonomy: Taxonomy) -> str | None:
         """Why the promised miss rate does not hold under a taxonomy, on one line; None where it does."""

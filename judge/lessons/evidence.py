@@ -74,11 +74,6 @@ def trained_texts(rows: Iterable[Row], taxonomy: Taxonomy) -> frozenset[str]:
     A category that lessons only ever had beside others, on no image of its own, was not trained. Wordings of the
     lessons that the taxonomy does not hold (clauses, typos) are endless and stay out.
     """
-    own = {
-        _folded(text)
-        for category in taxonomy
-        for text in (category.name, category.definition, *category.aliases, *category.rewordings)
-    }
     # By object: rows of a group share their policy, and `index` is asked once for each of its categories.
     shown = {(id(row.taxonomy), row.category): row for row in rows if row.category is not None}
     found = set()
@@ -92,7 +87,16 @@ def trained_texts(rows: Iterable[Row], taxonomy: Taxonomy) -> frozenset[str]:
                 _folded(category.definition),
             }
         )
-    return frozenset(found & own)
+    return own_texts(taxonomy) & found
+
+
+def own_texts(categories: Iterable[Category]) -> frozenset[str]:
+    """Every name and definition that these categories have."""
+    return frozenset(
+        _folded(text)
+        for category in categories
+        for text in (category.name, category.definition, *category.aliases, *category.rewordings)
+    )
 
 
 def _folded(text: str) -> str:

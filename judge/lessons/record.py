@@ -10,17 +10,16 @@ same questions. The last measurement of a family, and of a category, is the one 
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from judge.errors import CheckpointError
 from judge.runs.folder import RunDir
-from prompts.flip import Row
-from prompts.taxonomy import Category, Taxonomy
+from prompts.taxonomy import Category
 
 from .envelope import LessonsEnvelope
-from .evidence import Evidence, read_text, trained_texts
+from .evidence import Evidence, read_text
 
 MEASURED = "measured.json"
 LEAST_ROWS = 60
@@ -42,26 +41,16 @@ class Record:
         return self.evidence is not None
 
 
-def write_lessons(
-    run: RunDir,
-    rows: Iterable[Row],
-    taxonomy: Taxonomy,
-    *,
-    tokens: Callable[[Taxonomy], int] | None = None,
-    reads_text: bool = True,
-) -> None:
-    """Record the rows that a run is trained on.
+def write_lessons(run: RunDir, envelope: LessonsEnvelope | None, trained: Iterable[str]) -> None:
+    """Record what a run is trained on.
 
     Args:
         run: its folder.
-        rows: as many as are drawn, or enough of them that none differs much from all others.
-        taxonomy: where they were drawn from.
-        tokens: of a policy, by the model's tokenizer (`LessonsEnvelope.of`).
-        reads_text: whether the classifier reads policies; a head with fixed categories has no envelope.
+        envelope: of the rows; None for a head with fixed categories, which reads no policy.
+        trained: what `trained_texts` gave.
     """
-    rows = list(rows)
-    envelope = LessonsEnvelope.of_lessons(rows, taxonomy, tokens).to_dict() if reads_text else None
-    run.update_manifest(lessons={"envelope": envelope, "trained": sorted(trained_texts(rows, taxonomy))})
+    reach = None if envelope is None else envelope.to_dict()
+    run.update_manifest(lessons={"envelope": reach, "trained": sorted(trained)})
 
 
 def inherit_lessons(run: RunDir, first: RunDir) -> None:

@@ -116,6 +116,10 @@ class ChatEncoder:
             for position, name in enumerate(taxonomy.names)
         ]
 
+    def policy_tokens(self, taxonomy: Taxonomy) -> int:
+        """Tokens of a question under a policy, without image and prompt."""
+        return len(self.encode_row(self.variants(taxonomy, None, multilabel=False), image_tokens=()))
+
     def text(self, chat: Chat) -> str:
         """The chat as the model's own template writes it, up to where the answer begins.
 

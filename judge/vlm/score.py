@@ -23,6 +23,9 @@ from judge.category_margin import category_margin
 from judge.encoders.pixels import preprocess
 from judge.errors import ConfigError
 from judge.inputs import check_prompts, validate_inputs_for_taxonomies
+from judge.lessons.envelope import LessonsEnvelope
+from judge.lessons.evidence import Evidence
+from judge.lessons.outside import unjudged_scores
 from judge.protocol import Scores, on_one_scale
 from judge.readings import combine_readings, read_prompts
 from prompts.errors import ArbiterError
@@ -57,6 +60,9 @@ class VisionLanguageJudge:
         batch_size: images in one forward pass.
         prompt_mode: `max` scores each image alone and with its prompt, two branches after one pass of the image, and
             takes the higher: a prompt can only add suspicion. `use` and `ignore` ask once.
+        envelope: how far its lessons reached. Outside, a policy leaves every image unjudged and a prompt is not read.
+            None answers everything, as a base that had no lessons does.
+        evidence: which categories it was trained and measured on.
     """
 
     model: Any
@@ -66,6 +72,8 @@ class VisionLanguageJudge:
     default_taxonomy: Taxonomy | None = None
     batch_size: int = 8
     prompt_mode: PromptMode = "max"
+    envelope: LessonsEnvelope | None = None
+    evidence: Evidence | None = None
     _questions: "LRUCache[Any, Encoded]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_QUESTIONS), repr=False
     )
@@ -102,8 +110,8 @@ class VisionLanguageJudge:
         these probabilities on one scale with the whole (`judge.protocol`), `separate` as such.
 
         Both are the largest over the image alone and with each window of its prompt (`judge.readings`). A prompt that
-        does not fit the context is not read, and `notes` says so. An image whose policy does not fit, or whose scores
-        are not finite, is NaN with a reason.
+        does not fit the context, or lies outside the envelope, is not read, and `notes` says so. An image whose policy
+        lies outside, or whose scores are not finite, is NaN with a reason.
         """
         return self.score_taxonomies(images, prompts, [taxonomy], multilabel=multilabel)[0]
 
@@ -117,11 +125,13 @@ class VisionLanguageJudge:
         multilabel: bool = False,
     ) -> list[Scores]:
         """Score B images under several taxonomies; under `perspective` each image runs once for all of them."""
-        readings = read_prompts(check_prompts(len(images), prompts), self.prompt_mode)
+        readings = read_prompts(check_prompts(len(images), prompts), self.prompt_mode, self.envelope)
+        outside = [self.outside_lessons(taxonomy) for taxonomy in taxonomies]
+        inside = [index for index, reason in enumerate(outside) if reason is None]
         tables = [_Table(len(readings), taxonomy) for taxonomy in taxonomies]
         # With the image before the policy, all taxonomies are branches after it; else each has a prefix of its own.
-        together = [list(range(len(taxonomies)))] if self.template == "perspective" else None
-        for chosen in together or [[index] for index in range(len(taxonomies))]:
+        together = [inside] if inside and self.template == "perspective" else None
+        for chosen in together or [[index] for index in inside]:
             for start in range(0, len(images), self.batch_size):
                 rows = range(start, min(start + self.batch_size, len(images)))
                 variants = [
@@ -144,7 +154,18 @@ class VisionLanguageJudge:
                     if log_probabilities is None and readings.texts[variant.reading] is None:
                         self._check_policies([taxonomies[variant.taxonomy]])
                     _fill(tables[variant.taxonomy], variant, log_probabilities, reason)
-        return [combine_readings(table.scores(), readings) for table in tables]
+        return [
+            combine_readings(table.scores(), readings)
+            if reason is None
+            else unjudged_scores(len(images), taxonomy, reason)
+            for table, taxonomy, reason in zip(tables, taxonomies, outside, strict=True)
+        ]
+
+    def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
+        """What of a policy lies outside the envelope, and what to do about it; None where nothing does."""
+        if self.envelope is None:
+            return None
+        return self.envelope.why_policy_outside(taxonomy, self.encoder.policy_tokens)
 
     def margins(self, visual: Visual, encoded: Sequence[Encoded], *, answer: int | None = None) -> Tensor:
         """Log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
@@ -237,12 +258,12 @@ class VisionLanguageJudge:
 
         if size not in self._image_tokens:
             self._image_tokens[size] = self.encoder.encode_image(Image.new("RGB", size))[0]
-        key = (taxonomy, prompt, focus, size, self.prompt_mode)
+        key = (taxonomy, prompt, focus, size, self.prompt_mode, self.envelope)
         encoded = self._questions.get(key)
         if encoded is None:
             variants = [
                 Variant(render(taxonomy, text, template=self.template, focus=focus))
-                for text in read_prompts([prompt], self.prompt_mode).texts
+                for text in read_prompts([prompt], self.prompt_mode, self.envelope).texts
             ]
             encoded = self._questions[key] = self.encoder.encode_row(variants, self._image_tokens[size])
         return encoded
@@ -296,8 +317,7 @@ class VisionLanguageJudge:
     def _check_policies(self, taxonomies: Sequence[Taxonomy]) -> None:
         """Raise if a policy by itself does not fit, so that no image could be scored under it."""
         for taxonomy in taxonomies:
-            question = self.encoder.variants(taxonomy, None, multilabel=False)
-            tokens = len(self.encoder.encode_row(question, image_tokens=()))
+            tokens = self.encoder.policy_tokens(taxonomy)
             if tokens > self._context():
                 raise ArbiterError(
                     f"The policy {taxonomy.name!r} takes {tokens} tokens and the model reads {self._context()}; "

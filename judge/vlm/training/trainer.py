@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from judge.runs.trainer import EvaluatingTrainer
 from judge.vlm.pack import split_visual, stack_visual
 from prompts.example import Example
-from prompts.flip import FlipOptions, Group, draw_groups
+from prompts.flip import FlipOptions, Group, Row, draw_groups
 from prompts.taxonomy import Taxonomy
 
 from .collate import PACKED
@@ -49,6 +49,14 @@ class FlippedGroups(Dataset[Group]):
         """Draw the groups of this epoch, unless they are the current ones."""
         if epoch != self.epoch:
             self.epoch, self.groups = epoch, self._draw(epoch)
+
+    def sample_rows(self, least: int = 4000) -> list[Row]:
+        """Rows of the first epochs, at most ten, until there are at least so many."""
+        rows: list[Row] = []
+        for epoch in range(10):
+            if len(rows) < least:
+                rows += [row for group in self._draw(epoch) for row in group.rows]
+        return rows
 
     def __len__(self) -> int:
         return len(self.groups)
