@@ -33,13 +33,13 @@ from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
     DataOptions,
     RecipeTrainingArguments,
+    keep_answers,
     load_splits,
     log,
     open_run,
     parse_options,
     predict_distributed,
     record_lessons,
-    record_measured,
     resume_from,
     run_recipe,
     try_it,
@@ -134,15 +134,14 @@ def train(
     as_judge = partial(
         VisionLanguageJudge, processor=processor, template=data.template, batch_size=args.judge_batch_size
     )
-    record_lessons(run, dataset.sample_rows(), taxonomy, as_judge(model).encoder.policy_tokens)
+    record_lessons(run, dataset.sample_rows(), taxonomy, as_judge(model).policy_tokens)
     before = None if args.zero3 else predict_distributed(as_judge(model), test, "before")
     obedience.ask("before", None if args.zero3 else as_judge(model))
     model.set_attn_implementation({"text_config": register()})
     set_seed(args.seed)  # the same initial adapters whatever loading drew, which differs under ZeRO-3
     model, counts = add_lora(model, lora, base=base.model_name_or_path)
     log(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
-    rows = args.policies_per_step * flip.group_size
-    log(f"{args.world_size} processes, {rows} rows in a step, {len(dataset)} policies an epoch")
+    log(f"{args.world_size} processes, {args.policies_per_step * flip.group_size} rows in a step")
 
     def evaluate(current: Any) -> dict[str, float]:
         """Metrics on the validation questions, for the training log."""
@@ -217,9 +216,7 @@ def write_results(
     summaries = {name: summarise_evaluation(test, rows, threshold) for name, rows in judged.items()}
     about |= {"taxonomy_hash": run.taxonomy.hash, "obedience": obedience.metrics}
     write_metrics(run, {"before": None, **summaries, **about})
-    for name, rows in judged.items():
-        run.write_rows(name, (row.to_dict() for row in rows))
-    record_measured(run, after, run.taxonomy, threshold)
+    keep_answers(run, judged, measured="after", threshold=threshold)
 
     images = {question.id: question.row.example.image for question in test.questions}
     special = {

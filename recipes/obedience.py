@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.obedience.family import Family
+from eval.obedience.lessons import keep_measured, left_unjudged, unjudged_table
 from eval.obedience.measure import measure_all
 from eval.obedience.report import write_obedience_report
 from eval.obedience.shipped import FAMILIES, choose_families, language_families
@@ -121,6 +122,10 @@ def main() -> None:
     answers = ask(judge, rewritten, options.judge)
     metrics = measure_all(families, answers, rewritten, options.threshold)
     keep_rows(run, "judge", answers, rewritten)
+    kept = keep_measured(
+        options.judge, judge, taxonomy, rewritten, answers, metrics["families"], options.threshold
+    )
+    metrics |= {"kept_in_run": kept, "left_unjudged": left_unjudged(judge, rewritten)}
     before = None
     if options.before != "none":
         base = load_classifier(options.before, batch_size=options.batch_size)
@@ -131,7 +136,7 @@ def main() -> None:
     about = {"judge": options.judge, "dataset": options.dataset, "taxonomy_hash": taxonomy.hash}
     write_metrics(run, {**metrics, **about, "before": before, "seconds": time.time() - started})
     write_obedience_report(run, metrics, before, rewritten, answers, options.threshold)
-    show(run, metrics, before, time.time() - started)
+    show(run, {**metrics, **about}, before, time.time() - started)
 
 
 def all_families(options: ObedienceOptions, taxonomy: Taxonomy) -> tuple[Family, ...]:
@@ -193,10 +198,15 @@ def keep_rows(
 
 
 def show(run: RunDir, metrics: Mapping[str, Any], before: Mapping[str, Any] | None, seconds: float) -> None:
-    """Every table, and the folder."""
-    for table in (*tables(metrics, before), refusals(metrics), headline(metrics, before)):
+    """Every table, the folder, and where the measurements went."""
+    left = unjudged_table(metrics["left_unjudged"])
+    for table in (*tables(metrics, before), refusals(metrics), left, headline(metrics, before)):
         if table.lines:
             log(f"\n{table.to_text()}")
+    if metrics["kept_in_run"]:
+        log(
+            f"\nWhat it obeyed is kept in {metrics['judge']}/measured.json: its verdicts name it as evidence."
+        )
     log(f"\n{seconds:.0f} s in all; {run.path}/report.html shows the wrong verdicts of the worst families")
 
 

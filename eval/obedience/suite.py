@@ -17,6 +17,7 @@ from eval.metrics.judged import Direction, JudgedRow
 from eval.predict import predict_questions
 from eval.questions import Evaluation, Question
 from judge.inputs import concatenate_scores
+from judge.lessons.outside import beyond_lessons
 from judge.protocol import Classifier, Scores
 from prompts.errors import ArbiterError, TaxonomyError
 from prompts.example import Example
@@ -253,6 +254,8 @@ def ask_all(
 ) -> dict[str, Answers]:
     """Put all questions to a classifier: those under one policy together, whatever the family.
 
+    Questions outside its lessons are asked too, where it would leave them unjudged (`judge.lessons.outside`).
+
     Args:
         classifier: any. Errors under the plain wording are raised; under a family they are rows that were not judged.
         rewritten: what `rewrite_all` gave.
@@ -275,8 +278,9 @@ def ask_all(
         return {row.id: row for row in rows}
 
     references = [name for name in rewritten if name in REFERENCES]
-    judged = ask(references, classifier)
-    judged |= ask([name for name in rewritten if name not in REFERENCES], _Unjudged(classifier))
+    with beyond_lessons(classifier):
+        judged = ask(references, classifier)
+        judged |= ask([name for name in rewritten if name not in REFERENCES], _Unjudged(classifier))
     return {
         name: Answers(_rows(judged, name, one.questions), _rows(judged, name, one.held_out))
         for name, one in rewritten.items()

@@ -1,7 +1,7 @@
 """What all recipes share: options, data, the run folder, progress, and the commands printed at the end."""
 
 from .data import DataOptions, load_splits, predict_distributed
-from .lessons import continue_lessons, record_labels, record_lessons, record_measured
+from .lessons import continue_lessons, keep_answers, record_labels, record_lessons, record_measured
 from .next_steps import command, data_words, recipe_beside, save_examples, try_it
 from .options import RecipeOptions, check_mapping, parse_options
 from .run import (
@@ -27,6 +27,7 @@ __all__ = [
     "create_run",
     "data_words",
     "hide_known_warnings",
+    "keep_answers",
     "load_splits",
     "log",
     "open_run",

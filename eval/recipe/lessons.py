@@ -1,10 +1,11 @@
 """What a training recipe keeps in its run: the lessons' reach, and how well each category is judged at the end."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from accelerate import PartialState
 
-from eval.metrics.judged import JudgedRow, by_category
+from eval.evidence import measured_categories
+from eval.metrics.judged import JudgedRow
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import own_texts, trained_texts
 from judge.lessons.record import inherit_lessons, write_lessons, write_measured
@@ -42,7 +43,7 @@ def continue_lessons(run: RunDir, first: RunDir) -> None:
 
 
 def record_measured(
-    run: RunDir, judged: Iterable[JudgedRow], taxonomy: Taxonomy, threshold: float = 0.5
+    run: RunDir, judged: Sequence[JudgedRow], taxonomy: Taxonomy, threshold: float = 0.5
 ) -> None:
     """Keep F1 of each of the taxonomy's categories, held-out ones too, from the run's own test questions.
 
@@ -52,13 +53,20 @@ def record_measured(
         taxonomy: where the questions' policies come from; categories are told apart by key.
         threshold: P(unsafe) from which a row is flagged.
     """
-    found = by_category(list(judged), threshold)
-    by_key = {category.key: category for category in taxonomy}
-    write_measured(
-        run,
-        [
-            (by_key[key], about["f1"], about["rows"])
-            for key, about in found.items()
-            if key in by_key and about["unsafe_rows"] and about["f1"] == about["f1"]  # not NaN
-        ],
-    )
+    write_measured(run, measured_categories(judged, taxonomy, threshold))
+
+
+def keep_answers(
+    run: RunDir, answers: Mapping[str, Sequence[JudgedRow]], *, measured: str, threshold: float = 0.5
+) -> None:
+    """Write every judged row, and `record_measured` of those called `measured`.
+
+    Args:
+        run: of the classifier that gave these.
+        answers: name of a file of rows -> answers to the run's test questions.
+        measured: the name of the finished classifier's answers.
+        threshold: P(unsafe) from which a row is flagged.
+    """
+    for name, rows in answers.items():
+        run.write_rows(name, (row.to_dict() for row in rows))
+    record_measured(run, answers[measured], run.taxonomy, threshold)

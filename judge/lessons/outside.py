@@ -35,6 +35,15 @@ class KnowsItsLessons(Protocol):
         ...
 
 
+@runtime_checkable
+class CountsTokens(Protocol):
+    """A classifier that reads a policy as one text of tokens."""
+
+    def policy_tokens(self, taxonomy: Taxonomy) -> int:
+        """Tokens of a question under a policy, without image and prompt."""
+        ...
+
+
 def unjudged_scores(rows: int, taxonomy: Taxonomy, reason: str, decided_by: str | None = None) -> Scores:
     """Scores of `rows` images that are not judged, all for one reason."""
     import numpy as np

@@ -165,7 +165,11 @@ class VisionLanguageJudge:
         """What of a policy lies outside the envelope, and what to do about it; None where nothing does."""
         if self.envelope is None:
             return None
-        return self.envelope.why_policy_outside(taxonomy, self.encoder.policy_tokens)
+        return self.envelope.why_policy_outside(taxonomy, self.policy_tokens)
+
+    def policy_tokens(self, taxonomy: Taxonomy) -> int:
+        """Tokens of a question under a policy, without image and prompt."""
+        return self.encoder.policy_tokens(taxonomy)
 
     def margins(self, visual: Visual, encoded: Sequence[Encoded], *, answer: int | None = None) -> Tensor:
         """Log P(unsafe) - log P(safe) of B rows, differentiable in `visual["pixel_values"]`; (B,) float32.
