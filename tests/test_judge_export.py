@@ -41,40 +41,6 @@ FEW = Taxonomy(
 MANY = Taxonomy("many", 1, tuple(Category(f"no {number}", "red; blue") for number in range(20)))
 
 
-def make_student(folder, inner=64):
-    """An encoder with a head none of whose parameters is at its start."""
-    from judge.encoders.dual import DualEncoder
-    from judge.student.head import CrossAttentionHead, HeadConfig
-    from judge.student.student import Student
-
-    torch.manual_seed(1)
-    encoder = DualEncoder.load(folder)
-    head = CrossAttentionHead(HeadConfig(width=encoder.width, inner=inner, heads=2, rank=8))
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-        head.calibration.copy_(torch.tensor([[1.3, 0.2], [0.8, -0.4]]))
-    return Student(encoder, head, default_taxonomy=load_taxonomy("digits"))
-
-
-@pytest.fixture(scope="session")
-def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
-    """`exported(family)` -> the student in PyTorch, and the path of its image side; `tiny-clip` ships."""
-    from judge.student.export import export_student
-
-    homes, made = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}, {}
-
-    def make(family):
-        if family not in made:
-            student = make_student(homes[family])
-            path = tmp_path_factory.mktemp("export") / "student.onnx"
-            assert export_student(student, path).difference < 1e-4
-            made[family] = student, path
-        return made[family]
-
-    return make
-
-
 @pytest.fixture
 def copied(exported, tmp_path):
     """The path of an export that may be damaged."""
@@ -386,30 +352,28 @@ def test_nothing_is_overwritten(exported, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["new.tokenizer.json"]
 
 
-def test_other_precisions_are_not_exported(tiny_clip_folder, tmp_path):
+def test_other_precisions_are_not_exported(fresh_student, tmp_path):
     from judge.student.export import export_student
 
-    student = make_student(tiny_clip_folder)
-    student.encoder.model.half()
+    fresh_student.encoder.model.half()
     with pytest.raises(ConfigError, match="float32 on the CPU"):
-        export_student(student, tmp_path / "student.onnx")
+        export_student(fresh_student, tmp_path / "student.onnx")
 
 
-def test_an_export_that_answers_otherwise_is_not_kept(tiny_clip_folder, tmp_path, monkeypatch):
+def test_an_export_that_answers_otherwise_is_not_kept(fresh_student, tmp_path, monkeypatch):
     from judge.student import export
 
-    student = make_student(tiny_clip_folder)
     for wrong in (0.01, float("nan")):
         monkeypatch.setattr(export, "largest_difference", lambda *_, wrong=wrong: wrong)
         monkeypatch.setattr(export, "write_graphs", lambda student, size, made, int8: None)
         monkeypatch.setattr(export, "file_hash", lambda file: "")
         monkeypatch.setattr(export, "OnnxStudent", lambda file: None)
         with pytest.raises(CheckpointError, match="differs from PyTorch"):
-            export.export_student(student, tmp_path / "student.onnx")
+            export.export_student(fresh_student, tmp_path / "student.onnx")
         assert not list(tmp_path.iterdir())
 
 
-def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeypatch):
+def test_graphs_in_several_files_are_refused(fresh_student, tmp_path, monkeypatch):
     from judge.student import export
 
     def write(student, size, made, int8):
@@ -417,7 +381,7 @@ def test_graphs_in_several_files_are_refused(tiny_clip_folder, tmp_path, monkeyp
 
     monkeypatch.setattr(export, "write_graphs", write)
     with pytest.raises(CheckpointError, match=r"one ONNX file of 2 GB .* int8"):
-        export.export_student(make_student(tiny_clip_folder), tmp_path / "student.onnx")
+        export.export_student(fresh_student, tmp_path / "student.onnx")
     assert not list(tmp_path.iterdir())
 
 
@@ -430,18 +394,23 @@ def test_only_students_are_exported(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_in_int_8_judges_digits_alike(tmp_path, capsys):
+def test_a_run_in_int_8_judges_digits_alike(exported, tmp_path, monkeypatch, capsys):
+    """Its graphs are those in float32, quantised; tracing them again would take most of the time."""
     from judge.data.images import open_image
-    from judge.encoders.dual import DualEncoder
     from judge.runs.folder import RunDir
     from judge.standins.digits import digits_examples
-    from judge.student.head import CrossAttentionHead, HeadConfig
-    from judge.student.student import Student, save_student
+    from judge.student import graphs
+    from judge.student.student import save_student
 
-    encoder = DualEncoder.load("tiny-clip")
-    torch.manual_seed(0)
-    student = Student(encoder, CrossAttentionHead(HeadConfig(width=encoder.width, inner=64, heads=2, rank=8)))
-    run = RunDir.create(tmp_path / "run", kind="student")
+    student, traced = exported("tiny-clip")
+
+    def quantise(side, inputs, outputs, file, then):
+        shutil.copy(traced.with_name(file.name.replace("small", traced.stem)), file)
+        if then is not None:
+            then(file)
+
+    monkeypatch.setattr(graphs, "_export", quantise)
+    encoder, run = student.encoder, RunDir.create(tmp_path / "run", kind="student")
     run.write_taxonomy(load_taxonomy("digits"))
     save_student(run, student)
     out = tmp_path / "small.onnx"

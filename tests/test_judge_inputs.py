@@ -59,7 +59,7 @@ class Bright:
 
 
 @pytest.fixture(scope="module")
-def score(tiny_vlm, tiny_clip_folder, tmp_path_factory):
+def score(tiny_vlm, tiny_clip_folder, exported):
     """`score(name)` -> a function of images, prompts and a taxonomy."""
     torch.manual_seed(0)
     encoder = DualEncoder.load(tiny_clip_folder)
@@ -81,12 +81,10 @@ def score(tiny_vlm, tiny_clip_folder, tmp_path_factory):
     def get(name):
         if name == "onnx" and name not in known:
             pytest.importorskip("onnxruntime")
-            from judge.student.export import export_student
+            pytest.importorskip("onnxscript")
             from judge.student.onnx import load_onnx_student
 
-            path = tmp_path_factory.mktemp("export") / "student.onnx"
-            export_student(student, path)
-            known[name] = load_onnx_student(path, threads=1).score
+            known[name] = load_onnx_student(exported("clip")[1], threads=1).score
         return known[name]
 
     return get

@@ -1,0 +1,57 @@
+"""Fixtures: students as ONNX files. Tracing one takes 15 seconds, so all workers share what one of them has traced."""
+
+import os
+
+import pytest
+
+
+def make_student(folder):
+    """An encoder with a head none of whose parameters is at its start."""
+    import torch
+
+    from judge.encoders.dual import DualEncoder
+    from judge.student.head import CrossAttentionHead, HeadConfig
+    from judge.student.student import Student
+    from prompts import load_taxonomy
+
+    torch.manual_seed(1)
+    encoder = DualEncoder.load(folder)
+    head = CrossAttentionHead(HeadConfig(width=encoder.width, inner=64, heads=2, rank=8))
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+        head.calibration.copy_(torch.tensor([[1.3, 0.2], [0.8, -0.4]]))
+    return Student(encoder, head, default_taxonomy=load_taxonomy("digits"))
+
+
+@pytest.fixture
+def fresh_student(tiny_clip_folder):
+    """The student of `exported("clip")`, to be changed."""
+    return make_student(tiny_clip_folder)
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
+    """`exported(family)` -> the student in PyTorch, and the path of its image side; `tiny-clip` ships.
+
+    Nothing may be written beside that path.
+    """
+    from filelock import FileLock
+
+    from judge.student.export import export_student
+
+    homes, made = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}, {}
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+
+    def make(family):
+        if family not in made:
+            student, path = make_student(homes[family]), shared / f"export-{family}" / "student.onnx"
+            with FileLock(shared / f"export-{family}.lock"):
+                if not path.exists():
+                    assert export_student(student, path).difference < 1e-4
+            made[family] = student, path
+        return made[family]
+
+    return make
