@@ -5,7 +5,7 @@ content, can lower a score below the image's own, and length cannot dilute what 
 construction, for any weights.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,8 @@ from .protocol import Scores, on_one_scale
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+TOO_MANY_TOKENS = "it takes more tokens than are read"
 
 
 @dataclass(frozen=True)
@@ -48,20 +50,44 @@ class Readings:
         starts = [*self.starts.tolist(), len(self)]
         return range(starts[row], starts[row + 1])
 
+    def batches(self, size: int) -> list[list[int]]:
+        """The readings in batches: the images alone first, all in one, then `size` readings with a text at a time.
+
+        So the images alone are computed as in a call without prompts, and score the same to the last bit.
+        """
+        alone = [reading for reading, text in enumerate(self.texts) if text is None]
+        others = [reading for reading, text in enumerate(self.texts) if text is not None]
+        batches = [others[start : start + size] for start in range(0, len(others), size)]
+        return [alone, *batches] if alone or not batches else batches
+
 
 def read_prompts(
-    prompts: Sequence[str | None], mode: PromptMode = "max", envelope: LessonsEnvelope | None = None
+    prompts: Sequence[str | None],
+    mode: PromptMode = "max",
+    envelope: LessonsEnvelope | None = None,
+    *,
+    too_long: Callable[[str], bool] | None = None,
 ) -> Readings:
     """Plan the readings of B images.
 
-    Windows outside the envelope of the classifier's lessons are not read. Under `use`, an image whose prompt is not
-    read whole has no reading that counts: `combine_readings` leaves it unjudged.
+    Under `use`, an image whose prompt is not read whole has no reading that counts: `combine_readings` leaves it
+    unjudged.
+
+    Args:
+        prompts: B prompts, None where there is none.
+        mode: which readings there are.
+        envelope: of the classifier's lessons; windows outside it are not read.
+        too_long: whether a window takes more tokens than the classifier reads; then it is not read.
     """
     rows: list[int] = []
     texts: list[str | None] = []
     found = [read_prompt(None if mode == "ignore" else prompt) for prompt in prompts]
     if envelope is not None:
-        found = [_within(prompt, envelope) for prompt in found]
+        found = [_readable(prompt, envelope.why_prompt_outside) for prompt in found]
+    if too_long is not None:
+        found = [
+            _readable(prompt, lambda text: TOO_MANY_TOKENS if too_long(text) else None) for prompt in found
+        ]
     for row, prompt in enumerate(found):
         alone: tuple[str | None, ...] = (None,) if mode == "max" or not prompt.windows else ()
         for text in (*alone, *prompt.windows):
@@ -72,9 +98,9 @@ def read_prompts(
     )
 
 
-def _within(prompt: ReadPrompt, envelope: LessonsEnvelope) -> ReadPrompt:
-    """The prompt without its windows outside the envelope, and with the reason of the first of them."""
-    why = {window: envelope.why_prompt_outside(window) for window in prompt.windows}
+def _readable(prompt: ReadPrompt, why_not: Callable[[str], str | None]) -> ReadPrompt:
+    """The prompt without the windows that `why_not` gives a reason against, and with the reason of the first of them."""
+    why = {window: why_not(window) for window in prompt.windows}
     inside = tuple(window for window, reason in why.items() if reason is None)
     if len(inside) == len(prompt.windows):
         return prompt
@@ -132,14 +158,32 @@ def combine_readings(scores: Scores, readings: Readings) -> Scores:
 
 
 def highest_margins(margins: "Tensor", readings: Readings) -> "Tensor":
-    """The margins (B,) of images from those of their readings (R,), differentiable; the logit of `combine_readings`."""
+    """The margins of B images from those of their R readings, differentiable: the logits of `combine_readings`.
+
+    Args:
+        margins: (R,) or (R, K).
+        readings: their plan.
+
+    Returns:
+        (B,) or (B, K); NaN where the image alone is, and where `combine_readings` leaves an image unjudged.
+    """
     import torch
 
-    if len(readings) == len(readings.notes):
-        return margins
-    rows = torch.tensor(readings.rows, device=margins.device)
-    lowest = margins.new_full((len(readings.notes),), -torch.inf)
-    return lowest.scatter_reduce(0, rows, margins, "amax", include_self=False)
+    if len(readings) == len(readings.notes) and not any(readings.notes):
+        return margins  # one reading an image
+
+    def along(values: Sequence[object]) -> "Tensor":
+        # (R,) or (B,) -> with as many dimensions as the margins
+        return torch.tensor(values, device=margins.device).view(-1, *[1] * (margins.ndim - 1))
+
+    if readings.mode == "max":  # beside the image alone, a reading that failed says nothing
+        with_text = along([text is not None for text in readings.texts])
+        margins = margins.masked_fill(with_text & margins.isnan(), -torch.inf)
+    lowest = margins.new_full((len(readings.notes), *margins.shape[1:]), -torch.inf)
+    rows = along(readings.rows).expand_as(margins)
+    highest = lowest.scatter_reduce(0, rows, margins, "amax", include_self=False)
+    unread = along([note is not None and readings.mode == "use" for note in readings.notes])
+    return highest.masked_fill(unread, torch.nan)
 
 
 def _as_rows(mask: NDArray[np.bool_], like: NDArray[np.float64]) -> NDArray[np.bool_]:

@@ -73,7 +73,7 @@ def test_onnx_answers_as_pytorch(exported, noise_image, family):
     images = [
         noise_image(seed, size) for seed, size in enumerate([(20, 16), (16, 41), (90, 33), (16, 16), (5, 7)])
     ]
-    said = ["two dogs", None, " ", "a very long prompt, longer than one window " * 3, "\ud800 rain"]
+    said = ["two dogs", None, " ", "a very long prompt, longer than one window " * 9, "\ud800 rain"]
     for taxonomy in (FEW, MANY, FEW.select(["rain"]), FEW.names_only()):
         for batch in (1, 3, 5):
             for prompts in (None, said[:batch], [None] * batch):
@@ -105,6 +105,7 @@ def test_a_permuted_taxonomy_permutes_the_answers(exported, noise_image):
 
 def test_prompt_and_definition_have_an_effect(exported, noise_image):
     runtime = load_onnx_student(exported("clip")[1])
+    runtime.prompt_mode = "use"
     score = lambda prompt, taxonomy: runtime.score([noise_image(0)], [prompt], taxonomy).categories  # noqa: E731
     plain = score("rain", FEW)
     assert np.abs(plain - score("two dogs", FEW)).max() > 1e-4
@@ -142,7 +143,7 @@ def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
     monkeypatch.setattr(
         runtime,
         "logits",
-        lambda images, prompts, taxonomy: (
+        lambda images, readings, taxonomy: (
             np.array([0.0, np.nan], np.float32),
             np.array([[1, -1000, 1000], [0, 0, 0]], np.float32),
         ),
@@ -258,13 +259,20 @@ def test_a_phrase_that_no_number_of_windows_holds(exported):
     assert str(theirs.value).split("more than")[1] == str(ours.value).split("more than")[1]
 
 
-def test_a_prompt_that_is_too_long(exported, noise_image):
+@pytest.mark.parametrize("prompt", ["word " * 3000, "\u8a9e" * 200])
+def test_a_prompt_that_is_too_long(exported, noise_image, prompt):
     student, path = exported("clip")
+    notes = []
     for classifier in (student, load_onnx_student(path)):
-        scores = classifier.score([noise_image(0)] * 2, ["word " * 1000, "word"], FEW)
-        assert np.isnan(scores.unsafe).tolist() == [True, False]
-        assert np.isnan(scores.categories[0]).all()
-        assert scores.reasons == ("the prompt is longer than the student reads", None)
+        scores = classifier.score([noise_image(0)] * 2, [prompt, "word"], FEW)
+        alone = classifier.score([noise_image(0)] * 2, None, FEW)
+        assert scores.unsafe[0] == alone.unsafe[0]
+        assert scores.reasons == (None, None)
+        assert scores.notes[0].startswith("the prompt was not read: ")
+        notes.append(scores.notes)
+    assert notes[0] == notes[1]
+    plain = OnnxStudent(path, prompt_mode="use").score([noise_image(0)], [prompt], FEW)
+    assert np.isnan(plain.unsafe[0])
 
 
 def test_one_prompt_each(exported, noise_image):
@@ -301,7 +309,7 @@ def test_files_that_are_damaged(copied, side):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "export format 2"),
+        ({"format": 1}, "export format 1"),
         ({"kinds": ["name"]}, "export it again"),
         ({"format": "one"}, "is damaged"),
         ({"sha256": []}, "is damaged"),

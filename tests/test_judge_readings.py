@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from judge.protocol import Scores, on_one_scale
-from judge.readings import combine_readings, highest_margins, read_prompts
+from judge.readings import TOO_MANY_TOKENS, combine_readings, highest_margins, read_prompts
 
 LONG = " ".join(str(n) for n in range(200))
 PROMPTS = [None, "a cat", LONG, "\u200b"]
@@ -75,3 +75,33 @@ def test_margins_are_the_logits_of_the_scores(mode: str) -> None:
     found.sum().backward()
     assert margins.grad is not None
     assert margins.grad.sum() == 4  # one reading of each image
+    columns = highest_margins(torch.stack([margins, -margins], dim=1), plan)
+    assert torch.equal(columns[:, 0], found)
+    assert torch.equal(columns[:, 1], highest_margins(-margins, plan))
+
+
+def test_margins_that_are_not_finite_count_as_scores_do() -> None:
+    margins = torch.zeros(len(PLAN))
+    margins[2] = torch.nan  # with a prompt
+    assert highest_margins(margins, PLAN).tolist() == [0.0] * 4
+    margins[0] = torch.nan  # an image alone
+    assert highest_margins(margins, PLAN).isnan().tolist() == [True, False, False, False]
+    plan = read_prompts(["a cat", "x" * 20_000, LONG], "use")
+    margins = torch.zeros(len(plan))
+    margins[-1] = torch.nan
+    assert highest_margins(margins, plan).isnan().tolist() == [False, True, True]
+
+
+def test_a_prompt_with_a_window_of_too_many_tokens_is_not_read() -> None:
+    plan = read_prompts(["a cat", "a much too long cat"], too_long=lambda text: len(text) > 10)
+    assert plan.texts == (None, "a cat", None)
+    assert plan.notes == (None, f"the prompt was not read: {TOO_MANY_TOKENS}")
+
+
+def test_images_alone_are_the_first_batch() -> None:
+    batches = PLAN.batches(2)
+    assert batches[0] == [0, 1, 3, len(PLAN) - 1]
+    assert all(len(batch) <= 2 for batch in batches[1:])
+    assert sorted(reading for batch in batches for reading in batch) == list(range(len(PLAN)))
+    assert read_prompts([]).batches(2) == [[]]
+    assert read_prompts(["a", "b", "c"], "use").batches(2) == [[0, 1], [2]]

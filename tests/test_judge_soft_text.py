@@ -106,6 +106,7 @@ def test_too_many_tokens_and_none(soft):
 
 def test_the_students_margin(soft):
     student, taxonomy = make_student(soft.encoder), SHORT
+    student.prompt_mode = "use"
     pixels = torch.rand(1, 3, 20, 16)
     margin = student_margin(student, soft, pixels, taxonomy)
     found = []
@@ -121,6 +122,15 @@ def test_the_students_margin(soft):
     assert len(set(found)) == len(TEXTS)
     batch = margin(soft.embed(soft.allowed[:12].view(3, 4)))
     assert batch.shape == (3,)
+    alone = student.pixel_margins(pixels, None, taxonomy)
+    student.prompt_mode = "max"
+    highest = student_margin(student, soft, pixels, taxonomy)
+    assert torch.equal(highest(soft.embed(soft.allowed[:12].view(3, 4))), batch.maximum(alone))
+    student.prompt_mode = "ignore"
+    embedded = soft.embed(soft.allowed[:4][None]).requires_grad_(True)
+    ignoring = student_margin(student, soft, pixels, taxonomy)(embedded)
+    assert torch.equal(ignoring, alone)
+    assert not torch.autograd.grad(ignoring.sum(), embedded)[0].any()
 
 
 def test_similarity_of_texts(softs):

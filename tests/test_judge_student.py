@@ -14,6 +14,7 @@ from judge.runs.folder import RunDir
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student, load_student, save_student
 from prompts import Category, Taxonomy, load_taxonomy
+from prompts.errors import ArbiterError
 
 DIGITS = Taxonomy(
     "short", "1", (Category("one", "a 1"), Category("two", "a 2"), Category("six", "a 6; or 9"))
@@ -67,6 +68,7 @@ def test_batches_do_not_matter(student, images):
 def test_a_blank_prompt_is_no_prompt(student, images):
     scores = student.score([images[0]] * 3, [None, "", "  "], DIGITS).unsafe
     np.testing.assert_allclose(scores, scores[0], atol=1e-6)
+    student.prompt_mode = "use"
     assert abs(student.score(images[:1], ["two"], DIGITS).unsafe[0] - scores[0]) > 1e-6
 
 
@@ -131,11 +133,54 @@ def test_numbers_that_are_not_finite_are_unjudged(student, images):
     assert all("finite" in reason for reason in scores.reasons)
 
 
-def test_a_prompt_longer_than_is_read_is_unjudged(student, images):
-    scores = student.score(images[:2], ["two " * 3000, "two"], DIGITS)
+@pytest.mark.parametrize("prompt", ["two " * 3000, "\u8a9e" * 200])
+def test_a_prompt_longer_than_is_read_leaves_the_image_alone(student, images, prompt):
+    """More characters than are read of any prompt; and one window of more tokens than the encoder takes."""
+    alone = student.score(images[:2], None, DIGITS)
+    scores = student.score(images[:2], [prompt, None], DIGITS)
+    np.testing.assert_array_equal(scores.unsafe, alone.unsafe)
+    assert scores.reasons == (None, None)
+    assert scores.notes[0].startswith("the prompt was not read: ")
+    assert scores.notes[1] is None
+    student.prompt_mode = "use"
+    scores = student.score(images[:2], [prompt, None], DIGITS)
     assert np.isnan(scores.unsafe).tolist() == [True, False]
     assert np.isnan(scores.categories[0]).all()
-    assert scores.reasons == ("the prompt is longer than the student reads", None)
+    assert scores.reasons[0].startswith("the prompt was not read: ")
+    pixels = torch.rand(2, 3, 20, 16)
+    assert student.pixel_margins(pixels, [prompt, None], DIGITS).isnan().tolist() == [True, False]
+
+
+def test_the_highest_reading_counts(student, images):
+    """Against each reading by itself: the image alone, and every window."""
+    prompt = "a photo of six, " * 40 + "a two"
+    readings = student.read_prompts([prompt])
+    assert len(readings) > 2
+    found = student.score(images[:1], [prompt], DIGITS)
+    student.prompt_mode = "use"
+    each = [student.score(images[:1], [text], DIGITS) for text in readings.texts]
+    np.testing.assert_allclose(found.unsafe[0], max(one.unsafe[0] for one in each), atol=1e-6)
+    np.testing.assert_allclose(
+        found.categories[0], np.max([one.categories[0] for one in each], axis=0), atol=1e-6
+    )
+    pixels = torch.rand(1, 3, 20, 16)
+    for category in (None, "two"):
+        one_by_one = [
+            student.pixel_margins(pixels, [text], DIGITS, category=category) for text in readings.texts
+        ]
+        student.prompt_mode = "max"
+        margin = student.pixel_margins(pixels, [prompt], DIGITS, category=category)
+        student.prompt_mode = "use"
+        torch.testing.assert_close(margin, torch.stack(one_by_one).amax(0), atol=1e-5, rtol=1e-5)
+    student.prompt_mode = "ignore"
+    np.testing.assert_array_equal(
+        student.score(images, PROMPTS, DIGITS).unsafe, student.score(images, None, DIGITS).unsafe
+    )
+
+
+def test_another_mode_is_refused(tiny_clip_folder):
+    with pytest.raises(ArbiterError, match="No prompt mode 'some'"):
+        make_student(tiny_clip_folder, prompt_mode="some")
 
 
 def test_prompts_must_match_images(student, images):

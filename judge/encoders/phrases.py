@@ -19,6 +19,8 @@ MAX_CACHED_PHRASES = 100_000
 MAX_CACHED_TAXONOMIES = 64
 """Taxonomies whose embedded phrases or queries are cached; the least recently used is evicted."""
 
+NOT_FINITE = "the student gave no finite score"
+
 
 @dataclass(frozen=True)
 class Phrase:
@@ -46,13 +48,6 @@ def phrases(category: Category) -> tuple[Phrase, ...]:
 def without_surrogates(text: str) -> str:
     """The text with lone surrogates replaced, as tokenizers raise on them; untrusted prompts may contain some."""
     return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def unjudged_reason(prompt_too_long: bool, finite: bool) -> str | None:
-    """The reason why a student could not judge a row, or None if it could."""
-    if prompt_too_long:
-        return "the prompt is longer than the student reads"
-    return None if finite else "the student gave no finite score"
 
 
 def too_long_message(phrase: str, tokens: int, context: int) -> str:

@@ -33,7 +33,7 @@ _SHAPES = (
 )
 """Files of a run, of any kind, that are loaded with its weights; intermediate checkpoints and metrics are not."""
 _MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
-_EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".tokenizer.json", ".json")
+_EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".head.onnx", ".tokenizer.json", ".json")
 """Files of an exported student (`judge.student.onnx`)."""
 
 

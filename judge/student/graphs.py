@@ -1,4 +1,4 @@
-"""The three ONNX graphs of a student: image side, text side and taxonomy side, in float32 or with int8 weights.
+"""The four ONNX graphs of a student: image side, text side, taxonomy side and head, in float32 or with int8 weights.
 
 int8 is ONNX Runtime's dynamic quantisation of the encoders' matrix products: weights in 7 bits with a scale for each
 output, activations in 8 bits with a scale for each pass. The eighth bit of the weights stays unused because processors
@@ -24,33 +24,44 @@ _ANY = torch.export.Dim.DYNAMIC
 
 
 class ImageSide(nn.Module):
-    """Pixels, prompt tokens and one taxonomy -> logits."""
+    """Pixels -> image tokens."""
 
-    def __init__(self, encoder: DualEncoder, head: CrossAttentionHead) -> None:
+    def __init__(self, encoder: DualEncoder) -> None:
         super().__init__()
-        self.encoder, self.model, self.head = encoder, encoder.model, head
+        self.encoder, self.model = encoder, encoder.model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """Normalised pixels (B, 3, H, W) -> tokens (B, 1 + P, D), the pooled embedding first."""
+        return self.encoder.encode_pixel_values(pixel_values)
+
+
+class HeadSide(nn.Module):
+    """Image tokens, prompt tokens and one taxonomy -> logits."""
+
+    def __init__(self, head: CrossAttentionHead) -> None:
+        super().__init__()
+        self.head = head
 
     def forward(
         self,
-        pixel_values: Tensor,
+        image: Tensor,
         prompt: Tensor,
         prompt_mask: Tensor,
         phrases: Tensor,
         where: Tensor,
         kinds: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B,) that anything is violated and (B, K) of the categories.
+        """Logits (R,) that anything is violated and (R, K) of the categories, of R readings.
 
         Args:
-            pixel_values: (B, 3, H, W), normalised.
-            prompt: (B, L, D) prompt tokens.
-            prompt_mask: (B, L).
+            image: (R, 1 + P, D) image tokens.
+            prompt: (R, L, D) prompt tokens.
+            prompt_mask: (R, L).
             phrases: (K, M, D), `Queries.phrases` of one taxonomy.
             where: (K, M, H, inner / H), its `Queries.attention`; the name is that of the graph's input.
             kinds: (K, M).
         """
         queries = Queries(phrases[None], where[None], kinds[None])
-        image = self.encoder.encode_pixel_values(pixel_values)
         whole, categories = self.head(image[None], prompt[None], prompt_mask[None], queries)
         return whole[0], categories[0]
 
@@ -85,7 +96,7 @@ class TaxonomySide(nn.Module):
 
 
 def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path], *, int8: bool) -> None:
-    """Write the three graphs and the tokenizer of a student.
+    """Write the four graphs and the tokenizer of a student.
 
     Args:
         student: in float32 on the CPU.
@@ -99,11 +110,19 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
     taxonomy = {0: "categories", 1: "phrases"}
     per_phrase = {0: _ANY, 1: _ANY}
     with _quiet(), torch.no_grad():
+        pixels = torch.randn(2, 3, *size)
+        _export(
+            ImageSide(encoder),
+            {"pixel_values": (pixels, {0: "images"})},
+            ["tokens"],
+            made["image"],
+            _quantised if int8 else None,
+        )
         queries = head.queries(torch.randn(1, 3, 4, width), torch.zeros(1, 3, 4, dtype=torch.long))
         _export(
-            ImageSide(encoder, head),
+            HeadSide(head),
             {
-                "pixel_values": (torch.randn(2, 3, *size), {0: "images"}),
+                "image": (encoder.encode_pixel_values(pixels), {0: "readings"}),
                 "prompt": (torch.randn(2, 5, width), {0: _ANY, 1: "words"}),
                 "prompt_mask": (torch.ones(2, 5, dtype=torch.bool), per_phrase),
                 "phrases": (queries.phrases[0], taxonomy),
@@ -111,8 +130,8 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
                 "kinds": (queries.kinds[0], per_phrase),
             },
             ["whole", "categories"],
-            made["image"],
-            _quantised if int8 else None,
+            made["head"],
+            None,
         )
         # SigLIP pads to its context, so only CLIP has a dynamic length.
         ids = torch.full((2, context if encoder.family == "siglip" else 7), encoder.tokenizer.pad_token_id)
@@ -158,30 +177,19 @@ def _export(
 
 
 def _quantised(file: Path) -> None:
-    """Quantise the encoder's matrix products in a graph, in place."""
-    import onnx
+    """Quantise the matrix products in a graph, in place."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    graph = onnx.load(file, load_external_data=False).graph
-    head = [node.name for node in graph.node if _of_head(node)]
     quantize_dynamic(
         file,
         file,
         op_types_to_quantize=["MatMul", "Gemm"],
-        nodes_to_exclude=head,
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
     )
     # The float weights that a large graph was saved with.
     file.with_name(f"{file.name}.data").unlink(missing_ok=True)
-
-
-def _of_head(node: Any) -> bool:
-    """Whether a node belongs to the head; the exporter records the modules of each node."""
-    return any(
-        "'head'" in entry.value for entry in node.metadata_props if entry.key == "pkg.torch.onnx.name_scopes"
-    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,15 +17,17 @@ from judge.encoders.phrases import (
     KINDS,
     MAX_CACHED_PHRASES,
     MAX_CACHED_TAXONOMIES,
+    NOT_FINITE,
     phrases,
     too_long_message,
-    unjudged_reason,
     without_surrogates,
 )
 from judge.errors import CheckpointError, ConfigError
-from judge.inputs import check_prompts, validate_inputs
+from judge.inputs import check_prompts, concatenate_scores, validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.readings import Readings, combine_readings, read_prompts
 from prompts.errors import TaxonomyError
+from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
 from .onnx_files import (
@@ -52,14 +55,23 @@ class OnnxStudent:
         name: of the student.
         default_taxonomy: the one it was trained on, if known.
         manifest: the content of student.json.
-        batch_size: images in one pass.
+        batch_size: images in one pass of the encoder, and readings with a text in one pass of the head.
+        prompt_mode: as of `Student`.
     """
 
     why_no_gradients: ClassVar[str] = "it is an exported ONNX graph, which has no backward pass"
 
-    def __init__(self, path: str | Path, *, threads: int = 0, batch_size: int = 32) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        threads: int = 0,
+        batch_size: int = 32,
+        prompt_mode: PromptMode = "max",
+    ) -> None:
         """Open the files beside `path`, which ends in `.onnx`; see `load_onnx_student`."""
         self.path, self.batch_size = Path(path), batch_size
+        self.prompt_mode: PromptMode = check_prompt_mode(prompt_mode)
         for package in ("onnxruntime", "tokenizers"):  # before hashing files of many megabytes
             import_extra(package)
         self.manifest = read_manifest(self.path)
@@ -79,6 +91,7 @@ class OnnxStudent:
         self._image = open_session(files["image"], threads)
         self._text = open_session(files["text"], threads)
         self._taxonomy = open_session(files["taxonomy"], threads)
+        self._head = open_session(files["head"], threads)
         self._tokenizer = open_tokenizer(files["tokenizer"], self.texts.context)
         self._phrases: dict[str, Floats] = {}
         self._queries: LRUCache[str, Queries] = LRUCache(MAX_CACHED_TAXONOMIES)
@@ -89,38 +102,53 @@ class OnnxStudent:
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories.
 
-        An image whose prompt is too long, or whose scores are not finite, is NaN with a reason.
+        An image whose scores are not finite is NaN with a reason.
 
         Raises:
             ConfigError: a phrase of a category is longer than all windows of the text encoder.
         """
         prompts = check_prompts(len(images), prompts)
-        too_long = [prompt is not None and self.too_long(prompt) for prompt in prompts]
-        # Rows whose prompt is too long run without it, only to keep the batch together; their scores are dropped.
-        prompts = [None if skip else prompt for prompt, skip in zip(prompts, too_long, strict=True)]
-        unsafe, categories = np.zeros(len(images)), np.zeros((len(images), len(taxonomy)))
-        for start in range(0, len(images), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            unsafe[part], categories[part] = self.logits(images[part], prompts[part], taxonomy)
+        parts = [
+            self._score(
+                images[start : start + self.batch_size], prompts[start : start + self.batch_size], taxonomy
+            )
+            for start in range(0, len(images), self.batch_size)
+        ]
+        if not parts:
+            return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
+        return replace(concatenate_scores(parts), decided_by=("student",) * len(images))
+
+    def _score(self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy) -> Scores:
+        """Scores of one batch, whose images are encoded in one pass."""
+        readings = read_prompts(prompts, self.prompt_mode, too_long=self.too_long)
+        unsafe, categories = self.logits(images, readings, taxonomy)
         finite = np.isfinite(unsafe) & np.isfinite(categories).all(-1)
-        reasons = tuple(unjudged_reason(skip, fine) for skip, fine in zip(too_long, finite, strict=True))
-        unjudged = np.array([reason is not None for reason in reasons], dtype=bool)
-        unsafe[unjudged], categories[unjudged] = np.nan, np.nan
-        decided_by = ("student",) * len(images)
-        return on_one_scale(Scores(_sigmoid(unsafe), _sigmoid(categories), reasons, decided_by=decided_by))
+        scores = Scores(
+            _sigmoid(np.where(finite, unsafe.astype(np.float64), np.nan)),
+            _sigmoid(np.where(finite[:, None], categories.astype(np.float64), np.nan)),
+            tuple(None if fine else NOT_FINITE for fine in finite),
+        )
+        return combine_readings(on_one_scale(scores), readings)
 
     def too_long(self, text: str) -> bool:
         """Whether a text takes more windows than allowed."""
         return len(self._tokenizer.encode(without_surrogates(text)).overflowing) >= self.texts.windows
 
     def logits(
-        self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy
+        self, images: "Sequence[Image]", readings: Readings, taxonomy: Taxonomy
     ) -> tuple[Floats, Floats]:
-        """Logits (B,) that anything is violated and (B, K) of the categories, all B images in one pass."""
-        prompt, mask = self.encode_prompts(prompts)
-        pixels = np.stack([self.images(image) for image in images])
-        inputs = {"pixel_values": pixels, "prompt": prompt, "prompt_mask": mask, **self.queries(taxonomy)}
-        unsafe, categories = self._image.run(["whole", "categories"], inputs)
+        """Logits (R,) that anything is violated and (R, K) of the categories, of R readings of B images."""
+        [tokens] = self._image.run(
+            ["tokens"], {"pixel_values": np.stack([self.images(image) for image in images])}
+        )
+        queries = self.queries(taxonomy)
+        unsafe: Floats = np.zeros(len(readings), np.float32)
+        categories: Floats = np.zeros((len(readings), len(taxonomy)), np.float32)
+        for batch in readings.batches(self.batch_size):
+            prompt, mask = self.encode_prompts([readings.texts[reading] for reading in batch])
+            image = tokens[[readings.rows[reading] for reading in batch]]
+            inputs = {"image": image, "prompt": prompt, "prompt_mask": mask, **queries}
+            unsafe[batch], categories[batch] = self._head.run(["whole", "categories"], inputs)
         return unsafe, categories
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Floats, NDArray[np.bool_]]:
@@ -211,7 +239,7 @@ def load_onnx_student(path: str | Path, *, threads: int = 0, batch_size: int = 3
     Args:
         path: `student.onnx`, with the other exported files beside it.
         threads: of ONNX Runtime; 0 lets it choose.
-        batch_size: images in one pass.
+        batch_size: images in one pass of the encoder, and readings with a text in one pass of the head.
 
     Raises:
         CheckpointError: a file is missing, damaged, of another export or of a newer format.

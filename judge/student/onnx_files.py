@@ -1,12 +1,13 @@
 """The files of an exported student: their names, the manifest, checks, and the runtimes that open them.
 
-`judge.student.export` writes five files that belong together and share a stem:
+`judge.student.export` writes six files that belong together and share a stem:
 
-    student.onnx            image encoder and head: pixels, prompt tokens, queries -> logits
+    student.onnx            image encoder: pixels -> image tokens
     student.text.onnx       text encoder: token ids -> pooled and token embeddings
     student.taxonomy.onnx   embeddings of phrases -> queries, once per taxonomy
+    student.head.onnx       image tokens, prompt tokens, queries -> logits, once a reading of each image
     student.tokenizer.json  of the text encoder
-    student.json            how to prepare images and texts, the taxonomy, and the SHA-256 of the other four
+    student.json            how to prepare images and texts, the taxonomy, and the SHA-256 of the other five
 """
 
 import json
@@ -20,9 +21,15 @@ from judge.runs.files import file_hash
 
 from .preprocessing import ImagePreprocessing, TextPreprocessing
 
-FORMAT = 1
+FORMAT = 2
 """Version of the files; raised when older code could no longer read them."""
-SIDES = {"image": ".onnx", "text": ".text.onnx", "taxonomy": ".taxonomy.onnx", "tokenizer": ".tokenizer.json"}
+SIDES = {
+    "image": ".onnx",
+    "text": ".text.onnx",
+    "taxonomy": ".taxonomy.onnx",
+    "head": ".head.onnx",
+    "tokenizer": ".tokenizer.json",
+}
 """What replaces `.onnx` in the name of each file but the manifest."""
 MANIFEST = ".json"
 

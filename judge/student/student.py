@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,13 +14,15 @@ from torch import Tensor, nn
 from judge.category_margin import category_margin
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
-from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, unjudged_reason
+from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, NOT_FINITE
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
-from judge.inputs import check_prompts, validate_inputs
+from judge.inputs import check_prompts, concatenate_scores, validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.readings import Readings, combine_readings, highest_margins, read_prompts
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
+from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
 from .head import CrossAttentionHead, HeadConfig, Queries
@@ -33,18 +35,25 @@ WEIGHTS, CONFIG = "head.safetensors", "head.json"
 
 @dataclass
 class Student:
-    """Scores images under any taxonomy at the cost of one encoder pass."""
+    """Scores images under any taxonomy at the cost of one encoder pass.
+
+    An image is read alone and with its prompt, and the higher score counts (`judge.readings`): the encoder runs once,
+    the head once a reading.
+    """
 
     encoder: DualEncoder
     head: CrossAttentionHead
     name: str = "student"
     default_taxonomy: Taxonomy | None = None
     batch_size: int = 32
+    """Images in one pass of the encoder, and readings with a text in one pass of the head."""
+    prompt_mode: PromptMode = "max"
     _queries: "LRUCache[str, Queries]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
     )
 
     def __post_init__(self) -> None:
+        check_prompt_mode(self.prompt_mode)
         if self.head.config.width != self.encoder.width:
             raise CheckpointError(
                 f"The head was made for an encoder of width {self.head.config.width}, {self.encoder.name!r} has "
@@ -78,53 +87,60 @@ class Student:
         ]
         if not parts:
             return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
-        return on_one_scale(
-            Scores(
-                np.concatenate([part.unsafe for part in parts]),
-                np.concatenate([part.category_probabilities for part in parts]),
-                tuple(reason for part in parts for reason in part.reasons),
-                decided_by=("student",) * len(images),
-            )
-        )
+        return replace(concatenate_scores(parts), decided_by=("student",) * len(images))
 
     def score_tokens(
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """`score` of B images from their tokens (B, 1 + P, D), as `DualEncoder.encode_pixel_values` gives them."""
-        prompts = check_prompts(len(image_tokens), prompts)
-        too_long = [prompt is not None and self.encoder.too_long(prompt) for prompt in prompts]
-        # Rows whose prompt is too long run without it, only to keep the batch together; their scores are dropped.
-        usable = [None if skip else prompt for prompt, skip in zip(prompts, too_long, strict=True)]
+        readings = self.read_prompts(check_prompts(len(image_tokens), prompts))
         with torch.no_grad():
-            unsafe, categories = self.logits(image_tokens, usable, taxonomy)
-        finite = (torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)).tolist()
-        reasons = [unjudged_reason(skip, fine) for skip, fine in zip(too_long, finite, strict=True)]
-        unjudged = torch.tensor([reason is not None for reason in reasons], device=unsafe.device)
+            unsafe, categories = self.reading_logits(image_tokens, readings, taxonomy)
+        finite = torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)
         # In float64, where the sigmoid of a large logit is still below 1.
-        return on_one_scale(
-            Scores(
-                unsafe.masked_fill(unjudged, float("nan")).double().sigmoid().cpu().numpy(),
-                categories.masked_fill(unjudged[:, None], float("nan")).double().sigmoid().cpu().numpy(),
-                tuple(reasons),
-            )
+        scores = Scores(
+            unsafe.masked_fill(~finite, float("nan")).double().sigmoid().cpu().numpy(),
+            categories.masked_fill(~finite[:, None], float("nan")).double().sigmoid().cpu().numpy(),
+            tuple(None if fine else NOT_FINITE for fine in finite.tolist()),
         )
+        return combine_readings(on_one_scale(scores), readings)
 
     def logits(
         self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
     ) -> tuple[Tensor, Tensor]:
         """Logits (B,) that anything is violated and (B, K) of the categories, differentiable in `image_tokens`.
 
+        Each is the highest over the image's readings.
+
         Args:
             image_tokens: (B, 1 + P, D).
             prompts: B prompts, None where there is none.
             taxonomy: of K categories.
         """
-        tokens, mask = self.encode_prompts(prompts)
-        # One group (G = 1) of N = B images.
-        unsafe, categories = self.head(
-            image_tokens[None].to(self.encoder.device), tokens[None], mask[None], self.queries(taxonomy)
-        )
-        return unsafe[0], categories[0]
+        readings = self.read_prompts(prompts)
+        unsafe, categories = self.reading_logits(image_tokens, readings, taxonomy)
+        return highest_margins(unsafe, readings), highest_margins(categories, readings)
+
+    def reading_logits(
+        self, image_tokens: Tensor, readings: Readings, taxonomy: Taxonomy
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (R,) and (R, K) of R readings of B images, differentiable in their tokens (B, 1 + P, D)."""
+        batches = readings.batches(self.batch_size)
+        image_tokens = image_tokens.to(self.encoder.device)
+        parts = []
+        for batch in batches:
+            tokens, mask = self.encode_prompts([readings.texts[reading] for reading in batch])
+            images = image_tokens[[readings.rows[reading] for reading in batch]]
+            # One group (G = 1) of N readings.
+            parts.append(self.head(images[None], tokens[None], mask[None], self.queries(taxonomy)))
+        unsafe, categories = (torch.cat([part[0] for part in column]) for column in zip(*parts, strict=True))
+        # From the order of the batches to that of the readings.
+        order = torch.tensor([reading for batch in batches for reading in batch]).argsort().to(unsafe.device)
+        return unsafe[order], categories[order]
+
+    def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
+        """The readings of B images with these prompts."""
+        return read_prompts(prompts, self.prompt_mode, too_long=self.encoder.too_long)
 
     def pixel_margins(
         self,
@@ -143,16 +159,19 @@ class Student:
             category: name of a category, for the logit of its score instead.
 
         Returns:
-            (B,) float32, the logit of `Scores.unsafe` or of the category's score; positive means unsafe.
+            (B,) float32, the logit of `Scores.unsafe` or of the category's score, the highest over the readings;
+            positive means unsafe.
 
         Raises:
             TaxonomyError: no such category.
-            CheckpointError: a prompt of too many windows, or an unsupported image processor.
+            CheckpointError: an unsupported image processor.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = check_prompts(len(pixels), prompts)
-        unsafe, categories = self.logits(self.encoder.encode_pixels(pixels), prompts, taxonomy)
-        return unsafe if place is None else category_margin(unsafe, F.logsigmoid(categories), place)
+        readings = self.read_prompts(check_prompts(len(pixels), prompts))
+        unsafe, categories = self.reading_logits(self.encoder.encode_pixels(pixels), readings, taxonomy)
+        if place is not None:
+            unsafe = category_margin(unsafe, F.logsigmoid(categories), place)
+        return highest_margins(unsafe, readings)
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Tensor, Tensor]:
         """(B, 1 + L, D) tokens and (B, 1 + L) mask, all False where there is no prompt."""
@@ -228,6 +247,8 @@ def student_margin(
 ) -> Callable[[Tensor], Tensor]:
     """The student's logit of unsafe as a function of the prompt's embedded tokens, for one image.
 
+    Under `max` it is never below the logit of the image alone, and has no gradient where that one is the higher.
+
     Args:
         student: the student.
         soft: of the student's encoder.
@@ -239,11 +260,15 @@ def student_margin(
     """
     with torch.no_grad():  # the search moves tokens only
         image = student.encoder.encode_pixels(pixels)
+        alone = student.logits(image, [None], taxonomy)[0]
 
     def margin(embedded: Tensor) -> Tensor:
         tokens, mask = soft.encode_embedded(embedded)
         images = image.expand(len(tokens), -1, -1)  # (B, 1 + P, D), views of one image
         unsafe: Tensor = student.head(images[None], tokens[None], mask[None], student.queries(taxonomy))[0][0]
-        return unsafe
+        if student.prompt_mode == "use":
+            return unsafe
+        # 0 * keeps a constant margin in the graph, so that its gradient is zero and not missing.
+        return torch.maximum(alone, unsafe) if student.prompt_mode == "max" else alone + 0 * unsafe
 
     return margin
