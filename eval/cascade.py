@@ -43,6 +43,8 @@ class StagePredictions:
     """(N,) p(unsafe); None without a judge."""
     labelled: dict[str, list[LabelledScores]]
     """`student` and `judge`: their scores with labels, by policy, to fit temperatures."""
+    hidden: NDArray[np.bool_]
+    """(N,) whether there are hidden characters in the prompt."""
 
     @property
     def unsafe(self) -> NDArray[np.bool_]:
@@ -62,7 +64,7 @@ class StagePredictions:
     def scores(self, text: Platt, image: Platt) -> StageScores:
         """Probabilities (N,) of each stage; Platt scaling maps the cosines of the filters to [0, 1]."""
         filters = {"text": text(self.similarities["text"]), "image": image(self.similarities["image"])}
-        return StageScores(**filters, student=self.student, judge=self.judge)
+        return StageScores(**filters, student=self.student, judge=self.judge, hidden=self.hidden)
 
 
 def predict_stages(
@@ -81,12 +83,15 @@ def predict_stages(
     found: dict[str, list[Array]] = {"text": [], "image": [], "student": [], "judge": []}
     labelled: dict[str, list[LabelledScores]] = {"student": [], "judge": []}
     ordered: list[Question] = []
+    hidden: list[int] = []
     for indices in group_by_policy(questions):
         group = [questions[index] for index in indices]
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
         images = [open_image(question.row.example.image) for question in group]
         tokens = student.encoder.encode_images(images)  # one pass for image filter and student
-        found["text"].append(similarities.prompt_similarities(prompts, policy).max(axis=1))
+        readings = similarities.read_prompts(prompts)
+        hidden += readings.hidden
+        found["text"].append(similarities.prompt_similarities(readings, policy).max(axis=1))
         found["image"].append(similarities.image_similarities(tokens, policy).max(axis=1))
         answers = {"student": student.score_tokens(tokens, prompts, policy)}
         if judge is not None:
@@ -105,6 +110,7 @@ def predict_stages(
         scored["student"],
         scored.get("judge"),
         labelled,
+        np.array(hidden) > 0,
     )
 
 

@@ -99,7 +99,7 @@ def read_prompts(
 
 
 def _readable(prompt: ReadPrompt, why_not: Callable[[str], str | None]) -> ReadPrompt:
-    """The prompt without the windows that `why_not` gives a reason against, and with the reason of the first of them."""
+    """The prompt without the windows that `why_not` gives a reason against, and with the first of these reasons."""
     why = {window: why_not(window) for window in prompt.windows}
     inside = tuple(window for window, reason in why.items() if reason is None)
     if len(inside) == len(prompt.windows):

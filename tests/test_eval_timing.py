@@ -124,7 +124,7 @@ def test_a_cascade_costs_what_its_stages_do(clock, questions):
     """No stage settles for less than it costs to get there: the cascade's time is the sum, and measured to be."""
     student, judge = Timed("student", clock, 0.010), Timed("judge", clock, 0.200)
     cutoffs = Cutoffs(
-        0.0, 2.0, 0.0, 2.0, 0.3, 0.6, 0.5
+        2.0, 0.0, 2.0, 0.3, 0.6, 0.5
     )  # filters settle nothing, the student what is below .3 or above .6
     settings = CascadeSettings(Platt(0.0, 0.0), Platt(0.0, 0.0), cutoffs, True, 0.1, 0.1, 99)
     costs = measure_costs(

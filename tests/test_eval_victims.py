@@ -70,7 +70,7 @@ def make_cascade(student, judge=None):
     settings = CascadeSettings(
         Platt(3.0, 0.0),
         Platt(9.0, 0.0),
-        Cutoffs(0, 2, 0.3, 0.8, 0.3, 0.6, 0.5),
+        Cutoffs(2, 0.3, 0.8, 0.3, 0.6, 0.5),
         judge is not None,
         0.05,
         0.02,

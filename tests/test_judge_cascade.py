@@ -19,8 +19,8 @@ from judge.protocol import Scores
 from prompts import Category, Taxonomy, load_taxonomy, verdict_from_scores
 
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
-PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
-SILENT_TEXT = Cutoffs(0, NEVER, 0.05, 0.9, 0.3, 0.6, 0.5)
+PLAIN = Cutoffs(0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+SILENT_TEXT = Cutoffs(NEVER, 0.05, 0.9, 0.3, 0.6, 0.5)
 
 
 # Filters
@@ -214,34 +214,34 @@ def test_each_stage_hears_the_prompts_of_the_rows_it_is_asked_about():
 def test_agreement_and_disagreement_of_the_filters_are_told():
     scores = run(cascade(), [(0, 26, 9), (0, 26, 9)], ["zero", "nothing like any of them, surely"])
     assert scores.because[0] == "text and image filter agree: unsafe (0.98, 0.98)"
-    low = cascade(replace(PLAIN, text_safe=0.97, text_unsafe=0.975))
-    second = run(low, [(0, 26, 9)], ["nothing like any of them, surely"]).because[0]
-    assert second.startswith("text and image filter disagree (0.")
+    trusting = cascade(replace(PLAIN, image_safe=0.9, image_unsafe=NEVER))
+    second = run(trusting, [(3, 26, 9)], ["zero"]).because[0]
+    assert second.startswith("text and image filter disagree (0.98, 0.")
     assert second.endswith(": student says safe at 0.10")
 
 
-def test_what_the_filters_cannot_read_through_may_be_flagged_but_never_called_safe():
-    found = cascade(SILENT_TEXT)
-    rows = [(0, 9, 9), (0, 9, 9), (0, 9, 200), (0, 230, 9)]
-    scores = run(found, rows, [None, *["zero " * 400] * 3])
-    assert scores.decided_by == ("filter", "judge", "judge", "student")
-    assert np.isnan(scores.unsafe).tolist() == [False, True, False, False]
-    assert (scores.unsafe[2:] >= 0.5).all()
-    long = "the prompt is longer than the filters read"
-    assert scores.reasons[1] == f"{long}; the judge alone may flag the image, not call it safe"
-    assert all(why.startswith(long) for why in scores.because[1:])
-    alone = run(cascade(SILENT_TEXT, judge=False), rows[1:2], ["zero " * 400])
-    assert np.isnan(alone.unsafe[0])
-    assert "the student alone may flag" in alone.reasons[0]
+def test_hidden_characters_take_a_row_past_the_filters():
+    trusting = cascade(replace(SILENT_TEXT, image_safe=0.9, image_unsafe=NEVER))
+    scores = run(trusting, [(3, 26, 9)] * 2, ["some words", "so\u200bme words"])
+    assert scores.decided_by == ("filter", "student")
+    assert scores.because[1] == "hidden characters in the prompt: student says safe at 0.10"
+    assert scores.notes is None
 
 
-def test_a_prompt_too_long_for_the_filters_is_not_read_by_them():
-    found = cascade()
-    long = "zero " * 400
-    scores = run(found, [(3, 26, 9), (3, 26, 9)], [long, "some words"])
-    assert found.student.encoder.read_texts.count("some words") == 1
-    assert long not in found.student.encoder.read_texts
-    assert np.isnan(scores.unsafe[0])
+def test_a_prompt_that_is_not_read_leaves_the_image_alone_to_every_stage():
+    found = cascade(PLAIN)
+    rows = [(0, 9, 9), (3, 26, 9), (3, 115, 200), (3, 115, 26)]
+    long = "zero " * 2000
+    scores, alone = run(found, rows, [long] * 4), run(found, rows)
+    assert scores.unsafe == pytest.approx(alone.unsafe, abs=0)
+    assert scores.decided_by == alone.decided_by == ("filter", "student", "judge", "judge")
+    assert scores.because == alone.because
+    assert (
+        scores.notes
+        == ("the prompt was not read: it has 10,000 characters, and about 6,280 are read at most",) * 4
+    )
+    assert alone.notes is None
+    assert not any(text.startswith("zero zero") for text in found.student.encoder.read_texts)
 
 
 class HalfBlind(FakeEncoder):
@@ -288,7 +288,7 @@ def test_a_margin_is_asked_with_all_that_was_given(monkeypatch):
 
 def test_categories_are_moved_with_the_whole_so_promised_cutoffs_hold_for_each():
     rng = np.random.default_rng(1)
-    found = cascade(Cutoffs(0.3, 0.9, 0.3, 0.9, 0.3, 0.6, 0.05))
+    found = cascade(Cutoffs(0.9, 0.3, 0.9, 0.3, 0.6, 0.05))
     rows = [tuple(int(v) for v in rng.integers(1, 256, 3)) for _ in range(80)]
     scores = run(found, rows, [[None, "zero", "something"][i] for i in rng.integers(0, 3, 80)])
     judged = ~np.isnan(scores.unsafe)
@@ -340,7 +340,7 @@ def test_the_live_path_decides_as_the_calibrated_arithmetic_does():
     rng = np.random.default_rng(0)
     rows = [tuple(int(v) for v in rng.integers(0, 256, 3)) for _ in range(60)]
     texts = [[None, "zero", "one", "something", "a b"][i] for i in rng.integers(0, 5, 60)]
-    found = cascade(Cutoffs(0.3, 0.9, 0.3, 0.9, 0.3, 0.6, 0.5))
+    found = cascade(Cutoffs(0.9, 0.3, 0.9, 0.3, 0.6, 0.5))
     live = run(found, rows, texts)
     tokens = FakeEncoder().encode_images([picture(*row) for row in rows])
     kept = found.settings

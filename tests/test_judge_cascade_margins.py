@@ -1,5 +1,7 @@
 """The cascade's adaptive margin: its sign is the verdict, its gradient leads to the other one by any stage."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -21,7 +23,7 @@ from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
 
 POLICY = Taxonomy("short", "1", (Category("one", "a 1"), Category("two", "a 2; or 3")))
-PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+PLAIN = Cutoffs(0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
 NAN = float("nan")
 
 
@@ -49,12 +51,12 @@ cutoff = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0, NEVER]))
 
 
 @settings(max_examples=120, deadline=None)
-@given(st.integers(0, 10**6), st.tuples(*[cutoff] * 7), st.booleans(), st.booleans())
+@given(st.integers(0, 10**6), st.tuples(*[cutoff] * 6), st.booleans(), st.booleans())
 def test_the_sign_is_the_verdict_on_every_path(seed, cuts, with_judge, on_cutoff):
     rows = drawn(seed)
     cutoffs = Cutoffs(*cuts) if with_judge else Cutoffs(*cuts).without_judge()
     if on_cutoff and not np.isnan(rows[0][2]):  # a score that lies on its cutoff
-        cutoffs = Cutoffs(*cuts[:4], float(expit(rows[0][2])), cutoffs.student_unsafe, cutoffs.judge)
+        cutoffs = Cutoffs(*cuts[:3], float(expit(rows[0][2])), cutoffs.student_unsafe, cutoffs.judge)
         cutoffs = cutoffs if with_judge else cutoffs.without_judge()
     logits = columns(rows, with_judge)
     verdict = decide(logits.probabilities(), cutoffs)
@@ -86,7 +88,7 @@ def test_the_sign_is_the_verdict_on_every_path(seed, cuts, with_judge, on_cutoff
 def test_without_forcing_the_conditions_say_what_the_verdict_says(seed, with_judge, silent_text):
     rows = np.random.default_rng(seed).uniform(-6, 6, (50, 4)).tolist()
     # Well away from cutoffs the conditions alone have to decide; `decide` only settles what rounding could not.
-    cutoffs = Cutoffs(0.0, NEVER, 0.1, 0.9, 0.3, 0.6, 0.5) if silent_text else PLAIN
+    cutoffs = Cutoffs(NEVER, 0.1, 0.9, 0.3, 0.6, 0.5) if silent_text else PLAIN
     cutoffs = cutoffs if with_judge else cutoffs.without_judge()
     logits = columns(rows, with_judge)
     margins = margins_from_logits(logits, cutoffs, fixed_text=False).numpy()
@@ -102,8 +104,7 @@ def test_the_margin_is_the_distance_to_the_nearest_way():
     assert of(0.5, 0.5, 0.7, 0.9) == pytest.approx(logit(0.7) - logit(0.6))  # the judge has not been asked
     assert of(0.5, 0.5, 0.7, 0.9, path="student") == pytest.approx(logit(0.7) - logit(0.3))
     assert of(0.5, 0.5, 0.7, 0.9, path="filter") == pytest.approx(logit(0.5) - logit(0.1))
-    by_text = of(0.5, 0.5, 0.7, 0.9, path="filter", fixed_text=False)  # which no pixel moves
-    assert by_text == pytest.approx(logit(0.5) - logit(0.2))
+    assert of(0.01, 0.5, 0.7, 0.9, path="filter", fixed_text=False) == pytest.approx(logit(0.5) - logit(0.1))
     assert of(NAN, 0.5, 0.7, 0.9, path="filter") == pytest.approx(logit(0.5) - logit(0.1))
     # In the band: the judge says unsafe, and either it or the student has to be moved.
     assert of(0.5, 0.5, 0.5, 0.55) == pytest.approx(logit(0.55) - logit(0.5))
@@ -125,16 +126,24 @@ def test_a_sure_text_filter_bars_what_it_contradicts():
 
 
 def test_a_text_score_on_its_cutoff_bars_like_one_beyond_it():
-    unsafe_from_half = Cutoffs(0.2, 0.5, 0.1, 0.9, 0.3, 0.6, 0.5)  # the logit of one half is exactly 0
+    unsafe_from_half = Cutoffs(0.5, 0.1, 0.9, 0.3, 0.6, 0.5)  # the logit of one half is exactly 0
     assert of(0.5, 0.5, 0.2, 0.2, cutoffs=unsafe_from_half) == pytest.approx(logit(0.5) - logit(0.1))
-    safe_below_half = Cutoffs(0.5, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
-    assert of(0.5, 0.5, 0.7, 0.2, cutoffs=safe_below_half) == pytest.approx(logit(0.7) - logit(0.6))
+
+
+def test_hidden_characters_close_the_filters_path_to_safe():
+    logits = columns([[0.0, float(logit(0.05)), float(logit(0.7)), 0.0]])
+    assert float(margins_from_logits(logits, PLAIN)) == pytest.approx(logit(0.05) - logit(0.1))
+    hidden = replace(logits, hidden=torch.tensor([True]))
+    assert float(margins_from_logits(hidden, PLAIN)) == pytest.approx(logit(0.7) - logit(0.6))
+    assert float(margins_from_logits(hidden, PLAIN, path="filter")) == float(
+        margins_from_logits(hidden, PLAIN)
+    )
 
 
 def test_a_way_that_is_barred_gives_the_nearest_other():
-    never = Cutoffs(0.0, NEVER, 0.0, 0.9, 0.3, 0.6, 0.5)  # no filter ever says safe
+    never = Cutoffs(NEVER, 0.0, 0.9, 0.3, 0.6, 0.5)  # no filter ever says safe
     assert of(0.5, 0.5, 0.7, 0.9, cutoffs=never, path="filter") == of(0.5, 0.5, 0.7, 0.9, cutoffs=never)
-    always = Cutoffs(0.0, NEVER, 0.0, 0.0, 0.3, 0.6, 0.5)  # the image filter calls everything unsafe
+    always = Cutoffs(NEVER, 0.0, 0.0, 0.3, 0.6, 0.5)  # the image filter calls everything unsafe
     assert of(0.5, 0.4, 0.1, 0.1, cutoffs=always) == FAR
     logits = columns([[0.3, -0.4, -2.0, -2.0]])
     logits.image.requires_grad_()
@@ -143,24 +152,21 @@ def test_a_way_that_is_barred_gives_the_nearest_other():
 
 
 def test_a_cutoff_of_one_is_a_long_way_and_one_that_is_never_reached_is_none():
-    one = Cutoffs(0.0, NEVER, 0.1, 1.0, 0.3, 0.6, 0.5)
+    one = Cutoffs(NEVER, 0.1, 1.0, 0.3, 0.6, 0.5)
     found = of(0.5, 0.05, 0.1, 0.1, cutoffs=one, path="filter")
     assert found == pytest.approx(logit(0.05) - logit(1 - 1e-15))
-    never = Cutoffs(0.0, NEVER, 0.1, NEVER, 0.3, 0.6, 0.5)
+    never = Cutoffs(NEVER, 0.1, NEVER, 0.3, 0.6, 0.5)
     nearest = of(0.5, 0.05, 0.1, 0.1, cutoffs=never)
     assert of(0.5, 0.05, 0.1, 0.1, cutoffs=never, path="filter") == nearest > found
 
 
 def test_where_cutoffs_cross_a_row_is_safe_below_both():
     """From `unsafe` on a stage says unsafe, also below its `safe` cutoff: so there is further to go."""
-    student = Cutoffs(0.0, NEVER, 0.0, NEVER, 0.7, 0.4, 0.5)
+    student = Cutoffs(NEVER, 0.0, NEVER, 0.7, 0.4, 0.5)
     assert of(0.5, 0.5, 0.6, cutoffs=student, with_judge=False) == pytest.approx(logit(0.6) - logit(0.4))
     assert of(0.5, 0.5, 0.3, cutoffs=student, with_judge=False) == pytest.approx(logit(0.3) - logit(0.4))
-    image = Cutoffs(0.0, NEVER, 0.7, 0.4, 0.1, 0.9, 0.5)
+    image = Cutoffs(NEVER, 0.7, 0.4, 0.1, 0.9, 0.5)
     assert of(0.5, 0.6, 0.95, 0.9, cutoffs=image, path="filter") == pytest.approx(logit(0.6) - logit(0.4))
-    text = Cutoffs(0.7, 0.4, 0.0, NEVER, 0.1, 0.9, 0.5)
-    found = of(0.6, 0.5, 0.95, 0.9, cutoffs=text, path="filter", fixed_text=False)
-    assert found == pytest.approx(logit(0.6) - logit(0.4))
 
 
 def test_without_a_judge_the_student_has_no_band():
@@ -218,7 +224,6 @@ def make_cascade(student, tiny_vlm, images):
 
     def make(with_judge=True, **changes):
         cutoffs = {
-            "text_safe": 0.12,
             "text_unsafe": 0.88,
             "image_safe": float(low),
             "image_unsafe": float(high),
@@ -233,7 +238,7 @@ def make_cascade(student, tiny_vlm, images):
 
 
 @pytest.mark.parametrize("with_judge", [True, False])
-@pytest.mark.parametrize("changes", [{}, {"text_safe": 0.0, "text_unsafe": NEVER}])
+@pytest.mark.parametrize("changes", [{}, {"text_unsafe": NEVER}])
 def test_the_sign_is_that_of_the_real_score(make_cascade, images, with_judge, changes):
     cascade = make_cascade(with_judge, **changes)
     scores = cascade.score(images, PROMPTS, POLICY)
@@ -260,7 +265,7 @@ def test_unless_told_otherwise_the_nearest_way_is_taken_and_prompts_stay(make_ca
 
 @pytest.mark.parametrize("path", PATHS)
 def test_gradients_are_finite_differences(make_cascade, images, path):
-    cascade = make_cascade(text_safe=0.0, text_unsafe=NEVER)
+    cascade = make_cascade(text_unsafe=NEVER)
     pixels = (as_pixels(images) * 0.4 + 0.3).requires_grad_()
     margins = cascade.pixel_margins(pixels, PROMPTS, POLICY, path=path)
     (gradient,) = torch.autograd.grad(margins.sum(), pixels)
@@ -278,7 +283,7 @@ def test_gradients_are_finite_differences(make_cascade, images, path):
 
 
 def test_each_path_has_a_gradient_of_its_own(make_cascade, images):
-    cascade = make_cascade(text_safe=0.0, text_unsafe=NEVER)
+    cascade = make_cascade(text_unsafe=NEVER)
     gradients = {}
     for path in ("filter", "student", "judge"):
         pixels = as_pixels(images).requires_grad_()
@@ -290,7 +295,7 @@ def test_each_path_has_a_gradient_of_its_own(make_cascade, images):
 
 
 def test_an_attack_along_each_path_turns_verdicts_of_the_real_cascade(make_cascade, images):
-    cascade = make_cascade(text_safe=0.0, text_unsafe=NEVER)
+    cascade = make_cascade(text_unsafe=NEVER)
     clean = as_pixels(images)
     before = cascade.score(images, PROMPTS, POLICY).unsafe >= 0.5
     signs = torch.from_numpy(np.where(before, 1.0, -1.0)).float()
@@ -332,14 +337,11 @@ def test_only_rows_that_reach_the_judge_are_asked_about(make_cascade, images, mo
     assert abs(sum(asked) - reached) <= 3  # rows on a cutoff
 
 
-def test_a_prompt_that_no_filter_reads_goes_to_the_judge_and_leaves_no_way_to_safe(make_cascade, images):
-    prompts = ["word " * 2000, None]
-    for cascade, last in ((make_cascade(), "judge"), (make_cascade(False), "student")):
-        scores = cascade.score(images[:2], prompts, POLICY)
-        assert scores.decided_by[0] == last
-        assert not scores.unsafe[0] < 0.5
-        with pytest.raises(ConfigError, match="cannot judge 1 of 2 rows"):
-            cascade.pixel_margins(as_pixels(images[:2]), prompts, POLICY)
+def test_a_prompt_that_is_not_read_leaves_the_margin_of_the_image_alone(make_cascade, images):
+    prompts, pixels = ["word " * 2000, None], as_pixels(images[:2])
+    for cascade in (make_cascade(), make_cascade(False)):
+        alone = cascade.pixel_margins(pixels, None, POLICY)
+        torch.testing.assert_close(cascade.pixel_margins(pixels, prompts, POLICY), alone)
 
 
 def test_what_a_cascade_refuses(make_cascade, images):

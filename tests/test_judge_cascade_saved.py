@@ -33,7 +33,7 @@ from prompts import load_taxonomy
 
 DIGITS = load_taxonomy("digits")
 GOOD = CascadeSettings(
-    Platt(0.0, 0.0), Platt(14.0, -2.0), Cutoffs(0.0, NEVER, 0.3, 0.9, 0.4, 0.6, 0.5), True, 0.05, 0.05, 99
+    Platt(0.0, 0.0), Platt(14.0, -2.0), Cutoffs(NEVER, 0.3, 0.9, 0.4, 0.6, 0.5), True, 0.05, 0.05, 99
 )
 
 
@@ -256,7 +256,6 @@ def test_changed_cutoffs_and_runs_of_older_versions_are_refused(tiny: Path, tmp_
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"text_safe": 2.0}, "text_safe is 2"),
         ({"image_safe": 2.0}, "image_safe is 2"),
         ({"image_unsafe": 1.5}, "image_unsafe is 1.5"),
         ({"text_unsafe": 0.9}, "text_unsafe is 0.9, and that filter gives 0.5 to 0.5"),
@@ -287,7 +286,7 @@ def test_impossible_settings_are_refused(tiny: Path, tmp_path: Path, change, why
 
 def test_a_run_whose_cutoffs_call_everything_safe_does_not_load(tiny: Path, tmp_path: Path) -> None:
     """As in the report: whoever wrote the folder wrote its hashes too."""
-    safe = replace(GOOD, cutoffs=Cutoffs(0.0, NEVER, NEVER, NEVER, NEVER, NEVER, NEVER))
+    safe = replace(GOOD, cutoffs=Cutoffs(NEVER, NEVER, NEVER, NEVER, NEVER, NEVER))
     run = calibrated(tmp_path / "cascade", tiny, tiny, safe)
     with pytest.raises(CheckpointError, match="given by no calibration"):
         load_cascade(run)
@@ -298,7 +297,7 @@ def test_a_run_whose_cutoffs_call_everything_safe_does_not_load(tiny: Path, tmp_
     seed=st.integers(0, 10_000),
     shape=st.builds(
         CascadeShape,
-        *[st.floats(0, 1)] * 4,
+        *[st.floats(0, 1)] * 3,
         *[st.sampled_from([0.5, 0.9, 0.99, NEVER])] * 2,
         st.floats(0, 1),
     ),

@@ -12,12 +12,12 @@ from judge.cascade.saved import load_cascade, save_cascade
 from judge.cascade.settings import SETTINGS, CascadeSettings
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import Cutoffs
-from judge.errors import CheckpointError
+from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
 from prompts import load_taxonomy
 
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])
-PLAIN = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+PLAIN = Cutoffs(0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
 CALIBRATED = CascadeSettings(
     Platt(8, -4), Platt(8, -4), PLAIN, True, 0.02, 0.1, 400, calibrated_for=Envelope.from_policies([DIGITS])
 )
@@ -37,6 +37,21 @@ def test_settings_come_back_from_their_text():
     made = Cascade(named("student"), plain)
     assert (made.name, made.batch_size, made.default_taxonomy) == ("cascade", 32, None)
     assert CascadeSettings.from_json(chosen.to_json()) == chosen
+
+
+def test_a_text_filter_of_an_older_version_is_never_sure_of_safe():
+    data = json.loads(CALIBRATED.to_json())
+    data["cutoffs"]["text_safe"] = 0.2
+    assert CascadeSettings.from_json(json.dumps(data)) == CALIBRATED
+
+
+def test_stages_that_a_prompt_could_talk_over_make_no_cascade():
+    talked_over = SimpleNamespace(name="student", encoder=None, prompt_mode="use")
+    with pytest.raises(ConfigError, match="student reads prompts by 'use'"):
+        Cascade(talked_over, CALIBRATED)
+    judge = SimpleNamespace(name="judge", prompt_mode="ignore")
+    with pytest.raises(ConfigError, match="judge reads prompts by 'ignore'"):
+        Cascade(named("student"), CALIBRATED, judge)
 
 
 @pytest.mark.parametrize(

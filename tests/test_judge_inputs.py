@@ -28,7 +28,7 @@ from prompts import Category, Taxonomy
 POLICY = Taxonomy("short", "1", (Category("one", "a 1"), Category("two", "a 2")))
 # The student is asked about everything, and the judge about what it is unsure of.
 SETTINGS = CascadeSettings(
-    Platt(1.0, 0.0), Platt(1.0, 0.0), Cutoffs(0, 2, 0, 2, 0.3, 0.7, 0.5), True, 0.02, 0.0, 100
+    Platt(1.0, 0.0), Platt(1.0, 0.0), Cutoffs(2, 0, 2, 0.3, 0.7, 0.5), True, 0.02, 0.0, 100
 )
 NAMES = [
     "judge",

@@ -26,7 +26,7 @@ POLICY = Taxonomy(
     "short", "1", (Category("one", "a 1"), Category("two", "a 2"), Category("six", "a 6; or 9"))
 )
 PROMPTS = ["a two", None, "", "a photo of six and more words than one window holds", "one"]
-CUTOFFS = Cutoffs(0.2, 0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
+CUTOFFS = Cutoffs(0.8, 0.1, 0.9, 0.3, 0.6, 0.5)
 
 
 def as_pixels(images):
@@ -186,29 +186,24 @@ def test_filters_flag_what_either_of_them_flags(encoder, images):
     assert scores.reasons == (None,) * 5
 
 
-def test_a_filter_that_knows_nothing_has_no_say(encoder, images):
+def test_a_text_filter_that_knows_nothing_has_no_say(encoder, images):
     ignorant, sure = Platt(0.0, 3.0), Platt(5.0, -1.0)
     tokens = encoder.encode_images(images)
-    blind = make_filters(encoder, text=sure, image=ignorant).score(images, PROMPTS, POLICY).unsafe
     similarities = Similarities(encoder)
-    text = sure(similarities.prompt_similarities(PROMPTS, POLICY)).max(axis=1)
-    told = ~np.isnan(text)
-    assert blind[told] == pytest.approx(text[told], abs=1e-5)
-    assert blind[~told] == pytest.approx(np.full((~told).sum(), 1 / (1 + np.exp(-3.0))), abs=1e-5)
     deaf = make_filters(encoder, text=ignorant, image=sure).score(images, PROMPTS, POLICY).unsafe
     assert deaf == pytest.approx(sure(similarities.image_similarities(tokens, POLICY)).max(axis=1), abs=1e-5)
 
 
-def test_filters_leave_what_nobody_read_unjudged(encoder, images):
+def test_a_prompt_that_is_not_read_leaves_the_image_to_the_filters(encoder, images):
     filters = make_filters(encoder)
     prompts = ["word " * 2000, "two"]
     scores = filters.score(images[:2], prompts, POLICY)
-    assert np.isnan(scores.unsafe[0])
-    assert np.isnan(scores.categories[0]).all()
-    assert "longer than the filters read" in scores.reasons[0]
-    assert scores.reasons[1] is None
-    with pytest.raises(ConfigError, match="longer than the filters read"):
-        filters.pixel_margins(as_pixels(images[:2]), prompts, POLICY)
+    assert scores.reasons == (None, None)
+    assert scores.unsafe[0] == filters.score(images[:2], None, POLICY).unsafe[0]
+    assert scores.notes[0].startswith("the prompt was not read: it has 10,000 characters")
+    assert scores.notes[1] is None
+    margins = filters.pixel_margins(as_pixels(images[:2]), prompts, POLICY)
+    assert margins.sigmoid().numpy() == pytest.approx(scores.unsafe, abs=1e-4)
 
 
 def test_filters_of_a_cascade_are_its_own(encoder, images):
@@ -223,7 +218,7 @@ def test_filters_of_a_cascade_are_its_own(encoder, images):
 
 
 def test_a_text_filter_without_a_say_in_the_cascade_has_none_alone(encoder, images):
-    silent = replace(CUTOFFS, text_safe=0.0, text_unsafe=2.0)
+    silent = replace(CUTOFFS, text_unsafe=2.0)
     settings = CascadeSettings(Platt(8.0, -2.0), Platt(20.0, 0.0), silent, False, 0.05, 0.02, 100)
     filters = FilterClassifier.from_cascade(Cascade(make_student(encoder), settings))
     assert filters.text.slope == 0

@@ -137,7 +137,7 @@ def make(kind, encoder):
         return FilterClassifier(Similarities(encoder), text, image)
     if kind == "student":
         return student
-    cutoffs = Cutoffs(0.2, 0.8, 0.45, 0.7, 0.3, 0.6, 0.02)
+    cutoffs = Cutoffs(0.8, 0.45, 0.7, 0.3, 0.6, 0.02)
     settings = CascadeSettings(text, image, cutoffs, True, 0.05, 0.02, 100)
     unsafe = {"cascade": 0.3, "strict cascade": 0.01, "cascade without judge": None}[kind]
     return Cascade(student, settings, None if unsafe is None else Told(unsafe))

@@ -21,7 +21,7 @@ from prompts import load_taxonomy
 
 DIGITS = load_taxonomy("digits")
 SETTINGS = CascadeSettings(
-    Platt(3.0, 0.0), Platt(9.0, 0.0), Cutoffs(0, 2, 0.3, 0.8, 0.3, 0.6, 0.5), True, 0.05, 0.02, 99
+    Platt(3.0, 0.0), Platt(9.0, 0.0), Cutoffs(2, 0.3, 0.8, 0.3, 0.6, 0.5), True, 0.05, 0.02, 99
 )
 CAPABILITIES = (
     *("MultiLabelClassifier", "DifferentiableClassifier", "ForwardOnlyClassifier", "OwnsModules"),

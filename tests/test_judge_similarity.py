@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 from scipy.special import expit
 
-from judge.cascade.filters_alone import PROMPT_TOO_LONG, FilterClassifier
+from judge.cascade.filters_alone import FilterClassifier
 from judge.cascade.similarity import Platt, Similarities
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
 from judge.errors import ConfigError
+from judge.readings import TOO_MANY_TOKENS
 from prompts import Category, Taxonomy
 from prompts.errors import TaxonomyError
 
@@ -108,7 +109,6 @@ def test_the_taxonomies_asked_about_last_are_kept(monkeypatch):
 
 def test_filters_are_called_filters():
     assert (stage().name, stage().default_taxonomy, stage().batch_size) == ("filters", None, 32)
-    assert PROMPT_TOO_LONG == "the prompt is longer than the filters read"
 
 
 def test_a_category_is_as_likely_as_the_surer_filter_says():
@@ -133,15 +133,34 @@ def test_images_are_seen_in_batches_with_their_own_prompts(batch_size):
 
 def test_what_nobody_read_or_saw_is_unjudged_and_says_why():
     found = stage(name="sieve").score(at(0, 255, 255, 0), ["north " * 9, None, "north " * 9, None], WINDS)
-    assert found.reasons == (PROMPT_TOO_LONG, "sieve gave no finite score", PROMPT_TOO_LONG, None)
-    assert np.isnan(found.unsafe).tolist() == [True, True, True, False]
-    assert np.isnan(found.categories).all(axis=1).tolist() == [True, True, True, False]
+    assert found.reasons == (None, "sieve gave no finite score", "sieve gave no finite score", None)
+    assert np.isnan(found.unsafe).tolist() == [False, True, True, False]
+    assert np.isnan(found.categories).all(axis=1).tolist() == [False, True, True, False]
+    assert found.unsafe[0] == found.unsafe[3]
+    why = f"the prompt was not read: {TOO_MANY_TOKENS}"
+    assert found.notes == (why, None, why, None)
 
 
-def test_a_filter_that_learnt_nothing_has_no_say_beside_one_that_did():
+def test_of_a_long_prompt_every_window_counts():
+    class Wordy(Compass):
+        def too_long(self, text):
+            return False
+
+        def encode_texts(self, texts):
+            return self.tokens(torch.tensor([90.0 if "north" in text else 180.0 for text in texts])), None
+
+    similarities = Similarities(Wordy())
+    long = "west " * 200 + "north " + "west " * 200
+    assert similarities.prompt_similarities([long, "west"], WINDS)[:, 1] == pytest.approx([1, 0], abs=1e-6)
+    hidden = similarities.read_prompts(["no\u200brth", "north"])
+    assert hidden.hidden == (1, 0)
+    assert similarities.prompt_similarities(hidden, WINDS)[:, 1] == pytest.approx([1, 1], abs=1e-6)
+
+
+def test_a_text_filter_that_learnt_nothing_has_no_say():
     images, prompts = at(0, 0, 0), ["north", None, " "]
-    blind = stage(image=Platt(0.0, 3.0)).score(images, prompts, WINDS)
-    assert blind.categories == pytest.approx(expit(np.array([[-1, 1], [3, 3], [3, 3]])), abs=1e-6)
+    blind = stage(image=Platt(0.0, 0.5)).score(images, prompts, WINDS)
+    assert blind.categories == pytest.approx(expit(np.array([[0.5, 1], [0.5, 0.5], [0.5, 0.5]])), abs=1e-6)
     deaf = stage(text=Platt(0.0, 3.0)).score(images, prompts, WINDS)
     assert deaf.categories == pytest.approx(expit(np.array([[2, -2]] * 3)), abs=1e-6)
     small = stage(image=Platt(0.5, 3.0)).score(images[:1], prompts[:1], WINDS)
@@ -162,8 +181,8 @@ def test_margins_are_logits_and_lead_through_the_image_only():
     assert slope == pytest.approx([0, -4 * math.sqrt(0.75), 0], abs=1e-4)  # the third is what the prompt says
     with pytest.raises(TaxonomyError, match="no category 'south'"):
         filters.pixel_margins(pixels, None, WINDS, category="south")
-    with pytest.raises(ConfigError, match="longer than the filters read"):
-        filters.pixel_margins(pixels, [None, "north " * 9, None], WINDS)
+    unread = filters.pixel_margins(pixels, [None, "north " * 9, None], WINDS)
+    assert torch.equal(unread, filters.pixel_margins(pixels, None, WINDS))
     with pytest.raises(ValueError, match="3 images but 2 prompts"):
         filters.pixel_margins(pixels, [None, None], WINDS)
     with pytest.raises(ValueError, match="1 images but 2 prompts"):

@@ -28,34 +28,26 @@ def test_levels_run_from_nothing_to_everything():
 
 
 @pytest.mark.parametrize(
-    ("safe", "unsafe", "has"),
-    [
-        (0.0, NEVER, False),
-        (0.0, 1.0, True),
-        (0.0, 0.5, True),
-        (0.01, NEVER, True),
-        (0.0, 1.5, False),
-        (1.0, 0.0, True),
-    ],
+    ("unsafe", "has"), [(NEVER, False), (1.5, False), (1.0, True), (0.5, True), (0.0, True)]
 )
-def test_a_text_filter_that_is_never_sure_has_no_say(safe, unsafe, has):
-    """Below 0 there is no probability, and none above 1."""
-    assert Cutoffs(safe, unsafe, *NOTHING, *NOTHING, 0.5).uses_text_filter is has
+def test_a_text_filter_that_is_never_sure_has_no_say(unsafe, has):
+    """Above 1 there is no probability."""
+    assert Cutoffs(unsafe, *NOTHING, *NOTHING, 0.5).uses_text_filter is has
 
 
 def test_cutoffs_may_be_anything_from_never_safe_to_never_unsafe():
-    assert Cutoffs(*[0] * 7).judge == 0
-    assert Cutoffs(*[NEVER] * 7).without_judge() == Cutoffs(*[NEVER] * 7)
-    cutoffs = Cutoffs(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7).without_judge()
-    assert cutoffs == Cutoffs(0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.7)
+    assert Cutoffs(*[0] * 6).judge == 0
+    assert Cutoffs(*[NEVER] * 6).without_judge() == Cutoffs(*[NEVER] * 6)
+    cutoffs = Cutoffs(0.2, 0.3, 0.4, 0.5, 0.6, 0.7).without_judge()
+    assert cutoffs == Cutoffs(0.2, 0.3, 0.4, 0.5, 0.5, 0.7)
     with pytest.raises(ConfigError, match="judge"):
-        Cutoffs(*[0.5] * 6, NEVER + 1e-9)
+        Cutoffs(*[0.5] * 5, NEVER + 1e-9)
 
 
 def test_shares_may_be_nothing_or_all_and_precisions_out_of_reach():
-    assert CascadeShape(0, 0, 0, 0, NEVER, NEVER, 0).band == 0
-    assert CascadeShape(1, 1, 1, 1, 0, 0, 1).band == 1
-    for name in ("text", "image", "student", "judge", "band"):
+    assert CascadeShape(0, 0, 0, NEVER, NEVER, 0).band == 0
+    assert CascadeShape(1, 1, 1, 0, 0, 1).band == 1
+    for name in ("image", "student", "judge", "band"):
         with pytest.raises(ConfigError, match=rf"^{name} of"):
             CascadeShape(**{name: 1.01})
     for name in ("text_precision", "image_precision"):
@@ -77,20 +69,22 @@ def test_twenty_rows_are_the_least_from_which_a_filter_is_sure():
 
 
 def test_the_shape_unless_another_is_given():
-    assert CascadeShape() == CascadeShape(0.0, 0.25, 0.5, 0.5, 0.99, 0.99, 0.05)
+    assert CascadeShape() == CascadeShape(0.25, 0.5, 0.5, 0.99, 0.99, 0.05)
 
 
 def test_rows_of_scores_are_rows_of_every_stage():
     columns = [np.arange(3) / 10 + stage for stage in range(4)]
-    chosen = StageScores(*columns).rows([2, 0])
+    chosen = StageScores(*columns, np.array([True, False, False])).rows([2, 0])
+    assert chosen.hidden.tolist() == [False, True]
     assert [column.tolist() for column in (chosen.text, chosen.image, chosen.student, chosen.judge)] == [
         [stage + 0.2, stage] for stage in range(4)
     ]
     assert StageScores(*columns[:3]).rows([0]).judge is None
+    assert StageScores(*columns[:3]).rows([0]).hidden is None
 
 
 def test_where_both_filters_are_equally_sure_the_image_is_believed():
-    cutoffs = Cutoffs(0.2, 0.8, 0.2, 0.8, *NOTHING, 0.5)
+    cutoffs = Cutoffs(0.8, 0.2, 0.8, *NOTHING, 0.5)
     found = filter_verdict(np.array([0.9, 0.95, 0.9]), np.array([0.9, 0.9, 0.95]), cutoffs)
     assert found.by_text.tolist() == [False, True, False]
 
@@ -99,7 +93,7 @@ def by_student(student, unsafe, share=1.0):
     """A family in which the student decides alone; its scores, and the truth of the tuning rows."""
     student = np.array(student, dtype=float)
     silent = np.full(len(student), 0.5)
-    shape = CascadeShape(0.0, 0.0, share, 0.0, NEVER, NEVER)
+    shape = CascadeShape(0.0, share, 0.0, NEVER, NEVER)
     return CutoffFamily(StageScores(silent, silent, student), np.array(unsafe), shape)
 
 
@@ -127,7 +121,7 @@ def test_the_band_is_a_share_of_all_rows_that_the_judge_gets():
     unsafe = np.array([False] * 5 + [True] * 5)
     silent = np.full(10, 0.5)
     with_judge = StageScores(silent, silent, values, values)
-    shape = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.2)
+    shape = CascadeShape(0.0, 1.0, 1.0, NEVER, NEVER, 0.2)
     cutoffs = CutoffFamily(with_judge, unsafe, shape).at(0.2)  # the lowest of five unsafe rows
     assert (cutoffs.student_safe, cutoffs.judge) == (pytest.approx(0.3), pytest.approx(0.3))
     assert cutoffs.student_unsafe == pytest.approx(0.4)  # two rows on: 0.30 and 0.35 are the judge's
@@ -164,7 +158,7 @@ def test_a_row_that_only_the_most_lenient_level_decides_counts():
     family = CutoffFamily(
         StageScores(np.full(3, 0.5), np.array([0.4, 0.8, 0.5]), np.array([0.6, 0.8, 0.1])),
         np.array([True, True, False]),
-        CascadeShape(0.0, 1.0, 0.0, 0.0, NEVER, NEVER),
+        CascadeShape(1.0, 0.0, 0.0, NEVER, NEVER),
     )
     row = StageScores(np.array([0.5]), np.array([0.6]), np.array([NAN]))
     levels = (0.0, 0.5, 1.0)  # image cutoffs 0, 0.4, 0.8
@@ -184,16 +178,15 @@ def test_halving_finds_the_level_that_trying_all_finds():
 
 def test_the_shapes_that_are_tried():
     shapes = cascade_shapes(0.04)
-    assert len(set(shapes)) == len(shapes) == 2 * 4 * 3 * 3 * 3 * 5
+    assert len(set(shapes)) == len(shapes) == 4 * 3 * 3 * 3 * 5
     assert sorted({shape.band for shape in shapes}) == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.12])
     assert {shape.image_precision for shape in shapes} == {0.98, 0.995, NEVER}
     assert {shape.text_precision for shape in shapes} == {0.99}
     assert max(shape.band for shape in cascade_shapes(0.5)) == 1.0
     alone = cascade_shapes(0.04, with_judge=False)
-    assert len(set(alone)) == len(alone) == 2 * 4 * 3 * 3
+    assert len(set(alone)) == len(alone) == 4 * 3 * 3
     assert {(shape.judge, shape.band) for shape in alone} == {(1.0, 0.0)}
     for name, values in (
-        ("text", {0.0, 0.1}),
         ("image", {0.0, 0.1, 0.25, 0.5}),
         ("student", {0.25, 0.5, 1.0}),
     ):
@@ -213,8 +206,8 @@ def tuning_rows(rows=200, seed=0):
 
 def test_tuning_takes_the_best_shape_that_spares_the_judge():
     scores, unsafe = tuning_rows()
-    narrow = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
-    wide = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.3)
+    narrow = CascadeShape(0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    wide = CascadeShape(0.0, 0.5, 0.5, NEVER, NEVER, 0.3)
     for shapes in ([narrow, wide], [wide, narrow]):
         assert tune(scores, unsafe, 0.05, judge_share=0.35, shapes=shapes).shape == wide
         assert tune(scores, unsafe, 0.05, judge_share=0.1, shapes=shapes).shape == narrow
@@ -224,13 +217,12 @@ def test_tuning_takes_the_best_shape_that_spares_the_judge():
 
 
 def test_of_shapes_equally_good_tuning_takes_the_cheapest():
-    """A student that is always right; the image filter spares it half of the rows, the text filter none."""
+    """A student that is always right; the image filter spares it half of the rows."""
     scores, unsafe = tuning_rows()
     right = StageScores(scores.text, scores.image, np.where(unsafe, 0.9, 0.1))
-    asked = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    spared = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
-    chatty = CascadeShape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
-    for shapes in ([asked, spared, chatty], [chatty, spared, asked]):
+    asked = CascadeShape(0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    spared = CascadeShape(0.0, 1.0, 1.0, NEVER, 0.99, 0.0)
+    for shapes in ([asked, spared], [spared, asked]):
         assert tune(right, unsafe, 0.05, shapes=shapes).shape == spared
         dear = {"text": 9.0, "student": 1.0, "judge": 1.0}
         assert tune(right, unsafe, 0.05, shapes=shapes, costs=dear).shape == spared
@@ -240,8 +232,8 @@ def test_of_shapes_equally_good_tuning_takes_the_cheapest():
 
 def test_a_much_better_shape_is_worth_its_price():
     scores, unsafe = tuning_rows()
-    cheap = CascadeShape(0.0, 0.0, 0.0, 0.0, NEVER, NEVER, 0.0)  # flags everything, asks no judge
-    dear = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    cheap = CascadeShape(0.0, 0.0, 0.0, NEVER, NEVER, 0.0)  # flags everything, asks no judge
+    dear = CascadeShape(0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     costs = {"text": 0.0, "student": 1.0, "judge": 1e6}
     assert tune(scores, unsafe, 0.05, shapes=[cheap, dear], costs=costs).shape == dear
 
@@ -252,8 +244,8 @@ def sure_of(share, student_share, rows=1000):
     text = np.where(np.arange(rows) < round(share * rows), 0.95, 0.5)
     student = np.where(unsafe, 0.95 - np.arange(rows) / rows / 2, 0.1)
     scores = StageScores(text, np.full(rows, 0.5), student, np.where(unsafe, 0.99, 0.01))
-    alone = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    helped = CascadeShape(0.0, 0.0, 1.0, 1.0, 0.99, NEVER, student_share)
+    alone = CascadeShape(0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    helped = CascadeShape(0.0, 1.0, 1.0, 0.99, NEVER, student_share)
     return scores, unsafe, alone, helped
 
 
@@ -288,27 +280,28 @@ def test_an_f1_within_two_thousandths_of_the_best_is_as_good(alarms, worth_it):
     unsafe = np.arange(2000) < 1000
     image = np.where(np.arange(2000) < 1000 + alarms, 0.9, 0.5)
     scores = StageScores(np.full(2000, 0.5), image, np.where(unsafe, 0.9, 0.1))
-    exact, cheap = (CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, precision, 0.0) for precision in (NEVER, 0.99))
+    exact, cheap = (CascadeShape(0.0, 1.0, 1.0, NEVER, precision, 0.0) for precision in (NEVER, 0.99))
     assert tune(scores, unsafe, 0.05, shapes=[exact, cheap]).shape == (cheap if worth_it else exact)
 
 
 def test_what_a_shape_leaves_undecided_counts_as_an_error():
-    """A student that cannot read a tenth of the rows, all unsafe, of which the image filter is sure."""
+    """A student that cannot read a tenth of the rows, all unsafe, of which a text filter that costs much is sure."""
     unsafe = np.arange(200) < 100
     student = np.where(unsafe, 0.9, 0.1)
     student[:20] = NAN
-    image = np.where(np.arange(200) < 20, 0.9, 0.5)
-    scores = StageScores(np.full(200, 0.5), image, student)
-    cheap = CascadeShape(0.0, 0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
-    dear = CascadeShape(0.5, 0.0, 1.0, 1.0, NEVER, 0.99, 0.0)  # the text filter reads, and is never sure
-    assert tune(scores, unsafe, 0.05, shapes=[cheap, dear]).shape == dear
+    text = np.where(np.arange(200) < 20, 0.9, 0.5)
+    scores = StageScores(text, np.full(200, 0.5), student)
+    cheap = CascadeShape(0.0, 1.0, 1.0, NEVER, NEVER, 0.0)
+    dear = CascadeShape(0.0, 1.0, 1.0, 0.99, NEVER, 0.0)
+    costs = {"text": 9.0, "student": 1.0}
+    assert tune(scores, unsafe, 0.05, shapes=[cheap, dear], costs=costs).shape == dear
 
 
 def test_tuning_looks_at_half_and_twice_the_level_too(monkeypatch):
     asked, plain = [], CutoffFamily.at
     monkeypatch.setattr(CutoffFamily, "at", lambda self, level: asked.append(level) or plain(self, level))
     scores, unsafe = tuning_rows()
-    shape = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    shape = CascadeShape(0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     tune(scores, unsafe, 0.05, judge_share=0.02, shapes=[shape])  # at most: exactly so many are allowed
     level = asked[-3]
     assert 0 < level < 0.5
@@ -319,7 +312,7 @@ def test_tuning_looks_at_half_and_twice_the_level_too(monkeypatch):
 
 def test_without_shapes_those_for_the_judges_share_are_tried(monkeypatch):
     scores, unsafe = tuning_rows()
-    shape = CascadeShape(0.0, 0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
+    shape = CascadeShape(0.0, 0.5, 0.5, NEVER, NEVER, 0.02)
     asked = []
     monkeypatch.setattr(
         "judge.cascade.tuning.cascade_shapes",

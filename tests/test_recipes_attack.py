@@ -42,7 +42,7 @@ def runs(tmp_path_factory):
         run = RunDir.create(home / name, kind="student")
         run.write_taxonomy(taxonomy)
         save_student(run, Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, 32, 2, 1, 4))))
-    cutoffs = Cutoffs(0.0, 2.0, 0.3, 0.9, 0.4, 0.4, 0.5)
+    cutoffs = Cutoffs(2.0, 0.3, 0.9, 0.4, 0.4, 0.5)
     settings = CascadeSettings(Platt(0.0, 0.0), Platt(14.0, -2.0), cutoffs, False, 0.05, 0.05, 99)
     for name in ("cascade", "defended_cascade"):
         run = RunDir.create(home / name, kind="cascade")

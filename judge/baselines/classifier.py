@@ -18,8 +18,10 @@ from judge.inputs import check_prompts, validate_inputs
 from judge.lessons.evidence import Evidence
 from judge.lessons.record import read_record
 from judge.protocol import Scores, on_one_scale
+from judge.readings import Readings, combine_readings, read_prompts
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
+from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
@@ -41,7 +43,8 @@ class FixedClassifier:
         default_taxonomy: the one it was trained on, used if the caller has none.
         name: what verdicts and reports call it.
         match: how the caller's categories are mapped to the trained ones (`match_categories`).
-        batch_size: images in one pass of the encoder.
+        batch_size: images or texts in one pass of the encoder.
+        prompt_mode: which readings of an image count (`judge.readings`), where `uses_prompts`.
         evidence: which categories it was trained and measured on. It has no envelope, as it reads no policy.
     """
 
@@ -52,6 +55,7 @@ class FixedClassifier:
     match: Match = "members"
     batch_size: int = 64
     evidence: Evidence | None = None
+    prompt_mode: PromptMode = "max"
 
     kind: ClassVar[str]
     """The kind of its run folders."""
@@ -61,6 +65,7 @@ class FixedClassifier:
     """Whether it scores categories; if not, it ignores the taxonomy, and `match` has no effect."""
 
     def __post_init__(self) -> None:
+        check_prompt_mode(self.prompt_mode)
         if self.match not in MATCHES:
             raise ConfigError(f"match is {self.match!r}; use one of {', '.join(MATCHES)}.")
         if self.head.width != self.encoder.width:
@@ -85,22 +90,27 @@ class FixedClassifier:
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
-        prompts = check_prompts(len(images), prompts)
-        # The empty first parts keep `torch.cat` valid for B = 0.
-        pooled_images, pooled_texts = (
-            [torch.zeros(0, self.encoder.width)],
-            [torch.zeros(0, self.encoder.width)],
-        )
+        readings = self.read_prompts(check_prompts(len(images), prompts))
+        # The empty first part keeps `torch.cat` valid for B = 0.
+        parts = [torch.zeros(0, self.encoder.width)]
         for start in range(0, len(images), self.batch_size):
-            stop = start + self.batch_size
-            pooled_images.append(self.encoder.encode_images(images[start:stop])[:, 0].cpu())
-            if self.uses_prompts:
-                pooled_texts.append(
-                    self.encoder.encode_texts([prompt or "" for prompt in prompts[start:stop]])[0][:, 0].cpu()
-                )
-        return self.score_embeddings(
-            torch.cat(pooled_images), torch.cat(pooled_texts) if self.uses_prompts else None, taxonomy
-        )
+            parts.append(self.encoder.encode_images(images[start : start + self.batch_size])[:, 0].cpu())
+        pooled_images = torch.cat(parts)[list(readings.rows)]
+        pooled_texts = self.pooled_texts(readings).cpu() if self.uses_prompts else None
+        return combine_readings(self.score_embeddings(pooled_images, pooled_texts, taxonomy), readings)
+
+    def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
+        """The readings of B images with these prompts: the images alone, where the head reads none."""
+        mode = self.prompt_mode if self.uses_prompts else "ignore"
+        return read_prompts(prompts, mode, too_long=self.encoder.too_long)
+
+    def pooled_texts(self, readings: Readings) -> Tensor:
+        """(R, D) pooled embeddings of the readings' texts; those of an empty text for an image alone."""
+        texts = [text or "" for text in readings.texts]
+        parts = [torch.zeros(0, self.encoder.width, device=self.encoder.device)]
+        for start in range(0, len(texts), self.batch_size):
+            parts.append(self.encoder.encode_texts(texts[start : start + self.batch_size])[0][:, 0])
+        return torch.cat(parts)
 
     def score_embeddings(
         self, pooled_images: Tensor, pooled_texts: Tensor | None, taxonomy: Taxonomy

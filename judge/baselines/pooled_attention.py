@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
+from judge.inputs import check_prompts
 from judge.protocol import Scores, on_one_scale
+from judge.readings import highest_margins
 from judge.runs.folder import RunDir
 from prompts.taxonomy import Taxonomy
 
@@ -104,11 +106,10 @@ class PooledAttention(FixedClassifier):
         """
         if category is not None:
             raise ConfigError(f"{self.name} scores no categories, so it has no margin for {category!r}.")
-        prompts = [None] * len(pixels) if prompts is None else prompts
-        texts = self.encoder.encode_texts([prompt or "" for prompt in prompts])[0][:, 0]
-        logits = self.head(self.encoder.encode_pixels(pixels)[:, 0], texts)[:, 0]
-        margins: Tensor = logits[:, 1] - logits[:, 0]
-        return margins
+        readings = self.read_prompts(check_prompts(len(pixels), prompts))
+        images = self.encoder.encode_pixels(pixels)[:, 0][list(readings.rows)]
+        logits = self.head(images, self.pooled_texts(readings))[:, 0]
+        return highest_margins(logits[:, 1] - logits[:, 0], readings)
 
 
 def save_pooled_attention(run: RunDir, classifier: PooledAttention) -> None:

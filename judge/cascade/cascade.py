@@ -15,14 +15,14 @@ from judge.errors import ConfigError
 from judge.inputs import check_prompts, validate_inputs
 from judge.lessons.evidence import Evidence, evidence_of
 from judge.lessons.outside import KnowsItsLessons, unjudged_scores
-from judge.protocol import Classifier, Scores, modules_of
+from judge.protocol import Classifier, ReadsPrompts, Scores, modules_of
 from prompts.taxonomy import Taxonomy
 
 from .margins import Path
 from .pixel_margins import cascade_margins
 from .row_verdicts import RowVerdicts
 from .settings import CascadeSettings
-from .similarity import Similarities, without_long_prompts
+from .similarity import Similarities
 from .stage_models import TokenClassifier
 from .stages import STAGES
 
@@ -54,13 +54,21 @@ class Cascade:
         alarms, no more misses.
 
         Raises:
-            ConfigError: a judge, but settings that were calibrated without one.
+            ConfigError: a judge, but settings that were calibrated without one; or a stage of another prompt mode than
+                `max`.
         """
         if judge is not None and not settings.with_judge:
             raise ConfigError(
                 "These settings were calibrated without a judge, so they have no cutoff for its scores; calibrate with "
                 "the judge, or leave it out."
             )
+        stages: dict[str, object] = {"student": student, "judge": judge}
+        for name_of_stage, stage in stages.items():
+            if isinstance(stage, ReadsPrompts) and stage.prompt_mode != "max":
+                raise ConfigError(
+                    f"The {name_of_stage} reads prompts by {stage.prompt_mode!r}; the stages of a cascade read them by "
+                    "'max', so that none can make an image safe."
+                )
         self.student, self.settings, self.judge = student, settings, judge
         self.cutoffs = settings.cutoffs if judge is not None else settings.cutoffs.without_judge()
         self.name, self.default_taxonomy, self.batch_size = name, default_taxonomy, batch_size
@@ -72,8 +80,9 @@ class Cascade:
     ) -> Scores:
         """Judge B RGB images with B prompts (or none at all) under a taxonomy of K categories.
 
-        What no stage could judge is NaN with the last stage's reason, never safe. What an earlier stage could not read,
-        such as a prompt longer than the filters read, a later one may flag but not call safe; then it is NaN as well.
+        What no stage could judge is NaN with the last stage's reason, never safe. An image that an earlier stage could
+        not read, a later one may flag but not call safe; then it is NaN as well. A prompt that is not read leaves the
+        image to be judged alone, and `notes` says so. None can make an image safe that is not safe without it.
         Under a taxonomy outside the calibration's (`outside_promise`) every `because` repeats that. Outside the lessons
         of student or judge, nothing is judged.
         """
@@ -178,9 +187,9 @@ class Cascade:
         taxonomy: Taxonomy,
     ) -> None:
         """Stage one on R rows with (R, 1 + P, D) image tokens."""
-        readable, too_long = without_long_prompts(self.student.encoder, prompts)
+        readings = self.similarities.read_prompts(prompts)
         image = self.settings.image(self.similarities.image_similarities(tokens, taxonomy))
         text = np.full_like(image, np.nan)
         if self.cutoffs.uses_text_filter:
-            text = self.settings.text(self.similarities.prompt_similarities(readable, taxonomy))
-        verdicts.settle_by_filters(rows, text, image, too_long, self.cutoffs)
+            text = self.settings.text(self.similarities.prompt_similarities(readings, taxonomy))
+        verdicts.settle_by_filters(rows, text, image, readings, self.cutoffs)

@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from judge.errors import ConfigError
 from judge.inputs import check_prompts, validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.readings import Readings, with_notes
 from prompts.taxonomy import Taxonomy
 
-from .similarity import Platt, Similarities, without_long_prompts
+from .similarity import Platt, Similarities
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,14 +28,15 @@ if TYPE_CHECKING:
     from .cascade import Cascade
 
 Array = NDArray[np.float64]
-PROMPT_TOO_LONG = "the prompt is longer than the filters read"
 
 
 @dataclass
 class FilterClassifier:
     """p(a category is violated) is the larger of the image filter's and the text filter's; p(unsafe) the largest.
 
-    A filter that learnt nothing (slope 0, `judge.cascade.similarity.Platt.fit`) is ignored beside one that did.
+    Every window of a prompt is read; one that is not read leaves the image alone, and `Scores.notes` says so.
+    So a prompt can only add suspicion. A text filter that learnt nothing is ignored: slope 0, as
+    `judge.cascade.similarity.Platt.fit` gives it.
 
     Attributes:
         similarities: cosines of one encoder.
@@ -82,30 +83,24 @@ class FilterClassifier:
     def score(
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
-        """Score B images with B prompts (or none at all) under a taxonomy of K categories.
-
-        A prompt that is longer than the filters read leaves its row unjudged, never safe.
-        """
-        prompts = check_prompts(len(images), prompts)
+        """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
+        readings = self.similarities.read_prompts(check_prompts(len(images), prompts))
+        by_text = self.prompt_logits(readings, taxonomy)
         parts = [np.zeros((0, len(taxonomy)))]
         for start in range(0, len(images), self.batch_size):
             some = slice(start, start + self.batch_size)
             with torch.no_grad():
                 tokens = self.encoder.encode_images(images[some])  # (b, 1 + P, D)
-                logits = self.logits(tokens, self.prompt_logits(prompts[some], taxonomy), taxonomy)
+                logits = self.logits(tokens, by_text[some], taxonomy)
             parts.append(logits.double().sigmoid().cpu().numpy())
         categories: Array = np.concatenate(parts)  # (B, K)
-        _, too_long = without_long_prompts(self.encoder, prompts)
-        categories[too_long] = np.nan
         # max propagates NaN, so one category without a finite score makes the row unjudged.
         finite = np.isfinite(categories.max(axis=1))
-        reasons = tuple(
-            PROMPT_TOO_LONG if unread else None if fine else f"{self.name} gave no finite score"
-            for unread, fine in zip(too_long, finite, strict=True)
-        )
+        reasons = tuple(None if fine else f"{self.name} gave no finite score" for fine in finite)
         categories[~finite] = np.nan
         decided_by = ("filter",) * len(images)
-        return on_one_scale(Scores(categories.max(axis=1), categories, reasons, decided_by=decided_by))
+        scores = Scores(categories.max(axis=1), categories, reasons, decided_by=decided_by)
+        return with_notes(on_one_scale(scores), readings.notes)
 
     def pixel_margins(
         self,
@@ -128,21 +123,17 @@ class FilterClassifier:
 
         Raises:
             TaxonomyError: no such category.
-            ConfigError: a prompt that is longer than the filters read.
         """
         place = None if category is None else taxonomy.index(category)
-        prompts = check_prompts(len(pixels), prompts)
-        if any(without_long_prompts(self.encoder, prompts)[1]):
-            raise ConfigError(f"A row has no margin: {PROMPT_TOO_LONG}. Leave it out, it is unjudged.")
+        readings = self.similarities.read_prompts(check_prompts(len(pixels), prompts))
         logits = self.logits(
-            self.encoder.encode_pixels(pixels), self.prompt_logits(prompts, taxonomy), taxonomy
+            self.encoder.encode_pixels(pixels), self.prompt_logits(readings, taxonomy), taxonomy
         )
         return logits.amax(dim=1) if place is None else logits[:, place]
 
-    def prompt_logits(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Tensor:
-        """(B, K) logits of the text filter; minus infinity where there is no prompt, or one that is too long."""
-        readable, _ = without_long_prompts(self.encoder, prompts)
-        cosines = torch.from_numpy(self.similarities.prompt_similarities(readable, taxonomy))
+    def prompt_logits(self, readings: Readings, taxonomy: Taxonomy) -> Tensor:
+        """(B, K) logits of the text filter; minus infinity where there is no prompt, or one that is not read."""
+        cosines = torch.from_numpy(self.similarities.prompt_similarities(readings, taxonomy))
         return self.text.logits(cosines.to(self.encoder.device)).float().nan_to_num(nan=-torch.inf)
 
     def logits(self, image_tokens: Tensor, by_text: Tensor, taxonomy: Taxonomy) -> Tensor:
@@ -153,6 +144,4 @@ class FilterClassifier:
         by_image = self.image.logits(self.similarities.cosines(image_tokens[:, 0], taxonomy))
         if self.text.slope == 0:
             return by_image
-        # Without a prompt there is nothing but the image, whatever its filter is worth.
-        no_prompt = torch.isneginf(by_text)
-        return torch.where(no_prompt | (self.image.slope > 0), torch.maximum(by_image, by_text), by_text)
+        return torch.maximum(by_image, by_text)

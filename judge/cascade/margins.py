@@ -3,13 +3,15 @@
 An attack that fools the student may still be caught by the filters or the judge, so the margin covers all stages. The
 verdict is written out as conditions on the stages' logits. A row is called safe along one of three paths:
 
-- filter:  the image or the text filter is sure of safe, and the other is not sure of unsafe;
+- filter:  the image filter is sure of safe, the text filter is not sure of unsafe, and the prompt hides no characters;
 - student: the filters do not settle unsafe, and the student is below its `safe` cutoff;
 - judge:   the filters do not settle unsafe, the student is not sure of unsafe, and the judge is below its cutoff;
 
-and unsafe along the same three with the sides exchanged. For a row called unsafe, the margin is the minimum over the
-paths to safe of the largest condition that is not met yet; for a row called safe, minus the same for the paths to
-unsafe. Conditions are logits of probabilities less logits of cutoffs, so that stages can be compared.
+and unsafe along the same three with the sides exchanged. (At the filter: the image filter is sure of unsafe, or the
+text filter is and the image filter is not sure of safe; the text filter is never sure of safe.) For a row called
+unsafe, the margin is the minimum over the paths to safe of the largest condition that is not met yet; for a row called
+safe, minus the same for the paths to unsafe. Conditions are logits of probabilities less logits of cutoffs, so that
+stages can be compared.
 
 The minimum over paths has the gradient of one path only. An attack may therefore follow a given one (`path`); the worst
 of all paths, sample by sample, is the adaptive attack. The sign is the verdict's on every path: it comes from
@@ -45,14 +47,17 @@ class StageLogits:
     student: Tensor
     judge: Tensor | None = None
     """None without a judge; may be NaN for rows that do not reach it."""
+    hidden: Tensor | None = None
+    """(B,) bool, hidden characters in the prompt; None for none."""
 
     def probabilities(self) -> StageScores:
         """The stages' probabilities without gradients, in double precision as in `Cascade.score`."""
-        columns = [
+        text, image, student, judge = (
             None if column is None else column.detach().double().sigmoid().cpu().numpy()
             for column in (self.text, self.image, self.student, self.judge)
-        ]
-        return StageScores(*columns)  # type: ignore[arg-type]  # only the last may be None
+        )
+        hidden = None if self.hidden is None else self.hidden.cpu().numpy()
+        return StageScores(text, image, student, judge, hidden)  # type: ignore[arg-type]  # only the judge's may be None
 
 
 def margins_from_logits(
@@ -82,8 +87,8 @@ def margins_from_logits(
     unjudged = int((np.isnan(verdict.unsafe) | unread).sum())
     if unjudged:
         raise ConfigError(
-            f"The cascade cannot judge {unjudged} of {len(verdict.unsafe)} rows (a prompt longer than its student "
-            "reads, or scores that are not finite) or can at most flag them, so they have no margin; leave them out."
+            f"The cascade cannot judge {unjudged} of {len(verdict.unsafe)} rows (scores that are not finite) or can at "
+            "most flag them, so they have no margin; leave them out."
         )
     unsafe = torch.from_numpy(~verdict.safe).to(logits.image.device)
     judged = torch.from_numpy(verdict.stage == 2).to(logits.image.device)
@@ -104,20 +109,16 @@ def _unmet_conditions(
     more where it is sure of unsafe.
     """
     c = cutoffs
-    text_not_safe, text_unsafe = _conditions(logits.text, c.text_safe, c.text_unsafe)
+    _, text_unsafe = _conditions(logits.text, 0.0, c.text_unsafe)
     if fixed_text:
-        text_not_safe, text_unsafe = (
-            torch.where(condition >= 0, FAR, -FAR).to(condition) for condition in (text_not_safe, text_unsafe)
-        )
+        text_unsafe = torch.where(text_unsafe >= 0, FAR, -FAR).to(text_unsafe)
     image_not_safe, image_unsafe = _conditions(logits.image, c.image_safe, c.image_unsafe)
     not_safe, unsafe = _conditions(logits.student, c.student_safe, c.student_unsafe)
-    # Safe: image sure of safe and text not sure of unsafe, or the other way round; likewise for unsafe.
-    filter_not_safe = torch.minimum(
-        torch.maximum(image_not_safe, text_unsafe), torch.maximum(text_not_safe, image_unsafe)
-    )
-    filter_unsafe = torch.maximum(
-        torch.minimum(image_unsafe, text_not_safe), torch.minimum(text_unsafe, image_not_safe)
-    )
+    # Safe: image sure of it, text not of unsafe. Unsafe: image sure of it, or text sure of it and image not of safe.
+    filter_not_safe = torch.maximum(image_not_safe, text_unsafe)
+    if logits.hidden is not None:
+        filter_not_safe = torch.where(logits.hidden, FAR, filter_not_safe)
+    filter_unsafe = torch.maximum(image_unsafe, torch.minimum(text_unsafe, image_not_safe))
     to_safe = [filter_not_safe, torch.maximum(filter_unsafe, not_safe)]
     to_unsafe = [-filter_unsafe, torch.maximum(-filter_not_safe, -unsafe)]
     if logits.judge is not None:

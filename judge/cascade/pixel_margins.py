@@ -4,6 +4,7 @@ The arithmetic on the stages' logits is that of `judge.cascade.margins`.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from judge.protocol import Classifier, DifferentiableClassifier
 from prompts.taxonomy import Taxonomy
 
 from .margins import Path, StageLogits, check_path, margins_from_logits
-from .similarity import without_long_prompts
 from .stage_models import CascadeStages, DifferentiableTokenClassifier
 from .stages import StageScores, decide
 
@@ -60,7 +60,7 @@ def cascade_margins(
             some = [prompts[row] for row in rows.tolist()]
             found = _differentiable(cascade.judge).pixel_margins(pixels[rows], some, taxonomy)
             column = column.index_copy(0, rows.to(column.device), found.to(column))
-        logits = StageLogits(logits.text, logits.image, logits.student, column)
+        logits = replace(logits, judge=column)
     return margins_from_logits(logits, cascade.cutoffs, path=path, fixed_text=fixed_text).float()
 
 
@@ -73,24 +73,22 @@ def _filter_and_student_logits(
         raise ConfigError(
             f"The cascade's student is a {type(student).__name__}, whose verdict has no gradients."
         )
-    # As in `Cascade.score`, a prompt that cannot be read through is settled neither by the filters nor by the student.
-    readable, too_long = without_long_prompts(student.encoder, prompts)
+    readings = cascade.similarities.read_prompts(prompts)
     tokens = student.encoder.encode_pixels(pixels)  # (B, 1 + P, D)
-    unread = torch.tensor(too_long).to(tokens.device)
     # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
     image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)
     text = torch.full_like(image, torch.nan)
     if cascade.cutoffs.uses_text_filter:
-        cosines = cascade.similarities.prompt_similarities(readable, taxonomy).max(axis=1)
+        cosines = cascade.similarities.prompt_similarities(readings, taxonomy).max(axis=1)
         text = platt.text.logits(torch.from_numpy(cosines)).to(image)
-    whole = student.logits(tokens, readable, taxonomy)[0].double()
-    nothing = torch.full_like(image, torch.nan)
-    return StageLogits(text, torch.where(unread, nothing, image), torch.where(unread, nothing, whole))
+    whole = student.logits(tokens, prompts, taxonomy)[0].double()
+    hidden = torch.tensor([count > 0 for count in readings.hidden], device=image.device)
+    return StageLogits(text, image, whole, hidden=hidden)
 
 
 def _before_judge(scores: StageScores) -> StageScores:
     """The same scores with a judge that has judged no row yet, so that `decide` tells which rows reach it."""
-    return StageScores(scores.text, scores.image, scores.student, np.full(len(scores), np.nan))
+    return replace(scores, judge=np.full(len(scores), np.nan))
 
 
 def _differentiable(judge: Classifier) -> DifferentiableClassifier:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from judge.calibration.cutoffs import shift_categories_to_half, withhold_safe
 from judge.protocol import Scores, on_one_scale
+from judge.readings import Readings
 
 from .stages import STAGES, Cutoffs, FilterVerdict, filter_verdict, stage_verdict
 
@@ -26,6 +27,8 @@ class RowVerdicts:
         """Why an earlier stage could not read a row, so that no later one may call it safe; None where all could."""
         self.stage = [STAGES[0]] * rows
         self.because = [""] * rows
+        self.notes: list[str | None] = [None] * rows
+        """Why a row's prompt was not read, by the last stage that says so."""
 
     @property
     def open_rows(self) -> list[int]:
@@ -33,32 +36,30 @@ class RowVerdicts:
         return np.flatnonzero(np.isnan(self.unsafe)).tolist()
 
     def settle_by_filters(
-        self, rows: range, text: Array, image: Array, too_long: Sequence[bool], cutoffs: Cutoffs
+        self, rows: range, text: Array, image: Array, readings: Readings, cutoffs: Cutoffs
     ) -> None:
         """Stage one: settle what the filters are sure of.
 
         Args:
             rows: R consecutive rows of the batch.
-            text: (R, K) probabilities of the text filter, NaN without a prompt or where it is switched off.
+            text: (R, K) probabilities of the text filter, NaN where no prompt is read or it is switched off.
             image: (R, K) probabilities of the image filter.
-            too_long: whether each row's prompt is longer than the filters read; such a row stays open.
+            readings: how the rows' prompts were read; one with hidden characters is not settled as safe.
             cutoffs: of the cascade.
         """
         highest_text, highest_image = text.max(axis=1), image.max(axis=1)
-        verdict = filter_verdict(highest_text, highest_image, cutoffs)
+        verdict = filter_verdict(highest_text, highest_image, cutoffs, np.array(readings.hidden) > 0)
         for place, row in enumerate(rows):
+            self.notes[row] = readings.notes[place]
             self.because[row] = _explain_filters(
                 verdict, place, float(highest_text[place]), float(highest_image[place])
             )
-            if too_long[place]:
-                self.because[row] = self.unread[row] = "the prompt is longer than the filters read"
-            elif math.isnan(highest_image[place]):
+            if math.isnan(highest_image[place]):
                 self.unread[row] = "the image filter gave no finite score"
         own = np.where(verdict.by_text[:, None], text, image)
         unsafe = withhold_safe(verdict.unsafe, np.isnan(highest_image))
-        unsafe[np.array(too_long, dtype=bool)] = np.nan
-        # A row is moved from the cutoffs of the filter whose number it is.
-        safe_below = np.where(verdict.by_text, cutoffs.text_safe, cutoffs.image_safe)[:, None]
+        # A row is moved from the cutoffs of the filter whose number it is; the text filter settles as unsafe only.
+        safe_below = np.full((len(unsafe), 1), cutoffs.image_safe)
         unsafe_from = np.where(verdict.by_text, cutoffs.text_unsafe, cutoffs.image_unsafe)[:, None]
         block = slice(rows.start, rows.stop)
         self.unsafe[block] = unsafe
@@ -82,8 +83,10 @@ class RowVerdicts:
         unread = np.array([self.unread[row] is not None for row in rows], dtype=bool)
         verdict = withhold_safe(stage_verdict(scores.unsafe, safe, unsafe), unread)
         categories = shift_categories_to_half(scores.categories, scores.unsafe, verdict, safe, unsafe)
+        notes = scores.notes or (None,) * len(rows)
         for place, row in enumerate(rows):
             self.stage[row], self.unsafe[row] = stage, verdict[place]
+            self.notes[row] = notes[place] or self.notes[row]
             probability = float(scores.unsafe[place])
             self.reasons[row] = None
             if math.isnan(probability):
@@ -112,6 +115,7 @@ class RowVerdicts:
             tuple(self.stage),
             tuple(self.because),
             separate=self.separate,
+            notes=tuple(self.notes) if any(self.notes) else None,
         )
 
 
@@ -121,6 +125,8 @@ def _explain_filters(verdict: FilterVerdict, place: int, text: float, image: flo
     both = f"({_number(text)}, {_number(image)})"
     if by_text * by_image < 0:
         return f"text and image filter disagree {both}"
+    if by_image < 0 and math.isnan(verdict.unsafe[place]):
+        return "hidden characters in the prompt"
     if not by_text and not by_image:
         return f"text and image filter unsure {both}"
     word = _word(verdict.unsafe[place])

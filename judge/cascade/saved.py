@@ -107,7 +107,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
     """
     cuts, wrong = settings.cutoffs, []
     for name, safe, unsafe, curve in (
-        ("text", cuts.text_safe, cuts.text_unsafe, settings.text),
+        ("text", 0.0, cuts.text_unsafe, settings.text),
         ("image", cuts.image_safe, cuts.image_unsafe, settings.image),
     ):
         # A probability outside of these cannot come from this filter, so neither can a cutoff.
@@ -129,7 +129,7 @@ def check_settings(settings: CascadeSettings, source: str) -> None:
         wrong.append(f"the judge's cutoff is {cuts.judge:g}")
     if not 0 <= settings.level <= 1:
         wrong.append(f"the level is {settings.level:g}, which goes from 0 to 1")
-    elif settings.level == 0 and max(cuts.text_safe, cuts.image_safe, cuts.student_safe, cuts.judge) > 0:
+    elif settings.level == 0 and max(cuts.image_safe, cuts.student_safe, cuts.judge) > 0:
         wrong.append("something is called safe at level 0")
     if not 0 < settings.promise < 1:
         wrong.append(f"the promised miss rate is {settings.promise:g}, which lies between 0 and 1")

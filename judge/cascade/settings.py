@@ -48,7 +48,10 @@ class CascadeSettings:
             text_platt, image_platt = (Platt(**data.pop(name)) for name in ("text", "image"))
             # Missing in files of older versions.
             data["calibrated_for"] = Envelope.from_dict(data.get("calibrated_for"))
-            settings = cls(text_platt, image_platt, Cutoffs(**data.pop("cutoffs")), **data)
+            cutoffs = dict(data.pop("cutoffs"))
+            # In files of older versions the text filter could be sure of safe; a prompt makes nothing safe any more.
+            cutoffs.pop("text_safe", None)
+            settings = cls(text_platt, image_platt, Cutoffs(**cutoffs), **data)
             # JSON of Python reads NaN and infinities, which no calibration gives.
             numbers = [settings.promise, settings.level, settings.unsafe_rows]
             numbers += [value for platt in (text_platt, image_platt) for value in asdict(platt).values()]

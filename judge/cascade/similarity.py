@@ -19,9 +19,12 @@ from judge.calibration.conformal import split_both_labels
 from judge.encoders.dual import DualEncoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
+from judge.readings import Readings, read_prompts
 from prompts.taxonomy import Taxonomy
 
 Array = NDArray[np.float64]
+TEXTS = 64
+"""Texts in one pass of the encoder."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +89,25 @@ class Similarities:
         """(B, K) cosines in [-1, 1] of (B, 1 + P, D) image tokens, of which only the first, pooled one is used."""
         return self._without_gradients(tokens[:, 0], taxonomy)
 
-    def prompt_similarities(self, prompts: Sequence[str | None], taxonomy: Taxonomy) -> Array:
-        """(B, K) cosines in [-1, 1] of B prompts; NaN where there is no prompt."""
-        found = np.full((len(prompts), len(taxonomy)), np.nan)
-        rows = [row for row, prompt in enumerate(prompts) if prompt and prompt.strip()]
-        if rows:
-            # Users repeat prompts, so each text of a batch is encoded once.
-            texts = list(dict.fromkeys(str(prompts[row]) for row in rows))
-            cosines = self._without_gradients(self.encoder.encode_texts(texts)[0][:, 0], taxonomy)
-            found[rows] = cosines[[texts.index(str(prompts[row])) for row in rows]]
+    def prompt_similarities(self, prompts: Sequence[str | None] | Readings, taxonomy: Taxonomy) -> Array:
+        """(B, K) cosines in [-1, 1] of B prompts, each the largest over the prompt's windows.
+
+        NaN where there is no prompt, or one that is not read.
+        """
+        readings = prompts if isinstance(prompts, Readings) else self.read_prompts(prompts)
+        found = np.full((len(readings.notes), len(taxonomy)), np.nan)
+        windows = [(row, text) for row, text in zip(readings.rows, readings.texts, strict=True) if text]
+        # Users repeat prompts, so each text of a batch is encoded once.
+        places = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in windows))}
+        if places:
+            cosines = self._without_gradients(self._pooled_texts(list(places)), taxonomy)
+            for row, text in windows:
+                found[row] = np.fmax(found[row], cosines[places[text]])
         return found
+
+    def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
+        """The readings of B images with these prompts, as the text filter reads them."""
+        return read_prompts(prompts, too_long=self.encoder.too_long)
 
     def cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Tensor:
         """(B, K) float32 cosines of (B, D) pooled embeddings of images or texts, differentiable in them."""
@@ -112,6 +124,11 @@ class Similarities:
         found: Array = np.clip(best.double().cpu().numpy(), -1, 1)
         return found
 
+    def _pooled_texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) pooled embeddings of N texts, `TEXTS` at a time, as long prompts have many windows."""
+        parts = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
+        return torch.cat([self.encoder.encode_texts(part)[0][:, 0] for part in parts])
+
     def _phrases(self, taxonomy: Taxonomy) -> tuple[Tensor, Tensor]:
         """Unit vectors (K, M, D) of the categories' phrases, and a mask (K, M) that is True at padding; cached."""
         found = self._cached.get(taxonomy.hash)
@@ -121,12 +138,3 @@ class Similarities:
             found = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
             self._cached[taxonomy.hash] = found
         return found
-
-
-def without_long_prompts(
-    encoder: DualEncoder, prompts: Sequence[str | None]
-) -> tuple[list[str | None], list[bool]]:
-    """The prompts with None for those that are too long for the encoder, and for each whether it was too long."""
-    too_long = [prompt is not None and encoder.too_long(prompt) for prompt in prompts]
-    readable = [None if unread else prompt for prompt, unread in zip(prompts, too_long, strict=True)]
-    return readable, too_long

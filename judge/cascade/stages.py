@@ -2,23 +2,34 @@
 
 Each stage classify safe below one cutoff, unsafe from another, and passes on what lies between:
 
-- the filter (text and image): settles what one of the two is sure of and the other does not contradict;
+- the filter (text and image): settles unsafe what one of the two is sure of and the other does not contradict, and safe
+  what the image filter is sure of and the prompt does not make suspicious;
 - the student: settles all but a narrow band;
 - the judge, if there is one: settles what is left. Without it the student has no band.
 
-**What a stage could not read, no later stage calls safe.** It may flag it; if it does not, the row is unjudged. A
-prompt too long for filters and student can so not carry an image past them to a judge that reads it just as badly.
+**What a stage could not read, no later stage calls safe.** It may flag it; if it does not, the row is unjudged.
+
+**A prompt can only add suspicion.** The text filter is never sure of safe: it may settle unsafe, or contradict an image
+filter that is sure of safe, and then the row passes on. So does a row with hidden characters in its prompt, which no
+filter settles as safe. Student and judge give the highest score over the image alone and its prompt (`judge.readings`),
+so theirs with the prompt is at least theirs without. Hence a row called safe with its prompt is called safe without it:
+- by the filter: the image filter was sure of safe, and it does not read the prompt. Without it, it settles safe;
+- by the student: the image filter was not sure of unsafe, or the row would be unsafe. Without the prompt it settles
+  safe, or passes on to a student whose score is no higher, so below the same cutoff;
+- by the judge: the same, and the student's score was below its "unsafe" cutoff. Without the prompt it is no higher, so
+  the student settles safe or passes on to a judge whose score is no higher, so below the same cutoff.
+What could not be read does not depend on the prompt, as every stage reads the image alone too. QED.
 
 **One parameter.** `CutoffFamily.at(level)` gives the cutoffs at a level from 0 (nothing is called safe) to 1. A stage's
 "safe" cutoff is a lower quantile of its scores on unsafe tuning rows, at the level times the stage's share. It can only
 rise with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the level too (student).
 
 **Why a miss can only disappear as the level falls.** Let a row be called safe at a low level; then it is at any higher
-one. At each stage, what it calls safe grows with the level and what it calls unsafe shrinks: of the filter, "one is
-sure of safe and the other not of unsafe" grows because each part does, and "one is sure of unsafe and the other not of
-safe" shrinks likewise. What could not be read does not depend on the level. Now take the stage that called the row
-safe. Earlier stages did not call it unsafe, so at the higher level they do not either: they call it safe, or pass it
-on, and then this stage calls it safe as before. QED.
+one. At each stage, what it calls safe grows with the level and what it calls unsafe shrinks: of the filter, "image sure
+of safe, text not of unsafe, nothing hidden" grows because its first part does and the others stay; "image sure of
+unsafe, or text sure of it and image not of safe" shrinks likewise. What could not be read does not depend on the level.
+Now take the stage that called the row safe. Earlier stages did not call it unsafe, so at the higher level they do not
+either: they call it safe, or pass it on, and then this stage calls it safe as before. QED.
 So the whole cascade is one family of monotone losses, and conformal risk control (`judge.calibration.conformal`) on
 rows that had no part in tuning promises its total miss rate, whatever the stages are worth.
 """
@@ -47,6 +58,8 @@ class StageScores:
     image: Array
     student: Array
     judge: Array | None = None
+    hidden: NDArray[np.bool_] | None = None
+    """(N,) whether there are hidden characters in the prompt; None for none in any."""
 
     def __len__(self) -> int:
         return len(self.student)
@@ -54,15 +67,16 @@ class StageScores:
     def rows(self, chosen: Any) -> "StageScores":
         """The rows that an index or mask chooses."""
         judge = None if self.judge is None else self.judge[chosen]
-        return StageScores(self.text[chosen], self.image[chosen], self.student[chosen], judge)
+        hidden = None if self.hidden is None else self.hidden[chosen]
+        return StageScores(self.text[chosen], self.image[chosen], self.student[chosen], judge, hidden)
 
 
 @dataclass(frozen=True)
 class Cutoffs:
     """Probabilities: a stage classify safe below `*_safe`, unsafe from `*_unsafe`; 0 and `NEVER` switch it off."""
 
-    text_safe: float
     text_unsafe: float
+    """The text filter is never sure of safe."""
     image_safe: float
     image_unsafe: float
     student_safe: float
@@ -80,7 +94,7 @@ class Cutoffs:
     @property
     def uses_text_filter(self) -> bool:
         """Whether the text filter can ever be sure; if not, no prompt need be encoded for it."""
-        return self.text_safe > 0 or self.text_unsafe <= 1
+        return self.text_unsafe <= 1
 
     def without_judge(self) -> Self:
         """The student settles its band too, as unsafe: nothing is missed that was not missed with the judge.
@@ -112,25 +126,30 @@ class FilterVerdict:
     unsafe: Array
     """(N,) shifted p(unsafe), NaN for rows that are passed on; where both filters are sure, that of the surer."""
     text: NDArray[np.int64]
-    """(N,) -1 where the text filter is sure of safe, 1 of unsafe, 0 where it is unsure or has no prompt."""
+    """(N,) 1 where the text filter is sure of unsafe, 0 where it is not or has no prompt."""
     image: NDArray[np.int64]
-    """(N,) the same of the image filter."""
+    """(N,) 1 where the image filter is sure of unsafe, -1 of safe, 0 where it is unsure."""
     by_text: NDArray[np.bool_]
     """(N,) whether `unsafe` is the text filter's."""
 
 
-def filter_verdict(text: Array, image: Array, cutoffs: Cutoffs) -> FilterVerdict:
+def filter_verdict(
+    text: Array, image: Array, cutoffs: Cutoffs, hidden: NDArray[np.bool_] | None = None
+) -> FilterVerdict:
     """Stage one: settle what one filter is sure of and the other does not contradict.
 
     Args:
         text: (N,) p(unsafe) by the prompt, NaN without one.
         image: (N,) p(unsafe) by the image.
         cutoffs: of the cascade.
+        hidden: (N,) hidden characters in the prompt: not settled as safe; None for none.
     """
-    text_side = classify(text, cutoffs.text_safe, cutoffs.text_unsafe)
+    text_side = (text >= cutoffs.text_unsafe).astype(np.int64)
     image_side = classify(image, cutoffs.image_safe, cutoffs.image_unsafe)
     side = np.sign(text_side + image_side)  # 0 where both are unsure, and where they contradict each other
-    of_text = shift_to_half(text, text_side, cutoffs.text_safe, cutoffs.text_unsafe)
+    if hidden is not None:
+        side = np.where(hidden, np.maximum(side, 0), side)
+    of_text = shift_to_half(text, text_side, cutoffs.text_unsafe, cutoffs.text_unsafe)
     of_image = shift_to_half(image, image_side, cutoffs.image_safe, cutoffs.image_unsafe)
     # Distances from 0.5 on the shifted scale, so that filters with different cutoffs can be compared.
     surer = (image_side == 0) | (np.abs(of_text - 0.5) > np.abs(of_image - 0.5))
@@ -148,7 +167,8 @@ def stage_verdict(probability: Array, safe: float, unsafe: float) -> Array:
 def decide(scores: StageScores, cutoffs: Cutoffs) -> Decisions:
     """Run N rows through the stages, given the scores of all stages."""
     unread = np.isnan(scores.image)
-    unsafe = withhold_safe(filter_verdict(scores.text, scores.image, cutoffs).unsafe, unread)
+    first = filter_verdict(scores.text, scores.image, cutoffs, scores.hidden)
+    unsafe = withhold_safe(first.unsafe, unread)
     later = [(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
     if scores.judge is not None:
         later.append((scores.judge, cutoffs.judge, cutoffs.judge))

@@ -24,7 +24,6 @@ class CascadeShape:
     of its scores on unsafe tuning rows. With a share of 0 a stage never calls anything safe.
     """
 
-    text: float = 0.0
     image: float = 0.25
     student: float = 0.5
     judge: float = 0.5
@@ -62,7 +61,7 @@ class CutoffFamily:
         self.shape, self.with_judge = shape, scores.judge is not None
         judge = scores.student if scores.judge is None else scores.judge
         # Without a judge its cutoff is never used; the student's scores only fill the place.
-        columns = {"text": scores.text, "image": scores.image, "student": scores.student, "judge": judge}
+        columns = {"image": scores.image, "student": scores.student, "judge": judge}
         self._unsafe = {name: _sorted_judged(column[unsafe]) for name, column in columns.items()}
         # All rows, safe and unsafe: the band is a share of the rows that arrive, whatever they are.
         self._student = _sorted_judged(scores.student)
@@ -83,7 +82,6 @@ class CutoffFamily:
             top = int(np.searchsorted(self._student, high)) + self._band
             high = float(self._student[top]) if top < len(self._student) else NEVER
         return Cutoffs(
-            text_safe=low["text"],
             text_unsafe=self.text_unsafe,
             image_safe=low["image"],
             image_unsafe=self.image_unsafe,
@@ -223,7 +221,6 @@ def tune(
 def cascade_shapes(judge_share: float, *, with_judge: bool = True) -> list[CascadeShape]:
     """The shapes that `tune` tries."""
     tried = product(
-        (0.0, 0.1),
         (0.0, 0.1, 0.25, 0.5),
         (0.25, 0.5, 1.0),
         (0.25, 0.5, 1.0) if with_judge else (1.0,),
@@ -231,8 +228,8 @@ def cascade_shapes(judge_share: float, *, with_judge: bool = True) -> list[Casca
         (0.5, 1.0, 1.5, 2.0, 3.0) if with_judge else (0.0,),
     )
     return [
-        CascadeShape(text, image, student, judge, 0.99, precision, min(1.0, band * judge_share))
-        for text, image, student, judge, precision, band in tried
+        CascadeShape(image, student, judge, 0.99, precision, min(1.0, band * judge_share))
+        for image, student, judge, precision, band in tried
     ]
 
 
