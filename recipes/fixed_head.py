@@ -50,6 +50,7 @@ from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
     DataOptions,
+    keep_answers,
     load_splits,
     log,
     open_run,
@@ -57,7 +58,6 @@ from eval.recipe import (
     predict_distributed,
     progress_bar,
     record_labels,
-    record_measured,
     run_recipe,
     write_metrics,
 )
@@ -225,9 +225,7 @@ def measure(
         found[name] = summarise_evaluation(evaluation, judged, threshold)
         found[name]["f1_everything"] = summarise(judged, threshold)["f1"]
         if PartialState().is_main_process:
-            run.write_rows(name, (row.to_dict() for row in judged))
-            if match == "members":  # as it is loaded
-                record_measured(run, judged, run.taxonomy)
+            keep_answers(run, {name: judged}, measured="rows", threshold=threshold)
     by_name = found.get("by_name")
     return {"f1_by_name": by_name and by_name["f1"], "by_name": by_name, **found["rows"]}
 

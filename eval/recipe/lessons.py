@@ -59,7 +59,7 @@ def record_measured(
 def keep_answers(
     run: RunDir, answers: Mapping[str, Sequence[JudgedRow]], *, measured: str, threshold: float = 0.5
 ) -> None:
-    """Write every judged row, and `record_measured` of those called `measured`.
+    """Write every judged row, and `record_measured` of those called `measured`, if they are among these.
 
     Args:
         run: of the classifier that gave these.
@@ -69,4 +69,5 @@ def keep_answers(
     """
     for name, rows in answers.items():
         run.write_rows(name, (row.to_dict() for row in rows))
-    record_measured(run, answers[measured], run.taxonomy, threshold)
+        if name == measured:
+            record_measured(run, rows, run.taxonomy, threshold)
