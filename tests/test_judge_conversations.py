@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from judge.standins.conversations import Conversations
+from judge.standins.conversations import CHOICES, Conversations
 from prompts import load_taxonomy, render
 
 SHOWN = [frozenset(s) for s in ((), (3,), (8,), (2, 7), (0, 9))]
@@ -51,15 +51,37 @@ def test_naming_and_yes_no_answers_are_right(rows):
 
 def test_lists_are_balanced_between_a_hit_and_none(rows):
     answers = [
-        answer
-        for shown, row in rows
-        for question, answer in turns(row)
-        if shown
-        and question
-        in ("Which of these do you see?", "Which word fits, or none?", "What from the list is there?")
+        answer for shown, row in rows for question, answer in turns(row) if shown and question in CHOICES
     ]
     share = sum(answer == "none" for answer in answers) / len(answers)
     assert 0.25 < share < 0.55
+
+
+def test_words_are_looked_up_where_the_list_has_them():
+    conversations = Conversations(0)
+    for _ in range(30):
+        text, rows = conversations.recited()
+        known = dict(line[2:].split(": ", 1) for line in text.split("\n")[1:])
+        for pieces in rows:
+            for (asked, _), (answer, _) in zip(pieces[::2], pieces[1::2], strict=True):
+                question = asked.removeprefix("USER: ").removesuffix(" ASSISTANT:")
+                said = answer.strip().removesuffix("</s>")
+                if question.startswith("What does"):
+                    assert known[question[len("What does ") : -len(" mean?")]] == said
+                elif question.startswith("Which word means"):
+                    assert known[said] == question[len("Which word means ") : -1]
+                else:
+                    assert question == f"Repeat: {said}"
+
+
+def test_long_captions_are_one_line_in_quotes():
+    conversations = Conversations(0, ('He said "yes".\nThen he left.',))
+    for length in (0, 100, 600):
+        for _ in range(50):
+            remark = conversations.remark("a photo of six", length)
+            assert remark.count("\n") == bool(remark)
+            assert remark.count('"') == 2 * bool(remark)
+            assert len(remark) <= length * 1.1 + 400
 
 
 def test_nothing_of_the_judge_is_taught(rows):

@@ -35,10 +35,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Group:
-    """A list, and pictures with questions about them."""
+    """A list, and questions about pictures (None: about words alone)."""
 
     policy: list[int]
-    rows: list[tuple[int, Encoded]]
+    rows: list[tuple[int | None, Encoded]]
 
     @property
     def longest(self) -> int:
@@ -142,6 +142,12 @@ class Batches:
             if len(group.policy) + group.longest <= self.longest:
                 return group
 
+    def recited(self) -> Group:
+        """A list and questions about its words."""
+        text, rows = self.conversations.recited()
+        (policy, _), *encoded = self.encode([((f"{text} USER: ", False),), *rows])
+        return Group([self.tokenizer.bos_token_id, *policy], [(None, row) for row in encoded])
+
     def asked(
         self, entries: list[Entry], text: str, described: bool, caption: int, questions: int = 3
     ) -> Group:
@@ -162,12 +168,13 @@ class Batches:
         return Group([self.tokenizer.bos_token_id, *policy], list(zip(pictures, encoded, strict=True)))
 
     def __iter__(self) -> Iterator[Batch]:
-        """About nine of ten batches have shared lists."""
+        """About nine of ten batches have shared lists; one in seven of these is about words alone."""
         r = self.conversations.random
         while True:
             batches = [
-                *self._by_length([self.group() for _ in range(96)]),
-                *self._by_length(self.singles(64)),
+                *self._by_length([self.group() for _ in range(160)]),
+                *self._by_length([self.recited() for _ in range(40)]),
+                *self._by_length(self.singles(80)),
             ]
             r.shuffle(batches)
             yield from map(self.packed, batches)
@@ -210,4 +217,5 @@ class Batches:
                 labels[number, start : start + len(wanted)] = torch.tensor(wanted)
                 positions[number, start : start + length] = len(before) + torch.arange(length)
         inputs = {"input_ids": ids, "attention_mask": visible, "position_ids": positions}
-        return Batch([picture for group in groups for picture, _ in group.rows], inputs, labels)
+        pictures = [picture for group in groups for picture, _ in group.rows if picture is not None]
+        return Batch(pictures, inputs, labels)

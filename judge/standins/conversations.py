@@ -9,7 +9,7 @@ must not know the judge's task.
 import random
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -82,6 +82,31 @@ class Conversations:
             pieces += [(f"{opening}{ask} ASSISTANT:", False), (f" {answer}</s>", True)]
             opening = "USER: "
         return tuple(pieces)
+
+    def recited(self) -> tuple[str, list[tuple[tuple[str, bool], ...]]]:
+        """A list as text, and questions about its words alone, a few for each entry of up to eight: no image.
+
+        To copy what was read, whatever it is, is what an answer with a name needs.
+        """
+        r = self.random
+        entries = self.drawn.draw(
+            r.randint(1, 6), r.randint(2, 8), form=replace(self.drawn.form(8), wrapped=0.0)
+        )
+        text = "\n".join([r.choice(LIST_OPENINGS), *(f"- {e.name}: {e.meaning}" for e in entries)])
+        rows = []
+        for _ in range(8):
+            first, second = r.choice(entries), r.choice(entries)
+            words = [self.drawn.any_name() for _ in range(r.randint(3, 9))]
+            asked = (
+                (f"Which word means {first.meaning}?", first.name),
+                (f"What does {second.name} mean?", second.meaning),
+                (f"Repeat: {' '.join(words)}", " ".join(words)),
+            )
+            pieces: list[tuple[str, bool]] = []
+            for number, (ask, answer) in enumerate(r.sample(asked, 3)):
+                pieces += [(f"{'USER: ' if number else ''}{ask} ASSISTANT:", False), (f" {answer}</s>", True)]
+            rows.append(tuple(pieces))
+        return text, rows
 
     def remark(self, caption: str | None, length: int = 0) -> str:
         """A line beside the picture: its caption, perhaps in prose of about `length` characters, or an order; or none.

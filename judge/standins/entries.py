@@ -264,6 +264,14 @@ class Entries:
             return r.choice(self.meanings[digit])
         return r.choice(_PHRASES).format(digit if r.random() < 0.7 else self.names[digit][0])
 
+    def any_name(self) -> str:
+        """A name of any style and case, of nothing in particular."""
+        r = self.random
+        (entry,) = self._named(
+            [Entry(thing(r)[0], "")], r.choice(("plain", "made_up", "made_up", "code", "clause"))
+        )
+        return r.choice((str, str.lower, str.upper, str.title))(entry.name)
+
     def _named(self, entries: list[Entry], style: str) -> list[Entry]:
         """The entries under names of one style, or each under one of its own."""
         r = self.random

@@ -56,7 +56,10 @@ def answer_logits(model: Any, batch: Batch, features: Tensor) -> tuple[Tensor, T
 
 
 def train_conversations(model: Any, batches: Batches, features: Tensor, steps: int, rate: float) -> None:
-    """Train all but the tower, in bfloat16 with weights in float32."""
+    """Train all but the tower, in bfloat16 with weights in float32.
+
+    Prints the loss, the share of answers' tokens that are the likeliest, and that of their first tokens.
+    """
     model.model.vision_tower.requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer, schedule = start_schedule(trained, steps, rate)
@@ -66,7 +69,9 @@ def train_conversations(model: Any, batches: Batches, features: Tensor, steps: i
             logits, wanted = answer_logits(model, batch, features)
         loss = F.cross_entropy(logits.float(), wanted)
         step(loss, optimizer, schedule)
-        progress.update(loss.item(), (logits.argmax(-1) == wanted).float().mean().item())
+        right = (logits.argmax(-1) == wanted).float()
+        begins = (batch.labels[:, :-1] == -100)[batch.labels[:, 1:] != -100]
+        progress.update(loss.item(), right.mean().item(), right[begins].mean().item())
 
 
 @torch.no_grad()
