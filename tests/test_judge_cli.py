@@ -14,6 +14,7 @@ from PIL import Image
 import judge
 from judge.lessons.evidence import Evidence, read_text
 from judge.protocol import Scores
+from judge.runs.folder import RunDir
 from judge.serve import recipe_files as recipes
 from judge.serve.cli import main
 from judge.serve.options import parse_threshold, read_threshold
@@ -465,3 +466,57 @@ def test_help_fits_a_terminal_of_80_columns(
         assert code == 0
         assert lines[0].startswith(" ".join(["Usage: arbiter", *words]))
         assert max(map(len, lines)) <= 80
+
+
+# --- evidence ----------------------------------------------------------------------------------------------
+
+
+def test_verdicts_name_their_evidence_and_its_lack_is_said_once(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = (picture("a.png"), picture("b.png"))
+    code, lines, errors = run(capsys, "judge", *files, "--judge", "run", "--json")
+    assert [json.loads(line)["evidence"] for line in lines] == ["trained"] * 2
+    assert "trained" not in errors
+    red.evidence = Evidence(frozenset(), {read_text(DIGITS.categories[3]): 0.957})
+    few = ("--judge", "run", "--categories", "three,four", "--custom", "Toys: toys of any kind", "--json")
+    code, lines, errors = run(capsys, "judge", *files, *few)
+    assert [json.loads(line)["evidence"] for line in lines] == ["none"] * 2
+    assert code == 0
+    assert errors.count("neither trained nor measured") == 1
+    assert "'four', 'Toys', worded so" in errors
+    _, lines, errors = run(capsys, "judge", *files, "--judge", "run", "--categories", "three", "--json")
+    assert json.loads(lines[0])["evidence"] == "measured 0.96"
+    assert "measured" not in errors
+
+
+def test_a_run_older_than_records_is_named(
+    red: RedJudge, picture: Callable[..., str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    red.evidence = None
+    RunDir.create(tmp_path / "old")
+    _, lines, errors = run(capsys, "judge", picture("a.png"), "--judge", str(tmp_path / "old"), "--json")
+    assert json.loads(lines[0])["evidence"] == "none"
+    assert "older than records of lessons" in errors
+    assert "neither" not in errors
+    _, _, errors = run(capsys, "judge", picture("a.png"), "--judge", "org/base")
+    assert "and 5 more, worded so" in errors  # five of ten are named
+
+
+def test_what_a_cascade_promises_stands_in_verdicts_and_in_the_end(
+    red: RedJudge, picture: Callable[..., str], capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    said = {10: "at most 2.0% missed, calibrated on 400 unsafe images under such policies"}
+
+    monkeypatch.setattr(RedJudge, "outside_promise", lambda self, taxonomy: None, raising=False)
+    monkeypatch.setattr(
+        RedJudge,
+        "promise",
+        lambda self, taxonomy: said.get(len(taxonomy), "withdrawn: another list"),
+        raising=False,
+    )
+    _, lines, errors = run(capsys, "judge", picture("a.png"), "--judge", "run", "--json")
+    assert json.loads(lines[0])["promise"] == said[10]
+    assert errors.endswith(f"promise: {said[10]}\n")
+    _, lines, errors = run(capsys, "judge", picture("a.png"), "--judge", "run", "--categories", "three")
+    assert errors.endswith("promise: withdrawn: another list\n")
