@@ -143,10 +143,8 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     # A student scores whole policies; a row about one category only would be another question.
     whole = replace(flip, focus=0.0)
     groups = draw_groups(train, taxonomy, whole, seed=args.seed, epoch=0, groups=data.lessons)
-    # Even validation images only: the cascade's promise rests on the odd ones (recipes/cascade.py).
-    validation_questions = draw_evaluation(
-        validation[::2], taxonomy, flip, seed=args.seed, rows=args.eval_rows
-    )
+    even = validation[::2]  # the cascade's promise rests on the odd ones (recipes/cascade.py)
+    validation_questions = draw_evaluation(even, taxonomy, flip, seed=args.seed, rows=args.eval_rows)
     test_questions = draw_evaluation(test, taxonomy, flip, seed=args.seed, rows=args.test_rows)
     obedience = QuickObedience(test, taxonomy, flip, rows=args.obedience_rows, seed=args.seed)
 
@@ -183,7 +181,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     if trainer.is_world_process_zero():
         save_student(run, student)  # before calibrating: if that fails, the training is not lost
     count = max(1, args.eval_rows // whole.group_size)
-    held_out = draw_groups(validation[::2], taxonomy, whole, seed=args.seed, epoch=1, groups=count)
+    held_out = draw_groups(even, taxonomy, whole, seed=args.seed, epoch=1, groups=count)
     calibrate_head(head, *group_logits(student, held_out))
     if trainer.is_world_process_zero():
         save_student(run, student)

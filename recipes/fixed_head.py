@@ -137,12 +137,9 @@ def main() -> None:
     trained = options.trained(taxonomy)
     run = open_run(options.output_dir, options.head, trained, (options, training))
     train, test = load_splits(options, taxonomy, ("train", "test"), run=run)
-    questions = draw_evaluation(
-        test.examples, taxonomy, options.flips, seed=training.seed, rows=options.test_rows
-    )
-    obedience = QuickObedience(
-        test.examples, taxonomy, options.flips, rows=options.obedience_rows, seed=training.seed
-    )
+    source = (test.examples, taxonomy, options.flips)
+    questions = draw_evaluation(*source, seed=training.seed, rows=options.test_rows)
+    obedience = QuickObedience(*source, seed=training.seed, rows=options.obedience_rows)
     examples = [e for e in train.examples if not e.violates & frozenset(options.held_out)]
     log(f"{len(examples):,} training images without held-out categories, {len(trained)} categories")
 
@@ -162,11 +159,8 @@ def main() -> None:
     if options.head == "linear_probe":
         kind, save, head = LinearProbe, save_linear_probe, ParallelMLP(encoder.width, len(trained))
     elif options.head == "prompt_learning":
-        kind, save, head = (
-            PromptLearning,
-            save_prompt_learning,
-            SoftPrompts(encoder, trained.names, options.length),
-        )
+        kind, save = PromptLearning, save_prompt_learning
+        head = SoftPrompts(encoder, trained.names, options.length)
     else:
         kind, save, head = PooledAttention, save_pooled_attention, PooledAttentionHead(encoder.width)
         wanted = targets.unsafe[:, None]  # (N, 1): one output for the whole

@@ -37,12 +37,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.obedience.added_category import measure_added_category
 from eval.obedience.family import Family
 from eval.obedience.lessons import keep_measured, left_unjudged, unjudged_table
-from eval.obedience.measure import measure_all
+from eval.obedience.measure import measure_all, measure_promise
 from eval.obedience.report import write_obedience_report
 from eval.obedience.shipped import FAMILIES, choose_families, language_families
-from eval.obedience.suite import Answers, Rewritten, ask_all, plain_wording, rewrite_all
+from eval.obedience.suite import PLAIN, Answers, Rewritten, ask_all, plain_wording, rewrite_all
 from eval.obedience.tables import headline, refusals, tables
 from eval.obedience.unrelated import unrelated_categories
 from eval.obedience.user_families import load_families
@@ -63,7 +64,7 @@ from judge.errors import ConfigError
 from judge.protocol import Classifier
 from judge.runs.folder import RunDir
 from judge.serve.exit_codes import run_to_exit_code
-from prompts import Taxonomy, load_taxonomy
+from prompts import Category, Taxonomy, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "obedience.yaml"
 
@@ -117,10 +118,17 @@ def main() -> None:
     judge = load_classifier(options.judge, batch_size=options.batch_size)  # a wrong name leaves no folder
     run = create_run(options.output_dir, "obedience", taxonomy, [options])
     [test] = load_splits(options, taxonomy, ("test",), run=run)
-    rewritten = rewrite(test, taxonomy, families, options)
+    unrelated = unrelated_categories(
+        [load_taxonomy(name) for name in options.unrelated], taxonomy, test.examples
+    )
+    rewritten = rewrite(test, taxonomy, families, unrelated, options)
 
     answers = ask(judge, rewritten, options.judge)
     metrics = measure_all(families, answers, rewritten, options.threshold)
+    metrics["promise"] = measure_promise(judge, rewritten, answers, options.threshold)
+    metrics["added_category"] = measure_added_category(
+        judge, rewritten[PLAIN].questions, unrelated, threshold=options.threshold, seed=options.seed
+    )
     keep_rows(run, "judge", answers, rewritten)
     kept = keep_measured(
         options.judge, judge, taxonomy, rewritten, answers, metrics["families"], options.threshold
@@ -148,11 +156,13 @@ def all_families(options: ObedienceOptions, taxonomy: Taxonomy) -> tuple[Family,
 
 
 def rewrite(
-    test: ExampleSet, taxonomy: Taxonomy, families: Sequence[Family], options: ObedienceOptions
+    test: ExampleSet,
+    taxonomy: Taxonomy,
+    families: Sequence[Family],
+    unrelated: Sequence[Category],
+    options: ObedienceOptions,
 ) -> dict[str, Rewritten]:
     """Draw the questions and put them in every wording."""
-    others = [load_taxonomy(name) for name in options.unrelated]
-    unrelated = unrelated_categories(others, taxonomy, test.examples)
     flips = plain_wording(options.flips)
     evaluation = draw_evaluation(test.examples, taxonomy, flips, seed=options.seed, rows=options.rows)
     return rewrite_all(

@@ -8,7 +8,7 @@ import pytest
 
 from eval.metrics.judged import JudgedRow, summarise
 from eval.obedience.family import PolicyFamily
-from eval.obedience.measure import f1_drop, measure_all
+from eval.obedience.measure import f1_drop, measure_all, measure_promise
 from eval.obedience.report import worst_families, wrong_verdicts
 from eval.obedience.shipped import FAMILIES, choose_families
 from eval.obedience.structure import categories
@@ -214,12 +214,16 @@ def test_whoever_reads_gets_everything_right(found, rewritten):
 def test_prompts_that_sway_are_seen(found, rewritten):
     metrics = found[Swayed]
     families = metrics["families"]
-    unsafe = sum(question.row.unsafe for question in rewritten[PLAIN].questions)
+    asked, held_out = rewritten[PLAIN].questions, rewritten[PLAIN].held_out
+    unsafe, unsafe_held_out = (sum(q.row.unsafe for q in part) for part in (asked, held_out))
     long = [name for name in families if name.endswith(("_500", "_1000", "_4000"))]
     assert metrics["worst_prompt_recall_drop"] == 1.0
-    assert metrics["flags_lost_to_prompts"] == unsafe * len(
+    assert metrics["flags_lost_to_prompts"] == (unsafe + unsafe_held_out) * len(
         [n for n in long if not n.startswith("categories")]
     )
+    assert families["prose_500"]["heldout_flags_lost"] == unsafe_held_out > 0
+    assert families["prose_500"]["heldout_recall_drop"] == 1.0
+    assert families["prose_300"]["heldout_flags_lost"] == 0
     assert families["prose_4000"]["unjudged_share"] == 1.0
     assert families["prose_4000"]["f1"] == families["prose_500"]["recall"] == 0.0
     assert families["prose_300"]["recall_drop"] == 0.0
@@ -230,7 +234,58 @@ def test_prompts_that_sway_are_seen(found, rewritten):
     ]
     expected = sum(r["alarms_added"] for r in ordinary) / sum(r["safe_rows"] for r in ordinary)
     assert metrics["false_alarms_added"] == pytest.approx(expected)
+    shares = [
+        families[name][f"{part}alarms_added"] / families[name][f"{part}safe_rows"]
+        for name in (*long, "true_prompt", "lying_prompt")
+        for part in ("", "heldout_")
+        if "alarms_added" in families[name]
+    ]
+    assert metrics["worst_false_alarms_added"] == max(shares) > expected
     assert worst_families(metrics, 3)[0].endswith(("_500", "_1000", "_4000"))
+
+
+def test_a_prompt_that_matters_on_held_out_categories_only_is_seen(rewritten):
+    """Trained categories can hide what prompts do to the others."""
+
+    class Forgetful(Reader):
+        def weakness(self, labels, prompt, taxonomy):
+            return labels * 0 if prompt and HELD_OUT & set(taxonomy.keys) else labels
+
+    some = {name: rewritten[name] for name in (PLAIN, NO_PROMPT, "prose_60")}
+    metrics = measure(Forgetful(some), some, choose_families(["prose_60"]))
+    assert metrics["families"]["prose_60"]["recall_drop"] == 0.0
+    assert metrics["worst_prompt_recall_drop"] == 1.0
+    assert metrics["flags_lost_to_prompts"] == metrics["families"]["prose_60"]["heldout_flags_lost"] > 0
+
+
+def test_misses_are_counted_where_a_promise_holds_and_where_it_is_withdrawn(rewritten):
+    class Promising(ShortSighted):
+        def outside_promise(self, taxonomy):
+            return "never calibrated" if len(taxonomy) > 20 else None
+
+        def promise(self, taxonomy):
+            return "withdrawn" if self.outside_promise(taxonomy) else "2.0% of digits"
+
+    families = choose_families(["categories_20", "categories_40"])
+    some = {name: rewritten[name] for name in (PLAIN, NO_PROMPT, *(family.name for family in families))}
+    classifier = Promising(some)
+    answers = ask_all(classifier, some)
+    found = measure_promise(classifier, some, answers)
+    unsafe = {name: sum(q.row.unsafe for q in (*one.questions, *one.held_out)) for name, one in some.items()}
+    missed = unsafe["categories_40"]
+    assert found["promised"] == "2.0% of digits"
+    inside = sum(unsafe.values()) - missed
+    assert found["inside"] == {
+        "without_promise": 0.0, "unsafe_rows": inside, "misses": 0, "miss_rate": 0.0
+    }  # fmt: skip
+    assert found["outside"] == found["families"]["categories_40"]
+    assert found["outside"] == {
+        "without_promise": 1.0, "unsafe_rows": missed, "misses": missed, "miss_rate": 1.0
+    }  # fmt: skip
+    table = tables(measure_all(families, answers, some) | {"promise": found})[-1]
+    assert table.title == "The promised miss rate"
+    assert [name for name, _ in table.lines[2:]] == ["categories_20", "categories_40"]
+    assert measure_promise(Reader(rewritten), some, answers) is None
 
 
 def test_definitions_that_are_obeyed_are_seen(found):

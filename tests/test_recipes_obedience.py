@@ -25,6 +25,7 @@ SOME = [
     "prose_60",
     "lying_prompt",
     "german",
+    "language_es",
 ]
 
 
@@ -62,6 +63,13 @@ def test_it_leaves_numbers_rows_and_a_report(finished):
     assert metrics["f1_40"] is None  # nobody asked for it
     assert 0 <= metrics["lesson_families"]["worst_f1"] <= metrics["lesson_families"]["mean_f1"] <= 1
     assert metrics["before"].keys() >= KEYS
+    added = metrics["added_category"]
+    assert 0 < added["rows"] <= 16
+    assert (
+        set(added["one_answer"]) == set(added["multilabel"]) == {"unrelated", "orders_safe", "orders_unsafe"}
+    )
+    assert "added_category.flags_lost" in printed
+    assert "One more category: its effect on the others" in printed
     assert metrics["taxonomy_hash"] == run.taxonomy.hash
     for file in ("config.yaml", "environment.json", "taxonomy.yaml", "plots/families.png"):
         assert (run.path / file).is_file()

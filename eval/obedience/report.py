@@ -63,7 +63,11 @@ def write_obedience_report(
     }
     page = page_template("obedience.html").render(
         title=run.path.name,
-        tables=[headline(metrics, before), *tables(metrics, before), refusals(metrics)],
+        tables=[
+            headline(metrics, before),
+            *tables(metrics, before),
+            refusals(metrics),
+        ],
         figure=png_data_uri(figure.read_bytes()),
         sheets={name: sheet for name, sheet in sheets.items() if sheet},
     )

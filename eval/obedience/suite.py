@@ -46,7 +46,7 @@ class Rewritten:
     questions: tuple[Question, ...]
     """Ids as in the evaluation."""
     held_out: tuple[Question, ...] = ()
-    """About categories that no training policy held; for policy families only."""
+    """About categories that no training policy held."""
     refused: dict[str, int] = field(default_factory=dict)
     """Reason -> questions that the family does not apply to."""
 
@@ -84,10 +84,11 @@ def rewrite_all(
         unrelated: categories that no image violates.
         seed: of the draws within families.
     """
-    without_prompts = [replace(q, row=replace(q.row, prompt=None, prompt_of=None)) for q in evaluation.flips]
     found = {
         PLAIN: Rewritten(PLAIN, evaluation.flips, evaluation.held_out),
-        NO_PROMPT: Rewritten(NO_PROMPT, tuple(without_prompts)),
+        NO_PROMPT: Rewritten(
+            NO_PROMPT, _without_prompts(evaluation.flips), _without_prompts(evaluation.held_out)
+        ),
     }
     trained = [name for c, name in zip(taxonomy, taxonomy.names, strict=True) if c.key not in held_out]
     mentionable = taxonomy.select(trained)
@@ -96,11 +97,13 @@ def rewrite_all(
             raise ArbiterError(f"Two families are called {family.name!r}; rename one.")
         application = _Application(family, tuple(unrelated), seed)
         questions, refused = application.rewrite(evaluation.flips, mentionable)
-        about_held_out: list[Question] = []
-        if isinstance(family, PolicyFamily):  # what a prompt does is seen on the others
-            about_held_out, _ = application.rewrite(evaluation.held_out, taxonomy)
+        about_held_out, _ = application.rewrite(evaluation.held_out, taxonomy)
         found[family.name] = Rewritten(family.name, tuple(questions), tuple(about_held_out), dict(refused))
     return found
+
+
+def _without_prompts(questions: Sequence[Question]) -> tuple[Question, ...]:
+    return tuple(replace(q, row=replace(q.row, prompt=None, prompt_of=None)) for q in questions)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any
 
 from eval.reports.robustness_tables import Table
 
+from .added_category import MODES
 from .measure import HEADLINE_KEYS
 
 Metrics = Mapping[str, Any]
@@ -35,6 +36,25 @@ _PROMPT = {
     "calibration_error": "calib.",
     "unjudged_share": "unjudged",
     "flags_lost": "flags lost",
+    "heldout_recall_drop": "held-out drop",
+    "heldout_flags_lost": "held-out lost",
+}
+_WHERE_KNOWN = ("heldout_recall_drop", "heldout_flags_lost")
+"""Columns that are left out where no record has the number."""
+_PROMISE = {
+    "without_promise": "no promise",
+    "unsafe_rows": "unsafe rows",
+    "misses": "missed",
+    "miss_rate": "share",
+}
+_ADDED = {
+    "flags": "flags",
+    "lost": "lost",
+    "lost_share": "share",
+    "added": "added",
+    "mean_change": "mean change",
+    "worst_change": "worst change",
+    "unjudged": "unjudged",
 }
 _REFERENCES = {"plain": ("policy", "as the taxonomy words it"), "no_prompt": ("prompt", "no prompt")}
 NOTES = {
@@ -42,13 +62,17 @@ NOTES = {
     "verdicts right where another policy made the image unsafe, or safe. Turned: right in the plain wording and wrong "
     "here, of the rows that a text in the policy aims at. What was not judged counts as wrong. Flagging everything "
     "gives an F1 of .667 and no pair.",
+    "promise": "No promise: share of the unsafe rows whose policy lies outside the cascade's calibration.",
+    "added": "Scores of all other categories, without prompts, under a policy with one more: an unrelated one, or one "
+    "that orders a verdict. Flags: of these categories by the threshold; lost and added: with the longer policy. One "
+    "answer divides one probability among the categories; multilabel asks about each by itself.",
     "prompt": "Both drops: without any prompt minus here. Alarms: share of safe rows judged wrong. Flags lost: rows "
     "flagged without a prompt and not with it.",
 }
 
 
 def tables(metrics: Metrics, before: Metrics | None = None) -> list[Table]:
-    """Policies, then prompts, each in families that lessons may use and families that they never use.
+    """Policies, then prompts, each in families that lessons may use and families that they never use; then the rest.
 
     Args:
         metrics: what `eval.obedience.measure.measure_all` gave.
@@ -64,7 +88,7 @@ def tables(metrics: Metrics, before: Metrics | None = None) -> list[Table]:
             }
             if chosen:
                 found.append(_table(kind, used, columns, chosen, metrics, before))
-    return found
+    return [*found, *(table for table in (added_category(metrics), promise(metrics)) if table.lines)]
 
 
 def _table(
@@ -76,7 +100,11 @@ def _table(
     before: Metrics | None,
 ) -> Table:
     """One table; its first line is the wording that drops are measured against."""
-    heads = list(columns.values())
+    columns = {
+        field: head
+        for field, head in columns.items()
+        if field not in _WHERE_KNOWN or any(record.get(field) is not None for record in records.values())
+    }
     lines: list[tuple[str, Sequence[Any]]] = []
     [(reference, about)] = [(name, about) for name, (of, about) in _REFERENCES.items() if of == kind]
     shown = {about: metrics["references"][reference]} | dict(records)
@@ -86,6 +114,7 @@ def _table(
         if earlier:
             cells.append(earlier.get(name, {}).get("f1"))
         lines.append((name, cells))
+    heads = list(columns.values())
     title = f"{'Policies' if kind == 'policy' else 'Prompts'}: families {_USED[used]}"
     return Table(title, [*heads, "F1 before"] if earlier else heads, lines, NOTES[kind])
 
@@ -115,9 +144,36 @@ def refusals(metrics: Metrics) -> Table:
     return Table("Questions that a family does not apply to", ["questions", "reason"], lines)
 
 
+def added_category(metrics: Metrics) -> Table:
+    """What one more category in the policy does to the others, by mode and kind of category."""
+    found = metrics.get("added_category") or {}
+    lines = [
+        (f"{addition.replace('_', ' ')}, {mode.replace('_', ' ')}", [effect[field] for field in _ADDED])
+        for mode in MODES
+        for addition, effect in (found.get(mode) or {}).items()
+    ]
+    return Table("One more category: its effect on the others", list(_ADDED.values()), lines, NOTES["added"])
+
+
+def promise(metrics: Metrics) -> Table:
+    """What a cascade missed where its promise holds and where it is withdrawn, and by family of policies."""
+    found = metrics.get("promise")
+    records: dict[str, Mapping[str, Any]] = {}
+    if found:
+        records = {f"policies {side} its calibration": found[side] for side in ("inside", "outside")}
+        records |= {
+            name: record
+            for name, record in found["families"].items()
+            if metrics["families"].get(name, {}).get("kind") == "policy" and record["unsafe_rows"]
+        }
+    lines = [(name, [record[field] for field in _PROMISE]) for name, record in records.items()]
+    note = f"{found['promised']}. {NOTES['promise']}" if found else ""
+    return Table("The promised miss rate", list(_PROMISE.values()), lines, note)
+
+
 def _find(metrics: Metrics, name: str) -> Any:
-    """A number by its dotted name."""
+    """A number by its dotted name; None where it was not measured."""
     found: Any = metrics
     for part in name.split("."):
-        found = found[part]
+        found = (found or {}).get(part)
     return found
