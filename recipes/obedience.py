@@ -2,8 +2,8 @@ r"""Measure whether a classifier obeys your list of categories in any wording, w
 
     python recipes/obedience.py
 
-With no options: the judge of `make demo` on digits. The same 240 questions are asked under 32 families of rewritings of
-the policy (capitals, typos, nonsense names, legal prose, 40 categories, negations, definitions that give orders, ...)
+With no options: the judge of `make demo` on digits. The same 240 questions are asked under 34 families of rewritings of
+the policy (capitals, typos, nonsense names, legal prose, German, 40 categories, negations, orders in definitions, ...)
 and beside 31 families of prompts (prose of 10 to 4,000 characters, invisible characters, lies, forged verdicts, ...).
 Each is compared with the plain wording, or with no prompt, on the same images. Families that no lesson may use are
 reported apart. On one CPU core it takes 4 minutes and leaves `runs/obedience`: metrics.json, every judged row,

@@ -40,15 +40,14 @@ def draw_entries(
 
 
 def _varied(category: Category, options: FlipOptions, rng: Random) -> Category:
-    """The category as a policy states it: perhaps renamed or reworded, without aliases and rewordings."""
+    """The category as a policy states it: perhaps renamed or reworded, without its other names and texts."""
     name, definition, examples = category.name, category.definition, category.examples
     if category.aliases and rng.random() < options.rename:
         name = rng.choice(category.aliases)
     if category.rewordings and rng.random() < options.reword:
         definition, examples = rng.choice(category.rewordings), ()
-    return replace(
-        category, name=name, definition=definition, examples=examples, code=None, aliases=(), rewordings=()
-    )
+    bare = replace(category, code=None, aliases=(), rewordings=(), languages=())
+    return replace(bare, name=name, definition=definition, examples=examples)
 
 
 def _merged(
