@@ -4,10 +4,13 @@ r"""Attack judges, students, filters and cascades, and measure their robustness.
 
 With no options it attacks what `make demo`, `make student` and `make defences` leave behind, on digits: the suite
 `strong` on the pixels of every victim at four budgets (all its attacks at 2/255, APGD with restarts at the others),
-image and prompt together through all stages of the cascades, prompts alone, edits as platforms make them, transfer
-between victims. On 2 CPU cores it takes about 17 minutes and leaves `runs/attack` (metrics.json, every trial,
-report.html). It also checks that the attacks themselves work (honesty checks). Exit code 0: all passed; 1: one failed;
-2: an error of any kind, with a traceback under `--debug`.
+image and prompt together through all stages of the cascades, prompts alone, also very long ones and ones in odd
+characters, edits as platforms make them, transfer between victims. On 2 CPU cores it takes about 15 minutes and leaves
+`runs/attack` (metrics.json, every trial, report.html). It also checks the attacks themselves (honesty checks). Exit
+code 0: all passed; 1: one failed; 2: an error of any kind, with a traceback under `--debug`.
+
+A prompt can only add suspicion (`judge.readings`). So what is flagged without a prompt is not attacked by text, and
+cascades are attacked without a prompt; the table of length and character attacks shows what this rule saves.
 
 Your own classifiers and data, at full strength:
 
@@ -44,6 +47,7 @@ from eval.reports.robustness_figures import ImagePair
 from eval.reports.robustness_page import write_robustness_report
 from eval.reports.robustness_tables import HEADLINE_KEYS, failed_checks, headline, tables
 from eval.robustness.deployments import evaluate_deployment
+from eval.robustness.disguises import attack_by_disguise
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack, check_victim_sample
 from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
@@ -91,6 +95,10 @@ class AttackOptions(DataOptions):
     defended_cascade: str = field(default="none", metadata={"help": "The same, defended; or none."})
     unsafe_rows: int = field(
         default=100, metadata={"help": "Unsafe rows that cascades are attacked on, and as many benign ones."}
+    )
+    text_rows: int = field(
+        default=24,
+        metadata={"help": "Unsafe rows under long and disguised prompts; a third for token search."},
     )
     clean_rows: int = field(default=800, metadata={"help": "Questions that clean F1 is measured on."})
     preset: str = field(default="strong", metadata={"help": "strong, or unsafebench (weak, the paper's)."})
@@ -166,8 +174,10 @@ def main() -> None:
     }
     pairs = [(victim_name(a), victim_name(b)) for a, b in options.defended.items()]
     metrics["comparison"] = compare_defended(first, metrics["clean"], pairs, suite)
-    metrics["deployments"] = attack_deployments(options, taxonomy, suite)
-    metrics |= run_other_attacks(victims, draws[0], suite, options)
+    names = (options.cascade, options.defended_cascade)
+    cascades = {victim_name(name): load_classifier(name) for name in names if name != "none"}
+    metrics["deployments"] = attack_deployments(cascades, options, taxonomy, suite)
+    metrics |= run_other_attacks(victims, cascades, draws[0], suite, options)
     budgets = map(format_epsilon, (suite.threat.epsilon, suite.epsilons[-1]))
     metrics |= headline(metrics, pairs[0] if pairs else None, *budgets)
     metrics["seconds"] = time.time() - started
@@ -281,17 +291,16 @@ def clean_f1(victim: ClassifierVictim, options: AttackOptions, taxonomy: Taxonom
     return float(summarise(predict_questions(victim.classifier, questions))["f1"])
 
 
-def attack_deployments(options: AttackOptions, taxonomy: Taxonomy, suite: Suite) -> dict[str, Any]:
+def attack_deployments(
+    cascades: Mapping[str, Any], options: AttackOptions, taxonomy: Taxonomy, suite: Suite
+) -> dict[str, Any]:
     """Filters alone, the cascade and the defended cascade: text, image and both, adaptively and by transfer."""
-    names = [name for name in (options.cascade, options.defended_cascade) if name != "none"]
-    if not names:
+    if not cascades:
         return {}
-    cascades: dict[str, Any] = {name: load_classifier(name) for name in names}
+    first = next(iter(cascades))
     deployed = {
-        f"filters of {victim_name(names[0])}": [
-            ClassifierVictim(FilterClassifier.from_cascade(cascades[names[0]]))
-        ],
-        **{victim_name(name): victims_by_stage(cascade) for name, cascade in cascades.items()},
+        f"filters of {first}": [ClassifierVictim(FilterClassifier.from_cascade(cascades[first]))],
+        **{name: victims_by_stage(cascade) for name, cascade in cascades.items()},
     }
     drawn = draw(options, taxonomy, options.draws[0] + 2, 2 * options.unsafe_rows)
     found = {}
@@ -332,6 +341,7 @@ def families(options: AttackOptions) -> dict[str, Any]:
 
 def run_other_attacks(
     victims: Mapping[str, ClassifierVictim],
+    cascades: Mapping[str, Any],
     questions: Sequence[Question],
     suite: Suite,
     options: AttackOptions,
@@ -347,12 +357,20 @@ def run_other_attacks(
     texts, edits = {}, {}
     for name, victim in named.items():
         report_progress(f"{name}: texts and edits")
-        texts[name] = attack_texts(victim, questions, suite.threat, families=families(options))
+        texts[name] = attack_texts(
+            victim, questions, suite.threat, families=families(options), token_rows=options.text_rows // 3
+        )
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
+    report_progress("length and character attacks")
+    everyone = named | {name: ClassifierVictim(cascade) for name, cascade in cascades.items()}
+    filters = {name: FilterClassifier.from_cascade(cascade) for name, cascade in list(cascades.items())[:1]}
+    seed = options.draws[0]
+    disguises = attack_by_disguise(everyone, filters, questions, rows=options.text_rows, seed=seed)
     report_progress("transfer")
     maker = APGD(steps=options.steps, early_stop=False)
     return {
         "texts": texts,
+        "disguises": disguises,
         "edits": edits,
         "transfer": transfer_matrix(named, questions, largest, maker) if white_box else None,
         "universal": {

@@ -59,6 +59,7 @@ def arguments(runs, out, **more):
         "output_dir": out,
         "rows": 8,
         "unsafe_rows": 4,
+        "text_rows": 3,
         "severities": [3],
         "clean_rows": 20,
         "limit": 120,
@@ -84,7 +85,14 @@ def run_recipe(recipe, *given):
 @pytest.fixture
 def pixels_only(recipe, monkeypatch):
     """Leave out texts, edits and transfer, which take most of the time and are tested by the whole run."""
-    nothing = {"texts": {}, "edits": {}, "transfer": None, "universal": {}, "static_sets": {}}
+    nothing = {
+        "texts": {},
+        "disguises": {},
+        "edits": {},
+        "transfer": None,
+        "universal": {},
+        "static_sets": {},
+    }
     monkeypatch.setitem(recipe["main"].__globals__, "run_other_attacks", lambda *_: nothing)
 
 
@@ -122,6 +130,10 @@ def test_it_leaves_numbers_trials_and_a_report(finished):
     assert values == sorted(values, reverse=True)
     assert values[-1] < values[0]
     assert metrics["static_sets"].popitem()[1]["student"]["prompts"] == 2
+    disguised = metrics["disguises"]["classifiers"]
+    assert set(disguised) >= {"student", "defended", "cascade", "defended_cascade"}
+    assert all(0 < entry["rows"] <= 3 for entry in disguised.values())
+    assert metrics["disguises"]["text_filters"]["cascade"]["lost"]["homoglyphs"] >= 0
     trials = list(RunDir.open(out).read_rows("trials"))
     assert {trial["victim"] for trial in trials} == {"student", "defended"}
     assert all(trial["levels"] >= 0 for trial in trials)

@@ -48,8 +48,8 @@ def full_width(text: str, rng: Random) -> str:
 
 
 def homoglyphs(text: str, rng: Random) -> str:
-    """Cyrillic or Greek letters that look the same, as far as there are any."""
-    return text.translate(str.maketrans(*LOOK_ALIKES[rng.choice(("cyrillic", "greek"))]))
+    """Cyrillic letters that look the same, and Greek ones where there is none."""
+    return text.translate(str.maketrans(*LOOK_ALIKES["greek"]) | str.maketrans(*LOOK_ALIKES["cyrillic"]))
 
 
 def spaced(text: str, rng: Random) -> str:

@@ -37,7 +37,7 @@ MISSPELLINGS = 12
 
 def carriers(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """The prompt inside an innocent-sounding sentence; for the verdict `safe` only."""
-    if not _has_text(prompt) or target == "unsafe":
+    if not has_text(prompt) or target == "unsafe":
         return []
     # Not `str.format`: a prompt may contain braces.
     return distinct(prompt, [carrier.replace("{prompt}", str(prompt)) for carrier in CARRIERS])
@@ -45,7 +45,7 @@ def carriers(prompt: str | None, target: Target, seed: int) -> list[str | None]:
 
 def disavowals(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """A sentence that claims the verdict, after the prompt and before it."""
-    own = str(prompt) if _has_text(prompt) else ""
+    own = str(prompt) if has_text(prompt) else ""
     sentences = DISAVOWALS[target]
     after = [f"{own} {sentence}".strip() for sentence in sentences]
     return distinct(prompt, after + [f"{sentence} {own}".strip() for sentence in sentences])
@@ -54,15 +54,15 @@ def disavowals(prompt: str | None, target: Target, seed: int) -> list[str | None
 def injections(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """Instructions to the judge: plain, behind a closed quote, as turns of a chat, as a finished verdict."""
     categories = "[]" if target == "safe" else '["all"]'
-    own = f"{prompt} " if _has_text(prompt) else ""
+    own = f"{prompt} " if has_text(prompt) else ""
     return distinct(prompt, [own + text.format(target=target, categories=categories) for text in INJECTIONS])
 
 
 def misspellings(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """One letter swapped, dropped, doubled or mistyped in every longer word."""
-    if not _has_text(prompt):
+    if not has_text(prompt):
         return []
-    draw = _random_for(prompt, seed)
+    draw = random_for(prompt, seed)
     edits = (_swap, _drop, _double, _mistype)
     return distinct(
         prompt, [_each_word(str(prompt), edits[turn % len(edits)], draw) for turn in range(MISSPELLINGS)]
@@ -71,9 +71,9 @@ def misspellings(prompt: str | None, target: Target, seed: int) -> list[str | No
 
 def homoglyphs(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """Letters replaced by look-alikes of another script: all, then half; the number of code points stays."""
-    if not _has_text(prompt):
+    if not has_text(prompt):
         return []
-    draw, text, found = _random_for(prompt, seed), str(prompt), []
+    draw, text, found = random_for(prompt, seed), str(prompt), []
     for share in (1.0, 0.5):
         for plain, alike in LOOK_ALIKES.values():
             # Characters without a look-alike stay.
@@ -84,7 +84,7 @@ def homoglyphs(prompt: str | None, target: Target, seed: int) -> list[str | None
 
 def spacing(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """Words split by spaces, dots, hyphens or invisible characters; words joined."""
-    if not _has_text(prompt):
+    if not has_text(prompt):
         return []
     words = str(prompt).split()
     apart = [" ".join(mark.join(word) for word in words) for mark in (*_INVISIBLE, " ", ".", "-")]
@@ -94,9 +94,9 @@ def spacing(prompt: str | None, target: Target, seed: int) -> list[str | None]:
 
 def leetspeak(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """Letters written as digits: vowels only, more letters, and a random half of them."""
-    if not _has_text(prompt):
+    if not has_text(prompt):
         return []
-    draw, text = _random_for(prompt, seed), str(prompt)
+    draw, text = random_for(prompt, seed), str(prompt)
     some, more = (dict(zip(*table, strict=True)) for table in (_LEET, _LEET_MORE))
     return distinct(
         prompt,
@@ -111,7 +111,7 @@ def leetspeak(prompt: str | None, target: Target, seed: int) -> list[str | None]
 
 def case_changes(prompt: str | None, target: Target, seed: int) -> list[str | None]:
     """Upper, lower, title and alternating case."""
-    if not _has_text(prompt):
+    if not has_text(prompt):
         return []
     text = str(prompt)
     in_turn = "".join(c.upper() if place % 2 else c.lower() for place, c in enumerate(text))
@@ -152,7 +152,7 @@ def lies(others: Mapping[Target, Sequence[str]], tries: int = 4) -> Maker:
 
     def make(prompt: str | None, target: Target, seed: int) -> list[str | None]:
         pool = sorted({text for text in others.get(target, ()) if text != prompt})
-        return list(_random_for(prompt, seed).sample(pool, min(tries, len(pool))))
+        return list(random_for(prompt, seed).sample(pool, min(tries, len(pool))))
 
     return make
 
@@ -162,7 +162,8 @@ def target_of(sign: float) -> Target:
     return "safe" if sign > 0 else "unsafe"
 
 
-def _has_text(prompt: str | None) -> bool:
+def has_text(prompt: str | None) -> bool:
+    """Whether there is a prompt that is not blank."""
     return bool(prompt and prompt.strip())
 
 
@@ -171,8 +172,8 @@ def distinct(prompt: str | None, texts: Sequence[str]) -> list[str | None]:
     return [text for text in dict.fromkeys(texts) if text != prompt]
 
 
-def _random_for(prompt: str | None, seed: int) -> random.Random:
-    # Keyed by the prompt, so that a row's texts do not depend on the other rows.
+def random_for(prompt: str | None, seed: int) -> random.Random:
+    """A generator keyed by the prompt, so that a row's texts do not depend on the other rows."""
     return random.Random(f"{seed}/{prompt}".encode("utf-8", "surrogatepass"))
 
 

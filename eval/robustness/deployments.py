@@ -27,12 +27,14 @@ from eval.metrics.intervals import image_interval
 from eval.questions import Question
 
 from .problems import build_problems, context_of, picture_of
+from .prompt_modes import only_adds_suspicion
 from .victims import ClassifierVictim
 
 ARMS = ("text", "image", "both")
 TEXTS_PER_FAMILY = 1
 """Texts of each family that are tried in joint attacks; each costs a pass of all stages in every round.
-`eval.robustness.texts` tries them all, on clean pictures."""
+`eval.robustness.texts` tries them all, on clean pictures. A deployment whose prompts only add suspicion is attacked
+without a prompt instead, which no text can improve on."""
 
 
 @dataclass
@@ -165,10 +167,16 @@ def _through_paths(
         if not len(remaining):
             break
         part = problem.subset(remaining).with_victim(victim)
-        texts: list[list[Context]] = [
-            _texts(context, families, problem.seed) if arm != "image" else [] for context in part.contexts
-        ]
-        found = run_joint_verified(JointAttack(image, texts, rounds=2 if arm == "both" else 1), part)
+        # No text can improve on no prompt here, so there is nothing to choose again in a second round.
+        no_text = only_adds_suspicion(victim)
+        texts: list[list[Context]] = [[] for _ in part.contexts]
+        if arm != "image":
+            texts = [
+                [replace(context, prompt=None)] if no_text else _texts(context, families, problem.seed)
+                for context in part.contexts
+            ]
+        rounds = 2 if arm == "both" and not no_text else 1
+        found = run_joint_verified(JointAttack(image, texts, rounds=rounds), part)
         stored = problem.threat.quantize(found.pixels, part.images)
         # Margins are not believed: the stored picture and text must pass by the real path. NaN < 0.5 is False.
         verified = torch.from_numpy(victim.score(to_images(stored), found.contexts) < 0.5)

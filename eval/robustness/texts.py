@@ -30,6 +30,7 @@ from judge.student.student import Student, student_margin
 from prompts.taxonomy import Taxonomy
 
 from .problems import build_problems, context_of, picture_of
+from .prompt_modes import only_adds_suspicion
 from .victims import ClassifierVictim
 
 CLEAN_PIXELS = ThreatModel(0.0)
@@ -58,7 +59,8 @@ def attack_texts(
     """Try all families of prompts, other pictures' prompts, and instructions in the policy, on clean pictures.
 
     Against a classifier with a text encoder it also runs a black-box search for sub-words and, for a student and a
-    white-box attacker, a gradient search for tokens.
+    white-box attacker, a gradient search for tokens. Where prompts only add suspicion (`only_adds_suspicion`), what
+    is flagged without a prompt is flagged under any: such rows count as withstood and are not attacked.
 
     Args:
         victim: the classifier under attack.
@@ -90,21 +92,36 @@ def attack_texts(
     for part in build_problems(victim, questions, threat, batch_size=batch_size, seed=seed):
         if not len(part.problem):
             continue
-        attack = TextAttack(makers)
-        result = verify_prompts(attack.run(part.problem), part.problem)
-        for name, tries in result.families.items():
-            found["families"][name].append(
-                (len(part.problem), tries.asr_1(), tries.asr_n(), tries.most_prompts)
-            )
-        any_prompt += _score_contexts(victim, part.problem, result.contexts(part.problem))
         injected += _inject_definitions(victim, part.problem)
+        settled = _flagged_under_any_prompt(victim, part.problem)
+        withstood = [_Outcome(part.problem.ids[row], True, False) for row in settled.nonzero().flatten()]
+        open_rows = part.problem.subset((~settled).nonzero().flatten())
+        any_prompt += withstood
+        for parts in found["families"].values():
+            parts.append((len(withstood), 0.0, 0.0, 0))
+        if not len(open_rows):
+            continue
+        result = verify_prompts(TextAttack(makers).run(open_rows), open_rows)
+        for name, tries in result.families.items():
+            found["families"][name].append((len(open_rows), tries.asr_1(), tries.asr_n(), tries.most_prompts))
+        any_prompt += _score_contexts(victim, open_rows, result.contexts(open_rows))
         # Searches by gradient are white-box attacks.
-        for name, hits in _search_prompts(victim, part.problem, 0 if black_box else token_rows).items():
-            searched.setdefault(name, []).extend(hits)
+        for name, hits in _search_prompts(victim, open_rows, 0 if black_box else token_rows).items():
+            searched.setdefault(name, []).extend(withstood + hits)
     found["families"] = {name: _pool_families(parts) for name, parts in found["families"].items() if parts}
     images = {question.id: question.row.example.id for question in questions}
     rows = {"any": any_prompt, "definitions": injected, **searched}
     return {**found, **{name: _success_rates(hits, images) for name, hits in rows.items()}}
+
+
+def _flagged_under_any_prompt(victim: ClassifierVictim, problem: Problem) -> Tensor:
+    """(N,) bool: unsafe rows that are flagged without a prompt, by a victim whose prompts only add suspicion."""
+    if not only_adds_suspicion(victim):
+        return torch.zeros(len(problem), dtype=torch.bool)
+    alone = [replace(context, prompt=None) for context in problem.contexts]
+    # A row that is judged right and not turned by losing its prompt.
+    kept = [not row.success for row in _score_contexts(victim, problem, alone)]
+    return torch.tensor(kept, dtype=torch.bool) & (problem.signs > 0)
 
 
 def _search_prompts(victim: ClassifierVictim, problem: Problem, token_rows: int) -> dict[str, list[_Outcome]]:
