@@ -93,6 +93,19 @@ def test_a_run_explains_itself_and_loads_again(finished):
     assert all(scores.because)
 
 
+def test_its_obedience_says_where_its_promise_is_withdrawn(finished, run_recipe, tmp_path):
+    asked = {"only": ["upper_case", "true_prompt"], "rows": 16, "limit": 300, "output_dir": tmp_path / "run"}
+    printed = run_recipe("obedience", judge=finished, **asked)
+    found = RunDir.open(tmp_path / "run", kind="obedience").metrics["promise"]
+    families = found["families"]
+    assert families["plain"]["without_promise"] < families["upper_case"]["without_promise"] == 1.0
+    assert found["inside"]["unsafe_rows"] + found["outside"]["unsafe_rows"] == sum(
+        record["unsafe_rows"] for record in families.values()
+    )
+    assert found["promised"].startswith("at most 10.0% missed")
+    assert "The promised miss rate" in printed
+
+
 def test_a_finished_run_is_not_overwritten(recipe, student, finished, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["cascade.py", *arguments(student, finished)])
     with pytest.raises(ArbiterError, match="already holds a run"):
