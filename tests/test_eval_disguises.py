@@ -6,17 +6,19 @@ from random import Random
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from adversarial.pixels.pgd import PGD
 from adversarial.texts import characters
 from adversarial.texts.disguises import BURIED_IN, DISGUISES, HARMLESS, LENGTHS
 from adversarial.texts.harmless import STYLES, bury, harmless_text
 from adversarial.threat import ThreatModel
 from eval.questions import Question
 from eval.reports.robustness_tables import disguises as disguise_table
-from eval.robustness.deployments import _through_paths
+from eval.robustness.deployments import _through_paths, attack_deployment
 from eval.robustness.disguises import attack_by_disguise, disguise_prompts, harmful_prompt
 from eval.robustness.problems import build_problems
 from eval.robustness.prompt_modes import only_adds_suspicion, with_prompt_mode
@@ -25,7 +27,7 @@ from eval.robustness.victims import ClassifierVictim
 from judge.cascade.similarity import Platt
 from judge.errors import ConfigError
 from judge.protocol import Scores
-from judge.readings import combine_readings, read_prompts
+from judge.readings import combine_readings, highest_margins, read_prompts
 from prompts import Category, Taxonomy
 from prompts.example import Example
 from prompts.flip.rows import Row
@@ -228,3 +230,36 @@ def test_a_text_filter_loses_what_it_no_longer_finds():
     names = [name for name, _ in table.lines]
     assert names == ["text filter of cascade", "text filter of cascade: false alarms"]
     assert all(len(cells) == len(table.heads) for _, cells in table.lines)
+
+
+def test_the_image_arm_attacks_only_what_passed_without_its_prompt():
+    """Without prompts, the rows 2 and 6 levels up pass at 4 levels and at 8; the prompt of the second gives it away."""
+    tried = []
+
+    class Recorded(PGD):
+        def run(self, problem):
+            tried.append([(context.prompt, len(problem)) for context in problem.contexts])
+            return super().run(problem)
+
+    rows = [question(0, 130, "a"), question(1, 131, "bright"), question(2, 240, "a"), question(3, 100)]
+    victim = ClassifierVictim(Sloped(swayed=20.0))
+    threat = ThreatModel(6 / 255, goal="safe", after=("8bit",))
+    found = attack_deployment([victim], rows, threat, Recorded(steps=3), arms=("image", "both"))
+    assert [prompt for prompt, _ in tried[0]] == [None, None, None]
+    assert tried[1:] == [[("bright", 1)]]
+    assert list(found) == ["image", "both"]
+    assert found["both"].rates.asr_n.value == pytest.approx(2 / 3)
+    assert found["image"].rates.asr_n.value == pytest.approx(1 / 3)
+
+
+class Sloped(Diluted):
+    """The same, with gradients."""
+
+    def pixel_margins(self, pixels, prompts, taxonomy, *, category=None):
+        readings = read_prompts(prompts, self.prompt_mode)
+        margins = (255 * pixels[list(readings.rows)].flatten(1).mean(1) - 128) / 8
+        texts = [
+            -0.1 * len(text or "") + (self.swayed if text and "bright" in text else 0)
+            for text in readings.texts
+        ]
+        return highest_margins(margins + torch.tensor(texts), readings)
