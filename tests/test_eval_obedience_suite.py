@@ -283,7 +283,7 @@ def test_misses_are_counted_where_a_promise_holds_and_where_it_is_withdrawn(rewr
         "without_promise": 1.0, "unsafe_rows": missed, "misses": missed, "miss_rate": 1.0
     }  # fmt: skip
     table = tables(measure_all(families, answers, some) | {"promise": found})[-1]
-    assert table.title == "The promised miss rate"
+    assert table.title == "The promised miss rate: 2.0% of digits"
     assert [name for name, _ in table.lines[2:]] == ["categories_20", "categories_40"]
     assert measure_promise(Reader(rewritten), some, answers) is None
 

@@ -167,8 +167,8 @@ def promise(metrics: Metrics) -> Table:
             if metrics["families"].get(name, {}).get("kind") == "policy" and record["unsafe_rows"]
         }
     lines = [(name, [record[field] for field in _PROMISE]) for name, record in records.items()]
-    note = f"{found['promised']}. {NOTES['promise']}" if found else ""
-    return Table("The promised miss rate", list(_PROMISE.values()), lines, note)
+    title = f"The promised miss rate: {found['promised']}" if found else ""
+    return Table(title, list(_PROMISE.values()), lines, NOTES["promise"])
 
 
 def _find(metrics: Metrics, name: str) -> Any:
