@@ -17,6 +17,9 @@ from scipy.special import logit
 
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.lessons.envelope import LessonsEnvelope
+from judge.lessons.evidence import Evidence, read_text
+from judge.lessons.record import Record, record_to_dict
 from judge.serve.cli import main
 from judge.student.onnx import OnnxStudent, load_onnx_student
 from judge.student.onnx_files import SIDES
@@ -280,6 +283,21 @@ def test_one_prompt_each(exported, noise_image):
         load_onnx_student(exported("clip")[1]).score([noise_image(0)], ["a", "b"], FEW)
 
 
+def test_lessons_travel_with_an_export(copied, noise_image):
+    envelope = LessonsEnvelope.of([FEW], ["two dogs"])
+    evidence = Evidence(frozenset({read_text(FEW.categories[0])}), {"rain": 0.9})
+    edit(copied, lessons=record_to_dict(Record(envelope, evidence)))
+    student = load_onnx_student(copied)
+    assert (student.envelope, student.evidence) == (envelope, evidence)
+    assert np.isfinite(student.score([noise_image(0)], ["two dogs"], FEW).unsafe).all()
+    outside = student.score([noise_image(0)], None, MANY)
+    assert np.isnan(outside.unsafe).all()
+    assert "20 categories" in outside.reasons[0]
+    unread = student.score([noise_image(0)], ["собаки"], FEW)
+    assert "Cyrillic" in unread.notes[0]
+    assert unread.unsafe == student.score([noise_image(0)], None, FEW).unsafe
+
+
 def test_files_that_are_missing(copied, tmp_path):
     with pytest.raises(CheckpointError, match="arbiter export RUN"):
         load_onnx_student(tmp_path / "nothing.onnx")
@@ -316,6 +334,7 @@ def test_files_that_are_damaged(copied, side):
         ({"head": {}}, "is damaged"),
         ({"image": {"size": 3}}, "is damaged"),
         ({"taxonomy": {"name": "x"}}, "is damaged"),
+        ({"lessons": {"trained": 4}}, "damaged record"),
     ],
 )
 def test_manifests_of_something_else(copied, changes, message):

@@ -10,6 +10,7 @@ from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.encoders.phrases import KINDS
 from judge.errors import CheckpointError
+from judge.lessons.envelope import LessonsEnvelope
 from judge.runs.folder import RunDir
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student, load_student, save_student
@@ -101,6 +102,21 @@ def test_the_taxonomy_side_is_computed_once(student, images, monkeypatch):
     student.clear_cache()
     student.score(images, None, DIGITS.extend({"nine": "a 9"}))
     assert sorted(text for texts in read for text in texts if text) == ["a 9", "nine"]
+
+
+def test_outside_its_lessons_it_judges_nothing_and_reads_no_prompt(student, images):
+    student.envelope = LessonsEnvelope.of([DIGITS], ["a photo of two"])
+    more = DIGITS.extend({"nine": "a 9"})
+    for scores in (
+        student.score(images, None, more),
+        student.score_tokens(student.encoder.encode_images(images), None, more),
+    ):
+        assert np.isnan(scores.unsafe).all()
+        assert scores.reasons == (student.outside_lessons(more),) * 5
+    found, alone = (student.score(images[:2], asked, DIGITS) for asked in (["two", "два"], None))
+    assert "Cyrillic" in found.notes[1]
+    assert found.notes[0] is None
+    assert found.unsafe[1] == alone.unsafe[1]
 
 
 def test_no_images(student):

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from judge import load_classifier, load_examples, open_image
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
+from judge.lessons.record import MEASURED, read_record
 from judge.runs.folder import RunDir
 from judge.serve import cli
 from prompts import load_taxonomy
@@ -116,6 +117,18 @@ def answers(shapes):
     return check
 
 
+def keeps_its_lessons(run):
+    """Which categories a run was trained and measured on, and how far it reaches."""
+    record, taxonomy = read_record(run), load_taxonomy(run.path / "taxonomy.yaml")
+    levels = {category.key: record.evidence.of_category(category) for category in taxonomy}
+    assert levels.pop("corner").startswith("measured 0.")  # held out, and asked about at the end
+    assert set(levels.values()) == {"trained"}
+    assert record.envelope.categories == len(taxonomy)
+    assert 16 <= record.envelope.prompt_characters < 40
+    assert record.envelope.policy_scripts == record.envelope.prompt_scripts == ("Latin",)
+    return record
+
+
 def names_no_digit(run):
     """What a run says of itself, its numbers and its rows is about its own data."""
     kept = [run / "run.json", run / "metrics.json", run / "taxonomy.yaml", *run.glob("rows/*.jsonl")]
@@ -144,6 +157,18 @@ def test_recipe_lora_llava(shapes, shapes_judge, answers):
     assert run.config["changed"]["dataset"] == {"recipe": "digits", "here": shapes.dataset}
     assert "held_out" in shapes_judge.printed
     answers(run.path)
+    assert keeps_its_lessons(run).envelope.policy_tokens > 20
+
+
+def test_a_policy_that_no_lesson_of_ones_own_data_was_like_is_unjudged(shapes, shapes_judge, capsys):
+    [picture, *_] = sorted(shapes.folder.glob("files/test *.png"))
+    words = ["judge", str(picture), "--judge", str(shapes_judge.run), "--json"]
+    assert cli.main([*words, "--custom", "Кольцо: круг"]) == 3
+    out = capsys.readouterr()
+    told = json.loads(out.out)
+    assert (told["status"], told["evidence"]) == ("unjudged", "none")
+    assert "it has 5 categories, lessons had at most 4" in told["reason"]
+    assert "'Кольцо', worded so" in out.err
 
 
 def test_recipe_distill_cross_attention(shapes_student, shapes_judge, answers):
@@ -152,6 +177,7 @@ def test_recipe_distill_cross_attention(shapes_student, shapes_judge, answers):
     assert run.metrics["baselines"] == {}, "the heads of the digits have no say here"
     assert run.manifest["teacher"] == str(shapes_judge.run)
     answers(run.path)
+    keeps_its_lessons(run)
 
 
 def test_recipe_cascade(finished, answers):
@@ -168,7 +194,7 @@ def test_recipe_own_head(on_shapes, run_recipe, cache, held_out):
     assert ("no training policy held (corner)" in printed) == bool(held_out)
 
 
-def test_recipe_obedience(on_shapes, run_recipe, base_folder, tmp_path):
+def test_recipe_obedience(on_shapes, run_recipe, base_folder, shapes_judge, tmp_path):
     (tmp_path / "small.yaml").write_text("flip: {group_size: 4, max_categories: 2}\n")
     small = {"config": tmp_path / "small.yaml", "judge": base_folder(), "rows": 16, "batch_size": 32}
     small["only"] = ["bullets", "categories_20", "true_prompt"]
@@ -183,11 +209,21 @@ def test_recipe_obedience(on_shapes, run_recipe, base_folder, tmp_path):
     assert found["references"]["plain"]["heldout_f1"] is None
     assert names_no_digit(tmp_path / "bare")
 
-    run_recipe(
+    shutil.copytree(shapes_judge.run, tmp_path / "a judge")
+    small["judge"] = tmp_path / "a judge"
+    printed = run_recipe(
         "obedience", **on_shapes, **small, output_dir=tmp_path / "filled", unrelated=["digits", "unsafebench"]
     )
     found = RunDir.open(tmp_path / "filled").metrics
     assert found["families"]["categories_20"]["rows"] == found["references"]["plain"]["rows"]
+    # Asked and measured although no lesson was so long; 16 rows are too few to widen the envelope.
+    assert found["families"]["categories_20"]["unjudged_share"] == 0
+    assert found["left_unjudged"]["categories_20"]["policies"] == 1
+    assert "Outside the lessons" in printed
+    assert f"{tmp_path / 'a judge'}/measured.json" in printed
+    kept = json.loads((tmp_path / "a judge" / MEASURED).read_text())
+    assert kept["families"]["categories_20"]["envelope"]["categories"] == 20
+    assert read_record(RunDir.open(tmp_path / "a judge")).envelope.categories == 4
 
 
 def check_head(run, kind, answers):
@@ -195,6 +231,9 @@ def check_head(run, kind, answers):
     assert run.metrics["rows"] == 16
     assert run.taxonomy.keys == ("ring", "bars", "cross", "corner")
     answers(run.path)
+    record = read_record(run)
+    assert record.evidence.of_policy(run.taxonomy) == "trained"
+    assert record.envelope is None  # it reads no policy
 
 
 def test_recipe_fixed_head(train, finished, shapes_judge, answers, tmp_path):
@@ -217,6 +256,7 @@ def test_recipe_robust_student(shapes, finished, answers):
     assert run.config["dataset"] == shapes.dataset
     assert set(run.metrics["robust_accuracy"]) == {"4/255"}
     answers(run.path)
+    keeps_its_lessons(run)
 
 
 def test_recipe_adversarial_lora(shapes, finished, answers):
@@ -224,6 +264,7 @@ def test_recipe_adversarial_lora(shapes, finished, answers):
     assert run.config["dataset"] == shapes.dataset
     assert run.config["held_out"] == ["corner"]
     answers(run.path)
+    keeps_its_lessons(run)
 
 
 ATTACK = {

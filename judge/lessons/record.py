@@ -11,7 +11,7 @@ same questions. The last measurement of a family, and of a category, is the one 
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from judge.errors import CheckpointError
@@ -91,23 +91,49 @@ def read_record(run: RunDir) -> Record:
     lessons = run.manifest.get("lessons")
     if lessons is None:
         return Record()
-    measured = _read_measured(run)
-    source = str(run.path)
+    measured, source = _read_measured(run), str(run.path)
     try:
-        envelope, trained = lessons["envelope"], lessons["trained"]
-        if not all(isinstance(text, str) for text in trained):
-            raise TypeError("a trained category is no text")
-        scores = {text: float(about["f1"]) for text, about in measured["categories"].items()}
+        scores = {text: about["f1"] for text, about in measured["categories"].items()}
         wider = [about["envelope"] for about in measured["families"].values() if obeyed(about)]
-    except (TypeError, KeyError, ValueError, AttributeError, IndexError) as error:
+        found = record_from_dict({**lessons, "measured": scores}, source)
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{source} holds a damaged record of its lessons ({error}).") from None
-    evidence = Evidence(frozenset(trained), scores)
-    if envelope is None:
-        return Record(None, evidence)
-    reach = LessonsEnvelope.from_dict(envelope, source)
+    if found.envelope is None:
+        return found
+    reach = found.envelope
     for further in wider:
         reach = reach.widened(LessonsEnvelope.from_dict(further, source))
-    return Record(reach, evidence)
+    return replace(found, envelope=reach)
+
+
+def record_to_dict(record: Record) -> dict[str, Any] | None:
+    """A record as one JSON object, for an export without its run; None where nothing is known."""
+    if record.evidence is None:
+        return None
+    return {
+        "envelope": None if record.envelope is None else record.envelope.to_dict(),
+        "trained": sorted(record.evidence.trained),
+        "measured": dict(record.evidence.measured),
+    }
+
+
+def record_from_dict(data: Any, source: str) -> Record:
+    """What `record_to_dict` gave.
+
+    Raises:
+        CheckpointError: it is something else; `source` names the file.
+    """
+    if data is None:
+        return Record()
+    try:
+        envelope, trained = data["envelope"], data["trained"]
+        if not all(isinstance(text, str) for text in trained):
+            raise TypeError("a trained category is no text")
+        scores = {text: float(f1) for text, f1 in data["measured"].items()}
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{source} holds a damaged record of its lessons ({error}).") from None
+    reach = None if envelope is None else LessonsEnvelope.from_dict(envelope, source)
+    return Record(reach, Evidence(frozenset(trained), scores))
 
 
 def obeyed(about: Mapping[str, Any]) -> bool:

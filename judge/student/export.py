@@ -16,6 +16,8 @@ import torch
 
 from judge.encoders.dual import MAX_WINDOWS, DualEncoder
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.lessons.outside import beyond_lessons
+from judge.lessons.record import Record, record_to_dict
 from judge.runs.files import file_hash
 from judge.runs.folder import RunDir
 from prompts.taxonomy import Category, Taxonomy
@@ -168,7 +170,8 @@ def largest_difference(student: Student, exported: OnnxStudent) -> float:
     # Lists, not running maxima, because `max` would drop NaN.
     worst = [0.0]
     for taxonomy in taxonomies:
-        ours, theirs = (one.score(images, prompts, taxonomy) for one in (student, exported))
+        with beyond_lessons(student), beyond_lessons(exported):
+            ours, theirs = (one.score(images, prompts, taxonomy) for one in (student, exported))
         worst += [
             np.abs(ours.unsafe - theirs.unsafe).max(),
             np.abs(ours.category_probabilities - theirs.category_probabilities).max(),
@@ -186,6 +189,7 @@ def _about(student: Student, int8: bool) -> dict[str, Any]:
         "family": student.encoder.family,
         "head": asdict(student.head.config),
         "taxonomy": None if own is None else own.to_dict(),
+        "lessons": record_to_dict(Record(student.envelope, student.evidence)),
     }
 
 

@@ -24,6 +24,8 @@ from judge.encoders.phrases import (
 )
 from judge.errors import CheckpointError, ConfigError
 from judge.inputs import check_prompts, concatenate_scores, validate_inputs
+from judge.lessons.outside import unjudged_scores
+from judge.lessons.record import record_from_dict
 from judge.protocol import Scores, on_one_scale
 from judge.readings import Readings, combine_readings, read_prompts
 from prompts.errors import TaxonomyError
@@ -57,6 +59,8 @@ class OnnxStudent:
         manifest: the content of student.json.
         batch_size: images in one pass of the encoder, and readings with a text in one pass of the head.
         prompt_mode: as of `Student`.
+        envelope: as of `Student`; None in exports of older versions.
+        evidence: as of `Student`.
     """
 
     why_no_gradients: ClassVar[str] = "it is an exported ONNX graph, which has no backward pass"
@@ -86,8 +90,10 @@ class OnnxStudent:
             self.width, self.name = int(self.manifest["head"]["width"]), str(self.manifest["name"])
             own = self.manifest["taxonomy"]
             self.default_taxonomy = None if own is None else Taxonomy.from_dict(own, str(self.path))
+            record = record_from_dict(self.manifest.get("lessons"), str(self.path))
         except (KeyError, TypeError, ValueError, AttributeError, TaxonomyError) as error:
             raise damaged(self.path.with_suffix(MANIFEST), error) from error
+        self.envelope, self.evidence = record.envelope, record.evidence
         self._image = open_session(files["image"], threads)
         self._text = open_session(files["text"], threads)
         self._taxonomy = open_session(files["taxonomy"], threads)
@@ -108,6 +114,9 @@ class OnnxStudent:
             ConfigError: a phrase of a category is longer than all windows of the text encoder.
         """
         prompts = check_prompts(len(images), prompts)
+        outside = self.outside_lessons(taxonomy)
+        if outside is not None:
+            return unjudged_scores(len(images), taxonomy, outside, "student")
         parts = [
             self._score(
                 images[start : start + self.batch_size], prompts[start : start + self.batch_size], taxonomy
@@ -120,7 +129,7 @@ class OnnxStudent:
 
     def _score(self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy) -> Scores:
         """Scores of one batch, whose images are encoded in one pass."""
-        readings = read_prompts(prompts, self.prompt_mode, too_long=self.too_long)
+        readings = read_prompts(prompts, self.prompt_mode, self.envelope, too_long=self.too_long)
         unsafe, categories = self.logits(images, readings, taxonomy)
         finite = np.isfinite(unsafe) & np.isfinite(categories).all(-1)
         scores = Scores(
@@ -129,6 +138,10 @@ class OnnxStudent:
             tuple(None if fine else NOT_FINITE for fine in finite),
         )
         return combine_readings(on_one_scale(scores), readings)
+
+    def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
+        """What of a policy lies outside the envelope, and what to do about it; None where nothing does."""
+        return None if self.envelope is None else self.envelope.why_policy_outside(taxonomy)
 
     def too_long(self, text: str) -> bool:
         """Whether a text takes more windows than allowed."""

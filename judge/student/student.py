@@ -18,6 +18,10 @@ from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, NOT_FINITE
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
 from judge.inputs import check_prompts, concatenate_scores, validate_inputs
+from judge.lessons.envelope import LessonsEnvelope
+from judge.lessons.evidence import Evidence
+from judge.lessons.outside import unjudged_scores
+from judge.lessons.record import read_record
 from judge.protocol import Scores, on_one_scale
 from judge.readings import Readings, combine_readings, highest_margins, read_prompts
 from judge.runs.folder import RunDir
@@ -48,6 +52,10 @@ class Student:
     batch_size: int = 32
     """Images in one pass of the encoder, and readings with a text in one pass of the head."""
     prompt_mode: PromptMode = "max"
+    envelope: LessonsEnvelope | None = None
+    """How far its lessons reached: outside, a policy leaves every image unjudged and a prompt is not read."""
+    evidence: Evidence | None = None
+    """Which categories it was trained and measured on."""
     _queries: "LRUCache[str, Queries]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
     )
@@ -77,6 +85,9 @@ class Student:
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
         prompts = check_prompts(len(images), prompts)
+        outside = self.outside_lessons(taxonomy)
+        if outside is not None:
+            return unjudged_scores(len(images), taxonomy, outside, "student")
         parts = [
             self.score_tokens(
                 self.encoder.encode_images(images[start : start + self.batch_size]),
@@ -93,6 +104,9 @@ class Student:
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """`score` of B images from their tokens (B, 1 + P, D), as `DualEncoder.encode_pixel_values` gives them."""
+        outside = self.outside_lessons(taxonomy)
+        if outside is not None:
+            return unjudged_scores(len(image_tokens), taxonomy, outside)
         readings = self.read_prompts(check_prompts(len(image_tokens), prompts))
         with torch.no_grad():
             unsafe, categories = self.reading_logits(image_tokens, readings, taxonomy)
@@ -140,7 +154,11 @@ class Student:
 
     def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
         """The readings of B images with these prompts."""
-        return read_prompts(prompts, self.prompt_mode, too_long=self.encoder.too_long)
+        return read_prompts(prompts, self.prompt_mode, self.envelope, too_long=self.encoder.too_long)
+
+    def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
+        """What of a policy lies outside the envelope, and what to do about it; None where nothing does."""
+        return None if self.envelope is None else self.envelope.why_policy_outside(taxonomy)
 
     def pixel_margins(
         self,
@@ -239,7 +257,16 @@ def load_student(
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run.path} holds no student that can be loaded: {first}") from error
-    return Student(encoder, head, name=run.path.name, default_taxonomy=run.taxonomy, batch_size=batch_size)
+    record = read_record(run)
+    return Student(
+        encoder,
+        head,
+        name=run.path.name,
+        default_taxonomy=run.taxonomy,
+        batch_size=batch_size,
+        envelope=record.envelope,
+        evidence=record.evidence,
+    )
 
 
 def student_margin(
