@@ -97,9 +97,7 @@ class Stage:
 def test_a_cascade_reaches_as_far_as_both_stages(images):
     wide, narrow = LessonsEnvelope.of([LONG]), LessonsEnvelope.of([INSIDE])
     red, blue = map(read_text, INSIDE)
-    settings = CascadeSettings(
-        Platt(1, 0), Platt(1, 0), Cutoffs(0, 2, 0, 2, 0.2, 0.8, 0.5), True, 0.02, 1, 99
-    )
+    settings = CascadeSettings(Platt(1, 0), Platt(1, 0), Cutoffs(2, 0, 2, 0.2, 0.8, 0.5), True, 0.02, 1, 99)
     student = Stage(wide, Evidence(frozenset({red, blue})))
     judge = Stage(narrow, Evidence(frozenset({red}), {blue: 0.7}))
     student.encoder = None  # an image that is judged would need it
@@ -119,9 +117,7 @@ def test_a_cascade_reaches_as_far_as_both_stages(images):
 
 
 def test_a_cascade_states_its_promise_or_that_it_is_withdrawn():
-    settings = CascadeSettings(
-        Platt(1, 0), Platt(1, 0), Cutoffs(0, 2, 0, 2, 0.2, 0.8, 0.5), True, 0.02, 1, 99
-    )
+    settings = CascadeSettings(Platt(1, 0), Platt(1, 0), Cutoffs(2, 0, 2, 0.2, 0.8, 0.5), True, 0.02, 1, 99)
     settings = replace(settings, calibrated_for=Envelope.from_policies([INSIDE]))
     student = Stage(None, None)
     student.encoder = None
