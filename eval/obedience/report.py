@@ -12,6 +12,7 @@ from eval.reports.page import format_value, page_template, png_data_uri
 from judge.data.images import open_image
 from judge.runs.folder import RunDir
 
+from .lessons import unjudged_table
 from .suite import Answers, Rewritten
 from .tables import Metrics, headline, refusals, tables
 
@@ -65,7 +66,8 @@ def write_obedience_report(
         title=run.path.name,
         tables=[
             headline(metrics, before),
-            *tables(metrics, before),
+            refusals(metrics),
+            unjudged_table(metrics.get("left_unjudged", {})),
             refusals(metrics),
         ],
         figure=png_data_uri(figure.read_bytes()),
