@@ -44,14 +44,15 @@ def draw_evaluation(
 ) -> Evaluation:
     """Draw about `rows` questions for the flips, half in pairs, and half as many for held-out categories.
 
-    Policies are drawn as for training (`options`), without questions about single categories. For held-out keys,
+    Policies are drawn as for training (`options`), in the words of the taxonomy (`FlipOptions.plain`) and without
+    questions about single categories. For held-out keys,
     policies contain at least one of them, an unsafe image violates nothing else of its policy, and there are as many
     safe images.
 
     Raises:
         ExampleError: too few suitable examples.
     """
-    plain = replace(options, focus=0.0)
+    plain = replace(options.plain, focus=0.0)
     # A pair is two questions, so these are half of all.
     pairs = draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
     flips = []
@@ -81,7 +82,7 @@ def draw_grouped_questions(
         ExampleError: too few suitable examples.
     """
     size = options.group_size
-    plain = replace(options, focus=0.0)
+    plain = replace(options.plain, focus=0.0)
     groups = draw_groups(examples, taxonomy, plain, seed=seed, epoch=0, groups=ceil(rows / size))
     drawn = [
         Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)

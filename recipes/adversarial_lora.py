@@ -171,7 +171,7 @@ def main() -> None:
 
     set_seed(args.seed)
     groups = FlippedGroups(
-        train.examples, run.taxonomy, data.flips, seed=args.seed, groups=options.groups_per_epoch
+        train.examples, run.taxonomy, data.flips.plain, seed=args.seed, groups=options.groups_per_epoch
     )
     trainer = build_trainer(judge_run, groups, options, args)
     training = time.time()
@@ -234,7 +234,7 @@ def draw_attacked(
     test: ExampleSet, run: RunDir, flip: FlipOptions, options: HardenOptions, seed: int
 ) -> list[Question]:
     """Whole-policy questions to attack; few policies, so that each is read once for many images."""
-    wide = replace(flip, focus=0.0, group_size=16 if options.attacked_rows >= 16 else flip.group_size)
+    wide = replace(flip.plain, focus=0.0, group_size=16 if options.attacked_rows >= 16 else flip.group_size)
     groups = draw_groups(
         test.examples, run.taxonomy, wide, seed=seed, epoch=0,
         groups=max(1, options.attacked_rows // wide.group_size),

@@ -170,7 +170,7 @@ def train(
     if trainer.is_world_process_zero():
         tidy_adapter(run.path / "adapter", base=run.manifest["base"])
         run.write_rows("history", trainer.state.log_history)
-        about = {"shortcut_auc": shortcut.auc, "parameters": counts, "seconds": time.time() - started}
+        about = {**shortcut.metrics, "parameters": counts, "seconds": time.time() - started}
         training = {"history": trainer.state.log_history, "drawn": drawn, "shortcut": shortcut}
         write_results(run, test, before, after, args.threshold, about, training, obedience)
         log(f"\n{time.time() - started:.0f} s in all; {run.path}/report.html shows wrong verdicts. Next:")
@@ -180,11 +180,11 @@ def train(
 def check_training_rows(
     dataset: FlippedGroups, template: str, seed: int
 ) -> tuple[dict[str, Any], ShortcutResult]:
-    """Count the first epoch's rows by kind, and check that their text alone does not give the label away."""
+    """Count the first epoch's rows by kind, and check that text or image facts alone do not give the label away."""
     rows = [row for group in dataset.groups for row in group.rows]
     drawn, shortcut = report(rows), check_rows(rows, seed, template=template)
     log(format_report(drawn))
-    log(f"text-only shortcut check on these rows: AUC {shortcut.auc:.3f} (0.5 is chance)")
+    log(f"shortcut AUCs of these rows: text {shortcut.auc:.3f}, image facts {shortcut.image_auc:.3f}")
     return drawn, shortcut
 
 

@@ -45,7 +45,6 @@ from eval.obedience.report import write_obedience_report
 from eval.obedience.shipped import FAMILIES, choose_families, language_families
 from eval.obedience.suite import PLAIN, Answers, Rewritten, ask_all, plain_wording, rewrite_all
 from eval.obedience.tables import headline, refusals, tables
-from eval.obedience.unrelated import unrelated_categories
 from eval.obedience.user_families import load_families
 from eval.questions import draw_evaluation
 from eval.recipe import (
@@ -65,6 +64,7 @@ from judge.protocol import Classifier
 from judge.runs.folder import RunDir
 from judge.serve.exit_codes import run_to_exit_code
 from prompts import Category, Taxonomy, load_taxonomy
+from prompts.unrelated import unrelated_categories
 
 CONFIG = Path(__file__).parent / "configs" / "obedience.yaml"
 

@@ -152,7 +152,7 @@ def draw_group(options: argparse.Namespace, folder: Path) -> Group:
     flip = FlipOptions(
         min_categories=len(taxonomy), max_categories=len(taxonomy), group_size=options.group_size, custom=0.0
     )
-    return draw_groups(examples, taxonomy, flip, seed=0, epoch=0, groups=1)[0]
+    return draw_groups(examples, taxonomy, flip.plain, seed=0, epoch=0, groups=1)[0]
 
 
 def measure(competitor: Competitor, options: argparse.Namespace) -> dict[str, Any]:

@@ -21,6 +21,7 @@ OPTIONS = {
     "max_steps": 6,
     "logging_steps": 1,
     "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
     "limit": 200,
     "eval_rows": 16,
     "test_rows": 32,

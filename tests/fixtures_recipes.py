@@ -8,7 +8,7 @@ RECIPE_OPTIONS = {
     "dataset": "digits",
     "taxonomy": "digits",
     "held_out": ["four", "eight"],
-    "flip": {"group_size": 4, "max_categories": 2, "custom": 0.0},
+    "flip": {"group_size": 4, "max_categories": 2, "custom": 0.0, "restyle": 0.0, "reprompt": 0.0},
     "limit": 200,
     "groups_per_epoch": 60,
     "lora_r": 4,
@@ -163,7 +163,9 @@ def train_here(recipe_config, tmp_path, monkeypatch):
     import yaml
 
     # Neither depends on the base, and they take longer than all the rest.
-    monkeypatch.setattr("eval.shortcut.check.check_rows", lambda *_, **__: SimpleNamespace(auc=0.5))
+    monkeypatch.setattr(
+        "eval.shortcut.check.check_rows", lambda *_, **__: SimpleNamespace(auc=0.5, image_auc=0.5, metrics={})
+    )
     monkeypatch.setattr("eval.reports.judge_page.write_report", lambda *_, **__: None)
 
     def run(base, name="run", **options):

@@ -26,11 +26,11 @@ from eval.obedience.shipped import (
     language_families,
 )
 from eval.obedience.suite import _check_truth
-from eval.obedience.unrelated import unrelated_categories
 from judge.errors import ConfigError
 from judge.standins.digits import DIGIT_NAMES
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy
 from prompts.flip import Row
+from prompts.unrelated import unrelated_categories
 
 DIGITS = load_taxonomy("digits")
 UNRELATED = unrelated_categories(

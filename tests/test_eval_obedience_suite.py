@@ -14,12 +14,12 @@ from eval.obedience.shipped import FAMILIES, choose_families
 from eval.obedience.structure import categories
 from eval.obedience.suite import NO_PROMPT, PLAIN, ask_all, rewrite_all
 from eval.obedience.tables import headline, refusals, tables
-from eval.obedience.unrelated import unrelated_categories
 from eval.questions import draw_evaluation
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
 from prompts import FlipOptions, load_taxonomy
 from prompts.errors import ArbiterError
+from prompts.unrelated import unrelated_categories
 
 DIGITS = load_taxonomy("digits")
 HELD_OUT = frozenset({"four", "eight"})

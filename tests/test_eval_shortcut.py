@@ -11,6 +11,7 @@ from scipy.sparse.csgraph import connected_components
 
 from eval.metrics.arrays import MetricError
 from eval.shortcut.check import check_rows, shortcut_auc
+from eval.shortcut.image_facts import image_facts_auc
 from prompts import Example, load_taxonomy
 from prompts.flip import FlipOptions, draw_groups, draw_pairs
 from prompts.flip.published import paper_rows
@@ -33,18 +34,39 @@ def examples():
 
 @pytest.fixture(scope="module")
 def drawn(examples):
-    options = FlipOptions(held_out=frozenset({"three", "eight"}))
+    options = FlipOptions(held_out=frozenset({"three", "eight"}), distractors=("everyday",))
     groups = draw_groups(examples, TAXONOMY, options, seed=0, epoch=0, groups=700)
     return [row for group in groups for row in group.rows]
 
 
 def test_properly_drawn_rows_say_nothing(drawn):
     result = check_rows(drawn)
-    assert result.rows == 5600
+    assert 3500 < result.rows <= 4000
     assert abs(result.auc - 0.5) <= 0.03
     assert result.clean
     assert result.interval[0] < 0.51
-    assert set(result.by_model) == {"logistic_regression", "boosted_trees"}
+    assert set(result.by_model) == {"logistic_regression", "character_ngrams", "boosted_trees"}
+
+
+def test_facts_of_images_say_little_in_balanced_rows_and_much_in_others(examples, drawn):
+    assert 0.5 < check_rows(drawn[:2000]).image_auc < 0.65
+    groups = draw_groups(examples, TAXONOMY, FlipOptions().plain, seed=0, epoch=0, groups=300)
+    plain = [row for group in groups for row in group.rows]
+    assert image_facts_auc(plain) > 0.7
+    # Whatever an image shows, as in a world in which labels were drawn by a coin.
+    coins = random.Random(0)
+    assert abs(image_facts_auc([replace(row, unsafe=coins.random() < 0.5) for row in plain]) - 0.5) < 0.05
+
+
+def test_wordings_that_tell_are_caught(drawn):
+    """A style that safe rows have more often: seen in what was done, and in how it is spelled."""
+    shouting = [
+        replace(row, prompt=(row.prompt or "x").upper()) if not row.unsafe and number % 3 == 0 else row
+        for number, row in enumerate(drawn)
+    ]
+    assert check_rows(shouting).auc > 0.55
+    told = [replace(row, prompt_form="plain" if row.unsafe else "odd") for row in drawn]
+    assert check_rows(told).features["prompt_odd"] < 0.01
 
 
 def test_published_negatives_without_definitions_are_caught(examples):

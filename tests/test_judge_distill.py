@@ -33,7 +33,7 @@ def examples():
 
 @pytest.fixture(scope="module")
 def groups(examples):
-    options = FlipOptions(focus=0.0, group_size=4, custom=0.5)
+    options = FlipOptions(focus=0.0, group_size=4, custom=0.5).plain
     return draw_groups(examples, TAXONOMY, options, seed=0, epoch=0, groups=SHARD + 6)
 
 
@@ -127,7 +127,7 @@ def test_scores_of_other_teachers_or_rows_are_refused(groups, examples, tmp_path
     with pytest.raises(CheckpointError, match="made with groups 38, not 37"):
         read_teacher_scores(tmp_path, groups[:-1], about=ABOUT)
     other = draw_groups(
-        examples, TAXONOMY, FlipOptions(group_size=4, focus=0), seed=1, epoch=0, groups=len(groups)
+        examples, TAXONOMY, FlipOptions(group_size=4, focus=0).plain, seed=1, epoch=0, groups=len(groups)
     )
     with pytest.raises(CheckpointError, match="are for the taxonomy"):
         read_teacher_scores(tmp_path, other, about=ABOUT)

@@ -257,7 +257,7 @@ def scored():
         image = Image.fromarray(colour.astype(np.uint8))
         examples.append(Example(f"e{number}", image, f"a photo of {key}", frozenset({key})))
     groups = draw_groups(
-        examples, taxonomy, FlipOptions(group_size=4, custom=0.0, focus=0.0), seed=0, epoch=0, groups=12
+        examples, taxonomy, FlipOptions(group_size=4, custom=0.0, focus=0.0).plain, seed=0, epoch=0, groups=12
     )
     taught = []
     for group in groups:

@@ -50,7 +50,7 @@ def widened(adapter, tiny_vlm, base_folder):
 
 @pytest.fixture
 def groups():
-    options = FlipOptions(group_size=4, max_categories=3, custom=0.0, focus=0.5)
+    options = FlipOptions(group_size=4, max_categories=3, custom=0.0, focus=0.5).plain
     return draw_groups(
         digits_examples("train", count=200), load_taxonomy("digits"), options, seed=3, epoch=0, groups=3
     )

@@ -61,6 +61,8 @@ def examples_of(
 
 EXAMPLES = examples_of(300)
 BY_ID = {image.id: image for image in EXAMPLES}
+PLAIN = FlipOptions().plain
+"""Policies and prompts in the words of taxonomy and data, and images drawn without balance."""
 shares = st.sampled_from([0.0, 0.3, 1.0])
 options = st.builds(
     FlipOptions,
@@ -74,6 +76,9 @@ options = st.builds(
     no_prompt=shares,
     focus=shares,
     benign=shares,
+    balance=shares,
+    restyle=st.just(0.0),
+    reprompt=st.just(0.0),
     held_out=st.sampled_from([frozenset(), frozenset({"three"}), frozenset({"three", "eight"})]),
 )
 
@@ -137,7 +142,7 @@ def test_questions_come_in_pairs_of_opposite_label(chosen: FlipOptions) -> None:
 
 def test_prompts_are_kept_and_exchanged_equally_often_on_both_sides() -> None:
     complete = [replace(image, prompt=f"picture {image.id}") for image in EXAMPLES]
-    rows = rows_of(draw_groups(complete, DIGITS, FlipOptions(no_prompt=0.2), seed=0, epoch=0, groups=400))
+    rows = rows_of(draw_groups(complete, DIGITS, replace(PLAIN, no_prompt=0.2), seed=0, epoch=0, groups=400))
     for side in (True, False):
         kinds = Counter(row.prompt_kind for row in rows if row.unsafe is side)
         assert kinds["lie"] / kinds.total() == pytest.approx(0.4, abs=0.04)
@@ -149,7 +154,7 @@ def test_prompts_are_kept_and_exchanged_equally_often_on_both_sides() -> None:
 
 
 def test_shares_are_met_and_categories_balanced() -> None:
-    chosen = FlipOptions(focus=0.3, custom=0.4, rename=0.5, reword=0.5, no_prompt=0.2, neutral_name=0.5)
+    chosen = replace(PLAIN, focus=0.3, custom=0.4, rename=0.5, reword=0.5, no_prompt=0.2, neutral_name=0.5)
     groups = draw_groups(examples_of(600), DIGITS, chosen, seed=0, epoch=0, groups=600)
     rows = rows_of(groups)
     counts = report(rows)
@@ -182,7 +187,7 @@ def test_shares_are_met_and_categories_balanced() -> None:
 
 
 def test_every_category_may_stand_anywhere_in_a_policy() -> None:
-    chosen = FlipOptions(min_categories=3, max_categories=3, custom=1.0)
+    chosen = replace(PLAIN, min_categories=3, max_categories=3, custom=1.0)
     groups = draw_groups(EXAMPLES, DIGITS, chosen, seed=1, epoch=0, groups=900)
     places = Counter(
         n for group in groups for n, category in enumerate(group.taxonomy) if len(category.members) > 1
@@ -193,7 +198,7 @@ def test_every_category_may_stand_anywhere_in_a_policy() -> None:
 
 
 def test_focused_safe_images_prefer_those_unsafe_for_another_category() -> None:
-    chosen = FlipOptions(focus=1.0, benign=0.0, min_categories=3)
+    chosen = replace(PLAIN, focus=1.0, benign=0.0, min_categories=3)
     rows = [row for row in rows_of(draw_groups(EXAMPLES, DIGITS, chosen, seed=0, epoch=0)) if not row.unsafe]
     hard = [row for row in rows if any(row.taxonomy.label(row.example))]
     assert len(hard) > 0.9 * len(rows)
@@ -201,7 +206,7 @@ def test_focused_safe_images_prefer_those_unsafe_for_another_category() -> None:
 
 def test_images_are_used_about_equally() -> None:
     examples = examples_of(400, benign=0.0)
-    rows = rows_of(draw_groups(examples, DIGITS, FlipOptions(benign=0.0), seed=0, epoch=0))
+    rows = rows_of(draw_groups(examples, DIGITS, replace(PLAIN, benign=0.0), seed=0, epoch=0))
     uses = Counter(row.example.id for row in rows)
     assert len(uses) == len(examples)
     assert max(uses.values()) <= 4
@@ -291,12 +296,17 @@ def test_policies_stay_short_enough_to_leave_safe_images() -> None:
         for n in [f"{key}{i}" for i in range(8)]
     ]
     groups = draw_groups(
-        every, DIGITS, FlipOptions(max_categories=10, group_size=4), seed=0, epoch=0, groups=100
+        every, DIGITS, replace(PLAIN, max_categories=10, group_size=4), seed=0, epoch=0, groups=100
     )
     assert max(sum(len(c.members) for c in group.taxonomy) for group in groups) == 9
     benign = [Example(f"none{n}", None) for n in range(5)]
     groups = draw_groups(
-        [*every, *benign], DIGITS, FlipOptions(max_categories=10, group_size=4), seed=0, epoch=0, groups=100
+        [*every, *benign],
+        DIGITS,
+        replace(PLAIN, max_categories=10, group_size=4),
+        seed=0,
+        epoch=0,
+        groups=100,
     )
     assert max(sum(len(c.members) for c in group.taxonomy) for group in groups) == 10
 
@@ -356,7 +366,7 @@ def test_long_names_and_texts_are_not_merged_beyond_their_limits() -> None:
     wordy = Taxonomy.from_dict(
         {"name": "wordy", "version": 1, "categories": [{"name": f"{key} {'x' * 40}", "definition": f"{key} {'y' * 900}", "key": key} for key in DIGITS.keys]}
     )  # fmt: skip
-    groups = draw_groups(EXAMPLES, wordy, FlipOptions(custom=1.0), seed=0, epoch=0, groups=20)
+    groups = draw_groups(EXAMPLES, wordy, replace(PLAIN, custom=1.0), seed=0, epoch=0, groups=20)
     custom = [c for group in groups for c in group.taxonomy if len(c.members) > 1]
     assert custom
     assert all(len(c.members) == 2 and c.name in FlipOptions().names for c in custom)
@@ -421,7 +431,11 @@ def test_a_report_counted_by_hand() -> None:
         question("one", "a", "a", "focus_keep", taxonomy=renamed, focus="a", prompt="y", prompt_of="two"),
         question("two", "b", "list", "keep", taxonomy=merged, source="generated"),
         question("three", "", None, "benign"),
-        question("four", "c", None, "focus_flip", focus="the b", source="generated"),
+        replace(
+            question("four", "c", None, "focus_flip", focus="the b", source="generated"),
+            wording="case+codes",
+            prompt_form="odd",
+        ),
     ]
     assert report(rows) == {
         "rows": 5,
@@ -435,8 +449,11 @@ def test_a_report_counted_by_hand() -> None:
         "focus": {"a": 1, "b": 1},
         "policy length": {"1": 1, "3": 4},
         "prompt": {"kept": 1, "lie": 1, "none": 3},
+        "wording": {"case": 1, "codes": 1, "plain": 4},
+        "prompt form": {"odd": 1, "plain": 4},
         "source": {"generated": 2, "real": 3},
     }
+    assert "wording        plain                           4   80.0%" in format_report(report(rows))
     assert list(report(rows)["arm"]) == ["benign", "focus_flip", "focus_keep", "keep"]
     lines = format_report(report(rows)).split("\n")
     assert lines[0] == "5 rows, 3 policies, 4 images used 1 to 2 times"
@@ -520,6 +537,6 @@ def test_a_policy_of_every_category_needs_as_many_harmless_images_as_a_group_has
     three = DIGITS.select(["one", "two", "three"])
     images = [Example(f"{key}{n}", None, None, frozenset({key})) for key in three.keys for n in range(6)]
     images += [Example(f"none{n}", None) for n in range(benign)]
-    chosen = FlipOptions(group_size=4, custom=0.0)
+    chosen = replace(PLAIN, group_size=4, custom=0.0)
     groups = draw_groups(images, three, chosen, seed=0, epoch=0, groups=60)
     assert max(len(group.taxonomy) for group in groups) == longest

@@ -7,9 +7,10 @@ import pytest
 
 from prompts import Category, Example, ExampleError, FlipOptions, Taxonomy, TaxonomyError
 from prompts.errors import ArbiterError
+from prompts.flip.options import NEUTRAL_NAMES
 from prompts.flip.policies import draw_entries
 from prompts.flip.pool import Pool
-from prompts.flip.rows import NEUTRAL_NAMES, Group, Row
+from prompts.flip.rows import Group, Row
 from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 
 LETTERS = Taxonomy(
@@ -244,7 +245,8 @@ def test_the_defaults_of_label_flipping() -> None:
     chosen = FlipOptions()
     assert (chosen.min_categories, chosen.max_categories, chosen.group_size) == (1, 9, 8)
     assert (chosen.rename, chosen.reword, chosen.custom, chosen.neutral_name) == (0.25, 0.25, 0.25, 0.5)
-    assert (chosen.no_prompt, chosen.focus, chosen.benign) == (0.25, 0.25, 0.25)
+    assert (chosen.no_prompt, chosen.focus, chosen.benign, chosen.balance) == (0.25, 0.25, 0.2, 1.0)
+    assert (chosen.restyle, chosen.reprompt, chosen.distractors) == (0.65, 0.6, ())
     assert (chosen.names, chosen.held_out) == (NEUTRAL_NAMES, frozenset())
     assert NEUTRAL_NAMES == ("house list", "own rule", "local rule", "our list")
 

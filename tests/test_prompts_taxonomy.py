@@ -14,7 +14,7 @@ import prompts
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
 from prompts.taxonomy import Translation
 
-SIZES = {"digits": 10, "openai-moderation": 13, "unsafebench": 11}
+SIZES = {"digits": 10, "everyday": 64, "openai-moderation": 13, "unsafebench": 11}
 DIGITS = load_taxonomy("digits")
 
 
@@ -34,7 +34,7 @@ def test_shipped_taxonomies_have_their_categories() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", sorted(SIZES.keys() - {"everyday"}))  # which only fills policies up
 def test_shipped_categories_can_be_varied(name: str) -> None:
     taxonomy = load_taxonomy(name)
     texts = [text for c in taxonomy for text in (c.definition, *c.rewordings)]
@@ -49,9 +49,9 @@ def test_digit_definitions_name_their_numeral_in_few_words() -> None:
             assert text == text.lower()
         assert 5 <= len(category.definition.split()) <= 8
     words = {
-        word.strip(",") for c in DIGITS for text in (c.definition, *c.rewordings) for word in text.split()
+        word.strip(",()") for c in DIGITS for text in (c.definition, *c.rewordings) for word in text.split()
     }
-    assert len(words) < 55
+    assert len(words) < 85
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -177,7 +177,7 @@ def test_markup_character_by_character(character: str, is_one: bool) -> None:
 
 
 def test_what_ships_is_listed_by_name() -> None:
-    assert shipped_taxonomies() == ("digits", "openai-moderation", "unsafebench")
+    assert shipped_taxonomies() == ("digits", "everyday", "openai-moderation", "unsafebench")
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
@@ -190,7 +190,8 @@ def test_files_are_found_by_suffix_folder_or_path(
     if name != "mine":
         assert load_taxonomy(name) == OWN
     with pytest.raises(
-        TaxonomyError, match=r"No taxonomy 'mine2' ships\. Those that do: digits, openai-moderation, "
+        TaxonomyError,
+        match=r"No taxonomy 'mine2' ships\. Those that do: digits, everyday, openai-moderation, ",
     ):
         load_taxonomy("mine2")
 

@@ -52,6 +52,7 @@ def test_a_run_explains_itself(single_run):
         "before",
         "after",
         "shortcut_auc",
+        "image_shortcut_auc",
         "seconds",
         "taxonomy_hash",
         "machine",

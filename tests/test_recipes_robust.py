@@ -35,7 +35,7 @@ LIMIT = 120
 DRAWN = {
     "dataset": "digits",
     "held_out": ["four", "eight"],
-    "flip": {},
+    "flip": {"restyle": 0.0, "reprompt": 0.0},
     "limit": LIMIT,
     "seed": 42,
     "eval_rows": 16,
@@ -87,7 +87,7 @@ def first(tmp_path_factory):
     taxonomy = load_taxonomy("digits")
     run.write_taxonomy(taxonomy)
     run.write_config(DRAWN)
-    flip = FlipOptions(held_out=frozenset(DRAWN["held_out"]))
+    flip = FlipOptions(held_out=frozenset(DRAWN["held_out"]), **DRAWN["flip"])
     groups = draw_groups(
         digits_examples("train", count=LIMIT), taxonomy, replace(flip, focus=0.0), seed=42, epoch=0, groups=6
     )

@@ -13,6 +13,7 @@ from typing import ClassVar, Literal
 from prompts.errors import ArbiterError
 from prompts.example import Example
 from prompts.flip import Row
+from prompts.flip.conditions import Condition
 from prompts.taxonomy import Category, Taxonomy
 
 Wanted = Literal["safe", "unsafe"]
@@ -24,22 +25,6 @@ class RefusedRewritingError(ArbiterError, ValueError):
 
 
 @dataclass(frozen=True)
-class Condition:
-    """Which images a category made of others covers: those that violate every one of some and none of others."""
-
-    all_of: tuple[Category, ...] = ()
-    none_of: tuple[Category, ...] = ()
-
-    def label(self, example: Example) -> bool | None:
-        """Whether it covers the example (Kleene's three-valued logic); None where the labels do not decide it."""
-        present = [category.label(example) for category in self.all_of]
-        absent = [category.label(example) for category in self.none_of]
-        if False in present or True in absent:
-            return False
-        return None if None in present or None in absent else True
-
-
-@dataclass(frozen=True)
 class Policy:
     """A rewritten taxonomy and how the truth under it follows from an image's labels."""
 
@@ -47,7 +32,7 @@ class Policy:
     conditions: Mapping[str, Condition] = field(default_factory=dict)
     """Key of a category -> which images it covers, where that is not the union of its members."""
     absent: frozenset[str] = frozenset()
-    """Keys that no image violates, as whoever chose the data vouches (`eval.obedience.unrelated`)."""
+    """Keys that no image violates, as whoever chose the data vouches (`prompts.unrelated`)."""
 
     def labelled(self, example: Example) -> Example:
         """The example with the labels of `conditions` among its own, so that `Taxonomy.label` gives the truth."""

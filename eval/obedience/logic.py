@@ -3,9 +3,10 @@
 Categories to combine are chosen by the images asked about, so that both labels occur; the suite then balances them.
 """
 
+from prompts.flip.conditions import Condition
 from prompts.taxonomy import Category, Taxonomy
 
-from .family import Condition, Policy, RefusedRewritingError, Setting, replace_categories
+from .family import Policy, RefusedRewritingError, Setting, replace_categories
 
 _Couple = tuple[int, float, Category, Category]
 """How many images show both, a number to break ties, and the two categories."""

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from prompts.taxonomy import Category, Taxonomy
+from prompts.unrelated import from_examples
 
 from .family import Policy, PolicyRewriter, RefusedRewritingError, Setting, replace_categories
-from .unrelated import from_examples
 
 _SIZES = ("large", "taking up at least half of the picture"), ("small", "taking up less than half of it")
 

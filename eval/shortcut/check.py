@@ -1,13 +1,14 @@
 """Does the text of training rows reveal their label? A strong text-only classifier must stay at chance.
 
 The published training code of PerspectiveVision writes its flipped negatives without definitions, so a model can
-recognise them by format and ignore the image. Here two classifiers get the same text as the model, without the image:
-logistic regression on words, characters of the prompt and (prompt word, policy line) pairs, and gradient-boosted trees
-on explicit features and frequent words. The better of the two counts.
+recognise them by format and ignore the image. Here three classifiers get the same text as the model, without the image:
+logistic regression on words, characters of the prompt and (prompt word, policy line) pairs; logistic regression on
+n-grams of characters of names and prompts; and gradient-boosted trees on frequent words and explicit features (of form,
+of meaning, of how texts were rewritten). The best of them counts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from eval.metrics.arrays import MetricError
 from prompts.template import render
 
 from .features import explicit_features, frequent_words, pair_incidence, row_features, text_of
+from .image_facts import image_facts_auc
 
 if TYPE_CHECKING:
     from prompts.flip import Row
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 FOLDS = 3
 COMMON = 0.05
 """Rows with a value that more than this share of rows has (no prompt, one fixed policy) are split by row."""
-MOST_ROWS = 8000
+MOST_ROWS = 4000
 """More rows are subsampled to this many, by whole groups; the interval reflects that."""
 TOLERANCE = 0.03
 """Largest distance of the AUC from 0.5 that still counts as chance."""
@@ -45,7 +47,7 @@ class ShortcutResult:
     """How well text alone predicts the label of held-out rows."""
 
     auc: float
-    """The larger of the two classifiers' AUCs; 0.5 is chance."""
+    """The largest of the classifiers' AUCs; 0.5 is chance."""
     interval: tuple[float, float]
     """95 %, by resampling groups."""
     by_model: dict[str, float]
@@ -53,11 +55,18 @@ class ShortcutResult:
     groups: int
     features: dict[str, float]
     """AUC of each explicit feature alone over all rows, the farthest from 0.5 first."""
+    image_auc: float | None = None
+    """AUC of facts of the image alone (`eval.shortcut.image_facts`), where rows were given and not texts."""
 
     @property
     def clean(self) -> bool:
         """Whether the AUC is chance within `TOLERANCE`."""
         return abs(self.auc - 0.5) <= TOLERANCE
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The two AUCs as a run's metrics name them."""
+        return {"shortcut_auc": self.auc, "image_shortcut_auc": self.image_auc}
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON types."""
@@ -84,7 +93,7 @@ def check_rows(
         # Rows of a group share one taxonomy object, which is hashed once.
         hashes = {id(row.taxonomy): row.taxonomy.hash for row in rows}
         groups = [hashes[id(row.taxonomy)] for row in rows]
-    return shortcut_auc(
+    found = shortcut_auc(
         rows_to_text(rows, template),
         [row.unsafe for row in rows],
         groups,
@@ -92,6 +101,7 @@ def check_rows(
         prompts=[row.prompt for row in rows],
         features=row_features(rows),
     )
+    return replace(found, image_auc=image_facts_auc(rows, seed))
 
 
 def rows_to_text(rows: "Sequence[Row]", template: str = "policy_first") -> list[str]:
@@ -188,19 +198,28 @@ def _cross_scores(
         ],
         format="csr",
     )
+    # Of policies only the names, up to the colon: of whole definitions there would be thousands in each row.
+    grams = HashingVectorizer(analyzer="char_wb", ngram_range=(2, 4), n_features=2**14, norm=None)
+    heads = [line.split(":")[0][:80] for line in lines]
+    spelled = sparse.hstack(
+        [normalize(incidence @ grams.transform(heads)), normalize(grams.transform(prompts))], format="csr"
+    )
     narrow = np.column_stack([dense, frequent_words(lines, incidence)])
-    scores = {"logistic_regression": np.zeros(len(texts)), "boosted_trees": np.zeros(len(texts))}
+    names = ("logistic_regression", "character_ngrams", "boosted_trees")
+    scores = {name: np.zeros(len(texts)) for name in names}
     for train, test in blocks:
         # The scores of such a block stay 0: all ties, an AUC of 0.5.
         if not len(test) or len(np.unique(unsafe[train])) < 2:
             continue
         # Both are deterministic: liblinear solves the primal problem, and the trees have a seed.
-        linear = LogisticRegression(solver="liblinear", C=1.0, max_iter=1000).fit(wide[train], unsafe[train])
+        for name, sparse_features in (("logistic_regression", wide), ("character_ngrams", spelled)):
+            linear = LogisticRegression(solver="liblinear", C=1.0, tol=0.01, max_iter=1000)
+            linear.fit(sparse_features[train], unsafe[train])
+            # Any monotone score will do for an AUC.
+            scores[name][test] = linear.decision_function(sparse_features[test])
         trees = HistGradientBoostingClassifier(
             max_iter=60, max_leaf_nodes=15, early_stopping=False, random_state=seed
         ).fit(narrow[train], unsafe[train])
-        # Any monotone score will do for an AUC.
-        scores["logistic_regression"][test] = linear.decision_function(wide[test])
         scores["boosted_trees"][test] = trees.decision_function(narrow[test])
     return scores
 

@@ -49,7 +49,30 @@ def explicit_features(texts: Sequence[str], prompts: Sequence[str]) -> dict[str,
             for text, prompt in zip(texts, prompts, strict=True)
         ],
     }
-    return {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    named = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    return named | _shapes("text", texts) | _shapes("prompt", prompts)
+
+
+def _shapes(name: str, texts: Sequence[str]) -> dict[str, Floats]:
+    """Which kinds of characters texts are made of, as shares, and where a prompt was cut."""
+    # Prompts and policies occur in many rows.
+    index = {text: place for place, text in enumerate(dict.fromkeys(texts))}
+    counts = np.array(
+        [
+            [
+                sum(map(str.isupper, text)),
+                sum(map(str.isdigit, text)),
+                len(text) - len(text.encode("ascii", "ignore")),
+                sum(not letter.isalnum() for letter in text),
+                sum(map(str.istitle, text.split())),
+                text[-1:] in ".!?",
+            ]
+            for text in index
+        ],
+        dtype=np.float64,
+    ) / np.array([[max(1, len(text))] for text in index])  # fmt: skip
+    kinds = ("upper", "digits", "beyond_ascii", "signs", "titles", "ended")
+    return {f"{name}_{kind}": counts[[index[t] for t in texts], k] for k, kind in enumerate(kinds)}
 
 
 def row_features(rows: "Sequence[Row]") -> dict[str, Floats]:
@@ -58,7 +81,19 @@ def row_features(rows: "Sequence[Row]") -> dict[str, Floats]:
     -1 stands for "none": no category mentioned, or no single category in question (focus).
     """
     table = [_row_features(row) for row in rows]
-    return {name: np.array([entry[name] for entry in table], dtype=np.float64) for name in table[0]}
+    columns = {name: np.array([entry[name] for entry in table], dtype=np.float64) for name in table[0]}
+    return (
+        columns
+        | _rewritings([row.wording for row in rows], "wording")
+        | _rewritings([row.prompt_form for row in rows], "prompt")
+    )
+
+
+def _rewritings(done: Sequence[str], name: str) -> dict[str, Floats]:
+    """(N,) indicators of what was done to policies or prompts; one row has several."""
+    sets = [set(each.split("+")) for each in done]
+    parts = sorted(set().union(*sets))
+    return {f"{name}_{part}": np.array([part in each for each in sets], dtype=np.float64) for part in parts}
 
 
 def _row_features(row: "Row") -> dict[str, float]:

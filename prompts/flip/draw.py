@@ -7,15 +7,18 @@ no text can reveal a label, by construction:
 - a policy is drawn first, from a distribution that does not depend on any image (`prompts.flip.policies`);
 - a group asks about several images under that one policy, half of them unsafe, half safe;
 - rows come in pairs of opposite label, and the prompts of a pair are kept or exchanged with equal probability, or left
-  out for both. An exchanged prompt describes another image.
+  out for both. An exchanged prompt describes another image;
+- policies and prompts are reworded (`prompts.flip.lessons`) before anything is known of a label;
+- mostly the two images of a pair violate equally many keys, so that not even that hints at a label.
 
 Beyond the paper: partial drops, other names and wordings, custom and held-out categories, questions about a
 single category, and a fresh draw every epoch. A draw depends on its seed and epoch alone, not on the number
 of processes or on hash seeds.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import ceil
 from random import Random
 from typing import TypeVar
@@ -24,9 +27,12 @@ from prompts.errors import ExampleError
 from prompts.example import Example
 from prompts.taxonomy import Category, Taxonomy
 
+from .conditions import Conditional
+from .lessons import Lessons, plan_lessons
+from .options import FlipOptions
 from .policies import draw_entries
 from .pool import Bucket, Pool
-from .rows import FlipOptions, Group, Pair, Row
+from .rows import PLAIN, Group, Pair, Row
 
 Drawn = TypeVar("Drawn")
 Labels = list[tuple[Bucket, tuple[bool | None, ...]]]
@@ -61,7 +67,7 @@ def draw_groups(
         TaxonomyError: a held-out key that does not exist.
     """
     # `Random` hashes a text seed by SHA-512, so a draw is the same in every process, whatever PYTHONHASHSEED is.
-    draw = _start(examples, taxonomy, options, Random(f"groups/{seed}/{epoch}"))
+    draw = _start(examples, taxonomy, options, f"groups/{seed}/{epoch}")
     if groups is None:
         groups = ceil(2 * len(draw.pool.examples) / options.group_size)
     return [draw.retry_until_filled(draw.group, draw.max_keys) for _ in range(groups)]
@@ -81,7 +87,8 @@ def draw_pairs(
         ExampleError: no two policies of opposite label can be drawn from these images.
         TaxonomyError: a held-out key that does not exist.
     """
-    draw = _start(examples, taxonomy, options, Random(f"pairs/{seed}"))
+    # Pairs are for measuring, so they are in the words of taxonomy and data, whatever lessons do.
+    draw = _start(examples, taxonomy, options.plain, f"pairs/{seed}")
     if len(draw.keys) < 2:
         raise ExampleError("Pairs exchange one category for another; give a taxonomy with at least two.")
     drawn: list[Pair] = []
@@ -94,8 +101,9 @@ def draw_pairs(
     return drawn
 
 
-def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, rng: Random) -> "_Draw":
+def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions, seed: str) -> "_Draw":
     """Check that the data has unsafe and safe images for every category."""
+    rng = Random(seed)
     keys = options.training_keys(taxonomy)
     pool = Pool(examples, options.held_out, rng)
     # Checked once for all policies, rather than found out in the middle of an epoch.
@@ -114,7 +122,8 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
             f"images and a group needs {options.group_size // 2}: add images known to violate none of them, "
             "or lower min_categories or group_size."
         )
-    return _Draw(pool, taxonomy, keys, max_keys, options, rng)
+    lessons = plan_lessons(pool, taxonomy, keys, options, Random(f"lessons/{seed}"))
+    return _Draw(pool, taxonomy, keys, max_keys, options, rng, lessons)
 
 
 @dataclass(frozen=True)
@@ -129,6 +138,9 @@ class _Draw:
     """Most keys that a policy may cover so that safe images are left."""
     options: FlipOptions
     rng: Random
+    lessons: Lessons
+    drawn: Counter[str] = field(default_factory=Counter)
+    """Safe rows, and those of them with a benign image."""
 
     def retry_until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
         """Try policies of a random length until the data can fill one; after `_TRIES` of a length, shorter ones."""
@@ -145,17 +157,20 @@ class _Draw:
 
     def group(self, count: int) -> Group | None:
         """One policy of `count` categories and its rows, or None where the images do not suffice."""
-        policy = self._policy(
-            draw_entries(self.taxonomy, self.keys, count, self.max_keys, self.options, self.rng)
-        )
+        drawn = draw_entries(self.taxonomy, self.keys, count, self.max_keys, self.options, self.rng)
+        entries, wording = self.lessons.policy(drawn)
+        policy = self._policy(entries)
         # One label a bucket and not one an image: all images of a bucket have the same.
         labels = [(bucket, policy.label(bucket.example)) for bucket in self.pool.buckets]
+        parts = self.lessons.prompt_parts()
         rows: list[Row] = []
         for _ in range(self.options.group_size // 2):
-            opposites = self._opposites(policy, labels)
+            opposites = self._opposites(policy, labels, parts)
             if opposites is None:
                 return None
-            rows.extend(opposites)
+            rows.extend(replace(row, wording=wording) for row in opposites)
+        self.drawn["safe"] += len(rows) // 2
+        self.drawn["benign"] += sum(not row.unsafe and not row.example.violates for row in rows)
         self.rng.shuffle(rows)
         return Group(policy, tuple(rows))
 
@@ -183,47 +198,74 @@ class _Draw:
             rows.append(_both_rows(images[1], prompts[1], two, one, second))
         return rows
 
-    def _opposites(self, policy: Taxonomy, labels: Labels) -> tuple[Row, Row] | None:
+    def _opposites(self, policy: Taxonomy, labels: Labels, parts: Sequence[str]) -> tuple[Row, Row] | None:
         """An unsafe and a safe row with the same question; None where the images do not suffice."""
         focused = self.rng.random() < self.options.focus
-        for position in self.rng.sample(range(len(policy)), len(policy)):
-            # Categories in random order, so that none is preferred where an image violates several.
-            unsafe = self.pool.take(bucket for bucket, label in labels if label[position])
-            if unsafe is not None:
-                break
-        else:
+        images = self._images(policy, labels, focused)
+        if images is None:
             return None
-        safe = self._safe_image(labels, position if focused else None)
-        if safe is None:
-            return None
+        position, unsafe, safe = images
         name = policy.names[position]
         focus = name if focused else None
         # The arm records how the label came about, for reports; training does not use it.
         arms = _unsafe_arm(unsafe, policy), "flip" if safe.violates else "benign"
         if focused:
             arms = "focus_keep", f"focus_{arms[1]}"
-        prompts = self._prompts(unsafe, safe)
+        prompts = self._prompts(unsafe, safe, parts)
+        form = "+".join(parts) if parts and (prompts[0][0] or prompts[1][0]) else PLAIN
         return (
-            Row(unsafe, policy, *prompts[0], True, name, focus, arms[0]),
-            Row(safe, policy, *prompts[1], False, None, focus, arms[1]),
+            Row(unsafe, policy, *prompts[0], True, name, focus, arms[0], prompt_form=form),
+            Row(safe, policy, *prompts[1], False, None, focus, arms[1], prompt_form=form),
         )
 
-    def _safe_image(self, labels: Labels, focus: int | None) -> Example | None:
-        """An image known to be safe under the policy, or for the category in focus; preferably a hard negative."""
+    def _images(self, policy: Taxonomy, labels: Labels, focused: bool) -> tuple[int, Example, Example] | None:
+        """The place of a category, an image that violates it and a safe one; None where there are none."""
+        # A share of benign images, as negatives that violate something else alone would teach nothing about safe ones.
+        benign = self.rng.random() < self._benign_share()
+        balanced = not benign and self.rng.random() < self.options.balance
+        # Categories in random order, so that none is preferred where an image violates several.
+        positions = self.rng.sample(range(len(policy)), len(policy))
+        # Where no two images violate equally many keys, any two will do.
+        for matched in (True, False) if balanced else (False,):
+            for position in positions:
+                wanted = self._safe_buckets(policy, labels, position if focused else None, benign)
+                counts = {_violations(bucket) for bucket in wanted[-1] if bucket.heap}
+                unsafe = self.pool.take(
+                    bucket
+                    for bucket, label in labels
+                    if label[position] and (not matched or _violations(bucket) in counts)
+                )
+                if unsafe is None:
+                    continue
+                for buckets in wanted:
+                    same = (b for b in buckets if not matched or _violations(b) == len(unsafe.violates))
+                    safe = self.pool.take(same)
+                    if safe is not None:
+                        return position, unsafe, safe
+                return None
+        return None
+
+    def _benign_share(self) -> float:
+        """How likely a benign image is wanted; where rows are balanced, those that had to be benign count as well."""
+        if not self.options.balance or self.drawn["benign"] < self.options.benign * self.drawn["safe"]:
+            return self.options.benign
+        return 0.0
+
+    def _safe_buckets(
+        self, policy: Taxonomy, labels: Labels, focus: int | None, benign: bool
+    ) -> list[list[Bucket]]:
+        """Images known to be safe under the policy, or for the category in focus: the best ones first, at last all."""
         if focus is None:
             safe = [bucket for bucket, label in labels if all(known is False for known in label)]
             hard = [bucket for bucket in safe if bucket.example.violates]
         else:
             safe = [bucket for bucket, label in labels if label[focus] is False]
             hard = [bucket for bucket, label in labels if label[focus] is False and any(label)]
-        benign = [bucket for bucket in safe if not bucket.example.violates]
-        # A share of benign images, as negatives that violate something else alone would teach nothing about safe ones.
-        order = [benign, hard] if self.rng.random() < self.options.benign else [hard, benign]
-        for buckets in (*order, safe):
-            image = self.pool.take(buckets)
-            if image is not None:
-                return image
-        return None
+        harmless = [bucket for bucket in safe if not bucket.example.violates]
+        # Of a category with a condition, images that fulfil half of it are the lesson.
+        parts = {key for category in policy if isinstance(category, Conditional) for key in category.members}
+        near = [bucket for bucket in hard if bucket.example.violates & parts]
+        return [harmless, near, hard, safe] if benign else [near, hard, harmless, safe]
 
     def _unsafe_only_for(self, category: Category, other: Taxonomy) -> list[Bucket]:
         """Images that violate this category and nothing of the other policy."""
@@ -233,7 +275,7 @@ class _Draw:
             if category.label(bucket.example) and all(known is False for known in other.label(bucket.example))
         ]
 
-    def _prompts(self, one: Example, two: Example) -> tuple[Prompt, Prompt]:
+    def _prompts(self, one: Example, two: Example, parts: Sequence[str] = ()) -> tuple[Prompt, Prompt]:
         """Prompts to show with two images of opposite label: kept, exchanged, or none at all.
 
         Keeping and exchanging are equally likely whatever the data, so no prompt can hint at a label.
@@ -241,7 +283,10 @@ class _Draw:
         if self.rng.random() < self.options.no_prompt:
             return (None, None), (None, None)
         # Exchanged within the pair, so that every prompt is seen as often with a safe as with an unsafe label.
-        own = _own_prompt(one), _own_prompt(two)
+        own = (
+            _prompt_of(self.lessons.prompt(one, parts), one),
+            _prompt_of(self.lessons.prompt(two, parts), two),
+        )
         return own if self.rng.random() < 0.5 else (own[1], own[0])
 
     def _policy(self, entries: Sequence[Category]) -> Taxonomy:
@@ -271,8 +316,12 @@ def _both_rows(
     )
 
 
-def _own_prompt(image: Example) -> Prompt:
-    return (image.prompt, image.id) if image.prompt and image.prompt.strip() else (None, None)
+def _prompt_of(text: str | None, image: Example) -> Prompt:
+    return (None, None) if text is None else (text, image.id)
+
+
+def _violations(bucket: Bucket) -> int:
+    return len(bucket.example.violates)
 
 
 def _unsafe_arm(image: Example, policy: Taxonomy) -> str:

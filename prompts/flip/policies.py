@@ -10,7 +10,7 @@ from random import Random
 from prompts.names import MAX_NAME_LENGTH, MAX_TEXT_LENGTH
 from prompts.taxonomy import Category, Taxonomy
 
-from .rows import FlipOptions
+from .options import FlipOptions
 
 
 def draw_entries(

@@ -1,89 +1,12 @@
-"""What label flipping draws, and its options."""
+"""What label flipping draws."""
 
 from dataclasses import dataclass
 
-from prompts.errors import ArbiterError, TaxonomyError
 from prompts.example import Example
-from prompts.names import nearest
 from prompts.taxonomy import Taxonomy
 
-NEUTRAL_NAMES = ("house list", "own rule", "local rule", "our list")
-"""Neutral names: a custom category with such a name can be judged by its definition only."""
-_SHARES = ("rename", "reword", "custom", "neutral_name", "no_prompt", "focus", "benign")
-
-
-@dataclass(frozen=True)
-class FlipOptions:
-    """How policies and rows are drawn; shares are probabilities from 0 to 1.
-
-    Raises:
-        ArbiterError: a number out of range.
-    """
-
-    min_categories: int = 1
-    """Fewest categories in a policy."""
-    max_categories: int = 9
-    """Most categories in a policy; lowered where more would leave no safe image."""
-    group_size: int = 8
-    """Rows that share one policy; even, as half of them are unsafe."""
-    rename: float = 0.25
-    """Share of categories that are renamed to one of their aliases."""
-    reword: float = 0.25
-    """Share of categories whose definition is replaced by one of their rewordings."""
-    custom: float = 0.25
-    """Share of policies with a custom category, which merges two or three others."""
-    neutral_name: float = 0.5
-    """Share of custom categories with a neutral name."""
-    names: tuple[str, ...] = NEUTRAL_NAMES
-    """The neutral names."""
-    no_prompt: float = 0.25
-    """Share of row pairs shown without prompts."""
-    focus: float = 0.25
-    """Share of row pairs that ask about one category of the policy only."""
-    benign: float = 0.25
-    """Share of safe rows whose image violates nothing at all, where the data has such images."""
-    held_out: frozenset[str] = frozenset()
-    """Keys that no policy may contain and no image may violate."""
-
-    def __post_init__(self) -> None:
-        # Options may come from YAML, which has lists and no sets.
-        object.__setattr__(self, "held_out", frozenset(_texts("held_out", self.held_out)))
-        object.__setattr__(self, "names", _texts("names", self.names))
-        if not 1 <= self.min_categories <= self.max_categories:
-            raise ArbiterError(
-                f"Policies of {self.min_categories} to {self.max_categories} categories do not exist; "
-                "give 1 <= min_categories <= max_categories."
-            )
-        if self.group_size < 2 or self.group_size % 2:
-            raise ArbiterError(
-                f"group_size is {self.group_size}; half of a group is unsafe, so make it even."
-            )
-        for name in _SHARES:
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ArbiterError(f"{name} is {getattr(self, name)}; a share lies between 0 and 1.")
-
-    def training_keys(self, taxonomy: Taxonomy) -> list[str]:
-        """Keys that policies may use, in the taxonomy's order.
-
-        Raises:
-            TaxonomyError: a held-out key that does not exist, or nothing left to train on.
-        """
-        for key in sorted(self.held_out - set(taxonomy.keys)):
-            raise TaxonomyError(
-                f"Cannot hold out {key!r}: not a key of {taxonomy.name!r}{nearest(key, taxonomy.keys)}. "
-                f"Its keys: {', '.join(taxonomy.keys)}."
-            )
-        keys = [key for key in taxonomy.keys if key not in self.held_out]
-        if not keys:
-            raise TaxonomyError(f"Every category of {taxonomy.name!r} is held out; leave some to train on.")
-        return keys
-
-
-def _texts(field: str, value: object) -> tuple[str, ...]:
-    """The value as a tuple, as YAML gives lists; a single string would be read as a list of letters."""
-    if isinstance(value, list | tuple | set | frozenset) and all(isinstance(text, str) for text in value):
-        return tuple(value)
-    raise ArbiterError(f"{field} takes a list of texts, got {value!r}.")
+PLAIN = "plain"
+"""Texts as the taxonomy and the data have them."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +37,10 @@ class Row:
     - `focus_benign`: safe for the category asked about, and the image violates nothing at all;
     - `paper_keep`, `paper_flip`, `paper_safe`: the published scheme (`prompts.flip.published`).
     """
+    wording: str = PLAIN
+    """How the policy is worded: the styles applied, joined by "+"."""
+    prompt_form: str = PLAIN
+    """How the prompt came about: `plain` as in the data, or what was done with it, joined by "+"."""
 
     @property
     def prompt_kind(self) -> str:

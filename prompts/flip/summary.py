@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
+from .conditions import Conditional
 from .rows import Row
 
 
@@ -41,14 +42,17 @@ def format_report(counts: dict[str, Any]) -> str:
         f"used {uses['min']} to {uses['max']} times"
     ]
     for name in _COUNTED:
-        total = sum(counts[name].values())
+        total = counts["rows"] if name in _SEVERAL else sum(counts[name].values())
         for value, number in counts[name].items():
             lines.append(f"{name:<14} {value:<24} {number:>8} {number / total:>7.1%}")
     return "\n".join(lines)
 
 
 def _tally(rows: list[Row], value_of: Callable[[Row], Hashable]) -> Counter[Hashable]:
-    return Counter(value for value in map(value_of, rows) if value is not None)
+    found: Counter[Hashable] = Counter()
+    for value in map(value_of, rows):
+        found.update(value if isinstance(value, tuple) else () if value is None else (value,))
+    return found
 
 
 def _order(item: tuple[Hashable, int]) -> tuple[int, str]:
@@ -59,6 +63,8 @@ def _order(item: tuple[Hashable, int]) -> tuple[int, str]:
 
 def _key(row: Row, name: str) -> str:
     category = row.taxonomy.categories[row.taxonomy.index(name)]
+    if isinstance(category, Conditional):
+        return category.key.split()[0]  # "no", "and", "without": each combination is rare
     return "custom" if len(category.members) > 1 else category.key
 
 
@@ -70,6 +76,8 @@ def _called(row: Row) -> str | None:
     return key if key == "custom" else "own" if key == row.category else "renamed"
 
 
+_SEVERAL = ("wording", "prompt form")
+"""Of these a row may have more than one value, and each is counted."""
 _COUNTED: dict[str, Callable[[Row], Hashable]] = {
     "label": lambda row: "unsafe" if row.unsafe else "safe",
     "arm": lambda row: row.arm,
@@ -78,5 +86,7 @@ _COUNTED: dict[str, Callable[[Row], Hashable]] = {
     "focus": lambda row: _key(row, row.focus) if row.focus else None,
     "policy length": lambda row: len(row.taxonomy),
     "prompt": lambda row: row.prompt_kind,
+    "wording": lambda row: tuple(row.wording.split("+")),
+    "prompt form": lambda row: tuple(row.prompt_form.split("+")),
     "source": lambda row: row.example.source,
 }

@@ -6,10 +6,10 @@ taxonomies. So a user names taxonomies of which he knows it (the digits that shi
 
 from collections.abc import Iterable, Sequence
 
-from prompts.errors import TaxonomyError
-from prompts.example import Example
-from prompts.names import MAX_NAME_LENGTH
-from prompts.taxonomy import Category, Taxonomy
+from .errors import TaxonomyError
+from .example import Example
+from .names import MAX_NAME_LENGTH
+from .taxonomy import Category, Taxonomy
 
 
 def unrelated_categories(
