@@ -93,3 +93,10 @@ def test_nothing_of_the_judge_is_taught(rows):
         for question, answer in turns(row):
             if not question.startswith("Repeat:"):
                 assert "safe" not in answer
+
+
+def test_statements_are_as_often_true_as_false():
+    conversations = Conversations(0)
+    for shown in SHOWN:
+        answers = [conversations._stated(shown)[1] for _ in range(300)]
+        assert 0.4 < answers.count("yes") / 300 < 0.6

@@ -37,7 +37,7 @@ def test_an_entry_fits_when_its_description_says_so(seed, shown):
     shown = frozenset(shown)
     drawn = Entries(Random(seed))
     one, two = drawn.random.sample(range(10), 2)
-    both, unless, without = drawn.conjunction(one, two), drawn.exception(one, two), drawn.negation()
+    both, unless, without = drawn.conjunction(one, two), drawn.exception(one, two), drawn.negation(one)
     assert both.holds(shown) == ({one, two} <= shown)
     assert unless.holds(shown) == (one in shown and two not in shown)
     assert set(spoken_of(both.meaning)) == set(spoken_of(unless.meaning)) == {one, two}

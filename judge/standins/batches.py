@@ -168,12 +168,12 @@ class Batches:
         return Group([self.tokenizer.bos_token_id, *policy], list(zip(pictures, encoded, strict=True)))
 
     def __iter__(self) -> Iterator[Batch]:
-        """About nine of ten batches have shared lists; one in seven of these is about words alone."""
+        """About nine of ten batches have shared lists; one in eight of these is about words alone."""
         r = self.conversations.random
         while True:
             batches = [
                 *self._by_length([self.group() for _ in range(160)]),
-                *self._by_length([self.recited() for _ in range(40)]),
+                *self._by_length([self.recited() for _ in range(24)]),
                 *self._by_length(self.singles(80)),
             ]
             r.shuffle(batches)

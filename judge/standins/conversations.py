@@ -58,7 +58,7 @@ class Conversations:
     def shared_list(self) -> tuple[list[Entry], str, bool]:
         """A list that does not depend on an image, as text, and whether it describes the names."""
         r = self.random
-        logic = r.choices((None, "not", "both", "unless"), (76, 8, 8, 8))[0]
+        logic = r.choices((None, "not", "both", "unless"), (55, 17, 14, 14))[0]
         # Half of the lists hold digits alone; a few are long.
         things = r.choices((0, r.randint(1, 5), r.randint(6, 20), r.randint(21, 55)), (48, 28, 18, 6))[0]
         if logic and r.random() < 0.5:
@@ -167,13 +167,16 @@ class Conversations:
         if choice and entries:
             hits = [entry.name for entry in entries if entry.holds(shown)]
             return r.choices(CHOICES, (4, 2, 2, 2))[0], hits[0] if hits else "none"
-        kind = r.choices(("listed", "lookup", "named", "naming", "words"), (50, 15, 15, 12, 8))[0]
+        kinds = ("listed", "lookup", "named", "stated", "naming", "words")
+        kind = r.choices(kinds, (45, 10, 10, 25, 6, 4))[0]
         if kind == "listed" and entries:
             entry = self._balanced(entries, shown)
             ask = r.choice(("Do you see {}?", "Is {} there?", "Does {} fit?")).format(entry.name)
             return ask, "yes" if entry.holds(shown) else "no"
         if kind == "lookup" and entries:
             return self._lookup(entries)
+        if kind == "stated":
+            return self._stated(shown)
         if kind in ("listed", "named"):
             digit = r.choice(sorted(shown)) if shown and r.random() < 0.5 else r.randrange(10)
             what = r.choice((*self.names[digit], *self.meanings[digit], self.drawn.meaning(digit)))
@@ -182,6 +185,19 @@ class Conversations:
         if kind == "naming":
             return "What digits are there?", " and ".join(DIGIT_NAMES[d] for d in sorted(shown)) or "none"
         return self._words(entries, described)
+
+    def _stated(self, shown: frozenset[int]) -> tuple[str, str]:
+        """Whether something is absent, there together with something else, or there without it."""
+        r, wanted = self.random, self.random.random() < 0.5
+        known = [*shown, *r.sample(range(10), 2)]
+        for _ in range(12):
+            one, two = r.sample(known, 2)
+            make = r.choice((self.drawn.conjunction, self.drawn.exception, None))
+            entry = self.drawn.negation(one) if make is None or one == two else make(one, two)
+            if entry.holds(shown) == wanted:
+                break
+        ask = r.choice(("Is it so, {}?", "Would you say {}?", "Does this hold, {}?")).format(entry.meaning)
+        return ask, "yes" if entry.holds(shown) else "no"
 
     def _lookup(self, entries: list[Entry]) -> tuple[str, str]:
         """Which name stands for a digit, or none: a question about the list alone."""

@@ -224,14 +224,14 @@ class Entries:
         """Entries of one kind of logic; of negations one, or hardly a picture would fit none."""
         r = self.random
         if logic == "not":
-            return [self.negation(), *self._plain(r.choice((0, 0, 0, 1, 2)))]
+            return [self.negation(r.randrange(10)), *self._plain(r.choice((0, 0, 0, 1, 2)))]
         make = self.conjunction if logic == "both" else self.exception
         plain = self._plain(r.choice((0, 0, 0, 1, 3)))
         return [*(make(*r.sample(range(10), 2)) for _ in range(max(1, count // 2))), *plain]
 
-    def negation(self) -> Entry:
+    def negation(self, digit: int) -> Entry:
         """What lacks a digit."""
-        r, digit = self.random, self.random.randrange(10)
+        r = self.random
         name = r.choice(("no {}", "without {}", "missing {}", "not {}")).format(self.names[digit][0])
         meaning = r.choice(_NOT).format(self.meaning(digit))
         return Entry(name, meaning, without=frozenset({digit}), kind="not")
