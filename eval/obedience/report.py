@@ -14,7 +14,7 @@ from judge.runs.folder import RunDir
 
 from .lessons import unjudged_table
 from .suite import Answers, Rewritten
-from .tables import Metrics, headline, refusals, tables
+from .tables import Metrics, headline, refusals
 
 WORST_FAMILIES = 10
 WRONG_ROWS = 4
