@@ -69,6 +69,7 @@ def write_obedience_report(
             refusals(metrics),
             unjudged_table(metrics.get("left_unjudged", {})),
             refusals(metrics),
+            unjudged_table(metrics.get("left_unjudged", {})),
         ],
         figure=png_data_uri(figure.read_bytes()),
         sheets={name: sheet for name, sheet in sheets.items() if sheet},
