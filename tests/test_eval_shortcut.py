@@ -45,11 +45,12 @@ def test_properly_drawn_rows_say_nothing(drawn):
     assert abs(result.auc - 0.5) <= 0.03
     assert result.clean
     assert result.interval[0] < 0.51
+    assert result.image_auc == image_facts_auc(drawn)
     assert set(result.by_model) == {"logistic_regression", "character_ngrams", "boosted_trees"}
 
 
 def test_facts_of_images_say_little_in_balanced_rows_and_much_in_others(examples, drawn):
-    assert 0.5 < check_rows(drawn[:2000]).image_auc < 0.65
+    assert 0.5 < image_facts_auc(drawn) < 0.65
     groups = draw_groups(examples, TAXONOMY, FlipOptions().plain, seed=0, epoch=0, groups=300)
     plain = [row for group in groups for row in group.rows]
     assert image_facts_auc(plain) > 0.7
@@ -62,10 +63,10 @@ def test_wordings_that_tell_are_caught(drawn):
     """A style that safe rows have more often: seen in what was done, and in how it is spelled."""
     shouting = [
         replace(row, prompt=(row.prompt or "x").upper()) if not row.unsafe and number % 3 == 0 else row
-        for number, row in enumerate(drawn)
+        for number, row in enumerate(drawn[:1600])
     ]
     assert check_rows(shouting).auc > 0.55
-    told = [replace(row, prompt_form="plain" if row.unsafe else "odd") for row in drawn]
+    told = [replace(row, prompt_form="plain" if row.unsafe else "odd") for row in drawn[:1600]]
     assert check_rows(told).features["prompt_odd"] < 0.01
 
 
