@@ -14,7 +14,7 @@ from judge.runs.folder import RunDir
 
 from .lessons import unjudged_table
 from .suite import Answers, Rewritten
-from .tables import Metrics, headline, refusals
+from .tables import Metrics, headline, refusals, tables
 
 WORST_FAMILIES = 10
 WRONG_ROWS = 4
@@ -66,8 +66,7 @@ def write_obedience_report(
         title=run.path.name,
         tables=[
             headline(metrics, before),
-            refusals(metrics),
-            unjudged_table(metrics.get("left_unjudged", {})),
+            *tables(metrics, before),
             refusals(metrics),
             unjudged_table(metrics.get("left_unjudged", {})),
         ],
