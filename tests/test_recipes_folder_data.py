@@ -124,7 +124,7 @@ def keeps_its_lessons(run):
     assert levels.pop("corner").startswith("measured 0.")  # held out, and asked about at the end
     assert set(levels.values()) == {"trained"}
     assert record.envelope.categories == len(taxonomy)
-    assert 16 <= record.envelope.prompt_characters < 40
+    assert record.envelope.prompt_characters >= 16
     assert record.envelope.policy_scripts == record.envelope.prompt_scripts == ("Latin",)
     return record
 
