@@ -354,18 +354,17 @@ def run_other_attacks(
     gradients = options.knowledge == "white_box"
     white_box = {name: each for name, each in named.items() if gradients and each.no_gradients is None}
     largest = replace(suite.threat, epsilon=suite.epsilons[-1], space="file", after=("8bit",))
-    texts, edits = {}, {}
+    texts, edits, token_rows = {}, {}, max(1, options.text_rows // 3)
     for name, victim in named.items():
         report_progress(f"{name}: texts and edits")
         texts[name] = attack_texts(
-            victim, questions, suite.threat, families=families(options), token_rows=options.text_rows // 3
+            victim, questions, suite.threat, families=families(options), token_rows=token_rows
         )
         edits[name] = edit_pictures(victim, questions, suite.threat, severities=tuple(options.severities))
     report_progress("length and character attacks")
     everyone = named | {name: ClassifierVictim(cascade) for name, cascade in cascades.items()}
     filters = {name: FilterClassifier.from_cascade(cascade) for name, cascade in list(cascades.items())[:1]}
-    seed = options.draws[0]
-    disguises = attack_by_disguise(everyone, filters, questions, rows=options.text_rows, seed=seed)
+    disguises = attack_by_disguise(everyone, filters, questions, rows=options.text_rows)
     report_progress("transfer")
     maker = APGD(steps=options.steps, early_stop=False)
     return {

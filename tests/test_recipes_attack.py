@@ -59,7 +59,7 @@ def arguments(runs, out, **more):
         "output_dir": out,
         "rows": 8,
         "unsafe_rows": 4,
-        "text_rows": 3,
+        "text_rows": 1,
         "severities": [3],
         "clean_rows": 20,
         "limit": 120,
@@ -132,7 +132,7 @@ def test_it_leaves_numbers_trials_and_a_report(finished):
     assert metrics["static_sets"].popitem()[1]["student"]["prompts"] == 2
     disguised = metrics["disguises"]["classifiers"]
     assert set(disguised) >= {"student", "defended", "cascade", "defended_cascade"}
-    assert all(0 < entry["rows"] <= 3 for entry in disguised.values())
+    assert all(entry["rows"] <= 1 for entry in disguised.values())
     assert metrics["disguises"]["text_filters"]["cascade"]["lost"]["homoglyphs"] >= 0
     trials = list(RunDir.open(out).read_rows("trials"))
     assert {trial["victim"] for trial in trials} == {"student", "defended"}
