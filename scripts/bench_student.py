@@ -11,6 +11,9 @@ Random weights in the shapes of OpenAI's CLIP, the head at its default size, ima
    queries of a taxonomy encoded before. Encoding it, once per taxonomy, is measured separately (of the 100 categories:
    those beyond the first 11). Prompts are encoded before, too; in `overhead_with_prompts`, both sides include it.
    `head_overhead` is the largest of the former.
+   `prompt_modes`: images a second from prepared images and their prompts to the scores, reading each image alone and
+   with its prompt (`max`), with it only (`use`) and alone (`ignore`). `max_over_use`, the smallest ratio, says what it
+   costs that a prompt can only add suspicion: a second pass of the head.
 2. From an opened image and its prompt to the scores under 11 categories, at batch 1: PyTorch in float32, ONNX Runtime
    in float32 (not ViT-L/14) and in int8; `int8_speedup` is the smallest over the shapes. For comparison, on the same
    images, NudeNet's detector (package `nudenet`, ONNX Runtime, without its search for boxes) and a ViT-B/16 classifier
@@ -30,7 +33,7 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -45,6 +48,7 @@ from judge.standins.tokenizer import train_byte_bpe
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.student import Student
 from prompts import Taxonomy, load_taxonomy
+from prompts.reading import PromptMode
 from prompts.taxonomy import Category
 
 Shape = tuple[tuple[int, int, int, int], tuple[int, int, int, int], int, int]
@@ -185,7 +189,23 @@ def time_head(student: Student, batches: list[int], rounds: int) -> dict[str, An
                 ("overhead_with_prompts", "bare encoder and text encoder", ", reads prompts"),
             )
         }
+    found["prompt_modes"] = time_prompt_modes(student, max(batches), max(2, rounds // 3))
     return found
+
+
+def time_prompt_modes(student: Student, batch: int, rounds: int) -> dict[str, float]:
+    """Images a second under 11 categories, from prepared images to scores, by prompt mode."""
+    images, prompts = zip(*noise_posts(batch), strict=True)
+    pixels, taxonomy = student.encoder.pixel_values(images), draw_taxonomy(CATEGORIES[0])
+
+    def score(mode: PromptMode) -> None:
+        student.prompt_mode = mode
+        student.score_tokens(student.encoder.encode_pixel_values(pixels), prompts, taxonomy)
+        student.prompt_mode = "max"
+
+    modes: tuple[PromptMode, ...] = get_args(PromptMode)
+    taken = medians(time_in_turns({mode: lambda mode=mode: score(mode) for mode in modes}, repeats=rounds))
+    return {mode: batch / seconds for mode, seconds in taken.items()}
 
 
 def time_parts(
@@ -333,6 +353,9 @@ def report(name: str, overheads: dict[str, Any], speeds: dict[str, float]) -> No
         for key in ("overhead", "overhead_with_prompts"):
             text = ", ".join(f"{value:+.1%} with {count}" for count, value in rows[key].items())
             print(f"    {key.replace('_', ' '):44} {text}")
+    modes = overheads["prompt_modes"]
+    speeds_by_mode = ", ".join(f"{mode} {speed:.1f}" for mode, speed in modes.items())
+    print(f"  images/s by prompt mode: {speeds_by_mode}; max is {modes['max'] / modes['use']:.2f} of use")
     print("  image and prompt to scores, batch 1")
     for variant, taken in speeds.items():
         print(f"    {variant:44}{taken:9.4f} s/image{speeds['PyTorch, float32'] / taken:8.2f} times")
@@ -350,6 +373,9 @@ def summarise(
     return {
         "head_overhead": largest("overhead"),
         "head_overhead_with_prompts": largest("overhead_with_prompts"),
+        "max_over_use": min(
+            found["prompt_modes"]["max"] / found["prompt_modes"]["use"] for found in overheads.values()
+        ),
         "int8_speedup": min(row["PyTorch, float32"] / row["ONNX Runtime, int8"] for row in speeds.values()),
         "head": overheads,
         "seconds_per_image": {**speeds, "others": others},

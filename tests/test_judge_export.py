@@ -278,6 +278,18 @@ def test_a_prompt_that_is_too_long(exported, noise_image, prompt):
     assert np.isnan(plain.unsafe[0])
 
 
+def test_no_prompt_lowers_a_score(exported, noise_image):
+    """As in `test_judge_suspicion`, of which this is the exported student's part."""
+    rng, letters = random.Random(0), "aeinost 0123,.\u200b\0\u202e\U0001f642\u8a9e\u05d0"
+    prompts = ["".join(rng.choices(letters, k=rng.choice([2, 8, 30, 500]))) for _ in range(200)]
+    images = [noise_image(place % 4) for place in range(len(prompts))]
+    runtime = OnnxStudent(exported("clip")[1], threads=1)
+    found, alone = (runtime.score(images, asked, FEW) for asked in (prompts, None))
+    assert (found.unsafe >= alone.unsafe).all()
+    assert (found.categories >= alone.categories).all()
+    assert (found.unsafe > alone.unsafe).any()
+
+
 def test_one_prompt_each(exported, noise_image):
     with pytest.raises(ValueError, match="1 images but 2 prompts"):
         load_onnx_student(exported("clip")[1]).score([noise_image(0)], ["a", "b"], FEW)

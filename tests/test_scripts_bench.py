@@ -62,4 +62,5 @@ def test_the_overhead_of_the_head_and_the_speedup_by_int8(last_line):
     found = last_line("bench_student.py", "--rounds", "1", "--batches", "1")
     assert found["head_overhead"] > -1
     assert found["int8_speedup"] > 0
+    assert found["max_over_use"] > 0
     assert {"machine", "versions", "load_average"} <= found.keys()
