@@ -31,8 +31,8 @@ CLEARLY = 0.1
 _GROUP = 4
 """Rows under one policy: few, so that few questions have several policies."""
 ADVICE = (
-    "The lessons are too narrow: raise flip.restyle, rename or reword, or give the taxonomy more aliases and rewordings. "
-    "recipes/obedience.py measures all families."
+    "The lessons are too narrow: raise flip.restyle, rename or reword, or give the taxonomy more aliases and "
+    "rewordings. recipes/obedience.py measures all families."
 )
 
 
