@@ -2,7 +2,7 @@
 
     accelerate launch recipes/lora_llava.py
 
-With no options it trains on what ships: real handwritten digits play ten categories, `tiny-llava` (1.6 M parameters)
+With no options it trains on what ships: real handwritten digits play ten categories, `tiny-llava` (1.9 M parameters)
 is the base, two digits are held out of all training. On 2 CPU cores it takes about 5 minutes, leaves `runs/demo`
 (adapter, metrics.json, report.html) and prints F1 before and after, both flip directions and held-out categories.
 

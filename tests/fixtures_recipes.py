@@ -16,6 +16,7 @@ RECIPE_OPTIONS = {
     "lr_scheduler_type": "linear",
     "warmup_steps": 0,
     "save_total_limit": None,
+    "gradient_accumulation_steps": 1,
     "per_device_train_batch_size": 20,  # three steps an epoch, so six steps cross into the second
     "max_steps": 6,
     "eval_rows": 20,

@@ -107,6 +107,7 @@ def run_recipe():
 
 TRAINER_OPTIONS = {
     "max_steps": 2,
+    "gradient_accumulation_steps": 1,
     "per_device_train_batch_size": 2,
     "eval_strategy": "no",
     "save_strategy": "no",

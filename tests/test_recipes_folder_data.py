@@ -21,7 +21,13 @@ from judge.serve import cli
 from prompts import load_taxonomy
 
 RECIPES = {path.stem for path in (Path(__file__).resolve().parent.parent / "recipes").glob("*.py")}
-TRAINER = {"max_steps": 1, "per_device_train_batch_size": 2, "use_cpu": True, "disable_tqdm": True}
+TRAINER = {
+    "max_steps": 1,
+    "gradient_accumulation_steps": 1,
+    "per_device_train_batch_size": 2,
+    "use_cpu": True,
+    "disable_tqdm": True,
+}
 TRAINER["obedience_rows"] = 0
 
 

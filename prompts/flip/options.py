@@ -55,20 +55,20 @@ class FlipOptions:
     """Share of row pairs whose two images violate equally many keys, where the data allow it; rows with a benign image
     are never balanced. Otherwise how much an image violates hints at its label."""
 
-    restyle: float = 0.65
+    restyle: float = 0.25
     """Share of policies that are worded and put together as other users would; the others are in the taxonomy's words.
     The shares that follow are of these policies, and any of them may be 0."""
     mixed: float = 0.15
     """Share whose entries are styled one by one; the others have one style throughout, as a user's list has."""
-    case: float = 0.2
+    case: float = 0.1
     """In upper, lower or title case."""
-    clauses: float = 0.15
+    clauses: float = 0.1
     """Names inside a clause: "4.2 Ban on NAME"."""
-    codes: float = 0.1
+    codes: float = 0.05
     """Codes as names: "S1"; the definition says what is meant."""
-    nonsense: float = 0.15
+    nonsense: float = 0.1
     """Made-up words as names; the definition says what is meant."""
-    names_only: float = 0.1
+    names_only: float = 0.05
     """Names without definitions."""
     phrases: float = 0.2
     """A few words around each definition."""
@@ -76,13 +76,13 @@ class FlipOptions:
     """Definitions in the middle of a paragraph as lawyers write it."""
     orders: float = 0.12
     """Definitions that order the reader to answer safe, or unsafe; labels stay as they are."""
-    distract: float = 0.3
+    distract: float = 0.4
     """Filled up with unrelated categories; never where `distractors` names no taxonomy."""
-    negation: float = 0.07
+    negation: float = 0.12
     """With a category of pictures that do *not* show something."""
-    conjunction: float = 0.07
+    conjunction: float = 0.1
     """With categories that take two things in one picture."""
-    exception: float = 0.07
+    exception: float = 0.1
     """With categories that are allowed beside another thing."""
     split: float = 0.05
     """With a category in two: by itself, and beside another of the list."""
@@ -94,7 +94,7 @@ class FlipOptions:
     """Characters of names and definitions that rewording may lead to, since a row has to fit into `max_length` tokens.
     A policy that would be longer loses distractors, or else stays in the words of the taxonomy."""
 
-    reprompt: float = 0.6
+    reprompt: float = 0.3
     """Share of row pairs with prompts whose prompts are rewritten; the others are as in the data. The shares that
     follow are of these pairs, and any of them may be 0."""
     describe: float = 0.6
