@@ -1,8 +1,9 @@
-"""Constructions in definitions that training does not cover: negations, exceptions and conjunctions.
+"""Constructions in definitions that are read poorly: negations, exceptions and conjunctions.
 
-Training rows (`prompts.flip`) state categories positively, alternatives joined by "or". A definition that excludes
-something ("not", "except") or requires two things at once ("together with") is understood only as far as the base model
-understands it; a student, which compares an image with phrases, matches the words and ignores the relation.
+A definition that excludes something ("not", "except") or requires two things at once ("together with") is understood
+only as far as the base model understands it; lessons hold such definitions (`prompts.flip.logic`), which small models do
+not learn from them (`recipes/obedience.py` measures it). A student, which compares an image with phrases, matches the
+words and ignores the relation.
 """
 
 import re
@@ -27,7 +28,7 @@ def relations(text: str) -> dict[str, str]:
 
 
 def cautions(category: Category) -> list[str]:
-    """One warning for each construction in a category's definition that training does not cover; mostly none."""
+    """One warning for each construction in a category's definition that is read poorly; mostly none."""
     if category.name_only:
         return []
     return [

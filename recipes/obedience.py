@@ -215,7 +215,7 @@ def show(run: RunDir, metrics: Mapping[str, Any], before: Mapping[str, Any] | No
             log(f"\n{table.to_text()}")
     if metrics["kept_in_run"]:
         log(
-            f"\nWhat it obeyed is kept in {metrics['judge']}/measured.json: its verdicts name it as evidence."
+            f"\nWhat it obeyed is kept in measured.json of {metrics['judge']}: its verdicts name it as evidence."
         )
     log(f"\n{seconds:.0f} s in all; {run.path}/report.html shows the wrong verdicts of the worst families")
 

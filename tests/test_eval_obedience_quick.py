@@ -78,7 +78,7 @@ def test_a_judge_that_training_made_deaf_is_told_so(ask, examples):
     assert obedience.metrics["after"]["families"]["upper_case"]["f1"] == 0.0
     said = obedience.summary("student")
     assert "After training the student obeys fewer wordings than before: upper_case F1 1.00 -> 0.00." in said
-    assert "flip.reword" in said
+    assert "flip.restyle" in said
 
 
 def test_without_a_before_it_lags_behind_the_plain_wording(ask, examples):

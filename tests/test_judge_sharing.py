@@ -78,7 +78,9 @@ def test_gradients_reach_the_pixels_through_a_cut_tree(loaded, noise_image, monk
         judge.pixel_margins(pixels, ["a photo", None], FIRST).sum().backward()
         gradients.append(pixels.grad)
     assert gradients[0].abs().max() > 0
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
+    # Relative to the largest: gradients near zero are sums that cancel.
+    largest = float(gradients[0].abs().max())
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-5 * largest)
 
 
 @pytest.mark.parametrize("multilabel", [False, True])
