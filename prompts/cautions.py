@@ -1,9 +1,9 @@
 """Constructions in definitions that are read poorly: negations, exceptions and conjunctions.
 
 A definition that excludes something ("not", "except") or requires two things at once ("together with") is understood
-only as far as the base model understands it; lessons hold such definitions (`prompts.flip.logic`), which small models do
-not learn from them (`recipes/obedience.py` measures it). A student, which compares an image with phrases, matches the
-words and ignores the relation.
+only as far as the base model understands it: lessons hold such definitions (`prompts.flip.logic`), but small models do
+not learn to read them (`recipes/obedience.py` measures it). A student, which compares an image with phrases, matches
+the words and ignores the relation.
 """
 
 import re
@@ -32,7 +32,7 @@ def cautions(category: Category) -> list[str]:
     if category.name_only:
         return []
     return [
-        f"{category.name}: the definition {kind} ({word!r}), which no lesson teaches yet, so classifiers may read over "
-        "it. Say what falls under the category, and measure it on images of your own."
+        f"{category.name}: the definition {kind} ({word!r}), which classifiers often read over. "
+        "Say what falls under the category, and measure it on images of your own."
         for kind, word in relations(category.definition).items()
     ]

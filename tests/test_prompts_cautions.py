@@ -1,4 +1,4 @@
-"""What `arbiter taxonomy check` warns about: relations in a definition that no lesson teaches."""
+"""What `arbiter taxonomy check` warns about: relations in a definition that are often read over."""
 
 import pytest
 
