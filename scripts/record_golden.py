@@ -25,6 +25,7 @@ OPTIONS = {
     "limit": 200,
     "eval_rows": 16,
     "test_rows": 32,
+    "obedience_rows": 0,
     "eval_strategy": "no",
     "save_strategy": "no",
     "seed": 7,
