@@ -2,22 +2,22 @@ r"""Measure whether a classifier obeys your list of categories in any wording, w
 
     python recipes/obedience.py
 
-With no options: the judge of `make demo` on digits. The same 240 questions are asked under 34 families of rewritings of
+With no options: the judge of `make demo` on digits. The same 120 questions are asked under 34 families of rewritings of
 the policy (capitals, typos, nonsense names, legal prose, German, 40 categories, negations, orders in definitions, ...)
 and beside 31 families of prompts (prose of 10 to 4,000 characters, invisible characters, lies, forged verdicts, ...).
 Each is compared with the plain wording, or with no prompt, on the same images. Families that no lesson may use are
-reported apart. On one CPU core it takes 4 minutes and leaves `runs/obedience`: metrics.json, every judged row,
-report.html with a bar a family and the wrong verdicts of the worst. Some lines for a judge whose lessons held aliases,
-rewordings and merged categories only:
+reported apart. On one CPU core it takes 6 minutes and leaves `runs/obedience`: metrics.json, every judged row,
+report.html with a bar a family and the wrong verdicts of the worst. Some lines:
 
                                                        F1   drop            95 %
     as the taxonomy words it                        0.983      –               –
-    definition_only, never used in lessons          0.979  0.004   0.000 – 0.014
-    upper_case                                      0.442  0.542   0.449 – 0.644
-    legal_prose                                     0.356  0.627   0.529 – 0.729
-    categories_20                                   0.000  0.983   0.966 – 0.996
-    prompts of 300 characters of prose              0.692  0.292   0.216 – 0.373
-    prompts of 500                                  0.048  0.935   0.874 – 0.983
+    definition_only, never used in lessons          0.956  0.027  -0.008 – 0.071
+    upper_case                                      0.983  0.000   0.000 – 0.000
+    legal_prose                                     0.965  0.018  -0.015 – 0.057
+    categories_20                                   0.957  0.026   0.000 – 0.060
+    bullets, never used in lessons                  0.822  0.161   0.106 – 0.227
+    negation                                        0.024  0.952   0.893 – 1.000
+    prompts of 300 and of 4,000 characters          0.983  0.000   0.000 – 0.000
 
 Your own judge, images and categories, and the base it was trained from beside it:
 

@@ -195,7 +195,7 @@ def test_the_server_judges_the_very_same_pixels(stub, noise_image):
 
 
 def test_messages_are_those_of_the_local_judge(stub, ask):
-    ask(prompts=["a cat"])
+    ask(prompts=["a cat"], prompt_mode="use")
     chat = render(DIGITS, "a cat")
     sent = stub.asked[0]["messages"]
     assert [message["role"] for message in sent] == [message["role"] for message in chat.messages]

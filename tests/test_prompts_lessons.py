@@ -110,9 +110,8 @@ def test_evaluations_are_in_plain_words() -> None:
 
 
 def test_shares_of_what_is_done() -> None:
-    groups = draw_groups(
-        IMAGES, DIGITS, FlipOptions(distractors=("everyday",), group_size=2), seed=0, epoch=0, groups=500
-    )
+    options = FlipOptions(distractors=("everyday",), group_size=2, restyle=0.65, reprompt=0.6)
+    groups = draw_groups(IMAGES, DIGITS, options, seed=0, epoch=0, groups=500)
     counts = report(rows_of(groups))
     assert set(counts["wording"]) == {*POLICY_PARTS, "mixed", "plain"}
     assert set(counts["prompt form"]) == {*PROMPT_PARTS, "plain"}

@@ -246,7 +246,7 @@ def test_the_defaults_of_label_flipping() -> None:
     assert (chosen.min_categories, chosen.max_categories, chosen.group_size) == (1, 9, 8)
     assert (chosen.rename, chosen.reword, chosen.custom, chosen.neutral_name) == (0.25, 0.25, 0.25, 0.5)
     assert (chosen.no_prompt, chosen.focus, chosen.benign, chosen.balance) == (0.25, 0.25, 0.2, 1.0)
-    assert (chosen.restyle, chosen.reprompt, chosen.distractors) == (0.65, 0.6, ())
+    assert (chosen.restyle, chosen.reprompt, chosen.distractors) == (0.25, 0.3, ())
     assert (chosen.names, chosen.held_out) == (NEUTRAL_NAMES, frozenset())
     assert NEUTRAL_NAMES == ("house list", "own rule", "local rule", "our list")
 

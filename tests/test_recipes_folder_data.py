@@ -226,7 +226,7 @@ def test_recipe_obedience(on_shapes, run_recipe, base_folder, shapes_judge, tmp_
     assert found["families"]["categories_20"]["unjudged_share"] == 0
     assert found["left_unjudged"]["categories_20"]["policies"] == 1
     assert "Outside the lessons" in printed
-    assert f"{tmp_path / 'a judge'}/measured.json" in printed
+    assert f"measured.json of {tmp_path / 'a judge'}" in printed
     kept = json.loads((tmp_path / "a judge" / MEASURED).read_text())
     assert kept["families"]["categories_20"]["envelope"]["categories"] == 20
     assert read_record(RunDir.open(tmp_path / "a judge")).envelope.categories == 4
