@@ -1,4 +1,4 @@
-"""Readings of an image: alone, and with each window of its prompt. a prompt can only add suspicion.
+"""Readings of an image: alone, and with each window of its prompt. A prompt can only add suspicion.
 
 Every score is the largest over the readings, and the image alone is one of them. So no prompt, whatever its length or
 content, can lower a score below the image's own, and length cannot dilute what one window says. This holds by
