@@ -230,7 +230,8 @@ TOWER = {
 def save_tiny_encoder(folder, family, **vision):
     """A random encoder of 2 layers in the hub's layout: contexts of 12 tokens, images of 16 x 16, patches of 8 x 8.
 
-    As in OpenAI's CLIP, and in SigLIP, texts are padded with the token that ends them.
+    As in OpenAI's CLIP, and in SigLIP, texts are padded with the token that ends them. "dual" is a CLIP's image tower
+    beside a BERT, pooled as transformers does it; "mean" the same with a mean of unit length, less a centre.
     """
     import torch
     import transformers as t
@@ -239,6 +240,9 @@ def save_tiny_encoder(folder, family, **vision):
     if family == "clip":
         start, end = "<|startoftext|>", "<|endoftext|>"
         tokenizer = caption_tokenizer((end, start, end, end), f"{start} $A {end}")
+        images = t.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
+    elif family in ("dual", "mean"):
+        tokenizer = caption_tokenizer(("[UNK]", "[CLS]", "[SEP]", "[PAD]"), "[CLS] $A [SEP]")
         images = t.CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size={"height": 16, "width": 16})
     else:
         tokenizer = caption_tokenizer(("<unk>", "<s>", "</s>", "</s>"), "$A </s>")
@@ -253,6 +257,20 @@ def save_tiny_encoder(folder, family, **vision):
     if family == "clip":
         config = t.CLIPConfig(vision_config=TOWER | vision, text_config=text, projection_dim=24)
         model = t.CLIPModel(config)
+    elif family in ("dual", "mean"):
+        pooling = {
+            "mode": "mean",
+            "normalize": True,
+            "centre": [0.01 * (place % 7 - 3) for place in range(24)],
+        }
+        model = t.VisionTextDualEncoderModel(
+            t.VisionTextDualEncoderConfig(
+                vision_config=t.CLIPVisionConfig(**TOWER | vision).to_dict(),
+                text_config=t.BertConfig(**text).to_dict(),
+                projection_dim=24,
+                text_pooling=pooling if family == "mean" else None,
+            )
+        )
     else:
         model = t.SiglipModel(t.SiglipConfig(vision_config=TOWER | vision, text_config=text))
     with torch.no_grad():  # far from their initial values, so that no wrong path gives nearly the same
@@ -266,7 +284,7 @@ def save_tiny_encoder(folder, family, **vision):
 
 @pytest.fixture(scope="session")
 def tiny_encoder_folder(tmp_path_factory):
-    """`tiny_encoder_folder(family, **vision)` -> a folder with a random CLIP or SigLIP, saved once a session."""
+    """`tiny_encoder_folder(family, **vision)` -> a folder with a random encoder, saved once a session."""
     saved = {}
 
     def make(family, **vision):

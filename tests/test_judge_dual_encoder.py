@@ -1,4 +1,4 @@
-"""judge/encoders/dual.py: the joint space of CLIP and SigLIP, long texts, identity, pixels, refusals."""
+"""judge/encoders/dual.py: the joint space of each family, long texts, identity, pixels, refusals."""
 
 import json
 import shutil
@@ -14,14 +14,19 @@ from judge.errors import CheckpointError
 
 SHORT = ["two", "a photo of two and three", "seven"]
 LONG = "a photo of two and three; handwritten seven on a wall, and zero, and one"
-FAMILIES = ("clip", "siglip")
+FAMILIES = ("clip", "siglip", "dual")
+KINDS = {
+    "clip": transformers.CLIPModel,
+    "siglip": transformers.SiglipModel,
+    "dual": transformers.VisionTextDualEncoderModel,
+}
 CLOSE = 5e-5
 """1e-5 of the values, which reach 5 and, in float32, differ so between processors."""
 
 
 @pytest.fixture(scope="module")
-def encoders(tiny_clip_folder, tiny_siglip_folder):
-    return {"clip": DualEncoder.load(tiny_clip_folder), "siglip": DualEncoder.load(tiny_siglip_folder)}
+def encoders(tiny_encoder_folder):
+    return {family: DualEncoder.load(tiny_encoder_folder(family)) for family in FAMILIES}
 
 
 @pytest.fixture(params=FAMILIES)
@@ -42,8 +47,7 @@ def images(noise_image):
 @pytest.fixture
 def reference(tiny_encoder_folder, family):
     """transformers' own model, loaded on its own."""
-    kind = {"clip": transformers.CLIPModel, "siglip": transformers.SiglipModel}[family]
-    return kind.from_pretrained(tiny_encoder_folder(family)).eval()
+    return KINDS[family].from_pretrained(tiny_encoder_folder(family)).eval()
 
 
 @pytest.fixture
@@ -96,8 +100,8 @@ def test_pooled_texts_are_transformers_own(encoder, reference):
     torch.testing.assert_close(tokens[:, 0], expected, rtol=1e-5, atol=CLOSE)
 
 
-def test_patches_of_clip_take_the_path_of_the_class_token(encoders, images):
-    encoder = encoders["clip"]
+@pytest.mark.parametrize("family", ["clip", "dual"])
+def test_patches_of_a_clip_tower_take_the_path_of_the_class_token(encoder, images):
     hidden = encoder.model.vision_model(encoder.pixel_values(images)).last_hidden_state
     projected = encoder.model.visual_projection(encoder.model.vision_model.post_layernorm(hidden))
     torch.testing.assert_close(encoder.encode_images(images), projected.detach())
@@ -113,7 +117,7 @@ def test_patches_of_siglip_take_the_path_of_the_pooled_token(tiny_encoder_folder
     assert not torch.allclose(tokens[:, 1], tokens[:, 0], atol=1e-3)
 
 
-def test_text_tokens_are_the_texts_own_in_the_joint_space(encoder, reference):
+def test_text_tokens_are_the_texts_own_in_the_joint_space(encoder, family, reference):
     tokens, mask = encoder.encode_texts(SHORT)
     assert tokens.dtype is torch.float32
     for text, row, seen in zip(SHORT, tokens, mask, strict=True):
@@ -122,8 +126,11 @@ def test_text_tokens_are_the_texts_own_in_the_joint_space(encoder, reference):
         start = whole.index(own[0])
         with torch.no_grad():
             hidden = reference.text_model(pad(encoder, whole)).last_hidden_state
-            project = reference.text_projection if encoder.family == "clip" else reference.text_model.head
-            expected = project(hidden)[0, start : start + len(own)]
+            own_states = hidden[0, start : start + len(own)]
+            if family == "dual":  # each token as a text of its own
+                own_states = reference.text_model.pooler(own_states[:, None])
+            project = reference.text_model.head if family == "siglip" else reference.text_projection
+            expected = project(own_states)
         assert seen.tolist() == [True] * (1 + len(own)) + [False] * (len(row) - 1 - len(own))
         torch.testing.assert_close(row[seen][1:], expected, rtol=1e-5, atol=CLOSE)
         assert not row[~seen].any()
@@ -180,7 +187,7 @@ def test_token_count_tells_what_fits(encoder):
 
 
 def test_a_text_too_long_is_refused_before_anything_is_read(encoder, monkeypatch):
-    room = len(windows(encoder, "x" * 100)[0]) - (2 if encoder.family == "clip" else 1)
+    room = len(windows(encoder, "x" * 100)[0]) - (1 if encoder.family == "siglip" else 2)
     tokens, _ = encoder.encode_texts(["x" * 50])
     per_letter = (tokens.shape[1] - 1) / 50
     fits, too_long = (int(room * MAX_WINDOWS / per_letter) + more for more in (0, room))

@@ -12,14 +12,14 @@ from prompts import Category, Taxonomy
 
 TEXTS = ["two", "a photo of two", "seven on a wall"]
 SHORT = Taxonomy("short", "1", (Category("one", "a 1"), Category("two", "a 2"), Category("six", "a 6; or 9")))
-FAMILIES = ("clip", "siglip", "tiny-clip")
+FAMILIES = ("clip", "siglip", "mean", "tiny-clip")
 CLOSE = 5e-5
 """1e-5 of the values, which reach 5 and, in float32, differ so between processors."""
 
 
 @pytest.fixture(scope="module")
-def softs(tiny_clip_folder, tiny_siglip_folder):
-    names = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}
+def softs(tiny_encoder_folder):
+    names = {family: tiny_encoder_folder(family) for family in FAMILIES[:-1]} | {"tiny-clip": "tiny-clip"}
     return {family: SoftText(DualEncoder.load(name)) for family, name in names.items()}
 
 
@@ -64,7 +64,7 @@ def test_nothing_is_left_behind(soft):
     with pytest.raises(RuntimeError):
         soft.encode_embedded(torch.randn(1, 4, soft.table.shape[1] + 1))
     assert torch.equal(soft.encoder.encode_texts(["a photo of two"])[0], before)
-    assert not soft.encoder.model.text_model.embeddings.token_embedding._forward_hooks
+    assert not soft.encoder.model.text_model.get_input_embeddings()._forward_hooks
 
 
 def test_the_gradient_is_that_of_finite_differences(soft):

@@ -1,12 +1,15 @@
 """A frozen image-text encoder: images and texts -> tokens in one joint space.
 
-Any CLIP, SigLIP or SigLIP 2 of fixed resolution from `transformers`. Heads take its tokens only, so they fit any
-encoder of the same width, and features can be computed once and cached (`judge.encoders.features`).
+Any CLIP, SigLIP or SigLIP 2 of fixed resolution from `transformers`, and its vision-text dual encoders: an image tower
+beside a BERT (`judge.encoders.towers`), whose pooling of texts is declared (`judge.encoders.text_pooling`). Heads take
+an encoder's tokens only, so they fit any encoder of the same width, and features can be computed once and cached
+(`judge.encoders.features`).
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -19,11 +22,14 @@ from judge.standins.shipped import base_path
 
 from .phrases import without_surrogates
 from .pixels import preprocess
+from .text_pooling import TextPooling
+from .towers import check_towers, image_tokens, text_context
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FAMILIES = ("clip", "siglip")
+DUAL = "vision-text-dual-encoder"
+FAMILIES = ("clip", "siglip", DUAL)
 """Supported values of `model_type`; SigLIP 2 of fixed resolution is a `siglip`."""
 MAX_WINDOWS = 32
 """Most windows of the text encoder's context that one text may take."""
@@ -37,7 +43,7 @@ _PROBE = "A photo of 2 FÜSSE,  isn't it?\nÀ \U0001f642"
 
 
 class DualEncoder:
-    """A frozen CLIP or SigLIP.
+    """A frozen CLIP, SigLIP or vision-text dual encoder.
 
     Attributes:
         name: as it was given to `load`.
@@ -45,6 +51,7 @@ class DualEncoder:
             included); caches and heads belong to it.
         width: D, the width of the joint space.
         context: tokens of one window of a text, special ones included.
+        pooling: how a vision-text dual encoder pools texts; None of the other families, which have a way of their own.
     """
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any, *, name: str) -> None:
@@ -58,9 +65,14 @@ class DualEncoder:
         self.model.requires_grad_(False)
         self.name, self.family = name, family
         text = model.config.text_config
-        self.width = int(model.config.projection_dim if family == "clip" else text.projection_size)
+        self.width = int(text.projection_size if family == "siglip" else model.config.projection_dim)
         self.context = int(text.max_position_embeddings)
-        self.fingerprint = _fingerprint(model, tokenizer, image_processor)
+        self.pooling: TextPooling | None = None
+        if family == DUAL:
+            self.pooling = TextPooling.declared(model.config, name=name)
+            check_towers(model, name=name, pooler=self.pooling.mode == "pooler")
+            self.context = text_context(text, tokenizer)
+        self.fingerprint = self._fingerprint()
 
     @classmethod
     def load(
@@ -71,7 +83,7 @@ class DualEncoder:
         device: str | torch.device | None = None,
         dtype: str = "float32",
     ) -> Self:
-        """Load by hub id, folder, or the name of a shipped encoder (`tiny-clip`).
+        """Load by hub id, folder, or the name of a shipped encoder (`tiny-clip`, `small-clip`).
 
         Raises:
             CheckpointError: it cannot be loaded, or is of another family.
@@ -89,7 +101,8 @@ class DualEncoder:
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise CheckpointError(
                 f"{str(name_or_path)!r} could not be loaded as an image-text encoder: "
-                f"{str(error).strip().splitlines()[0]} Give a CLIP or SigLIP by hub id or folder, or tiny-clip."
+                f"{str(error).strip().splitlines()[0]} Give a CLIP, SigLIP or {DUAL} by hub id or "
+                "folder, or tiny-clip or small-clip."
             ) from error
         encoder = cls(model, tokenizer, image_processor, name=str(name_or_path))
         encoder.model.to(device=device, dtype=getattr(torch, dtype))
@@ -108,23 +121,13 @@ class DualEncoder:
     def encode_pixel_values(self, pixel_values: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, 1 + P, D) float32: the pooled embedding, then one token a patch, in row order.
 
-        Differentiable in `pixel_values`. Patches of a CLIP go through its last norm and projection, as the pooled
-        token does (MaskCLIP, Zhou et al. 2022, section 3.2). Those of a SigLIP go one by one through its attention
-        pooling head, which for a single patch is the value and output projection and the MLP.
+        Differentiable in `pixel_values`.
         """
-        output = self.model.vision_model(
-            pixel_values.to(device=self.device, dtype=self.model.dtype, non_blocking=True)
-        )
-        if self.family == "clip":
-            patches = self.model.vision_model.post_layernorm(output.last_hidden_state[:, 1:])  # without CLS
-            tokens: Tensor = self.model.visual_projection(
-                torch.cat([output.pooler_output[:, None], patches], dim=1)
-            )
-            return tokens.float()
-        # (B, P, D) -> (B * P, 1, D): the pooling head takes every patch as a sequence of its own.
-        patches = self.model.vision_model.head(output.last_hidden_state.flatten(0, 1)[:, None])
-        patches = patches.view_as(output.last_hidden_state)
-        return torch.cat([output.pooler_output[:, None], patches], dim=1).float()
+        pixels = pixel_values.to(device=self.device, dtype=self.model.dtype, non_blocking=True)
+        tokens = image_tokens(self.model.vision_model, pixels)
+        if self.family != "siglip":
+            tokens = self.model.visual_projection(tokens)
+        return tokens.float()
 
     def encode_images(self, images: "Sequence[Image]") -> Tensor:
         """`encode_pixel_values` of B RGB images, without gradients: (B, 1 + P, D) float32."""
@@ -191,31 +194,34 @@ class DualEncoder:
 
         `attention` (W, L) is 1 at tokens and 0 at padding.
         """
-        inputs = {"input_ids": ids.to(self.device)}
+        ids, attention = ids.to(self.device), attention.to(self.device)
+        if self.pooling is not None:
+            return self.pooling(self.model, ids, attention)
         if self.family == "clip":
-            inputs["attention_mask"] = attention.to(self.device)
-            output = self.model.text_model(**inputs)
+            output = self.model.text_model(input_ids=ids, attention_mask=attention)
             project = self.model.text_projection
             return project(output.pooler_output).float(), project(output.last_hidden_state).float()
-        output = self.model.text_model(**inputs)  # SigLIP was trained without a mask, on padded texts
+        output = self.model.text_model(input_ids=ids)  # SigLIP was trained without a mask, on padded texts
         return output.pooler_output.float(), self.model.text_model.head(output.last_hidden_state).float()
 
-
-def _fingerprint(model: Any, tokenizer: Any, image_processor: Any) -> str:
-    """SHA-256 of everything that changes features: weights, and settings that do not show in their shapes."""
-    parts = (model.config.vision_config, model.config.text_config)
-    settings = {
-        "model": [[_plain(getattr(part, name, None)) for name in _MODEL_SETTINGS] for part in parts],
-        "image": {name: _plain(getattr(image_processor, name, None)) or None for name in _IMAGE_SETTINGS},
-        "vocabulary": sorted(tokenizer.get_vocab().items()),
-        "probe": list(tokenizer(_PROBE).input_ids),
-    }
-    # Weights by name in sorted order, as float32: independent of file format and dtype.
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    def _fingerprint(self) -> str:
+        """SHA-256 of everything that changes features: weights, and settings that do not show in their shapes."""
+        config, tokenizer, processor = self.model.config, self.tokenizer, self.image_processor
+        parts = (config.vision_config, config.text_config)
+        settings: dict[str, Any] = {
+            "model": [[_plain(getattr(part, name, None)) for name in _MODEL_SETTINGS] for part in parts],
+            "image": {name: _plain(getattr(processor, name, None)) or None for name in _IMAGE_SETTINGS},
+            "vocabulary": sorted(tokenizer.get_vocab().items()),
+            "probe": list(tokenizer(_PROBE).input_ids),
+        }
+        if self.pooling is not None:
+            settings["text"] = [self.context, asdict(self.pooling)]
+        # Weights by name in sorted order, as float32: independent of file format and dtype.
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for name, tensor in sorted(self.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().float().contiguous().cpu().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

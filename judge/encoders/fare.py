@@ -71,7 +71,7 @@ def unfreeze_image_tower(encoder: DualEncoder, blocks: int | None = None) -> lis
         ConfigError: more blocks than there are.
     """
     tower = encoder.model.vision_model
-    layers = tower.encoder.layers
+    layers = tower.layers if hasattr(tower, "layers") else tower.encoder.layers  # the first in ViT
     if blocks is not None and not 1 <= blocks <= len(layers):
         raise ConfigError(
             f"blocks is {blocks}; {encoder.name!r} has 1 to {len(layers)}, or none for all of it."
@@ -79,7 +79,7 @@ def unfreeze_image_tower(encoder: DualEncoder, blocks: int | None = None) -> lis
     parts = [tower] if blocks is None else [tower.embeddings, *layers[:blocks]]
     if blocks is not None and hasattr(tower, "pre_layrnorm"):  # so spelt in CLIP
         parts.append(tower.pre_layrnorm)
-    if blocks is None and encoder.family == "clip":
+    if blocks is None and encoder.family != "siglip":
         parts.append(encoder.model.visual_projection)
     encoder.model.requires_grad_(False)
     for part in parts:

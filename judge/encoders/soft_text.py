@@ -39,12 +39,12 @@ class SoftText:
         """Prepare an encoder.
 
         Args:
-            encoder: a CLIP or SigLIP.
+            encoder: of any family.
             ascii_only: restrict `allowed` to ASCII, as GCG does.
         """
         self.encoder = encoder
         tokenizer = encoder.tokenizer
-        self._embedding = encoder.model.text_model.embeddings.token_embedding
+        self._embedding = encoder.model.text_model.get_input_embeddings()
         self.table: Tensor = self._embedding.weight.detach().float()
         whole, own = tokenizer(_PROBE).input_ids, self._token_ids(_PROBE)
         at = next(start for start in range(len(whole)) if whole[start : start + len(own)] == own)
