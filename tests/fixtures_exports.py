@@ -31,7 +31,7 @@ def fresh_student(tiny_clip_folder):
 
 
 @pytest.fixture(scope="session")
-def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
+def exported(tiny_encoder_folder, tmp_path_factory):
     """`exported(family)` -> the student in PyTorch, and the path of its image side; `tiny-clip` ships.
 
     Nothing may be written beside that path.
@@ -40,14 +40,15 @@ def exported(tiny_clip_folder, tiny_siglip_folder, tmp_path_factory):
 
     from judge.student.export import export_student
 
-    homes, made = {"clip": tiny_clip_folder, "siglip": tiny_siglip_folder, "tiny-clip": "tiny-clip"}, {}
+    made = {}
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent
 
     def make(family):
         if family not in made:
-            student, path = make_student(homes[family]), shared / f"export-{family}" / "student.onnx"
+            home = family if family == "tiny-clip" else tiny_encoder_folder(family)
+            student, path = make_student(home), shared / f"export-{family}" / "student.onnx"
             with FileLock(shared / f"export-{family}.lock"):
                 if not path.exists():
                     assert export_student(student, path).difference < 1e-4

@@ -69,7 +69,7 @@ def assert_same(ours, theirs, tolerance=1e-4):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["clip", "siglip", "tiny-clip"])
+@pytest.mark.parametrize("family", ["clip", "siglip", "mean", "tiny-clip"])
 def test_onnx_answers_as_pytorch(exported, noise_image, family):
     student, path = exported(family)
     runtime = load_onnx_student(path)

@@ -73,12 +73,14 @@ class TextSide(nn.Module):
         super().__init__()
         self.encoder, self.model = encoder, encoder.model
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids (W, L) -> pooled (W, D) and token (W, L, D) embeddings.
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Token ids (W, L) and a mask (W, L) -> pooled (W, D) and token (W, L, D) embeddings.
 
-        No mask: a CLIP is causal, so padding behind a text does not reach its tokens; a SigLIP has none.
+        CLIP and SigLIP go without the mask: a CLIP is causal, so padding behind a text does not reach its tokens; a
+        SigLIP has none.
         """
-        return self.encoder.encode_token_ids(input_ids, torch.ones_like(input_ids))
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        return self.encoder.encode_token_ids(input_ids, mask)
 
 
 class TaxonomySide(nn.Module):
@@ -105,7 +107,7 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
         int8: quantise the encoders' matrix products.
     """
     encoder, head = student.encoder, student.head
-    width, context = encoder.width, encoder.context
+    width = encoder.width
     # Dimensions with a name or `_ANY` may have any length at run time; the others are those of the examples.
     taxonomy = {0: "categories", 1: "phrases"}
     per_phrase = {0: _ANY, 1: _ANY}
@@ -133,12 +135,16 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
             made["head"],
             None,
         )
-        # SigLIP pads to its context, so only CLIP has a dynamic length.
-        ids = torch.full((2, context if encoder.family == "siglip" else 7), encoder.tokenizer.pad_token_id)
-        axes = {0: "windows"} if encoder.family == "siglip" else {0: "windows", 1: "tokens"}
+        # SigLIP pads to its context; the others have a dynamic length.
+        fixed = encoder.family == "siglip"
+        ids = torch.full((2, encoder.context if fixed else 7), encoder.tokenizer.pad_token_id)
+        axes = {0: "windows"} if fixed else {0: "windows", 1: "tokens"}
+        texts = {"input_ids": (ids, axes)}
+        if encoder.pooling is not None:
+            texts["attention_mask"] = torch.ones_like(ids), per_phrase
         _export(
             TextSide(encoder),
-            {"input_ids": (ids, axes)},
+            texts,
             ["pooled", "tokens"],
             made["text"],
             _quantised if int8 else None,

@@ -196,10 +196,14 @@ class OnnxStudent:
         flat = [window for text in windows for window in text]
         longest = self.texts.context if self.texts.fill else max(len(window.ids) for window in flat)
         ids = np.full((len(flat), longest), self.texts.pad, dtype=np.int64)
+        mask = np.zeros_like(ids)
         for place, window in enumerate(flat):
-            ids[place, : len(window.ids)] = window.ids
+            ids[place, : len(window.ids)], mask[place, : len(window.ids)] = window.ids, 1
+        # A CLIP and a SigLIP are exported without a mask.
+        given = {"input_ids": ids, "attention_mask": mask}
+        inputs = {side.name: given[side.name] for side in self._text.get_inputs()}
         outputs: Iterator[tuple[Floats, Floats]] = zip(
-            *self._text.run(["pooled", "tokens"], {"input_ids": ids}), strict=True
+            *self._text.run(["pooled", "tokens"], inputs), strict=True
         )
         rows = []
         for text in windows:
