@@ -14,7 +14,7 @@ import prompts
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
 from prompts.taxonomy import Translation
 
-SIZES = {"digits": 10, "everyday": 64, "openai-moderation": 13, "unsafebench": 11}
+SIZES = {"signs": 20, "digits": 10, "everyday": 64, "openai-moderation": 13, "unsafebench": 11}
 DIGITS = load_taxonomy("digits")
 
 

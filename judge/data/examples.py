@@ -1,4 +1,4 @@
-"""Data sources -> examples: UnsafeBench and its external sets, folders, any data set of the hub, digits.
+"""Data sources -> examples: UnsafeBench and its external sets, folders, any data set of the hub, digits and signs.
 
 Nothing is dropped silently. A row that cannot be used (no label, an unknown category, an image that cannot be opened)
 is listed with its reason in `ExampleSet.skipped`; when there are too many, loading stops.
@@ -34,7 +34,7 @@ EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
     "self-harm": ("yiting/Self-harm_Dataset", "Self-harm"),
 }
 """UnsafeBench's external sets: name -> (name on the hub, the one category of its unsafe images, if known)."""
-SPECS = ("digits", "unsafebench", *EXTERNAL_SETS, "folder", "dataset")
+SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, "folder", "dataset")
 
 _PLAIN_COLUMNS = {name: name for name in ("image", "prompt", "label", "categories", "source", "split", "id")}
 _UNSAFEBENCH_COLUMNS = {
@@ -81,7 +81,7 @@ def load_examples(
     external sets are for testing only.
 
     Args:
-        spec: `digits`, or `digits:COUNT` for a number of canvases in each split; `unsafebench`, or
+        spec: `digits` or `signs`, or `digits:COUNT` for a number of pictures in each split; `unsafebench`, or
             `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
             `multiheaded`, `violence`, `self-harm`), also with a path; `folder:PATH` (images with a CSV or
             JSON-lines table); `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
@@ -102,8 +102,8 @@ def load_examples(
     if others not in ("safe", "unknown"):
         raise ExampleError(f"others is {others!r}; use 'safe' or 'unknown'.")
     kind, where = _parse(str(spec))
-    if kind == "digits":
-        return _digits(split, where, limit)
+    if kind in ("digits", "signs"):
+        return _drawn(kind, split, where, limit)
     reader, labels = _open(kind, where, taxonomy, others)
     name = f"{spec}/{split}"
     examples: list[Example] = []
@@ -245,21 +245,24 @@ def _share(data: bytes) -> float:
     return int.from_bytes(hashlib.sha256(data).digest()[:7]) / 2**56
 
 
-def _digits(split: str, drawn: str | None, limit: int | None) -> ExampleSet:
-    """Canvases of one split: `drawn` of them, by default `DEFAULT_COUNTS`, and never more than `limit`."""
-    from judge.standins.digits import DEFAULT_COUNTS, digits_examples
+def _drawn(kind: str, split: str, asked: str | None, limit: int | None) -> ExampleSet:
+    """Pictures of one split that are drawn here: `asked` of them, else the default, and never more than `limit`."""
+    from judge.standins import digits
+    from judge.standins.signs import examples as signs
 
-    if drawn is not None and not (drawn.isdecimal() and int(drawn)):
+    if asked is not None and not (asked.isdecimal() and int(asked)):
         raise ExampleError(
-            f"digits:{drawn} is no count; write digits, or digits:2000 for 2000 canvases a split."
+            f"{kind}:{asked} is no count; write {kind}, or {kind}:2000 for 2000 pictures a split."
         )
+    defaults = {"digits": digits.DEFAULT_COUNTS, "signs": signs.DEFAULT_COUNTS}[kind]
+    draw = {"digits": digits.digits_examples, "signs": signs.signs_examples}[kind]
     examples: list[Example] = []
     for part in SPLITS if split == "all" else (split,):
-        count = int(drawn) if drawn else DEFAULT_COUNTS.get(part)
+        count = int(asked) if asked else defaults.get(part)
         if limit is not None and count is not None:
             count = min(count, limit - len(examples))
-        examples += digits_examples(part, count=count)
-    return ExampleSet(tuple(examples), name=f"digits/{split}")
+        examples += draw(part, count=count)
+    return ExampleSet(tuple(examples), name=f"{kind}/{split}")
 
 
 def _check_failures(

@@ -4,7 +4,7 @@ A part must mean by itself what it means in the definition: too broad a phrase f
 ("People or animals being attacked" is not about people). The whole definition remains a phrase in any case. So parts
 are split only in clear cases:
 
-- all sides begin alike: "any 2 drawn by hand or any 9 drawn by hand", "a gun, a knife, or a bomb";
+- all sides begin alike: "any 2 drawn by hand or any 9 drawn by hand", "a gun, an axe, or a bomb";
 - a list of bare words: "guns, knives or bombs";
 - two sides share their beginning: "held at a knife or gun", "someone with a knife or a gun".
 
@@ -76,7 +76,8 @@ def _parallel(sides: Sequence[Words]) -> list[Words]:
     """
     first = [word.lower() for word in sides[0]]
     lengths = [len(side) for side in sides]
-    if any(side[0].lower() != first[0] for side in sides) or first.count(first[0]) > 1:
+    begins = {"a" if side[0].lower() == "an" else side[0].lower() for side in sides}
+    if len(begins) > 1 or first.count(first[0]) > 1:
         return []
     if min(lengths) < 2 or 2 * min(lengths[1:]) < max(lengths):
         return []
