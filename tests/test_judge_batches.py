@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlavaForConditionalGeneration
 
-from judge.standins.batches import IMAGE_TOKENS, Batches
+from judge.standins.batches import IMAGE_TOKENS, Batches, pack
 from judge.standins.conversations import Conversations
 from judge.standins.shipped import base_path
 from judge.standins.tuning import accuracy_by_kind, answer_logits
@@ -54,10 +54,9 @@ def test_packed_answers_equal_those_of_single_rows(batches, model):
     group = batches.group()
     model.set_attn_implementation({"text_config": register()})
     with torch.no_grad():
-        together, wanted = answer_logits(model, batches.packed([group]), features)
+        together, wanted = answer_logits(model, pack([group]), features)
         alone = [
-            answer_logits(model, batches.packed([type(group)(group.policy, [row])]), features)[0]
-            for row in group.rows
+            answer_logits(model, pack([type(group)(group.policy, [row])]), features)[0] for row in group.rows
         ]
     assert len(together) == len(wanted)
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-3)

@@ -39,6 +39,8 @@ class Group:
 
     policy: list[int]
     rows: list[tuple[int | None, Encoded]]
+    picture: int | None = None
+    """A picture inside the list, which all rows are about."""
 
     @property
     def longest(self) -> int:
@@ -110,18 +112,7 @@ class Batches:
 
     def encode(self, rows: Sequence[Pieces]) -> list[Encoded]:
         """Token ids and labels of several rows, without a start token."""
-        texts = [text.replace("<image>", "<image>" * IMAGE_TOKENS) for pieces in rows for text, _ in pieces]
-        encodings = iter(self.tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
-        encoded: list[Encoded] = []
-        for pieces in rows:
-            ids: list[int] = []
-            labels: list[int] = []
-            for _, supervised in pieces:
-                piece = next(encodings).ids
-                ids += piece
-                labels += piece if supervised else [-100] * len(piece)
-            encoded.append((ids, labels))
-        return encoded
+        return encode_pieces(self.tokenizer, rows, IMAGE_TOKENS)
 
     def singles(self, count: int) -> list[Group]:
         """Conversations of four questions about one picture, its list before or after it or missing."""
@@ -177,7 +168,7 @@ class Batches:
                 *self._by_length(self.singles(80)),
             ]
             r.shuffle(batches)
-            yield from map(self.packed, batches)
+            yield from map(pack, batches)
 
     def _by_length(self, groups: list[Group]) -> list[list[Group]]:
         """Groups of similar lengths together, as many as the tokens of a step allow, padding included."""
@@ -193,29 +184,47 @@ class Batches:
             batches[-1].append(group)
         return batches
 
-    def packed(self, groups: Sequence[Group]) -> Batch:
-        """The layout of `judge.vlm.training.collate.pack`, with several answers per row."""
-        import torch
 
-        each = len(groups[0].rows)
-        policy = max(len(group.policy) for group in groups)
-        length = max(group.longest for group in groups)
-        size = (len(groups), policy + each * length)
-        ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)  # (groups, S) each
-        # Every answer starts at the position behind its list, as if it were the only one.
-        positions = torch.arange(size[1]).repeat(len(groups), 1)
-        # Each answer attends to its list and, causally, to itself: (groups, answers, S, policy + S).
-        visible = torch.zeros(len(groups), each, length, policy + length, dtype=torch.bool)
-        visible[..., policy:] = torch.ones(length, length, dtype=torch.bool).tril()
-        for number, group in enumerate(groups):
-            before = group.policy
-            ids[number, : len(before)] = torch.tensor(before)
-            visible[number, :, :, : len(before)] = True
-            for slot, (_, (tokens, wanted)) in enumerate(group.rows):
-                start = policy + slot * length
-                ids[number, start : start + len(tokens)] = torch.tensor(tokens)
-                labels[number, start : start + len(wanted)] = torch.tensor(wanted)
-                positions[number, start : start + length] = len(before) + torch.arange(length)
-        inputs = {"input_ids": ids, "attention_mask": visible, "position_ids": positions}
-        pictures = [picture for group in groups for picture, _ in group.rows if picture is not None]
-        return Batch(pictures, inputs, labels)
+def encode_pieces(tokenizer: Any, rows: Sequence[Pieces], image_tokens: int) -> list[Encoded]:
+    """Token ids and labels of several rows, each image as `image_tokens` tokens, without a start token."""
+    texts = [text.replace("<image>", "<image>" * image_tokens) for pieces in rows for text, _ in pieces]
+    encodings = iter(tokenizer.backend_tokenizer.encode_batch_fast(texts, add_special_tokens=False))
+    encoded: list[Encoded] = []
+    for pieces in rows:
+        ids: list[int] = []
+        labels: list[int] = []
+        for _, supervised in pieces:
+            piece = next(encodings).ids
+            ids += piece
+            labels += piece if supervised else [-100] * len(piece)
+        encoded.append((ids, labels))
+    return encoded
+
+
+def pack(groups: Sequence[Group]) -> Batch:
+    """The layout of `judge.vlm.training.collate.pack`, with several answers per row."""
+    import torch
+
+    each = len(groups[0].rows)
+    policy = max(len(group.policy) for group in groups)
+    length = max(group.longest for group in groups)
+    size = (len(groups), policy + each * length)
+    ids, labels = torch.zeros(size, dtype=torch.long), torch.full(size, -100)  # (groups, S) each
+    # Every answer starts at the position behind its list, as if it were the only one.
+    positions = torch.arange(size[1]).repeat(len(groups), 1)
+    # Each answer attends to its list and, causally, to itself: (groups, answers, S, policy + S).
+    visible = torch.zeros(len(groups), each, length, policy + length, dtype=torch.bool)
+    visible[..., policy:] = torch.ones(length, length, dtype=torch.bool).tril()
+    for number, group in enumerate(groups):
+        before = group.policy
+        ids[number, : len(before)] = torch.tensor(before)
+        visible[number, :, :, : len(before)] = True
+        for slot, (_, (tokens, wanted)) in enumerate(group.rows):
+            start = policy + slot * length
+            ids[number, start : start + len(tokens)] = torch.tensor(tokens)
+            labels[number, start : start + len(wanted)] = torch.tensor(wanted)
+            positions[number, start : start + length] = len(before) + torch.arange(length)
+    inputs = {"input_ids": ids, "attention_mask": visible, "position_ids": positions}
+    asked = [picture for group in groups for picture in (group.picture, *(row for row, _ in group.rows))]
+    pictures = [picture for picture in asked if picture is not None]
+    return Batch(pictures, inputs, labels)

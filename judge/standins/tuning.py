@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .batches import Batch, Batches
+from .batches import Batch, Batches, pack
 from .conversations import LIST_OPENINGS
 from .entries import Form
 
@@ -44,9 +44,13 @@ def answer_logits(model: Any, batch: Batch, features: Tensor) -> tuple[Tensor, T
         batch: of conversations.
         features: (pictures, patches, hidden), what the tower makes of all pictures.
     """
+    return logits_given(model, batch, model.model.multi_modal_projector(features[batch.pictures].float()))
+
+
+def logits_given(model: Any, batch: Batch, seen: Tensor) -> tuple[Tensor, Tensor]:
+    """`answer_logits` with the image tokens' embeddings `seen` (pictures, patches, hidden) of this batch."""
     ids = batch.inputs["input_ids"]
     embedded = model.get_input_embeddings()(ids)
-    seen = model.model.multi_modal_projector(features[batch.pictures].float())
     image = (ids == model.config.image_token_index)[..., None]
     embedded = embedded.masked_scatter(image, seen.to(embedded.dtype))
     inputs = {name: value for name, value in batch.inputs.items() if name != "input_ids"}
@@ -84,7 +88,7 @@ def accuracy_by_kind(model: Any, batches: Batches, features: Tensor, lists: int 
             entries = batches.conversations.drawn.draw(count, things, logic, form)
             text = "\n".join([LIST_OPENINGS[0], *(f"- {entry.name}: {entry.meaning}" for entry in entries)])
             group = batches.asked(entries, text, True, caption, questions=1)
-            logits, wanted = answer_logits(model, batches.packed([group]), features)
+            logits, wanted = answer_logits(model, pack([group]), features)
             sizes = [sum(label != -100 for label in labels) for _, (_, labels) in group.rows]
             right += [bool(part.all()) for part in torch.split(logits.argmax(-1) == wanted, sizes)]
         found[kind] = sum(right) / len(right)
