@@ -3,7 +3,7 @@
 from importlib.resources import files
 from pathlib import Path
 
-SHIPPED = ("tiny-llava", "tiny-clip", "small-clip")
+SHIPPED = ("tiny-llava", "tiny-clip", "small-clip", "small-llava")
 """Names of bases inside the package."""
 
 
@@ -24,4 +24,9 @@ def base_path(name_or_path: str) -> str:
         from .small_clip import SMALL_CLIP
 
         return str(assemble(SMALL_CLIP, shipped))
+    if name_or_path == "small-llava":
+        from .assembled import assemble
+        from .small_llava import SMALL_LLAVA
+
+        return str(assemble(SMALL_LLAVA, shipped))
     return str(shipped)

@@ -118,6 +118,33 @@ def write_small_clip(shipped: Path, folder: Path) -> None:
     _write_tokenizer(folder)
 
 
+def load_tower(shipped: Path) -> tuple[Any, Any]:
+    """The image tower alone, a `CLIPVisionModel` in float32 and evaluation mode, and its image processor.
+
+    Args:
+        shipped: the folder that `save_small_clip` wrote.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    from transformers import AutoImageProcessor, CLIPVisionConfig, CLIPVisionModel
+
+    try:
+        settings = json.loads((shipped / _TOWER).read_text(encoding="utf-8"))
+        tower = CLIPVisionModel(CLIPVisionConfig(**settings["vision_config"]))
+        weights = load_file(shipped / _WEIGHTS)
+        named = {name: weights[f"vision_model.{name}"].float() for name in tower.state_dict()}
+        tower.load_state_dict(named)
+        processor = AutoImageProcessor.from_pretrained(str(shipped), backend="pil")
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The image tower of small-clip in {shipped} is missing or damaged ({error}); install the package again."
+        ) from error
+    return tower.eval(), processor
+
+
 def _config(vision: dict[str, Any], scale: float, centre: list[float]) -> dict[str, Any]:
     """The content of config.json."""
     own = json.loads(wheel_bytes(MINILM, "model.zip/config.json"))
