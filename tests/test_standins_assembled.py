@@ -14,6 +14,7 @@ import tokenizers
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
@@ -141,6 +142,13 @@ def test_a_cache_that_cannot_be_written_and_a_missing_part(made, source, tmp_pat
     monkeypatch.setenv("ARBITER_CACHE", str(tmp_path / "file"))
     with pytest.raises(CheckpointError, match=r"small-thing could not .* set ARBITER_CACHE to a folder"):
         assemble(made.assembly, source)
+    monkeypatch.setenv("ARBITER_CACHE", str(tmp_path / "cache"))
+
+    def full(source, folder):
+        raise SafetensorError("No space left on device")
+
+    with pytest.raises(CheckpointError, match=r"No space left on device.* set ARBITER_CACHE"):
+        assemble(replace(made.assembly, write=full), source)
     with pytest.raises(CheckpointError, match="small-thing's own weights are not in"):
         assemble(made.assembly, tmp_path / "nothing")
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from judge.errors import CheckpointError
 
@@ -61,7 +62,7 @@ def assemble(assembly: Assembly, shipped: Path) -> Path:
         with FileLock(folder.with_name(f".{folder.name}.lock")):
             if not _is_whole(folder):  # another process may have written it meanwhile
                 _write(assembly, shipped, folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the second where a disk is full
         raise CheckpointError(
             f"{assembly.name} could not be put together in {folder.parent} ({error}); set ARBITER_CACHE to a folder "
             "that can be written."
