@@ -79,7 +79,8 @@ class StudentOptions:
         metadata={"help": "Any classifier: a run folder, a hub id, or URL#model of a server."},
     )
     encoder: str = field(
-        default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
+        default="tiny-clip",
+        metadata={"help": "An image-text encoder: hub id, folder, tiny-clip or small-clip."},
     )
     inner: int = field(default=256, metadata={"help": "Width of the cross-attention."})
     heads: int = field(default=4, metadata={"help": "Attention heads."})

@@ -87,7 +87,8 @@ class HeadOptions(DataOptions):
     )
     output_dir: str = field(default="runs/head", metadata={"help": "Run folder to write; new or empty."})
     encoder: str = field(
-        default="tiny-clip", metadata={"help": "CLIP or SigLIP: hub id, folder or tiny-clip."}
+        default="tiny-clip",
+        metadata={"help": "An image-text encoder: hub id, folder, tiny-clip or small-clip."},
     )
     encoder_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
     encoder_dtype: str = field(default="float32", metadata={"help": "float32, bfloat16 or float16."})

@@ -84,7 +84,8 @@ class HeadOptions(RecipeOptions):
     """Data, length and rate of the training."""
 
     encoder: str = field(
-        default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
+        default="tiny-clip",
+        metadata={"help": "An image-text encoder: hub id, folder, tiny-clip or small-clip."},
     )
     dataset: str = field(
         default="digits", metadata={"help": "As in judge.data.examples, such as folder:PATH."}

@@ -59,7 +59,8 @@ class EncoderOptions(RecipeOptions):
 
     output_dir: str = field(default="runs/robust_encoder", metadata={"help": "Run folder; new or empty."})
     encoder: str = field(
-        default="tiny-clip", metadata={"help": "A CLIP or SigLIP: hub id, folder, or tiny-clip."}
+        default="tiny-clip",
+        metadata={"help": "An image-text encoder: hub id, folder, tiny-clip or small-clip."},
     )
     dataset: str = field(
         default="digits", metadata={"help": "As in recipes/lora_llava.py; labels serve the final table only."}

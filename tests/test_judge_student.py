@@ -45,7 +45,7 @@ def images(noise_image):
 PROMPTS = ["a two", None, "", "a photo of six and more words than one window holds", "one"]
 
 
-@pytest.mark.parametrize("family", ["clip", "siglip"])
+@pytest.mark.parametrize("family", ["clip", "siglip", "mean"])
 def test_scores_are_probabilities_of_the_right_shape(tiny_encoder_folder, images, family):
     scores = make_student(tiny_encoder_folder(family)).score(images, PROMPTS, DIGITS)
     assert scores.unsafe.shape == (5,)
