@@ -258,6 +258,15 @@ def test_one_weight_changes_the_identity(encoder, copied):
     assert DualEncoder.load(copied).fingerprint != encoder.fingerprint
 
 
+def test_missing_weights_are_refused(copied):
+    weights = load_file(copied / "model.safetensors")
+    lost = next(name for name in weights if name.endswith("layers.1.mlp.fc1.weight"))
+    del weights[lost]
+    save_file(weights, copied / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=rf"lacks 1 of its model's weights, such as .*{lost[-10:]}"):
+        DualEncoder.load(copied)
+
+
 @pytest.mark.parametrize(
     ("file", "change"),
     [

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors.torch import load_file, save_file
 
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import copy_encoder, save_encoder, unfreeze_image_tower
@@ -195,6 +196,20 @@ def test_a_roberta_is_read_as_transformers_does(towers):
 def test_other_towers_are_refused(towers, configs, message):
     with pytest.raises(CheckpointError, match=message):
         DualEncoder.load(towers(**configs))
+
+
+def test_weights_of_a_pooler_are_needed_where_it_is_used(declare):
+    folder = declare({"mode": "mean"})
+    whole = DualEncoder.load(folder).fingerprint
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if "pooler" not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+    assert DualEncoder.load(folder).fingerprint == whole
+    (folder / "config.json").write_text(
+        json.dumps(json.loads((folder / "config.json").read_text()) | {"text_pooling": None})
+    )
+    with pytest.raises(CheckpointError, match=r"lacks 2 of its model's weights, such as text_model.pooler"):
+        DualEncoder.load(folder)
 
 
 def test_a_text_tower_without_a_pooler_needs_another_mode(declare):

@@ -72,6 +72,8 @@ class DualEncoder:
             self.pooling = TextPooling.declared(model.config, name=name)
             check_towers(model, name=name, pooler=self.pooling.mode == "pooler")
             self.context = text_context(text, tokenizer)
+            if self.pooling.mode != "pooler":
+                model.text_model.pooler = None  # unused, and often not among the weights
         self.fingerprint = self._fingerprint()
 
     @classmethod
@@ -86,7 +88,7 @@ class DualEncoder:
         """Load by hub id, folder, or the name of a shipped encoder (`tiny-clip`, `small-clip`).
 
         Raises:
-            CheckpointError: it cannot be loaded, or is of another family.
+            CheckpointError: it cannot be loaded, is of another family, or lacks weights.
         """
         from safetensors import SafetensorError
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -97,7 +99,9 @@ class DualEncoder:
             tokenizer = AutoTokenizer.from_pretrained(path, **common)
             image_processor = AutoImageProcessor.from_pretrained(path, **common)
             # Loaded in float32 for the fingerprint, so that it does not depend on `dtype`.
-            model = AutoModel.from_pretrained(path, **common, dtype="float32", use_safetensors=True)
+            model, found = AutoModel.from_pretrained(
+                path, **common, dtype="float32", use_safetensors=True, output_loading_info=True
+            )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise CheckpointError(
                 f"{str(name_or_path)!r} could not be loaded as an image-text encoder: "
@@ -105,6 +109,11 @@ class DualEncoder:
                 "folder, or tiny-clip or small-clip."
             ) from error
         encoder = cls(model, tokenizer, image_processor, name=str(name_or_path))
+        missing = sorted(found["missing_keys"] & encoder.model.state_dict().keys())
+        if missing:  # transformers draws them at random, with a warning
+            raise CheckpointError(
+                f"{str(name_or_path)!r} lacks {len(missing)} of its model's weights, such as {missing[0]}; get it anew."
+            )
         encoder.model.to(device=device, dtype=getattr(torch, dtype))
         return encoder
 
