@@ -456,6 +456,8 @@ def test_a_run_in_int_8_judges_digits_alike(exported, tmp_path, monkeypatch, cap
     assert main(["export", str(run.path), str(out), "--int8"]) == 0
     assert "largest difference" in capsys.readouterr().out
     assert out.stat().st_size < 0.7 * 4 * sum(p.numel() for p in encoder.model.vision_model.parameters())
+    texts = out.with_suffix(".text.onnx"), traced.with_suffix(".text.onnx")
+    assert texts[0].stat().st_size < 0.45 * texts[1].stat().st_size  # its table of embeddings as well
     runtime = load_classifier(out)
     assert isinstance(runtime, OnnxStudent)
     assert runtime.manifest["precision"] == "int8"

@@ -110,7 +110,7 @@ def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/student.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.onnx", help="File to write; others go beside it.")],
     int8: Annotated[
-        bool, typer.Option("--int8", help="Matrix products in 8 bits: smaller and faster.")
+        bool, typer.Option("--int8", help="Weights in 8 bits: smaller, and often faster.")
     ] = False,
 ) -> None:
     """Write a student as ONNX, which needs no torch to judge."""

@@ -54,7 +54,7 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
     Args:
         student: a student in float32 on the CPU, or the folder of its run.
         out: path of the image side, ending in `.onnx`; the other files get the same stem, beside it.
-        int8: quantise the encoders' matrix products.
+        int8: quantise the encoders' matrix products and tables of embeddings.
 
     Raises:
         CheckpointError: the run holds no student, its encoder has unsupported preprocessing, or the export's scores

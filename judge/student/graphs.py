@@ -1,9 +1,10 @@
 """The four ONNX graphs of a student: image side, text side, taxonomy side and head, in float32 or with int8 weights.
 
 int8 is ONNX Runtime's dynamic quantisation of the encoders' matrix products: weights in 7 bits with a scale for each
-output, activations in 8 bits with a scale for each pass. The eighth bit of the weights stays unused because processors
-without VNNI add pairs of products in 16 bits, where it would overflow; so all processors give the same scores. The
-head stays in float32: it is small, and its cosines decide.
+output, activations in 8 bits with a scale for each pass. Tables of embeddings, half of a small text model, are stored
+in 7 bits too. The eighth bit of the weights stays unused because processors without VNNI add pairs of products in 16
+bits, where it would overflow; so all processors give the same scores. The head stays in float32: it is small, and its
+cosines decide.
 """
 
 import warnings
@@ -104,7 +105,7 @@ def write_graphs(student: Student, size: tuple[int, int], made: dict[str, Path],
         student: in float32 on the CPU.
         size: height and width of the encoder's images.
         made: the file of each side, by its name.
-        int8: quantise the encoders' matrix products.
+        int8: quantise the encoders' matrix products and tables of embeddings.
     """
     encoder, head = student.encoder, student.head
     width = encoder.width
@@ -183,13 +184,13 @@ def _export(
 
 
 def _quantised(file: Path) -> None:
-    """Quantise the matrix products in a graph, in place."""
+    """Quantise the matrix products and tables of embeddings in a graph, in place."""
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     quantize_dynamic(
         file,
         file,
-        op_types_to_quantize=["MatMul", "Gemm"],
+        op_types_to_quantize=["MatMul", "Gemm", "Gather"],
         per_channel=True,
         reduce_range=True,
         weight_type=QuantType.QInt8,
