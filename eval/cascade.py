@@ -45,6 +45,8 @@ class StagePredictions:
     """`student` and `judge`: their scores with labels, by policy, to fit temperatures."""
     hidden: NDArray[np.bool_]
     """(N,) whether there are hidden characters in the prompt."""
+    conditional: NDArray[np.bool_]
+    """(N,) whether the image comes nearest to a category with a condition on the prompt."""
 
     @property
     def unsafe(self) -> NDArray[np.bool_]:
@@ -64,7 +66,13 @@ class StagePredictions:
     def scores(self, text: Platt, image: Platt) -> StageScores:
         """Probabilities (N,) of each stage; Platt scaling maps the cosines of the filters to [0, 1]."""
         filters = {"text": text(self.similarities["text"]), "image": image(self.similarities["image"])}
-        return StageScores(**filters, student=self.student, judge=self.judge, hidden=self.hidden)
+        return StageScores(
+            **filters,
+            student=self.student,
+            judge=self.judge,
+            hidden=self.hidden,
+            conditional=self.conditional,
+        )
 
 
 def predict_stages(
@@ -84,6 +92,7 @@ def predict_stages(
     labelled: dict[str, list[LabelledScores]] = {"student": [], "judge": []}
     ordered: list[Question] = []
     hidden: list[int] = []
+    conditional: list[bool] = []
     for indices in group_by_policy(questions):
         group = [questions[index] for index in indices]
         policy, prompts = group[0].row.taxonomy, [question.row.prompt for question in group]
@@ -92,7 +101,9 @@ def predict_stages(
         readings = similarities.read_prompts(prompts)
         hidden += readings.hidden
         found["text"].append(similarities.prompt_similarities(readings, policy).max(axis=1))
-        found["image"].append(similarities.image_similarities(tokens, policy).max(axis=1))
+        by_image = similarities.image_similarities(tokens, policy)  # (B, K)
+        found["image"].append(by_image.max(axis=1))
+        conditional += similarities.conditional(policy)[by_image.argmax(axis=1)].tolist()
         answers = {"student": student.score_tokens(tokens, prompts, policy)}
         if judge is not None:
             answers["judge"] = judge.score(images, prompts, policy)
@@ -111,6 +122,7 @@ def predict_stages(
         scored.get("judge"),
         labelled,
         np.array(hidden) > 0,
+        np.array(conditional, dtype=bool),
     )
 
 

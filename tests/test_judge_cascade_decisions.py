@@ -55,6 +55,15 @@ def test_what_hides_characters_no_filter_calls_safe():
     assert decide(replace(scores, hidden=None), PLAIN.without_judge()).stage.tolist() == [0, 0, 0]
 
 
+def test_near_a_category_with_a_condition_the_image_filter_clears_and_never_flags():
+    text, image = np.array([0.5, 0.5, 0.9, 0.9]), np.array([0.05, 0.95, 0.95, 0.5])
+    scores = StageScores(text, image, np.full(4, 0.2), conditional=np.full(4, True))
+    decided = decide(scores, PLAIN.without_judge())
+    assert decided.stage.tolist() == [0, 1, 0, 0]  # what the prompt says of other categories still counts
+    assert decided.safe.tolist() == [True, True, False, False]
+    assert decide(scores.rows([1, 2]), PLAIN.without_judge()).stage.tolist() == [1, 0]
+
+
 def test_without_a_judge_the_student_is_last():
     scores = StageScores(*(np.array([p, 0.5]) for p in (0.5, 0.5, 0.4)))
     decided = decide(replace(scores, student=np.array([0.4, np.nan])), PLAIN.without_judge())

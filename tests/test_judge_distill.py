@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -387,3 +388,20 @@ def test_a_head_learns_what_only_prompt_and_image_together_tell():
         )
     assert right > 0.97
     assert silent < 0.85
+
+
+def test_where_the_prompt_is_left_out_a_condition_on_it_is_not_met(examples):
+    options = FlipOptions(focus=0.0, prompt_condition=1.0)
+    [group] = draw_groups(examples, TAXONOMY, options, seed=0, epoch=0, groups=1)
+    place = next(k for k, category in enumerate(group.taxonomy) if category.key.startswith("if "))
+    still, silent = (
+        vary_group(lesson_of(group), SOURCE, replace(STILL, no_prompt=share), Random(0)) for share in (0, 1)
+    )
+    assert still.hard[:, 1 + place].sum() == 2
+    assert silent.hard[:, 1 + place].sum() == 0
+    assert still.hard[:, 0].sum() == 4
+    assert silent.hard[:, 0].sum() == 2  # those that violate another category
+    assert np.isnan(silent.soft).any(axis=0).tolist() == [
+        k in (0, 1 + place) for k in range(silent.soft.shape[1])
+    ]
+    assert not np.isnan(still.soft).any()

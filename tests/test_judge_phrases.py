@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.encoders.alternatives import alternatives
+from judge.encoders.conditions import split_condition
 from judge.encoders.phrases import phrases
 from prompts import Category, FlipOptions, load_taxonomy
 from prompts.flip.policies import draw_entries
@@ -89,3 +90,65 @@ def test_the_lessons_of_digits_hold_the_phrases_they_always_held():
             parts = category.definition.split("; or ")
             expected = [category.name, category.definition, *(parts if len(parts) > 1 else [])]
             assert [phrase.text for phrase in phrases(category)] == list(dict.fromkeys(expected))
+
+
+@pytest.mark.parametrize(
+    ("definition", "expected"),
+    [
+        ("alcohol, if the prompt speaks of driving", ("alcohol", "driving")),
+        ("a beer or a wine when the caption mentions cars.", ("a beer or a wine", "cars")),
+        ("beer, but only if its text is about work or school", ("beer", "work or school")),
+        ("knives where the user's description refers to children", ("knives", "children")),
+        ("a gun, and the prompt also talks about a party", ("a gun", "a party")),
+        ("a syringe while the text asks for help", ("a syringe", "help")),
+        ("a cigarette with a caption about school", ("a cigarette", "school")),
+        ("dice with a prompt that mentions money", ("dice", "money")),
+        ("any flag whose caption names a war", ("any flag", "a war")),
+        ("If the prompt mentions driving: beer, wine or cocktails", ("beer, wine or cocktails", "driving")),
+        ("Only when the title is about war, a gun", ("a gun", "war")),
+        ("if the prompt speaks of cars, buses or trucks: alcohol", ("alcohol", "cars, buses or trucks")),
+        # Not clear, or no condition on the prompt.
+        ("alcohol", None),
+        ("a car, if it is red", None),
+        ("a poster with a title about money", None),
+        ("a sign whose writing mentions driving", None),
+        ("alcohol, unless the prompt speaks of driving", None),
+        ("alcohol, if the prompt does not speak of driving", None),
+        ("alcohol, if the prompt speaks of driving, but not of buses", None),
+        ("alcohol, if the prompt speaks of driving and the text mentions a party", None),
+        ("knives; alcohol, if the prompt speaks of driving", None),
+        ("alcohol, if the prompt speaks of driving; or knives", None),
+        ("alcohol, if the prompt speaks of driving. Guns are fine", None),
+        ("If the prompt mentions cars, buses or trucks", ("buses or trucks", "cars")),
+        ("alcohol, if the prompt speaks of " + "very " * 16 + "fast driving", None),
+        ("if the prompt mentions driving", None),
+        ("", None),
+    ],
+)
+def test_conditions_on_the_prompt(definition, expected):
+    assert split_condition(definition) == expected
+
+
+def test_a_condition_is_a_kind_of_its_own_and_stands_without_what_mixes_both_halves():
+    definition = "a beer or a wine, if the prompt speaks of cars, buses or beer"
+    category = Category("Drink and drive", definition, ("a beer on the way home",), aliases=("drunk",))
+    assert [(phrase.text, phrase.kind) for phrase in phrases(category)] == [
+        ("a beer or a wine", "definition"),
+        ("a beer", "alternative"),
+        ("a wine", "alternative"),
+        ("cars, buses or beer", "condition"),
+        ("cars", "condition"),
+        ("buses", "condition"),
+        ("beer", "condition"),
+    ]
+    shown = Category("beer if the text mentions beer", "x", name_only=True)
+    assert [(phrase.text, phrase.kind) for phrase in phrases(shown)] == [
+        ("beer", "name"),
+        ("beer", "condition"),
+    ]
+
+
+@given(st.text(max_size=80), st.text(max_size=40))
+def test_any_text_can_be_asked_for_its_condition(subject, topic):
+    halves = split_condition(f"{subject}, if the prompt mentions {topic}")
+    assert halves is None or all(half.strip() == half and half for half in halves)

@@ -228,3 +228,14 @@ def test_a_filter_that_knows_nothing_is_never_sure(similarity):
 def test_platt_needs_both_kinds():
     with pytest.raises(ConfigError, match="2 unsafe and 0 safe"):
         Platt.fit([1, 1, 0], [0.1, 0.2, np.nan])
+
+
+def test_of_a_category_with_a_condition_images_meet_the_subject_and_prompts_nothing():
+    both = Category("mixed", "east, if the prompt mentions north")
+    policy = Taxonomy("x", "1", (both, Category("north", "north")))
+    similarities = Similarities(Compass())
+    assert similarities.conditional(policy).tolist() == [True, False]
+    found = similarities.image_similarities(similarities.encoder.encode_images(at(0, 90)), policy)
+    assert found == pytest.approx(np.array([[1, 0], [0, 1]]), abs=1e-6)
+    read = similarities.prompt_similarities(["north", None, "east"], policy)
+    assert read == pytest.approx(np.array([[-1, 1], [np.nan] * 2, [-1, 0]]), abs=1e-6, nan_ok=True)

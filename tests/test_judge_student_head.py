@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.encoders.phrases import KINDS, phrases
+from judge.encoders.phrases import CONDITION, KINDS, phrases
 from judge.errors import ConfigError
 from judge.student.head import PADDED_LOGIT, CrossAttentionHead, HeadConfig, Queries
 from prompts import Category
@@ -25,11 +25,12 @@ def make_head(seed=0, **options):
 
 
 def draw(seed=0, groups=1, rows=3, tokens=5, words=4, categories=4, longest=3):
-    """Random image tokens, prompt tokens with mask, phrases with kinds (every category has a phrase)."""
+    """Random image tokens, prompt tokens with mask, phrases with kinds (every category has one about the image)."""
     rng = torch.Generator().manual_seed(seed)
     mask = torch.rand(groups, rows, words, generator=rng) < 0.7
     mask[..., 0] = True
     kinds = torch.randint(0, len(KINDS), (groups, categories, longest), generator=rng)
+    kinds[..., 0] %= CONDITION
     kinds[..., 1:][torch.rand(groups, categories, longest - 1, generator=rng) < 0.4] = -1
     return (
         torch.randn(groups, rows, tokens, WIDTH, generator=rng),
@@ -219,7 +220,7 @@ def test_similarity_is_the_best_cosine():
         found = head.similarity(image, queries)
         for n in range(3):
             for k in range(4):
-                there = kinds[0, k] >= 0
+                there = (kinds[0, k] >= 0) & (kinds[0, k] != CONDITION)
                 best = (queries.phrases[0, k][there] @ tokens[0, n].T).max()
                 torch.testing.assert_close(found[0, n, k], best)
 
@@ -262,3 +263,67 @@ def test_queries_are_a_tuple_of_three():
 )
 def test_phrases(category, expected):
     assert [(phrase.text, phrase.kind) for phrase in phrases(category)] == expected
+
+
+def one_by_one(head, image, prompt, mask, texts, kinds):
+    """Logits of N images under one category, phrase by phrase."""
+    whole, _ = run(head, image, prompt, mask, texts, kinds)
+    parts = {"subject": [], "condition": []}
+    for m, kind in enumerate(kinds[0, 0].tolist()):
+        if kind >= 0:
+            queries = head.queries(texts[:, :, m : m + 1], kinds[:, :, m : m + 1])
+            with torch.no_grad():
+                logit = head.phrase_logits(image, prompt, mask, queries)[0, :, 0, 0]
+            parts["condition" if kind == CONDITION else "subject"].append(logit)
+    return whole, {name: torch.stack(found).logsumexp(0) for name, found in parts.items() if found}
+
+
+@given(st.integers(0, 10_000))
+def test_a_category_with_a_condition_is_the_soft_minimum_of_its_halves(seed):
+    head = make_head(seed).double()
+    head.calibration.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
+    image, prompt, mask, texts, _ = draw(seed, categories=1)
+    image, prompt, texts = image.double(), prompt.double(), texts.double()
+    kinds = torch.tensor([[[1, 2, CONDITION]]])
+    _, category = run(head, image, prompt, mask, texts, kinds)
+    _, halves = one_by_one(head, image, prompt, mask, texts, kinds)
+    p, q = halves["subject"].sigmoid(), halves["condition"].sigmoid()
+    odds = 1 / ((1 - p) / p + (1 - q) / q)  # the odds against add up
+    torch.testing.assert_close(category[0, :, 0], odds.log(), rtol=1e-9, atol=1e-9)
+    assert (category[0, :, 0] <= torch.minimum(halves["subject"], halves["condition"])).all()
+
+
+def test_a_condition_reads_the_prompt_and_nothing_but_the_prompt():
+    head = make_head()
+    image, prompt, mask, texts, _ = draw(0, categories=1)
+    other_image, other_prompt = draw(1)[:2]
+    queries = head.queries(texts, torch.full((1, 1, 3), CONDITION))
+
+    def logits(*inputs):
+        with torch.no_grad():
+            return head.phrase_logits(*inputs, queries)
+
+    first = logits(image, prompt, mask)
+    torch.testing.assert_close(logits(other_image, prompt, mask), first)
+    assert (logits(image, other_prompt, mask) - first).abs().min() > 1e-3
+    nothing = torch.zeros_like(mask)
+    assert (logits(image, prompt, nothing) == PADDED_LOGIT).all()
+
+
+def test_without_a_prompt_no_condition_is_met_and_the_other_categories_are_as_without_it():
+    head = make_head()
+    image, prompt, mask, texts, _ = draw(2, categories=2)
+    kinds = torch.tensor([[[0, 1, CONDITION], [0, 1, -1]]])
+    plain = torch.tensor([[[0, 1, -1], [0, 1, -1]]])
+    for seen in (mask, torch.zeros_like(mask)):
+        _, found = run(head, image, prompt, seen, texts, kinds)
+        _, without = run(head, image, prompt, seen, texts, plain)
+        assert torch.equal(found[..., 1], without[..., 1])
+        assert bool((found[..., 0] < PADDED_LOGIT / 2).all()) == (not seen.any())
+
+
+def test_similarity_leaves_conditions_out():
+    head = make_head()
+    image, _, _, texts, _ = draw(3, categories=1)
+    one, two = (head.queries(texts, torch.tensor([[[1, 2, last]]])) for last in (CONDITION, -1))
+    torch.testing.assert_close(head.similarity(image, one), head.similarity(image, two))

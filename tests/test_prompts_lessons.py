@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eval.obedience import texts as measured
+from judge.encoders.conditions import split_condition
 from prompts import (
     ArbiterError,
     Category,
@@ -308,3 +309,70 @@ def test_real_data_needs_no_distractors() -> None:
     groups = draw_groups(examples, own, FlipOptions(group_size=4), seed=0, epoch=0, groups=60)
     for row in rows_of(groups):
         check(row)
+
+
+TOPICS = {"driving": ("on the road", "at the wheel"), "school": ("in class",), "parties": ("at a party",)}
+
+
+@pytest.mark.parametrize(("topics", "share"), [({}, 0.0), (TOPICS, 0.5)])
+def test_of_groups_with_a_condition_on_the_prompt_neither_half_gives_the_label_away(
+    topics: dict[str, tuple[str, ...]], share: float
+) -> None:
+    groups = draw(12, prompt_condition=1.0, topics=topics, restyle=0.0, no_prompt=share)
+    for group in groups:
+        [(place, category)] = [
+            (place, category)
+            for place, category in enumerate(group.taxonomy)
+            if isinstance(category, Conditional) and category.about_prompt
+        ]
+        halves = split_condition(category.definition)
+        assert halves is not None
+        _, topic = halves
+        [whole] = category.condition.all_of
+        speaks = category.condition.spoken_in or frozenset()
+        seen: Counter[tuple[bool | None, bool, bool]] = Counter()
+        for row in group.rows:
+            assert row.example.prompt == row.prompt
+            labels = group.taxonomy.label(row.example)
+            assert row.unsafe == any(labels)
+            assert labels[place] == (whole.label(row.example) and row.prompt in speaks)
+            other = any(label for number, label in enumerate(labels) if number != place)
+            seen[row.prompt in speaks, other, row.unsafe] += 1
+        assert seen == {
+            (True, False, True): 2,
+            (True, False, False): 2,
+            (False, True, True): 2,
+            (False, False, False): 2,
+        }
+        if topic in topics:
+            ways = topics[topic]
+            assert all(any(row.prompt.endswith(way) for way in ways) == (row.prompt in speaks)
+                       for row in group.rows if row.prompt)  # fmt: skip
+    rows = rows_of(groups)
+    assert len({row.prompt for row in rows}) > 40
+    assert {row.wording for row in rows} == {"prompt_condition"}
+    assert any(row.prompt is None for row in rows) == bool(share)
+    assert report(rows)["category"]["if"] == 24
+
+
+def test_conditions_on_the_prompt_change_no_other_draw() -> None:
+    def plain(groups: list[Group]) -> list[Group]:
+        return [group for group in groups if group.rows[0].wording != "prompt_condition"]
+
+    assert len(plain(draw(12, prompt_condition=0.5))) not in (0, 12)
+    assert draw(3, prompt_condition=0.0) == draw(3)
+    assert FlipOptions(prompt_condition=0.5).plain.prompt_condition == 0
+
+
+def test_every_wording_of_a_condition_on_the_prompt_is_read() -> None:
+    for pattern in policy_texts.PROMPT_CONDITIONS:
+        definition = pattern.format(definition="a knife or a gun", topic="cars or buses")
+        assert split_condition(definition) == ("a knife or a gun", "cars or buses")
+
+
+@pytest.mark.parametrize(
+    "topics", [{"driving": ("on the road",)}, {"driving": (), "school": ("in class",)}, {"a": "b", "c": "d"}]
+)
+def test_topics_that_say_nothing_are_refused(topics: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ArbiterError, match="topics"):
+        FlipOptions(topics=topics)

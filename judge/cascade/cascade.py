@@ -192,4 +192,5 @@ class Cascade:
         text = np.full_like(image, np.nan)
         if self.cutoffs.uses_text_filter:
             text = self.settings.text(self.similarities.prompt_similarities(readings, taxonomy))
-        verdicts.settle_by_filters(rows, text, image, readings, self.cutoffs)
+        conditional = self.similarities.conditional(taxonomy)
+        verdicts.settle_by_filters(rows, text, image, readings, self.cutoffs, conditional)

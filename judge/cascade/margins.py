@@ -49,6 +49,8 @@ class StageLogits:
     """None without a judge; may be NaN for rows that do not reach it."""
     hidden: Tensor | None = None
     """(B,) bool, hidden characters in the prompt; None for none."""
+    conditional: Tensor | None = None
+    """(B,) bool, nearest to a category with a condition on the prompt; None for none."""
 
     def probabilities(self) -> StageScores:
         """The stages' probabilities without gradients, in double precision as in `Cascade.score`."""
@@ -56,8 +58,10 @@ class StageLogits:
             None if column is None else column.detach().double().sigmoid().cpu().numpy()
             for column in (self.text, self.image, self.student, self.judge)
         )
-        hidden = None if self.hidden is None else self.hidden.cpu().numpy()
-        return StageScores(text, image, student, judge, hidden)  # type: ignore[arg-type]  # only the judge's may be None
+        hidden, conditional = (
+            None if rows is None else rows.cpu().numpy() for rows in (self.hidden, self.conditional)
+        )
+        return StageScores(text, image, student, judge, hidden, conditional)  # type: ignore[arg-type]  # only the judge's may be None
 
 
 def margins_from_logits(
@@ -113,6 +117,8 @@ def _unmet_conditions(
     if fixed_text:
         text_unsafe = torch.where(text_unsafe >= 0, FAR, -FAR).to(text_unsafe)
     image_not_safe, image_unsafe = _conditions(logits.image, c.image_safe, c.image_unsafe)
+    if logits.conditional is not None:
+        image_unsafe = torch.where(logits.conditional, -FAR, image_unsafe)
     not_safe, unsafe = _conditions(logits.student, c.student_safe, c.student_unsafe)
     # Safe: image sure of it, text not of unsafe. Unsafe: image sure of it, or text sure of it and image not of safe.
     filter_not_safe = torch.maximum(image_not_safe, text_unsafe)

@@ -76,14 +76,16 @@ def _filter_and_student_logits(
     readings = cascade.similarities.read_prompts(prompts)
     tokens = student.encoder.encode_pixels(pixels)  # (B, 1 + P, D)
     # In double precision from the cosines on, as in `Cascade.score`: a cutoff often is some row's own score.
-    image = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double()).amax(dim=1)
+    by_category = platt.image.logits(cascade.similarities.cosines(tokens[:, 0], taxonomy).double())
+    image, nearest = by_category.max(dim=1)
+    conditional = torch.from_numpy(cascade.similarities.conditional(taxonomy))[nearest.cpu()].to(image.device)
     text = torch.full_like(image, torch.nan)
     if cascade.cutoffs.uses_text_filter:
         cosines = cascade.similarities.prompt_similarities(readings, taxonomy).max(axis=1)
         text = platt.text.logits(torch.from_numpy(cosines)).to(image)
     whole = student.logits(tokens, prompts, taxonomy)[0].double()
     hidden = torch.tensor([count > 0 for count in readings.hidden], device=image.device)
-    return StageLogits(text, image, whole, hidden=hidden)
+    return StageLogits(text, image, whole, hidden=hidden, conditional=conditional)
 
 
 def _before_judge(scores: StageScores) -> StageScores:

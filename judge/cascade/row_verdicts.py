@@ -36,7 +36,13 @@ class RowVerdicts:
         return np.flatnonzero(np.isnan(self.unsafe)).tolist()
 
     def settle_by_filters(
-        self, rows: range, text: Array, image: Array, readings: Readings, cutoffs: Cutoffs
+        self,
+        rows: range,
+        text: Array,
+        image: Array,
+        readings: Readings,
+        cutoffs: Cutoffs,
+        conditional: NDArray[np.bool_],
     ) -> None:
         """Stage one: settle what the filters are sure of.
 
@@ -46,9 +52,11 @@ class RowVerdicts:
             image: (R, K) probabilities of the image filter.
             readings: how the rows' prompts were read; one with hidden characters is not settled as safe.
             cutoffs: of the cascade.
+            conditional: (K,) which categories have a condition on the prompt.
         """
         highest_text, highest_image = text.max(axis=1), image.max(axis=1)
-        verdict = filter_verdict(highest_text, highest_image, cutoffs, np.array(readings.hidden) > 0)
+        hidden, nearest = np.array(readings.hidden) > 0, image.argmax(axis=1)
+        verdict = filter_verdict(highest_text, highest_image, cutoffs, hidden, conditional[nearest])
         for place, row in enumerate(rows):
             self.notes[row] = readings.notes[place]
             self.because[row] = _explain_filters(

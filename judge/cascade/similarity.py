@@ -2,6 +2,10 @@
 
 Nothing is trained on categories. A category is a set of phrases (`judge.encoders.phrases`); its similarity is the
 largest cosine between a pooled embedding and the embedding of one of them. Platt scaling makes it a probability.
+
+Of a category with a condition on the prompt, the phrases of its subject count, for images only. An image that is far
+from them is safe whatever its prompt says; one that is near them need not be unsafe, and a prompt alone says nothing of
+what the image shows. So the cascade lets the image filter clear such a category, and neither filter flag it.
 """
 
 from collections.abc import Sequence
@@ -18,7 +22,7 @@ from torch.nn import functional as F
 from judge.calibration.conformal import split_both_labels
 from judge.encoders.dual import DualEncoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
-from judge.encoders.phrases import MAX_CACHED_TAXONOMIES
+from judge.encoders.phrases import CONDITION, MAX_CACHED_TAXONOMIES
 from judge.readings import Readings, read_prompts
 from prompts.taxonomy import Taxonomy
 
@@ -78,7 +82,7 @@ class Similarities:
     """Cosines of images and prompts to the K categories of a taxonomy, whose phrases are encoded once and cached."""
 
     encoder: DualEncoder
-    _cached: "LRUCache[str, tuple[Tensor, Tensor]]" = field(
+    _cached: "LRUCache[str, tuple[Tensor, Tensor, NDArray[np.bool_]]]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
     )
 
@@ -92,7 +96,7 @@ class Similarities:
     def prompt_similarities(self, prompts: Sequence[str | None] | Readings, taxonomy: Taxonomy) -> Array:
         """(B, K) cosines in [-1, 1] of B prompts, each the largest over the prompt's windows.
 
-        NaN where there is no prompt, or one that is not read.
+        NaN where there is no prompt, or one that is not read; -1 to a category with a condition, as it needs the image.
         """
         readings = prompts if isinstance(prompts, Readings) else self.read_prompts(prompts)
         found = np.full((len(readings.notes), len(taxonomy)), np.nan)
@@ -101,6 +105,7 @@ class Similarities:
         places = {text: place for place, text in enumerate(dict.fromkeys(text for _, text in windows))}
         if places:
             cosines = self._without_gradients(self._pooled_texts(list(places)), taxonomy)
+            cosines[:, self.conditional(taxonomy)] = -1.0
             for row, text in windows:
                 found[row] = np.fmax(found[row], cosines[places[text]])
         return found
@@ -109,9 +114,13 @@ class Similarities:
         """The readings of B images with these prompts, as the text filter reads them."""
         return read_prompts(prompts, too_long=self.encoder.too_long)
 
+    def conditional(self, taxonomy: Taxonomy) -> NDArray[np.bool_]:
+        """(K,) which categories have a condition on the prompt."""
+        return self._phrases(taxonomy)[2]
+
     def cosines(self, pooled: Tensor, taxonomy: Taxonomy) -> Tensor:
         """(B, K) float32 cosines of (B, D) pooled embeddings of images or texts, differentiable in them."""
-        phrases, missing = self._phrases(taxonomy)
+        phrases, missing, _ = self._phrases(taxonomy)
         # (B, D) x (K, M, D) -> (B, K, M): every embedding against every phrase of every category
         cosines = torch.einsum("bd,kmd->bkm", F.normalize(pooled.float(), dim=-1), phrases)
         # Categories have different numbers of phrases; padding must not win the maximum, even over negative cosines.
@@ -129,12 +138,18 @@ class Similarities:
         parts = [texts[start : start + TEXTS] for start in range(0, len(texts), TEXTS)]
         return torch.cat([self.encoder.encode_texts(part)[0][:, 0] for part in parts])
 
-    def _phrases(self, taxonomy: Taxonomy) -> tuple[Tensor, Tensor]:
-        """Unit vectors (K, M, D) of the categories' phrases, and a mask (K, M) that is True at padding; cached."""
+    def _phrases(self, taxonomy: Taxonomy) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+        """Unit vectors (K, M, D) of the categories' phrases, cached.
+
+        With them a mask (K, M), True at padding and at conditions, and (K,), which categories have a condition.
+        """
         found = self._cached.get(taxonomy.hash)
         if found is None:
             embeddings, kinds = self._embeddings.embed([taxonomy])
             device = self.encoder.device
-            found = F.normalize(embeddings[0].to(device), dim=-1), (kinds[0] < 0).to(device)
+            about_prompt = kinds[0] == CONDITION
+            missing = ((kinds[0] < 0) | about_prompt).to(device)
+            unit = F.normalize(embeddings[0].to(device), dim=-1)
+            found = unit, missing, about_prompt.any(dim=-1).numpy()
             self._cached[taxonomy.hash] = found
         return found

@@ -20,6 +20,9 @@ so theirs with the prompt is at least theirs without. Hence a row called safe wi
   the student settles safe or passes on to a judge whose score is no higher, so below the same cutoff.
 What could not be read does not depend on the prompt, as every stage reads the image alone too. QED.
 
+**Conditions on the prompt** are for student and judge: where the image comes nearest to a category with one, the image
+filter may be sure of safe, never of unsafe. That depends on image and policy alone, so both proofs hold as before.
+
 **One parameter.** `CutoffFamily.at(level)` gives the cutoffs at a level from 0 (nothing is called safe) to 1. A stage's
 "safe" cutoff is a lower quantile of its scores on unsafe tuning rows, at the level times the stage's share. It can only
 rise with the level. "Unsafe" cutoffs are fixed (filter), or can only rise with the level too (student).
@@ -60,6 +63,8 @@ class StageScores:
     judge: Array | None = None
     hidden: NDArray[np.bool_] | None = None
     """(N,) whether there are hidden characters in the prompt; None for none in any."""
+    conditional: NDArray[np.bool_] | None = None
+    """(N,) whether the image comes nearest to a category with a condition on the prompt; None for no row."""
 
     def __len__(self) -> int:
         return len(self.student)
@@ -68,7 +73,10 @@ class StageScores:
         """The rows that an index or mask chooses."""
         judge = None if self.judge is None else self.judge[chosen]
         hidden = None if self.hidden is None else self.hidden[chosen]
-        return StageScores(self.text[chosen], self.image[chosen], self.student[chosen], judge, hidden)
+        conditional = None if self.conditional is None else self.conditional[chosen]
+        return StageScores(
+            self.text[chosen], self.image[chosen], self.student[chosen], judge, hidden, conditional
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,11 @@ class FilterVerdict:
 
 
 def filter_verdict(
-    text: Array, image: Array, cutoffs: Cutoffs, hidden: NDArray[np.bool_] | None = None
+    text: Array,
+    image: Array,
+    cutoffs: Cutoffs,
+    hidden: NDArray[np.bool_] | None = None,
+    conditional: NDArray[np.bool_] | None = None,
 ) -> FilterVerdict:
     """Stage one: settle what one filter is sure of and the other does not contradict.
 
@@ -143,9 +155,12 @@ def filter_verdict(
         image: (N,) p(unsafe) by the image.
         cutoffs: of the cascade.
         hidden: (N,) hidden characters in the prompt: not settled as safe; None for none.
+        conditional: (N,) nearest to a category with a condition: the image filter is not sure of unsafe; None for none.
     """
     text_side = (text >= cutoffs.text_unsafe).astype(np.int64)
     image_side = classify(image, cutoffs.image_safe, cutoffs.image_unsafe)
+    if conditional is not None:
+        image_side = np.where(conditional, np.minimum(image_side, 0), image_side)
     side = np.sign(text_side + image_side)  # 0 where both are unsure, and where they contradict each other
     if hidden is not None:
         side = np.where(hidden, np.maximum(side, 0), side)
@@ -167,7 +182,7 @@ def stage_verdict(probability: Array, safe: float, unsafe: float) -> Array:
 def decide(scores: StageScores, cutoffs: Cutoffs) -> Decisions:
     """Run N rows through the stages, given the scores of all stages."""
     unread = np.isnan(scores.image)
-    first = filter_verdict(scores.text, scores.image, cutoffs, scores.hidden)
+    first = filter_verdict(scores.text, scores.image, cutoffs, scores.hidden, scores.conditional)
     unsafe = withhold_safe(first.unsafe, unread)
     later = [(scores.student, cutoffs.student_safe, cutoffs.student_unsafe)]
     if scores.judge is not None:

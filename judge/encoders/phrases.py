@@ -2,7 +2,9 @@
 
 A definition lists alternatives ("the digit 3; or the digit 5"), and one embedding of all of them lies between them and
 is close to none. So a category becomes several phrases: its name, its definition, the definition's alternatives
-(`judge.encoders.alternatives`), and its examples. Imports no torch, because exported students use it too.
+(`judge.encoders.alternatives`), and its examples. A definition with a condition on the prompt
+(`judge.encoders.conditions`) becomes phrases of its subject, and phrases of what the prompt has to speak of. Imports no
+torch, because exported students use it too.
 """
 
 from dataclasses import dataclass
@@ -11,9 +13,12 @@ from typing import Literal, get_args
 from prompts.taxonomy import Category
 
 from .alternatives import alternatives
+from .conditions import split_condition
 
-Kind = Literal["name", "definition", "alternative", "example"]
+Kind = Literal["name", "definition", "alternative", "example", "condition"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+CONDITION = KINDS.index("condition")
+"""Place in `KINDS` of the phrases that are compared with the prompt alone; all others are about the image."""
 MAX_CACHED_PHRASES = 100_000
 """Phrases whose embeddings are cached; with more, the whole cache is emptied."""
 MAX_CACHED_TAXONOMIES = 64
@@ -33,15 +38,27 @@ class Phrase:
 def phrases(category: Category) -> tuple[Phrase, ...]:
     """The category's name, its definition, the definition's alternatives, and its examples, without duplicates.
 
-    Of a category shown by name only (`Category.name_only`) just the name.
+    Of a category shown by name only (`Category.name_only`) just the name. Of one with a condition on the prompt, its
+    subject and what the prompt has to speak of, each with its alternatives: name and examples are about both at once,
+    and would be met by either half alone.
     """
-    found: dict[str, Phrase] = {category.name: Phrase(category.name, "name")}
-    if not category.name_only:
-        texts: list[tuple[Kind, str]] = [("definition", category.definition)]
-        texts += [("alternative", part) for part in alternatives(category.definition)]
-        texts += [("example", text) for text in category.examples]
-        for kind, text in texts:
-            found.setdefault(text, Phrase(text, kind))
+    kind: Kind = "name" if category.name_only else "definition"
+    text = category.name if category.name_only else category.definition
+    halves = split_condition(text)
+    listed: list[tuple[str, Kind]]
+    if halves is not None:
+        subject, topic = halves
+        listed = [(subject, kind), *((part, "alternative") for part in alternatives(subject))]
+        listed += [(part, "condition") for part in (topic, *alternatives(topic))]
+    elif category.name_only:
+        listed = [(text, kind)]
+    else:
+        listed = [(category.name, "name"), (text, kind)]
+        listed += [(part, "alternative") for part in alternatives(text)]
+        listed += [(example, "example") for example in category.examples]
+    found: dict[tuple[str, bool], Phrase] = {}
+    for words, role in listed:
+        found.setdefault((words, role == "condition"), Phrase(words, role))
     return tuple(found.values())
 
 

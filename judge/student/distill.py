@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from judge.encoders.phrases import CONDITION
 from judge.errors import ConfigError
 from judge.runs.trainer import EvaluatingTrainer
 
@@ -118,7 +119,8 @@ def alignment_loss(
     """
     similar = head.similarity(image, queries) * scale  # (G, N, K)
     positive = torch.where(hard.isnan(), (soft > 0.5).to(hard.dtype), hard)
-    present = (queries.kinds >= 0).any(-1)[:, None]  # (G, 1, K), False at padding
+    # (G, 1, K), False at padding, and where a condition on the prompt decides the label as well as the image
+    present = ((queries.kinds >= 0).any(-1) & (queries.kinds != CONDITION).all(-1))[:, None]
     positive = positive.nan_to_num(0.0) * present
     contrast = (positive.sum(-1) > 0) & ((1 - positive) * present).sum(-1).gt(0)
     if not contrast.any():

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from judge.encoders.features import TokenTable
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.errors import ConfigError
+from prompts.flip.conditions import Conditional
 from prompts.taxonomy import Category, Taxonomy
 
 from .teacher_scores import ScoredGroup
@@ -123,12 +124,21 @@ def vary_group(
     taxonomy = Taxonomy(group.taxonomy.name, group.taxonomy.version, tuple(categories))
     scores = group.categories[:, kept]  # (N, K) -> (N, kept)
     whole = group.unsafe if len(kept) == count else 1.0 - np.prod(1.0 - scores, axis=1)
-    labels = np.array([[_number(known) for known in taxonomy.label(row.example)] for row in group.rows])
+    prompts = [None if rng.random() < options.no_prompt else row.prompt for row in group.rows]
+    # Of a category with a condition on the prompt, the prompt that is shown decides the label, and the teacher's score
+    # was that of the prompt which it saw.
+    shown = [replace(row.example, prompt=prompt) for row, prompt in zip(group.rows, prompts, strict=True)]
+    labels = np.array([[_number(known) for known in taxonomy.label(example)] for example in shown])
+    about_prompt = [isinstance(category, Conditional) and category.about_prompt for category in taxonomy]
+    soft = np.column_stack([whole, scores])
+    if any(about_prompt):
+        removed = np.array([shown != row.prompt for row, shown in zip(group.rows, prompts, strict=True)])
+        soft = np.where(removed[:, None] & np.array([True, *about_prompt]), np.nan, soft)
     return VariedGroup(
         taxonomy,
         tuple(row.example.id for row in group.rows),
-        tuple(None if rng.random() < options.no_prompt else row.prompt for row in group.rows),
-        np.column_stack([whole, scores]),
+        tuple(prompts),
+        soft,
         np.column_stack([_any(labels), labels]),
     )
 

@@ -164,7 +164,11 @@ def largest_difference(student: Student, exported: OnnxStudent) -> float:
     sizes = ((96, 64), (48, 80), (64, 64), (200, 301))
     images = [Image.fromarray(noise.integers(0, 256, (*size, 3), dtype=np.uint8)) for size in sizes]
     prompts = [None, "two dogs", "", "neon " * student.encoder.context]  # the last one takes several windows
-    few = (Category("dogs", "dog; cat", ("toy",)), Category("rain", "rain"))
+    few = (
+        Category("dogs", "dog; cat", ("toy",)),
+        Category("rain", "rain"),
+        Category("nights", "a dog, if the prompt mentions neon"),
+    )
     many = tuple(Category(f"no {number}", "red") for number in range(11))
     taxonomies = [Taxonomy("few", "1", few), Taxonomy("many", "1", many).names_only()]
     # Lists, not running maxima, because `max` would drop NaN.

@@ -6,6 +6,10 @@ cosines are the only path from a category to its logit, so an unseen category is
 tokens to attend to (depending on the prompt's words), a small shared correction of the joint space, and how to weigh
 the cosines.
 
+A category with a condition on the prompt ("alcohol, if the prompt speaks of driving") is met by neither half alone. Its
+logit is the soft minimum of two: that of its subject, which is scored as any category, and that of its condition, whose
+phrases are compared with the prompt's tokens only, and which is not met where there is no prompt.
+
 The idea of text and image tokens attending to each other comes from arXiv 2504.11707 (whose released code attends
 over a single key, so that its text has no effect), categories as queries from open-vocabulary detection (OWL-ViT,
 Minderer et al. 2022, section 3.1), similarity over tokens from FILIP (Yao et al. 2022, section 3.1).
@@ -18,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from judge.encoders.phrases import KINDS
+from judge.encoders.phrases import CONDITION
 from judge.errors import ConfigError
 
 PADDED_LOGIT = -1e4
@@ -89,7 +93,10 @@ class CrossAttentionHead(nn.Module):
         last = nn.Linear(16, 1)
         self.weigh = nn.Sequential(nn.Linear(2 * heads + 1, 16), nn.GELU(), last)
         self.plain = nn.Linear(2 * heads + 1, 1)
-        self.kind_bias = nn.Parameter(torch.zeros(len(KINDS)))
+        # Of the kinds before `CONDITION`. Conditions have their own way from cosines to a logit: a weight for each
+        # head, one for the prompt's pooled embedding, and a shift.
+        self.kind_bias = nn.Parameter(torch.zeros(CONDITION))
+        self.condition = nn.Parameter(torch.tensor([10.0 / (heads + 1)] * (heads + 1) + [-4.0]))
         self.whole = nn.Parameter(torch.tensor([0.0, 0.0]))
         self.calibration: Tensor
         self.register_buffer("calibration", torch.tensor([[1.0, 0.0], [1.0, 0.0]]))
@@ -127,15 +134,25 @@ class CrossAttentionHead(nn.Module):
             Logits that anything is violated (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padding.
         """
         # A category is any of its phrases: (G, N, K, M) -> (G, N, K).
-        category = self.phrase_logits(image, prompt, prompt_mask, queries).logsumexp(-1)
+        phrases = self.phrase_logits(image, prompt, prompt_mask, queries)
+        about_prompt = (queries.kinds == CONDITION)[:, None]  # (G, 1, K, M)
+        subject = phrases.masked_fill(about_prompt, PADDED_LOGIT).logsumexp(-1)
+        condition = phrases.masked_fill(~about_prompt, PADDED_LOGIT).logsumexp(-1)
+        # One with a condition is its subject *and* its condition: a soft minimum.
+        both = -torch.logaddexp(-subject, -condition)
+        category = torch.where(about_prompt.any(-1), both, subject)
         (scale, shift), (unsafe_scale, unsafe_shift) = self.calibration
         return self.unsafe_logit(category) * unsafe_scale + unsafe_shift, category * scale + shift
 
     def similarity(self, image: Tensor, queries: Queries) -> Tensor:
-        """(G, N, K) cosine in [-1, 1] of each category with the most similar token of the image (G, N, T, D)."""
+        """(G, N, K) cosine in [-1, 1] of each category with the most similar token of the image (G, N, T, D).
+
+        Conditions on the prompt have no part in it.
+        """
         tokens = self.image_correction(F.normalize(image, dim=-1))
         found = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, tokens).amax(-1)
-        return found.masked_fill((queries.kinds < 0)[:, None], -1.0).amax(-1)
+        about_image = (queries.kinds >= 0) & (queries.kinds != CONDITION)
+        return found.masked_fill(~about_image[:, None], -1.0).amax(-1)
 
     def phrase_logits(self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, queries: Queries) -> Tensor:
         """Logits of single phrases, before calibration.
@@ -147,7 +164,7 @@ class CrossAttentionHead(nn.Module):
             queries: of G taxonomies.
 
         Returns:
-            (G, N, K, M); `PADDED_LOGIT` for padding.
+            (G, N, K, M); `PADDED_LOGIT` for padding, and for a condition where there is no prompt.
         """
         image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
         image_keys, prompt_keys, prompt_mask, no_prompt = self.fuse(image, prompt, prompt_mask)
@@ -156,12 +173,29 @@ class CrossAttentionHead(nn.Module):
         prompt_cosines = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
         by_image = self.attend(queries.attention, image_keys, image_cosines, None)
         by_prompt = self.attend(queries.attention, prompt_keys, prompt_cosines, prompt_mask)
+        met = self.condition_logits(prompt_cosines, prompt_mask)
+        met = met.masked_fill(no_prompt[:, :, None, None], PADDED_LOGIT)
         by_prompt = by_prompt * ~no_prompt[:, :, None, None, None]
         # (G, N, K, M, 2 H + 1): a cosine of each head, and that of the pooled image embedding (token 0).
         features = torch.cat([by_image, image_cosines[..., :1], by_prompt], dim=-1)
         logits: Tensor = (self.plain(features) + self.weigh(features)).squeeze(-1)
-        logits = logits + self.kind_bias[queries.kinds.clamp(min=0)][:, None]
+        logits = logits + self.kind_bias[queries.kinds.clamp(min=0, max=CONDITION - 1)][:, None]
+        logits = torch.where((queries.kinds == CONDITION)[:, None], met, logits)
         return logits.masked_fill((queries.kinds < 0)[:, None], PADDED_LOGIT)
+
+    def condition_logits(self, cosines: Tensor, mask: Tensor) -> Tensor:
+        """(G, N, K, M) logits that prompts speak of phrases, whatever the images show.
+
+        Args:
+            cosines: (G, N, K, M, L) of the phrases with the prompts' tokens, the pooled embedding first.
+            mask: (G, N, L) True at tokens.
+        """
+        scores = self.sharpness.exp()[:, None] * cosines[..., None, :]  # (G, N, K, M, H, L)
+        scores = scores.masked_fill(~mask[:, :, None, None, None], float("-inf"))
+        by_head = torch.einsum("gnkmhl,gnkml->gnkmh", scores.softmax(-1), cosines)
+        features = torch.cat([by_head, cosines[..., :1]], dim=-1)
+        logits: Tensor = (features * self.condition[:-1]).sum(-1) + self.condition[-1]
+        return logits
 
     def fuse(
         self, image: Tensor, prompt: Tensor, prompt_mask: Tensor

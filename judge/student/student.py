@@ -253,7 +253,8 @@ def load_student(
     try:
         config = HeadConfig(**json.loads((run.path / CONFIG).read_text(encoding="utf-8")))
         head = CrossAttentionHead(config)
-        head.load_state_dict(load_file(run.path / WEIGHTS))
+        # Heads of earlier versions knew no conditions on the prompt; those they read as a new head does.
+        head.load_state_dict({"condition": head.condition.detach(), **load_file(run.path / WEIGHTS)})
     except (OSError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run.path} holds no student that can be loaded: {first}") from error

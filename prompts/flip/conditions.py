@@ -8,15 +8,22 @@ from prompts.taxonomy import Category
 
 @dataclass(frozen=True)
 class Condition:
-    """Which images a category made of others covers: those that violate all of some, one of some and none of others."""
+    """Which images a category made of others covers: those that violate all of some, one of some and none of others.
+
+    With `spoken_in`, the prompt decides too: what is labelled is the image with the prompt that is shown beside it.
+    """
 
     all_of: tuple[Category, ...] = ()
     none_of: tuple[Category, ...] = ()
     any_of: tuple[Category, ...] = ()
     """Of these at least one; empty asks for nothing."""
+    spoken_in: frozenset[str] | None = None
+    """Prompts that speak of what the condition asks for; the example's has to be one of them. None for any, or none."""
 
     def label(self, example: Example) -> bool | None:
         """Whether it covers the example (Kleene's three-valued logic); None where the labels do not decide it."""
+        if self.spoken_in is not None and example.prompt not in self.spoken_in:
+            return False
         present = [category.label(example) for category in self.all_of]
         if self.any_of:
             one_of = [category.label(example) for category in self.any_of]
@@ -32,6 +39,11 @@ class Conditional(Category):
     """A category of a training policy that covers what its condition says; `members` are the keys it speaks of."""
 
     condition: Condition = field(default_factory=Condition)
+
+    @property
+    def about_prompt(self) -> bool:
+        """Whether the prompt decides too."""
+        return self.condition.spoken_in is not None
 
     def label(self, example: Example) -> bool | None:
         """Whether the condition covers the example; None where the labels do not decide it."""

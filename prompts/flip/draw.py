@@ -32,6 +32,7 @@ from .lessons import Lessons, plan_lessons
 from .options import FlipOptions
 from .policies import draw_entries
 from .pool import Bucket, Pool
+from .prompt_conditions import conditional_group
 from .rows import PLAIN, Group, Pair, Row
 
 Drawn = TypeVar("Drawn")
@@ -70,7 +71,12 @@ def draw_groups(
     draw = _start(examples, taxonomy, options, f"groups/{seed}/{epoch}")
     if groups is None:
         groups = ceil(2 * len(draw.pool.examples) / options.group_size)
-    return [draw.retry_until_filled(draw.group, draw.max_keys) for _ in range(groups)]
+    shares = Random(f"conditions/{seed}/{epoch}")
+    kinds = [shares.random() < options.prompt_condition for _ in range(groups)]
+    return [
+        draw.retry_until_filled(draw.conditional_group if conditional else draw.group, draw.max_keys)
+        for conditional in kinds
+    ]
 
 
 def draw_pairs(
@@ -173,6 +179,14 @@ class _Draw:
         self.drawn["benign"] += sum(not row.unsafe and not row.example.violates for row in rows)
         self.rng.shuffle(rows)
         return Group(policy, tuple(rows))
+
+    def conditional_group(self, count: int) -> Group | None:
+        """A group with a condition on the prompt, of at least two entries; None where the images do not suffice."""
+        if self.max_keys < 2:
+            return None
+        entries = draw_entries(self.taxonomy, self.keys, max(count, 2), self.max_keys, self.options, self.rng)
+        categories = self.lessons.categories
+        return conditional_group(self.taxonomy, entries, categories, self.pool, self.options, self.rng)
 
     def policy_pair(self, count: int) -> list[tuple[Row, Row]] | None:
         """Unsafe and safe row of each image under two policies of `count` categories that differ in one."""

@@ -1,6 +1,6 @@
 """The options of label flipping."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from prompts.errors import ArbiterError, TaxonomyError
 from prompts.names import nearest
@@ -17,7 +17,7 @@ PROMPT_PARTS = ("describe", "lengthen", "odd", "inject")
 """Shares of what may happen to a rewritten prompt."""
 _SHARES = (
     "rename", "reword", "custom", "neutral_name", "no_prompt", "focus", "benign",
-    "restyle", "mixed", "reprompt", "balance", *POLICY_PARTS, *PROMPT_PARTS,
+    "restyle", "mixed", "reprompt", "balance", "prompt_condition", *POLICY_PARTS, *PROMPT_PARTS,
 )  # fmt: skip
 
 
@@ -86,6 +86,12 @@ class FlipOptions:
     """With categories that are allowed beside another thing."""
     split: float = 0.05
     """With a category in two: by itself, and beside another of the list."""
+    prompt_condition: float = 0.0
+    """Share of groups with a category that depends on the prompt as well: "alcohol, if the prompt speaks of driving".
+    They are drawn in a way of their own (`prompts.flip.prompt_conditions`)."""
+    topics: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """What prompts may speak of in these groups -> ways to say so, at the end of a prompt. Without any, and in half of
+    the groups, the names of other categories."""
     distractors: tuple[str, ...] = ()
     """Taxonomies, by name or file, of which no training image violates anything. Whoever names them vouches for it."""
     longest: int = 24
@@ -114,6 +120,12 @@ class FlipOptions:
         object.__setattr__(self, "held_out", frozenset(_texts("held_out", self.held_out)))
         object.__setattr__(self, "names", _texts("names", self.names))
         object.__setattr__(self, "distractors", _texts("distractors", self.distractors))
+        topics = {topic: _texts(f"topics: {topic}", ways) for topic, ways in self.topics.items()}
+        object.__setattr__(self, "topics", topics)
+        if len(topics) == 1 or not all(topics.values()):
+            raise ArbiterError(
+                f"topics is {topics!r}; give none, or two and more, each with a way to say it."
+            )
         if not 1 <= self.min_categories <= self.max_categories:
             raise ArbiterError(
                 f"Policies of {self.min_categories} to {self.max_categories} categories do not exist; "
@@ -134,7 +146,7 @@ class FlipOptions:
     @property
     def plain(self) -> "FlipOptions":
         """The same with policies and prompts in the words of taxonomy and data, for evaluations."""
-        return replace(self, restyle=0.0, reprompt=0.0, balance=0.0)
+        return replace(self, restyle=0.0, reprompt=0.0, balance=0.0, prompt_condition=0.0)
 
     def training_keys(self, taxonomy: Taxonomy) -> list[str]:
         """Keys that policies may use, in the taxonomy's order.

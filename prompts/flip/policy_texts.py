@@ -202,3 +202,23 @@ BESIDE = (
     ("{name} and more", "{definition}, with another entry"),
 )
 """Names and definitions of categories made of others; with `name` and `definition`, `other` and `others`."""
+
+PROMPT_CONDITION_NAMES = (
+    "{name} where {topic} is meant",
+    "{name} meets {topic}",
+    "{topic}, with {name}",
+    "{name}, depending on the text",
+    "{name} and {topic}",
+)
+PROMPT_CONDITIONS = (
+    "{definition}, if the prompt speaks of {topic}",
+    "{definition}, but only when the caption mentions {topic}",
+    "{definition}, and the text is about {topic}",
+    "If the prompt is about {topic}: {definition}",
+    "{definition} where the description refers to {topic}",
+    "{definition}, while the message talks about {topic}",
+    "{definition}, whenever the prompt also names {topic}",
+    "{definition}, provided that the title deals with {topic}",
+    "{definition}, only in case the prompt asks for {topic}",
+)
+"""Categories with a condition on the prompt; with `name`, `definition` and `topic`."""
