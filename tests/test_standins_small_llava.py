@@ -1,5 +1,9 @@
 """small-llava is put together from a GGUF language model, a tower and our weights, and refuses what does not fit."""
 
+import importlib.util
+import json
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
 
 from judge.errors import CheckpointError
 from judge.standins import small_clip, small_llava
 from judge.standins.small_llava import (
+    LESSONS,
     add_image_token,
     apply_lessons,
     assemble,
@@ -300,3 +306,55 @@ def test_turns_are_written_as_the_language_model_knows_them(
     before, turn, after = wanted.rpartition("user says")
     found = processor.apply_chat_template(parts, tokenize=False, add_generation_prompt=True)
     assert found == f"{before}<image>\n{turn}{after}"
+
+
+def load_builder() -> Any:
+    file = Path(__file__).parents[1] / "scripts" / "build_small_llava.py"
+    spec = importlib.util.spec_from_file_location("build_small_llava", file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkey = sys.modules.setdefault(spec.name, module)  # dataclasses look their module up
+    spec.loader.exec_module(monkey)
+    return monkey
+
+
+def test_the_builder_teaches_in_words_then_scenes_and_can_go_on(
+    language_file: Path,
+    tiny_encoder_folder: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    builder = load_builder()
+    monkeypatch.setattr(builder, "smollm2_file", lambda: language_file)
+    encoder = tmp_path / "encoder"
+    shutil.copytree(tiny_encoder_folder("mean", image_size=56), encoder)
+    settings = encoder / "preprocessor_config.json"
+    side = {"height": 56, "width": 56}
+    images = json.loads(settings.read_text()) | {"size": side, "crop_size": side}
+    settings.write_text(json.dumps(images))
+    steps = ["--word-steps=2", "--projector-steps=2", "--scene-steps=2", "--scenes=8", "--tokens=1000"]
+    common = ["build", f"--encoder={encoder}", "--every=1", "--measured-pictures=2", "--threads=1"]
+    monkeypatch.setattr(sys, "argv", [*common, *steps, f"--out={tmp_path / 'out'}"])
+    builder.main()
+    printed = capsys.readouterr().out
+    for stage in ("in words, before", "word pictures, after words", "scenes in new styles, after scenes"):
+        assert f"AUC {stage}: " in printed
+    assert "projector explains" in printed
+    assert "scenes 2/2 loss and share right" in printed
+
+    # What was saved is what was trained: taken up again, it gives the same model.
+    tower = builder.DualEncoder.load(encoder).model.vision_model
+    model, tokenizer = load_gguf(language_file)
+    add_image_token(tokenizer)
+    whole = assemble(model, tokenizer, tower)
+    saved = load_file(tmp_path / "out" / LESSONS)
+    plain = whole.model.language_model.layers[0].mlp.up_proj.weight.clone()
+    apply_lessons(whole, saved)
+    assert not torch.equal(plain, whole.model.language_model.layers[0].mlp.up_proj.weight)
+    none = ["--word-steps=0", "--projector-steps=0", "--scene-steps=0", f"--warm={tmp_path / 'out'}"]
+    monkeypatch.setattr(sys, "argv", [*common, *none, f"--out={tmp_path / 'again'}"])
+    builder.main()
+    for name, weight in load_file(tmp_path / "again" / LESSONS).items():
+        torch.testing.assert_close(weight, saved[name], rtol=1e-3, atol=1e-6)
