@@ -1,1 +1,1 @@
-"""Measures on signs: an encoder by itself, words that no lesson holds, and conditions on the prompt."""
+"""What only signs can measure: an encoder without training, words no lesson holds, and conditions on the prompt."""

@@ -173,14 +173,17 @@ class CrossAttentionHead(nn.Module):
         prompt_cosines = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
         by_image = self.attend(queries.attention, image_keys, image_cosines, None)
         by_prompt = self.attend(queries.attention, prompt_keys, prompt_cosines, prompt_mask)
-        met = self.condition_logits(prompt_cosines, prompt_mask)
-        met = met.masked_fill(no_prompt[:, :, None, None], PADDED_LOGIT)
         by_prompt = by_prompt * ~no_prompt[:, :, None, None, None]
         # (G, N, K, M, 2 H + 1): a cosine of each head, and that of the pooled image embedding (token 0).
         features = torch.cat([by_image, image_cosines[..., :1], by_prompt], dim=-1)
         logits: Tensor = (self.plain(features) + self.weigh(features)).squeeze(-1)
         logits = logits + self.kind_bias[queries.kinds.clamp(min=0, max=CONDITION - 1)][:, None]
-        logits = torch.where((queries.kinds == CONDITION)[:, None], met, logits)
+        about_prompt = (queries.kinds == CONDITION)[:, None]
+        # Most policies have no condition; but a graph holds both ways, and DDP waits for a gradient of every parameter.
+        if self.training or torch.compiler.is_exporting() or about_prompt.any():
+            met = self.condition_logits(prompt_cosines, prompt_mask)
+            met = met.masked_fill(no_prompt[:, :, None, None], PADDED_LOGIT)
+            logits = torch.where(about_prompt, met, logits)
         return logits.masked_fill((queries.kinds < 0)[:, None], PADDED_LOGIT)
 
     def condition_logits(self, cosines: Tensor, mask: Tensor) -> Tensor:
