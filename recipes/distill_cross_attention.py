@@ -16,6 +16,9 @@ A CLIP, UnsafeBench and a served judge, in a YAML of your own:
     dataset: unsafebench
     taxonomy: unsafebench
 
+`--teacher labels` asks nobody: the student learns from the labels alone. `--config recipes/configs/signs/
+distill_cross_attention.yaml` does so on signs, with small-clip as the encoder.
+
 Every option can stand in the YAML, and all but `flip` and `distill` on the command line; `--help` lists them; an
 unknown one stops the run.
 """
@@ -66,6 +69,8 @@ from judge.student.teacher_scores import ScoredGroup, read_teacher_scores, write
 from prompts import Example, Group, draw_groups, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "distill_cross_attention.yaml"
+LABELS = "labels"
+"""In place of a teacher: the labels of the data alone."""
 SHOWN = ("f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accuracy", "auc", "heldout_f1")
 """Columns of the table, and metrics of the evaluations during training."""
 
@@ -76,7 +81,9 @@ class StudentOptions:
 
     teacher: str = field(
         default="runs/demo",
-        metadata={"help": "Any classifier: a run folder, a hub id, or URL#model of a server."},
+        metadata={
+            "help": "Any classifier: a run folder, a hub id, or URL#model of a server. Or labels: no teacher."
+        },
     )
     encoder: str = field(
         default="tiny-clip",
@@ -168,6 +175,8 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
         return {key: found[key] for key in SHOWN if found.get(key) is not None}
 
     weights = DistillOptions(**data.distill)
+    if options.teacher == LABELS:
+        weights = replace(weights, hard_weight=1.0)
     trainer = DistillTrainer(
         model=Distillation(head, weights),
         args=args,
@@ -175,6 +184,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
         eval_dataset=validation_questions.questions,
         data_collator=build_collator(encoder, train, lessons, Path(data.cache)),
         evaluator=evaluate,
+        scale_rate=weights.scale_rate,
     )
     trainer.train(resume_from_checkpoint=resume_from(args))
     head.eval()
@@ -187,11 +197,12 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     if trainer.is_world_process_zero():
         save_student(run, student)
         run.write_rows("history", trainer.state.log_history)
+        unjudged = int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons))
         about = {
             "seconds_teaching": taught - started,
             "parameters": parameters,
             "rows_taught": sum(len(lesson.rows) for lesson in lessons),
-            "unjudged_by_teacher": int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons)),
+            "unjudged_by_teacher": None if options.teacher == LABELS else unjudged,
         }
         evaluate_all(run, student, untrained, test_questions, obedience, options, data, about, started)
         log(f"  {try_it(run, test)}")
@@ -200,7 +211,20 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
 def collect_lessons(
     name: str, groups: Sequence[Group], run: RunDir, data: DistillDataOptions, args: StudentArguments
 ) -> list[ScoredGroup]:
-    """The teacher's scores of all groups, shared out over the processes; those already on disk are read."""
+    """The teacher's scores of all groups, shared out over the processes; those already on disk are read.
+
+    Without a teacher all scores are NaN, which no loss counts.
+    """
+    if name == LABELS:
+        return [
+            ScoredGroup(
+                group.taxonomy,
+                group.rows,
+                np.full(len(group.rows), np.nan),
+                np.full((len(group.rows), len(group.taxonomy)), np.nan),
+            )
+            for group in groups
+        ]
     state = PartialState()
     about = {
         "teacher": teacher_identity(name),
@@ -253,9 +277,10 @@ def evaluate_all(
 ) -> None:
     """Ask student, teacher and baselines the same questions; write metrics.json and the student's rows, and print."""
     obedience.ask("after", student)  # before, its head was random
-    obedience.ask("teacher", load_classifier(options.teacher))
     answers = {"untrained": untrained, "student": predict_questions(student, test.questions)}
-    answers["judge"] = teacher_rows(options.teacher, test)
+    if options.teacher != LABELS:
+        obedience.ask("teacher", load_classifier(options.teacher))
+        answers["judge"] = teacher_rows(options.teacher, test)
     answers |= {
         Path(name).name: predict_questions(load_classifier(name), test.questions) for name in data.baselines
     }
@@ -269,8 +294,7 @@ def evaluate_all(
         run,
         {
             **found["student"],
-            "judge_f1": found["judge"]["f1"],
-            "judge": found["judge"],
+            **({"judge_f1": found["judge"]["f1"], "judge": found["judge"]} if "judge" in found else {}),
             "untrained": found["untrained"],
             "baselines": {name: found[name]["f1_everything"] for name in heads},
             "baselines_trained_categories": {name: found[name]["f1"] for name in heads},

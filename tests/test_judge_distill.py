@@ -10,12 +10,20 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import TrainingArguments
 
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
 from judge.runs.references import teacher_identity
 from judge.standins.digits import digits_examples
-from judge.student.distill import Distillation, alignment_loss, calibrate_head, hard_loss, soft_loss
+from judge.student.distill import (
+    Distillation,
+    DistillTrainer,
+    alignment_loss,
+    calibrate_head,
+    hard_loss,
+    soft_loss,
+)
 from judge.student.distill_data import DistillOptions, VariedGroups, vary_group
 from judge.student.head import CrossAttentionHead, HeadConfig
 from judge.student.teacher_scores import SHARD, ScoredGroup, read_teacher_scores, write_teacher_scores
@@ -225,7 +233,14 @@ def test_unknown_labels_stay_unknown(groups):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"drop": 1.5}, {"hard_weight": -0.1}, {"temperature": 0.0}, {"alignment_weight": -1.0}]
+    "wrong",
+    [
+        {"drop": 1.5},
+        {"hard_weight": -0.1},
+        {"temperature": 0.0},
+        {"scale_rate": 0.0},
+        {"alignment_weight": -1.0},
+    ],
 )
 def test_options_out_of_range(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
@@ -405,3 +420,18 @@ def test_where_the_prompt_is_left_out_a_condition_on_it_is_not_met(examples):
         k in (0, 1 + place) for k in range(silent.soft.shape[1])
     ]
     assert not np.isnan(still.soft).any()
+
+
+def test_scales_have_a_learning_rate_of_their_own(tmp_path):
+    args = TrainingArguments(str(tmp_path), learning_rate=0.5, weight_decay=0.1, use_cpu=True)
+    head = make_head()
+    model = Distillation(head, DistillOptions())
+    for rate in (1.0, 20.0):
+        trainer = DistillTrainer(model=model, args=args, evaluator=lambda _: {}, scale_rate=rate)
+        groups = trainer.create_optimizer().param_groups
+        found = [p for group in groups for p in group["params"]]
+        assert set(map(id, found)) == set(map(id, head.parameters()))
+        assert len(found) == len(set(map(id, found)))
+        fast = [group for group in groups if group["lr"] == 10.0]
+        assert [set(map(id, group["params"])) for group in fast] == [set(map(id, head.scales()))][: rate > 1]
+        assert all(group["weight_decay"] == 0 for group in fast)

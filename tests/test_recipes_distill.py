@@ -106,7 +106,9 @@ def parse(monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("name", ["distill_cross_attention", "distill_judge_only"])
+@pytest.mark.parametrize(
+    "name", ["distill_cross_attention", "distill_judge_only", "signs/distill_cross_attention"]
+)
 def test_the_configs_parse_and_name_their_command(parse, name):
     path = ROOT / f"recipes/configs/{name}.yaml"
     assert "accelerate launch recipes/distill_cross_attention.py" in path.read_text()

@@ -135,13 +135,31 @@ class DistillTrainer(EvaluatingTrainer):
 
     Args:
         evaluator: scores held-out rows with the current head and returns numbers.
+        scale_rate: as of `DistillOptions`.
         options: Trainer's own.
     """
 
     def __init__(
-        self, *, evaluator: Callable[[CrossAttentionHead], Mapping[str, float]], **options: Any
+        self,
+        *,
+        evaluator: Callable[[CrossAttentionHead], Mapping[str, float]],
+        scale_rate: float = 1.0,
+        **options: Any,
     ) -> None:
         super().__init__(evaluator=lambda model: evaluator(model.head), **options)
+        self.scale_rate = scale_rate
+
+    def create_optimizer(self, *given: Any) -> Any:
+        """Trainer's own, with a rate of their own for the head's scales, without weight decay."""
+        optimizer = super().create_optimizer(*given)
+        if self.scale_rate != 1:
+            scales = self.accelerator.unwrap_model(self.model).head.scales()
+            ids = set(map(id, scales))
+            for group in optimizer.param_groups:
+                group["params"] = [p for p in group["params"] if id(p) not in ids]
+            rate = self.args.learning_rate * self.scale_rate
+            optimizer.add_param_group({"params": scales, "lr": rate, "weight_decay": 0.0})
+        return optimizer
 
 
 def calibrate_head(head: CrossAttentionHead, logits: Tensor, labels: Tensor) -> None:

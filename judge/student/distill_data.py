@@ -38,6 +38,9 @@ class DistillOptions:
     """Softens teacher and student in the soft part of the loss."""
     alignment_weight: float = 0.1
     """Weight of the contrastive term."""
+    scale_rate: float = 1.0
+    """Learning rate of `CrossAttentionHead.scales`, in units of the others'. They start where a cosine of 0.4 is logit
+    0; with an encoder of smaller ones they have far to go, and the rest of the head would bend instead."""
     drop: float = 0.2
     """Share of categories left out of a policy, drawn in each epoch."""
     rename: float = 0.25
@@ -51,10 +54,10 @@ class DistillOptions:
         for name in ("hard_weight", "drop", "rename", "reword", "no_prompt"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"{name} is {getattr(self, name)}; a share lies between 0 and 1.")
-        if self.temperature <= 0 or self.alignment_weight < 0:
+        if min(self.temperature, self.scale_rate) <= 0 or self.alignment_weight < 0:
             raise ConfigError(
-                f"temperature {self.temperature} must be above 0, and alignment_weight {self.alignment_weight} "
-                "not below."
+                f"temperature {self.temperature} and scale_rate {self.scale_rate} must be above 0, and "
+                f"alignment_weight {self.alignment_weight} not below."
             )
 
 

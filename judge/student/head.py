@@ -108,6 +108,10 @@ class CrossAttentionHead(nn.Module):
             self.plain.weight[0, : heads + 1] = 10.0 / (heads + 1)
             self.plain.bias.fill_(-4.0)
 
+    def scales(self) -> list[nn.Parameter]:
+        """The few numbers that make logits of cosines, whatever the tokens are: weights and shifts."""
+        return [*self.plain.parameters(), self.condition, self.kind_bias, self.whole]
+
     def queries(self, phrases: Tensor, kinds: Tensor) -> Queries:
         """Compute the taxonomy side.
 
