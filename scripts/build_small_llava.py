@@ -244,7 +244,7 @@ def scenes_stage(course: Course, scenes: Scenes) -> None:
     if options.scene_steps:
         projector.requires_grad_(True)
         talk = Talk(options.seed + 1)
-        lessons = course.lessons(talk, lambda: scenes.draw(talk), in_words=0.15)
+        lessons = course.lessons(talk, lambda: scenes.draw(talk), in_words=0.25)
         course.train("scenes", lessons, projector, options.scene_steps, options.rate / 2)
         report("after scenes")
 
