@@ -37,7 +37,7 @@ from eval.recipe import (
     write_metrics,
 )
 from eval.signs.conjunctions import draw_conjunctions
-from eval.signs.cosine import PatchCosine
+from eval.signs.cosine import Cosine
 from eval.signs.encoder import Scenes, measure_encoder
 from eval.signs.new_words import draw_new_words
 from judge import load_classifier
@@ -111,12 +111,13 @@ def main() -> None:
         scenes = {name: Scenes.encode(encoder, examples, cache) for name, examples in splits.items()}
         metrics["encoder"] = measure_encoder(encoder, taxonomy, scenes)
         del scenes
-        cosine = PatchCosine(encoder)
         fitting = draw_evaluation(
             splits["validation"], taxonomy, options.flips, seed=options.seed, rows=options.rows
         )
-        cosine.fit(fitting.flips)
-        baselines = {"cosine": cosine, **baselines}
+        cosines = {"cosine": Cosine(encoder), "cosine_pooled": Cosine(encoder, pooled=True)}
+        for cosine in cosines.values():
+            cosine.fit(fitting.flips)
+        baselines = {**cosines, **baselines}
 
     asked = {
         (metric + suffix): questions

@@ -11,7 +11,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from eval.questions import Question
 from eval.signs.conjunctions import KNOWN_TOPICS, NEAR, WORDINGS, draw_conjunctions
-from eval.signs.cosine import PatchCosine
+from eval.signs.cosine import Cosine
 from eval.signs.encoder import Scenes, best_threshold, f1_at, mean_auc, measure_encoder
 from eval.signs.new_words import draw_new_words, label_by_words, new_words
 from judge.encoders.conditions import split_condition
@@ -145,16 +145,20 @@ def test_the_cosine_takes_the_best_patch_of_the_best_phrase(examples):
     policy = Taxonomy(
         "x", "1", (Category("both", "gun, if the prompt mentions beer"), Category("beer", "wine"))
     )
-    classifier = PatchCosine(encoder, 0.5, batch_size=7)
+    classifier = Cosine(encoder, threshold=0.5, batch_size=7)
     some = examples[:60]
     images = [SimpleNamespace() for _ in some]
     table = {
         id(image): encoder.scenes([example]).patches for image, example in zip(images, some, strict=True)
     }
-    scores = PatchCosine.score.__wrapped__(classifier, images, None, policy)
+    scores = Cosine.score.__wrapped__(classifier, images, None, policy)
     for example, found in zip(some, scores.categories, strict=True):
         shown = shown_concepts(example.id)
         assert (found > 0.5).tolist() == ["gun" in shown, not shown.isdisjoint({"beer", "wine"})]
+    first = Cosine.score.__wrapped__(Cosine(encoder, pooled=True, threshold=0.5), images, None, policy)
+    for example, found in zip(some, first.categories, strict=True):
+        one = sorted(shown_concepts(example.id))[:1]  # the scene's first patch
+        assert (found > 0.5).tolist() == [one == ["gun"], one in (["beer"], ["wine"])]
 
 
 def test_the_threshold_of_the_cosine_is_fitted(examples, monkeypatch):
@@ -163,7 +167,7 @@ def test_the_threshold_of_the_cosine_is_fitted(examples, monkeypatch):
         Question(str(n), Row(example, words, None, None, n % 2 == 0, None, None, "keep"))
         for n, example in enumerate(examples[:8])
     ]
-    classifier = PatchCosine(Oracle(), 0.1)
+    classifier = Cosine(Oracle(), threshold=0.1)
     cosines = np.array([0.4, 0.2, 0.5, 0.1, 0.3, 0.28, 0.6, 0.0])
 
     def answer(self, questions):

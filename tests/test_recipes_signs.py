@@ -91,7 +91,7 @@ def test_everything_is_asked_and_written(finished):
     wanted = {name + suffix for name in sets for suffix in ("", "_new_styles")}
     assert wanted <= metrics["student"].keys()
     assert wanted <= metrics["baselines"]["cosine"].keys()
-    assert set(metrics["conjunctions"]) == {"student", "cosine"}
+    assert set(metrics["conjunctions"]) == {"student", "cosine", "cosine_pooled"}
     assert metrics["conjunctions"]["student"] == metrics["student"]["conjunctions_f1"]
     assert {"f1", "auc_listed", "auc_names", "auc_new_words", "f1_new_styles"} <= metrics["encoder"].keys()
     rows = [json.loads(line) for line in (finished / "rows" / "student.jsonl").read_text().splitlines()]

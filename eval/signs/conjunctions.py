@@ -35,6 +35,12 @@ NEAR = {
     "weddings": {"religion", "food"},
 }
 """Topic -> groups whose pictures or words speak of it already, so that no question is about both."""
+ALIKE = (
+    {"children", "school"},
+    {"a party", "weddings"},
+    {"school", "work"},
+)
+"""Topics that hardly anybody would tell apart; a prompt about the one is no example of not speaking of the other."""
 WORDINGS = (
     "{subject}, if the prompt speaks of {topic}",
     "{subject}, but only when the caption mentions {topic}",
@@ -91,7 +97,7 @@ def _rows(
         *(without[place] for place in rng.choice(len(without), quarter, replace=False)),
     ]
     speaks = [*[True] * half, *[False] * quarter, *[True] * quarter]
-    others = [other for other in TOPICS if other != topic]
+    others = [other for other in TOPICS if other != topic and {other, topic} not in ALIKE]
     prompts = [
         _prompt(image, near, topic if meets else str(rng.choice(others)), rng)
         for image, meets in zip(images, speaks, strict=True)

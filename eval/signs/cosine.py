@@ -1,4 +1,7 @@
-"""The plainest classifier on an encoder: the largest cosine of any patch with any phrase, and one fitted threshold."""
+"""The plainest classifiers on an encoder: the largest cosine with any phrase, and one fitted threshold.
+
+Of any patch, or of the pooled embedding alone, as CLIPs are used zero-shot (Radford et al. 2021).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,13 +31,15 @@ STEEPNESS = 20.0
 
 
 @dataclass
-class PatchCosine:
+class Cosine:
     """Scores a category by its phrases' largest cosine with a token of the image; prompts are ignored.
 
     Of a category with a condition on the prompt it takes the phrases about the image, the kindest reading.
     """
 
     encoder: DualEncoder
+    pooled: bool = False
+    """Look at the pooled embedding alone."""
     threshold: float = 0.0
     """The cosine at which a score is 0.5."""
     name: str = "cosine"
@@ -54,6 +59,7 @@ class PatchCosine:
         found = [np.zeros((0, len(taxonomy)))]
         for start in range(0, len(images), self.batch_size):
             tokens = self.encoder.encode_images(images[start : start + self.batch_size])
+            tokens = tokens[:, :1] if self.pooled else tokens
             cosines = torch.einsum("btd,kmd->bkmt", F.normalize(tokens, dim=-1), phrases).amax(-1)
             best = cosines.masked_fill(left_out, -1.0).amax(-1)
             found.append(expit(STEEPNESS * (best.double().cpu().numpy() - self.threshold)))
