@@ -12,7 +12,7 @@ The language model comes out of its wheel, the image tower is that of `small-cli
 
 It never sees a policy, the words safe and unsafe, or a template of Arbiter's, nor a phrase for the groups held out:
 LoRA training is to turn these skills into a judge. Before and after each stage it prints the AUC of yes against no.
-With `--warm` it goes on from saved lessons; a stage of 0 steps is left out.
+With `--warm` it goes on from saved lessons; a stage of 0 steps is left out, and with none left it measures only.
 """
 
 import argparse
@@ -161,7 +161,8 @@ def save(course: Course) -> None:
         found[f"{name}.A"] = layer.lora_A["default"].weight
         found[f"{name}.B"] = layer.lora_B["default"].weight * layer.scaling["default"]
     save_lessons(out, found, course.encoder.model.vision_model)
-    recipe = {name: str(value) for name, value in vars(course.options).items() if name != "out"}
+    # Names of folders only: where they were is nobody's business.
+    recipe = {name: Path(str(value)).name for name, value in vars(course.options).items() if name != "out"}
     about = {"script": Path(__file__).name, **recipe, **course.measured}
     (out / "built_by.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
@@ -193,6 +194,8 @@ def words_stage(course: Course) -> None:
         lessons = course.lessons(talk, drawn_by(talk, course.options.seed), in_words=0.35)
         course.train("words", lessons, torch.nn.Identity(), steps, course.options.rate)
         report("after words")
+    elif course.options.warm:
+        report("as given")
 
 
 def draw_scenes(encoder: DualEncoder, count: int, seed: int, styles: tuple[str, ...]) -> Scenes:
@@ -211,7 +214,7 @@ def draw_scenes(encoder: DualEncoder, count: int, seed: int, styles: tuple[str, 
             # What LLaVA reads: patches of the last layer, before the norm that belongs to the pooled embedding.
             features.append(encoder.model.vision_model(pixels).last_hidden_state[:, 1:])
             directions.append(encoder.encode_pixel_values(pixels)[:, 1:])
-    return Scenes(shown, torch.cat(features), torch.cat(directions))
+    return Scenes(shown, torch.cat(features or [torch.zeros(0)]), torch.cat(directions or [torch.zeros(0)]))
 
 
 def projector_stage(course: Course, scenes: Scenes) -> None:
@@ -247,6 +250,8 @@ def scenes_stage(course: Course, scenes: Scenes) -> None:
         lessons = course.lessons(talk, lambda: scenes.draw(talk), in_words=0.25)
         course.train("scenes", lessons, projector, options.scene_steps, options.rate / 2)
         report("after scenes")
+    elif not options.projector_steps:
+        report("as given")
 
 
 def main() -> None:
@@ -274,8 +279,9 @@ def main() -> None:
     encoder = DualEncoder.load(options.encoder)
     course = start(options, encoder)
     words_stage(course)
-    if options.projector_steps or options.scene_steps:
-        scenes_stage(course, draw_scenes(encoder, options.scenes, options.seed, TRAINED_STYLES))
+    if options.projector_steps or options.scene_steps or options.warm:
+        count = options.scenes if options.projector_steps or options.scene_steps else 0
+        scenes_stage(course, draw_scenes(encoder, count, options.seed, TRAINED_STYLES))
     save(course)
 
 

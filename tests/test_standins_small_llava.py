@@ -356,5 +356,6 @@ def test_the_builder_teaches_in_words_then_scenes_and_can_go_on(
     none = ["--word-steps=0", "--projector-steps=0", "--scene-steps=0", f"--warm={tmp_path / 'out'}"]
     monkeypatch.setattr(sys, "argv", [*common, *none, f"--out={tmp_path / 'again'}"])
     builder.main()
+    assert "AUC scenes, as given: " in capsys.readouterr().out
     for name, weight in load_file(tmp_path / "again" / LESSONS).items():
         torch.testing.assert_close(weight, saved[name], rtol=1e-3, atol=1e-6)
