@@ -10,7 +10,7 @@ from torch import nn
 from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder, Variant
 from judge.vlm.score import stack_visual
-from judge.vlm.training.attention import policy_grouped_attention, register
+from judge.vlm.training.attention import attend, policy_grouped_attention, register
 from judge.vlm.training.collate import pack_groups
 from judge.vlm.training.trainer import answer_loss
 from prompts import Category, Taxonomy, render
@@ -213,3 +213,21 @@ def test_dropout_reaches_the_attention_weights():
 
 def test_registering_twice_is_harmless():
     assert register() == register() == "policy_grouped"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_in_bfloat16_is_that_in_float32_but_for_rounding(causal):
+    """On a CPU it takes another way, whose values and gradients are those of the fused kernel."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(2, 3, 7, 8, generator=generator) for _ in range(3)]
+    mask = None if causal else torch.rand(2, 1, 7, 7, generator=generator) < 0.7
+    if mask is not None:
+        mask[..., 0] = True  # every query may attend to something
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        states = [part.to(dtype, copy=True).requires_grad_() for part in drawn]
+        output = attend(*states, mask, 0.0, None)
+        output.float().square().sum().backward()
+        found.append([output.detach().float(), *(state.grad.float() for state in states)])
+    for exact, rounded in zip(*found, strict=True):
+        assert (exact - rounded).abs().max() < 0.03 * exact.abs().max()
