@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import sys
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import load_file
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPImageProcessorPil, CLIPVisionConfig, CLIPVisionModel
@@ -359,3 +361,16 @@ def test_the_builder_teaches_in_words_then_scenes_and_can_go_on(
     assert "AUC scenes, as given: " in capsys.readouterr().out
     for name, weight in load_file(tmp_path / "again" / LESSONS).items():
         torch.testing.assert_close(weight, saved[name], rtol=1e-3, atol=1e-6)
+
+
+def test_what_ships_belongs_together() -> None:
+    checkpoints = Path(str(files("judge"))) / "checkpoints"
+    tower, _ = small_clip.load_tower(checkpoints / "small-clip")
+    with safe_open(checkpoints / "small-llava" / LESSONS, "pt") as lessons_file:
+        assert lessons_file.metadata()["tower"] == small_llava.tower_hash(tower)
+        names = set(lessons_file.keys())
+    updates = {name for name in names if name.endswith((".A", ".B"))}
+    assert len(updates) == 30 * 7 * 2  # layers, their linear maps, A and B
+    assert names - updates == {
+        f"projector.linear_{number}.{kind}" for number in (1, 2) for kind in ("weight", "bias")
+    }
