@@ -27,8 +27,8 @@ class BaseOptions:
     model_name_or_path: str = field(
         default="tiny-llava",
         metadata={
-            "help": "A hub id, a folder, or tiny-llava, which ships: LLaVA-1.5, NeXT, OneVision, Qwen2-VL to 3-VL; "
-            "of other families those that a check at load finds are read as their processor means it."
+            "help": "A hub id, a folder, or tiny-llava or small-llava, which ship: LLaVA-1.5, NeXT, OneVision, "
+            "Qwen2-VL to 3-VL; of other families those that a check at load finds are read as their processor means it."
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
