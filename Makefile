@@ -2,6 +2,7 @@
 # make student distil that judge, train the paper's small heads beside it, calibrate the cascade
 # make attack train the defences (robust encoder, student, judge), attack everything, say what it withstands
 # make signs  pictograms with real categories: student, its baselines, cascade and obedience on a real text encoder
+# make signs-judge  the judge on a real language model, about an hour on two cores
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -10,7 +11,7 @@ THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack test test-cpu lint clean
+.PHONY: demo student defences attack signs signs-judge test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -36,6 +37,23 @@ attack: .venv/installed
 	test -f runs/robust_judge/metrics.json || $(MAKE) defences
 	rm -rf runs/attack
 	$(BIN)/python recipes/attack.py
+
+signs: .venv/installed-signs
+	rm -rf runs/signs runs/signs_student runs/signs_cascade runs/signs_obedience
+	rm -rf runs/signs_linear_probe runs/signs_pooled_attention_published
+	$(BIN)/python recipes/fixed_head.py --config recipes/configs/signs/linear_probe.yaml
+	$(BIN)/python recipes/fixed_head.py --config recipes/configs/signs/pooled_attention_published.yaml
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/distill_cross_attention.py \
+		--config recipes/configs/signs/distill_cross_attention.yaml
+	$(BIN)/python recipes/cascade.py --config recipes/configs/signs/cascade.yaml
+	$(BIN)/python recipes/signs.py
+	$(BIN)/python recipes/obedience.py --config recipes/configs/signs/obedience.yaml
+
+signs-judge: .venv/installed-signs
+	rm -rf runs/signs_judge runs/signs_judge_report
+	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py \
+		--config recipes/configs/signs/lora_small_llava.yaml
+	$(BIN)/python recipes/signs.py --config recipes/configs/signs/judge.yaml
 
 test: lint .venv/installed-signs
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
