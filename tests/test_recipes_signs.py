@@ -1,6 +1,7 @@
 """recipes/signs.py: four sets of questions, for a student, for baselines and for the encoder alone; and its configs."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 
 from eval.recipe import parse_options
 from eval.signs.conjunctions import KNOWN_TOPICS
+from eval.signs.new_words import new_words
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
@@ -55,6 +57,8 @@ def test_configs_parse_and_name_their_command(name):
 def test_lessons_hold_the_known_topics_and_none_of_the_others():
     flip = yaml.safe_load((CONFIGS / "distill_cross_attention.yaml").read_text())["flip"]
     assert flip["topics"].keys() & TOPICS.keys() == set(KNOWN_TOPICS)
+    written = " ".join(path.read_text().casefold() for path in CONFIGS.glob("*.yaml"))
+    assert not [word for word in new_words() if re.search(rf"\b{word}\b", written)]
     ways = {way for found in flip["topics"].values() for way in found}
     for topic, known in TOPICS.items():
         assert len(ways.intersection(known)) == (2 if topic in KNOWN_TOPICS else 0)  # one is for measuring

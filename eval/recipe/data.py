@@ -27,7 +27,7 @@ class DataOptions(RecipeOptions):
     dataset: str = field(
         default="digits",
         metadata={
-            "help": "digits, unsafebench, folder:PATH, dataset:NAME or an external set (judge.data.examples)."
+            "help": "digits, signs, unsafebench, folder:PATH, dataset:NAME, or others of judge.data.examples."
         },
     )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
