@@ -142,8 +142,9 @@ class CrossAttentionHead(nn.Module):
         about_prompt = (queries.kinds == CONDITION)[:, None]  # (G, 1, K, M)
         subject = phrases.masked_fill(about_prompt, PADDED_LOGIT).logsumexp(-1)
         condition = phrases.masked_fill(~about_prompt, PADDED_LOGIT).logsumexp(-1)
-        # One with a condition is its subject *and* its condition: a soft minimum.
-        both = -torch.logaddexp(-subject, -condition)
+        # One with a condition is its subject *and* its condition: a soft minimum, -logaddexp(-subject, -condition),
+        # written so that no exponential overflows in ONNX Runtime either.
+        both = torch.minimum(subject, condition) - F.softplus(-(subject - condition).abs())
         category = torch.where(about_prompt.any(-1), both, subject)
         (scale, shift), (unsafe_scale, unsafe_shift) = self.calibration
         return self.unsafe_logit(category) * unsafe_scale + unsafe_shift, category * scale + shift
