@@ -43,7 +43,9 @@ def main() -> None:
     options = parser.parse_args()
     known = signs_examples("test", count=3 * options.columns)
     rows = [known[start : start + options.columns] for start in range(0, len(known), options.columns)]
-    sheet([*rows, signs_examples("new_styles", count=options.columns)]).save(options.out, quality=85, optimize=True)
+    sheet([*rows, signs_examples("new_styles", count=options.columns)]).save(
+        options.out, quality=85, optimize=True
+    )
 
 
 if __name__ == "__main__":
