@@ -9,12 +9,12 @@ conditions on the prompt ("alcohol, if the prompt speaks of driving"); on pictur
 never trained. The encoder alone is measured by AUC. On one CPU core it takes about 2 minutes and leaves `runs/signs`
 (metrics.json, every judged row).
 
-Other runs, or a judge beside them:
+A judge (of `make signs-judge`) by itself, which takes some minutes, or beside the others:
 
-    python recipes/signs.py --output_dir runs/signs_judge --student runs/my_judge --baselines runs/signs_student \
-        --cascade none
+    python recipes/signs.py --config recipes/configs/signs/judge.yaml
+    python recipes/signs.py --judge runs/signs_judge --output_dir runs/signs_with_judge
 
-`student` may be any classifier. Every option can stand in a YAML of `--config`.
+`student` and `judge` may be any classifiers. Every option can stand in a YAML of `--config`.
 """
 
 import time
@@ -65,7 +65,10 @@ class SignsOptions(DataOptions):
 
     output_dir: str = field(default="runs/signs", metadata={"help": "The folder of the run."})
     student: str = field(
-        default="runs/signs_student", metadata={"help": "The classifier: a run folder, or any other."}
+        default="runs/signs_student", metadata={"help": "A run folder or any other classifier, or none."}
+    )
+    judge: str = field(
+        default="none", metadata={"help": "A slower classifier, asked `judge_rows` questions, or none."}
     )
     baselines: list[str] = field(
         default_factory=list,
@@ -79,6 +82,7 @@ class SignsOptions(DataOptions):
     )
     cache: str = field(default="runs/features", metadata={"help": "Folder for the encoder's features."})
     rows: int = field(default=480, metadata={"help": "Questions of each set and split, about."})
+    judge_rows: int = field(default=96, metadata={"help": "The same for the judge."})
     seed: int = field(default=42, metadata={"help": "Of every draw."})
 
     def __post_init__(self) -> None:
@@ -87,8 +91,11 @@ class SignsOptions(DataOptions):
             raise ConfigError(
                 f"dataset is {self.dataset!r}; these questions are about signs, or signs:COUNT."
             )
-        if self.rows < 16:
-            raise ConfigError(f"rows is {self.rows}; ask at least 16 questions of each set.")
+        for name in ("rows", "judge_rows"):
+            if getattr(self, name) < 16:
+                raise ConfigError(f"{name} is {getattr(self, name)}; ask at least 16 questions of each set.")
+        if (self.student, self.judge) == ("none", "none"):
+            raise ConfigError("student and judge are both none; name a run of at least one.")
 
 
 OPTIONS = (SignsOptions,)
@@ -99,7 +106,9 @@ def main() -> None:
     started = time.time()
     (options,) = parse_options(OPTIONS, CONFIG)
     taxonomy = load_taxonomy(options.taxonomy)
-    student = load_classifier(options.student)  # a wrong name leaves no folder
+    # Loaded first, so that a wrong name leaves no folder.
+    named = {"student": options.student, "judge": options.judge}
+    deployed = {role: load_classifier(name) for role, name in named.items() if name != "none"}
     baselines = {Path(name).name: load_classifier(name) for name in options.baselines}
     run = create_run(options.output_dir, "signs", taxonomy, [options])
     loaded = load_splits(options, taxonomy, ("validation", *SPLITS))
@@ -119,18 +128,13 @@ def main() -> None:
             cosine.fit(fitting.flips)
         baselines = {**cosines, **baselines}
 
-    asked = {
-        (metric + suffix): questions
-        for split, suffix in SPLITS.items()
-        for metric, questions in draw_sets(splits[split], taxonomy, options)
-    }
-    found = {name: ask(one, name, asked, run) for name, one in {"student": student, **baselines}.items()}
-    metrics["student"] = found.pop("student")
-    metrics["baselines"] = found
-    metrics["conjunctions"] = {
-        "student": metrics["student"]["conjunctions_f1"],
-        **{name: one["conjunctions_f1"] for name, one in found.items()},
-    }
+    for role, classifier in deployed.items():
+        rows = options.judge_rows if role == "judge" else options.rows
+        metrics[role] = ask(classifier, role, draw_all(splits, taxonomy, options, rows), run)
+    asked = draw_all(splits, taxonomy, options, options.rows)
+    metrics["baselines"] = {name: ask(one, name, asked, run) for name, one in baselines.items()}
+    everybody = {role: metrics[role] for role in deployed} | metrics["baselines"]
+    metrics["conjunctions"] = {name: found["conjunctions_f1"] for name, found in everybody.items()}
     if options.cascade != "none":
         metrics["cascade"] = cascade_on_held_out(options, splits["test"], taxonomy)
     write_metrics(run, {**metrics, "seconds": time.time() - started})
@@ -138,21 +142,32 @@ def main() -> None:
     log(f"\n{time.time() - started:.0f} s in all; {run.path / 'metrics.json'}")
 
 
+def draw_all(
+    splits: Mapping[str, Sequence[Example]], taxonomy: Taxonomy, options: SignsOptions, rows: int
+) -> dict[str, Sequence[Question]]:
+    """The four sets of questions on every split, by the names of their metrics."""
+    return {
+        (metric + suffix): questions
+        for split, suffix in SPLITS.items()
+        for metric, questions in draw_sets(splits[split], taxonomy, options, rows)
+    }
+
+
 def draw_sets(
-    examples: Sequence[Example], taxonomy: Taxonomy, options: SignsOptions
+    examples: Sequence[Example], taxonomy: Taxonomy, options: SignsOptions, rows: int
 ) -> Iterator[tuple[str, Sequence[Question]]]:
-    """The four sets of questions on one split."""
+    """The four sets of questions on one split, of about so many rows each."""
     # The new styles have no pictograms of some groups.
     shown = frozenset().union(*(example.violates for example in examples))
     taxonomy = taxonomy.select(category.name for category in taxonomy if category.key in shown)
-    drawn = draw_evaluation(examples, taxonomy, options.flips, seed=options.seed, rows=options.rows)
+    drawn = draw_evaluation(examples, taxonomy, options.flips, seed=options.seed, rows=rows)
     yield "f1", drawn.flips
     yield "heldout_f1", drawn.held_out
-    yield "new_words_f1", draw_new_words(examples, seed=options.seed, rows=options.rows)
+    yield "new_words_f1", draw_new_words(examples, seed=options.seed, rows=rows)
     trained = options.flips.training_keys(taxonomy)
     yield (
         "conjunctions_f1",
-        draw_conjunctions(examples, taxonomy, trained, seed=options.seed, rows=options.rows),
+        draw_conjunctions(examples, taxonomy, trained, seed=options.seed, rows=rows),
     )
 
 
@@ -210,7 +225,8 @@ def show(metrics: Mapping[str, Any]) -> None:
         if name in encoder:
             log(f"encoder {name:16}{encoder[name]:.3f}   new styles {encoder[f'{name}_new_styles']:.3f}")
     log(f"\n{'F1':28}" + "".join(f"{words:>18}" for words in SETS.values()))
-    for name, found in {"student": metrics["student"], **metrics["baselines"]}.items():
+    roles = {role: metrics[role] for role in ("student", "judge") if role in metrics}
+    for name, found in (roles | metrics["baselines"]).items():
         for split, suffix in SPLITS.items():
             label = f"{name}, new styles" if split == "new_styles" else name
             log(f"{label:28}" + "".join(f"{found[key + suffix]:>18.3f}" for key in SETS))

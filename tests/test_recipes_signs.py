@@ -26,6 +26,8 @@ RECIPE = ROOT / "recipes" / "signs.py"
 CONFIGS = ROOT / "recipes" / "configs" / "signs"
 RECIPES = {
     "signs": "signs",
+    "judge": "signs",
+    "lora_small_llava": "lora_llava",
     "cascade": "cascade",
     "obedience": "obedience",
     "distill_cross_attention": "distill_cross_attention",
@@ -74,6 +76,8 @@ def finished(tmp_path_factory):
     save_student(run, Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, 32, 2, 1, 4))))
     options = {
         "student": folder / "student",
+        "judge": folder / "student",
+        "judge_rows": 16,
         "output_dir": folder / "out",
         "encoder": "tiny-clip",
         "cascade": "none",
@@ -95,7 +99,8 @@ def test_everything_is_asked_and_written(finished):
     wanted = {name + suffix for name in sets for suffix in ("", "_new_styles")}
     assert wanted <= metrics["student"].keys()
     assert wanted <= metrics["baselines"]["cosine"].keys()
-    assert set(metrics["conjunctions"]) == {"student", "cosine", "cosine_pooled"}
+    assert set(metrics["conjunctions"]) == {"student", "judge", "cosine", "cosine_pooled"}
+    assert wanted <= metrics["judge"].keys()
     assert metrics["conjunctions"]["student"] == metrics["student"]["conjunctions_f1"]
     assert {"f1", "auc_listed", "auc_names", "auc_new_words", "f1_new_styles"} <= metrics["encoder"].keys()
     rows = [json.loads(line) for line in (finished / "rows" / "student.jsonl").read_text().splitlines()]
