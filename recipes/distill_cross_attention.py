@@ -174,9 +174,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
         found = summarise_evaluation(validation_questions, judged)
         return {key: found[key] for key in SHOWN if found.get(key) is not None}
 
-    weights = DistillOptions(**data.distill)
-    if options.teacher == LABELS:
-        weights = replace(weights, hard_weight=1.0)
+    weights = DistillOptions(**data.distill | ({"hard_weight": 1.0} if options.teacher == LABELS else {}))
     trainer = DistillTrainer(
         model=Distillation(head, weights),
         args=args,
@@ -197,15 +195,19 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     if trainer.is_world_process_zero():
         save_student(run, student)
         run.write_rows("history", trainer.state.log_history)
-        unjudged = int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons))
         about = {
             "seconds_teaching": taught - started,
             "parameters": parameters,
             "rows_taught": sum(len(lesson.rows) for lesson in lessons),
-            "unjudged_by_teacher": None if options.teacher == LABELS else unjudged,
+            "unjudged_by_teacher": count_unjudged(options.teacher, lessons),
         }
         evaluate_all(run, student, untrained, test_questions, obedience, options, data, about, started)
         log(f"  {try_it(run, test)}")
+
+
+def count_unjudged(teacher: str, lessons: Sequence[ScoredGroup]) -> int | None:
+    """Rows that the teacher could not judge; None without a teacher."""
+    return None if teacher == LABELS else int(sum(np.isnan(lesson.unsafe).sum() for lesson in lessons))
 
 
 def collect_lessons(

@@ -79,7 +79,9 @@ def student(encoder):
     torch.manual_seed(0)
     head = CrossAttentionHead(HeadConfig(encoder.width, inner=16, heads=2, rank=4))
     with torch.no_grad():
-        for parameter in head.parameters():
+        for name, parameter in head.named_parameters():
+            if name == "condition":  # there is none in these policies
+                continue
             parameter.add_(torch.randn_like(parameter) * 0.3)
         head.plain.weight[0, -2:] = torch.tensor([-30.0, 25.0])  # of the prompt's cosines, of two heads
     return Student(encoder, head, batch_size=128)

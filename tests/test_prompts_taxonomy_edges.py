@@ -177,7 +177,7 @@ def test_markup_character_by_character(character: str, is_one: bool) -> None:
 
 
 def test_what_ships_is_listed_by_name() -> None:
-    assert shipped_taxonomies() == ("digits", "everyday", "openai-moderation", "unsafebench")
+    assert shipped_taxonomies() == ("digits", "everyday", "openai-moderation", "signs", "unsafebench")
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
