@@ -1,14 +1,18 @@
 """The cross-attention head: equivariance, any number of categories, and that text matters."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from judge.encoders.dual import DualEncoder
 from judge.encoders.phrases import CONDITION, KINDS, phrases
 from judge.errors import ConfigError
+from judge.lessons.envelope import LessonsEnvelope
 from judge.student.head import PADDED_LOGIT, CrossAttentionHead, HeadConfig, Queries
-from prompts import Category
+from judge.student.student import Student
+from prompts import Category, Taxonomy
 
 WIDTH = 24
 
@@ -327,3 +331,27 @@ def test_similarity_leaves_conditions_out():
     image, _, _, texts, _ = draw(3, categories=1)
     one, two = (head.queries(texts, torch.tensor([[[1, 2, last]]])) for last in (CONDITION, -1))
     torch.testing.assert_close(head.similarity(image, one), head.similarity(image, two))
+
+
+def test_a_condition_is_not_judged_without_lessons_about_one_or_without_its_prompt(
+    tiny_clip_folder, noise_image
+):
+    """Else an unread prompt, or a head that never saw a condition, would make any image safe."""
+    encoder = DualEncoder.load(tiny_clip_folder, device="cpu")
+    student = Student(encoder, CrossAttentionHead(HeadConfig(encoder.width, inner=16, heads=2, rank=4)))
+    plain = Taxonomy("plain", "1", (Category("beer", "a mug of beer or ale, drawn by hand on some paper"),))
+    asked = Taxonomy("asked", "1", (Category("beer", "a beer, if the prompt mentions cars"),))
+    image = noise_image(0, (16, 16))
+    assert np.isfinite(student.score([image], ["cars"], asked).unsafe).all()
+    unread = student.score([image, image], ["cars", "x " * 100_000], asked)
+    assert np.isnan(unread.unsafe).tolist() == [False, True]
+    assert "condition on the prompt" in unread.reasons[1]
+    student.prompt_mode = "ignore"
+    assert np.isnan(student.score([image], ["cars"], asked).unsafe).all()
+    assert np.isfinite(student.score([image], ["cars"], plain).unsafe).all()
+    student.prompt_mode = "max"
+    for policies, judged in (([plain], False), ([plain, asked], True)):
+        student.envelope = LessonsEnvelope.of(policies, ["cars"])
+        scores = student.score([image], ["cars"], asked)
+        assert np.isfinite(scores.unsafe).all() == judged, scores.reasons
+        assert LessonsEnvelope.from_dict(student.envelope.to_dict(), "x") == student.envelope

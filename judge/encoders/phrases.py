@@ -62,6 +62,11 @@ def phrases(category: Category) -> tuple[Phrase, ...]:
     return tuple(found.values())
 
 
+def has_condition(category: Category) -> bool:
+    """Whether the prompt decides too."""
+    return any(phrase.kind == "condition" for phrase in phrases(category))
+
+
 def without_surrogates(text: str) -> str:
     """The text with lone surrogates replaced, as tokenizers raise on them; untrusted prompts may contain some."""
     return text.encode("utf-8", "replace").decode("utf-8")

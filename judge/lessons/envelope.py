@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
+from judge.encoders.phrases import has_condition
 from judge.errors import CheckpointError
 from prompts.flip import Row
 from prompts.scripts import scripts
@@ -41,6 +42,8 @@ class LessonsEnvelope:
     """Characters of a prompt; 0 if no row had one."""
     prompt_scripts: tuple[str, ...]
     """Scripts of prompts, sorted."""
+    conditions: bool = False
+    """Whether a category had a condition on the prompt."""
 
     @classmethod
     def of(
@@ -67,6 +70,7 @@ class LessonsEnvelope:
             _scripts(text for policy in different for category in policy for text in _texts(category)),
             max(map(len, shown), default=0),
             _scripts(shown),
+            any(has_condition(category) for policy in different for category in policy),
         )
 
     @classmethod
@@ -133,6 +137,9 @@ class LessonsEnvelope:
         if len(taxonomy) > self.categories:
             return self._outside(f"it has {len(taxonomy)} categories", f"at most {self.categories}")
         for category in taxonomy:
+            # What reads policies as a text has no part of its own for conditions, and is not confident for lack of it.
+            if tokens is None and not self.conditions and has_condition(category):
+                return self._outside(f"{category.name!r} has a condition on the prompt", "none with one")
             length = sum(map(len, _texts(category)))
             if length > SLACK * self.category_characters:
                 return self._outside(
@@ -182,9 +189,11 @@ def _scripts(texts: Iterable[str]) -> tuple[str, ...]:
 
 
 def _check_field(name: str, value: object) -> None:
-    """A text is a list of scripts, anything else a count."""
+    """Scripts are a list of texts, conditions are there or not, anything else is a count."""
     if name.endswith("scripts"):
         good = isinstance(value, tuple) and all(isinstance(script, str) for script in value)
+    elif name == "conditions":
+        good = isinstance(value, bool)
     else:
         good = (value is None and name == "policy_tokens") or (type(value) is int and value >= 0)
     if not good:

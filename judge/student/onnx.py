@@ -43,6 +43,7 @@ from .onnx_files import (
     read_manifest,
 )
 from .preprocessing import Floats, ImagePreprocessing, TextPreprocessing
+from .unread import withhold_unread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,7 +138,7 @@ class OnnxStudent:
             _sigmoid(np.where(finite[:, None], categories.astype(np.float64), np.nan)),
             tuple(None if fine else NOT_FINITE for fine in finite),
         )
-        return combine_readings(on_one_scale(scores), readings)
+        return withhold_unread(combine_readings(on_one_scale(scores), readings), readings, taxonomy)
 
     def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
         """What of a policy lies outside the envelope, and what to do about it; None where nothing does."""

@@ -30,6 +30,7 @@ from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
 from .head import CrossAttentionHead, HeadConfig, Queries
+from .unread import withhold_unread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -117,7 +118,7 @@ class Student:
             categories.masked_fill(~finite[:, None], float("nan")).double().sigmoid().cpu().numpy(),
             tuple(None if fine else NOT_FINITE for fine in finite.tolist()),
         )
-        return combine_readings(on_one_scale(scores), readings)
+        return withhold_unread(combine_readings(on_one_scale(scores), readings), readings, taxonomy)
 
     def logits(
         self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
