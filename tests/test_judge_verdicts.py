@@ -5,7 +5,7 @@ import pytest
 
 from judge.data.frames import Frames
 from judge.protocol import Scores
-from judge.serve.verdicts import unjudged, verdict_of_frames, verdicts_from_scores
+from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores
 from prompts import Category, Taxonomy, TaxonomyError, Verdict
 
 COLOURS = Taxonomy("colours", "1", (Category("red", "anything red"), Category("green", "anything green")))

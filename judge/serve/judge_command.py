@@ -13,6 +13,7 @@ import typer
 from judge.errors import ConfigError, ImageError
 from judge.lessons.evidence import evidence_of
 from judge.protocol import MultiLabelClassifier, PromisesMissRate, score_each_category
+from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -37,7 +38,6 @@ from .options import (
     warn_outside_promise,
     warn_without_evidence,
 )
-from .verdicts import unjudged, verdict_of_frames, verdicts_from_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
