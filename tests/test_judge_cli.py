@@ -314,9 +314,9 @@ def test_json_lines(red: RedJudge, picture: Callable[..., str], capsys: pytest.C
     code, lines, _ = run(capsys, "judge", *paths, "--judge", "r", "--json")
     first, second, third = map(json.loads, lines)
     assert code == 1
-    assert [row["path"] for row in (first, second, third)] == paths
+    assert [row["image"]["path"] for row in (first, second, third)] == paths
     assert (first["status"], first["flagged"], first["unsafe"]) == ("unsafe", True, 1.0)
-    assert (first["category"], first["model"], first["taxonomy"]) == (
+    assert (first["category"], first["model"]["name"], first["taxonomy"]["hash"]) == (
         DIGITS.names[0],
         "red-judge",
         DIGITS.hash,

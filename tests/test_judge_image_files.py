@@ -65,7 +65,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[
     code = main(["judge", *arguments, "--judge", "r", "--json"])
     captured = capsys.readouterr()
     rows = [json.loads(line) for line in captured.out.splitlines()]
-    return code, {row["path"].split("/in/")[-1]: row for row in rows}, captured.err
+    return code, {row["image"]["path"].split("/in/")[-1]: row for row in rows}, captured.err
 
 
 def test_broken_renamed_and_linked_images_are_listed(

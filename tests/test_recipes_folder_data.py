@@ -328,7 +328,7 @@ def test_the_closing_command_judges_an_image(name, finished, capsys):
     assert " " in words[1]
     assert cli.main([*words, "--json"]) in (0, 1)
     told = json.loads(capsys.readouterr().out)
-    assert told["path"] == words[1]
+    assert told["image"]["path"] == words[1]
     assert 0 <= told["unsafe"] <= 1
 
 

@@ -1,26 +1,22 @@
 """`arbiter judge`: files, folders and lists of paths -> verdicts, printed as they come."""
 
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Annotated, Any
 
 import typer
 
-from judge.errors import ConfigError, ImageError
-from judge.lessons.evidence import evidence_of
-from judge.protocol import MultiLabelClassifier, PromisesMissRate, score_each_category
-from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores
+from judge.errors import ConfigError
+from judge.protocol import MultiLabelClassifier
+from judge.verdicts.rows import Judging
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
-from prompts.verdict import Verdict
 
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED, print_stderr
-from .image_files import FoundFile, find_images
+from .image_files import find_images
+from .judging import JudgeCall, JudgedFile, model_hash
 from .options import (
     BatchSizeOption,
     CategoriesOption,
@@ -38,12 +34,6 @@ from .options import (
     warn_outside_promise,
     warn_without_evidence,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from judge.data.frames import Frames
-    from judge.protocol import Classifier
 
 # \b keeps the line breaks of a paragraph; other paragraphs are wrapped to the terminal.
 JUDGE_EPILOG = """\
@@ -137,120 +127,20 @@ def judge_images(
         print_stderr(f"arbiter: thresholds were fitted for {given.judge}, not for {classifier.name}")
     warn_outside_promise(classifier, asked)
     warn_without_evidence(classifier, judge, asked)
-    call = _JudgeCall(classifier, asked, limits, prompt, multilabel)
+    judging = Judging(asked, limits, classifier.name, model_hash(judge) if as_json else None)
+    call = JudgeCall(classifier, judging, prompt, multilabel)
     code = _print_verdicts(call.judge_files(chain([first], found), batch_size), asked, as_json)
     if call.promise is not None:
         print_stderr(f"promise: {printable(call.promise)}")
     return code
 
 
-class _JudgedFile(NamedTuple):
-    """A line of the output."""
-
-    path: str
-    verdict: Verdict
-    frame: str = ""
-    """Of an animation, the frame that the verdict is about."""
-
-
-@dataclass
-class _OpenedFile:
-    """A file before it is judged: its frames, or the reason why it has none."""
-
-    path: str
-    reason: str = ""
-    frames: "Frames | None" = None
-
-    @property
-    def images(self) -> "Sequence[Image]":
-        """The image, or the frames of an animation that are judged."""
-        return () if self.frames is None else self.frames.images
-
-
-@dataclass(frozen=True)
-class _JudgeCall:
-    """What all images are judged with: the classifier, and what turns its scores into verdicts."""
-
-    classifier: "Classifier"
-    taxonomy: Taxonomy
-    threshold: float | dict[str, float]
-    prompt: str | None
-    multilabel: bool
-
-    @cached_property
-    def evidence(self) -> str:
-        """What is known of the classifier under this taxonomy."""
-        return evidence_of(self.classifier).of_policy(self.taxonomy)
-
-    @cached_property
-    def promise(self) -> str | None:
-        """What a cascade promises under this taxonomy; None of other classifiers."""
-        return (
-            self.classifier.promise(self.taxonomy) if isinstance(self.classifier, PromisesMissRate) else None
-        )
-
-    def judge_files(self, found: Iterable[FoundFile], batch_size: int) -> Iterator[_JudgedFile]:
-        """One verdict per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
-        for files in _batches(map(_open, found), batch_size):
-            images = [image for file in files for image in file.images]
-            # An animation may have more frames than a batch, so a chunk of images may end within a file.
-            chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-            verdicts = iter([verdict for chunk in chunks for verdict in self.judge_batch(chunk)])
-            for file in files:
-                if file.frames is None:
-                    yield _JudgedFile(file.path, unjudged(file.reason, self.taxonomy, self.classifier.name))
-                else:
-                    of_file = list(islice(verdicts, len(file.images)))
-                    yield _JudgedFile(file.path, *verdict_of_frames(file.frames, of_file))
-            sys.stdout.flush()  # a pipe is block-buffered, and its reader should see each batch
-
-    def judge_batch(self, images: "Sequence[Image]") -> list[Verdict]:
-        """One verdict per image."""
-        prompts = [self.prompt] * len(images)
-        if self.multilabel:
-            scores = score_each_category(self.classifier, images, prompts, self.taxonomy)
-        else:
-            scores = self.classifier.score(images, prompts, self.taxonomy)
-        return verdicts_from_scores(
-            scores,
-            self.taxonomy,
-            threshold=self.threshold,
-            model=self.classifier.name,
-            evidence=self.evidence,
-            promise=self.promise,
-        )
-
-
-def _open(found: FoundFile) -> _OpenedFile:
-    from judge.data.frames import open_frames
-
-    if found.reason is not None:
-        return _OpenedFile(found.path, found.reason)
-    try:
-        return _OpenedFile(found.path, frames=open_frames(found.path))
-    except ImageError as error:
-        return _OpenedFile(found.path, str(error))
-
-
-def _batches(files: Iterable[_OpenedFile], size: int) -> Iterator[list[_OpenedFile]]:
-    """Files in groups of at least `size` images, or of `size` files."""
-    batch: list[_OpenedFile] = []
-    for file in files:
-        batch.append(file)
-        # A file that cannot be opened has no image; many of them must not wait for images that may never come.
-        if len(batch) >= size or sum(len(file.images) for file in batch) >= size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def _print_verdicts(files: Iterable[_JudgedFile], taxonomy: Taxonomy, as_json: bool) -> int:
+def _print_verdicts(files: Iterable[JudgedFile], taxonomy: Taxonomy, as_json: bool) -> int:
     """Print a line per file as it is judged, then the counts on standard error; return the exit code."""
     counts = {"unsafe": 0, "safe": 0, "unjudged": 0}
     for file in files:
-        counts[file.verdict.status] += 1
-        print(_json_line(file) if as_json else _text_line(file, taxonomy))
+        counts[file.row["status"]] += 1
+        print(json.dumps(file.row, allow_nan=False) if as_json else _text_line(file.row, taxonomy))
     print_stderr(
         f"{sum(counts.values())} images: {counts['unsafe']} flagged, {counts['safe']} safe, "
         f"{counts['unjudged']} not judged"
@@ -260,13 +150,9 @@ def _print_verdicts(files: Iterable[_JudgedFile], taxonomy: Taxonomy, as_json: b
     return EXIT_UNJUDGED if counts["unjudged"] else EXIT_SAFE
 
 
-def _json_line(file: _JudgedFile) -> str:
-    return json.dumps({"path": file.path, **file.verdict.to_dict()}, allow_nan=False)
-
-
-def _text_line(file: _JudgedFile, taxonomy: Taxonomy) -> str:
-    verdict, width = file.verdict, max(map(len, taxonomy.names))
-    probability = "-" if verdict.unsafe is None else f"{verdict.unsafe:.3f}"
-    line = f"{verdict.status:<8}  {probability:>5}  {verdict.category or '-':<{width}}  {file.path}"
-    note = "; ".join(filter(None, (verdict.reason or file.frame, verdict.note)))
+def _text_line(row: Mapping[str, Any], taxonomy: Taxonomy) -> str:
+    image, width = row["image"], max(map(len, taxonomy.names))
+    probability = "-" if row["unsafe"] is None else f"{row['unsafe']:.3f}"
+    line = f"{row['status']:<8}  {probability:>5}  {row['category'] or '-':<{width}}  {image['path']}"
+    note = "; ".join(filter(None, (row["reason"] or image["frame"], row["note"])))
     return printable(f"{line}  ({note})" if note else line)

@@ -73,6 +73,11 @@ def unjudged(reason: str, taxonomy: Taxonomy, model: str) -> Verdict:
     return Verdict("unjudged", model=model, taxonomy=taxonomy.hash, reason=reason)
 
 
+def worst_frame(verdicts: Sequence[Verdict]) -> int:
+    """Which of the verdicts on a file's frames decides: a flagged one, else an unjudged one; the highest score wins."""
+    return max(range(len(verdicts)), key=lambda n: (_SEVERITY[verdicts[n].status], verdicts[n].unsafe or 0.0))
+
+
 def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Verdict, str]:
     """The verdict on an image file, from those on its frames, and which frame it is about.
 
@@ -89,9 +94,7 @@ def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Ve
     """
     if frames.total == 1:
         return verdicts[0], ""
-    worst = max(
-        range(len(verdicts)), key=lambda n: (_SEVERITY[verdicts[n].status], verdicts[n].unsafe or 0.0)
-    )
+    worst = worst_frame(verdicts)
     verdict, place = verdicts[worst], f"frame {frames.numbers[worst] + 1} of {frames.total}"
     if verdict.reason:
         return replace(verdict, reason=f"{place}: {verdict.reason}"), ""

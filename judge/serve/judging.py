@@ -1,0 +1,153 @@
+"""Files -> rows: opening images, judging them in batches, and what each row says (`judge.verdicts.rows`)."""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from judge.errors import ImageError
+from judge.lessons.evidence import evidence_of
+from judge.protocol import PromisesMissRate, score_each_category
+from judge.runs.folder import MANIFEST
+from judge.runs.machine import now
+from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores, worst_frame
+from judge.verdicts.rows import Judging, verdict_row
+from prompts.verdict import Verdict
+
+from .image_files import FoundFile
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from judge.data.frames import Frames
+    from judge.protocol import Classifier
+
+
+class JudgedFile(NamedTuple):
+    """A file after it is judged."""
+
+    row: dict[str, Any]
+    """As `verdict_row` gives it."""
+    image: "Image | None"
+    """The pixels that were judged, of an animation those of the frame that decides; None for what was not opened."""
+
+
+@dataclass
+class _OpenedFile:
+    """A file before it is judged: its frames, or the reason why it has none."""
+
+    path: str
+    reason: str = ""
+    frames: "Frames | None" = None
+    hash: str | None = None
+    """SHA-256 of its bytes, where they could be read."""
+
+    @property
+    def images(self) -> "Sequence[Image]":
+        """The image, or the frames of an animation that are judged."""
+        return () if self.frames is None else self.frames.images
+
+
+@dataclass(frozen=True)
+class JudgeCall:
+    """What all images are judged with: the classifier, and what turns its scores into verdicts."""
+
+    classifier: "Classifier"
+    judging: Judging
+    prompt: str | None = None
+    multilabel: bool = False
+
+    @cached_property
+    def evidence(self) -> str:
+        """What is known of the classifier under this taxonomy."""
+        return evidence_of(self.classifier).of_policy(self.judging.taxonomy)
+
+    @cached_property
+    def promise(self) -> str | None:
+        """What a cascade promises under this taxonomy; None of other classifiers."""
+        taxonomy = self.judging.taxonomy
+        return self.classifier.promise(taxonomy) if isinstance(self.classifier, PromisesMissRate) else None
+
+    def judge_files(self, found: Iterable[FoundFile], batch_size: int) -> Iterator[JudgedFile]:
+        """One row per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
+        for files in _batches(map(_open, found), batch_size):
+            images = [image for file in files for image in file.images]
+            # An animation may have more frames than a batch, so a chunk of images may end within a file.
+            chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
+            verdicts = iter([verdict for chunk in chunks for verdict in self.judge_batch(chunk)])
+            for file in files:
+                yield self._conclude(file, list(islice(verdicts, len(file.images))))
+            sys.stdout.flush()  # a pipe is block-buffered, and its reader should see each batch
+
+    def judge_batch(self, images: "Sequence[Image]") -> list[Verdict]:
+        """One verdict per image."""
+        prompts, taxonomy = [self.prompt] * len(images), self.judging.taxonomy
+        if self.multilabel:
+            scores = score_each_category(self.classifier, images, prompts, taxonomy)
+        else:
+            scores = self.classifier.score(images, prompts, taxonomy)
+        return verdicts_from_scores(
+            scores,
+            taxonomy,
+            threshold=self.judging.threshold,
+            model=self.classifier.name,
+            evidence=self.evidence,
+            promise=self.promise,
+        )
+
+    def _conclude(self, file: _OpenedFile, verdicts: Sequence[Verdict]) -> JudgedFile:
+        """The row of a file from the verdicts on its frames."""
+        frame = ""
+        if file.frames is None:
+            verdict = unjudged(file.reason, self.judging.taxonomy, self.classifier.name)
+        else:
+            verdict, frame = verdict_of_frames(file.frames, verdicts)
+        row = verdict_row(
+            verdict, self.judging, time=now(), path=file.path, image_hash=file.hash, frame=frame
+        )
+        return JudgedFile(row, file.images[worst_frame(verdicts)] if verdicts else None)
+
+
+def model_hash(name: str) -> str | None:
+    """SHA-256 of a classifier that is here: a run, a model folder, an exported student; None of any other.
+
+    Takes a second for every gigabyte or so of weights.
+    """
+    from judge.runs.references import fingerprint
+
+    path = Path(name)
+    here = path.suffix == ".onnx" or (path / MANIFEST).is_file() or (path / "config.json").is_file()
+    return fingerprint(path) if here and path.exists() else None
+
+
+def _open(found: FoundFile) -> _OpenedFile:
+    from judge.data.frames import open_frames
+    from judge.data.images import read_bytes
+
+    if found.reason is not None:
+        return _OpenedFile(found.path, found.reason)
+    opened = _OpenedFile(found.path)
+    try:
+        data = read_bytes(found.path)
+        opened.hash = hashlib.sha256(data).hexdigest()
+        opened.frames = open_frames(data)
+    except ImageError as error:
+        opened.reason = str(error)
+    return opened
+
+
+def _batches(files: Iterable[_OpenedFile], size: int) -> Iterator[list[_OpenedFile]]:
+    """Files in groups of at least `size` images, or of `size` files."""
+    batch: list[_OpenedFile] = []
+    for file in files:
+        batch.append(file)
+        # A file that cannot be opened has no image; many of them must not wait for images that may never come.
+        if len(batch) >= size or sum(len(file.images) for file in batch) >= size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
