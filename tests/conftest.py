@@ -21,7 +21,13 @@ settings.register_profile(
 )
 settings.load_profile("arbiter")
 
-pytest_plugins = ("fixtures_models", "fixtures_exports", "fixtures_recipes", "fixtures_shapes")
+pytest_plugins = (
+    "fixtures_models",
+    "fixtures_exports",
+    "fixtures_recipes",
+    "fixtures_server",
+    "fixtures_shapes",
+)
 
 
 def pytest_collection_modifyitems(items):

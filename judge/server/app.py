@@ -1,0 +1,185 @@
+"""The application: routes, request ids, errors in OpenAI's form."""
+
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from . import health, moderations, taxonomy_routes, verdict_routes
+from .answers import json_answer
+from .bodies import BodyLimit
+from .errors import ApiError
+from .keys import KeyCheck
+from .service import JudgeService, LoadedJudge
+from .settings import ServerSettings
+from .taxonomies import Taxonomies
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOG = logging.getLogger("arbiter")
+PAGE = Path(__file__).parent / "page"
+_PAGE_HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
+_CODES = {404: "not_found", 405: "method_not_allowed"}
+
+
+def create_app(service: JudgeService, settings: ServerSettings, records: Any = None) -> FastAPI:
+    """The application of a service.
+
+    Args:
+        service: judges; started with the application, and closed with it.
+        settings: limits and keys.
+        records: the review queue and decisions; without them their routes do not exist.
+    """
+    # No /docs: FastAPI's page loads scripts from elsewhere.
+    app = FastAPI(title="Arbiter", docs_url=None, redoc_url=None, lifespan=_lifespan)
+    app.state.service, app.state.settings, app.state.records = service, settings, records
+    app.state.taxonomies = Taxonomies(service, records)
+    for module in (health, moderations, verdict_routes, taxonomy_routes):
+        app.include_router(module.router)
+    if records is not None:
+        from .review import router as review  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+        app.include_router(review)
+    if settings.page:
+        _add_page(app)
+    app.add_exception_handler(ApiError, _answer_error)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimit, settings.max_body_bytes, settings.max_bodies_bytes)
+    app.add_middleware(KeyCheck, settings.keys)
+    app.add_middleware(RequestIds)
+    return app
+
+
+def build_service(settings: ServerSettings) -> JudgeService:
+    """The service that `settings` describe; the classifier is loaded when the application starts."""
+    return JudgeService(lambda: load_judge(settings), settings)
+
+
+def load_judge(settings: ServerSettings) -> LoadedJudge:
+    """Load the classifier that `settings` name; takes seconds to minutes.
+
+    Raises:
+        ArbiterError: it cannot be loaded, or has no taxonomy of its own and none was given.
+    """
+    from judge.classifiers import load_classifier
+    from judge.errors import ConfigError
+    from judge.protocol import HasDefaultTaxonomy
+    from judge.runs.references import fingerprint
+
+    if settings.run is None:
+        raise ConfigError("No classifier was named.")
+    classifier = load_classifier(
+        settings.run,
+        device=settings.device,
+        batch_size=settings.batch_size,
+        stage_judge=settings.stage_judge,
+        prompt_mode=settings.prompt_mode,
+    )
+    own = classifier.default_taxonomy if isinstance(classifier, HasDefaultTaxonomy) else None
+    taxonomy = settings.taxonomy or own
+    if taxonomy is None:
+        raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
+    path = Path(settings.run)
+    return LoadedJudge(classifier, taxonomy, classifier.name, fingerprint(path) if path.exists() else None)
+
+
+class RequestIds:
+    """ASGI middleware: `x-request-id` on every answer, the caller's own where it is a plain word; 500 in JSON."""
+
+    _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,100}")
+
+    def __init__(self, app: "ASGIApp") -> None:
+        self.app = app
+
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
+        """Answer the request with its id, and an exception that nobody caught with 500."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        name = given if self._PLAIN.fullmatch(given) else f"req_{uuid4().hex}".encode()
+        started = False
+
+        async def with_id(message: "Message") -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                extra = [(b"x-request-id", name), (b"x-content-type-options", b"nosniff")]
+                message["headers"] = [*message["headers"], *extra]
+            await send(message)
+
+        try:
+            await self.app(scope, receive, with_id)
+        except Exception:
+            LOG.exception("request %s failed", name.decode())
+            if started:
+                raise
+            problem = ApiError(
+                500, "internal_error", f"Something went wrong; see the log for {name.decode()}."
+            )
+            await json_answer(problem.body, problem.status)(scope, receive, with_id)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: JudgeService = app.state.service
+    service.start()
+    try:
+        yield
+    finally:
+        service.close()
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page for moderators: three static files."""
+
+    @app.get("/", include_in_schema=False)
+    async def page() -> FileResponse:
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
+
+    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False))
+
+
+async def _answer_error(_: Request, error: Exception) -> Response:
+    if not isinstance(error, ApiError):
+        raise error
+    return json_answer(error.body, error.status, error.headers)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """404, 405 and the like of the framework."""
+    if not isinstance(error, HTTPException):
+        raise error
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"There is nothing at {request.method} {request.url.path[:200]}."
+    code = _CODES.get(error.status_code, "invalid_request")
+    body = ApiError(error.status_code, code, message).body
+    return json_answer(body, error.status_code, dict(error.headers or {}))
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> Response:
+    """What FastAPI refuses: a query parameter or form of the wrong type. 400, as 422 is for images here."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    param = ".".join(str(place) for place in first.get("loc", ())[1:]) or None
+    problem = ApiError(400, "invalid_value", f"{param}: {first.get('msg')}.", param=param)
+    return json_answer(problem.body, problem.status)

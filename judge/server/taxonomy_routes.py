@@ -1,0 +1,54 @@
+"""`/v1/taxonomies`: which there are, one of them in full, and saving a moderator's own."""
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from prompts.cautions import cautions
+
+from .taxonomies import Known, Taxonomies
+
+router = APIRouter(prefix="/v1/taxonomies", tags=["taxonomies"])
+
+
+@router.get("")
+async def list_taxonomies(request: Request) -> dict[str, Any]:
+    """Name, version, hash, number of categories and source of each."""
+    taxonomies: Taxonomies = request.app.state.taxonomies
+    return {
+        "default": taxonomies.default.name,
+        "taxonomies": [{**_title(known), "categories": len(known.taxonomy)} for known in taxonomies.every()],
+    }
+
+
+@router.get("/{name}")
+async def show_taxonomy(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
+    """One taxonomy with its categories, as YAML too, and cautions about definitions that are read poorly."""
+    taxonomies: Taxonomies = request.app.state.taxonomies
+    known = taxonomies.find(name if version is None else f"{name}@{version}")
+    return {
+        **_title(known),
+        "categories": [
+            {
+                "name": category.name,
+                "definition": category.definition,
+                "examples": list(category.examples),
+                "code": category.code,
+                "key": category.key,
+            }
+            for category in known.taxonomy
+        ],
+        "yaml": known.taxonomy.to_yaml(),
+        "versions": [str(known.taxonomy.version)],
+        "cautions": [line for category in known.taxonomy for line in cautions(category)],
+    }
+
+
+def _title(known: Known) -> dict[str, Any]:
+    taxonomy, source = known
+    return {
+        "name": taxonomy.name,
+        "version": str(taxonomy.version),
+        "hash": taxonomy.hash,
+        "source": source,
+    }
