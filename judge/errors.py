@@ -25,8 +25,11 @@ ImageStatus = Literal[
     "too_narrow",
     "animated",
     "unknown_colours",
+    "timeout",
+    "out_of_memory",
+    "crashed",
 ]
-"""What `judge.data.images.open_image` can fail with, explained there."""
+"""What `judge.data.images.open_image` can fail with, explained there; the last three, `judge.intake.decoding`."""
 
 
 class ImageError(ArbiterError, ValueError):

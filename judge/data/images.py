@@ -112,7 +112,7 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
             `missing`, `unreadable` (no permission, a folder, damaged data), `not_an_image`,
             `unsupported_format` (an image, but not JPEG, PNG, WEBP, GIF or BMP), `truncated`,
             `too_large` (bytes), `too_many_pixels`, `too_narrow` (shape), `animated`, `unknown_colours` (colours that
-            viewers show in different ways, see `judge.data.colours`).
+            viewers show in different ways, see `judge.data.colours`), `out_of_memory` (where the process is limited).
         ConfigError: Pillow is configured to pad truncated images, so damage would go unnoticed.
         TypeError: `source` is none of the above.
     """
@@ -191,6 +191,8 @@ def _identify(data: bytes, limits: ImageLimits) -> Image.Image:
         image = Image.open(BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise too_many_pixels(first_line(error), limits.max_pixels) from error
+    except MemoryError as error:
+        raise _decoding_error(error) from error
     except Exception as error:  # on malformed bytes, decoders raise errors of any class
         if announced in FORMATS:
             raise ImageError("unreadable", f"starts like {announced}, but its header is damaged") from error
@@ -328,6 +330,9 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
 
 def _decoding_error(error: Exception) -> ImageError:
     reason = first_line(error)
+    # -9 of Pillow's decoders
+    if isinstance(error, MemoryError) or "out of memory" in reason.lower():
+        return ImageError("out_of_memory", "decoding takes more memory than there is")
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         return ImageError("too_many_pixels", reason)
     if isinstance(error, EOFError) or "truncated" in reason.lower():

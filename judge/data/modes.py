@@ -57,7 +57,7 @@ def _flat(
     try:
         colours, alpha = _colours_and_alpha(image, depth)
         colours = colours.convert("RGB") if convert is None else convert(colours)
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # a transparency entry that does not fit its mode, or an exotic mode
         raise ImageError("unreadable", f"mode {image.mode}: {first_line(error)}") from error

@@ -1,0 +1,184 @@
+"""Worker processes that decode: what an image may cost, and that it costs nobody else anything."""
+
+import asyncio
+import hashlib
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from judge.data.frames import open_frames
+from judge.data.images import ImageLimits
+from judge.errors import ImageError
+from judge.intake.decoding import DecodePool
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def photo(width: int = 40, height: int = 30) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def use(pool: DecodePool, body: Callable[[DecodePool], Awaitable[None]]) -> None:
+    async def main() -> None:
+        try:
+            await body(pool)
+        finally:
+            pool.close()
+
+    asyncio.run(main())
+
+
+def pids(pool: DecodePool) -> set[int]:
+    return set(pool._pool._pool_manager.worker_manager.workers)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def busy(pid: int) -> None:
+    """Return when the process has used a tenth of a second more."""
+
+    def ticks() -> int:
+        return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+    before = ticks()
+    async with asyncio.timeout(60):
+        while ticks() < before + os.sysconf("SC_CLK_TCK") // 10:
+            await asyncio.sleep(0.01)
+
+
+@cache
+def slow() -> bytes:
+    """An animation of many frames: some seconds of work in 3 MB."""
+    frames = [Image.new("P", (1500, 1500), level) for level in range(120)]
+    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+
+
+def test_images_come_out_as_the_door_opens_them() -> None:
+    moving = encoded(photo(), "GIF", save_all=True, append_images=[photo().rotate(90 * n) for n in (1, 2)])
+    files = [encoded(photo(), "JPEG"), moving, encoded(photo(2600, 2000), "JPEG")]
+
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        for data, found in zip(files, await asyncio.gather(*map(pool.open, files)), strict=True):
+            wanted = open_frames(data)
+            assert found.sha256 == hashlib.sha256(data).hexdigest()
+            assert found.frames._replace(images=[]) == wanted._replace(images=[])
+            for one, other in zip(found.frames.images, wanted.images, strict=True):
+                assert (one.mode, one.info) == ("RGB", {})
+                assert np.array_equal(one, other)
+
+    use(DecodePool(2), body)
+
+
+def test_errors_of_the_door_arrive_and_cost_no_worker() -> None:
+    files = {
+        "truncated": encoded(photo(), "JPEG")[:-200],
+        "not_an_image": b"text",
+        "unsupported_format": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "too_large": bytes(100_001),
+    }
+
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        before = pids(pool)
+        for status, data in files.items():
+            with pytest.raises(ImageError) as caught:
+                await pool.open(data)
+            assert caught.value.status == status
+        assert pids(pool) == before
+
+    use(DecodePool(1, ImageLimits(max_bytes=100_000)), body)
+
+
+def test_a_slow_image_is_killed_and_the_next_one_goes_on() -> None:
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        before = pids(pool)
+        with pytest.raises(ImageError, match=r"^timeout: decoding took more than 0\.3 s"):
+            await pool.open(slow())
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+        assert pids(pool).isdisjoint(before)
+        assert not [pid for pid in before if alive(pid)]
+
+    use(DecodePool(1, seconds=0.3), body)
+
+
+def test_memory_is_limited() -> None:
+    large = encoded(Image.new("RGB", (6000, 4000)), compress_level=1)
+
+    async def body(pool: DecodePool) -> None:
+        with pytest.raises(ImageError, match=r"^out_of_memory: "):
+            await pool.open(large)
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+
+    use(DecodePool(1, memory=100 * 10**6), body)
+
+
+def test_a_crash_costs_one_image() -> None:
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        [pid] = pids(pool)
+        first, second = (
+            asyncio.create_task(pool.open(slow())),
+            asyncio.create_task(pool.open(encoded(photo()))),
+        )
+        await busy(pid)
+        os.kill(pid, signal.SIGSEGV)
+        with pytest.raises(ImageError, match=r"^crashed: the decoder ended its process \(-11\)"):
+            await first
+        assert (await second).frames.total == 1
+        # One that dies while it waits costs none.
+        [pid] = pids(pool)
+        os.kill(pid, signal.SIGKILL)
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+
+    use(DecodePool(1, seconds=60), body)
+
+
+def test_what_nobody_waits_for_is_not_decoded() -> None:
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        [pid] = pids(pool)
+        work = asyncio.create_task(pool.open(slow()))
+        waiting = asyncio.create_task(pool.open(slow()))
+        await busy(pid)
+        waiting.cancel()
+        work.cancel()
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+        assert not alive(pid)
+
+    use(DecodePool(1, seconds=60), body)
+
+
+def test_closing_kills_what_is_under_way() -> None:
+    async def main() -> None:
+        pool = DecodePool(1, seconds=60)
+        await pool.ready()
+        [pid] = pids(pool)
+        work = asyncio.create_task(pool.open(slow()))
+        await busy(pid)
+        pool.close()
+        assert not alive(pid)
+        for opening in (work, pool.open(encoded(photo()))):
+            with pytest.raises(ImageError, match="crashed: the decoder was closed"):
+                await opening
+
+    asyncio.run(main())
