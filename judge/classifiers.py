@@ -1,15 +1,18 @@
-"""Any classifier by name: a run folder, a model folder, a hub id, a served model, or an exported student."""
+"""Any classifier by name: a run folder, a model folder, `hf:` and a hub id, a served model, or an exported student."""
 
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from prompts.names import nearest
 from prompts.reading import PromptMode, check_prompt_mode
 
 from .errors import CheckpointError, ConfigError
 from .lessons.record import read_record
 from .protocol import ReadsPrompts
+from .runs.files import nearest_path
 from .runs.folder import MANIFEST, RunDir
+from .runs.references import HUB
 
 if TYPE_CHECKING:
     from .protocol import Classifier
@@ -39,7 +42,9 @@ def load_classifier(
 
     Args:
         name_or_path: a run folder (`runs/demo`, `runs/student`, `runs/cascade`); an exported `student.onnx`, which
-            needs no torch; `http://host:8000/v1#model` of a chat server; or a base model, judged zero-shot.
+            needs no torch; `http://host:8000/v1#model` of a chat server; or a base model, judged zero-shot: a folder,
+            `tiny-llava` or another that ships, or `hf:ORGANISATION/MODEL` on the Hugging Face hub. Without `hf:` no
+            name is looked up on the hub, so that a mistyped folder is said at once.
         device: such as `cpu` or `cuda`; by default a GPU where there is one.
         template: overrides the template of a base or a server; a run keeps the one it was trained with.
         batch_size: images in one forward pass, of every stage of a cascade too, or requests to a server at a time; by
@@ -104,14 +109,32 @@ def _load(
 
 def _base(name: str, device: str, template: str | None, batch_size: int) -> "Classifier":
     """A base model, judged zero-shot."""
+    from .standins.shipped import SHIPPED
     from .vlm.load import BaseOptions, load_base
     from .vlm.score import VisionLanguageJudge
 
     path = Path(name)
     if path.is_dir() and not (path / "config.json").is_file():
         raise CheckpointError(f"{path} is neither a run (no {MANIFEST}) nor a model (no config.json).")
+    if not (path.is_dir() or name in SHIPPED or name.startswith(HUB)):
+        raise CheckpointError(_not_found(name))
+    name = name.removeprefix(HUB)
     model, processor = load_base(BaseOptions(model_name_or_path=name), device=device)
     return VisionLanguageJudge(model, processor, template or "policy_first", name=name, batch_size=batch_size)
+
+
+def _not_found(name: str) -> str:
+    """What to say of a name that is nothing here, with the one that was probably meant."""
+    from .standins.shipped import SHIPPED
+
+    if Path(name).exists():
+        return f"{name} is a file, and no student.onnx; give a run folder, such as runs/demo."
+    runs = [path.parent for path in sorted(Path("runs").glob(f"*/{MANIFEST}"))]
+    known = {run.name.casefold(): str(run) for run in runs} | {shipped: shipped for shipped in SHIPPED}
+    return (
+        f"There is no {name!r} here{nearest_path(name) or nearest(name, known)}. Give a run or model folder, "
+        f"student.onnx, tiny-llava or small-llava, URL#MODEL of a server, or {HUB}ORGANISATION/MODEL of the hub."
+    )
 
 
 def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "Classifier":

@@ -21,9 +21,15 @@ def nearest(word: str, known: Mapping[str, str] | Iterable[str]) -> str:
         word: the unknown word.
         known: the words allowed, or case-folded word -> the name to propose for it.
     """
+    name = nearest_name(word, known)
+    return "" if name is None else f" (did you mean {name!r}?)"
+
+
+def nearest_name(word: str, known: Mapping[str, str] | Iterable[str]) -> str | None:
+    """The known word that `nearest` proposes; None where none is similar."""
     names = known if isinstance(known, Mapping) else {name.casefold(): name for name in known}
     close = get_close_matches(word.casefold(), list(names), n=1, cutoff=0.6)
-    return f" (did you mean {names[close[0]]!r}?)" if close else ""
+    return names[close[0]] if close else None
 
 
 def check_name(name: object, what: str) -> None:

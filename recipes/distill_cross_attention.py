@@ -82,7 +82,7 @@ class StudentOptions:
     teacher: str = field(
         default="runs/demo",
         metadata={
-            "help": "Any classifier: a run folder, a hub id, or URL#model of a server. Or labels: no teacher."
+            "help": "Any classifier: a run folder, hf: and a hub id, or URL#model of a server. Or labels: no teacher."
         },
     )
     encoder: str = field(

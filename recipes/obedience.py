@@ -21,7 +21,7 @@ report.html with a bar a family and the wrong verdicts of the worst. Some lines:
 
 Your own judge, images and categories, and the base it was trained from beside it:
 
-    arbiter obedience runs/my_judge --before llava-hf/llava-1.5-7b-hf --rows 300 --dataset folder:my_images \
+    arbiter obedience runs/my_judge --before hf:llava-hf/llava-1.5-7b-hf --rows 300 --dataset folder:my_images \
         --taxonomy my_taxonomy.yaml --held_out gambling --unrelated plants.yaml
 
 `--unrelated` names taxonomies of which no image violates anything: policies are filled up to 20, 40 and 100 categories

@@ -14,7 +14,8 @@ from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Classifier
 from judge.runs.files import file_hash
 from judge.runs.folder import MANIFEST, RunDir
-from judge.runs.references import fingerprint, is_address, stored_model, stored_path
+from judge.runs.references import HUB, fingerprint, is_address, stored_model, stored_path
+from judge.standins.shipped import SHIPPED
 
 from .cascade import Cascade
 from .settings import SETTINGS, CascadeSettings
@@ -216,11 +217,13 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
         return load_classifier(path, **how)
     if isinstance(stored, str) and is_address(stored):
         return load_classifier(_server_url(run, stored, None if named is None else str(named)), **how)
-    if named is not None and str(named) != stored:
+    model = stored_model(stored.removeprefix(HUB) if isinstance(stored, str) else stored, run.path)
+    if named is not None and str(named).removeprefix(HUB) != model:
         raise CheckpointError(
             f"{run.path} was calibrated with the judge {stored!r} and not with {str(named)!r}."
         )
-    return load_classifier(stored_model(stored, run.path), **how)
+    here = model in SHIPPED or Path(model).is_dir()
+    return load_classifier(model if here else f"{HUB}{model}", **how)
 
 
 def _server_url(run: RunDir, stored: str, named: str | None) -> str:

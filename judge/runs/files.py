@@ -1,8 +1,10 @@
-"""Atomic writes, and hashes of files."""
+"""Atomic writes, hashes of files, and which path was probably meant."""
 
 import hashlib
 import os
 from pathlib import Path
+
+from prompts.names import nearest_name
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -31,3 +33,27 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, as 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nearest_path(path: str) -> str:
+    """` (did you mean 'runs/demo'?)` for a path that does not exist; empty where nothing here is similar."""
+    found = Path()
+    for part in Path(path).parts:
+        if (found / part).exists():
+            found /= part
+            continue
+        try:
+            near = _nearest_entry(part, os.listdir(found))
+        except OSError:  # no folder, or one that may not be read
+            near = None
+        if near is None:
+            return ""
+        found /= near
+    return f" (did you mean {str(found)!r}?)"
+
+
+def _nearest_entry(name: str, entries: list[str]) -> str | None:
+    """The entry of a folder that is most like a name; a shared suffix alone makes nothing alike."""
+    stem, suffix = os.path.splitext(name)
+    same = {os.path.splitext(entry)[0].casefold(): entry for entry in entries if entry.endswith(suffix)}
+    return nearest_name(stem, same) or nearest_name(name, [e for e in entries if not e.endswith(suffix)])

@@ -20,6 +20,8 @@ from prompts.printable import printable
 from .files import file_hash
 from .folder import MANIFEST, RunDir
 
+HUB = "hf:"
+"""Before an id of the Hugging Face hub, where a caller names a classifier; manifests hold the id alone."""
 LOG = logging.getLogger("arbiter")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _WEIGHTS = ("*.safetensors", "adapter/*.safetensors", "encoder/*.safetensors")

@@ -26,7 +26,7 @@ RunOption = Annotated[
     typer.Option(
         "--judge",
         metavar="RUN",
-        help="A run folder, student.onnx, a hub id, or http://HOST/v1#MODEL.",
+        help="A run folder, student.onnx, http://HOST/v1#MODEL, or hf:ORGANISATION/MODEL.",
     ),
 ]
 StageJudgeOption = Annotated[
