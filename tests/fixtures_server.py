@@ -38,7 +38,7 @@ class ColourJudge:
         if (colours[:, 1] > 200).any():
             raise RuntimeError("a secret in /a/path")
         unsafe = np.where(colours[:, 2] > 200, np.nan, colours[:, 0] / 255)
-        categories = np.zeros((len(images), len(taxonomy)))
+        categories = np.where(np.isnan(unsafe)[:, None], np.nan, np.zeros((1, len(taxonomy))))
         categories[:, 0] = unsafe
         return Scores(unsafe, categories, tuple("too blue" if np.isnan(v) else None for v in unsafe))
 
