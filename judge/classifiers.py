@@ -13,6 +13,7 @@ from .protocol import ReadsPrompts
 from .runs.files import nearest_path
 from .runs.folder import MANIFEST, RunDir
 from .runs.references import HUB
+from .standins.shipped import student_path
 
 if TYPE_CHECKING:
     from .protocol import Classifier
@@ -76,7 +77,8 @@ def _load(
     batch_size: int | None,
     stage_judge: "str | Path | Classifier | None",
 ) -> "Classifier":
-    text, path = str(name_or_path), Path(name_or_path)
+    text = student_path(str(name_or_path))
+    path = Path(text)
     size = {} if batch_size is None else {"batch_size": batch_size}
     kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None
     if stage_judge is not None and kind != "cascade":

@@ -1,10 +1,26 @@
-"""The checkpoints inside the package, by name."""
+"""The checkpoints and students inside the package, by name."""
 
 from importlib.resources import files
 from pathlib import Path
 
 SHIPPED = ("tiny-llava", "tiny-clip", "small-clip", "small-llava")
 """Names of bases inside the package."""
+SHIPPED_STUDENTS = {
+    "small-student": "pictograms with 20 real categories, on a real text encoder; needs the wheels of `make signs`",
+    "tiny-student": "handwritten digits, which play ten categories",
+}
+"""Names of run folders inside the package, and what their lessons were about."""
+
+
+def student_path(name_or_path: str) -> str:
+    """The folder of a shipped student; any other name is returned as it is."""
+    if name_or_path not in SHIPPED_STUDENTS or Path(name_or_path).exists():
+        return name_or_path
+    return str(_checkpoint(name_or_path))
+
+
+def _checkpoint(name: str) -> Path:
+    return Path(str(files("judge"))) / "checkpoints" / name
 
 
 def base_path(name_or_path: str) -> str:
@@ -18,7 +34,7 @@ def base_path(name_or_path: str) -> str:
     """
     if name_or_path not in SHIPPED or Path(name_or_path).exists():
         return name_or_path
-    shipped = Path(str(files("judge"))) / "checkpoints" / name_or_path
+    shipped = _checkpoint(name_or_path)
     if name_or_path == "small-clip":
         from .assembled import assemble
         from .small_clip import SMALL_CLIP

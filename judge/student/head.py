@@ -249,13 +249,43 @@ class CrossAttentionHead(nn.Module):
         Returns:
             (G, N, K, M, H).
         """
+        weights = self.attention_weights(queries, keys, similarity, mask)
+        return torch.einsum("gnkmht,gnkmt->gnkmh", weights, similarity)
+
+    def attention_weights(
+        self, queries: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """(G, N, K, M, H, T) weights of each phrase's heads over the tokens; arguments as in `attend`."""
         heads = self.config.heads
         keys = keys.reshape(*keys.shape[:-1], heads, -1)  # (G, N, T, H, inner / H)
         scores = torch.einsum("gkmhd,gnthd->gnkmht", queries, keys) * keys.shape[-1] ** -0.5
         scores = scores + self.sharpness.exp()[:, None] * similarity[..., None, :]
         if mask is not None:
             scores = scores.masked_fill(~mask[:, :, None, None, None], float("-inf"))
-        return torch.einsum("gnkmht,gnkmt->gnkmh", scores.softmax(-1), similarity)
+        weights: Tensor = scores.softmax(-1)
+        return weights
+
+    def image_attention(
+        self, image: Tensor, prompt: Tensor, prompt_mask: Tensor, queries: Queries
+    ) -> tuple[Tensor, Tensor]:
+        """Where phrases find what they look for, to show it to people.
+
+        Args:
+            image: (G, N, T, D), as in `forward`.
+            prompt: (G, N, L, D).
+            prompt_mask: (G, N, L).
+            queries: of G taxonomies.
+
+        Returns:
+            (G, N, K, M) logits of the phrases about the image, `PADDED_LOGIT` for all others; and (G, N, K, M, T) the
+            weights of the image tokens, on average over the heads.
+        """
+        logits = self.phrase_logits(image, prompt, prompt_mask, queries)
+        image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
+        keys = self.fuse(image, prompt, prompt_mask)[0]
+        cosines = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
+        weights = self.attention_weights(queries.attention, keys, cosines, None).mean(-2)
+        return logits.masked_fill((queries.kinds == CONDITION)[:, None], PADDED_LOGIT), weights
 
     def unsafe_logit(self, category: Tensor) -> Tensor:
         """Logit (...) that any category is violated, from category logits (..., K).
