@@ -13,7 +13,6 @@ from .protocol import ReadsPrompts
 from .runs.files import nearest_path
 from .runs.folder import MANIFEST, RunDir
 from .runs.references import HUB
-from .standins.shipped import student_path
 
 if TYPE_CHECKING:
     from .protocol import Classifier
@@ -43,9 +42,10 @@ def load_classifier(
 
     Args:
         name_or_path: a run folder (`runs/demo`, `runs/student`, `runs/cascade`); an exported `student.onnx`, which
-            needs no torch; `http://host:8000/v1#model` of a chat server; or a base model, judged zero-shot: a folder,
-            `tiny-llava` or another that ships, or `hf:ORGANISATION/MODEL` on the Hugging Face hub. Without `hf:` no
-            name is looked up on the hub, so that a mistyped folder is said at once.
+            needs no torch; `http://host:8000/v1#model` of a chat server; a run that ships (`tiny-student`,
+            `small-student`, `small-cascade`); or a base model, judged zero-shot: a folder, `tiny-llava` or another
+            that ships, or `hf:ORGANISATION/MODEL` on the Hugging Face hub. Without `hf:` no name is looked up on the
+            hub, so that a mistyped folder is said at once.
         device: such as `cpu` or `cuda`; by default a GPU where there is one.
         template: overrides the template of a base or a server; a run keeps the one it was trained with.
         batch_size: images in one forward pass, of every stage of a cascade too, or requests to a server at a time; by
@@ -77,7 +77,9 @@ def _load(
     batch_size: int | None,
     stage_judge: "str | Path | Classifier | None",
 ) -> "Classifier":
-    text = student_path(str(name_or_path))
+    from .standins.shipped import run_path
+
+    text = run_path(str(name_or_path))
     path = Path(text)
     size = {} if batch_size is None else {"batch_size": batch_size}
     kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None

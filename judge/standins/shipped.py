@@ -1,20 +1,21 @@
-"""The checkpoints and students inside the package, by name."""
+"""The checkpoints and trained runs inside the package, by name."""
 
 from importlib.resources import files
 from pathlib import Path
 
 SHIPPED = ("tiny-llava", "tiny-clip", "small-clip", "small-llava")
 """Names of bases inside the package."""
-SHIPPED_STUDENTS = {
+SHIPPED_RUNS = {
+    "small-cascade": "filters and small-student, calibrated to miss 2 % of what is unsafe",
     "small-student": "pictograms with 20 real categories, on a real text encoder; needs the wheels of `make signs`",
     "tiny-student": "handwritten digits, which play ten categories",
 }
 """Names of run folders inside the package, and what their lessons were about."""
 
 
-def student_path(name_or_path: str) -> str:
-    """The folder of a shipped student; any other name is returned as it is."""
-    if name_or_path not in SHIPPED_STUDENTS or Path(name_or_path).exists():
+def run_path(name_or_path: str) -> str:
+    """The folder of a shipped run; any other name is returned as it is."""
+    if name_or_path not in SHIPPED_RUNS or Path(name_or_path).exists():
         return name_or_path
     return str(_checkpoint(name_or_path))
 
