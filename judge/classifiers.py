@@ -129,15 +129,17 @@ def _base(name: str, device: str, template: str | None, batch_size: int) -> "Cla
 
 def _not_found(name: str) -> str:
     """What to say of a name that is nothing here, with the one that was probably meant."""
-    from .standins.shipped import SHIPPED
+    from .standins.shipped import SHIPPED, SHIPPED_RUNS
 
     if Path(name).exists():
         return f"{name} is a file, and no student.onnx; give a run folder, such as runs/demo."
     runs = [path.parent for path in sorted(Path("runs").glob(f"*/{MANIFEST}"))]
-    known = {run.name.casefold(): str(run) for run in runs} | {shipped: shipped for shipped in SHIPPED}
+    known = {run.name.casefold(): str(run) for run in runs} | {
+        shipped: shipped for shipped in (*SHIPPED, *SHIPPED_RUNS)
+    }
     return (
         f"There is no {name!r} here{nearest_path(name) or nearest(name, known)}. Give a run or model folder, "
-        f"student.onnx, tiny-llava or small-llava, URL#MODEL of a server, or {HUB}ORGANISATION/MODEL of the hub."
+        f"student.onnx, tiny-student or small-student, URL#MODEL of a server, or {HUB}ORGANISATION/MODEL of the hub."
     )
 
 
