@@ -164,7 +164,6 @@ IMAGE = image_part(BLACK)
         ([IMAGE, "text"], {}, "input[1]", "invalid_value"),
         ([{"type": "image_url"}], {}, "input[0]", "invalid_value"),
         ([{"type": "image_url", "image_url": {"url": 3}}], {}, "input[0]", "invalid_value"),
-        ([{"type": "image_url", "image_url": {"url": "data:image/png;base64,@"}}], {}, "input[0]", "invalid_base64"),
         ([IMAGE, {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}], {}, "input[1]", "url_not_allowed"),
         ([IMAGE, {"type": "text", "text": 3}], {}, "input[1]", "invalid_value"),
         ([IMAGE], {"taxonomy": []}, "taxonomy", "invalid_value"),
@@ -223,6 +222,14 @@ def test_what_could_not_be_judged_is_an_error_that_is_not_tried_again(
     error = refused(ask, http, kind, [IMAGE, image_part(image)])
     assert (error.status_code, error.code, error.param) == (status, code, "input[1]")
     assert "/a/path" not in error.message
+
+
+@pytest.mark.parametrize(
+    "url", ["data:image/png;base64,@", "data:,", "data:text/html,x", "", "ftp://x/y.png"]
+)
+def test_what_is_no_data_url(ask: Any, http: Counted, url: str) -> None:
+    error = refused(ask, http, openai.APIStatusError, [{"type": "image_url", "image_url": {"url": url}}])
+    assert (error.status_code, error.param) == (415, "input[0]")
 
 
 @pytest.mark.parametrize(

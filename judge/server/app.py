@@ -1,12 +1,10 @@
 """The application: routes, request ids, errors in OpenAI's form."""
 
 import logging
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,12 +17,11 @@ from .answers import json_answer
 from .bodies import BodyLimit
 from .errors import ApiError
 from .keys import KeyCheck
+from .origins import OriginCheck
+from .requests import Requests
 from .service import JudgeService, LoadedJudge
 from .settings import ServerSettings
 from .taxonomies import Taxonomies
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOG = logging.getLogger("arbiter")
 PAGE = Path(__file__).parent / "page"
@@ -63,7 +60,8 @@ def create_app(service: JudgeService, settings: ServerSettings, records: Any = N
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings.max_body_bytes, settings.max_bodies_bytes)
     app.add_middleware(KeyCheck, settings.keys)
-    app.add_middleware(RequestIds)
+    app.add_middleware(OriginCheck, settings.local_only)
+    app.add_middleware(Requests, service.metrics)
     return app
 
 
@@ -98,43 +96,6 @@ def load_judge(settings: ServerSettings) -> LoadedJudge:
         raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
     path = Path(settings.run)
     return LoadedJudge(classifier, taxonomy, classifier.name, fingerprint(path) if path.exists() else None)
-
-
-class RequestIds:
-    """ASGI middleware: `x-request-id` on every answer, the caller's own where it is a plain word; 500 in JSON."""
-
-    _PLAIN = re.compile(rb"[A-Za-z0-9._-]{1,100}")
-
-    def __init__(self, app: "ASGIApp") -> None:
-        self.app = app
-
-    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
-        """Answer the request with its id, and an exception that nobody caught with 500."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        name = given if self._PLAIN.fullmatch(given) else f"req_{uuid4().hex}".encode()
-        started = False
-
-        async def with_id(message: "Message") -> None:
-            nonlocal started
-            if message["type"] == "http.response.start":
-                started = True
-                extra = [(b"x-request-id", name), (b"x-content-type-options", b"nosniff")]
-                message["headers"] = [*message["headers"], *extra]
-            await send(message)
-
-        try:
-            await self.app(scope, receive, with_id)
-        except Exception:
-            LOG.exception("request %s failed", name.decode())
-            if started:
-                raise
-            problem = ApiError(
-                500, "internal_error", f"Something went wrong; see the log for {name.decode()}."
-            )
-            await json_answer(problem.body, problem.status)(scope, receive, with_id)
 
 
 @asynccontextmanager

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from judge.inputs import concatenate_scores
 from judge.protocol import Classifier, Scores
@@ -22,32 +22,28 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 LOG = logging.getLogger("arbiter")
+_SMOOTHING = 0.2
+"""Weight of the latest batch in `Batcher.seconds_per_image`."""
+
+Result = TypeVar("Result")
 
 
 class Watcher(Protocol):
-    """Who is told what the thread did, from that thread."""
+    """Who is told what the scoring thread did, by that thread."""
 
     def scored(self, images: int, waited: Sequence[float], seconds: float) -> None:
         """A batch was scored: its images, how long each of its entries had waited, and how long it took."""
         ...
 
 
-class Unwatched:
-    """Nobody is told."""
-
-    def scored(self, images: int, waited: Sequence[float], seconds: float) -> None:
-        """Do nothing."""
-
-
 @dataclass(eq=False)
-class _Entry:
-    """The images of one question, or a function to call."""
+class _Images:
+    """The images of one question, and what is known of them so far."""
 
     images: "Sequence[Image]"
     prompt: str | None
-    taxonomy: Taxonomy | None
-    future: "asyncio.Future[Any]"
-    call: Callable[[], Any] | None = None
+    taxonomy: Taxonomy
+    future: "asyncio.Future[Scores]"
     queued: float = field(default_factory=time.perf_counter)
     taken: int = 0
     """Images that were handed to the classifier."""
@@ -58,10 +54,18 @@ class _Entry:
         return len(self.images) - self.taken
 
 
+@dataclass(eq=False)
+class _Call:
+    """A function to call in the scoring thread."""
+
+    function: Callable[[], Any]
+    future: "asyncio.Future[Any]"
+
+
 class _Part(NamedTuple):
     """Some consecutive images of an entry, in one batch."""
 
-    entry: _Entry
+    entry: _Images
     images: "Sequence[Image]"
 
 
@@ -79,15 +83,15 @@ class Batcher:
         self.batch_size = batch_size
         self.seconds_per_image = 0.0
         """Moving average, to estimate when a full queue has room again."""
-        self._watcher = watcher or Unwatched()
-        self._queue: deque[_Entry] = deque()
+        self._watcher = watcher
+        self._queue: deque[_Images | _Call] = deque()
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="arbiter-scoring", daemon=True)
         self._thread.start()
 
     async def score(self, images: "Sequence[Image]", prompt: str | None, taxonomy: Taxonomy) -> Scores:
-        """Scores of F images with one prompt, as soon as all of them are scored.
+        """Scores of F images with one prompt, as soon as all of them are scored; F is at least 1.
 
         A batch that the classifier fails on is tried again image by image; what fails then is a row of NaN with the
         reason. Cancelling drops the images that have not started.
@@ -95,20 +99,19 @@ class Batcher:
         Raises:
             RuntimeError: the batcher is closed.
         """
-        loop = asyncio.get_running_loop()
-        scores: Scores = await self._wait(_Entry(images, prompt, taxonomy, loop.create_future()))
-        return scores
+        future: asyncio.Future[Scores] = asyncio.get_running_loop().create_future()
+        return await self._wait(_Images(images, prompt, taxonomy, future), future)
 
-    async def call(self, function: Callable[[], Any]) -> Any:
+    async def call(self, function: Callable[[], Result]) -> Result:
         """What `function` returns or raises, called in the scoring thread when its turn comes."""
-        loop = asyncio.get_running_loop()
-        return await self._wait(_Entry((), None, None, loop.create_future(), function))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        return await self._wait(_Call(function, future), future)
 
     @property
     def length(self) -> int:
         """Images in the queue that have not started."""
         with self._changed:
-            return sum(entry.left for entry in self._queue)
+            return sum(entry.left for entry in self._queue if isinstance(entry, _Images))
 
     def close(self) -> None:
         """End the thread after the batch it is at; whoever still waits gets a RuntimeError."""
@@ -119,16 +122,16 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
         for entry in dropped:
-            _tell(entry.future, None, RuntimeError("the server was closed"))
+            _tell(entry.future, error=RuntimeError("the server was closed"))
 
-    async def _wait(self, entry: _Entry) -> Any:
+    async def _wait(self, entry: _Images | _Call, future: "asyncio.Future[Result]") -> Result:
         with self._changed:
             if self._closed:
                 raise RuntimeError("the server was closed")
             self._queue.append(entry)
             self._changed.notify()
         try:
-            return await entry.future
+            return await future
         except asyncio.CancelledError:
             with self._changed:
                 if entry in self._queue:
@@ -136,78 +139,79 @@ class Batcher:
             raise
 
     def _run(self) -> None:
-        while parts := self._take():
-            if parts[0].entry.call is not None:
-                self._answer_call(parts[0].entry, parts[0].entry.call)
+        while (work := self._take()) is not None:
+            if isinstance(work, _Call):
+                _answer(work)
             else:
-                self._score(parts)
+                self._score(work)
 
-    def _take(self) -> list[_Part]:
-        """The next batch; empty once the batcher is closed."""
+    def _take(self) -> list[_Part] | _Call | None:
+        """The next batch, or a function to call; None once the batcher is closed."""
         with self._changed:
             while not self._queue and not self._closed:
                 self._changed.wait()
             if self._closed:
-                return []
+                return None
             oldest = self._queue[0]
-            if oldest.call is not None or oldest.taxonomy is None:
-                return [_Part(self._queue.popleft(), ())]
-            asked, room, parts = oldest.taxonomy.categories, self.batch_size, list[_Part]()
+            if isinstance(oldest, _Call):
+                self._queue.popleft()
+                return oldest
+            parts = list[_Part]()
+            room = self.batch_size
             for entry in self._queue:
-                if entry.taxonomy is None or entry.taxonomy.categories != asked:
-                    continue
-                some = entry.images[entry.taken : entry.taken + room]
-                entry.taken += len(some)
-                parts.append(_Part(entry, some))
-                room -= len(some)
-                if not room:
-                    break
-            done = {id(part.entry) for part in parts if not part.entry.left}
-            self._queue = deque(entry for entry in self._queue if id(entry) not in done)
+                # Thresholds are no part of it: they are applied to the scores.
+                if isinstance(entry, _Images) and entry.taxonomy.categories == oldest.taxonomy.categories:
+                    some = entry.images[entry.taken : entry.taken + room]
+                    entry.taken += len(some)
+                    parts.append(_Part(entry, some))
+                    room -= len(some)
+                    if not room:
+                        break
+            self._queue = deque(entry for entry in self._queue if isinstance(entry, _Call) or entry.left)
             return parts
 
     def _score(self, parts: Sequence[_Part]) -> None:
         started = time.perf_counter()
         images = [image for part in parts for image in part.images]
         prompts = [part.entry.prompt for part in parts for _ in part.images]
-        taxonomy = parts[0].entry.taxonomy
-        assert taxonomy is not None  # entries without one are calls
-        scores = self._score_rows(images, prompts, taxonomy)
+        scores = self._score_rows(images, prompts, parts[0].entry.taxonomy)
         seconds = time.perf_counter() - started
-        self.seconds_per_image += 0.2 * (seconds / len(images) - self.seconds_per_image)
-        self._watcher.scored(len(images), [started - part.entry.queued for part in parts], seconds)
+        self.seconds_per_image += _SMOOTHING * (seconds / len(images) - self.seconds_per_image)
+        if self._watcher is not None:
+            self._watcher.scored(len(images), [started - part.entry.queued for part in parts], seconds)
         row = 0
         for entry, some in parts:
-            entry.scores.append(rows_of(scores, row, row + len(some)))
+            entry.scores += scores(row, row + len(some))
             row += len(some)
             if not entry.left:
                 found = entry.scores
-                _tell(entry.future, found[0] if len(found) == 1 else concatenate_scores(found), None)
+                _tell(entry.future, found[0] if len(found) == 1 else concatenate_scores(found))
 
-    def _score_rows(self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy) -> Scores:
-        """Scores of a batch; where that fails, of each image alone."""
+    def _score_rows(
+        self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy
+    ) -> Callable[[int, int], list[Scores]]:
+        """What gives the scores of rows `start` to `stop` of a batch; where scoring it fails, of each image alone."""
         try:
-            scores = self.classifier.score(images, prompts, taxonomy)
-            if scores.categories.shape != (len(images), len(taxonomy)):
-                raise ValueError(f"scores of shape {scores.categories.shape} for {len(images)} images")
-            return scores
+            scores = self._checked(images, prompts, taxonomy)
+            return lambda start, stop: [rows_of(scores, start, stop)]
         except Exception as error:  # a classifier may fail in any way, and the server has to live on
-            if len(images) == 1:
-                LOG.exception("the classifier failed on an image, which is unjudged")
-                return _failed(taxonomy, error)
-            LOG.warning("the classifier failed on %d images, trying each alone: %r", len(images), error)
-        return concatenate_scores(
-            [
-                self._score_rows([image], [prompt], taxonomy)
-                for image, prompt in zip(images, prompts, strict=True)
-            ]
-        )
+            LOG.warning("the classifier failed on %d images; trying each alone: %r", len(images), error)
+        rows = zip(images, prompts, strict=True)
+        alone = [self._score_alone(image, prompt, taxonomy) for image, prompt in rows]
+        return lambda start, stop: alone[start:stop]
 
-    def _answer_call(self, entry: _Entry, call: Callable[[], Any]) -> None:
+    def _score_alone(self, image: "Image", prompt: str | None, taxonomy: Taxonomy) -> Scores:
         try:
-            _tell(entry.future, call(), None)
+            return self._checked([image], [prompt], taxonomy)
         except Exception as error:
-            _tell(entry.future, None, error)
+            LOG.exception("the classifier failed on an image, which is unjudged")
+            return _failed(taxonomy, error)
+
+    def _checked(self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy) -> Scores:
+        scores = self.classifier.score(images, prompts, taxonomy)
+        if scores.categories.shape != (len(images), len(taxonomy)):
+            raise ValueError(f"scores of shape {scores.categories.shape} for {len(images)} images")
+        return scores
 
 
 def rows_of(scores: Scores, start: int, stop: int) -> Scores:
@@ -235,8 +239,15 @@ def _failed(taxonomy: Taxonomy, error: Exception) -> Scores:
     return Scores(np.full(1, np.nan), np.full((1, len(taxonomy)), np.nan), (reason,))
 
 
-def _tell(future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
-    """Complete a future from another thread."""
+def _answer(call: _Call) -> None:
+    try:
+        _tell(call.future, call.function())
+    except Exception as error:
+        _tell(call.future, error=error)
+
+
+def _tell(future: "asyncio.Future[Any]", result: Any = None, error: Exception | None = None) -> None:
+    """Complete a future of the event loop from another thread."""
 
     def complete() -> None:
         if future.done():  # its request went away

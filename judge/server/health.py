@@ -30,6 +30,13 @@ async def ready(request: Request) -> Response:
     return json_answer({"status": "ready"})
 
 
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Numbers for Prometheus."""
+    service: JudgeService = request.app.state.service
+    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
 @router.get("/v1/server")
 async def about(request: Request) -> dict[str, Any]:
     """The model, the default taxonomy, and the limits."""

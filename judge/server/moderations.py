@@ -13,8 +13,8 @@ from uuid import uuid4
 from fastapi import APIRouter, Request, Response
 
 from .answers import json_answer, unless_gone
-from .errors import ApiError, bad_request
-from .questions import json_type, read_asked, read_image, read_json, read_text, refuse_image
+from .errors import ApiError, bad_request, image_problem
+from .questions import json_type, read_asked, read_image, read_json, read_text
 from .service import Judged, JudgeService, Question
 
 router = APIRouter(tags=["moderations"])
@@ -123,7 +123,7 @@ def _parts(given: Any, most: int) -> tuple[dict[str, Any], str | None]:
 def _refuse_unjudged(judged: Sequence[Judged], params: Sequence[str]) -> None:
     for one, param in zip(judged, params, strict=True):
         if one.error is not None:
-            raise refuse_image(one.error, param)
+            raise image_problem(one.error, param)
         if one.row["status"] == "unjudged":
             raise ApiError(422, "unjudged", f"Not judged, and not safe: {one.row['reason']}", param=param)
 

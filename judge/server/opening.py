@@ -1,25 +1,16 @@
-"""Encoded bytes -> the frames that are judged, without blocking the event loop."""
+"""What opens images for the service: worker processes, or threads."""
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from judge.data.frames import Frames
-
-
-class Opened(NamedTuple):
-    """An image file that was decoded."""
-
-    frames: "Frames"
-    sha256: str
-    """Of the encoded bytes, 64 hexadecimal digits."""
+from judge.intake.decoding import Decoded
 
 
 class Opener(Protocol):
-    """What decodes images; its limits are its own."""
+    """Encoded bytes -> the frames that are judged, without blocking the event loop (`DecodePool`, `ThreadOpener`)."""
 
-    async def open(self, data: bytes) -> Opened:
+    async def open(self, data: bytes) -> Decoded:
         """Decode an image.
 
         Raises:
@@ -35,7 +26,7 @@ class Opener(Protocol):
 class ThreadOpener:
     """Decodes in threads of this process: nothing to start, and no limits of time and memory beyond the door's own."""
 
-    async def open(self, data: bytes) -> Opened:
+    async def open(self, data: bytes) -> Decoded:
         """Decode an image."""
         return await asyncio.to_thread(_open, data)
 
@@ -43,7 +34,7 @@ class ThreadOpener:
         """Nothing has to be stopped."""
 
 
-def _open(data: bytes) -> Opened:
+def _open(data: bytes) -> Decoded:
     from judge.data.frames import open_frames
 
-    return Opened(open_frames(data), hashlib.sha256(data).hexdigest())
+    return Decoded(open_frames(data), hashlib.sha256(data).hexdigest())

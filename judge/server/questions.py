@@ -5,20 +5,21 @@ got, what is allowed, and where.
 """
 
 import asyncio
-import base64
-import binascii
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from judge.data.images import DEFAULT_LIMITS
 from judge.errors import ImageError
+from judge.intake.data_urls import bytes_of_text
 from prompts.errors import TaxonomyError
 from prompts.names import nearest
 from prompts.taxonomy import Taxonomy, taxonomy_from_data
 
-from .errors import ApiError, bad_request, image_problem
+from .errors import ApiError, bad_request
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -32,8 +33,9 @@ MAX_EXAMPLES = 20
 """Examples of one of its categories."""
 MAX_PROMPT_LENGTH = 100_000
 """Characters of a prompt; far more than any classifier reads."""
-_LARGE_BODY = 2**18
-"""Bytes from which on JSON is parsed in a thread, so that others are not kept waiting."""
+_LARGE = 2**18
+"""Bytes from which on JSON and base64 are read in a thread, so that others are not kept waiting."""
+_ADDRESS = re.compile(r"(?i)\s*https?:")
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ async def read_json(request: "Request", allowed: Collection[str]) -> dict[str, A
             body = await request.body()
     except TimeoutError:
         raise ApiError(408, "body_timeout", "The body took too long to arrive; send it again.") from None
-    data = await asyncio.to_thread(_parse, body) if len(body) > _LARGE_BODY else _parse(body)
+    data = await asyncio.to_thread(_parse, body) if len(body) > _LARGE else _parse(body)
     if not isinstance(data, dict):
         raise bad_request(f"The body is a JSON {json_type(data)}; send an object.", code="invalid_json")
     check_keys(data, allowed, "")
@@ -210,35 +212,23 @@ def read_text(value: Any, param: str, most: int = MAX_PROMPT_LENGTH) -> str | No
     raise bad_request(f"{param}: expected a text of at most {most:,} characters, got {got}.", param=param)
 
 
-async def read_image(url: Any, param: str) -> bytes:
-    """The encoded image behind a data URL or base64.
+async def read_image(given: Any, param: str) -> bytes | ImageError:
+    """The encoded image behind a data URL or base64; or why there is none, which is about this image alone.
 
     Raises:
-        ApiError: 400 for what is none of these.
+        ApiError: 400 for what is no text, and for an address that is not fetched.
     """
-    if not isinstance(url, str) or not url:
-        raise bad_request(f"{param}: expected a data URL, got a {json_type(url)}.", param=param)
-    if url[:5].lower() != "data:":
+    if not isinstance(given, str):
+        raise bad_request(f"{param}: expected a data URL, got a {json_type(given)}.", param=param)
+    if _ADDRESS.match(given):
         raise bad_request(
             f"{param}: this server fetches no URLs; send the image as a data URL (data:image/png;base64,...).",
             param=param,
             code="url_not_allowed",
         )
-    return decode_base64(url.partition(",")[2], param)
-
-
-def decode_base64(text: str, param: str) -> bytes:
-    """Bytes of base64, white space ignored.
-
-    Raises:
-        ApiError: 400 for other characters.
-    """
     try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError):
-        raise bad_request(f"{param}: not valid base64.", param=param, code="invalid_base64") from None
-
-
-def refuse_image(error: ImageError, param: str) -> ApiError:
-    """The answer about an image that could not be opened."""
-    return image_problem(error, param)
+        if len(given) > _LARGE:
+            return await asyncio.to_thread(bytes_of_text, given, DEFAULT_LIMITS.max_bytes)
+        return bytes_of_text(given, DEFAULT_LIMITS.max_bytes)
+    except ImageError as error:
+        return error

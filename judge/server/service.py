@@ -1,14 +1,15 @@
-"""Questions -> verdicts: decode, score in batches, conclude, explain; how much is accepted, and when it ends."""
+"""Questions -> verdicts: open images, score them in batches, conclude; how much is accepted, and when it ends."""
 
 import asyncio
 import contextlib
 import hashlib
 import io
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from judge.errors import ImageError
 from judge.lessons.evidence import evidence_of
@@ -21,23 +22,29 @@ from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 
 from .batching import Batcher
 from .errors import DrainingError, LoadingError, OverloadedError
+from .metrics import Metrics
 from .opening import Opener, ThreadOpener
 
 if TYPE_CHECKING:
+    from judge.intake.decoding import Decoded
     from judge.protocol import Classifier, Scores
 
-    from .opening import Opened
     from .settings import ServerSettings
 
 LOG = logging.getLogger("arbiter")
+MAX_HELD_PIXELS = 2**26
+"""Pixels of opened images that may wait to be scored before further ones are opened: 200 MB. Each opener may exceed it
+by what it is at."""
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Question:
     """One image under one taxonomy."""
 
-    image: bytes
-    """Encoded."""
+    image: bytes | ImageError
+    """Encoded; or why there are no bytes, such as that their text is no base64."""
     taxonomy: Taxonomy
     prompt: str | None = None
     threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD
@@ -93,13 +100,23 @@ class JudgeService:
         self.failure: BaseException | None = None
         """Why the classifier could not be loaded."""
         self._load = load
-        self._opener = opener or ThreadOpener()
+        self.metrics = Metrics()
+        self._opener = opener or _opener(settings)
+        self._openers = asyncio.Semaphore(max(1, settings.decode_workers))
+        self._held = 0
+        self._room = asyncio.Event()
+        self._room.set()
         self._judge: LoadedJudge | None = None
         self._batcher: Batcher | None = None
         self._starting: asyncio.Task[None] | None = None
         self._idle = asyncio.Event()
         self._idle.set()
         self._facts = lru_cache(maxsize=256)(self._ask_facts)
+        self.metrics.watch(
+            lambda: self.pending,
+            lambda: self._batcher.length if self._batcher else 0,
+            lambda: float(self.draining),
+        )
 
     # --- what is known of the classifier -------------------------------------------------------------------
 
@@ -167,7 +184,7 @@ class JudgeService:
         except Exception as error:
             self.failure = error
             return
-        self._batcher = Batcher(found.classifier, self.settings.batch_size)
+        self._batcher = Batcher(found.classifier, self.settings.batch_size, self.metrics)
         self._judge = found
 
     async def drain(self) -> None:
@@ -210,8 +227,8 @@ class JudgeService:
         Raises:
             ImageError: the image cannot be opened.
         """
-        opened = await self._opener.open(image)
-        return await asyncio.to_thread(_as_png, opened)
+        async with self._opened(image) as opened:
+            return await asyncio.to_thread(_as_png, opened)
 
     @contextlib.contextmanager
     def _accepted(self, images: int) -> Iterator[None]:
@@ -245,26 +262,52 @@ class JudgeService:
     async def _answer(self, question: Question) -> Judged:
         loaded = self.judge_loaded
         judging = Judging(question.taxonomy, question.threshold, loaded.name, loaded.sha256)
+        digest, error, frame = None, None, ""
         try:
-            opened = await self._opener.open(question.image)
+            if isinstance(question.image, ImageError):
+                raise question.image
+            async with self._opened(question.image) as opened:
+                digest = opened.sha256
+                verdict, frame = await self._verdict(question, opened)
+        except ImageError as found:
+            error = found
+            verdict = unjudged(str(found), question.taxonomy, loaded.name)
+            if isinstance(question.image, bytes):
+                digest = hashlib.sha256(question.image).hexdigest()
+        self.metrics.concluded(verdict.status, verdict.decided_by if error is None else "door")
+        row = verdict_row(verdict, judging, time=now(), path=question.name, image_hash=digest, frame=frame)
+        return Judged(row, error)
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, data: bytes) -> AsyncIterator["Decoded"]:
+        """An image's frames, which count as held as long as they are needed."""
+        started = time.perf_counter()
+        try:
+            async with self._openers:
+                await self._room.wait()
+                opened = await _finish(self._opener.open(data))
         except ImageError as error:
-            verdict = unjudged(str(error), question.taxonomy, loaded.name)
-            digest = hashlib.sha256(question.image).hexdigest()
-            return Judged(
-                verdict_row(verdict, judging, time=now(), path=question.name, image_hash=digest), error
-            )
-        more = len(opened.frames.images) - 1
+            self.metrics.opened(error.status, time.perf_counter() - started)
+            raise
+        self.metrics.opened("ok", time.perf_counter() - started)
+        images = opened.frames.images
+        pixels, more = sum(image.width * image.height for image in images), len(images) - 1
+        self._hold(pixels)
         self._count(more)  # the frames of an animation, which nobody could know before
         try:
-            verdict, frame = await self._verdict(question, opened)
+            yield opened
         finally:
             self._count(-more)
-        row = verdict_row(
-            verdict, judging, time=now(), path=question.name, image_hash=opened.sha256, frame=frame
-        )
-        return Judged(row)
+            self._hold(-pixels)
 
-    async def _verdict(self, question: Question, opened: "Opened") -> tuple[Verdict, str]:
+    def _hold(self, pixels: int) -> None:
+        self._held += pixels
+        if self._held < MAX_HELD_PIXELS:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    async def _verdict(self, question: Question, opened: "Decoded") -> tuple[Verdict, str]:
         if self._batcher is None:
             raise LoadingError
         scores = await self._batcher.score(opened.frames.images, question.prompt, question.taxonomy)
@@ -292,7 +335,23 @@ class JudgeService:
         return evidence_of(classifier).of_policy(taxonomy), promise
 
 
-def _as_png(opened: "Opened") -> list[bytes]:
+def _opener(settings: "ServerSettings") -> Opener:
+    """Worker processes, or threads where none are wanted."""
+    if not settings.decode_workers:
+        return ThreadOpener()
+    from judge.intake.decoding import DecodePool
+
+    return DecodePool(settings.decode_workers)
+
+
+async def _finish(work: Coroutine[Any, Any, Result]) -> Result:
+    """Await some work that goes on if the caller is cancelled: cancelled decoding would cost a worker process."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # which then nobody asks for
+    return await asyncio.shield(task)
+
+
+def _as_png(opened: "Decoded") -> list[bytes]:
     pictures = []
     for image in opened.frames.images:
         written = io.BytesIO()

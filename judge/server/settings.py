@@ -56,6 +56,8 @@ class ServerSettings:
     """Hosts from which an `image_url` may be fetched; none by default."""
     keys: tuple[str, ...] = ()
     """API keys, one of which every request needs; without any the server is open to whoever reaches it."""
+    local_only: bool = False
+    """Whether requests have to name this machine as their host, such as `localhost`."""
     queue_folder: Path | None = None
     """Below this folder, images may be added to the review queue by their path."""
     drain_seconds: float = 30.0

@@ -11,7 +11,6 @@ from .errors import bad_request
 from .questions import (
     Asked,
     check_keys,
-    decode_base64,
     json_type,
     read_asked,
     read_image,
@@ -69,14 +68,8 @@ async def _question(image: dict[str, Any], asked: Asked, param: str) -> Question
     data, url = image.get("data"), image.get("url")
     if (data is None) == (url is None):
         raise bad_request(f"{param}: give either data or url.", param=param)
-    if isinstance(data, str) and data[:5].lower() != "data:":
-        encoded = decode_base64(data, f"{param}.data")
-    else:
-        encoded = await read_image(
-            url if data is None else data, f"{param}.{'url' if data is None else 'data'}"
-        )
     return Question(
-        encoded,
+        await read_image(data or url, f"{param}.{'data' if url is None else 'url'}"),
         asked.taxonomy,
         prompt=read_text(image.get("prompt"), f"{param}.prompt"),
         threshold=asked.threshold,
