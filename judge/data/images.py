@@ -2,9 +2,9 @@
 
 The judge must get the same picture as a person who views the file; every difference is a way to bypass the judge:
 
-- **Hidden colours.** Transparent images are composed on white, as a web page shows them. Colours under full
-  transparency are not judged, as they are invisible on that background. A user who shows images on another background
-  sets `ImageLimits.background`: white writing on a transparent ground appears on a dark page only.
+- **Hidden colours.** Transparent images are composed on white, as a web page shows them (`ImageLimits.background`).
+  White writing on a transparent ground appears on a dark page only, so `judge.data.frames` opens such images on the
+  opposite ground, too; `open_image` does not. Colours under full transparency are judged on neither: nobody sees them.
 - **Later frames.** `open_image` refuses an animation (`animated`); `judge.data.frames` opens several of its frames.
   With `frames="first"` only the first frame is judged, and only that frame may then be shown. The additional images of
   a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
@@ -21,6 +21,7 @@ The judge must get the same picture as a person who views the file; every differ
 import hashlib
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -31,7 +32,7 @@ from PIL import Image, ImageFile
 from judge.errors import ConfigError, ImageError, first_line
 
 from .colours import conversion
-from .modes import colour_mode, flatten
+from .modes import Ground, colour_mode, flatten
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 """The decoders that untrusted bytes may reach; Pillow registers more than forty."""
@@ -87,13 +88,19 @@ class ImageLimits:
     frames: Literal["single", "first"] = "single"
     """`single` refuses animations; `first` judges their first frame only."""
     background: tuple[int, int, int] = (255, 255, 255)
-    """Colour (RGB, 0-255) that transparent images are composed on."""
+    """Colour (RGB, 0-255) that transparent images are composed on; the opposite one is judged by `open_frames`."""
 
     def __post_init__(self) -> None:
         if self.frames not in ("single", "first"):
             raise ConfigError(f"ImageLimits.frames is {self.frames!r}; use 'single' or 'first'.")
         if min(self.max_bytes, self.max_pixels) < 1 or self.max_aspect < 1:
             raise ConfigError("ImageLimits: max_bytes, max_pixels and max_aspect must be at least 1.")
+
+    @property
+    def grounds(self) -> tuple[Ground, Ground]:
+        """`background`, and the corner of the colour cube that is farthest from it."""
+        red, green, blue = (0 if level > 127 else 255 for level in self.background)
+        return self.background, (red, green, blue)
 
 
 DEFAULT_LIMITS = ImageLimits()
@@ -121,7 +128,7 @@ def open_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> Ima
         raise ImageError("animated", "more than one frame, and only one would be judged")
     # The default image of an animated PNG is what old viewers show; the animation starts behind it.
     first = 1 if limits.frames == "first" and getattr(image, "default_image", False) else 0
-    return decode_frame(image, first, limits)
+    return decode_frame(image, first, limits, (limits.background,))[0]
 
 
 def read_bytes(source: str | Path | bytes | SupportsBytes, limits: ImageLimits = DEFAULT_LIMITS) -> bytes:
@@ -270,29 +277,31 @@ def frame_count(image: Image.Image) -> int:
         raise _decoding_error(error) from error
 
 
-def load_frame(image: Image.Image, frame: int, limits: ImageLimits) -> None:
-    """Decode a frame."""
+def decode_frame(
+    image: Image.Image, frame: int, limits: ImageLimits, grounds: Sequence[Ground]
+) -> list[Image.Image]:
+    """Decode a frame into what is judged: RGB, upright, opaque, at most `MAX_JUDGED_PIXELS`.
+
+    Returns:
+        An image for each ground, or one where nothing is visibly transparent, as `judge.data.modes.flatten`.
+    """
     try:
         if getattr(image, "is_animated", False) and image.format != "MPO":
             image.seek(frame)
         _check_shape(image, limits)  # a GIF frame may be larger than its header says
+        depth = _rawmode(image)
+        # Before decoding: Pillow would also read colour chunks that follow the pixels, which viewers ignore.
+        deep = image.mode.startswith("I;16") or "16" in depth
+        convert = conversion(image, colour_mode(image.mode, depth), deep=deep)
         image.load()
+        _check_shape(image, limits)
+        views = flatten(image, depth, grounds, convert, shrink_by(image))
     except ImageError:
         raise
     except Exception as error:  # on malformed bytes, decoders raise errors of any class
         raise _decoding_error(error) from error
-    _check_shape(image, limits)
-
-
-def decode_frame(image: Image.Image, frame: int, limits: ImageLimits) -> Image.Image:
-    """Decode a frame into what is judged: RGB, upright, opaque, at most `MAX_JUDGED_PIXELS`."""
-    depth = _rawmode(image)
-    # Before decoding: Pillow would also read colour chunks that follow the pixels, which viewers ignore.
-    convert = conversion(
-        image, colour_mode(image.mode, depth), deep=image.mode.startswith("I;16") or "16" in depth
-    )
-    load_frame(image, frame, limits)
-    return _upright(flatten(image, depth, limits.background, convert, shrink_by(image)), _orientation(image))
+    orientation = _orientation(image)
+    return [_upright(view, orientation) for view in views]
 
 
 def shrink_by(image: Image.Image) -> int:

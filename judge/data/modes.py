@@ -1,8 +1,13 @@
 """Decoded pixels of any mode -> RGB: colours converted, transparency composed, large images reduced, in strips.
 
+What a transparent image shows depends on the ground behind it: colour * alpha + ground * (1 - alpha). The contrast of
+two pixels is linear in the ground, so each channel has its largest contrast on one of two grounds, 0 and 255. Judged on
+both, nothing can be seen on a third ground that was faint on each of these.
+
 Strips keep the memory at one decoded image: every step below would otherwise hold another copy.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
@@ -12,6 +17,10 @@ from judge.errors import ImageError, first_line
 if TYPE_CHECKING:
     from .colours import Convert
 
+VISIBLE = 8
+"""Levels of 0-255 by which two grounds have to differ in one pixel to be two pictures; fainter ones look alike."""
+Ground = tuple[int, int, int]
+"""A colour (RGB, 0-255) behind transparent parts."""
 STRIP = 256
 """Rows that are processed at a time; a multiple of every factor."""
 
@@ -24,16 +33,19 @@ def colour_mode(mode: str, depth: str = "") -> str:
 
 
 def flatten(
-    image: Image.Image, depth: str, background: tuple[int, int, int], convert: "Convert | None", factor: int
-) -> Image.Image:
-    """A decoded image of any mode -> RGB, composed on `background` and shrunk by `factor`, a power of two.
+    image: Image.Image, depth: str, grounds: Sequence[Ground], convert: "Convert | None", factor: int
+) -> list[Image.Image]:
+    """A decoded image of any mode -> RGB, composed on each ground and shrunk by `factor`, a power of two.
 
     Args:
         image: decoded; its `info` may hold a transparent colour.
         depth: how the file stores its pixels, such as `L;4` or `RGB;16B`; empty if unknown.
-        background: colour that transparent parts are composed on.
+        grounds: colours that transparent parts are composed on, at least one.
         convert: from the stored numbers to sRGB, or None.
         factor: means of `factor` x `factor` pixels, 1 to keep all; the last row or column may be of fewer.
+
+    Returns:
+        An image for each ground; for the first one alone where nothing is visibly transparent (`VISIBLE`).
 
     Raises:
         ImageError: `unreadable`, `unsupported_format`.
@@ -41,19 +53,27 @@ def flatten(
     if image.mode in ("I", "F"):
         image = _wide_grey(image)
     if factor == 1:
-        return _flat(image, depth, background, convert)
+        views, transparent = _flat(image, depth, grounds, convert)
+        return views if transparent else views[:1]
     width, height = image.size
     # Rounded up: a last, incomplete block of pixels becomes a pixel of its own.
-    small = Image.new("RGB", (-(-width // factor), -(-height // factor)))
+    size = -(-width // factor), -(-height // factor)
+    found: list[Image.Image] = []
+    visible = False
     for top in range(0, height, STRIP):
         strip = image.crop((0, top, width, min(top + STRIP, height)))
-        small.paste(_flat(strip, depth, background, convert).reduce(factor), (0, top // factor))
-    return small
+        views, transparent = _flat(strip, depth, grounds, convert)
+        found = found or [Image.new("RGB", size) for _ in views]
+        visible |= transparent
+        for whole, view in zip(found, views, strict=True):
+            whole.paste(view.reduce(factor), (0, top // factor))
+    return found if visible else found[:1]
 
 
 def _flat(
-    image: Image.Image, depth: str, background: tuple[int, int, int], convert: "Convert | None"
-) -> Image.Image:
+    image: Image.Image, depth: str, grounds: Sequence[Ground], convert: "Convert | None"
+) -> tuple[list[Image.Image], bool]:
+    """The image on each ground, the first alone if it has no alpha; and whether it is visibly transparent."""
     try:
         colours, alpha = _colours_and_alpha(image, depth)
         colours = colours.convert("RGB") if convert is None else convert(colours)
@@ -62,11 +82,14 @@ def _flat(
     except Exception as error:  # a transparency entry that does not fit its mode, or an exotic mode
         raise ImageError("unreadable", f"mode {image.mode}: {first_line(error)}") from error
     if alpha is None:
-        return colours
-    # `paste` with a mask blends by alpha; full transparency leaves the background alone.
-    ground = Image.new("RGB", colours.size, background)
-    ground.paste(colours, mask=alpha)
-    return ground
+        return [colours], False
+    views = []
+    for colour in grounds:
+        # `paste` with a mask blends by alpha; full transparency leaves the ground alone.
+        ground = Image.new("RGB", colours.size, colour)
+        ground.paste(colours, mask=alpha)
+        views.append(ground)
+    return views, any(alpha.histogram()[: 256 - VISIBLE])
 
 
 def _colours_and_alpha(image: Image.Image, depth: str) -> tuple[Image.Image, Image.Image | None]:

@@ -48,7 +48,7 @@ Exit codes:
 
 Of a folder, every file is judged that has an image's suffix or starts like an image; other files are counted. A file
 that cannot be judged is a line too. Linked folders are followed once. Of an animation, the frames that differ most are
-judged, and the worst decides.
+judged, a transparent image on white and on black, and the worst of these views decides.
 
 A run cannot send images or keys anywhere: if a cascade was calibrated with a served judge, name that with
 --stage-judge. OPENAI_API_KEY is sent only to servers named on the command line. A base model or encoder that a run

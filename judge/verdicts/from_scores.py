@@ -79,28 +79,31 @@ def worst_frame(verdicts: Sequence[Verdict]) -> int:
 
 
 def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Verdict, str]:
-    """The verdict on an image file, from those on its frames, and which frame it is about.
+    """The verdict on an image file, from those on its views, and which view it is about.
 
-    A flagged frame decides, else one that could not be judged; of several the one with the highest score. Frames
-    that are all safe make the file safe only if every frame that was not judged resembles a judged one.
+    A flagged view decides, else one that could not be judged; of several the one with the highest score. Views that
+    are all safe make the file safe only if every frame that was not judged resembles a judged one.
 
     Args:
-        frames: the F frames that were judged, of `frames.total` in the file.
-        verdicts: F verdicts, in the order of the frames.
+        frames: the F views that were judged, of `frames.total` frames in the file.
+        verdicts: F verdicts, in the order of the views.
 
     Returns:
-        The verdict, and "frame 3 of 4, the worst of 4 judged"; "" for a file of one frame and for a file that is
-        unjudged, where the reason says it.
+        The verdict, and "frame 3 of 4 on black, the worst of 8 judged"; "" for a file of one view and for a file that
+        is unjudged, where the reason says it.
     """
-    if frames.total == 1:
+    if frames.total == 1 and len(verdicts) == 1:
         return verdicts[0], ""
-    worst = worst_frame(verdicts)
-    verdict, place = verdicts[worst], f"frame {frames.numbers[worst] + 1} of {frames.total}"
+    worst = max(
+        range(len(verdicts)), key=lambda n: (_SEVERITY[verdicts[n].status], verdicts[n].unsafe or 0.0)
+    )
+    verdict, place = verdicts[worst], frames.place(worst)
     if verdict.reason:
         return replace(verdict, reason=f"{place}: {verdict.reason}"), ""
     if verdict.status == "safe" and frames.unrepresented:
         others = f"{frames.unrepresented} of {frames.total} frames"
-        reason = f"{others} resemble none of the {len(verdicts)} that were judged safe"
+        judged = len(set(frames.numbers))
+        reason = f"{others} resemble none of the {judged} that were judged safe"
         return replace(verdict, status="unjudged", unsafe=None, reason=reason), ""
     place = f"{place}, the worst of {len(verdicts)} judged"
     return replace(verdict, because=f"{place}: {verdict.because}" if verdict.because else place), place
