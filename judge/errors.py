@@ -7,7 +7,8 @@ ArbiterError
 ├── QuestionError        what score() was given has a form that it does not take: not a list of images, say
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
-└── MissingExtraError    an optional dependency that is not installed
+├── MissingExtraError    an optional dependency that is not installed
+└── RecordsError, NotFoundError, DecisionError  of what moderators stored (in `judge.records.errors`)
 """
 
 from typing import Literal

@@ -38,7 +38,20 @@ def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise TaxonomyError(f"Cannot read the taxonomy file {str(path)!r}: {error}.") from error
-    return taxonomy_from_data(_parse_yaml(content, str(path)), str(path))
+    return parse_taxonomy(content, str(path))
+
+
+def parse_taxonomy(content: str, source: str) -> Taxonomy:
+    """A taxonomy from the text of its YAML file.
+
+    Args:
+        content: as `Taxonomy.to_yaml` writes it.
+        source: what errors call it.
+
+    Raises:
+        TaxonomyError: not YAML, or not a taxonomy; the message names the entry.
+    """
+    return taxonomy_from_data(_parse_yaml(content, source), source)
 
 
 def _parse_yaml(content: str, source: str) -> object:

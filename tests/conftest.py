@@ -25,6 +25,7 @@ pytest_plugins = (
     "fixtures_models",
     "fixtures_exports",
     "fixtures_recipes",
+    "fixtures_records",
     "fixtures_server",
     "fixtures_shapes",
 )

@@ -7,16 +7,18 @@ from pathlib import Path
 from prompts.names import nearest_name
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Write a file so that readers, also after a crash, find either the old content or the new one.
 
     Args:
         path: the file; its folder must exist.
         content: bytes, or text that is written as UTF-8.
+        mode: its permissions, from the start; the umask takes its part away.
     """
     # The process id keeps two writers of one file apart; the last one to rename wins.
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # of a process that was killed; it could have other permissions
+    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
         file.flush()
         os.fsync(file.fileno())
