@@ -8,7 +8,7 @@ ArbiterError
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 ├── MissingExtraError    an optional dependency that is not installed
-└── RecordsError, NotFoundError, DecisionError  of what moderators stored (in `judge.records.errors`)
+└── RecordsError, NotFoundError, EntryError  about what moderators store (of `judge.records.errors`)
 """
 
 from typing import Literal

@@ -17,7 +17,7 @@ from sqlalchemy import text
 
 from judge.errors import ConfigError
 from judge.records.entries import NewItem
-from judge.records.errors import DecisionError, NotFoundError, RecordsError
+from judge.records.errors import EntryError, NotFoundError, RecordsError
 from judge.records.records import Records
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Category
@@ -141,9 +141,9 @@ def test_a_decision_needs_its_own_item_and_a_moderator(records, own_taxonomy, ma
         records.decide(second.id, verdict.id, "agree", moderator="m")
     with pytest.raises(NotFoundError, match="no item 99"):
         records.decide(99, verdict.id, "agree", moderator="m")
-    with pytest.raises(DecisionError, match="name of its moderator"):
+    with pytest.raises(EntryError, match="name of its moderator"):
         records.decide(first.id, verdict.id, "agree", moderator=" \n")
-    with pytest.raises(DecisionError, match="at most 100"):
+    with pytest.raises(EntryError, match="at most 100"):
         records.decide(first.id, verdict.id, "agree", moderator="m" * 101)
     with pytest.raises(TaxonomyError, match="no category 'Knifes'"):
         records.decide(
@@ -157,7 +157,7 @@ def test_a_decision_needs_its_own_item_and_a_moderator(records, own_taxonomy, ma
     ("prompt", "reason"), [("a" * 100_001, "at most 100,000"), ("a\0b", "NUL"), ("\ud800", "is no text")]
 )
 def test_a_prompt_that_cannot_be_stored_stores_nothing(records, tmp_path, prompt, reason):
-    with pytest.raises(DecisionError, match=reason):
+    with pytest.raises(EntryError, match=reason):
         records.add_items([NewItem(b"x", "x"), NewItem(b"y", "y", prompt)])
     assert records.items() == []
     assert stored_images(tmp_path) == set()

@@ -1,4 +1,4 @@
-"""Errors of the records; `RecordsError` means the database, the others what was asked of it."""
+"""Errors of the records; `RecordsError` means the database or the images, the others what was asked of them."""
 
 from prompts.errors import ArbiterError
 
@@ -11,5 +11,9 @@ class NotFoundError(ArbiterError, LookupError):
     """An item, verdict, taxonomy or image that the records do not hold."""
 
 
-class DecisionError(ArbiterError, ValueError):
+class EntryError(ArbiterError, ValueError):
+    """What cannot be stored: a text that is too long or none, a decision that nobody made."""
+
+
+class DecisionError(EntryError):
     """A decision that says too little, or contradicts the verdict that it is about."""

@@ -14,7 +14,7 @@ from prompts.taxonomy import Taxonomy
 
 from .database import Database
 from .entries import STATES, Decision, Item, NewItem, Ruling, SavedTaxonomy, StoredVerdict
-from .errors import DecisionError, NotFoundError
+from .errors import EntryError, NotFoundError
 from .images import ImageFolder, make_private_folder
 from .ruling import check_ruling
 from .saved import newest_taxonomies, policy, save_policy, save_version, saved_version
@@ -102,7 +102,7 @@ class Records:
         """Put images at the end of the queue: all of them, or on an error none.
 
         Raises:
-            DecisionError: a prompt that is too long or cannot be stored.
+            EntryError: a prompt that is too long or cannot be stored.
         """
         prompts = [_short(item.prompt, MAX_PROMPT, "A prompt") for item in new]
         with self._database.write() as session:
@@ -254,13 +254,14 @@ class Records:
         An item may be decided again; the latest decision counts, and the earlier ones stay in the log.
 
         Raises:
-            DecisionError: it says too little, or contradicts itself or the verdict; or nobody decides.
+            DecisionError: it says too little, or contradicts itself or the verdict.
+            EntryError: nobody decides, or a text is too long.
             TaxonomyError: a category that the verdict's taxonomy lacks.
             NotFoundError: the item is not in the queue, or has no such verdict.
         """
         moderator = printable(_short(moderator, MAX_MODERATOR, "The moderator's name") or "").strip()
         if not moderator:
-            raise DecisionError("A decision needs the name of its moderator; a pseudonym will do.")
+            raise EntryError("A decision needs the name of its moderator; a pseudonym will do.")
         note = _short(note, MAX_NOTE, "A note")
         with self._database.write() as session:
             item = _queued(session, item_id)
@@ -308,18 +309,18 @@ def _short(text: str | None, most: int, what: str) -> str | None:
     """The text, or None for an empty one.
 
     Raises:
-        DecisionError: it is too long, or holds characters that no database stores.
+        EntryError: it is too long, or holds characters that no database stores.
     """
     if text is None or not text.strip():
         return None
     if len(text) > most:
-        raise DecisionError(f"{what} has {len(text):,} characters; at most {most:,} are allowed.")
+        raise EntryError(f"{what} has {len(text):,} characters; at most {most:,} are allowed.")
     try:
         text.encode()  # fails on half a surrogate pair
     except UnicodeEncodeError as error:
-        raise DecisionError(f"{what} is no text: {first_line(error)}.") from error
+        raise EntryError(f"{what} is no text: {first_line(error)}.") from error
     if "\0" in text:  # PostgreSQL stores none
-        raise DecisionError(f"{what} holds a NUL character.")
+        raise EntryError(f"{what} holds a NUL character.")
     return text
 
 
