@@ -134,9 +134,10 @@ def test_unreadable_images_do_not_stop_the_rest(
 
 
 def test_nothing_readable_never_reaches_the_classifier(
-    red: RedJudge, capsys: pytest.CaptureFixture[str]
+    red: RedJudge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, _, _ = run(capsys, "judge", "nothing.png", "--judge", "run")
+    (tmp_path / "empty.png").touch()
+    code, _, _ = run(capsys, "judge", str(tmp_path / "empty.png"), "--judge", "run")
     assert code == 3
     assert red.calls == []
 
@@ -167,7 +168,24 @@ def test_nothing_readable_never_reaches_the_classifier(
         (["judge", "a.png", "--judge", "r", "--categories", ","], "Nothing selected"),
         (["judge", "a.png", "--judge", "r", "--custom", "no definition"], 'write "NAME: DEFINITION"'),
         (["judge", "a.png", "--judge", "r", "--custom", "three: again"], "three"),
-        (["judge", "--judge", "r", "."], "No images found"),
+        (["judge", "--judge", "r", "empty"], "No images found"),
+        (["judge", "aa.png", "--judge", "r"], "aa.png: no such file (did you mean 'a.png'?)"),
+        (
+            ["judge", "a.png", "--judge", "r", "--threshold", "three=0.1,seven=x"],
+            "'seven=x': expected a number",
+        ),
+        (["judge", "a.png", "--judge", "r", "--threshold", "three=0.1,Three=0.2"], "give each once"),
+        (["judge", "a.png", "--judge", "r", "--sort", "scroe"], "--sort scroe: choose one of"),
+        (
+            ["judge", "a.png", "--judge", "r", "--csv", "a.png"],
+            "--csv a.png: give a file whose name ends in .csv",
+        ),
+        (["judge", "a.png", "--judge", "r", "--html", "no/x.html"], "there is no folder no"),
+        (
+            ["judge", "a.png", "--judge", "r", "--prompts", "x.csv"],
+            "x.csv cannot be read as a table of prompts",
+        ),
+        (["judge", "a.png", "--judge", "r", "--prompts", "x.csv", "--prompt", "x"], "not both"),
         (["nonsense"], "No such command 'nonsense'"),
         (["taxonomy"], "Missing command. (see arbiter taxonomy --help)"),
         (["recipes", "cppy"], "Did you mean 'copy'?"),
@@ -186,6 +204,8 @@ def test_usage_errors_are_two(
     message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("a.png")
+    (tmp_path / "empty").mkdir()
     code, lines, errors = run(capsys, *arguments)
     assert (code, lines) == (2, [])
     assert message in errors

@@ -136,7 +136,7 @@ def test_a_recipe_that_cannot_be_imported_is_an_error(
     ("out", "err", "code", "errors"),
     [
         (None, None, 0, ""),
-        ("gone", None, 2, ""),
+        ("gone", None, 141, ""),
         (
             "/dev/full",
             None,
@@ -148,7 +148,7 @@ def test_a_recipe_that_cannot_be_imported_is_an_error(
     ],
 )
 def test_closed_and_full_streams(out: str | None, err: str | None, code: int, errors: str) -> None:
-    """A closed pipe or a full disk is exit code 2, never 1 and never Python's own 120.
+    """A closed pipe is exit code 141, a full disk 2; never 1 and never Python's own 120.
 
     Characters that the terminal's encoding lacks are no error.
     """
@@ -184,7 +184,7 @@ def test_closed_and_full_streams(out: str | None, err: str | None, code: int, er
 
 
 @pytest.mark.parametrize("buffered", ["", "1"])
-def test_a_closed_pipe_is_an_error_of_any_command(buffered: str) -> None:
+def test_a_closed_pipe_is_no_verdict_of_any_command(buffered: str) -> None:
     """Typer itself would exit with 1, which means "flagged"."""
     reader, writer = os.pipe()
     os.close(reader)
@@ -197,7 +197,7 @@ def test_a_closed_pipe_is_an_error_of_any_command(buffered: str) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered},
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (2, b"")
+    assert (done.returncode, done.stderr) == (141, b"")
 
 
 def test_a_missing_package_of_the_command_line_is_an_error_too(tmp_path: Path) -> None:

@@ -10,6 +10,9 @@ from prompts.printable import error_line, printable_lines
 
 EXIT_SAFE, EXIT_FLAGGED, EXIT_ERROR, EXIT_UNJUDGED = 0, 1, 2, 3
 EXIT_INTERRUPTED = 130
+EXIT_READER_GONE = 141
+"""What a shell gives a program that its reader left (128 and SIGPIPE), as in `arbiter judge ... | head`. It is no
+verdict, as the remaining images were not judged, and no error, as nobody asked for more."""
 
 
 def run_to_exit_code(
@@ -20,6 +23,8 @@ def run_to_exit_code(
     ours: tuple[type[Exception], ...] = (ArbiterError,),
 ) -> int:
     """Run a command and return its exit code; any exception is `EXIT_ERROR` with one line on standard error.
+
+    A reader that closes standard output is `EXIT_READER_GONE`, without a line.
 
     Python itself would exit with 1 after an exception, and 1 means "flagged" here.
 
@@ -42,7 +47,7 @@ def run_to_exit_code(
         return EXIT_INTERRUPTED
     except BrokenPipeError:  # `arbiter judge ... | head`
         _redirect_to_devnull(sys.stdout)
-        return EXIT_ERROR
+        return EXIT_READER_GONE
     except Exception as error:
         if debug:
             import traceback

@@ -8,12 +8,13 @@ whatever cannot be read.
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import cast
 
 from judge.errors import ConfigError
+from judge.runs.files import nearest_path
 from prompts.printable import printable
 
 from .exit_codes import print_stderr
@@ -30,6 +31,8 @@ SUFFIXES = frozenset(
 """Suffixes of images, in lower case. Most of these formats are never decoded: such files are listed, and unjudged."""
 _HEAD_BYTES = 4096
 """Bytes read from the start of a file without the suffix of an image."""
+_MAGIC_BYTES = 16
+"""Bytes from which an image on standard input is known."""
 _MORE_MAGIC = (
     *(b"II+\0", b"MM\0+"),  # BigTIFF
     *(b"II\xbc", b"\xff\x4f\xff\x51"),  # JPEG XR, JPEG 2000 without a container
@@ -51,10 +54,16 @@ class FoundFile:
 
     path: str
     reason: str | None = None
+    data: bytes | None = None
+    """The image itself, where it came on standard input."""
 
 
-def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[FoundFile]:
-    """The image files that the command line names: files, those in folders, and `-` for a list on standard input.
+def find_images(
+    paths: Iterable[str], *, null: bool = False, tell: Callable[[str], None] = print_stderr
+) -> Iterator[FoundFile]:
+    """The image files that the command line names: files, those in folders, and `-` for standard input.
+
+    On standard input is one image, known by its first bytes and named `-`, or a list of paths.
 
     A file that is named is always listed. Other files of a folder are counted on standard error. Linked folders are
     followed, each real folder once.
@@ -62,6 +71,7 @@ def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[FoundFi
     Args:
         paths: as they were given.
         null: paths on standard input end with NUL instead of a line break.
+        tell: prints a remark.
 
     Raises:
         ConfigError: `null` without a `-`.
@@ -71,10 +81,23 @@ def find_images(paths: Iterable[str], *, null: bool = False) -> Iterator[FoundFi
         raise ConfigError("--null is about paths from standard input; give - as PATH.")
     for path in paths:
         if path == "-":
-            for listed in _read_list(b"\0" if null else b"\n"):
-                yield from _find_below(listed)
+            yield from _read_standard_input(null, tell)
         else:
-            yield from _find_below(path)
+            yield from _find_below(path, tell)
+
+
+def say_missing(paths: Sequence[str], tell: Callable[[str], None]) -> None:
+    """Tell which of the named files are not there, with those that were probably meant, before a judge is loaded.
+
+    Raises:
+        ConfigError: none of them is.
+    """
+    named = [path for path in paths if path != "-"]
+    missing = [f"{path}: no such file{nearest_path(path)}" for path in named if not os.path.lexists(path)]
+    if missing and len(missing) == len(paths):
+        raise ConfigError("; ".join(missing))
+    for line in missing:
+        tell(f"arbiter: {printable(line)}")
 
 
 def looks_like_image(path: str) -> bool:
@@ -84,7 +107,7 @@ def looks_like_image(path: str) -> bool:
     return os.path.splitext(name)[1].lower() in SUFFIXES or _starts_like_image(_read_head(path))
 
 
-def _find_below(path: str) -> Iterator[FoundFile]:
+def _find_below(path: str, tell: Callable[[str], None]) -> Iterator[FoundFile]:
     """A file, or the image files below a folder."""
     if not os.path.isdir(path):
         yield FoundFile(path)
@@ -96,7 +119,7 @@ def _find_below(path: str) -> Iterator[FoundFile]:
         else:
             yield found
     if others:
-        print_stderr(f"arbiter: {printable(path)}: {others} files are no images, not judged")
+        tell(f"arbiter: {printable(path)}: {others} files are no images, not judged")
 
 
 def _walk(folder: str) -> Iterator[FoundFile]:
@@ -136,12 +159,45 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
         return False
 
 
-def _read_list(end: bytes) -> Iterator[str]:
-    """The paths on standard input; read as bytes, as file names need not be in the terminal's encoding."""
-    rest, stream = b"", cast(BufferedReader, sys.stdin.buffer)
-    while chunk := stream.read1(65536):  # returns what is there: a slow list is judged as it arrives
+def _read_standard_input(null: bool, tell: Callable[[str], None]) -> Iterator[FoundFile]:
+    """The image on standard input, or the files of the list there; read as bytes, as names may be in any encoding."""
+    end, stream = b"\0" if null else b"\n", cast(BufferedReader, sys.stdin.buffer)
+    from judge.data.images import DEFAULT_LIMITS
+
+    head = _read_first(stream, end)
+    if not null and _is_binary(head) and _starts_like_image(head):
+        # One byte more than allowed is enough to know that the image is too large.
+        yield FoundFile("-", data=head + stream.read(DEFAULT_LIMITS.max_bytes + 1))
+        return
+    for path in _read_list(head, stream, end):
+        yield from _find_below(path, tell)
+
+
+def _read_first(stream: BufferedReader, end: bytes) -> bytes:
+    """The first bytes of a stream: enough to know an image, and of a list no more than has arrived."""
+    head = b""
+    while len(head) < _MAGIC_BYTES and (end not in head or _is_binary(head)):
+        chunk = stream.read1(65536)
+        if not chunk:
+            break
+        head += chunk
+    return head
+
+
+def _is_binary(head: bytes) -> bool:
+    """Whether the first bytes are no text: a list may start with `BMW.jpg`, as a BMP does."""
+    return any(byte < 32 and byte not in b"\t\r\n" for byte in head[:_MAGIC_BYTES]) or head[:1] > b"\x7e"
+
+
+def _read_list(rest: bytes, stream: BufferedReader, end: bytes) -> Iterator[str]:
+    """The paths of a list that starts with `rest`."""
+    chunk = b""
+    while True:
         *complete, rest = (rest + chunk).split(end)
         yield from _decode_paths(complete, end)
+        chunk = stream.read1(65536)  # returns what is there: a slow list is judged as it arrives
+        if not chunk:
+            break
     yield from _decode_paths([rest], end)
 
 

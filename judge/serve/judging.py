@@ -2,9 +2,10 @@
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,14 +27,18 @@ if TYPE_CHECKING:
     from judge.data.frames import Frames
     from judge.protocol import Classifier
 
+THUMBNAIL = 360
+"""Longest side of the small pictures, in pixels."""
+
 
 class JudgedFile(NamedTuple):
     """A file after it is judged."""
 
     row: dict[str, Any]
     """As `verdict_row` gives it."""
-    image: "Image | None"
-    """The pixels that were judged, of an animation those of the frame that decides; None for what was not opened."""
+    thumbnail: bytes | None = None
+    """JPEG of the pixels that were judged, of an animation those of the frame that decides; None where nobody asked, or
+    the image was not opened."""
 
 
 @dataclass
@@ -41,6 +46,7 @@ class _OpenedFile:
     """A file before it is judged: its frames, or the reason why it has none."""
 
     path: str
+    prompt: str | None
     reason: str = ""
     frames: "Frames | None" = None
     hash: str | None = None
@@ -58,8 +64,11 @@ class JudgeCall:
 
     classifier: "Classifier"
     judging: Judging
-    prompt: str | None = None
+    prompt_of: Callable[[str], str | None] = lambda path: None
+    """The prompt of a file, by its path."""
     multilabel: bool = False
+    thumbnails: bool = False
+    """Keep a small picture of every image."""
 
     @cached_property
     def evidence(self) -> str:
@@ -74,18 +83,19 @@ class JudgeCall:
 
     def judge_files(self, found: Iterable[FoundFile], batch_size: int) -> Iterator[JudgedFile]:
         """One row per file, in order, as soon as a batch of files is judged; an animation has the worst frame's."""
-        for files in _batches(map(_open, found), batch_size):
-            images = [image for file in files for image in file.images]
+        for files in _batches(map(self._open, found), batch_size):
+            pairs = [(image, file.prompt) for file in files for image in file.images]
             # An animation may have more frames than a batch, so a chunk of images may end within a file.
-            chunks = (images[start : start + batch_size] for start in range(0, len(images), batch_size))
-            verdicts = iter([verdict for chunk in chunks for verdict in self.judge_batch(chunk)])
+            chunks = (pairs[start : start + batch_size] for start in range(0, len(pairs), batch_size))
+            verdicts = iter([verdict for chunk in chunks for verdict in self._judge_batch(chunk)])
             for file in files:
                 yield self._conclude(file, list(islice(verdicts, len(file.images))))
             sys.stdout.flush()  # a pipe is block-buffered, and its reader should see each batch
 
-    def judge_batch(self, images: "Sequence[Image]") -> list[Verdict]:
-        """One verdict per image."""
-        prompts, taxonomy = [self.prompt] * len(images), self.judging.taxonomy
+    def _judge_batch(self, pairs: "Sequence[tuple[Image, str | None]]") -> list[Verdict]:
+        """One verdict per image and its prompt."""
+        images, prompts = [image for image, _ in pairs], [prompt for _, prompt in pairs]
+        taxonomy = self.judging.taxonomy
         if self.multilabel:
             scores = score_each_category(self.classifier, images, prompts, taxonomy)
         else:
@@ -109,7 +119,23 @@ class JudgeCall:
         row = verdict_row(
             verdict, self.judging, time=now(), path=file.path, image_hash=file.hash, frame=frame
         )
-        return JudgedFile(row, file.images[worst_frame(verdicts)] if verdicts else None)
+        shown = verdicts and self.thumbnails
+        return JudgedFile(row, _thumbnail(file.images[worst_frame(verdicts)]) if shown else None)
+
+    def _open(self, found: FoundFile) -> _OpenedFile:
+        from judge.data.frames import open_frames
+        from judge.data.images import read_bytes
+
+        opened = _OpenedFile(found.path, self.prompt_of(found.path), found.reason or "")
+        if found.reason is not None:
+            return opened
+        try:
+            data = read_bytes(found.path if found.data is None else found.data)
+            opened.hash = hashlib.sha256(data).hexdigest()
+            opened.frames = open_frames(data)
+        except ImageError as error:
+            opened.reason = str(error)
+        return opened
 
 
 def model_hash(name: str) -> str | None:
@@ -124,20 +150,12 @@ def model_hash(name: str) -> str | None:
     return fingerprint(path) if here and path.exists() else None
 
 
-def _open(found: FoundFile) -> _OpenedFile:
-    from judge.data.frames import open_frames
-    from judge.data.images import read_bytes
-
-    if found.reason is not None:
-        return _OpenedFile(found.path, found.reason)
-    opened = _OpenedFile(found.path)
-    try:
-        data = read_bytes(found.path)
-        opened.hash = hashlib.sha256(data).hexdigest()
-        opened.frames = open_frames(data)
-    except ImageError as error:
-        opened.reason = str(error)
-    return opened
+def _thumbnail(image: "Image") -> bytes:
+    """A JPEG of at most `THUMBNAIL` pixels a side, encoded anew: nothing of the file but its pixels is left."""
+    small, file = image.copy(), BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(file, "JPEG", quality=80)
+    return file.getvalue()
 
 
 def _batches(files: Iterable[_OpenedFile], size: int) -> Iterator[list[_OpenedFile]]:

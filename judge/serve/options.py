@@ -1,6 +1,6 @@
 """The options that `arbiter judge` and `arbiter calibrate` share: the judge, the taxonomy, the thresholds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -60,7 +60,9 @@ DeviceOption = Annotated[
     str | None,
     typer.Option(metavar="DEVICE", help="cpu, cuda, cuda:1, ...", show_default="a GPU where there is one"),
 ]
-
+QuietOption = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print results and errors only: no progress, counts or remarks.")
+]
 
 _SHOWN = 5
 """Categories that a warning names at most."""
@@ -108,28 +110,32 @@ def default_taxonomy(classifier: "Classifier") -> Taxonomy:
     return taxonomy
 
 
-def warn_outside_promise(classifier: "Classifier", taxonomy: Taxonomy) -> None:
+def warn_outside_promise(
+    classifier: "Classifier", taxonomy: Taxonomy, tell: Callable[[str], None] = print_stderr
+) -> None:
     """Warn, once, if a cascade was calibrated for something else; `Verdict.because` repeats it for each image."""
     outside = classifier.outside_promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
     if outside is not None:
-        print_stderr(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
+        tell(f"arbiter: {printable(classifier.name)}: {printable(outside)}")
 
 
-def warn_without_evidence(classifier: "Classifier", run: str, taxonomy: Taxonomy) -> None:
+def warn_without_evidence(
+    classifier: "Classifier", run: str, taxonomy: Taxonomy, tell: Callable[[str], None] = print_stderr
+) -> None:
     """Warn, once, of categories that the judge was neither trained nor measured on; `Verdict.evidence` says so too."""
     unknown = evidence_of(classifier).without(taxonomy)
     if not unknown:
         return
     kept = isinstance(classifier, HasEvidence) and classifier.evidence is not None
     if not kept and (Path(run) / MANIFEST).is_file():
-        print_stderr(
+        tell(
             f"arbiter: {printable(run)} is older than records of lessons: nobody knows what it was trained and "
             "measured on, and it answers outside of that too; train it again"
         )
         return
     shown = ", ".join(map(repr, unknown[:_SHOWN]))
     rest = f" and {len(unknown) - _SHOWN} more" if len(unknown) > _SHOWN else ""
-    print_stderr(
+    tell(
         f"arbiter: {printable(classifier.name)} was neither trained nor measured on {printable(shown)}{rest}, worded "
         "so; `arbiter obedience` measures it on labelled images"
     )
@@ -162,7 +168,9 @@ def choose_categories(
 
 
 def parse_threshold(texts: Sequence[str]) -> float | dict[str, float]:
-    """`--threshold 0.3`, or `--threshold Violence=0.3` once for each category; never both.
+    """`--threshold 0.3`, or `--threshold Violence=0.3,Nudity=0.7` for some categories; never both.
+
+    A name with a comma is understood in an option of its own: `--threshold "Alcohol, tobacco=0.3"`.
 
     Raises:
         ConfigError: not a number from 0 to 1, two for one category (case ignored), or one for all mixed with some for
@@ -170,19 +178,21 @@ def parse_threshold(texts: Sequence[str]) -> float | dict[str, float]:
     """
     limits: dict[str, float] = {}  # the number for all categories has the name ""
     for text in texts:
-        name, _, number = text.rpartition("=")  # the last one: a name may contain "="
-        try:
-            value = float(number)
-        except ValueError:
-            value = -1.0
-        if not 0 <= value <= 1:  # also refuses NaN
-            raise ConfigError(f"--threshold {text!r}: expected a number from 0 to 1, or NAME=number.")
-        if name.strip().casefold() in map(str.casefold, limits):
-            raise ConfigError(f"--threshold {text!r}: there is one before it already; give each once.")
-        limits[name.strip()] = value
+        parts = text.split(",")
+        for part in parts if all("=" in part for part in parts) else [text]:
+            name, _, number = part.rpartition("=")  # the last one: a name may contain "="
+            try:
+                value = float(number)
+            except ValueError:
+                value = -1.0
+            if not 0 <= value <= 1:  # also refuses NaN
+                raise ConfigError(f"--threshold {part!r}: expected a number from 0 to 1, or NAME=number.")
+            if name.strip().casefold() in map(str.casefold, limits):
+                raise ConfigError(f"--threshold {part!r}: there is one before it already; give each once.")
+            limits[name.strip()] = value
     if "" not in limits:
         return limits
-    if len(texts) > 1:
+    if len(limits) > 1:
         raise ConfigError("--threshold: give one number for all, or NAME=number for each category, not both.")
     return limits[""]
 

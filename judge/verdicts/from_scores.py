@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from judge.protocol import on_one_scale
 from prompts.taxonomy import Taxonomy
-from prompts.verdict import Verdict, verdict_from_scores
+from prompts.verdict import DEFAULT_THRESHOLD, Verdict, verdict_from_scores
+
+from .rows import Judging
 
 if TYPE_CHECKING:
     from judge.data.frames import Frames
@@ -43,6 +45,7 @@ def verdicts_from_scores(
     """
     # Not every classifier ends with `on_one_scale`. Without it, an `unsafe` above all categories would be refused.
     scores = on_one_scale(scores)
+    limits = Judging(taxonomy, threshold).thresholds
     verdicts = []
     for row, reason in enumerate(scores.reasons):
         verdict = verdict_from_scores(
@@ -60,12 +63,51 @@ def verdicts_from_scores(
                 reason=verdict.reason or reason,
                 decided_by=verdict.decided_by if scores.decided_by is None else scores.decided_by[row],
                 because=None if scores.because is None else scores.because[row],
-                note=None if scores.notes is None else scores.notes[row],
+                note=_join(
+                    threshold_note(verdict, limits),
+                    None if scores.notes is None else scores.notes[row],
+                ),
                 evidence=evidence,
                 promise=promise,
             )
         )
     return verdicts
+
+
+def threshold_note(verdict: Verdict, limits: Mapping[str, float]) -> str | None:
+    """Why a verdict is not the one that 0.5 would give: `three 0.62 is below its threshold 0.9`; None where it is.
+
+    Args:
+        verdict: what was decided.
+        limits: threshold of every category.
+    """
+    default = DEFAULT_THRESHOLD
+    high = [name for name, score in verdict.scores.items() if score >= default]
+    if verdict.status == "unsafe" and not high and verdict.category is not None:
+        score, limit = verdict.scores[verdict.category], limits[verdict.category]
+        return f"{verdict.category} {_beside(score, limit)} reaches its threshold {limit:g}"
+    if verdict.status != "unsafe" and high:
+        below = [
+            f"{name} {_beside(verdict.scores[name], limits[name])} is below its threshold {limits[name]:g}"
+            for name in high
+        ]
+        return "; ".join(below)
+    if not verdict.scores and verdict.unsafe is not None:
+        flagged, limit = verdict.status == "unsafe", next(iter(limits.values()))
+        if flagged != (verdict.unsafe >= default):
+            return f"{_beside(verdict.unsafe, limit)} {'reaches' if flagged else 'is below'} every threshold"
+    return None
+
+
+def _beside(score: float, limit: float) -> str:
+    """A score with as many digits as show on which side of a threshold it lies, at least two."""
+    shown = float(f"{limit:g}")
+    texts = (f"{score:.{digits}f}" for digits in range(2, 18))
+    return next((text for text in texts if (float(text) >= shown) == (score >= limit)), repr(score))
+
+
+def _join(*texts: str | None) -> str | None:
+    return "; ".join(filter(None, texts)) or None
 
 
 def unjudged(reason: str, taxonomy: Taxonomy, model: str) -> Verdict:
