@@ -8,11 +8,9 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import FileResponse
-from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
-from . import health, moderations, taxonomy_routes, verdict_routes
+from . import health, moderations, page_routes, taxonomy_routes, verdict_routes
 from .answers import json_answer
 from .bodies import BodyLimit
 from .errors import ApiError
@@ -24,13 +22,6 @@ from .settings import ServerSettings
 from .taxonomies import Taxonomies
 
 LOG = logging.getLogger("arbiter")
-PAGE = Path(__file__).parent / "page"
-_PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' blob: data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",
-}
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
@@ -53,7 +44,7 @@ def create_app(service: JudgeService, settings: ServerSettings, records: Any = N
 
         app.include_router(review)
     if settings.page:
-        _add_page(app)
+        app.include_router(page_routes.router)
     app.add_exception_handler(ApiError, _answer_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
@@ -106,16 +97,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
     finally:
         service.close()
-
-
-def _add_page(app: FastAPI) -> None:
-    """The page for moderators: three static files."""
-
-    @app.get("/", include_in_schema=False)
-    async def page() -> FileResponse:
-        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
-
-    app.mount("/static", StaticFiles(directory=PAGE, check_dir=False))
 
 
 async def _answer_error(_: Request, error: Exception) -> Response:
