@@ -113,18 +113,34 @@ def _load(
 
 def _base(name: str, device: str, template: str | None, batch_size: int) -> "Classifier":
     """A base model, judged zero-shot."""
-    from .standins.shipped import SHIPPED
     from .vlm.load import BaseOptions, load_base
     from .vlm.score import VisionLanguageJudge
 
-    path = Path(name)
-    if path.is_dir() and not (path / "config.json").is_file():
-        raise CheckpointError(f"{path} is neither a run (no {MANIFEST}) nor a model (no config.json).")
-    if not (path.is_dir() or name in SHIPPED or name.startswith(HUB)):
-        raise CheckpointError(_not_found(name))
+    check_name(name)
     name = name.removeprefix(HUB)
     model, processor = load_base(BaseOptions(model_name_or_path=name), device=device)
     return VisionLanguageJudge(model, processor, template or "policy_first", name=name, batch_size=batch_size)
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that is nothing here, before anything heavy is imported; whether it can be loaded shows later.
+
+    Raises:
+        CheckpointError: neither a run or model folder, an exported student, a shipped name, a URL, nor marked as the
+            hub's; with the name that was probably meant.
+    """
+    from .standins.shipped import SHIPPED, run_path
+
+    path = Path(run_path(name))
+    if path.is_dir():
+        if not any((path / file).is_file() for file in (MANIFEST, "config.json")):
+            raise CheckpointError(f"{path} is neither a run (no {MANIFEST}) nor a model (no config.json).")
+    elif not (
+        name in SHIPPED
+        or name.startswith((HUB, "http://", "https://"))
+        or (path.suffix == ".onnx" and path.is_file())
+    ):
+        raise CheckpointError(_not_found(name))
 
 
 def _not_found(name: str) -> str:

@@ -15,9 +15,10 @@ from .answers import json_answer
 from .bodies import BodyLimit
 from .errors import ApiError
 from .keys import KeyCheck
+from .loading import load_judge
 from .origins import OriginCheck
 from .requests import Requests
-from .service import JudgeService, LoadedJudge
+from .service import JudgeService
 from .settings import ServerSettings
 from .taxonomies import Taxonomies
 
@@ -59,34 +60,6 @@ def create_app(service: JudgeService, settings: ServerSettings, records: Any = N
 def build_service(settings: ServerSettings) -> JudgeService:
     """The service that `settings` describe; the classifier is loaded when the application starts."""
     return JudgeService(lambda: load_judge(settings), settings)
-
-
-def load_judge(settings: ServerSettings) -> LoadedJudge:
-    """Load the classifier that `settings` name; takes seconds to minutes.
-
-    Raises:
-        ArbiterError: it cannot be loaded, or has no taxonomy of its own and none was given.
-    """
-    from judge.classifiers import load_classifier
-    from judge.errors import ConfigError
-    from judge.protocol import HasDefaultTaxonomy
-    from judge.runs.references import fingerprint
-
-    if settings.run is None:
-        raise ConfigError("No classifier was named.")
-    classifier = load_classifier(
-        settings.run,
-        device=settings.device,
-        batch_size=settings.batch_size,
-        stage_judge=settings.stage_judge,
-        prompt_mode=settings.prompt_mode,
-    )
-    own = classifier.default_taxonomy if isinstance(classifier, HasDefaultTaxonomy) else None
-    taxonomy = settings.taxonomy or own
-    if taxonomy is None:
-        raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
-    path = Path(settings.run)
-    return LoadedJudge(classifier, taxonomy, classifier.name, fingerprint(path) if path.exists() else None)
 
 
 @asynccontextmanager

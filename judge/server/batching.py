@@ -18,6 +18,8 @@ from judge.inputs import concatenate_scores
 from judge.protocol import Classifier, Scores
 from prompts.taxonomy import Taxonomy
 
+from .futures import complete
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -122,7 +124,7 @@ class Batcher:
             self._changed.notify()
         self._thread.join()
         for entry in dropped:
-            _tell(entry.future, error=RuntimeError("the server was closed"))
+            complete(entry.future, error=RuntimeError("the server was closed"))
 
     async def _wait(self, entry: _Images | _Call, future: "asyncio.Future[Result]") -> Result:
         with self._changed:
@@ -185,7 +187,7 @@ class Batcher:
             row += len(some)
             if not entry.left:
                 found = entry.scores
-                _tell(entry.future, found[0] if len(found) == 1 else concatenate_scores(found))
+                complete(entry.future, found[0] if len(found) == 1 else concatenate_scores(found))
 
     def _score_rows(
         self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy
@@ -241,22 +243,6 @@ def _failed(taxonomy: Taxonomy, error: Exception) -> Scores:
 
 def _answer(call: _Call) -> None:
     try:
-        _tell(call.future, call.function())
+        complete(call.future, call.function())
     except Exception as error:
-        _tell(call.future, error=error)
-
-
-def _tell(future: "asyncio.Future[Any]", result: Any = None, error: Exception | None = None) -> None:
-    """Complete a future of the event loop from another thread."""
-
-    def complete() -> None:
-        if future.done():  # its request went away
-            return
-        if error is None:
-            future.set_result(result)
-        else:
-            future.set_exception(error)
-
-    loop = future.get_loop()
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(complete)
+        complete(call.future, error=error)

@@ -6,10 +6,10 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from judge.errors import ImageError
 from judge.lessons.evidence import evidence_of
@@ -22,6 +22,7 @@ from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 
 from .batching import Batcher
 from .errors import DrainingError, LoadingError, OverloadedError
+from .futures import in_daemon_thread, run_to_end
 from .metrics import Metrics
 from .opening import Opener, ThreadOpener
 
@@ -35,8 +36,6 @@ LOG = logging.getLogger("arbiter")
 MAX_HELD_PIXELS = 2**26
 """Pixels of opened images that may wait to be scored before further ones are opened: 200 MB. Each opener may exceed it
 by what it is at."""
-
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -75,6 +74,8 @@ class LoadedJudge:
     name: str
     sha256: str | None = None
     """`judge.runs.references.fingerprint`; None for a served classifier."""
+    threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD
+    """Used where a question gives none."""
 
 
 class JudgeService:
@@ -95,6 +96,7 @@ class JudgeService:
     ) -> None:
         self.settings = settings
         self.draining = False
+        """Whether new questions are refused, as the server is shutting down."""
         self.pending = 0
         """Images that were accepted and not answered yet, frames included."""
         self.failure: BaseException | None = None
@@ -109,6 +111,7 @@ class JudgeService:
         self._judge: LoadedJudge | None = None
         self._batcher: Batcher | None = None
         self._starting: asyncio.Task[None] | None = None
+        self._closed = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._facts = lru_cache(maxsize=256)(self._ask_facts)
@@ -163,29 +166,32 @@ class JudgeService:
         return False
 
     def default_threshold(self, taxonomy: Taxonomy) -> float | dict[str, float]:
-        """The server's threshold for this taxonomy; of thresholds per category, those that it has."""
-        given = self.settings.threshold
-        if not isinstance(given, Mapping):
-            return given
-        names = {name.casefold() for name in taxonomy.names}
-        return {name: value for name, value in given.items() if name.casefold() in names}
+        """The threshold of questions that give none; of those per category, the ones of the same categories."""
+        found = self.judge_loaded
+        if not isinstance(found.threshold, Mapping):
+            return found.threshold
+        limits = {
+            found.taxonomy.categories[found.taxonomy.index(name)]: limit
+            for name, limit in found.threshold.items()
+        }
+        return {category.name: limits[category] for category in taxonomy if category in limits}
 
     # --- life ----------------------------------------------------------------------------------------------
 
-    def start(self) -> "asyncio.Task[None]":
+    def start(self) -> None:
         """Load the classifier in a thread; a failure is kept in `failure`."""
         if self._starting is None:
             self._starting = asyncio.get_running_loop().create_task(self._start())
-        return self._starting
 
     async def _start(self) -> None:
         try:
-            found = await asyncio.to_thread(self._load)
+            found = await in_daemon_thread(self._load)
         except Exception as error:
             self.failure = error
             return
-        self._batcher = Batcher(found.classifier, self.settings.batch_size, self.metrics)
-        self._judge = found
+        if not self._closed:
+            self._batcher = Batcher(found.classifier, self.settings.batch_size, self.metrics)
+            self._judge = found
 
     async def drain(self) -> None:
         """Refuse new questions, and return when all accepted ones are answered."""
@@ -194,7 +200,9 @@ class JudgeService:
 
     def close(self) -> None:
         """Stop decoding and scoring; whoever still waits gets an error."""
-        self.draining = True
+        if self._closed:
+            return
+        self.draining = self._closed = True
         self._opener.close()
         if self._batcher is not None:
             self._batcher.close()
@@ -285,7 +293,9 @@ class JudgeService:
         try:
             async with self._openers:
                 await self._room.wait()
-                opened = await _finish(self._opener.open(data))
+                opened = await run_to_end(
+                    self._opener.open(data)
+                )  # cancelled, it would cost a worker process
         except ImageError as error:
             self.metrics.opened(error.status, time.perf_counter() - started)
             raise
@@ -342,13 +352,6 @@ def _opener(settings: "ServerSettings") -> Opener:
     from judge.intake.decoding import DecodePool
 
     return DecodePool(settings.decode_workers)
-
-
-async def _finish(work: Coroutine[Any, Any, Result]) -> Result:
-    """Await some work that goes on if the caller is cancelled: cancelled decoding would cost a worker process."""
-    task = asyncio.ensure_future(work)
-    task.add_done_callback(lambda done: done.cancelled() or done.exception())  # which then nobody asks for
-    return await asyncio.shield(task)
 
 
 def _as_png(opened: "Decoded") -> list[bytes]:

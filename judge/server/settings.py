@@ -1,14 +1,12 @@
 """What `arbiter serve` was told: limits, folders, keys, and which classifier judges."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from judge.errors import ConfigError
 from prompts.reading import PromptMode
 from prompts.taxonomy import Taxonomy
-from prompts.verdict import DEFAULT_THRESHOLD
 
 MAX_IMAGES = 64
 """Images in one request, by default."""
@@ -36,8 +34,6 @@ class ServerSettings:
     prompt_mode: PromptMode = "max"
     taxonomy: Taxonomy | None = None
     """Used where a request names none; by default the classifier's own."""
-    threshold: float | Mapping[str, float] = DEFAULT_THRESHOLD
-    """Used where a request gives none; names that a request's taxonomy lacks are ignored."""
     batch_size: int = 8
     """Images in one call of the classifier."""
     queue_images: int = 256
