@@ -29,8 +29,10 @@ ImageStatus = Literal[
     "timeout",
     "out_of_memory",
     "crashed",
+    "url_refused",
+    "url_failed",
 ]
-"""What `judge.data.images.open_image` can fail with, explained there; the last three, `judge.intake.decoding`."""
+"""What `judge.data.images.open_image` can fail with, explained there; from `timeout` on what `judge.intake` can."""
 
 
 class ImageError(ArbiterError, ValueError):
