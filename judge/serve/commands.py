@@ -14,6 +14,7 @@ from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
 from .exit_codes import print_stderr
 from .judge_command import JUDGE_EPILOG, judge_images
 from .options import quiet_libraries
+from .serve_command import SERVE_EPILOG, serve
 
 # No rich markup: importing rich would double the time of `--help`, and it draws boxes into logs.
 app = typer.Typer(
@@ -54,6 +55,10 @@ app.command("judge", epilog=JUDGE_EPILOG, short_help="Judge files, folders, or p
 )
 app.command("calibrate", epilog=CALIBRATE_EPILOG, short_help="Fit a threshold for each category.")(
     calibrate_thresholds
+)
+
+app.command("serve", epilog=SERVE_EPILOG, short_help="Answer over HTTP, and show a page for moderators.")(
+    serve
 )
 
 

@@ -116,13 +116,12 @@ class Batcher:
             return sum(entry.left for entry in self._queue if isinstance(entry, _Images))
 
     def close(self) -> None:
-        """End the thread after the batch it is at; whoever still waits gets a RuntimeError."""
+        """End the thread after the batch it is at, for which nobody waits; whoever waits for others gets an error."""
         with self._changed:
             self._closed = True
             dropped = list(self._queue)
             self._queue.clear()
             self._changed.notify()
-        self._thread.join()
         for entry in dropped:
             complete(entry.future, error=RuntimeError("the server was closed"))
 
