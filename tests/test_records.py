@@ -45,8 +45,15 @@ def test_an_item_comes_back_as_it_was_added(records, tmp_path):
     assert records.item(item.id) == item
     assert records.image(item.sha256) == b"the bytes"
     assert stored_images(tmp_path) == {item.sha256}
-    assert records.holds(item.sha256, item.prompt)
-    assert not records.holds(item.sha256, None)
+
+
+def test_what_the_queue_has_need_not_be_added_again(records):
+    new = [NewItem(b"x", "1"), NewItem(b"x", "2"), NewItem(b"x", "3", "a prompt"), NewItem(b"y", "4")]
+    assert [item.name for item in records.add_items(new, again=False)] == ["1", "3", "4"]
+    assert records.add_items(new, again=False) == []
+    records.delete_item(records.items()[0].id)
+    assert [item.name for item in records.add_items(new, again=False)] == ["1"]
+    assert len(records.add_items(new)) == 4
 
 
 def test_images_and_the_database_are_private(records, tmp_path):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from judge.errors import first_line
@@ -98,27 +98,27 @@ class Records:
 
     # The queue
 
-    def add_items(self, new: Sequence[NewItem]) -> list[Item]:
+    def add_items(self, new: Sequence[NewItem], *, again: bool = True) -> list[Item]:
         """Put images at the end of the queue: all of them, or on an error none.
+
+        Args:
+            new: the images.
+            again: whether to add what the queue has already, the same bytes with the same prompt.
 
         Raises:
             EntryError: a prompt that is too long or cannot be stored.
         """
         prompts = [_short(item.prompt, MAX_PROMPT, "A prompt") for item in new]
         with self._database.write() as session:
-            # Within the transaction, so that nobody deletes the same image meanwhile.
-            rows = [
-                ItemRow(
-                    name=printable(item.name)[:MAX_NAME] or "image",
-                    sha256=self._images.add(item.data),
-                    prompt=prompt,
-                    state="open",
-                    added=now(),
-                )
-                for item, prompt in zip(new, prompts, strict=True)
-            ]
-            session.add_all(rows)
-            session.flush()
+            rows = []
+            for item, prompt in zip(new, prompts, strict=True):
+                # Within the transaction, so that nobody deletes the same image meanwhile.
+                sha256 = self._images.add(item.data)
+                if again or not _in_queue(session, sha256, ItemRow.prompt == prompt):
+                    name = printable(item.name)[:MAX_NAME] or "image"
+                    rows.append(ItemRow(name=name, sha256=sha256, prompt=prompt, state="open", added=now()))
+                    session.add(rows[-1])
+                    session.flush()
             return [_item(row) for row in rows]
 
     def items(self, state: str | None = None, *, after: int = 0, limit: int = 50) -> list[Item]:
@@ -160,14 +160,6 @@ class Records:
         """
         return self._images.read(sha256)
 
-    def holds(self, sha256: str, prompt: str | None) -> bool:
-        """Whether an item in the queue has this image and this prompt."""
-        same = select(ItemRow.id).where(
-            ItemRow.sha256 == sha256, ItemRow.prompt == prompt, ItemRow.state.in_(STATES)
-        )
-        with self._database.read() as session:
-            return session.scalars(same.limit(1)).first() is not None
-
     def delete_item(self, item_id: int) -> None:
         """Take an item out of the queue, with its prompt, and its image if no other item has the same.
 
@@ -191,8 +183,7 @@ class Records:
         """Remove the files of deleted items that no other item shares."""
         with self._database.write() as session:
             for removal in session.scalars(select(RemovalRow)).all():
-                used = select(ItemRow.id).where(ItemRow.sha256 == removal.sha256, ItemRow.state.in_(STATES))
-                if session.scalars(used.limit(1)).first() is None:
+                if not _in_queue(session, removal.sha256):
                     self._images.remove(removal.sha256)
                 session.delete(removal)
 
@@ -322,6 +313,11 @@ def _short(text: str | None, most: int, what: str) -> str | None:
     if "\0" in text:  # PostgreSQL stores none
         raise EntryError(f"{what} holds a NUL character.")
     return text
+
+
+def _in_queue(session: Session, sha256: str, *conditions: ColumnElement[bool]) -> bool:
+    found = select(ItemRow.id).where(ItemRow.sha256 == sha256, ItemRow.state.in_(STATES), *conditions)
+    return session.scalars(found.limit(1)).first() is not None
 
 
 def _queued(session: Session, item_id: int) -> ItemRow:

@@ -111,7 +111,7 @@ def read_asked(data: Mapping[str, Any], service: "JudgeService", taxonomies: "Ta
         taxonomy = _select(taxonomy, categories)
     return Asked(
         taxonomy,
-        _threshold(data.get("thresholds"), taxonomy, service.default_threshold),
+        read_threshold(data.get("thresholds"), taxonomy, service.default_threshold),
         read_flag(data, "explain"),
     )
 
@@ -164,9 +164,14 @@ def read_taxonomy(given: Any, where: str, name: str = "custom", version: str = "
         raise bad_request(str(error), param=where, code="invalid_taxonomy") from None
 
 
-def _threshold(
+def read_threshold(
     given: Any, taxonomy: Taxonomy, default: Callable[[Taxonomy], float | dict[str, float]]
 ) -> float | dict[str, float]:
+    """`thresholds` of a body: one number, or category name -> number, in the taxonomy's own spelling.
+
+    Raises:
+        ApiError: 400 for another value, or a category that the taxonomy lacks.
+    """
     if given is None:
         return default(taxonomy)
     if isinstance(given, dict):

@@ -1,0 +1,145 @@
+"""What moderators decide: adding to the log, reading and exporting it; and what other thresholds would change."""
+
+import asyncio
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from typing import IO, Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from judge.data.images import open_image, pixels_hash
+from judge.errors import ImageError
+from judge.records.decision_table import decisions_csv
+from judge.records.errors import NotFoundError
+from judge.records.export import export_training_rows
+from judge.records.records import Records
+from judge.records.what_if import WhatIf, what_if
+from prompts.verdict import DEFAULT_THRESHOLD
+
+from .errors import bad_request
+from .questions import json_type, read_json, read_text, read_threshold
+from .stored import ask_records
+
+router = APIRouter(tags=["decisions"])
+MAX_DECISIONS = 1000
+"""Decisions in one answer."""
+_MAX_ID = 2**63 - 1
+_MAX_CATEGORIES = 100
+_DECISION = ("verdict_id", "action", "status", "categories", "note", "moderator")
+_CHUNK = 2**20
+
+
+@router.post("/queue/{item_id}/decision", status_code=201)
+async def decide(request: Request, item_id: Annotated[int, Path(ge=0, le=_MAX_ID)]) -> dict[str, Any]:
+    """Agree with a verdict on an item, overrule it, or skip the item."""
+    data = await read_json(request, _DECISION)
+    records: Records = request.app.state.records
+    verdict_id = data.get("verdict_id")
+    if isinstance(verdict_id, bool) or not isinstance(verdict_id, int) or not 0 <= verdict_id <= _MAX_ID:
+        raise bad_request("verdict_id: give the id of the verdict that you saw.", param="verdict_id")
+    decision = await ask_records(
+        records.decide,
+        item_id,
+        verdict_id,
+        read_text(data.get("action"), "action", 20) or "",
+        status=read_text(data.get("status"), "status", 20),
+        categories=_categories(data.get("categories")),
+        note=read_text(data.get("note"), "note"),
+        moderator=read_text(data.get("moderator"), "moderator") or "",
+    )
+    return decision.to_dict()
+
+
+def _categories(given: Any) -> list[str] | None:
+    if given is None:
+        return None
+    if not isinstance(given, list) or not all(isinstance(name, str) for name in given):
+        raise bad_request(
+            f"categories: expected an array of names, got a {json_type(given)}.", param="categories"
+        )
+    if len(given) > _MAX_CATEGORIES:
+        raise bad_request(f"categories: at most {_MAX_CATEGORIES}.", param="categories")
+    return given
+
+
+@router.post("/what-if")
+async def compare_thresholds(request: Request) -> dict[str, Any]:
+    """How many stored verdicts under a taxonomy would change with other thresholds, and which."""
+    data = await read_json(request, ("taxonomy_hash", "thresholds"))
+    taxonomy_hash = read_text(data.get("taxonomy_hash"), "taxonomy_hash", 64)
+    if not taxonomy_hash:
+        raise bad_request("taxonomy_hash: as verdicts and taxonomies have it.", param="taxonomy_hash")
+    found = await ask_records(_what_if, request.app.state.records, taxonomy_hash, data.get("thresholds"))
+    return found.to_dict()
+
+
+def _what_if(records: Records, taxonomy_hash: str, thresholds: Any) -> WhatIf:
+    try:
+        taxonomy = records.policy(taxonomy_hash)
+    except NotFoundError:  # nothing was judged under it yet
+        return WhatIf(0, 0, 0, ())
+    limits = read_threshold(thresholds, taxonomy, lambda _: DEFAULT_THRESHOLD)
+    return what_if(records.latest_verdicts(taxonomy_hash), taxonomy, limits)
+
+
+@router.get("/decisions")
+async def show_decisions(
+    request: Request,
+    after: Annotated[int, Query(ge=0, le=_MAX_ID)] = 0,
+    limit: Annotated[int, Query(ge=1, le=MAX_DECISIONS)] = 100,
+) -> dict[str, Any]:
+    """Entries of the log after an id, oldest first."""
+    found = await ask_records(request.app.state.records.decisions, after=after, limit=limit)
+    return {"decisions": [decision.to_dict() for decision in found]}
+
+
+@router.get("/decisions.csv")
+async def export_decisions(request: Request) -> Response:
+    """The whole log as a table."""
+    records: Records = request.app.state.records
+    text = await ask_records(lambda: decisions_csv(records.decisions()))
+    return Response(text, media_type="text/csv; charset=utf-8", headers=_download("decisions.csv"))
+
+
+@router.get("/decisions/training.zip")
+async def export_training(request: Request) -> StreamingResponse:
+    """The decided images with their labels, as a folder that training and calibration read, zipped."""
+    records, service = request.app.state.records, request.app.state.service
+    loop = asyncio.get_running_loop()
+
+    def pixels_of(data: bytes) -> str:
+        # Decoded where limits of time and memory hold; what is opened here is a PNG of our own.
+        frames = asyncio.run_coroutine_threadsafe(service.view(data), loop).result()
+        if len(frames) > 1:
+            raise ImageError("animated", f"{len(frames)} frames, and training takes one")
+        return pixels_hash(open_image(frames[0]))
+
+    archive = await ask_records(_write_archive, records, pixels_of)
+    return StreamingResponse(
+        _chunks(archive), media_type="application/zip", headers=_download("training.zip")
+    )
+
+
+def _write_archive(records: Records, pixels_of: Callable[[bytes], str]) -> IO[bytes]:
+    # Closed when the answer is sent; it has no name, so nothing stays behind.
+    archive = tempfile.TemporaryFile()  # noqa: SIM115
+    try:
+        with zipfile.ZipFile(archive, "w") as zipped:
+            export_training_rows(records, zipped.writestr, pixels_of)
+    except BaseException:
+        archive.close()
+        raise
+    archive.seek(0)
+    return archive
+
+
+def _chunks(file: IO[bytes]) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+
+
+def _download(name: str) -> dict[str, str]:
+    return {"content-disposition": f'attachment; filename="{name}"', "cache-control": "no-store"}

@@ -1,0 +1,36 @@
+"""Calls of the records from routes: in a thread, as databases block, and with their errors as HTTP answers."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+from judge.records.errors import EntryError, NotFoundError, RecordsError
+from prompts.errors import TaxonomyError
+
+from .errors import ApiError, bad_request
+
+LOG = logging.getLogger("arbiter")
+Given = ParamSpec("Given")
+Result = TypeVar("Result")
+
+
+async def ask_records(method: Callable[Given, Result], *given: Given.args, **named: Given.kwargs) -> Result:
+    """The result of a method of `judge.records.records.Records`.
+
+    Raises:
+        ApiError: 404 for what does not exist, 400 for what cannot be stored, 503 where the database fails.
+    """
+    try:
+        # Shielded: a client that goes away must not leave it open whether something was stored.
+        return await asyncio.shield(asyncio.to_thread(method, *given, **named))
+    except NotFoundError as error:
+        raise ApiError(404, "not_found", str(error)) from None
+    except (EntryError, TaxonomyError) as error:
+        code = "unknown_category" if isinstance(error, TaxonomyError) else "invalid_entry"
+        raise bad_request(str(error), code=code) from None
+    except RecordsError as error:
+        LOG.error("records: %s", error)
+        # The message names hosts and files of this machine.
+        message = "The server's database cannot be used now; its log says why."
+        raise ApiError(503, "records_unavailable", message, retry_after=5) from None
