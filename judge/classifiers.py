@@ -94,6 +94,8 @@ def _load(
         from .student.onnx import load_onnx_student
 
         return load_onnx_student(path, **size)
+    if kind is None:
+        check_name(text)  # before torch, so that a mistyped name is said at once
     import torch
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -116,7 +118,6 @@ def _base(name: str, device: str, template: str | None, batch_size: int) -> "Cla
     from .vlm.load import BaseOptions, load_base
     from .vlm.score import VisionLanguageJudge
 
-    check_name(name)
     name = name.removeprefix(HUB)
     model, processor = load_base(BaseOptions(model_name_or_path=name), device=device)
     return VisionLanguageJudge(model, processor, template or "policy_first", name=name, batch_size=batch_size)

@@ -144,8 +144,9 @@ def model_hash(name: str) -> str | None:
     Takes a second for every gigabyte or so of weights.
     """
     from judge.runs.references import fingerprint
+    from judge.standins.shipped import run_path
 
-    path = Path(name)
+    path = Path(run_path(name))
     here = path.suffix == ".onnx" or (path / MANIFEST).is_file() or (path / "config.json").is_file()
     return fingerprint(path) if here and path.exists() else None
 

@@ -119,9 +119,9 @@ class Counts:
 
     def lines(self) -> list[str]:
         """The counts in words: all images, then flagged ones by category and unjudged ones by reason."""
-        found = self.statuses
+        found, number = self.statuses, self.statuses.total()
         return [
-            f"{found.total()} images: {found['unsafe']} flagged, {found['safe']} safe, {found['unjudged']} not judged",
+            f"{number} image{'' if number == 1 else 's'}: {found['unsafe']} flagged, {found['safe']} safe, {found['unjudged']} not judged",
             *([f"flagged: {_ranked(self.categories)}"] if self.categories else []),
             *([f"not judged: {_ranked(self.reasons)}"] if self.reasons else []),
         ]

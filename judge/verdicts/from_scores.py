@@ -136,9 +136,7 @@ def verdict_of_frames(frames: "Frames", verdicts: Sequence[Verdict]) -> tuple[Ve
     """
     if frames.total == 1 and len(verdicts) == 1:
         return verdicts[0], ""
-    worst = max(
-        range(len(verdicts)), key=lambda n: (_SEVERITY[verdicts[n].status], verdicts[n].unsafe or 0.0)
-    )
+    worst = worst_frame(verdicts)
     verdict, place = verdicts[worst], frames.place(worst)
     if verdict.reason:
         return replace(verdict, reason=f"{place}: {verdict.reason}"), ""
