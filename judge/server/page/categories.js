@@ -3,7 +3,7 @@
 import { post } from "./api.js";
 import { at, calm, count, el, number, visible, words } from "./dom.js";
 import { on, tell } from "./events.js";
-import { answerOf, judge, queue, server, show, shown } from "./queue.js";
+import { answerOf, judge, moved, queue, server, show, shown } from "./queue.js";
 import { WORDS } from "./rule.js";
 import * as taxonomy from "./taxonomy.js";
 
@@ -30,8 +30,7 @@ export function start() {
 /** The shown image under the question as it is now. */
 const asked = calm(250, () => shown && judge(shown));
 const askedAgain = calm(ASK, () => {
-  const answer = answerOf(shown);
-  if (answer && JSON.stringify(answer.limits) !== JSON.stringify(taxonomy.limits())) judge(shown, { again: true });
+  if (shown && moved(shown)) judge(shown, { again: true });
 });
 
 function build() {
@@ -55,8 +54,8 @@ function rowOf(category, n) {
   });
   const fill = el("div", { class: "fill" });
   const track = el("div", { class: "track" }, fill, slider);
-  const definition = el("p", { class: "category-definition" }, words(category.definition));
-  const line = el("li", { class: "category" }, name, score, definition, track, exact);
+  const definition = el("p", { class: "category-definition", title: category.definition }, words(category.definition));
+  const line = el("li", { class: "category" }, name, track, score, exact, definition);
   return { line, tick, score, slider, exact, fill };
 }
 
@@ -119,8 +118,8 @@ async function countChanges() {
 
 function drawChanges({ verdicts, flagged_before: before, flagged_after: after, changed }) {
   at("what-if").hidden = verdicts === 0;
-  const flagged = before === after ? `${after} flagged` : `${before} flagged, ${after} with these thresholds`;
-  const text = `Of ${count(verdicts, "judged image")}: ${flagged}. ${changed.length ? `${changed.length} would change:` : "Nothing would change."}`;
+  const now = before === after ? `${after} of ${count(verdicts, "judged image")} flagged.` : `${before} of ${count(verdicts, "judged image")} flagged, ${after} with these thresholds.`;
+  const text = changed.length ? `${now} ${changed.length} would change:` : now;
   const list = changed.slice(0, 6).map(({ item_id: id, name, to }) => {
     const target = queue.items.find((one) => one.id === id);
     const parts = [...visible(String(name ?? id).slice(0, 60)), ` → ${WORDS[to].toLowerCase()}`];

@@ -28,10 +28,9 @@ export function start() {
   for (const event of ["queue", "shown", "taxonomy", "categories"]) on(event, draw);
 }
 
+/** On a narrow screen the list is folded. */
 function fold() {
-  const open = at("queue-body").classList.toggle("open");
-  at("queue-toggle").setAttribute("aria-expanded", String(open));
-  at("queue-toggle").textContent = open ? "Hide the list" : "Show the list";
+  at("queue-toggle").setAttribute("aria-expanded", String(at("queue").classList.toggle("open")));
 }
 
 function draw() {
@@ -46,6 +45,7 @@ function draw() {
   const old = stale().length;
   at("stale").hidden = old === 0;
   at("stale-text").textContent = `${count(old, "image")} judged under another taxonomy.`;
+  at("queue-toggle").textContent = `${queue.counts[queue.filter]} ${queue.filter}`;
   const place = queue.items.indexOf(shown);
   at("position").textContent = place < 0 ? "" : `${place + 1} of ${queue.counts[queue.filter]} ${queue.filter}`;
 }

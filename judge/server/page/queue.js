@@ -3,7 +3,7 @@
 import { ApiError, base64, get, post, send } from "./api.js";
 import { tell } from "./events.js";
 import { tab } from "./settings.js";
-import { question, questionKey } from "./taxonomy.js";
+import { limits, question, questionKey, wholeHash } from "./taxonomy.js";
 
 const PAGE = 50;
 const AT_ONCE = 2; // images judged at a time without being looked at
@@ -51,9 +51,16 @@ export function show(chosen) {
   if (chosen) tab.set("item", chosen.id);
   tell("queue");
   tell("shown");
-  if (chosen) judge(chosen);
+  if (chosen) judge(chosen, { again: moved(chosen) });
   const place = queue.items.indexOf(chosen);
   if (place >= 0 && queue.items[place + 1]) later([queue.items[place + 1]]);
+}
+
+/** Whether thresholds were moved since an item was judged. */
+export function moved(one) {
+  const answer = answerOf(one);
+  const now = Object.entries(limits());
+  return answer !== undefined && now.some(([name, limit]) => answer.limits[name] !== limit);
 }
 
 /** Shows the item `step` places on. False at the end. */
@@ -98,8 +105,20 @@ function enter(added) {
   later(added);
 }
 
+// questionKey -> hash of the taxonomy that the server judged by
+const hashes = new Map();
+
 /** The answer about an item under the present question; undefined where there is none yet. */
-export const answerOf = (one) => one?.answers.get(questionKey());
+export function answerOf(one) {
+  if (!one) return undefined;
+  const key = questionKey();
+  const { verdict: row, verdict_id: verdictId } = one;
+  // What the server kept counts where the same model was asked about the same categories.
+  if (row && !one.answers.has(key) && row.taxonomy.hash === (hashes.get(key) ?? wholeHash()) && row.model.sha256 === server.model.sha256) {
+    one.answers.set(key, { verdictId, row, explanation: null, explained: false, limits: row.thresholds });
+  }
+  return one.answers.get(key);
+}
 
 /** What the list says of an item: its latest verdict under any question. */
 export const rowOf = (one) => answerOf(one)?.row ?? [...one.answers.values()].at(-1)?.row ?? one.verdict ?? null;
@@ -112,7 +131,7 @@ export const rowOf = (one) => answerOf(one)?.row ?? [...one.answers.values()].at
 export async function judge(one, { explain = false, again = false } = {}) {
   const asked = question();
   const key = questionKey();
-  const had = one.answers.get(key);
+  const had = answerOf(one);
   if (!asked || (had && !again && (!explain || had.explanation))) return;
   const running = `${key} ${explain} ${JSON.stringify(asked.thresholds)}`;
   if (one.running === running) return;
@@ -121,6 +140,7 @@ export async function judge(one, { explain = false, again = false } = {}) {
   try {
     const answer = await (one.file ? ask : record)(one, { ...asked, explain });
     if (answer.explanation === null && had?.explanation) answer.explanation = had.explanation;
+    hashes.set(key, answer.row.taxonomy.hash);
     one.answers.set(key, { ...answer, explained: explain || Boolean(had?.explained), limits: asked.thresholds });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;

@@ -1,7 +1,7 @@
 /** The image: the pixels as judged, blurred until held, and the region that drove the verdict drawn over them. */
 
 import { send } from "./api.js";
-import { at, count, visible } from "./dom.js";
+import { at, count, number, visible } from "./dom.js";
 import { on } from "./events.js";
 import { answerOf, judge, server, shown } from "./queue.js";
 import { onSetting, set, setting } from "./settings.js";
@@ -147,8 +147,15 @@ function drawRegion() {
   if (!drawn) return;
   if (found.grid?.length) paint(found.grid);
   if (found.box) place(found.box);
-  const about = found.category ? `What drove “${found.category}”` : "What drove the verdict";
-  at("hint").replaceChildren(...visible(`${about}, by ${found.method}: a hint, not proof.${found.note ? ` ${found.note}` : ""}`));
+  at("hint").replaceChildren(...visible(hintOf(found)));
+}
+
+function hintOf({ category, method, box, alone, score, note }) {
+  const about = category ? `“${category}”` : "the verdict";
+  const place = box ? `What drove ${about}, by ${method}` : `By ${method}, no single part of the image drove ${about}`;
+  const prompt = typeof alone === "number" && alone !== score ? ` Without the prompt the score is ${number(alone)}.` : "";
+  const more = note && !note.startsWith("a hint, not proof") ? ` ${note}.` : "";
+  return `${place}. A hint, not proof.${more}${prompt}`;
 }
 
 /** "frame 3 of 4, the worst of 4 judged" -> 2: which frame an explanation is about. */
@@ -164,7 +171,7 @@ function paint(grid) {
   canvas.height = grid.length;
   const pen = canvas.getContext("2d");
   const cells = pen.createImageData(canvas.width, canvas.height);
-  grid.flat().forEach((value, n) => cells.data.set([255, 60, 172, Math.round(190 * value)], 4 * n));
+  grid.flat().forEach((value, n) => cells.data.set([255, 60, 172, Math.round(160 * value)], 4 * n));
   pen.putImageData(cells, 0, 0);
 }
 

@@ -5,14 +5,23 @@ import { tell } from "./events.js";
 import { set, setting } from "./settings.js";
 
 const START = 0.5;
+let starts = START;
 
 /** What may be chosen: [{name, version, hash, categories, source}]. */
 export let known = [];
 /** name, version, hash, source, `edited` (not as any saved one), cautions, categories: [{name, definition, examples, on, limit}]. */
 export let current = { name: "", version: "", hash: "", source: "", edited: false, cautions: [], categories: [] };
 
+/** The server's own threshold: one number, or category name -> number; categories that are not named have 0.5. */
+const startOf = (name) => {
+  if (typeof starts === "number") return starts;
+  const found = Object.entries(starts).find(([one]) => one.toLowerCase() === name.toLowerCase());
+  return found ? found[1] : START;
+};
+
 /** Asks the server for its taxonomies and chooses the one used last, or the server's own. */
-export async function load() {
+export async function load(threshold = START) {
+  starts = threshold;
   const listed = await get("/v1/taxonomies");
   known = listed.taxonomies;
   const last = setting("taxonomy");
@@ -46,7 +55,7 @@ function take(found) {
   const categories = found.categories.map((category) => ({
     ...category,
     on: true,
-    limit: typeof kept.get(category.name) === "number" ? kept.get(category.name) : START,
+    limit: typeof kept.get(category.name) === "number" ? kept.get(category.name) : startOf(category.name),
   }));
   current = { ...found, cautions: found.cautions ?? [], categories };
   tell("taxonomy");
@@ -61,7 +70,7 @@ export function tick(names) {
 /** Moves thresholds: category name -> number in [0, 1]. */
 export function limit(moved) {
   for (const category of current.categories) category.limit = moved.get(category.name) ?? category.limit;
-  const changed = current.categories.filter((category) => category.limit !== START);
+  const changed = current.categories.filter((category) => category.limit !== startOf(category.name));
   const kept = Object.fromEntries(changed.map((category) => [category.name, category.limit]));
   set("thresholds", Object.fromEntries([...Object.entries(setting("thresholds")), [current.name, kept]]));
   tell("thresholds");
@@ -85,6 +94,9 @@ export function question() {
   if (asked.length < current.categories.length) body.categories = asked.map((category) => category.name);
   return body;
 }
+
+/** Hash of the taxonomy as the server holds it, where all of it is asked. */
+export const wholeHash = () => (!current.edited && ticked().length === current.categories.length ? current.hash : null);
 
 /** Equal for two questions whose scores are equal: the categories asked, whatever their thresholds. */
 export function questionKey() {

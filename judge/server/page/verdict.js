@@ -76,7 +76,7 @@ function why(row) {
   if (row.reason) line(...(row.status === "unjudged" ? [] : ["Not all was judged: "]), words(row.reason));
   if (row.status === "unjudged") line("It is not safe by default: a person has to say.");
   if (row.status === "safe") line("Every category was scored below its threshold.");
-  line(`Decided by ${STAGES[row.decided_by] ?? row.decided_by}${row.because ? ": " : "."}`, row.because ? words(row.because) : null);
+  if (row.status !== "unjudged" || row.because) line(`Decided by ${STAGES[row.decided_by] ?? row.decided_by}${row.because ? ": " : "."}`, row.because ? words(row.because) : null);
   if (row.note) line("Note: ", words(row.note));
   return el("div", { class: "why" }, ...lines);
 }
