@@ -164,7 +164,7 @@ IMAGE = image_part(BLACK)
         ([IMAGE, "text"], {}, "input[1]", "invalid_value"),
         ([{"type": "image_url"}], {}, "input[0]", "invalid_value"),
         ([{"type": "image_url", "image_url": {"url": 3}}], {}, "input[0]", "invalid_value"),
-        ([IMAGE, {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}], {}, "input[1]", "url_not_allowed"),
+        ([IMAGE, {"type": "image_url", "image_url": {"url": "http://127.0.0.1/x.png"}}], {}, "input[1]", "url_refused"),
         ([IMAGE, {"type": "text", "text": 3}], {}, "input[1]", "invalid_value"),
         ([IMAGE], {"taxonomy": []}, "taxonomy", "invalid_value"),
         ([IMAGE], {"taxonomy": [{"name": "A"}]}, "taxonomy", "invalid_taxonomy"),

@@ -9,7 +9,13 @@ from typing import Any
 
 from judge.errors import ImageError
 
-IMAGE_STATUS_CODES = {"too_large": 413, "not_an_image": 415, "unsupported_format": 415}
+IMAGE_STATUS_CODES = {
+    "too_large": 413,
+    "not_an_image": 415,
+    "unsupported_format": 415,
+    "url_refused": 400,
+    "url_failed": 400,
+}
 """HTTP status of an image error, by its status; 422 for all others."""
 
 

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 
 from .answers import json_answer, unless_gone
 from .errors import ApiError, bad_request, image_problem
-from .questions import json_type, read_asked, read_image, read_json, read_text
+from .questions import check_explained, json_type, read_asked, read_image, read_json, read_text
 from .service import Judged, JudgeService, Question
 
 router = APIRouter(tags=["moderations"])
@@ -53,7 +53,8 @@ async def moderate(request: Request) -> Response:
     flag_unjudged = _flag_unjudged(data.get("on_unjudged"))
     asked = read_asked(data, service, state.taxonomies)
     urls, prompt = _parts(data.get("input"), service.settings.images_per_request)
-    images = await asyncio.gather(*(read_image(url, param) for param, url in urls.items()))
+    check_explained(asked, len(urls))
+    images = await asyncio.gather(*(read_image(url, param, service) for param, url in urls.items()))
     questions = [Question(image, asked.taxonomy, prompt, asked.threshold, asked.explain) for image in images]
     judged: list[Judged] = await unless_gone(request, service.judge_all(questions))
     if not flag_unjudged:

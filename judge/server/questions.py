@@ -31,6 +31,8 @@ MAX_CATEGORIES = 100
 """Categories of a taxonomy in a request."""
 MAX_EXAMPLES = 20
 """Examples of one of its categories."""
+MAX_EXPLAINED = 8
+"""Images of one request that may be explained: each costs as much as up to 50 to judge."""
 MAX_PROMPT_LENGTH = 100_000
 """Characters of a prompt; far more than any classifier reads."""
 _LARGE = 2**18
@@ -114,6 +116,20 @@ def read_asked(data: Mapping[str, Any], service: "JudgeService", taxonomies: "Ta
         read_threshold(data.get("thresholds"), taxonomy, service.default_threshold),
         read_flag(data, "explain"),
     )
+
+
+def check_explained(asked: Asked, images: int) -> None:
+    """Refuse to explain more images than `MAX_EXPLAINED`.
+
+    Raises:
+        ApiError: 400 `too_many_images`.
+    """
+    if asked.explain and images > MAX_EXPLAINED:
+        raise bad_request(
+            f"explain: at most {MAX_EXPLAINED} images in a request are explained, and it has {images}.",
+            param="explain",
+            code="too_many_images",
+        )
 
 
 def _select(taxonomy: Taxonomy, names: Any) -> Taxonomy:
@@ -217,21 +233,17 @@ def read_text(value: Any, param: str, most: int = MAX_PROMPT_LENGTH) -> str | No
     raise bad_request(f"{param}: expected a text of at most {most:,} characters, got {got}.", param=param)
 
 
-async def read_image(given: Any, param: str) -> bytes | ImageError:
-    """The encoded image behind a data URL or base64; or why there is none, which is about this image alone.
+async def read_image(given: Any, param: str, service: "JudgeService") -> bytes | ImageError:
+    """The encoded image behind a data URL, base64 or an address; or why there is none, which is about it alone.
 
     Raises:
-        ApiError: 400 for what is no text, and for an address that is not fetched.
+        ApiError: 400 for what is no text.
     """
     if not isinstance(given, str):
         raise bad_request(f"{param}: expected a data URL, got a {json_type(given)}.", param=param)
-    if _ADDRESS.match(given):
-        raise bad_request(
-            f"{param}: this server fetches no URLs; send the image as a data URL (data:image/png;base64,...).",
-            param=param,
-            code="url_not_allowed",
-        )
     try:
+        if _ADDRESS.match(given):
+            return await service.fetch(given.strip())
         if len(given) > _LARGE:
             return await asyncio.to_thread(bytes_of_text, given, DEFAULT_LIMITS.max_bytes)
         return bytes_of_text(given, DEFAULT_LIMITS.max_bytes)

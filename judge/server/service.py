@@ -3,10 +3,8 @@
 import asyncio
 import contextlib
 import hashlib
-import io
 import logging
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,27 +13,26 @@ from judge.errors import ImageError
 from judge.lessons.evidence import evidence_of
 from judge.protocol import PromisesMissRate
 from judge.runs.machine import now
-from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores
+from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores, worst_frame
 from judge.verdicts.rows import Judging, verdict_row
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 
 from .batching import Batcher
 from .errors import DrainingError, LoadingError, OverloadedError
-from .futures import in_daemon_thread, run_to_end
+from .futures import in_daemon_thread
 from .metrics import Metrics
-from .opening import Opener, ThreadOpener
+from .opening import Intake, Opener
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from judge.intake.decoding import Decoded
-    from judge.protocol import Classifier, Scores
+    from judge.protocol import Classifier
 
     from .settings import ServerSettings
 
 LOG = logging.getLogger("arbiter")
-MAX_HELD_PIXELS = 2**26
-"""Pixels of opened images that may wait to be scored before further ones are opened: 200 MB. Each opener may exceed it
-by what it is at."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +98,9 @@ class JudgeService:
         """Images that were accepted and not answered yet, frames included."""
         self.failure: BaseException | None = None
         """Why the classifier could not be loaded."""
-        self._load = load
         self.metrics = Metrics()
-        self._opener = opener or _opener(settings)
-        self._openers = asyncio.Semaphore(max(1, settings.decode_workers))
-        self._held = 0
-        self._room = asyncio.Event()
-        self._room.set()
+        self._intake = Intake(settings, self.metrics, opener)
+        self._load = load
         self._judge: LoadedJudge | None = None
         self._batcher: Batcher | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -160,11 +153,6 @@ class JudgeService:
         found = self.judge_loaded
         return f"{found.name}@{found.sha256[:12]}" if found.sha256 else found.name
 
-    @property
-    def explains(self) -> bool:
-        """Whether explanations can be given."""
-        return False
-
     def default_threshold(self, taxonomy: Taxonomy) -> float | dict[str, float]:
         """The threshold of questions that give none; of those per category, the ones of the same categories."""
         found = self.judge_loaded
@@ -203,7 +191,7 @@ class JudgeService:
         if self._closed:
             return
         self.draining = self._closed = True
-        self._opener.close()
+        self._intake.close()
         if self._batcher is not None:
             self._batcher.close()
 
@@ -235,8 +223,15 @@ class JudgeService:
         Raises:
             ImageError: the image cannot be opened.
         """
-        async with self._opened(image) as opened:
-            return await asyncio.to_thread(_as_png, opened)
+        return await self._intake.view(image)
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes behind an address of one of the allowed hosts.
+
+        Raises:
+            ImageError: it is not allowed, or nothing usable came from it.
+        """
+        return await self._intake.fetch(url)
 
     @contextlib.contextmanager
     def _accepted(self, images: int) -> Iterator[None]:
@@ -270,13 +265,13 @@ class JudgeService:
     async def _answer(self, question: Question) -> Judged:
         loaded = self.judge_loaded
         judging = Judging(question.taxonomy, question.threshold, loaded.name, loaded.sha256)
-        digest, error, frame = None, None, ""
+        digest, error, frame, explanation = None, None, "", None
         try:
             if isinstance(question.image, ImageError):
                 raise question.image
-            async with self._opened(question.image) as opened:
+            async with self._intake.opened(question.image) as opened:
                 digest = opened.sha256
-                verdict, frame = await self._verdict(question, opened)
+                verdict, frame, explanation = await self._judge_frames(question, opened)
         except ImageError as found:
             error = found
             verdict = unjudged(str(found), question.taxonomy, loaded.name)
@@ -284,80 +279,63 @@ class JudgeService:
                 digest = hashlib.sha256(question.image).hexdigest()
         self.metrics.concluded(verdict.status, verdict.decided_by if error is None else "door")
         row = verdict_row(verdict, judging, time=now(), path=question.name, image_hash=digest, frame=frame)
-        return Judged(row, error)
+        return Judged(row, error, explanation)
 
-    @contextlib.asynccontextmanager
-    async def _opened(self, data: bytes) -> AsyncIterator["Decoded"]:
-        """An image's frames, which count as held as long as they are needed."""
-        started = time.perf_counter()
-        try:
-            async with self._openers:
-                await self._room.wait()
-                opened = await run_to_end(
-                    self._opener.open(data)
-                )  # cancelled, it would cost a worker process
-        except ImageError as error:
-            self.metrics.opened(error.status, time.perf_counter() - started)
-            raise
-        self.metrics.opened("ok", time.perf_counter() - started)
-        images = opened.frames.images
-        pixels, more = sum(image.width * image.height for image in images), len(images) - 1
-        self._hold(pixels)
+    async def _judge_frames(
+        self, question: Question, opened: "Decoded"
+    ) -> tuple[Verdict, str, dict[str, Any] | None]:
+        """The verdict on a file, which frame it is about, and what drove it."""
+        more = len(opened.frames.images) - 1
         self._count(more)  # the frames of an animation, which nobody could know before
         try:
-            yield opened
+            verdicts = await self._verdicts(question, opened)
+            verdict, frame = verdict_of_frames(opened.frames, verdicts)
+            if not question.explain:
+                return verdict, frame, None
+            shown = opened.frames.images[worst_frame(verdicts)]
+            return verdict, frame, await self._explain(question, shown, verdict)
         finally:
             self._count(-more)
-            self._hold(-pixels)
 
-    def _hold(self, pixels: int) -> None:
-        self._held += pixels
-        if self._held < MAX_HELD_PIXELS:
-            self._room.set()
-        else:
-            self._room.clear()
-
-    async def _verdict(self, question: Question, opened: "Decoded") -> tuple[Verdict, str]:
+    async def _verdicts(self, question: Question, opened: "Decoded") -> list[Verdict]:
+        """A verdict for each frame."""
         if self._batcher is None:
             raise LoadingError
-        scores = await self._batcher.score(opened.frames.images, question.prompt, question.taxonomy)
-        try:
-            return verdict_of_frames(opened.frames, self._conclude(scores, question))
-        except ValueError as error:  # scores that are no probabilities
-            LOG.warning("unusable scores: %s", error)
-            return unjudged(f"unusable scores: {error}", question.taxonomy, self.model_name), ""
-
-    def _conclude(self, scores: "Scores", question: Question) -> list[Verdict]:
+        images = opened.frames.images
+        scores = await self._batcher.score(images, question.prompt, question.taxonomy)
         evidence, promise = self._facts(question.taxonomy)
-        return verdicts_from_scores(
-            scores,
-            question.taxonomy,
-            threshold=question.threshold,
-            model=self.model_name,
-            evidence=evidence,
-            promise=promise,
-        )
+        try:
+            return verdicts_from_scores(
+                scores,
+                question.taxonomy,
+                threshold=question.threshold,
+                model=self.model_name,
+                evidence=evidence,
+                promise=promise,
+            )
+        except ValueError as error:  # scores that are no probabilities
+            LOG.error("unusable scores: %s", error)
+            return [unjudged(f"unusable scores: {error}", question.taxonomy, self.model_name)] * len(images)
+
+    async def _explain(self, question: Question, image: "Image", verdict: Verdict) -> dict[str, Any] | None:
+        """What of the image drove the score of the flagged category, else of the one with the highest score."""
+        category = verdict.category or max(verdict.scores, key=verdict.scores.__getitem__, default=None)
+        if self._batcher is None or category is None or verdict.status == "unjudged":
+            return None
+        from judge.explain import explain
+
+        classifier = self.judge_loaded.classifier
+        try:
+            found = await self._batcher.call(
+                lambda: explain(classifier, image, question.prompt, question.taxonomy, category)
+            )
+        except Exception:  # an explanation that fails must not cost the verdict
+            LOG.exception("no explanation")
+            return None
+        return found.to_dict()
 
     def _ask_facts(self, taxonomy: Taxonomy) -> tuple[str, str | None]:
         """What is known of the classifier under a taxonomy, and what it promises."""
         classifier = self.judge_loaded.classifier
         promise = classifier.promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
         return evidence_of(classifier).of_policy(taxonomy), promise
-
-
-def _opener(settings: "ServerSettings") -> Opener:
-    """Worker processes, or threads where none are wanted."""
-    if not settings.decode_workers:
-        return ThreadOpener()
-    from judge.intake.decoding import DecodePool
-
-    return DecodePool(settings.decode_workers)
-
-
-def _as_png(opened: "Decoded") -> list[bytes]:
-    pictures = []
-    for image in opened.frames.images:
-        written = io.BytesIO()
-        image.save(written, "PNG", compress_level=1)
-        pictures.append(written.getvalue())
-    return pictures

@@ -10,6 +10,7 @@ from .answers import json_answer, unless_gone
 from .errors import bad_request
 from .questions import (
     Asked,
+    check_explained,
     check_keys,
     json_type,
     read_asked,
@@ -34,8 +35,9 @@ async def judge_images(request: Request) -> Response:
     data = await read_json(request, _KEYS)
     asked = read_asked(data, service, state.taxonomies)
     images = _images(data.get("images"), service.settings.images_per_request)
+    check_explained(asked, len(images))
     questions = await asyncio.gather(
-        *(_question(image, asked, f"images[{number}]") for number, image in enumerate(images))
+        *(_question(image, asked, f"images[{number}]", service) for number, image in enumerate(images))
     )
     judged: list[Judged] = await unless_gone(request, service.judge_all(questions))
     rows = [{**one.row, "explanation": one.explanation} for one in judged]
@@ -64,12 +66,12 @@ def _images(given: Any, most: int) -> list[dict[str, Any]]:
     return given
 
 
-async def _question(image: dict[str, Any], asked: Asked, param: str) -> Question:
+async def _question(image: dict[str, Any], asked: Asked, param: str, service: JudgeService) -> Question:
     data, url = image.get("data"), image.get("url")
     if (data is None) == (url is None):
         raise bad_request(f"{param}: give either data or url.", param=param)
     return Question(
-        await read_image(data or url, f"{param}.{'data' if url is None else 'url'}"),
+        await read_image(data or url, f"{param}.{'data' if url is None else 'url'}", service),
         asked.taxonomy,
         prompt=read_text(image.get("prompt"), f"{param}.prompt"),
         threshold=asked.threshold,
