@@ -3,12 +3,13 @@
 The commands are imported inside `_run`: a missing package is then exit code 2, like any other error.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 
 from judge.errors import ConfigError
 
-from .exit_codes import EXIT_SAFE, run_to_exit_code
+from .exit_codes import EXIT_ERROR, EXIT_SAFE, run_to_exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,13 +34,16 @@ def _run(words: list[str]) -> int:
     import typer
 
     from .commands import app
+    from .completion import VARIABLE, complete
 
     command = typer.main.get_command(app)
+    if asked := os.environ.get(VARIABLE):
+        return EXIT_ERROR if complete(command, asked) else EXIT_SAFE
     try:
         with command.make_context("arbiter", words) as context:
             return int(command.invoke(context) or EXIT_SAFE)
-    except typer.Exit as done:  # --help, --version
-        return done.exit_code
+    except typer.Exit as done:  # --help, --version; Typer's 1, for an unknown shell, would mean "flagged"
+        return EXIT_ERROR if done.exit_code else EXIT_SAFE
     except typer.TyperException as error:
         path = getattr(getattr(error, "ctx", None), "command_path", "arbiter")
         raise ConfigError(f"{error.format_message()} (see {path} --help)") from error

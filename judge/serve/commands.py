@@ -3,6 +3,7 @@
 Everything heavy is imported inside the command that needs it, so `arbiter --help` is immediate.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,15 @@ import typer
 from prompts.printable import printable
 
 from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
-from .exit_codes import print_stderr
+from .completion import complete_recipe
 from .judge_command import JUDGE_EPILOG, judge_images
-from .options import quiet_libraries
+from .options import JsonOption, quiet_libraries
 from .serve_command import SERVE_EPILOG, serve
+from .taxonomy_commands import taxonomy_app
+from .terminal import Terminal
 
 # No rich markup: importing rich would double the time of `--help`, and it draws boxes into logs.
-app = typer.Typer(
-    rich_markup_mode=None, add_completion=False, context_settings={"help_option_names": ["-h", "--help"]}
-)
-taxonomy_app = typer.Typer(rich_markup_mode=None, help="List, show or check taxonomies.")
+app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
 recipes_app = typer.Typer(rich_markup_mode=None, help="List the recipes, or copy one to change it.")
 
 
@@ -129,53 +129,21 @@ def export(
     )
 
 
-@taxonomy_app.command("list")
-def list_taxonomies() -> None:
-    """List the taxonomies that ship."""
-    from prompts.taxonomy_file import load_taxonomy, shipped_taxonomies
-
-    for name in shipped_taxonomies():
-        taxonomy = load_taxonomy(name)
-        print(
-            f"{name:<20} version {taxonomy.version:<6} {len(taxonomy):>3} categories  {taxonomy.short_hash}"
-        )
-
-
-@taxonomy_app.command("show")
-def show_taxonomy(name: Annotated[str, typer.Argument(metavar="NAME")]) -> None:
-    """Print one as YAML, ready to be changed."""
-    from prompts.taxonomy_file import load_taxonomy
-
-    print(load_taxonomy(name).to_yaml(), end="")
-
-
-@taxonomy_app.command("check")
-def check_taxonomy(file: Annotated[Path, typer.Argument(metavar="FILE")]) -> None:
-    """Check a YAML file."""
-    from prompts.cautions import cautions
-    from prompts.errors import TaxonomyError
-    from prompts.taxonomy_file import load_taxonomy
-
-    if not file.is_file():
-        raise TaxonomyError(f"{file} is no file; `arbiter taxonomy show NAME` prints shipped ones.")
-    taxonomy = load_taxonomy(file)
-    print(f"{printable(file)}: {taxonomy.name}, {len(taxonomy)} categories, hash {taxonomy.short_hash}")
-    for caution in (line for category in taxonomy for line in cautions(category)):
-        print_stderr(f"warning: {caution}")
-
-
 @recipes_app.command("list")
-def list_recipes() -> None:
+def list_recipes(as_json: JsonOption = False) -> None:
     """List the recipes and what they do."""
     from .recipe_files import recipe_names
 
-    for name, text in recipe_names().items():
-        print(f"{name:<28} {text}")
+    found = recipe_names()
+    if as_json:
+        print(json.dumps([{"name": name, "about": text} for name, text in found.items()]))
+    else:
+        Terminal().table(("name", "what it does"), list(found.items()), header=False)
 
 
 @recipes_app.command("copy")
 def copy_recipe(
-    name: Annotated[str, typer.Argument(metavar="NAME")],
+    name: Annotated[str, typer.Argument(metavar="NAME", autocompletion=complete_recipe)],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to copy into.")] = Path("."),
 ) -> None:
     """Copy a recipe and the configurations; never overwrites."""

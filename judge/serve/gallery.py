@@ -12,7 +12,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TextIO
 
-from judge.runs.machine import now
 from judge.verdicts.rows import Judging, package_version
 from prompts.printable import printable
 
@@ -54,6 +53,8 @@ class Gallery:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        from judge.runs.machine import now
+
         about = {"time": now(), "version": package_version(), "script": self._script}
         self._write("tail", lines=self._summary(), finished=kind is None, **about)
 

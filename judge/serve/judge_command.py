@@ -26,6 +26,7 @@ from .options import (
     RunOption,
     StageJudgeOption,
     TaxonomyOption,
+    ThresholdOption,
     choose_categories,
     default_taxonomy,
     load_judge,
@@ -82,15 +83,6 @@ PromptsOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE.csv", help="A prompt for each image: a table with the columns path and prompt."
-    ),
-]
-ThresholdOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="T",
-        help="Flag from this score on in any category; A=T,B=T is for these categories, may be repeated, and leaves "
-        "the others at 0.5; or a file of `arbiter calibrate`.",
-        show_default="0.5",
     ),
 ]
 NullOption = Annotated[

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from judge.errors import ImageError
 from judge.lessons.evidence import evidence_of
 from judge.protocol import PromisesMissRate, score_each_category
-from judge.runs.folder import MANIFEST
-from judge.runs.machine import now
 from judge.verdicts.from_scores import unjudged, verdict_of_frames, verdicts_from_scores, worst_frame
 from judge.verdicts.rows import Judging, verdict_row
 from prompts.verdict import Verdict
@@ -111,6 +109,8 @@ class JudgeCall:
 
     def _conclude(self, file: _OpenedFile, verdicts: Sequence[Verdict]) -> JudgedFile:
         """The row of a file from the verdicts on its frames."""
+        from judge.runs.machine import now
+
         frame = ""
         if file.frames is None:
             verdict = unjudged(file.reason, self.judging.taxonomy, self.classifier.name)
@@ -143,6 +143,7 @@ def model_hash(name: str) -> str | None:
 
     Takes a second for every gigabyte or so of weights.
     """
+    from judge.runs.folder import MANIFEST
     from judge.runs.references import fingerprint
     from judge.standins.shipped import run_path
 

@@ -9,12 +9,12 @@ import typer
 from judge.errors import ConfigError
 from judge.lessons.evidence import HasEvidence, evidence_of
 from judge.protocol import HasDefaultTaxonomy, PromisesMissRate
-from judge.runs.folder import MANIFEST
 from prompts.printable import printable
 from prompts.reading import check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
+from .completion import complete_categories, complete_run, complete_taxonomy
 from .exit_codes import print_stderr
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ RunOption = Annotated[
         "--judge",
         metavar="RUN",
         help="A run folder, student.onnx, http://HOST/v1#MODEL, or hf:ORGANISATION/MODEL.",
+        autocompletion=complete_run,
     ),
 ]
 StageJudgeOption = Annotated[
@@ -39,10 +40,28 @@ StageJudgeOption = Annotated[
 ]
 TaxonomyOption = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="A shipped taxonomy or a YAML file.", show_default="the judge's own"),
+    typer.Option(
+        metavar="NAME",
+        help="A shipped taxonomy or a YAML file.",
+        show_default="the judge's own",
+        autocompletion=complete_taxonomy,
+    ),
 ]
+ThresholdOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="T",
+        help="Flag from this score on in any category; A=T,B=T is for these categories, may be repeated, and leaves "
+        "the others at 0.5; or a file of `arbiter calibrate`.",
+        show_default="0.5",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 CategoriesOption = Annotated[
-    list[str] | None, typer.Option(metavar="A,B", help="Only these categories; may be repeated.")
+    list[str] | None,
+    typer.Option(
+        metavar="A,B", help="Only these categories; may be repeated.", autocompletion=complete_categories
+    ),
 ]
 CustomOption = Annotated[
     list[str] | None,
@@ -126,6 +145,8 @@ def warn_without_evidence(
     unknown = evidence_of(classifier).without(taxonomy)
     if not unknown:
         return
+    from judge.runs.folder import MANIFEST
+
     kept = isinstance(classifier, HasEvidence) and classifier.evidence is not None
     if not kept and (Path(run) / MANIFEST).is_file():
         tell(

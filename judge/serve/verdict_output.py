@@ -121,7 +121,8 @@ class Counts:
         """The counts in words: all images, then flagged ones by category and unjudged ones by reason."""
         found, number = self.statuses, self.statuses.total()
         return [
-            f"{number} image{'' if number == 1 else 's'}: {found['unsafe']} flagged, {found['safe']} safe, {found['unjudged']} not judged",
+            f"{number} image{'' if number == 1 else 's'}: {found['unsafe']} flagged, {found['safe']} safe, "
+            f"{found['unjudged']} not judged",
             *([f"flagged: {_ranked(self.categories)}"] if self.categories else []),
             *([f"not judged: {_ranked(self.reasons)}"] if self.reasons else []),
         ]
