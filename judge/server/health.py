@@ -43,11 +43,10 @@ async def about(request: Request) -> dict[str, Any]:
     from judge.data.images import DEFAULT_LIMITS, FORMATS
 
     service: JudgeService = request.app.state.service
-    settings, threshold = service.settings, service.settings.threshold
+    settings = service.settings
     return {
         "model": {"name": service.model_name, "sha256": service.model_hash},
         "default_taxonomy": service.default_taxonomy.name,
-        "threshold": threshold if isinstance(threshold, float) else dict(threshold),
         "arbiter": package_version(),
         "limits": {
             "max_bytes": DEFAULT_LIMITS.max_bytes,

@@ -4,8 +4,10 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
+from judge.verdicts.rows import Judging
 from prompts.cautions import cautions
 
+from .service import JudgeService
 from .taxonomies import Known, Taxonomies
 
 router = APIRouter(prefix="/v1/taxonomies", tags=["taxonomies"])
@@ -23,7 +25,8 @@ async def list_taxonomies(request: Request) -> dict[str, Any]:
 
 @router.get("/{name}")
 async def show_taxonomy(request: Request, name: str, version: str | None = None) -> dict[str, Any]:
-    """One taxonomy with its categories, as YAML too, and cautions about definitions that are read poorly."""
+    """One taxonomy: categories, thresholds where a request gives none, YAML, and which definitions are read poorly."""
+    service: JudgeService = request.app.state.service
     taxonomies: Taxonomies = request.app.state.taxonomies
     known = taxonomies.find(name if version is None else f"{name}@{version}")
     return {
@@ -38,6 +41,7 @@ async def show_taxonomy(request: Request, name: str, version: str | None = None)
             }
             for category in known.taxonomy
         ],
+        "thresholds": Judging(known.taxonomy, service.default_threshold(known.taxonomy)).thresholds,
         "yaml": known.taxonomy.to_yaml(),
         "versions": [str(known.taxonomy.version)],
         "cautions": [line for category in known.taxonomy for line in cautions(category)],

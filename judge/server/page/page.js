@@ -39,7 +39,7 @@ async function load() {
     document.body.classList.toggle("no-records", !queue.server.records);
     at("model").textContent = queue.server.model.name;
     at("model").title = queue.server.model.sha256 ?? "";
-    await taxonomy.load(queue.server.threshold);
+    await taxonomy.load();
     if (queue.server.records) await queue.list();
     tell("shown");
     view();

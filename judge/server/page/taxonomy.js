@@ -4,24 +4,15 @@ import { get, put } from "./api.js";
 import { tell } from "./events.js";
 import { set, setting } from "./settings.js";
 
-const START = 0.5;
-let starts = START;
+const START = 0.5; // of a category that neither the user nor the server gave another threshold
 
 /** What may be chosen: [{name, version, hash, categories, source}]. */
 export let known = [];
 /** name, version, hash, source, `edited` (not as any saved one), cautions, categories: [{name, definition, examples, on, limit}]. */
 export let current = { name: "", version: "", hash: "", source: "", edited: false, cautions: [], categories: [] };
 
-/** The server's own threshold: one number, or category name -> number; categories that are not named have 0.5. */
-const startOf = (name) => {
-  if (typeof starts === "number") return starts;
-  const found = Object.entries(starts).find(([one]) => one.toLowerCase() === name.toLowerCase());
-  return found ? found[1] : START;
-};
-
 /** Asks the server for its taxonomies and chooses the one used last, or the server's own. */
-export async function load(threshold = START) {
-  starts = threshold;
+export async function load() {
   const listed = await get("/v1/taxonomies");
   known = listed.taxonomies;
   const last = setting("taxonomy");
@@ -36,9 +27,10 @@ export async function choose(name) {
   set("taxonomy", found.name);
 }
 
-/** Uses categories that are saved nowhere: [{name, definition, examples}]. */
+/** Uses categories that are saved nowhere: [{name, definition, examples}]; those that stay keep their thresholds. */
 export function use(name, categories) {
-  take({ name, version: "", hash: "", source: "edited", edited: true, cautions: [], categories });
+  const thresholds = Object.fromEntries(current.categories.map((category) => [category.name, category.limit]));
+  take({ thresholds, name, version: "", hash: "", source: "edited", edited: true, cautions: [], categories });
 }
 
 /** Saves categories under a name, as a new version where the name exists, and uses them. */
@@ -52,11 +44,12 @@ export async function save(name, categories, moderator) {
 
 function take(found) {
   const kept = new Map(Object.entries(setting("thresholds")[found.name] ?? {}));
-  const categories = found.categories.map((category) => ({
-    ...category,
-    on: true,
-    limit: typeof kept.get(category.name) === "number" ? kept.get(category.name) : startOf(category.name),
-  }));
+  const starts = new Map(Object.entries(found.thresholds ?? {}));
+  const categories = found.categories.map((category) => {
+    const start = starts.get(category.name) ?? START;
+    const limit = kept.get(category.name);
+    return { ...category, on: true, start, limit: typeof limit === "number" ? limit : start };
+  });
   current = { ...found, cautions: found.cautions ?? [], categories };
   tell("taxonomy");
 }
@@ -70,7 +63,7 @@ export function tick(names) {
 /** Moves thresholds: category name -> number in [0, 1]. */
 export function limit(moved) {
   for (const category of current.categories) category.limit = moved.get(category.name) ?? category.limit;
-  const changed = current.categories.filter((category) => category.limit !== startOf(category.name));
+  const changed = current.categories.filter((category) => category.limit !== category.start);
   const kept = Object.fromEntries(changed.map((category) => [category.name, category.limit]));
   set("thresholds", Object.fromEntries([...Object.entries(setting("thresholds")), [current.name, kept]]));
   tell("thresholds");
