@@ -33,7 +33,7 @@ class ColourJudge:
         self.calls.append((len(images), list(prompts), taxonomy))
         self.entered.set()
         if self.gate is not None:
-            assert self.gate.wait(20)
+            assert self.gate.wait(60)
         colours = np.array([image.getpixel((0, 0)) for image in images], dtype=float).reshape(-1, 3)
         if (colours[:, 1] > 200).any():
             raise RuntimeError("a secret in /a/path")
@@ -110,11 +110,11 @@ def listening(service, records=None):
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
-def wait_until(done, seconds=20):
+def wait_until(done, seconds=60):
     """Wait for something that happens in another thread."""
     end = time.monotonic() + seconds
     while not done():

@@ -105,7 +105,7 @@ def test_while_loading_only_health_answers() -> None:
     done, real = threading.Event(), colour_service()
 
     def slow() -> Any:
-        assert done.wait(20)
+        assert done.wait(60)
         return real._load()
 
     service = JudgeService(slow, ServerSettings(decode_workers=0))

@@ -53,7 +53,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return answer.status, dict(answer.headers), answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -102,10 +102,10 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start: Callable[
     assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
     assert int(headers["retry-after"]) > 0
     assert "arbiter_draining 1.0" in server.ask("/metrics")[2]
-    thread.join(20)
+    thread.join(60)
     [(status, _, body)] = answers
     assert (status, json.loads(body)["verdicts"][0]["status"]) == (200, "unsafe")
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0
     assert "WARNING" not in server.stderr
     assert "Traceback" not in server.stderr
 
@@ -118,8 +118,8 @@ def test_what_takes_too_long_is_given_up(start: Callable[..., Server], again: bo
     if again:
         wait_until(lambda: server.ask("/readyz")[0] == 503)
         server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(20) == 2
-    thread.join(20)
+    assert server.process.wait(60) == 2
+    thread.join(60)
     assert isinstance(answers[0], OSError)
     assert "ended before 1 images were answered" in server.stderr
 
@@ -127,7 +127,7 @@ def test_what_takes_too_long_is_given_up(start: Callable[..., Server], again: bo
 def test_an_idle_server_ends_at_once(start: Callable[..., Server]) -> None:
     server = start()
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(20) == 0
+    assert server.process.wait(60) == 0
 
 
 def test_local_servers_refuse_other_names_and_other_sites(start: Callable[..., Server]) -> None:
@@ -147,7 +147,7 @@ def test_local_servers_refuse_other_names_and_other_sites(start: Callable[..., S
 def test_a_run_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
     server = Server(tmp_path, 0, "--judge", "tiny-clip")
     try:
-        assert server.process.wait(20) == 2
+        assert server.process.wait(60) == 2
     finally:
         server.process.kill()
     assert server.stderr.splitlines()[-1] == "arbiter: this one cannot be loaded"
