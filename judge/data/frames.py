@@ -90,16 +90,17 @@ def open_frames(
     image = read_header(source, limits)
     total = frame_count(image)
     if total == 1:
-        return _frames(image, [0], 1, 0, limits)
+        return _frames(image, [0], 1, 0, limits, {})
     pixels = image.width * image.height
     if total * pixels > MAX_ANIMATION_PIXELS:
         raise too_many_pixels(f"{total} frames of {image.width} x {image.height}", MAX_ANIMATION_PIXELS)
     # Frames are held after they were reduced (`shrink_by`), which divides both sides.
     held = max(1, MAX_HELD_PIXELS // max(1, pixels // shrink_by(image) ** 2))
-    thumbnails = [_thumbnails(image, number, limits) for number in range(total)]
+    thumbnails, decoded = _decode_all(image, total, limits)
     views = max(map(len, thumbnails))
     numbers, distances = _farthest_first(thumbnails, max(1, min(max_frames, held) // views))
-    return _frames(image, numbers, total, int((distances > MAX_DIFFERENCE).sum()), limits)
+    unrepresented = int((distances > MAX_DIFFERENCE).sum())
+    return _frames(image, numbers, total, unrepresented, limits, decoded)
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -110,13 +111,18 @@ def png_bytes(image: Image.Image) -> bytes:
 
 
 def _frames(
-    image: Image.Image, numbers: Sequence[int], total: int, unrepresented: int, limits: ImageLimits
+    image: Image.Image,
+    numbers: Sequence[int],
+    total: int,
+    unrepresented: int,
+    limits: ImageLimits,
+    decoded: dict[int, list[Image.Image]],
 ) -> Frames:
-    """All views of the frames `numbers`."""
+    """All views of the frames `numbers`, as far as possible from those that were decoded before."""
     grounds: list[str] = []
     found = Frames([], [], total, unrepresented, grounds)
     for number in numbers:
-        views = decode_frame(image, number, limits, limits.grounds)
+        views = decoded.get(number) or decode_frame(image, number, limits, limits.grounds)
         found.images.extend(views)
         found.numbers.extend([number] * len(views))
         grounds.extend(map(_ground_name, limits.grounds) if len(views) > 1 else [""])
@@ -128,12 +134,31 @@ def _ground_name(ground: Ground) -> str:
     return known.get(ground, "#{:02x}{:02x}{:02x}".format(*ground))
 
 
-def _thumbnails(image: Image.Image, frame: int, limits: ImageLimits) -> "list[NDArray[np.int16]]":
-    """(16, 16, 3) colours of each view of a frame, to compare it with others."""
+def _decode_all(
+    image: Image.Image, total: int, limits: ImageLimits
+) -> "tuple[list[list[NDArray[np.int16]]], dict[int, list[Image.Image]]]":
+    """Decode every frame once.
+
+    Returns:
+        Of each frame its views in (16, 16, 3) colours, to compare it with others; and frame number -> views where all
+        of them fit into `MAX_HELD_PIXELS`, as most do, so that none has to be decoded again; else nothing.
+    """
     import numpy as np
 
-    views = decode_frame(image, frame, limits, limits.grounds)
-    return [np.asarray(view.resize((16, 16), Image.Resampling.BOX), dtype=np.int16) for view in views]
+    thumbnails: list[list[NDArray[np.int16]]] = []
+    kept: dict[int, list[Image.Image]] = {}
+    room = MAX_HELD_PIXELS
+    for number in range(total):
+        views = decode_frame(image, number, limits, limits.grounds)
+        thumbnails.append(
+            [np.asarray(view.resize((16, 16), Image.Resampling.BOX), dtype=np.int16) for view in views]
+        )
+        room -= sum(view.width * view.height for view in views)
+        if room >= 0:
+            kept[number] = views
+        else:
+            kept.clear()
+    return thumbnails, kept
 
 
 def _farthest_first(
