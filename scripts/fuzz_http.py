@@ -309,7 +309,7 @@ def verdict_of(status: int, body: bytes) -> str:
         elif 400 <= status < 500 and answer["error"].keys() == {"message", "type", "param", "code"}:
             code = answer["error"]["code"]
             return f"{status} {code}" if code in CODES else f"WRONG: {status} {answer['error']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):  # another shape
         pass
     return f"WRONG: {status} {body[:200]!r}"
 
