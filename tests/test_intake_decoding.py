@@ -132,6 +132,28 @@ def test_memory_is_limited() -> None:
     use(DecodePool(1, memory=100 * 10**6), body)
 
 
+def test_workers_that_cannot_start_are_no_endless_loop() -> None:
+    async def body(pool: DecodePool) -> None:
+        for _ in range(2):
+            with pytest.raises(ImageError, match=r"^crashed: no worker that decodes images stays alive"):
+                await pool.ready()
+
+    use(DecodePool(1, memory="none"), body)  # type: ignore[arg-type]
+
+
+def test_workers_have_no_torch_and_leave_nothing_on_disk() -> None:
+    async def body(pool: DecodePool) -> None:
+        await pool.open(encoded(photo(), "WEBP"))
+        [pid] = pids(pool)
+        assert "torch" not in Path(f"/proc/{pid}/maps").read_text()
+        limits = Path(f"/proc/{pid}/limits").read_text().splitlines()
+        rows = {line[:26].strip(): line[26:].split()[:2] for line in limits}
+        assert rows["Max core file size"] == rows["Max file size"] == ["0", "0"]
+        assert 50 * 10**6 < int(rows["Max data size"][0]) < 400 * 10**6
+
+    use(DecodePool(1), body)
+
+
 def test_a_crash_costs_one_image() -> None:
     async def body(pool: DecodePool) -> None:
         await pool.ready()

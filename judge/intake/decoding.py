@@ -121,9 +121,15 @@ class DecodePool:
             try:
                 packed, sha256 = await self._run(data)
             except BrokenProcessPool:
-                # An idle worker died, such as one that the system killed for its memory.
-                packed, sha256 = await self._run(data)
+                # An idle worker died, such as one that the system killed for its memory; `_schedule` starts others.
+                packed, sha256 = await self._run_again(data)
         return Decoded(await asyncio.to_thread(packed.unpack), sha256)
+
+    async def _run_again(self, data: bytes) -> "tuple[_Packed, str]":
+        try:
+            return await self._run(data)
+        except BrokenProcessPool:
+            raise ImageError("crashed", "no worker that decodes images stays alive") from None
 
     async def _run(self, data: bytes) -> "tuple[_Packed, str]":
         from pebble import ProcessExpired
@@ -233,6 +239,9 @@ def _prepare(memory: int) -> None:
         # Counted is what the process may write to, touched or not; so less is in memory than this allows.
         most = _writable() + max(0, memory - _held())
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+        # Nothing of an image is left on a disk, whatever happens.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 def _smallest_png() -> bytes:
