@@ -8,7 +8,7 @@
 - **The latest decision counts**, of all about the same pixels with the same prompt under the same taxonomy.
 - **Skipped images are left out**, and those whose files were deleted or cannot be opened for training.
 - **Equal pixels never straddle splits.** The split follows from the decoded pixels, so that a copy in another file
-  format, or of a later export, is in the same one: 80 % train, 10 % validation, 10 % test.
+  format, or in a later export, is in the same one: 80 % train, 10 % validation, 10 % test. Copies are one file.
 """
 
 import csv
@@ -25,7 +25,7 @@ from judge.data.sources import COLUMNS
 from judge.errors import ConfigError, ImageError, first_line
 from judge.runs.machine import now
 from judge.verdicts.rows import package_version
-from prompts.taxonomy import Taxonomy
+from prompts.taxonomy import Category, Taxonomy
 
 from .decision_table import begins_formula
 from .entries import Decision
@@ -130,7 +130,7 @@ class _Images:
     def __init__(self, records: Records, write: Write, pixels_of: Callable[[bytes], str]) -> None:
         self._records, self._write, self._pixels_of = records, write, pixels_of
         self._pixels: dict[str, str | Exception] = {}
-        self._written: dict[str, str] = {}
+        self._written: dict[str, str] = {}  # pixels -> path
 
     def pixels(self, sha256: str) -> str:
         """`pixels_hash` of an image.
@@ -149,13 +149,14 @@ class _Images:
         return found
 
     def write(self, sha256: str) -> str:
-        """Write an image, if it is not yet, and return its path inside of the export."""
-        if sha256 not in self._written:
+        """Write an image, unless one of the same pixels is written, and return the path inside of the export."""
+        pixels = self.pixels(sha256)
+        if pixels not in self._written:
             data = self._records.image(sha256)
             kind = format_of(data[:32]) or "bin"
-            self._written[sha256] = f"images/{sha256}.{_SUFFIXES.get(kind, kind.lower())}"
-            self._write(self._written[sha256], data)
-        return self._written[sha256]
+            self._written[pixels] = f"images/{sha256}.{_SUFFIXES.get(kind, kind.lower())}"
+            self._write(self._written[pixels], data)
+        return self._written[pixels]
 
 
 _SUFFIXES = {"JPEG": "jpg"}
@@ -213,14 +214,18 @@ def label_keys(taxonomy: Taxonomy) -> Taxonomy:
     )
 
 
+def label_word(category: Category) -> str:
+    """What a table calls a category of `label_keys`: it separates categories with semicolons."""
+    return category.key if ";" in category.name else category.name
+
+
 def _plain(text: str) -> str:
     return text.replace(";", ",")
 
 
 def _table(rows: Sequence[_Row], taxonomy: Taxonomy) -> str:
     """The rows as CSV; the categories in the words of `label_keys(taxonomy)`."""
-    # A table separates categories with semicolons.
-    words = {category.name: category.key if ";" in category.name else category.name for category in taxonomy}
+    words = {category.name: label_word(category) for category in taxonomy}
     written = io.StringIO()
     table = csv.DictWriter(written, (*COLUMNS, *EXTRA_COLUMNS), lineterminator="\n")
     table.writeheader()
