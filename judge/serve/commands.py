@@ -13,6 +13,7 @@ from prompts.printable import printable
 
 from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
 from .completion import complete_recipe
+from .doctor_command import doctor
 from .judge_command import JUDGE_EPILOG, judge_images
 from .options import JsonOption, quiet_libraries
 from .serve_command import SERVE_EPILOG, serve
@@ -153,5 +154,6 @@ def copy_recipe(
         print(printable(path))
 
 
+app.command("doctor", short_help="Look for what is missing or broken here.")(doctor)
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(recipes_app, name="recipes")

@@ -145,14 +145,18 @@ def _show(
             [(one.case.image, one.case.wanted, one.found, one.row["unsafe"], _why(one)) for one in wrong],
             styles=[STATUS_STYLES["unjudged" if one.outcome == "unjudged" else "unsafe"] for one in wrong],
         )
-        print()
+        terminal.gap()
     if changes:
         terminal.table(tuple(changes[0]), [tuple(change.values()) for change in changes])
-        print()
+        terminal.gap()
     numbers = numbers_by_category(results, taxonomy)
     terminal.table(
         ("category", "cases", "precision", "recall", "F1"),
-        [(name, one.unsafe, one.precision, one.recall, one.f1) for name, one in numbers.items()],
+        [
+            (name, one.unsafe, one.precision, one.recall, one.f1)
+            for name, one in numbers.items()
+            if one.f1 is not None  # of large taxonomies, most categories have no case
+        ],
     )
 
 

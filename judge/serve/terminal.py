@@ -106,6 +106,11 @@ class Terminal:
             table.add_row(*map(Text, row), style=styles[place] if styles else None)
         self._results.print(table)
 
+    def gap(self) -> None:
+        """Separate two tables; drawn ones have space of their own."""
+        if not self.draws_results:
+            print()
+
     @contextmanager
     def progress(self) -> Iterator[Bar]:
         """Draw progress on standard error, if that is a terminal: count, rate, and the time left where it is known."""
