@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from judge.baselines.classifier import WEIGHTS, match_categories
+from judge.baselines.classifier import WEIGHTS
+from judge.baselines.coverage import match_categories
 from judge.baselines.fit import FitOptions, fit, judge_targets, label_targets, masked_cross_entropy
 from judge.baselines.linear_probe import LinearProbe, ParallelMLP, load_linear_probe, save_linear_probe
 from judge.baselines.prompt_learning import (

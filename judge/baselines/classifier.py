@@ -6,30 +6,28 @@ default in their favour (`match="members"`); categories without a match are unju
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from judge.encoders.dual import DualEncoder, check_encoder
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import CheckpointError
 from judge.inputs import check_prompts, validate_inputs
 from judge.lessons.evidence import Evidence
 from judge.lessons.record import read_record
-from judge.protocol import Scores, on_one_scale
+from judge.protocol import Scores
 from judge.readings import Readings, combine_readings, read_prompts
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
-from prompts.verdict import DEFAULT_THRESHOLD
+
+from .coverage import Match, asked_outputs, check_match, covered_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-Match = Literal["members", "name"]
-MATCHES: tuple[Match, ...] = get_args(Match)
 WEIGHTS = "head.safetensors"
 
 
@@ -66,8 +64,7 @@ class FixedClassifier:
 
     def __post_init__(self) -> None:
         check_prompt_mode(self.prompt_mode)
-        if self.match not in MATCHES:
-            raise ConfigError(f"match is {self.match!r}; use one of {', '.join(MATCHES)}.")
+        check_match(self.match)
         if self.head.width != self.encoder.width:
             raise CheckpointError(
                 f"The head was made for embeddings of width {self.head.width}, {self.encoder.name!r} has "
@@ -138,24 +135,7 @@ class CategoryClassifier(FixedClassifier):
         with torch.no_grad():
             logits: Tensor = self.head(pooled_images.to(self.encoder.device))
         heads = logits.double().softmax(-1)[..., 1].cpu().numpy()
-        # (B, H) probabilities of the trained categories -> (B, K) of the requested ones.
-        covered = match_categories(self.default_taxonomy, taxonomy, self.match)
-        categories = np.full((len(heads), len(taxonomy)), np.nan)
-        for place, members in enumerate(covered):
-            if members:  # any of several trained ones
-                categories[:, place] = heads[:, members].max(axis=1)
-        finite = np.isfinite(heads).all(axis=1)
-        categories[~finite] = np.nan
-        # NaN counts as 0 here, so `judged` has to ask separately whether a category is missing.
-        highest = np.where(np.isnan(categories), 0.0, categories).max(axis=1)
-        missed = [name for name, members in zip(taxonomy.names, covered, strict=True) if not members]
-        judged = finite & (highest >= DEFAULT_THRESHOLD if missed else True)
-        why = f"{self.name} does not cover: {', '.join(missed)}"
-        broken = f"{self.name} gave no finite score"
-        reasons = tuple(
-            None if fine else why if known else broken for fine, known in zip(judged, finite, strict=True)
-        )
-        return on_one_scale(Scores(np.where(judged, highest, np.nan), categories, reasons))
+        return covered_scores(self.name, heads, self.default_taxonomy, taxonomy, self.match)
 
     def pixel_margins(
         self,
@@ -174,46 +154,9 @@ class CategoryClassifier(FixedClassifier):
             ConfigError: a category without a trained match: no verdict can be safe then, so there is no margin.
             TaxonomyError: no such category.
         """
-        covered = match_categories(self.default_taxonomy, taxonomy, self.match)
-        places = range(len(covered)) if category is None else [taxonomy.index(category)]
-        missed = [taxonomy.names[place] for place in places if not covered[place]]
-        if missed:
-            raise ConfigError(
-                f"{self.name} does not cover {', '.join(missed)}, so it can call nothing safe under this taxonomy and "
-                "has no margin; ask about trained categories only."
-            )
+        chosen = asked_outputs(self.name, self.default_taxonomy, taxonomy, self.match, category)
         logits: Tensor = self.head(self.encoder.encode_pixels(pixels)[:, 0])
-        chosen = sorted({member for place in places for member in covered[place]})
         return (logits[..., 1] - logits[..., 0])[:, chosen].amax(dim=1)
-
-
-def match_categories(trained: Taxonomy, requested: Taxonomy, match: Match = "members") -> list[list[int]]:
-    """For each of the caller's categories, indices of the trained ones that together cover it; empty if none do.
-
-    Args:
-        trained: taxonomy of the heads, in their order.
-        requested: the caller's taxonomy.
-        match: `members` maps by meaning, as a person would: the same members, or trained categories for all of its
-            members. `name` maps by name (or a trained alias, ignoring case), as a system that has only names.
-    """
-    if match == "name":
-        places = {
-            word.casefold(): place
-            for place, category in enumerate(trained)
-            for word in (category.name, *category.aliases)
-        }
-        found = [places.get(category.name.casefold()) for category in requested]
-        return [[] if place is None else [place] for place in found]
-    by_key = {category.key: place for place, category in enumerate(trained)}
-    by_members = {frozenset(category.members): place for place, category in enumerate(trained)}
-    covered = []
-    # One trained category with the same members is better than several that cover them.
-    for category in requested:
-        same = by_members.get(frozenset(category.members))
-        parts = [by_key.get(member) for member in category.members]
-        several = [place for place in parts if place is not None]
-        covered.append([same] if same is not None else several if len(several) == len(parts) else [])
-    return covered
 
 
 Classifier = TypeVar("Classifier", bound=FixedClassifier)

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 from judge.encoders.dual import DualEncoder
 from judge.runs.folder import RunDir
 
-from .classifier import CategoryClassifier, Match, load_fixed, save_fixed
+from .classifier import CategoryClassifier, load_fixed, save_fixed
+from .coverage import Match
 
 
 class ParallelMLP(nn.Module):

@@ -18,7 +18,8 @@ from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 
-from .classifier import CategoryClassifier, Match, load_fixed, save_fixed
+from .classifier import CategoryClassifier, load_fixed, save_fixed
+from .coverage import Match
 
 LENGTH = 8
 """Vectors of a soft prompt in the paper."""
