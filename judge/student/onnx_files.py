@@ -32,6 +32,7 @@ SIDES = {
 }
 """What replaces `.onnx` in the name of each file but the manifest."""
 MANIFEST = ".json"
+EXPORT_AGAIN = "export the student again"
 
 
 def make_manifest(images: ImagePreprocessing, texts: TextPreprocessing, **about: Any) -> dict[str, Any]:
@@ -84,9 +85,22 @@ def check_file(file: Path, expected: object, path: Path) -> None:
         )
 
 
-def open_session(file: Path, threads: int) -> Any:
-    """An ONNX Runtime session on the CPU; 0 threads leaves their number to the runtime."""
-    runtime = import_extra("onnxruntime")
+def open_session(
+    file: Path, threads: int, *, who: str = "An exported student", advice: str = EXPORT_AGAIN
+) -> Any:
+    """An ONNX Runtime session on the CPU; 0 threads leaves their number to the runtime.
+
+    Args:
+        file: the graph.
+        threads: in one session.
+        who: whose graph it is, for the error if the runtime is missing.
+        advice: what to do about a damaged file.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+        MissingExtraError: onnxruntime is not installed.
+    """
+    runtime = import_extra("onnxruntime", who)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     # A student has three thread pools; spinning threads of an idle one would slow the others down.
@@ -95,7 +109,7 @@ def open_session(file: Path, threads: int) -> Any:
     try:
         return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its classes are not public
-        raise damaged(file, error) from error
+        raise damaged(file, error, advice) from error
 
 
 def open_tokenizer(file: Path, context: int) -> Any:
@@ -110,8 +124,8 @@ def open_tokenizer(file: Path, context: int) -> Any:
     return tokenizer
 
 
-def import_extra(package: str) -> Any:
-    """Import a package of the extra `onnx`.
+def import_extra(package: str, who: str = "An exported student") -> Any:
+    """Import a package of the extra `onnx`, which `who` needs.
 
     Raises:
         MissingExtraError: it is not installed.
@@ -122,13 +136,11 @@ def import_extra(package: str) -> Any:
         return import_module(package)
     except ImportError as error:
         raise MissingExtraError(
-            f"An exported student needs {package}; install it with `pip install 'arbiter-vision[onnx]'`, or alone."
+            f"{who} needs {package}; install it with `pip install 'arbiter-vision[onnx]'`, or alone."
         ) from error
 
 
-def damaged(file: Path, error: Exception) -> CheckpointError:
-    """The error for a file that cannot be used."""
+def damaged(file: Path, error: Exception, advice: str = EXPORT_AGAIN) -> CheckpointError:
+    """The error for a file that cannot be used, with what to do."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CheckpointError(
-        f"{file} is damaged ({type(error).__name__}: {first[:200]}); export the student again."
-    )
+    return CheckpointError(f"{file} is damaged ({type(error).__name__}: {first[:200]}); {advice}.")
