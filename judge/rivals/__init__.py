@@ -1,0 +1,1 @@
+"""Other people's classifiers of unsafe images, each behind `judge.protocol.Classifier`."""
