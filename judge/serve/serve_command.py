@@ -1,6 +1,7 @@
 """`arbiter serve`: a server that OpenAI's clients speak to, and a page for moderators."""
 
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -246,6 +247,7 @@ def _serve(
 ) -> int:
     import logging
 
+    from judge.records.records import Records
     from judge.server.app import create_app
     from judge.server.running import listen, run
     from judge.server.service import JudgeService
@@ -253,12 +255,14 @@ def _serve(
     logging.basicConfig(format="arbiter: %(levelname)s: %(message)s", level=logging.WARNING)
     quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    listener = listen(host, port)
-    name = f"[{host}]" if ":" in host else host
-    address = f"http://{name}:{listener.getsockname()[1]}"
-    print_stderr(f"arbiter: {address}/v1 is the API{'' if not settings.page else f', {address}/ the page'}")
-    service = JudgeService(lambda: _load(settings, threshold), settings)
-    unanswered = run(create_app(service, settings), service, listener)
+    with listen(host, port) as listener, closing(Records.in_folder(state, database)) as records:
+        name = f"[{host}]" if ":" in host else host
+        address = f"http://{name}:{listener.getsockname()[1]}"
+        print_stderr(
+            f"arbiter: {address}/v1 is the API" + (f", {address}/ the page" if settings.page else "")
+        )
+        service = JudgeService(lambda: _load(settings, threshold), settings)
+        unanswered = run(create_app(service, settings, records), service, listener)
     if unanswered:
         print_stderr(f"arbiter: ended before {unanswered} images were answered")
     return EXIT_ERROR if unanswered else EXIT_SAFE

@@ -1,9 +1,8 @@
 """The application: routes, request ids, errors in OpenAI's form."""
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,11 +20,13 @@ from .service import JudgeService
 from .settings import ServerSettings
 from .taxonomies import Taxonomies
 
-LOG = logging.getLogger("arbiter")
+if TYPE_CHECKING:
+    from judge.records.records import Records
+
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
-def create_app(service: JudgeService, settings: ServerSettings, records: Any = None) -> FastAPI:
+def create_app(service: JudgeService, settings: ServerSettings, records: "Records | None" = None) -> FastAPI:
     """The application of a service.
 
     Args:
@@ -40,7 +41,7 @@ def create_app(service: JudgeService, settings: ServerSettings, records: Any = N
     for module in (health, moderations, verdict_routes, taxonomy_routes):
         app.include_router(module.router)
     if records is not None:
-        from .review import router as review  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        from .review import router as review
 
         app.include_router(review)
     if settings.page:

@@ -51,7 +51,7 @@ async def moderate(request: Request) -> Response:
     data = await read_json(request, _KEYS)
     check_model(data.get("model"), service)
     flag_unjudged = _flag_unjudged(data.get("on_unjudged"))
-    asked = read_asked(data, service, state.taxonomies)
+    asked = await read_asked(data, service, state.taxonomies)
     urls, prompt = _parts(data.get("input"), service.settings.images_per_request)
     check_explained(asked, len(urls))
     images = await asyncio.gather(*(read_image(url, param, service) for param, url in urls.items()))

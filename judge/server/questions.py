@@ -101,13 +101,13 @@ def check_keys(data: Mapping[str, Any], allowed: Collection[str], where: str) ->
         )
 
 
-def read_asked(data: Mapping[str, Any], service: "JudgeService", taxonomies: "Taxonomies") -> Asked:
+async def read_asked(data: Mapping[str, Any], service: "JudgeService", taxonomies: "Taxonomies") -> Asked:
     """`taxonomy`, `categories`, `thresholds` and `explain` of a body.
 
     Raises:
         ApiError: 400 for values of the wrong form, 404 for a taxonomy that does not exist.
     """
-    taxonomy = _taxonomy(data.get("taxonomy"), taxonomies)
+    taxonomy = await _taxonomy(data.get("taxonomy"), taxonomies)
     categories = data.get("categories")
     if categories is not None:
         taxonomy = _select(taxonomy, categories)
@@ -143,11 +143,11 @@ def _select(taxonomy: Taxonomy, names: Any) -> Taxonomy:
         raise bad_request(str(error), param="categories", code="unknown_category") from None
 
 
-def _taxonomy(given: Any, taxonomies: "Taxonomies") -> Taxonomy:
+async def _taxonomy(given: Any, taxonomies: "Taxonomies") -> Taxonomy:
     if given is None:
         return taxonomies.default
     if isinstance(given, str):
-        return taxonomies.find(given).taxonomy
+        return (await taxonomies.find(given)).taxonomy
     return read_taxonomy(given, "taxonomy")
 
 

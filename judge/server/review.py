@@ -105,7 +105,7 @@ async def judge_item(request: Request, item_id: ItemId) -> Response:
     service: JudgeService = state.service
     service.check_accepting()
     data = await read_json(request, ("taxonomy", "categories", "thresholds", "explain"))
-    asked = read_asked(data, service, state.taxonomies)
+    asked = await read_asked(data, service, state.taxonomies)
     records = _records(request)
     item = await ask_records(records.item, item_id)
     question = Question(

@@ -2,11 +2,13 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 
 from judge.verdicts.rows import Judging
 from prompts.cautions import cautions
 
+from .answers import json_answer
+from .questions import read_json, read_taxonomy, read_text
 from .service import JudgeService
 from .taxonomies import Known, Taxonomies
 
@@ -19,7 +21,9 @@ async def list_taxonomies(request: Request) -> dict[str, Any]:
     taxonomies: Taxonomies = request.app.state.taxonomies
     return {
         "default": taxonomies.default.name,
-        "taxonomies": [{**_title(known), "categories": len(known.taxonomy)} for known in taxonomies.every()],
+        "taxonomies": [
+            {**_title(known), "categories": len(known.taxonomy)} for known in await taxonomies.every()
+        ],
     }
 
 
@@ -28,7 +32,7 @@ async def show_taxonomy(request: Request, name: str, version: str | None = None)
     """One taxonomy: categories, thresholds where a request gives none, YAML, and which definitions are read poorly."""
     service: JudgeService = request.app.state.service
     taxonomies: Taxonomies = request.app.state.taxonomies
-    known = taxonomies.find(name if version is None else f"{name}@{version}")
+    known = await taxonomies.find(name if version is None else f"{name}@{version}")
     return {
         **_title(known),
         "categories": [
@@ -43,16 +47,26 @@ async def show_taxonomy(request: Request, name: str, version: str | None = None)
         ],
         "thresholds": Judging(known.taxonomy, service.default_threshold(known.taxonomy)).thresholds,
         "yaml": known.taxonomy.to_yaml(),
-        "versions": [str(known.taxonomy.version)],
+        "versions": list(known.versions),
         "cautions": [line for category in known.taxonomy for line in cautions(category)],
     }
 
 
+@router.put("/{name}")
+async def save_taxonomy(request: Request, name: str) -> Response:
+    """Save the next version of a moderator's own taxonomy: 201, or 200 where nothing changed."""
+    taxonomies: Taxonomies = request.app.state.taxonomies
+    data = await read_json(request, ("categories", "moderator"))
+    taxonomy = read_taxonomy(data.get("categories"), "categories", name=name)
+    known, new = await taxonomies.save(name, taxonomy, read_text(data.get("moderator"), "moderator"))
+    return json_answer(_title(known), 201 if new else 200)
+
+
 def _title(known: Known) -> dict[str, Any]:
-    taxonomy, source = known
+    taxonomy = known.taxonomy
     return {
         "name": taxonomy.name,
         "version": str(taxonomy.version),
         "hash": taxonomy.hash,
-        "source": source,
+        "source": known.source,
     }

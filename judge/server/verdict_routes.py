@@ -33,7 +33,7 @@ async def judge_images(request: Request) -> Response:
     service: JudgeService = state.service
     service.check_accepting()
     data = await read_json(request, _KEYS)
-    asked = read_asked(data, service, state.taxonomies)
+    asked = await read_asked(data, service, state.taxonomies)
     images = _images(data.get("images"), service.settings.images_per_request)
     check_explained(asked, len(images))
     questions = await asyncio.gather(
