@@ -133,6 +133,28 @@ def test_opaque_files_have_one_view():
     assert open_frames(stored(writing(), "JPEG")).grounds == [""]
 
 
+def bitmap(alpha):
+    """A BMP of version 4 with masks for four channels, which Pillow reads and cannot write."""
+    pixels = bytes([10, 20, 200, alpha] * 4)
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = (
+        struct.pack("<IiiHHIIiiII", 108, 2, 2, 1, 32, 3, len(pixels), 0, 0, 0, 0)
+        + masks
+        + b" niW"
+        + bytes(48)
+    )
+    return b"BM" + struct.pack("<IHHI", 14 + 108 + len(pixels), 0, 0, 14 + 108) + head + pixels
+
+
+def test_bitmaps_may_have_an_alpha_channel_and_no_transparency():
+    """A browser shows the last one as if it were opaque."""
+    assert open_frames(bitmap(255)).images[0].getpixel((0, 0)) == (200, 20, 10)
+    for alpha in (254, 0):
+        for opened in (open_image, open_frames):
+            with pytest.raises(ImageError, match=r"^unknown_colours: a BMP with transparency"):
+                opened(bitmap(alpha))
+
+
 def test_another_background_has_an_opposite_too():
     data = stored(Image.new("RGBA", (2, 2), (0, 0, 0, 0)))
     for background, opposite in (

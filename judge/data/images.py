@@ -4,7 +4,8 @@ The judge must get the same picture as a person who views the file; every differ
 
 - **Hidden colours.** Transparent images are composed on white, as a web page shows them (`ImageLimits.background`).
   White writing on a transparent ground appears on a dark page only, so `judge.data.frames` opens such images on the
-  opposite ground, too; `open_image` does not. Colours under full transparency are judged on neither: nobody sees them.
+  opposite ground, too; `open_image` does not. Colours under full transparency are judged on neither: nobody sees them,
+  but for those of BMP, whose viewers disagree on alpha; a transparent one is refused.
 - **Later frames.** `open_image` refuses an animation (`animated`); `judge.data.frames` opens several of its frames.
   With `frames="first"` only the first frame is judged, and only that frame may then be shown. The additional images of
   a multi-picture JPEG (gain maps, previews of cameras) are ignored, because no viewer shows them.
@@ -295,6 +296,7 @@ def decode_frame(
         convert = conversion(image, colour_mode(image.mode, depth), deep=deep)
         image.load()
         _check_shape(image, limits)
+        _check_alpha(image)
         views = flatten(image, depth, grounds, convert, shrink_by(image))
     except ImageError:
         raise
@@ -302,6 +304,16 @@ def decode_frame(
         raise _decoding_error(error) from error
     orientation = _orientation(image)
     return [_upright(view, orientation) for view in views]
+
+
+def _check_alpha(image: Image.Image) -> None:
+    """Refuse a transparent BMP: one viewer composes it, the next ignores its alpha, a third does so if it is all 0."""
+    if (
+        image.format == "BMP"
+        and image.mode == "RGBA"
+        and image.getchannel("A").histogram()[255] < image.width * image.height
+    ):
+        raise ImageError("unknown_colours", "a BMP with transparency, which viewers show in different ways")
 
 
 def shrink_by(image: Image.Image) -> int:
