@@ -13,6 +13,7 @@ from prompts.printable import printable
 
 from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
 from .completion import complete_recipe
+from .decisions_command import decisions_app
 from .doctor_command import doctor
 from .judge_command import JUDGE_EPILOG, judge_images
 from .options import JsonOption, quiet_libraries
@@ -156,4 +157,5 @@ def copy_recipe(
 
 app.command("doctor", short_help="Look for what is missing or broken here.")(doctor)
 app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(decisions_app, name="decisions")
 app.add_typer(recipes_app, name="recipes")
