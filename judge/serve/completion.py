@@ -55,6 +55,22 @@ def complete_categories(context: typer.Context, incomplete: str) -> list[str]:
     return _starting((f"{before}{name}" for name in taxonomy.names if " " not in name), incomplete)
 
 
+def complete_order(incomplete: str) -> list[str]:
+    """What verdicts are sorted by."""
+    from .verdict_output import SORTED_BY
+
+    return _starting(SORTED_BY, incomplete)
+
+
+def complete_prompt_mode(incomplete: str) -> list[str]:
+    """How a judge reads prompts."""
+    from typing import get_args
+
+    from prompts.reading import PromptMode
+
+    return _starting(get_args(PromptMode), incomplete)
+
+
 def _starting(names: Iterable[str], start: str) -> list[str]:
     return sorted({name for name in names if name.startswith(start)})
 

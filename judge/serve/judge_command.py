@@ -14,6 +14,7 @@ from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
+from .completion import complete_order
 from .image_files import FoundFile, find_images, say_missing
 from .judging import JudgeCall, model_hash
 from .options import (
@@ -100,7 +101,10 @@ HtmlOption = Annotated[
 SortOption = Annotated[
     str | None,
     typer.Option(
-        metavar="BY", help=f"Print at the end, by {', '.join(SORTED_BY)}.", show_default="as judged"
+        metavar="BY",
+        help=f"Print at the end, by {', '.join(SORTED_BY)}.",
+        show_default="as judged",
+        autocompletion=complete_order,
     ),
 ]
 

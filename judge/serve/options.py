@@ -14,7 +14,7 @@ from prompts.reading import check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
-from .completion import complete_categories, complete_run, complete_taxonomy
+from .completion import complete_categories, complete_prompt_mode, complete_run, complete_taxonomy
 from .exit_codes import print_stderr
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ PromptModeOption = Annotated[
     typer.Option(
         metavar="MODE",
         help="max: the image alone and with its prompt, whichever scores higher; use: with it; ignore: alone.",
+        autocompletion=complete_prompt_mode,
     ),
 ]
 BatchSizeOption = Annotated[int, typer.Option(metavar="N", min=1, help="Images in one batch.")]
