@@ -6,8 +6,10 @@ import json
 import math
 
 import pytest
+from fixtures_server import ColourJudge
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from judge.errors import ConfigError
 from judge.records.entries import NewItem
@@ -249,3 +251,52 @@ def test_a_folder_without_records(tmp_path, capsys):
         assert run(*words, "--state", tmp_path / "nowhere") == 2
         assert "holds no records" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [], "and none is made"
+
+
+@pytest.fixture
+def decided_shades(state, make_row, own_taxonomy):
+    """Three dark and bright pictures, and what a moderator decided: the bright ones show knives, and one is gone."""
+    for name, shade, status in (("bright", 250, "unsafe"), ("dim", 120, "unsafe"), ("gone", 0, "safe")):
+        written = io.BytesIO()
+        Image.new("RGB", (8, 8), (shade, 0, 0)).save(written, "PNG")
+        [item] = state.add_items([NewItem(written.getvalue(), name)])
+        stored = state.add_verdict(item.id, make_row([shade / 255, 0, 0], sha256=item.sha256), own_taxonomy)
+        action = "agree" if stored.row["status"] == status else "overrule"
+        names = ["Knives"] if status == "unsafe" else []
+        state.decide(item.id, stored.id, action, status=status, categories=names, moderator="m")
+    return state
+
+
+def test_a_new_wording_is_tested_on_decisions(decided_shades, own_taxonomy, monkeypatch, tmp_path, capsys):
+    import judge
+
+    new = tmp_path / "new.yaml"
+    new.write_text(own_taxonomy.reword({"Knives": "any knife"}).to_yaml())
+    monkeypatch.setattr(judge, "load_classifier", lambda *_, **__: ColourJudge(own_taxonomy), raising=False)
+    words = ["taxonomy", "test", str(new), "--judge", "runs/any", "--decisions", str(tmp_path / "state")]
+    assert cli.main([*words, "--threshold", "0.4"]) == 0
+    captured = capsys.readouterr()
+    changed = next(line for line in captured.out.splitlines() if "dim" in line)
+    assert changed.split() == ["2", "dim", "Knives", "safe", "Knives", "0.471", "fixed"]
+    assert captured.out.splitlines()[-1].split() == ["3", "2", "3", "0", "1", "0", "0"]
+    assert "verdicts of the time are by fake" in captured.err
+    assert cli.main([*words, "--threshold", "0.99", "--json", "--quiet"]) == 1
+    captured = capsys.readouterr()
+    told = json.loads(captured.out)
+    assert (told["broken"], told["fixed"], told["agree_now"]) == (1, 0, 1)
+    assert [one["change"] for one in told["results"]] == ["broken", None, None]
+    assert captured.err == ""
+    for path in (tmp_path / "state" / "images").iterdir():
+        path.unlink()
+    assert cli.main([*words, "--threshold", "0.4"]) == 3, "nobody can judge what is gone"
+    assert capsys.readouterr().out.splitlines()[-1].split()[3] == "3"
+
+
+def test_cases_and_decisions_are_two_tests(decided_shades, own_taxonomy, tmp_path, capsys):
+    new = tmp_path / "new.yaml"
+    new.write_text(own_taxonomy.to_yaml())
+    words = ["taxonomy", "test", str(new), "--judge", "runs/any"]
+    where = ["--decisions", str(tmp_path / "state")]
+    for more in ([], [*where, "cases.csv"], [*where, "--against", str(new)]):
+        assert cli.main([*words, *more]) == 2
+        assert "or else --decisions" in capsys.readouterr().err

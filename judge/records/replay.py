@@ -62,7 +62,9 @@ class Replayed:
 
     @property
     def change(self) -> str:
-        """`fixed`, `broken` or `changed`."""
+        """`fixed`, `broken`, `unjudged` (now), or `changed` otherwise."""
+        if self.agrees_now == "unjudged":
+            return "unjudged"
         right = self.past.agreed_before == "agrees", self.agrees_now == "agrees"
         return {(False, True): "fixed", (True, False): "broken"}.get(right, "changed")
 

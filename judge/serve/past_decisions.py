@@ -1,5 +1,6 @@
 """`arbiter taxonomy test --decisions`: what a new wording changes on what moderators decided."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,8 +9,10 @@ from judge.errors import ConfigError
 from judge.verdicts.rows import Judging
 from prompts.taxonomy import Taxonomy
 
+from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
 from .image_files import FoundFile
-from .judging import JudgeCall
+from .judging import JudgeCall, model_hash
+from .options import load_judge, warn_outside_promise, warn_without_evidence
 from .taxonomy_diff import matching_categories
 from .terminal import STATUS_STYLES
 
@@ -57,6 +60,54 @@ def decisions_about(records: "Records", taxonomy: Taxonomy) -> "list[PastDecisio
             "definition."
         )
     return found
+
+
+def judge_decisions(
+    terminal: "Terminal",
+    state: Path,
+    database: str | None,
+    taxonomy: Taxonomy,
+    threshold: float | dict[str, float],
+    judge: tuple[str, str | None, str | None, int],
+    as_json: bool,
+) -> int:
+    """Judge again what was decided, print what a taxonomy changes, and return the exit code.
+
+    Args:
+        terminal: where to print.
+        state: folder of the records.
+        database: URL of their database, where it is not in `state`.
+        taxonomy: the new wording.
+        threshold: one number, or category name -> number.
+        judge: name, stage judge, device and batch size, as `load_judge` takes them.
+        as_json: print JSON.
+    """
+    from judge.records.replay import other_judges, summary
+
+    name, stage_judge, device, batch_size = judge
+    records = open_records(state, database)
+    try:
+        past = decisions_about(records, taxonomy)
+        with terminal.progress() as bar:
+            bar.describe(f"loading {name}")
+            classifier = load_judge(name, stage_judge=stage_judge, device=device, batch_size=batch_size)
+            warn_outside_promise(classifier, taxonomy, terminal.notice)
+            warn_without_evidence(classifier, name, taxonomy, terminal.notice)
+            judging = Judging(taxonomy, threshold, classifier.name, model_hash(name))
+            bar.describe("judging", len(past))
+            again = list(bar.count(judge_again(records, past, classifier, judging, batch_size)))
+    finally:
+        records.close()
+    if others := ", ".join(other_judges(past, judging.model_hash)):
+        terminal.notice(f"verdicts of the time are by {others}: what changes is not by the wording alone")
+    if as_json:
+        print(json.dumps(replayed_report(again), allow_nan=False))
+    else:
+        show_replayed(terminal, again)
+    found = summary(again)
+    if found["broken"]:
+        return EXIT_FLAGGED
+    return EXIT_UNJUDGED if found["unjudged_now"] else EXIT_SAFE
 
 
 def judge_again(
@@ -131,7 +182,8 @@ def replayed_report(replayed: "Sequence[Replayed]") -> dict[str, Any]:
 _STYLES = {
     "fixed": STATUS_STYLES["safe"],
     "broken": STATUS_STYLES["unsafe"],
-    "changed": STATUS_STYLES["unjudged"],
+    "unjudged": STATUS_STYLES["unjudged"],
+    "changed": "",
 }
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from judge.errors import ConfigError
 from judge.verdicts.rows import Judging
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -29,6 +30,7 @@ from .options import (
     warn_outside_promise,
     warn_without_evidence,
 )
+from .past_decisions import judge_decisions
 from .taxonomy_cases import Case, CaseResult, numbers_by_category, outcome, read_cases
 from .taxonomy_diff import matching_categories
 from .terminal import STATUS_STYLES, Terminal
@@ -46,16 +48,28 @@ could not be judged did not pass, and counts as wrong in all numbers.
   beach.jpg,safe,,often taken for nudity
   knife.jpg,"Violence, Weapons",a chef at work,
 
+With --decisions, the images that moderators decided about at the page of `arbiter serve` are judged again, and every
+one whose verdict changes is shown: fixed if it is now what the moderator decided, broken if it was so before.
+
 \b
-Exit codes: 0 all passed, 1 some failed, 2 an error,
-  3 none failed, but some could not be judged.
+Exit codes: 0 all passed (or none broken), 1 some failed (or broken),
+  2 an error, 3 none failed, but some could not be judged.
 """
 
 
 def judge_cases(
     taxonomy: Annotated[str, typer.Argument(metavar="TAXONOMY", autocompletion=complete_taxonomy)],
-    cases: Annotated[Path, typer.Argument(metavar="CASES.csv")],
     judge: RunOption,
+    cases: Annotated[Path | None, typer.Argument(metavar="CASES.csv")] = None,
+    decisions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Instead of cases: what moderators decided, in the --state of `serve`."
+        ),
+    ] = None,
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="The --database of `serve`, where it had one.")
+    ] = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -74,8 +88,14 @@ def judge_cases(
     """Judge images whose verdicts are known, and print those that are other than expected."""
     terminal = Terminal(quiet=quiet)
     new, old = load_taxonomy(taxonomy), None if against is None else load_taxonomy(against)
-    asked, given = read_cases(cases, new), read_threshold(threshold)
+    given = read_threshold(threshold)
     threshold_for(new, given)
+    if decisions is not None and cases is None and old is None:
+        how = (judge, stage_judge, device, batch_size)
+        return judge_decisions(terminal, decisions, database, new, threshold_for(new, given), how, as_json)
+    if cases is None or decisions is not None:
+        raise ConfigError("Give a table of cases, with or without --against, or else --decisions.")
+    asked = read_cases(cases, new)
     with terminal.progress() as bar:
         bar.describe(f"loading {judge}")
         classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
