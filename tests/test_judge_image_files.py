@@ -132,7 +132,7 @@ def test_files_that_are_no_images_are_counted_on_standard_error(
     (folder / "notes\x1b.txt").write_bytes(content)
     assert list(find_images([str(folder)])) == []
     shown = capsys.readouterr().err
-    assert "1 files are no images, not judged" in shown
+    assert "1 file is no image, not judged" in shown
 
 
 def test_files_come_by_name_and_below_them_the_folders(

@@ -17,6 +17,7 @@ from .options import (
     CategoriesOption,
     CustomOption,
     DeviceOption,
+    QuietOption,
     RunOption,
     StageJudgeOption,
     TaxonomyOption,
@@ -25,12 +26,12 @@ from .options import (
     load_judge,
     warn_outside_promise,
 )
+from .terminal import Bar, Terminal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from judge.calibration.thresholds import Thresholds
     from judge.protocol import Classifier
     from prompts.example import Example
 
@@ -68,26 +69,36 @@ def calibrate_thresholds(
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Use at most so many images.")] = None,
     batch_size: BatchSizeOption = 8,
     device: DeviceOption = None,
+    quiet: QuietOption = False,
 ) -> int:
     """Fit a threshold for each category to your own labelled images: of the best F1, or for a promised miss rate."""
     from judge.calibration.thresholds import fit_thresholds
     from judge.data.examples import load_examples
 
     _check_options(out, miss_rate)
-    classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
-    named = load_taxonomy(taxonomy) if taxonomy else default_taxonomy(classifier)
-    # The labels may name categories that are not asked about.
-    everything = choose_categories(named, None, custom)
-    asked = choose_categories(named, categories, custom)
-    found = load_examples(data, split=split, taxonomy=everything, limit=limit)
-    warn_outside_promise(classifier, asked)
-    truth, scores = _score_examples(classifier, found.examples, asked, batch_size)
+    terminal = Terminal(quiet=quiet)
+    named = load_taxonomy(taxonomy) if taxonomy else None
+    with terminal.progress() as bar:
+        bar.describe(f"loading {judge}")
+        classifier = load_judge(judge, stage_judge=stage_judge, device=device, batch_size=batch_size)
+        named = named or default_taxonomy(classifier)
+        # The labels may name categories that are not asked about.
+        everything = choose_categories(named, None, custom)
+        asked = choose_categories(named, categories, custom)
+        found = load_examples(data, split=split, taxonomy=everything, limit=limit)
+        warn_outside_promise(classifier, asked, terminal.notice)
+        bar.describe("judging", len(found.examples))
+        truth, scores = _score_examples(classifier, found.examples, asked, batch_size, bar)
     fitted = fit_thresholds(asked, truth, scores, judge=classifier.name, miss_rate=miss_rate)
     fitted.save(out)
-    _print_table(fitted)
-    print(
-        f"FittedThreshold for {fitted.target} on these very rows; measure on others. Wrote {printable(out)}"
+    terminal.table(
+        ("category", "unsafe", "safe", "threshold", "recall", "false alarms"),
+        [
+            (name, one.unsafe, one.safe, one.threshold, one.recall, one.false_alarm_rate)
+            for name, one in fitted.thresholds.items()
+        ],
     )
+    print(f"Fitted for {fitted.target} on these very rows; measure on others. Wrote {printable(out)}")
     return EXIT_SAFE
 
 
@@ -104,7 +115,7 @@ def _check_options(out: Path, miss_rate: float | None) -> None:
 
 
 def _score_examples(
-    classifier: "Classifier", examples: "Sequence[Example]", taxonomy: Taxonomy, batch_size: int
+    classifier: "Classifier", examples: "Sequence[Example]", taxonomy: Taxonomy, batch_size: int, bar: Bar
 ) -> "tuple[NDArray[np.float64], NDArray[np.float64]]":
     """(N, K) labels, NaN where unknown, and (N, K) scores in [0, 1], NaN where not judged."""
     import numpy as np
@@ -117,16 +128,7 @@ def _score_examples(
         batch = examples[start : start + batch_size]
         images, prompts = [open_image(one.image) for one in batch], [one.prompt for one in batch]
         scores.append(on_one_scale(classifier.score(images, prompts, taxonomy)).categories)
+        bar.advance(len(batch))
     # A label of None, for unknown, becomes NaN as a float. The reshape gives (0, K) where there are no examples.
     truth = np.array([taxonomy.label(one) for one in examples], dtype=np.float64)
     return truth.reshape(len(examples), len(taxonomy)), np.concatenate(scores)
-
-
-def _print_table(fitted: "Thresholds") -> None:
-    width = max(map(len, fitted.thresholds))
-    print(f"{'':{width}}  {'unsafe':>6}  {'safe':>6}  {'threshold':>9}  {'recall':>6}  {'false alarms':>12}")
-    for name, one in fitted.thresholds.items():
-        print(
-            f"{name:{width}}  {one.unsafe:>6}  {one.safe:>6}  {one.threshold:>9.3f}  {one.recall:>6.3f}  "
-            f"{one.false_alarm_rate:>12.3f}"
-        )

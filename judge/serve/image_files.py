@@ -119,7 +119,8 @@ def _find_below(path: str, tell: Callable[[str], None]) -> Iterator[FoundFile]:
         else:
             yield found
     if others:
-        tell(f"arbiter: {printable(path)}: {others} files are no images, not judged")
+        said = "1 file is no image" if others == 1 else f"{others} files are no images"
+        tell(f"arbiter: {printable(path)}: {said}, not judged")
 
 
 def _walk(folder: str) -> Iterator[FoundFile]:

@@ -36,11 +36,15 @@ class Bar:
         if self._progress is not None and self._task is not None:
             self._progress.reset(self._task, description=printable(text), total=total)
 
+    def advance(self, steps: int = 1) -> None:
+        """So many steps are done."""
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task, steps)
+
     def count(self, steps: Iterable[T]) -> Iterator[T]:
         """The steps, each of them counted when it is done."""
         for step in steps:
-            if self._progress is not None and self._task is not None:
-                self._progress.advance(self._task)
+            self.advance()
             yield step
 
 
