@@ -132,6 +132,17 @@ def test_moderators_look_through_the_page(page_file: Path, browser: Any) -> None
     page.close()
 
 
+def test_the_page_is_accessible(page_file: Path, browser: Any) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    for scheme in ("light", "dark"):
+        page = browser.new_page(color_scheme=scheme)
+        page.goto(page_file.as_uri())
+        page.locator("summary").first.click()
+        found = axe.Axe().run(page)
+        assert found.response["violations"] == [], found.generate_report()
+        page.close()
+
+
 def test_light_and_dark(page_file: Path, browser: Any) -> None:
     colours = []
     for scheme in ("light", "dark"):

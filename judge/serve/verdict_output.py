@@ -28,9 +28,9 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """First characters of a cell that spreadsheets run as a formula."""
 
 
-def json_line(row: Row) -> str:
+def json_line(row: Row) -> Segments:
     """A row as one line of JSON."""
-    return json.dumps(row, allow_nan=False)
+    return ((json.dumps(row, allow_nan=False), ""),)
 
 
 def text_line(row: Row, taxonomy: Taxonomy) -> Segments:
@@ -185,10 +185,8 @@ class Outputs:
                 judged = sorted(judged, key=lambda one: sort_key(one.row, order))
             for one in judged:
                 counts.add(one.row)
-                if self.as_json:
-                    print(json_line(one.row))
-                else:
-                    self.terminal.line(text_line(one.row, judging.taxonomy))
+                line = json_line(one.row) if self.as_json else text_line(one.row, judging.taxonomy)
+                self.terminal.line(line)
                 if table is not None:
                     table.write(one.row)
                 if page is not None:
