@@ -55,21 +55,21 @@ one whose verdict changes is shown: fixed if it is now what the moderator decide
 Exit codes: 0 all passed (or none broken), 1 some failed (or broken),
   2 an error, 3 none failed, but some could not be judged.
 """
+DecisionsOption = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="Instead of cases: what moderators decided, in the --state of `serve`."),
+]
+DatabaseOption = Annotated[
+    str | None, typer.Option(metavar="URL", help="The --database of `serve`, where it had one.")
+]
 
 
 def judge_cases(
     taxonomy: Annotated[str, typer.Argument(metavar="TAXONOMY", autocompletion=complete_taxonomy)],
     judge: RunOption,
     cases: Annotated[Path | None, typer.Argument(metavar="CASES.csv")] = None,
-    decisions: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Instead of cases: what moderators decided, in the --state of `serve`."
-        ),
-    ] = None,
-    database: Annotated[
-        str | None, typer.Option(metavar="URL", help="The --database of `serve`, where it had one.")
-    ] = None,
+    decisions: DecisionsOption = None,
+    database: DatabaseOption = None,
     against: Annotated[
         str | None,
         typer.Option(
