@@ -42,13 +42,16 @@ def launch(tmp_path: Path) -> Launch:
     for name, red in (("a", 0), ("b", 250), ("c", 250)):
         Image.new("RGB", (4, 4), (red, 0, 0)).save(tmp_path / f"{name}.png")
 
-    def run(*words: str, piped: bool = False, **variables: str) -> tuple[int, str, str]:
-        """(exit code, what the terminal got, what a pipe on standard output got)."""
+    def run(
+        *words: str, piped: bool = False, file: Path | None = None, **variables: str
+    ) -> tuple[int, str, str]:
+        """(exit code, what the terminal got, what a pipe or a file on standard output got)."""
+        kept = None if file is None else file.open("w")
         ours, theirs = pty.openpty()
         program = subprocess.Popen(
             [sys.executable, "-c", CODE, *words],
             stdin=theirs,
-            stdout=subprocess.PIPE if piped else theirs,
+            stdout=subprocess.PIPE if piped else kept or theirs,
             stderr=theirs,
             cwd=tmp_path,
             env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "100", "NO_COLOR": "", **variables},
@@ -65,6 +68,9 @@ def launch(tmp_path: Path) -> Launch:
             shown += piece
         os.close(ours)
         out = program.communicate(timeout=60)[0] or b""
+        if file is not None and kept is not None:
+            kept.close()
+            out = file.read_bytes()
         return program.returncode, shown.decode().replace("\r\n", "\n"), out.decode()
 
     return run
@@ -94,12 +100,20 @@ def test_no_color_and_quiet_are_obeyed(launch: Launch) -> None:
     assert ESCAPE.sub("", shown) == "safe      0.000  -      a.png\nunsafe    0.980  one    b.png\n"
 
 
-def test_a_pipe_gets_plain_text_while_the_terminal_shows_progress(launch: Launch) -> None:
-    code, shown, out = launch("judge", "b.png", "a.png", *JUDGE, piped=True)
+def test_a_file_gets_plain_text_while_the_terminal_shows_progress(launch: Launch, tmp_path: Path) -> None:
+    code, shown, out = launch("judge", "b.png", "a.png", *JUDGE, file=tmp_path / "out.txt")
     assert code == 1
     assert out == "unsafe    0.980  one    b.png\nsafe      0.000  -      a.png\n"
     assert "judging" in shown
     assert "b.png" not in shown
+
+
+def test_a_pipe_gets_plain_text_and_its_reader_the_terminal(launch: Launch) -> None:
+    """Of `arbiter judge ... | head -1`, a bar would erase the line that head printed."""
+    _, shown, out = launch("judge", "b.png", *JUDGE, piped=True)
+    assert out == "unsafe    0.980  one    b.png\n"
+    assert "1 image: 1 flagged" in shown
+    assert "\x1b" not in shown
 
 
 def test_tables_are_drawn_in_a_terminal_and_aligned_in_a_pipe(launch: Launch) -> None:

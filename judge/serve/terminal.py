@@ -4,6 +4,8 @@ Results go to standard output, all else to standard error. rich draws, and is im
 obeys NO_COLOR.
 """
 
+import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -54,7 +56,8 @@ class Terminal:
     def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
         self.draws_results = _is_terminal(sys.stdout)
-        self.draws_progress = _is_terminal(sys.stderr) and not quiet
+        # What reads a pipe, such as `head`, mostly writes to the same terminal, and a bar would erase its lines.
+        self.draws_progress = _is_terminal(sys.stderr) and not quiet and not _is_pipe(sys.stdout)
 
     def notice(self, text: str) -> None:
         """Print a remark on standard error, unless quiet."""
@@ -176,3 +179,11 @@ def _is_terminal(stream: Any) -> bool:
         return stream is not None and bool(stream.isatty())
     except ValueError:  # closed
         return False
+
+
+def _is_pipe(stream: Any) -> bool:
+    try:
+        mode = os.fstat(stream.fileno()).st_mode
+    except (OSError, ValueError, AttributeError):  # closed, or no file of the system
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
