@@ -13,7 +13,7 @@ from judge.errors import ImageError
 MAX_HEAD = 1000
 """Characters of a data URL in front of its comma."""
 _SCHEME = re.compile(r"(?i)\s*([a-z][a-z0-9+.-]{1,30}):")
-_SPACE = re.compile(r"[ \t\r\n\f]+")
+_SPACE = b" \t\r\n\f"
 _DAMAGED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _UNNAMED = ("", "application/octet-stream")
 
@@ -76,15 +76,19 @@ def _check_type(kind: str) -> None:
 
 
 def _of_base64(text: str, max_bytes: int) -> bytes:
-    text = _SPACE.sub("", text)
-    size = len(text) // 4 * 3 - text[-2:].count("=")
+    try:
+        # As bytes, which lose characters thirty times as fast as a text does.
+        encoded = text.encode("ascii").translate(None, _SPACE)
+    except UnicodeEncodeError as error:
+        raise ImageError("not_an_image", "text that is neither base64 nor a data URL") from error
+    size = len(encoded) // 4 * 3 - encoded[-2:].count(b"=")
     if size > max_bytes:
         raise _too_large(max_bytes)
     try:
-        data = binascii.a2b_base64(text, strict_mode=True)
+        data = binascii.a2b_base64(encoded, strict_mode=True)
         if len(data) != size:  # padding behind a whole group, which the strict mode lets pass
             raise binascii.Error
-    except ValueError as error:  # characters outside ASCII, or `binascii.Error`
+    except binascii.Error as error:
         raise ImageError("not_an_image", "text that is neither base64 nor a data URL") from error
     return _not_empty(data)
 
