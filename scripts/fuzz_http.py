@@ -132,7 +132,6 @@ class Server:
         self.process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())
-        self.line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         self.peaks: dict[int, float] = {}
         self.wait_until_ready(workers)
         self.watcher = threading.Thread(target=self._watch, daemon=True)
@@ -142,7 +141,6 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.line.close()
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -158,29 +156,36 @@ class Server:
         """Return when the classifier and all workers are there."""
         end = time.monotonic() + 60
         while time.monotonic() < end and self.alive:
-            try:
-                self.line.request("GET", "/readyz")
-                answer = self.line.getresponse()
-                answer.read()
-                if answer.status == 200 and len(self.children()) >= workers:
-                    self.settle()
-                    return
-            except (OSError, http.client.HTTPException):  # it does not listen yet
-                self.line.close()
+            if self.is_ready() and len(self.children()) >= workers:
+                self.settle()
+                return
             time.sleep(0.05)
         raise SystemExit("The server did not become ready.")
+
+    def is_ready(self) -> bool:
+        """Whether the server listens and its classifier is loaded."""
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        try:
+            line.request("GET", "/readyz")
+            return line.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            line.close()
 
     def ask(self, data: bytes) -> tuple[str, float, float]:
         """What was answered (`WRONG: ...` where that is a violation), seconds of the processor and of the clock."""
         body = json.dumps(question(data))
+        line = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         began, started = self.cpu(), time.perf_counter()
         try:
-            self.line.request("POST", "/v1/moderations", body, {"Content-Type": "application/json"})
-            response = self.line.getresponse()
+            line.request("POST", "/v1/moderations", body, {"Content-Type": "application/json"})
+            response = line.getresponse()
             answer = verdict_of(response.status, response.read())
         except (OSError, http.client.HTTPException) as error:
             answer = f"WRONG: no answer: {type(error).__name__}: {error}"
-            self.line.close()
+        finally:
+            line.close()
         spent, clock = self.cpu() - began, time.perf_counter() - started
         if not answer.startswith("200"):
             self.settle()
@@ -258,9 +263,12 @@ def draw_costly() -> Iterator[tuple[str, bytes]]:
         ("PNG", "RGBA", (1000, 1000), 33),
         ("GIF", "RGB", (1000, 1000), 33),
         ("GIF", "P", (1500, 1500), 130),
-        ("GIF", "P", (16, 16), 5000),
+        ("GIF", "RGB", (16, 16), 2000),
     ):
-        frames = [Image.new(mode, size, (99 * number) % 255) for number in range(count)]
+        frames = [
+            Image.new(mode, size, number if mode == "P" else shade(number)[: len(mode)])
+            for number in range(count)
+        ]
         name = f"{count} frames of {size[0]} x {size[1]}, {kind} {mode}"
         yield name, stored(frames[0], kind, save_all=True, append_images=frames[1:], duration=20)
     scans = stored(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
@@ -272,6 +280,11 @@ def draw_costly() -> Iterator[tuple[str, bytes]]:
     small = stored(Image.new("RGB", (9, 9)), "PNG")
     yield "a bomb as a profile", small[:33] + text + small[33:]
     yield "33 MB", bytes(33 * 2**20)
+
+
+def shade(number: int) -> tuple[int, int, int, int]:
+    """A colour and half of its opacity; other numbers, other colours."""
+    return number * 37 % 256, number * 91 % 256, number * 151 % 256, 128
 
 
 def interlaced(width: int, height: int) -> bytes:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import platform
 import signal
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -130,6 +131,24 @@ def test_memory_is_limited() -> None:
         assert (await pool.open(encoded(photo()))).frames.total == 1
 
     use(DecodePool(1, memory=100 * 10**6), body)
+
+
+@pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="the C library's own way to keep freed memory")
+def test_memory_is_given_back() -> None:
+    """Kept, it counts against the next image, which is then refused for what others needed."""
+
+    def held(pid: int) -> int:
+        [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if "VmRSS" in line]
+        return int(line.split()[1]) // 1024
+
+    async def body(pool: DecodePool) -> None:
+        await pool.open(encoded(photo()))
+        [pid] = pids(pool)
+        before = held(pid)
+        await pool.open(encoded(photo(2000, 1900), compress_level=0))  # 11 MB
+        assert held(pid) < before + 20
+
+    use(DecodePool(1), body)
 
 
 def test_workers_that_cannot_start_are_no_endless_loop() -> None:

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 MAX_ANIMATION_PIXELS = 300_000_000
 """Width x height x frames up to which an animation is decoded: some ten seconds."""
-MAX_HELD_PIXELS = 8 * MAX_JUDGED_PIXELS
-"""Width x height x views in memory at a time: 134 MB. Of large animations fewer frames are judged."""
+MAX_HELD_PIXELS = 6 * MAX_JUDGED_PIXELS
+"""Width x height x views in memory at a time: 100 MB. Of animations above 1024 x 768 pixels fewer frames are judged."""
 MAX_FRAMES = 32
 """Views of one animation that are judged by default."""
 MAX_DIFFERENCE = 24.0

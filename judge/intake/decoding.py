@@ -33,6 +33,7 @@ MEMORY = 300 * 10**6
 """Bytes that a worker may hold by default, Python included."""
 PATIENCE = 5
 """A worker is also killed after this many times its processor time: it waits, for whatever reason."""
+_M_MMAP_THRESHOLD = -3  # of malloc.h
 
 
 class Decoded(NamedTuple):
@@ -232,6 +233,7 @@ def _prepare(memory: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     from judge.data.images import DEFAULT_LIMITS
 
+    _return_memory()
     _decode(_smallest_png(), DEFAULT_LIMITS, 1, 10.0)
     if sys.platform != "win32":
         import resource
@@ -242,6 +244,14 @@ def _prepare(memory: int) -> None:
         # Nothing of an image is left on a disk, whatever happens.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+
+
+def _return_memory() -> None:
+    """Let glibc give large blocks back when they are freed, so that no image finds the holes that others left."""
+    import ctypes
+
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**20)
 
 
 def _smallest_png() -> bytes:
