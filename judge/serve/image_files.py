@@ -56,6 +56,8 @@ class FoundFile:
     reason: str | None = None
     data: bytes | None = None
     """The image itself, where it came on standard input."""
+    prompt: str | None = None
+    """Its own prompt, where it has one."""
 
 
 def find_images(

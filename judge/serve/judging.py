@@ -63,7 +63,7 @@ class JudgeCall:
     classifier: "Classifier"
     judging: Judging
     prompt_of: Callable[[str], str | None] = lambda path: None
-    """The prompt of a file, by its path."""
+    """The prompt of a file that came without, by its path."""
     multilabel: bool = False
     thumbnails: bool = False
     """Keep a small picture of every image."""
@@ -126,7 +126,8 @@ class JudgeCall:
         from judge.data.frames import open_frames
         from judge.data.images import read_bytes
 
-        opened = _OpenedFile(found.path, self.prompt_of(found.path), found.reason or "")
+        prompt = self.prompt_of(found.path) if found.prompt is None else found.prompt
+        opened = _OpenedFile(found.path, prompt, found.reason or "")
         if found.reason is not None:
             return opened
         try:

@@ -1,7 +1,7 @@
 """`arbiter taxonomy test`: does a judge under this taxonomy still give the verdicts that it should?"""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,6 +11,7 @@ from judge.errors import ConfigError
 from judge.verdicts.rows import Judging
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
+from prompts.verdict import DEFAULT_THRESHOLD
 
 from .completion import complete_taxonomy
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
@@ -106,27 +107,27 @@ def judge_cases(
         )
         bar.describe("judging", len(asked))
         results = list(bar.count(_judge(classifier, judging, asked, batch_size)))
-        before = None
+        changes = None
         if old is not None:
             bar.describe(f"judging by {against}", len(asked))
-            # Thresholds fitted to the new words say nothing of the old ones.
-            limit = given if isinstance(given, float) else 0.5
-            earlier = Judging(old, limit, classifier.name)
+            # Thresholds of single categories were meant for the new words, and say nothing of the old ones.
+            earlier = Judging(old, given if isinstance(given, float) else DEFAULT_THRESHOLD, classifier.name)
             before = list(bar.count(_judge(classifier, earlier, asked, batch_size)))
-    changes = [] if before is None or old is None else _changes(results, before, old, new)
+            changes = _changes(results, before, old, new)
     if as_json:
-        print(json.dumps(_report(results, new, changes if before is not None else None), allow_nan=False))
+        print(json.dumps(_report(results, new, changes), allow_nan=False))
     else:
-        _show(terminal, results, new, changes)
+        _show(terminal, results, new, changes or ())
     return _conclude(terminal, results)
 
 
-def _judge(classifier: "Classifier", judging: Judging, cases: Sequence[Case], batch_size: int) -> Any:
+def _judge(
+    classifier: "Classifier", judging: Judging, cases: Sequence[Case], batch_size: int
+) -> Iterator[CaseResult]:
     """A result for each case, in order."""
-    prompts = iter([case.prompt for case in cases])
-    call = JudgeCall(classifier, judging, lambda path: next(prompts))
-    files = (FoundFile(str(case.path)) for case in cases)
-    for case, judged in zip(cases, call.judge_files(files, batch_size), strict=True):
+    files = (FoundFile(str(case.path), prompt=case.prompt) for case in cases)
+    judged_files = JudgeCall(classifier, judging).judge_files(files, batch_size)
+    for case, judged in zip(cases, judged_files, strict=True):
         yield CaseResult(case, judged.row)
 
 
