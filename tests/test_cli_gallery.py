@@ -88,7 +88,7 @@ def test_moderators_look_through_the_page(page_file: Path, browser: Any) -> None
     page.goto(page_file.as_uri())
 
     def names() -> list[str]:
-        return [name.rsplit("/", 1)[-1] for name in page.locator("article:visible .path").all_inner_texts()]
+        return [name.rsplit("/", 1)[-1] for name in page.locator("article:visible .path").all_text_contents()]
 
     assert page.locator("output").inner_text() == "6 of 6 shown"
     assert page.locator("header b").first.inner_text() == "<b>colours</b>"

@@ -106,6 +106,34 @@ def test_the_table_opens_in_spreadsheets_without_running_anything(
     assert len(rows[0]["sha256"]) == 64
 
 
+def test_only_verdicts_are_overwritten(
+    colours: ColourJudge, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["judge", "in", "--judge", "r", "--csv", "out.csv", "--html", "out.html"]
+    assert main(words) == main(words) == 1
+    for name, option in {"out.csv": "--csv", "out.html": "--html"}.items():
+        before = Path(name).read_bytes()
+        Path(name).write_text("path,label,categories\nmy own work\n")
+        capsys.readouterr()
+        assert main(words) == 2
+        assert f"{option} {name} holds something else than verdicts" in capsys.readouterr().err
+        assert "my own work" in Path(name).read_text()
+        Path(name).write_bytes(before)
+    Path("out.csv").write_bytes(b"")
+    assert main(words) == 1
+
+
+def test_json_of_any_name_can_be_read(
+    colours: ColourJudge, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = "in/\x7f\x1b[2J\u202e\u00e9\n.png"
+    (pictures / "b.png").rename(name)
+    assert main(["judge", name, "--judge", "r", "--json"]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert line.isprintable()
+    assert json.loads(line)["image"]["path"] == name
+
+
 # --- why a threshold decided -------------------------------------------------------------------------------
 
 

@@ -18,6 +18,8 @@ from prompts.printable import printable
 from .judging import JudgedFile
 
 _HERE = Path(__file__).parent
+PAGE_MARK = '<meta name="generator" content="arbiter judge">'
+"""Among the first bytes of a page; another page is not overwritten."""
 
 
 class Gallery:

@@ -1,5 +1,6 @@
 """Where verdicts go: lines in a terminal or pipe, JSON lines, a CSV, a page; and what was counted."""
 
+import codecs
 import csv
 import json
 from collections import Counter
@@ -9,14 +10,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO, get_args
 
-from judge.errors import ConfigError, ImageStatus
+from judge.errors import ConfigError, ImageStatus, first_line
 from judge.verdicts.rows import Judging
 from prompts.names import nearest
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
-from .gallery import Gallery
+from .gallery import PAGE_MARK, Gallery
 from .judging import JudgedFile
 from .terminal import STATUS_STYLES, Segments, Terminal
 
@@ -30,7 +31,8 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 def json_line(row: Row) -> Segments:
     """A row as one line of JSON."""
-    return ((json.dumps(row, allow_nan=False), ""),)
+    # JSON leaves delete as it is, which a terminal obeys.
+    return ((json.dumps(row, allow_nan=False).replace("\x7f", "\\u007f"), ""),)
 
 
 def text_line(row: Row, taxonomy: Taxonomy) -> Segments:
@@ -82,6 +84,7 @@ _COLUMNS = (
     *("path", "status", "unsafe", "category", "frame", "reason", "note", "because", "decided_by"),
     *("evidence", "promise", "model", "taxonomy", "time", "sha256"),
 )
+_CSV_HEAD = codecs.BOM_UTF8 + ",".join(_COLUMNS).encode()
 
 
 def _safe_cell(value: object) -> object:
@@ -132,6 +135,18 @@ def _ranked(counts: Counter[str]) -> str:
     return ", ".join(f"{printable(name)} {count}" for name, count in counts.most_common())
 
 
+def _may_write(path: Path) -> bool:
+    """Whether a file is free: not there, empty, or written by this command before."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(200)
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {first_line(error)}") from None
+    return not head or head.startswith(_CSV_HEAD) or PAGE_MARK.encode() in head
+
+
 @dataclass(frozen=True)
 class Outputs:
     """What `arbiter judge` prints and writes.
@@ -154,6 +169,10 @@ class Outputs:
                 raise ConfigError(f"{option} {path}: give a file whose name ends in {suffix}.")
             if path is not None and not path.parent.is_dir():
                 raise ConfigError(f"{option} {path}: there is no folder {path.parent}; make it first.")
+            if path is not None and not _may_write(path):
+                raise ConfigError(
+                    f"{option} {path} holds something else than verdicts, and is not overwritten; give another name."
+                )
         if self.sort not in (None, *SORTED_BY):
             raise ConfigError(
                 f"--sort {self.sort}: choose one of {', '.join(SORTED_BY)}{nearest(str(self.sort), SORTED_BY)}."
