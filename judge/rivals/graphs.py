@@ -59,6 +59,10 @@ class Graph:
         result: NDArray[np.float32] = found
         return result
 
+    def most(self, batch_size: int) -> int:
+        """Images in one pass: as many, or 1 where the graph was exported for one image."""
+        return 1 if self.shape[:1] == (1,) else batch_size
+
     def refused(self, why: str) -> CheckpointError:
         """The error for a graph that is not the one of this classifier."""
         return CheckpointError(f"{self.path} is no graph of {self.who}: {why}; {self.advice}.")
