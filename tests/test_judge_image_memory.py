@@ -3,6 +3,7 @@
 import struct
 import subprocess
 import sys
+import warnings
 import zlib
 from io import BytesIO
 
@@ -113,6 +114,20 @@ def test_default_limits():
         png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
         with pytest.raises(ImageError, match="too_many_pixels"):
             open_image(png + b"\0\0\0\0IDAT\x35\xaf\x06\x1e" if kind == "PNG" else webp_header(*size))
+
+
+@pytest.mark.parametrize("action", ["error", "ignore"])
+@pytest.mark.parametrize("side", [10_000, 20_000, 2**31 - 1])
+def test_bombs_are_refused_whatever_becomes_of_warnings(side, action):
+    """Pillow warns of the first, which nothing may let pass, and refuses the others itself."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    data += b"\0\0\0\0IDAT\x35\xaf\x06\x1e"
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        for opened in (open_image, open_frames):
+            with pytest.raises(ImageError, match="too_many_pixels: "):
+                opened(data)
 
 
 def gradient(width, height):
