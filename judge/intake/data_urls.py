@@ -18,11 +18,6 @@ _DAMAGED_PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _UNNAMED = ("", "application/octet-stream")
 
 
-def is_data_url(text: str) -> bool:
-    """Whether a text starts as a data URL."""
-    return _scheme(text) == "data"
-
-
 def bytes_of_text(text: str, max_bytes: int) -> bytes:
     """The bytes behind a data URL or plain base64; whether they are an image is not looked at.
 

@@ -198,11 +198,6 @@ def read_url(url: str) -> _Address:
     return _Address(scheme, host, port, target if target.startswith("/") else f"/{target}")
 
 
-def is_web_address(text: str) -> bool:
-    """Whether a text is meant as an http(s) address."""
-    return re.match(r"(?i)\s*https?:", text) is not None
-
-
 def is_public(address: str) -> bool:
     """Whether an IP address is one of the public internet, and holds no other address inside."""
     try:

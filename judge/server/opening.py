@@ -2,12 +2,12 @@
 
 import asyncio
 import hashlib
-import io
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from judge.data.frames import png_bytes
 from judge.data.images import DEFAULT_LIMITS
 from judge.errors import ImageError
 from judge.intake.decoding import Decoded
@@ -107,7 +107,7 @@ class Intake:
             self._hold(-pixels)
 
     async def view(self, data: bytes) -> list[bytes]:
-        """The pixels that are judged, as one PNG for each frame.
+        """The pixels that are judged, as one PNG for each view: frame by frame, transparent ones on white and on black.
 
         Raises:
             ImageError: it cannot be opened.
@@ -150,9 +150,4 @@ def _open(data: bytes) -> Decoded:
 
 
 def _as_png(opened: Decoded) -> list[bytes]:
-    pictures = []
-    for image in opened.frames.images:
-        written = io.BytesIO()
-        image.save(written, "PNG", compress_level=1)
-        pictures.append(written.getvalue())
-    return pictures
+    return [png_bytes(image) for image in opened.frames.images]
