@@ -134,6 +134,18 @@ def test_an_error_in_a_terminal_leaves_one_line_and_no_bar(launch: Launch) -> No
     assert "Traceback" not in shown
 
 
+def test_help_and_pipes_load_nothing_that_draws() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nfrom judge.serve.cli import main\n"
+        "main(['--help']); main(['judge', '--help']); main(['taxonomy', 'list']); main(['taxonomy', 'show', 'digits'])\n"
+        "print(*sorted({'rich', 'jinja2', 'torch', 'numpy', 'PIL', 'fastapi'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.splitlines()[-1] == ""
+
+
 # --- completion --------------------------------------------------------------------------------------------
 
 
