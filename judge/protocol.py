@@ -50,6 +50,23 @@ class Scores:
         return self.categories if self.separate is None else self.separate
 
 
+def rows_of(scores: Scores, start: int, stop: int) -> Scores:
+    """Rows `start` to `stop` of scores."""
+    if start == 0 and stop == len(scores.unsafe):
+        return scores
+    rows = slice(start, stop)
+    return replace(
+        scores,
+        unsafe=scores.unsafe[rows],
+        categories=scores.categories[rows],
+        reasons=scores.reasons[rows],
+        decided_by=None if scores.decided_by is None else scores.decided_by[rows],
+        because=None if scores.because is None else scores.because[rows],
+        separate=None if scores.separate is None else scores.separate[rows],
+        notes=None if scores.notes is None else scores.notes[rows],
+    )
+
+
 def on_one_scale(scores: Scores) -> Scores:
     """Scale the categories of every row so that the largest covered one is `unsafe`.
 
@@ -115,6 +132,26 @@ class MultiLabelClassifier(Classifier, Protocol):
         multilabel: bool = False,
     ) -> Scores:
         """As `Classifier.score`; with `multilabel`, every category is a question of its own."""
+        ...
+
+
+@runtime_checkable
+class MixedClassifier(Classifier, Protocol):
+    """A classifier that scores images under a taxonomy each, at little more than the cost of one for all."""
+
+    def score_mixed(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """As `score`, of each of B images alone, under its own taxonomy.
+
+        Args:
+            images: B, as `judge.data.images.open_image` returns them.
+            prompts: B prompts, None where there is none.
+            taxonomies: B of them.
+
+        Returns:
+            B scores of one row each.
+        """
         ...
 
 

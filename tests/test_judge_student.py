@@ -56,6 +56,17 @@ def test_scores_are_probabilities_of_the_right_shape(tiny_encoder_folder, images
         assert ((values > 0) & (values < 1)).all()
 
 
+def test_images_under_a_taxonomy_each_are_scored_as_alone(student, images):
+    short, long = DIGITS.select(["two"]), load_taxonomy("digits")
+    taxonomies = [DIGITS, short, DIGITS, long, short]
+    mixed = student.score_mixed(images, PROMPTS, taxonomies)
+    for found, image, prompt, taxonomy in zip(mixed, images, PROMPTS, taxonomies, strict=True):
+        alone = student.score([image], [prompt], taxonomy)
+        np.testing.assert_allclose(found.unsafe, alone.unsafe, atol=1e-5)
+        np.testing.assert_allclose(found.categories, alone.categories, atol=1e-5)
+        assert (found.reasons, found.decided_by) == (alone.reasons, alone.decided_by)
+
+
 def test_batches_do_not_matter(student, images):
     whole = student.score(images, PROMPTS, DIGITS)
     for row, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):

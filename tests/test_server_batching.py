@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from judge.protocol import Scores
-from judge.server.batching import Batcher, rows_of
+from judge.protocol import Scores, rows_of
+from judge.server.batching import Batcher
 from prompts import Category, Taxonomy
 
 A, B = (Taxonomy(name, "1", (Category(name, f"About {name}."),)) for name in ("Apes", "Bees"))
@@ -149,6 +149,40 @@ def test_any_queue(works: list[tuple[Taxonomy, int]], size: int) -> None:
         assert some == fitting[:size]
         left = [entry for entry in left if entry[1] not in some]
     assert left == []
+
+
+class Mixing(Counting):
+    """Scores images under a taxonomy each."""
+
+    def score_mixed(
+        self, images: Sequence[Image.Image], prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        names = Taxonomy(",".join(taxonomy.name for taxonomy in taxonomies), "1", A.categories)
+        found = self.score(images, prompts, names)
+        return [rows_of(found, row, row + 1) for row in range(len(images))]
+
+
+@pytest.mark.parametrize("broken", [None, 3])
+def test_a_classifier_that_can_takes_images_of_every_taxonomy(broken: int | None) -> None:
+    classifier = Mixing([] if broken is None else [broken])
+
+    async def run(batcher: Batcher) -> list[Scores]:
+        tasks = await queued(
+            batcher,
+            classifier,
+            batcher.score(images(1), None, A),
+            batcher.score(images(2, 3), "two", B),
+            batcher.score(images(4, 5), None, A),
+        )
+        classifier.gate.set()
+        found: list[Scores] = await asyncio.gather(*tasks)
+        return found
+
+    with batcher_of(classifier, 4) as batcher:
+        results = asyncio.run(run(batcher))
+    assert classifier.batches[1] == ("Apes,Bees,Bees,Apes", [1, 2, 3, 4], [None, "two", "two", None])
+    scores = [[None if math.isnan(score) else score for score in result.unsafe] for result in results]
+    assert scores == [[0], [0.01], [0.02, None if broken else 0.03], [0.04, 0.05]]
 
 
 def test_a_failing_image_costs_itself_alone() -> None:

@@ -1,8 +1,9 @@
 """One thread that scores, and the queue before it: micro-batches without waiting.
 
 Whenever the thread is free it takes what is queued: the oldest entry, and of the others those under the same taxonomy,
-up to `batch_size` images. The rest keeps its order, so nothing starves: every batch serves the oldest. Under little
-load a batch is one image and nobody waits; under much load batches are full. No time is spent waiting for company.
+up to `batch_size` images; of every taxonomy, where the classifier can mix them. The rest keeps its order, so nothing
+starves: every batch serves the oldest. Under little load a batch is one image and nobody waits; under much load batches
+are full. No time is spent waiting for company.
 """
 
 import asyncio
@@ -11,11 +12,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 from judge.inputs import concatenate_scores
-from judge.protocol import Classifier, Scores
+from judge.protocol import Classifier, MixedClassifier, Scores, rows_of
 from prompts.taxonomy import Taxonomy
 
 from .futures import complete
@@ -86,6 +87,7 @@ class Batcher:
         self.seconds_per_image = 0.0
         """Moving average, to estimate when a full queue has room again."""
         self._watcher = watcher
+        self._mixes = isinstance(classifier, MixedClassifier)
         self._queue: deque[_Images | _Call] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -161,7 +163,9 @@ class Batcher:
             room = self.batch_size
             for entry in self._queue:
                 # Thresholds are no part of it: they are applied to the scores.
-                if isinstance(entry, _Images) and entry.taxonomy.categories == oldest.taxonomy.categories:
+                if isinstance(entry, _Images) and (
+                    self._mixes or entry.taxonomy.categories == oldest.taxonomy.categories
+                ):
                     some = entry.images[entry.taken : entry.taken + room]
                     entry.taken += len(some)
                     parts.append(_Part(entry, some))
@@ -175,7 +179,8 @@ class Batcher:
         started = time.perf_counter()
         images = [image for part in parts for image in part.images]
         prompts = [part.entry.prompt for part in parts for _ in part.images]
-        scores = self._score_rows(images, prompts, parts[0].entry.taxonomy)
+        taxonomies = [part.entry.taxonomy for part in parts for _ in part.images]
+        scores = self._score_rows(images, prompts, taxonomies)
         seconds = time.perf_counter() - started
         self.seconds_per_image += _SMOOTHING * (seconds / len(images) - self.seconds_per_image)
         if self._watcher is not None:
@@ -189,16 +194,22 @@ class Batcher:
                 complete(entry.future, found[0] if len(found) == 1 else concatenate_scores(found))
 
     def _score_rows(
-        self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy
+        self, images: "list[Image]", prompts: list[str | None], taxonomies: list[Taxonomy]
     ) -> Callable[[int, int], list[Scores]]:
         """What gives the scores of rows `start` to `stop` of a batch; where scoring it fails, of each image alone."""
+        first, rows = taxonomies[0], zip(images, prompts, taxonomies, strict=True)
         try:
-            scores = self._checked(images, prompts, taxonomy)
-            return lambda start, stop: [rows_of(scores, start, stop)]
+            if all(taxonomy.categories == first.categories for taxonomy in taxonomies):
+                scores = self._checked(images, prompts, first)
+                return lambda start, stop: [rows_of(scores, start, stop)]
+            if isinstance(self.classifier, MixedClassifier):
+                mixed = self.classifier.score_mixed(images, prompts, taxonomies)
+                for one, taxonomy in zip(mixed, taxonomies, strict=True):
+                    _check_shape(one, 1, taxonomy)
+                return lambda start, stop: mixed[start:stop]
         except Exception as error:  # a classifier may fail in any way, and the server has to live on
             LOG.warning("the classifier failed on %d images; trying each alone: %r", len(images), error)
-        rows = zip(images, prompts, strict=True)
-        alone = [self._score_alone(image, prompt, taxonomy) for image, prompt in rows]
+        alone = [self._score_alone(*row) for row in rows]
         return lambda start, stop: alone[start:stop]
 
     def _score_alone(self, image: "Image", prompt: str | None, taxonomy: Taxonomy) -> Scores:
@@ -210,26 +221,13 @@ class Batcher:
 
     def _checked(self, images: "list[Image]", prompts: list[str | None], taxonomy: Taxonomy) -> Scores:
         scores = self.classifier.score(images, prompts, taxonomy)
-        if scores.categories.shape != (len(images), len(taxonomy)):
-            raise ValueError(f"scores of shape {scores.categories.shape} for {len(images)} images")
+        _check_shape(scores, len(images), taxonomy)
         return scores
 
 
-def rows_of(scores: Scores, start: int, stop: int) -> Scores:
-    """Rows `start` to `stop` of scores."""
-    if start == 0 and stop == len(scores.unsafe):
-        return scores
-    rows = slice(start, stop)
-    return replace(
-        scores,
-        unsafe=scores.unsafe[rows],
-        categories=scores.categories[rows],
-        reasons=scores.reasons[rows],
-        decided_by=None if scores.decided_by is None else scores.decided_by[rows],
-        because=None if scores.because is None else scores.because[rows],
-        separate=None if scores.separate is None else scores.separate[rows],
-        notes=None if scores.notes is None else scores.notes[rows],
-    )
+def _check_shape(scores: Scores, images: int, taxonomy: Taxonomy) -> None:
+    if scores.categories.shape != (images, len(taxonomy)):
+        raise ValueError(f"scores of shape {scores.categories.shape} for {images} images")
 
 
 def _failed(taxonomy: Taxonomy, error: Exception) -> Scores:

@@ -22,7 +22,7 @@ from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import Evidence
 from judge.lessons.outside import unjudged_scores
 from judge.lessons.record import read_record
-from judge.protocol import Scores, on_one_scale
+from judge.protocol import Scores, on_one_scale, rows_of
 from judge.readings import Readings, combine_readings, highest_margins, read_prompts
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
@@ -100,6 +100,26 @@ class Student:
         if not parts:
             return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
         return replace(concatenate_scores(parts), decided_by=("student",) * len(images))
+
+    def score_mixed(
+        self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """`score` of each of B images under its own taxonomy; the encoder runs once for all of them."""
+        groups: dict[Taxonomy, list[int]] = {}
+        for row, taxonomy in enumerate(taxonomies):
+            groups.setdefault(taxonomy, []).append(row)
+        found: dict[int, Scores] = {}
+        for start in range(0, len(images), self.batch_size):
+            stop = min(start + self.batch_size, len(images))
+            tokens = self.encoder.encode_images(images[start:stop])
+            for taxonomy, rows in groups.items():
+                here = [row for row in rows if start <= row < stop]
+                if here:
+                    some = tokens[[row - start for row in here]]
+                    scores = self.score_tokens(some, [prompts[row] for row in here], taxonomy)
+                    scores = replace(scores, decided_by=("student",) * len(here))
+                    found |= {row: rows_of(scores, place, place + 1) for place, row in enumerate(here)}
+        return [found[row] for row in range(len(images))]
 
     def score_tokens(
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
