@@ -1,10 +1,15 @@
 """The application around the routes: ids, errors in one form, limits, keys, health."""
 
+import http.client
 import json
+import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fixtures_server import client_of, colour_service, image_part, picture
+from fixtures_server import client_of, colour_service, image_part, listening, picture, wait_until
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 KEY = "a-key-of-enough-characters"
@@ -161,3 +166,69 @@ def test_verdicts_are_rows(client: TestClient) -> None:
     assert set(rows[0]["thresholds"].values()) == {0.9}
     assert "not_an_image" in rows[2]["reason"]
     assert json.dumps(rows)
+
+
+@pytest.mark.parametrize("path", ["/v1/moderations", "/v1/verdicts"])
+def test_a_body_that_does_not_arrive_is_408(path: str) -> None:
+    with listening(colour_service(body_seconds=0.1)) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\n{{"
+            connection.sendall(head.encode())
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+def test_all_bodies_together_have_a_limit() -> None:
+    service = colour_service(max_body_bytes=2000, max_bodies_bytes=3000)
+    with listening(service) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as slow:
+            slow.sendall(
+                b"POST /v1/verdicts HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n" + b" " * 1990
+            )
+
+            def refused() -> bool:
+                body = http.client.HTTPConnection(host, int(port), timeout=60)
+                body.request("POST", "/v1/verdicts", b" " * 1500)
+                answer = body.getresponse()
+                busy = answer.status == 429 and json.loads(answer.read())["error"]["code"] == "busy"
+                body.close()
+                return busy
+
+            wait_until(refused)
+        wait_until(lambda: not refused())
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+GOOD_PART = image_part(picture())
+CATEGORY = {"name": "Toys", "definition": "Things to play with."}
+FIELDS = {
+    "input": st.one_of(JSON, st.lists(st.one_of(JSON, st.just(GOOD_PART)), max_size=3), st.just([GOOD_PART])),
+    "model": st.one_of(JSON, st.just("omni-moderation-latest")),
+    "taxonomy": st.one_of(JSON, st.just([CATEGORY]), st.lists(JSON, max_size=2), st.just("digits")),
+    "categories": st.one_of(JSON, st.just(["zero"])),
+    "thresholds": st.one_of(JSON, st.dictionaries(st.sampled_from(["zero", "Toys"]), JSON, max_size=2)),
+    "explain": JSON,
+    "on_unjudged": st.one_of(JSON, st.just("flag")),
+}
+
+
+@pytest.fixture(scope="module")
+def one_client() -> Iterator[TestClient]:
+    with client_of(colour_service()) as client:
+        yield client
+
+
+@given(body=st.fixed_dictionaries({}, optional=FIELDS))
+@settings(max_examples=150)
+def test_whatever_is_asked_is_answered_in_one_form(one_client: TestClient, body: dict[str, Any]) -> None:
+    answer = one_client.post("/v1/moderations", content=json.dumps(body))
+    if answer.status_code == 200:
+        assert all(type(result["flagged"]) is bool for result in answer.json()["results"])
+    else:
+        assert answer.status_code in (400, 404, 413, 415, 422)
+        assert error_of(answer, answer.status_code)["message"]
