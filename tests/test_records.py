@@ -90,8 +90,20 @@ def test_an_item_has_its_latest_verdict(records, own_taxonomy, make_row):
     )
     assert records.verdict(later.id) == later
     assert [stored.id for stored in records.latest_verdicts(own_taxonomy.hash)] == [later.id]
-    assert records.latest_verdicts("0" * 64) == []
+    assert list(records.latest_verdicts("0" * 64)) == []
     assert records.policy(own_taxonomy.hash) == own_taxonomy
+
+
+def test_a_long_log_is_read_page_by_page(records, own_taxonomy, make_row, monkeypatch):
+    monkeypatch.setattr("judge.records.records._PAGE", 2)
+    ids = []
+    for number in range(5):
+        [item] = records.add_items([NewItem(bytes([number]), "x")])
+        ids.append(records.add_verdict(item.id, make_row([0.1, 0.1, 0.1]), own_taxonomy).id)
+        records.decide(item.id, ids[-1], "agree", moderator="m")
+        assert [stored.id for stored in records.latest_verdicts(own_taxonomy.hash)] == ids
+        assert [decision.verdict_id for decision in records.each_decision()] == ids
+        assert [decision.verdict_id for decision in records.each_decision(newest_first=True)] == ids[::-1]
 
 
 def test_nan_never_enters_the_database(records, own_taxonomy, make_row):
@@ -129,6 +141,8 @@ def test_a_decision_is_kept_with_what_it_was_about(records, own_taxonomy, make_r
     }
     assert records.decisions(after=agreed.id) == [again]
     assert records.decisions(limit=1) == [agreed]
+    assert records.decisions(limit=1, newest_first=True) == [again]
+    assert records.decisions(before=again.id) == [agreed]
 
 
 @pytest.mark.parametrize("statement", ["UPDATE decisions SET status = 'safe'", "DELETE FROM decisions"])
@@ -196,7 +210,7 @@ def test_deleting_keeps_what_was_decided(records, own_taxonomy, make_row, tmp_pa
     assert kept.to_dict() == decision.to_dict()
     assert kept.item.prompt is None
     assert records.items() == []
-    assert records.latest_verdicts(own_taxonomy.hash) == []
+    assert list(records.latest_verdicts(own_taxonomy.hash)) == []
     assert sum(records.counts().values()) == 0
     assert stored_images(tmp_path) == set()
     with pytest.raises(NotFoundError):
@@ -269,7 +283,7 @@ def test_a_taxonomy_comes_back_to_the_letter(records, own_taxonomy):
 
 
 def test_sixteen_writers_lose_nothing(records, own_taxonomy, make_row, tmp_path):
-    rounds, writers = 4, 16
+    rounds, writers = 2, 16
     ready = threading.Barrier(writers)
 
     def work(writer):

@@ -3,7 +3,7 @@
 import csv
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from prompts.printable import printable
@@ -20,14 +20,17 @@ _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 """What a cell must not begin with: spreadsheets, some also with full-width signs, would compute it."""
 
 
-def decisions_csv(decisions: Iterable[Decision]) -> str:
-    """The decisions as CSV, one a line, with the names of the columns in the first."""
-    written = io.StringIO()
-    table = csv.DictWriter(written, COLUMNS, lineterminator="\n")
+def csv_lines(decisions: Iterable[Decision]) -> Iterator[str]:
+    """The decisions as lines of CSV; the first has the names of the columns."""
+    line = io.StringIO()
+    table = csv.DictWriter(line, COLUMNS, lineterminator="\n")
     table.writeheader()
+    yield line.getvalue()
     for decision in decisions:
+        line.seek(0)
+        line.truncate()
         table.writerow({name: _cell(value) for name, value in decision_record(decision).items()})
-    return written.getvalue()
+        yield line.getvalue()
 
 
 def decision_record(decision: Decision) -> dict[str, Any]:

@@ -165,7 +165,7 @@ _SUFFIXES = {"JPEG": "jpg"}
 def _rows(records: Records, images: _Images, left_out: list[dict[str, Any]]) -> Iterator[_Row]:
     """The decisions that count, newest first; the others of the newest ones end up in `left_out`."""
     seen = set[tuple[str, str, str | None]]()
-    for decision in reversed(records.decisions()):
+    for decision in records.each_decision(newest_first=True):
         item, policy = decision.item, decision.verdict["taxonomy"]["hash"]
         try:
             if item.state == "deleted":

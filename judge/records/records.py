@@ -1,6 +1,6 @@
 """`Records`: what the server asks for and stores; each call is one transaction."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from .tables import DecisionRow, ItemRow, RemovalRow, VerdictRow
 
 MAX_NAME, MAX_PROMPT, MAX_NOTE, MAX_MODERATOR = 200, 100_000, 4000, 100
 """Characters of an item's name, its prompt, a note, and what a moderator is called."""
+_PAGE = 500
+"""Rows that are read at a time where all of them are asked for."""
 DATABASE_FILE, IMAGE_FOLDER = "records.sqlite", "images"
 """What a state folder holds."""
 
@@ -71,7 +73,7 @@ class Records:
             TaxonomyError: the name cannot be one, such as one with `@`, which separates name and version.
         """
         with self._database.write() as session:
-            return save_version(session, name, taxonomy, _short(by, MAX_MODERATOR, "The moderator's name"))
+            return save_version(session, name, taxonomy, _person(by))
 
     def taxonomy(self, name: str, version: int | None = None) -> SavedTaxonomy:
         """A saved taxonomy, by default its newest version.
@@ -217,17 +219,26 @@ class Records:
         with self._database.read() as session:
             return _verdict(*_verdict_and_item(session, verdict_id))
 
-    def latest_verdicts(self, taxonomy_hash: str) -> list[StoredVerdict]:
-        """The latest verdict under this taxonomy of each item in the queue, by item."""
+    def latest_verdicts(self, taxonomy_hash: str) -> Iterator[StoredVerdict]:
+        """The latest verdict under this taxonomy of each item in the queue, by item, read page by page."""
         latest = (
-            select(func.max(VerdictRow.id))
-            .where(VerdictRow.policy_hash == taxonomy_hash)
+            select(func.max(VerdictRow.id).label("id"))
+            .join(ItemRow, ItemRow.id == VerdictRow.item_id)
+            .where(VerdictRow.policy_hash == taxonomy_hash, ItemRow.state.in_(STATES))
             .group_by(VerdictRow.item_id)
+            .order_by(VerdictRow.item_id)
+            .limit(_PAGE)
         )
-        found = select(VerdictRow, ItemRow).join(ItemRow, ItemRow.id == VerdictRow.item_id)
-        found = found.where(VerdictRow.id.in_(latest), ItemRow.state.in_(STATES)).order_by(ItemRow.id)
-        with self._database.read() as session:
-            return [_verdict(*row) for row in session.execute(found)]
+        after, page = 0, list[StoredVerdict]()
+        while not after or len(page) == _PAGE:
+            # The ids of a page first: a database that joins all of them for each page takes minutes.
+            ids = latest.where(VerdictRow.item_id > after).subquery()
+            found = select(VerdictRow, ItemRow).join(ids, ids.c.id == VerdictRow.id)
+            found = found.join(ItemRow, ItemRow.id == VerdictRow.item_id).order_by(ItemRow.id)
+            with self._database.read() as session:
+                page = [_verdict(*row) for row in session.execute(found)]
+            yield from page
+            after = page[-1].item.id if page else -1
 
     def decide(
         self,
@@ -250,8 +261,8 @@ class Records:
             TaxonomyError: a category that the verdict's taxonomy lacks.
             NotFoundError: the item is not in the queue, or has no such verdict.
         """
-        moderator = printable(_short(moderator, MAX_MODERATOR, "The moderator's name") or "").strip()
-        if not moderator:
+        by = _person(moderator)
+        if by is None:
             raise EntryError("A decision needs the name of its moderator; a pseudonym will do.")
         note = _short(note, MAX_NOTE, "A note")
         with self._database.write() as session:
@@ -269,7 +280,7 @@ class Records:
                 status=ruling.status,
                 categories=list(ruling.categories),
                 note=note,
-                moderator=moderator,
+                moderator=by,
                 time=now(),
             )
             session.add(decision)
@@ -277,23 +288,43 @@ class Records:
             session.flush()
             return _decision(decision, verdict, item)
 
-    def decisions(self, *, after: int = 0, limit: int | None = None) -> list[Decision]:
-        """Entries of the log, oldest first.
+    def decisions(
+        self,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> list[Decision]:
+        """Entries of the log.
 
         Args:
-            after: id of the last one that is already known.
+            after: only those with a higher id.
+            before: only those with a lower id; all by default.
             limit: how many at most; all by default.
+            newest_first: instead of the oldest.
         """
         found = (
             select(DecisionRow, VerdictRow, ItemRow)
             .join(VerdictRow, VerdictRow.id == DecisionRow.verdict_id)
             .join(ItemRow, ItemRow.id == DecisionRow.item_id)
             .where(DecisionRow.id > after)
-            .order_by(DecisionRow.id)
+            .order_by(DecisionRow.id.desc() if newest_first else DecisionRow.id)
             .limit(limit)
         )
+        if before is not None:
+            found = found.where(DecisionRow.id < before)
         with self._database.read() as session:
             return [_decision(*row) for row in session.execute(found)]
+
+    def each_decision(self, *, newest_first: bool = False) -> Iterator[Decision]:
+        """All entries of the log, read page by page: they need not fit into memory."""
+        page = self.decisions(limit=_PAGE, newest_first=newest_first)
+        while page:
+            yield from page
+            last = page[-1].id
+            edge = {"before": last} if newest_first else {"after": last}
+            page = self.decisions(**edge, limit=_PAGE, newest_first=newest_first)
 
 
 def _short(text: str | None, most: int, what: str) -> str | None:
@@ -313,6 +344,12 @@ def _short(text: str | None, most: int, what: str) -> str | None:
     if "\0" in text:  # PostgreSQL stores none
         raise EntryError(f"{what} holds a NUL character.")
     return text
+
+
+def _person(name: str | None) -> str | None:
+    """What somebody is called, on one printable line; None for nobody."""
+    text = printable((_short(name, MAX_MODERATOR, "The moderator's name") or "").strip())
+    return text[:MAX_MODERATOR] or None
 
 
 def _in_queue(session: Session, sha256: str, *conditions: ColumnElement[bool]) -> bool:

@@ -83,7 +83,7 @@ def past_decisions(
         names: (old, new) -> name of an old category -> name of the same one in the new taxonomy.
     """
     latest: dict[tuple[str, str | None], Decision] = {}
-    for decision in records.decisions():
+    for decision in records.each_decision():
         if decision.item.state != "deleted":
             about = (decision.item.sha256, decision.item.prompt)
             latest.pop(about, None)  # so that the latest comes last

@@ -1,6 +1,7 @@
 """Taxonomies in the database: versions saved under a name, and the wordings that verdicts were made by."""
 
 from dataclasses import replace
+from functools import lru_cache
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -71,7 +72,13 @@ def policy(session: Session, taxonomy_hash: str) -> Taxonomy:
     row = session.get(PolicyRow, taxonomy_hash)
     if row is None:
         raise NotFoundError(f"No verdict was made by a taxonomy with the hash {taxonomy_hash!r}.")
-    return parse_taxonomy(row.yaml, f"the stored taxonomy {taxonomy_hash[:16]}")
+    return _parsed(row.yaml, f"the stored taxonomy {taxonomy_hash[:16]}")
+
+
+@lru_cache(maxsize=256)
+def _parsed(yaml: str, source: str) -> Taxonomy:
+    """A stored taxonomy; parsing YAML takes a tenth of a second, and every decision needs one."""
+    return parse_taxonomy(yaml, source)
 
 
 def _versions(name: str) -> Select[SavedTaxonomyRow]:
@@ -84,5 +91,5 @@ def _versions(name: str) -> Select[SavedTaxonomyRow]:
 
 
 def _saved(row: SavedTaxonomyRow) -> SavedTaxonomy:
-    taxonomy = parse_taxonomy(row.yaml, f"the saved taxonomy {row.name!r}")
+    taxonomy = _parsed(row.yaml, f"the saved taxonomy {row.name!r}")
     return SavedTaxonomy(row.name, row.version, taxonomy, row.saved_at, row.saved_by)

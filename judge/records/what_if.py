@@ -1,7 +1,8 @@
 """What other thresholds would make of stored verdicts, by the rule of `prompts.verdict`; nothing is judged again."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,7 +53,7 @@ class WhatIf:
 
 
 def what_if(
-    verdicts: Sequence[StoredVerdict], taxonomy: Taxonomy, threshold: float | Mapping[str, float]
+    verdicts: Iterable[StoredVerdict], taxonomy: Taxonomy, threshold: float | Mapping[str, float]
 ) -> WhatIf:
     """Hold the scores of stored verdicts against other thresholds.
 
@@ -66,13 +67,14 @@ def what_if(
         TaxonomyError: a threshold for a category that does not exist.
     """
     limits = _limits(taxonomy, threshold)
-    changes = [Changed(one, one.row["status"], status_under(one.row, taxonomy, limits)) for one in verdicts]
-    return WhatIf(
-        len(changes),
-        sum(change.before == "unsafe" for change in changes),
-        sum(change.after == "unsafe" for change in changes),
-        tuple(change for change in changes if change.before != change.after),
-    )
+    before, after, changed = Counter[str](), Counter[str](), list[Changed]()
+    for verdict in verdicts:
+        change = Changed(verdict, verdict.row["status"], status_under(verdict.row, taxonomy, limits))
+        before[change.before] += 1
+        after[change.after] += 1
+        if change.before != change.after:
+            changed.append(change)
+    return WhatIf(before.total(), before["unsafe"], after["unsafe"], tuple(changed))
 
 
 def status_under(row: Mapping[str, Any], taxonomy: Taxonomy, limits: Mapping[str, float]) -> Status:

@@ -1,6 +1,7 @@
 """`arbiter decisions`: what moderators decided at the page, as a list, a table, or rows to train on."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,10 +56,9 @@ def list_decisions(
     """List the decisions, oldest first; in JSON one a line, with the verdict that it is about."""
     records = open_records(state, database)
     try:
-        found = records.decisions()
+        found = records.decisions(limit=limit, newest_first=True)[::-1]
     finally:
         records.close()
-    found = found[-limit:] if limit else found
     if as_json:
         for decision in found:
             print(json.dumps(decision.to_dict(), allow_nan=False))
@@ -98,9 +98,9 @@ def export_decisions(
     records = open_records(state, database)
     try:
         if csv:
-            from judge.records.decision_table import decisions_csv
+            from judge.records.decision_table import csv_lines
 
-            _write_table(out, decisions_csv(records.decisions()))
+            _write_table(out, csv_lines(records.each_decision()))
             return EXIT_SAFE
         from judge.records.export import export_folder
 
@@ -117,13 +117,14 @@ def export_decisions(
     return EXIT_SAFE
 
 
-def _write_table(out: Path, text: str) -> None:
+def _write_table(out: Path, lines: Iterable[str]) -> None:
     if str(out) == "-":
-        print(text, end="")
+        for line in lines:
+            print(line, end="")
         return
     try:
         with out.open("x", encoding="utf-8", newline="") as file:
-            file.write(text)
+            file.writelines(lines)
     except OSError as error:
         raise ConfigError(f"{str(out)!r} cannot be written: {first_line(error)}.") from error
     print(f"Wrote {printable(out)}")
