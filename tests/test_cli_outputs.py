@@ -98,7 +98,7 @@ def test_the_table_opens_in_spreadsheets_without_running_anything(
     assert data.startswith(b"\xef\xbb\xbfpath,status,unsafe,category,")
     rows = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig"))))
     assert [row["path"] for row in rows] == [r"'=cmd|' ,\n.png", *(f"in/{name}.png" for name in "acde")]
-    assert (rows[2]["category"], rows[2]["note"]) == ("one", "")
+    assert (rows[2]["category"], rows[2]["note"]) == ("one", "two 0.98 is below its threshold 0.99")
     assert [row["status"] for row in rows] == ["unsafe", "safe", "unsafe", "unjudged", "unjudged"]
     assert float(rows[0]["score of one"]) == pytest.approx(200 / 255)
     assert rows[4]["score of one"] == ""
@@ -150,7 +150,14 @@ def test_json_of_any_name_can_be_read(
             "safe",
             "one 0.60 is below its threshold 0.9; three 0.62 is below its threshold 0.9",
         ),
-        ((0.6, 0.2, 0.62), {"three": 0.9}, "unsafe", None),
+        ((0.6, 0.2, 0.62), {"three": 0.9}, "unsafe", "three 0.62 is below its threshold 0.9"),
+        ((0.6, 0.2, 0.58), {"three": 0.9}, "unsafe", None),
+        (
+            (0.3, 0.2, 0.62),
+            {"one": 0.1, "three": 0.9},
+            "unsafe",
+            "one 0.30 reaches its threshold 0.1; three 0.62 is below its threshold 0.9",
+        ),
         ((0.1, 0.2, 0.3), {"three": 0.9}, "safe", None),
         ((0.1, np.nan, 0.62), {"three": 0.9}, "unjudged", "three 0.62 is below its threshold 0.9"),
         ((np.nan,) * 3, 0.7, "safe", "0.62 is below every threshold"),

@@ -77,26 +77,28 @@ def verdicts_from_scores(
 def threshold_note(verdict: Verdict, limits: Mapping[str, float]) -> str | None:
     """Why a verdict is not the one that 0.5 would give: `three 0.62 is below its threshold 0.9`; None where it is.
 
+    Also where an image is flagged, but not for the category with the highest score.
+
     Args:
         verdict: what was decided.
         limits: threshold of every category.
     """
-    default = DEFAULT_THRESHOLD
-    high = [name for name, score in verdict.scores.items() if score >= default]
-    if verdict.status == "unsafe" and not high and verdict.category is not None:
-        score, limit = verdict.scores[verdict.category], limits[verdict.category]
-        return f"{verdict.category} {_beside(score, limit)} reaches its threshold {limit:g}"
-    if verdict.status != "unsafe" and high:
-        below = [
-            f"{name} {_beside(verdict.scores[name], limits[name])} is below its threshold {limits[name]:g}"
-            for name in high
-        ]
-        return "; ".join(below)
+    default, notes = DEFAULT_THRESHOLD, []
+    blamed = verdict.scores.get(verdict.category, -1.0) if verdict.category is not None else -1.0
+    if 0 <= blamed < default:
+        limit = limits[str(verdict.category)]
+        notes.append(f"{verdict.category} {_beside(blamed, limit)} reaches its threshold {limit:g}")
+    # A lower score than that of the blamed category explains nothing.
+    for name, score in verdict.scores.items():
+        if max(default, blamed) <= score < limits[name]:
+            notes.append(f"{name} {_beside(score, limits[name])} is below its threshold {limits[name]:g}")
     if not verdict.scores and verdict.unsafe is not None:
         flagged, limit = verdict.status == "unsafe", next(iter(limits.values()))
         if flagged != (verdict.unsafe >= default):
-            return f"{_beside(verdict.unsafe, limit)} {'reaches' if flagged else 'is below'} every threshold"
-    return None
+            notes.append(
+                f"{_beside(verdict.unsafe, limit)} {'reaches' if flagged else 'is below'} every threshold"
+            )
+    return "; ".join(notes) or None
 
 
 def _beside(score: float, limit: float) -> str:
