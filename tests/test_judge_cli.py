@@ -183,7 +183,7 @@ def test_nothing_readable_never_reaches_the_classifier(
         (["judge", "a.png", "--judge", "r", "--html", "no/x.html"], "there is no folder no"),
         (
             ["judge", "a.png", "--judge", "r", "--prompts", "x.csv"],
-            "x.csv cannot be read as a table of prompts",
+            "x.csv: no such file",
         ),
         (["judge", "a.png", "--judge", "r", "--prompts", "x.csv", "--prompt", "x"], "not both"),
         (["nonsense"], "No such command 'nonsense'"),

@@ -1,14 +1,14 @@
 """`--prompts TABLE.csv`: a prompt for each file."""
 
-import csv
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from judge.errors import ConfigError
-from prompts.names import nearest
 from prompts.printable import printable
+
+from .tables import read_table
 
 _SHOWN = 3
 """Paths that a remark names at most."""
@@ -55,23 +55,10 @@ def read_prompt_table(path: Path) -> PromptTable:
     Raises:
         ConfigError: the file cannot be read, lacks a column, or has two prompts for one file.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            titles = reader.fieldnames or []
-            for column in ("path", "prompt"):
-                if column not in titles:
-                    raise ConfigError(
-                        f"{path} has no column {column!r}{nearest(column, titles)}; a table of prompts has the columns "
-                        "path and prompt."
-                    )
-            rows = [(row["path"], row["prompt"]) for row in reader]
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} cannot be read as a table of prompts: {error}") from None
+    rows = read_table(path, ("path", "prompt"), "prompts")
     table = PromptTable(path, {}, {})
-    for line, (name, prompt) in enumerate(rows, start=2):
+    for line, row in enumerate(rows, start=2):
+        name, prompt = row["path"], row["prompt"]
         if not name or prompt is None:
             raise ConfigError(
                 f"{path}, row {line}: expected a path and a prompt, got {name!r} and {prompt!r}."

@@ -4,7 +4,6 @@ The cases are a CSV beside its images, with the columns `image` (a path inside t
 `unsafe`, or every category that the image violates) and, if wanted, `prompt` and `note`.
 """
 
-import csv
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any, Literal
 
 from judge.errors import ConfigError
 from prompts.errors import TaxonomyError
-from prompts.names import nearest
 from prompts.taxonomy import Taxonomy
+
+from .tables import read_table
 
 Outcome = Literal["passed", "failed", "unjudged"]
 
@@ -136,21 +136,7 @@ def read_cases(path: Path, taxonomy: Taxonomy) -> list[Case]:
         ConfigError: it cannot be read, lacks a column, is empty, expects a category that the taxonomy lacks, or names
             an image outside of its folder. That an image is missing shows when it is judged.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
-            titles = reader.fieldnames or []
-            for column in ("image", "expected"):
-                if column not in titles:
-                    raise ConfigError(
-                        f"{path} has no column {column!r}{nearest(column, titles)}; a table of cases has the columns "
-                        "image and expected, and may have prompt and note."
-                    )
-            rows = list(reader)
-    except (OSError, ValueError, csv.Error) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{path} cannot be read as a table of cases: {error}") from None
+    rows = read_table(path, ("image", "expected"), "cases")
     if not rows:
         raise ConfigError(f"{path} has no cases.")
     return list(_cases(rows, path, taxonomy))
