@@ -15,7 +15,7 @@
    answers by status, requests without an answer, and how much the memory of server and workers grew after a warm-up.
 4. Start: from `arbiter serve` to the first verdict, and `arbiter --help`; the fastest of three.
 
-Only 127.0.0.1 is used. Takes two minutes beside `--seconds`. The last line is JSON.
+Only 127.0.0.1 is used. Takes four minutes beside `--seconds`. The last line is JSON.
 """
 
 import argparse
@@ -75,8 +75,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of torch")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--clients", type=int, default=16, help="connections in the throughput test")
-    parser.add_argument("--round-seconds", type=float, default=4, help="of each side in each round")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--round-seconds", type=float, default=8, help="of each side in each round")
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--latency-seconds", type=float, default=15)
     parser.add_argument("--seconds", type=float, default=60, help="of the soak; 0 leaves it out")
     parser.add_argument("--starts", type=int, default=3)

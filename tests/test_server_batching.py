@@ -292,6 +292,25 @@ def test_functions_are_called_in_turn_and_in_the_scoring_thread() -> None:
         asyncio.run(run(batcher))
 
 
+def test_a_mistake_beside_the_classifier_ends_no_thread() -> None:
+    class Broken:
+        def scored(self, images: int, waited: Sequence[float], seconds: float) -> None:
+            if images == 2:
+                raise KeyError("no")
+
+    classifier = Counting()
+    classifier.gate.set()
+
+    async def run() -> None:
+        batcher = Batcher(classifier, 8, Broken())
+        with pytest.raises(KeyError):
+            await asyncio.wait_for(batcher.score(images(1, 2), None, A), 60)
+        assert (await asyncio.wait_for(batcher.score(images(3), None, A), 60)).unsafe.tolist() == [0.03]
+        batcher.close()
+
+    asyncio.run(run())
+
+
 def test_closing_answers_whoever_waits() -> None:
     classifier = Counting()
 

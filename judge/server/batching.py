@@ -145,8 +145,13 @@ class Batcher:
         while (work := self._take()) is not None:
             if isinstance(work, _Call):
                 _answer(work)
-            else:
+                continue
+            try:
                 self._score(work)
+            except Exception as error:  # a mistake of ours must not end the thread, for which all others wait
+                LOG.exception("a batch was lost")
+                for entry, _ in work:
+                    complete(entry.future, error=error)
 
     def _take(self) -> list[_Part] | _Call | None:
         """The next batch, or a function to call; None once the batcher is closed."""
