@@ -229,6 +229,27 @@ def test_a_removal_that_was_interrupted_is_done_at_the_next_start(
     assert stored_images(tmp_path) == set()
 
 
+def test_an_upload_that_fails_leaves_no_image(records, tmp_path, monkeypatch):
+    [kept] = records.add_items([NewItem(b"x", "x")])
+
+    def fail(row):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("judge.records.records._item", fail)
+    with pytest.raises(OSError, match="disk full"):
+        records.add_items([NewItem(b"x", "again"), NewItem(b"y", "y")])
+    monkeypatch.undo()
+    assert records.items() == [kept]
+    assert stored_images(tmp_path) == {kept.sha256}
+
+
+def test_half_an_image_is_stored_again(records, tmp_path):
+    [item] = records.add_items([NewItem(b"the whole image", "x")])
+    (tmp_path / "images" / item.sha256).write_bytes(b"the wh")
+    records.add_items([NewItem(b"the whole image", "x")])
+    assert records.image(item.sha256) == b"the whole image"
+
+
 def test_a_damaged_image_is_no_other_image(records, tmp_path):
     [item] = records.add_items([NewItem(b"x", "x")])
     (tmp_path / "images" / item.sha256).write_bytes(b"y")
@@ -328,8 +349,9 @@ for number in range(10_000):
 """
 
 
-def test_a_killed_process_loses_nothing_that_was_answered(database_url, open_records, tmp_path):
-    words = [sys.executable, "-c", WRITER, database_url, str(tmp_path / "images")]
+def test_a_killed_process_loses_nothing_that_was_answered(postgresql_url, open_records, tmp_path):
+    """On SQLite, tests/test_server_killed.py does the same to a whole server."""
+    words = [sys.executable, "-c", WRITER, postgresql_url, str(tmp_path / "images")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT, text=True) as writer:
         answered = [writer.stdout.readline() for _ in range(12)]
         writer.send_signal(signal.SIGKILL)
@@ -338,7 +360,7 @@ def test_a_killed_process_loses_nothing_that_was_answered(database_url, open_rec
         answered.pop()
     promised = {int(line.split()[0]): line.split()[1] for line in answered}
     assert len(promised) >= 12
-    records = open_records(database_url)
+    records = open_records(postgresql_url)
     found = {entry.id: entry.item.sha256 for entry in records.decisions()}
     assert promised.items() <= found.items()
     assert len(found) - len(promised) <= 1, "at most one was stored and not yet answered"

@@ -31,8 +31,9 @@ class ImageFolder:
         """
         name = hashlib.sha256(data).hexdigest()
         try:
-            if not (self._folder / name).is_file():
-                write_atomically(self._folder / name, data, mode=0o600)
+            file = self._folder / name
+            if not file.is_file() or file.stat().st_size != len(data):
+                write_atomically(file, data, mode=0o600)
         except OSError as error:
             raise RecordsError(f"An image cannot be stored: {first_line(error)}.") from error
         return name

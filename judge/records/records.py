@@ -1,27 +1,29 @@
 """`Records`: what the server asks for and stores; each call is one transaction."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from judge.errors import first_line
 from judge.runs.machine import now
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 
 from .database import Database
 from .entries import STATES, Decision, Item, NewItem, Ruling, SavedTaxonomy, StoredVerdict
-from .errors import EntryError, NotFoundError
+from .errors import EntryError, NotFoundError, RecordsError
 from .images import ImageFolder, make_private_folder
 from .ruling import check_ruling
 from .saved import newest_taxonomies, policy, save_policy, save_version, saved_version
 from .tables import DecisionRow, ItemRow, RemovalRow, VerdictRow
+from .texts import checked_text, person
 
-MAX_NAME, MAX_PROMPT, MAX_NOTE, MAX_MODERATOR = 200, 100_000, 4000, 100
-"""Characters of an item's name, its prompt, a note, and what a moderator is called."""
+MAX_NAME, MAX_PROMPT, MAX_NOTE = 200, 100_000, 4000
+"""Characters of an item's name, its prompt, and a note."""
 _PAGE = 500
 """Rows that are read at a time where all of them are asked for."""
 DATABASE_FILE, IMAGE_FOLDER = "records.sqlite", "images"
@@ -73,7 +75,7 @@ class Records:
             TaxonomyError: the name cannot be one, such as one with `@`, which separates name and version.
         """
         with self._database.write() as session:
-            return save_version(session, name, taxonomy, _person(by))
+            return save_version(session, name, taxonomy, person(by))
 
     def taxonomy(self, name: str, version: int | None = None) -> SavedTaxonomy:
         """A saved taxonomy, by default its newest version.
@@ -110,18 +112,28 @@ class Records:
         Raises:
             EntryError: a prompt that is too long or cannot be stored.
         """
-        prompts = [_short(item.prompt, MAX_PROMPT, "A prompt") for item in new]
-        with self._database.write() as session:
-            rows = []
-            for item, prompt in zip(new, prompts, strict=True):
-                # Within the transaction, so that nobody deletes the same image meanwhile.
-                sha256 = self._images.add(item.data)
-                if again or not _in_queue(session, sha256, ItemRow.prompt == prompt):
-                    name = printable(item.name)[:MAX_NAME] or "image"
-                    rows.append(ItemRow(name=name, sha256=sha256, prompt=prompt, state="open", added=now()))
-                    session.add(rows[-1])
-                    session.flush()
-            return [_item(row) for row in rows]
+        prompts = [checked_text(item.prompt, MAX_PROMPT, "A prompt") for item in new]
+        try:
+            with self._database.write() as session:
+                return [_item(row) for row in self._new_rows(session, new, prompts, again)]
+        except BaseException:
+            with suppress(RecordsError):
+                self._finish_removals(hashlib.sha256(item.data).hexdigest() for item in new)
+            raise
+
+    def _new_rows(
+        self, session: Session, new: Sequence[NewItem], prompts: Sequence[str | None], again: bool
+    ) -> list[ItemRow]:
+        rows = []
+        for item, prompt in zip(new, prompts, strict=True):
+            # Within the transaction, so that nobody deletes the same image meanwhile.
+            sha256 = self._images.add(item.data)
+            if again or not _in_queue(session, sha256, ItemRow.prompt == prompt):
+                name = printable(item.name)[:MAX_NAME] or "image"
+                rows.append(ItemRow(name=name, sha256=sha256, prompt=prompt, state="open", added=now()))
+                session.add(rows[-1])
+                session.flush()
+        return rows
 
     def items(self, state: str | None = None, *, after: int = 0, limit: int = 50) -> list[Item]:
         """Items in the order they were added, each with its latest verdict.
@@ -181,13 +193,13 @@ class Records:
         # A crash from here on leaves the entry, and the next start removes the file.
         self._finish_removals()
 
-    def _finish_removals(self) -> None:
-        """Remove the files of deleted items that no other item shares."""
+    def _finish_removals(self, more: Iterable[str] = ()) -> None:
+        """Remove the files of deleted items, and `more` (hashes), as far as no other item shares them."""
         with self._database.write() as session:
-            for removal in session.scalars(select(RemovalRow)).all():
-                if not _in_queue(session, removal.sha256):
-                    self._images.remove(removal.sha256)
-                session.delete(removal)
+            for sha256 in {*session.scalars(select(RemovalRow.sha256)), *more}:
+                if not _in_queue(session, sha256):
+                    self._images.remove(sha256)
+            session.execute(delete(RemovalRow))
 
     # Verdicts and decisions
 
@@ -261,10 +273,10 @@ class Records:
             TaxonomyError: a category that the verdict's taxonomy lacks.
             NotFoundError: the item is not in the queue, or has no such verdict.
         """
-        by = _person(moderator)
+        by = person(moderator)
         if by is None:
             raise EntryError("A decision needs the name of its moderator; a pseudonym will do.")
-        note = _short(note, MAX_NOTE, "A note")
+        note = checked_text(note, MAX_NOTE, "A note")
         with self._database.write() as session:
             item = _queued(session, item_id)
             verdict = session.get(VerdictRow, verdict_id)
@@ -325,31 +337,6 @@ class Records:
             last = page[-1].id
             edge = {"before": last} if newest_first else {"after": last}
             page = self.decisions(**edge, limit=_PAGE, newest_first=newest_first)
-
-
-def _short(text: str | None, most: int, what: str) -> str | None:
-    """The text, or None for an empty one.
-
-    Raises:
-        EntryError: it is too long, or holds characters that no database stores.
-    """
-    if text is None or not text.strip():
-        return None
-    if len(text) > most:
-        raise EntryError(f"{what} has {len(text):,} characters; at most {most:,} are allowed.")
-    try:
-        text.encode()  # fails on half a surrogate pair
-    except UnicodeEncodeError as error:
-        raise EntryError(f"{what} is no text: {first_line(error)}.") from error
-    if "\0" in text:  # PostgreSQL stores none
-        raise EntryError(f"{what} holds a NUL character.")
-    return text
-
-
-def _person(name: str | None) -> str | None:
-    """What somebody is called, on one printable line; None for nobody."""
-    text = printable((_short(name, MAX_MODERATOR, "The moderator's name") or "").strip())
-    return text[:MAX_MODERATOR] or None
 
 
 def _in_queue(session: Session, sha256: str, *conditions: ColumnElement[bool]) -> bool:
