@@ -125,6 +125,16 @@ def test_tables_are_drawn_in_a_terminal_and_aligned_in_a_pipe(launch: Launch) ->
     assert re.search(r"^digits +1 +10  [0-9a-f]{16}$", out, re.MULTILINE)
 
 
+def test_without_rich_a_terminal_gets_plain_text(launch: Launch, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as util\nfound = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name == 'rich' else found(name, *rest)\n"
+    )
+    _, shown, _ = launch("taxonomy", "list", PYTHONPATH=str(tmp_path))
+    assert "─" not in shown
+    assert re.search(r"^digits +1 +10  [0-9a-f]{16}$", shown, re.MULTILINE)
+
+
 def test_an_error_in_a_terminal_leaves_one_line_and_no_bar(launch: Launch) -> None:
     code, shown, _ = launch("judge", "a.png", *JUDGE, "--multilabel")
     assert code == 2

@@ -290,6 +290,8 @@ def test_thresholds(red: RedJudge, picture: Callable[..., str], capsys: pytest.C
     assert run(capsys, "judge", path, "--judge", "r", "--threshold", named)[0] == 1
     assert read_threshold(None) == read_threshold([]) == 0.5
     assert parse_threshold(["a=b=0.25"]) == {"a=b": 0.25}
+    assert parse_threshold(["three=0.9, seven=0.3", "one=1"]) == {"three": 0.9, "seven": 0.3, "one": 1}
+    assert parse_threshold(["Alcohol, tobacco=0.3", "x=0"]) == {"Alcohol, tobacco": 0.3, "x": 0}
     for twice in (["a=0.1", "b=0.5", "A=0.9"], ["0.3", "0.4"]):
         with pytest.raises(ArbiterError, match=f"{twice[-1]}.*give each once"):
             parse_threshold(twice)

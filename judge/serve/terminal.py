@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from prompts.printable import printable
@@ -175,8 +176,9 @@ def _cell(value: object) -> str:
 
 
 def _is_terminal(stream: Any) -> bool:
+    """Whether a stream can be drawn on; never without rich, which comes with Typer but can be left out."""
     try:
-        return stream is not None and bool(stream.isatty())
+        return stream is not None and bool(stream.isatty()) and find_spec("rich") is not None
     except ValueError:  # closed
         return False
 
