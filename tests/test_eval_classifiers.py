@@ -58,6 +58,21 @@ def test_options_are_checked_before_anything_is_loaded(monkeypatch):
         load("open_nsfw", size=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [
+        ("q16", "weights"),
+        ("MultiHeaded", "weights"),
+        ("NSFW_Detector", "weights"),
+        ("SD_Filter", "folder"),
+        ("nudenet_v2", "path"),
+    ],
+)
+def test_weights_that_nothing_ships_are_asked_for(name, option):
+    with pytest.raises(ConfigError, match=rf"{name.casefold()} needs {option}: {option}=\w+"):
+        load(name)
+
+
 def test_our_own_go_by_path(tmp_path):
     student = load("tiny-student", device="cpu")
     assert isinstance(student, HasDefaultTaxonomy)

@@ -9,6 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from adversarial.victim import Context
+from eval.robustness.victims import as_victim, check_victim
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
 from judge.rivals.clip import SharedPass
@@ -261,6 +263,14 @@ def test_margins_are_logits_of_the_scores_and_gradients_lower_them(rivals, image
     assert one.shape == (COUNT,)
     with pytest.raises(ConfigError, match=f"{name} does not cover .*Spam"):
         rival.pixel_margins(pixels, None, UNSAFEBENCH)
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_gradient_attacks_take_them_as_victims(rivals, rival_images, name):
+    victim = as_victim(rivals[name])
+    assert victim.no_gradients is None
+    contexts = [Context(None, rivals[name].default_taxonomy)] * 6
+    check_victim(victim, rival_images[:6], contexts, tolerance=0.001)
 
 
 def test_modules_can_be_frozen(rivals):
