@@ -380,12 +380,28 @@ def test_readers_do_not_wait_for_a_writer(records):
     assert records.items()[0].name == "changed"
 
 
+def test_a_writer_does_not_wait_for_ever(database_url, open_records, monkeypatch):
+    monkeypatch.setattr("judge.records.database._WAIT_SECONDS", 0.2)
+    records, other = open_records(database_url), open_records(database_url)
+    with records._database.write(), pytest.raises(RecordsError, match="lock"):
+        other.add_items([NewItem(b"x", "x")])
+    assert [item.name for item in other.add_items([NewItem(b"x", "later")])] == ["later"]
+
+
 def test_an_error_undoes_the_whole_write(records):
     records.add_items([NewItem(b"x", "x")])
     with suppress(KeyError), records._database.write() as session:
         session.execute(text("UPDATE items SET name = 'changed'"))
         raise KeyError
     assert records.items()[0].name == "x"
+
+
+def test_a_state_folder_may_have_any_name(tmp_path):
+    for name in ("a?mode=ro", "100%20 #1", "\u00e4\u4e2d'"):
+        records = Records.in_folder(tmp_path / name)
+        records.add_items([NewItem(b"x", "x")])
+        records.close()
+        assert (tmp_path / name / "records.sqlite").stat().st_size > 0
 
 
 def test_a_state_folder_holds_everything(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from judge import load_examples
 from judge.records.errors import RecordsError
+from judge.records.export import export_folder
 from judge.records.records import Records
 from prompts import load_taxonomy
 from prompts.taxonomy_file import parse_taxonomy
@@ -50,12 +51,12 @@ def judged(client, item, **asked):
     return answer.json()
 
 
-def decided(client, item, verdict, status=201, **words):
+def decided(client, item, verdict, answered=201, **words):
     """The answer to a decision."""
     body = {"verdict_id": verdict["verdict_id"], "moderator": "ada", **words}
     answer = client.post(f"/v1/queue/{item['id']}/decision", json=body)
-    assert answer.status_code == status, answer.text
-    return answer.json() if status == 201 else answer.json()["error"]
+    assert answer.status_code == answered, answer.text
+    return answer.json() if answered == 201 else answer.json()["error"]
 
 
 def problem(answer, status):
@@ -106,11 +107,10 @@ def test_an_unjudged_verdict_needs_a_word_of_the_moderator(review):
     [item] = upload(review, ("a.png", BLUE))
     verdict = judged(review, item)
     assert verdict["verdict"]["status"] == "unjudged"
-    error = decided(review, item, verdict, status=400, action="agree")
+    error = decided(review, item, verdict, answered=400, action="agree")
     assert "was not judged" in error["message"]
     assert review.get("/v1/decisions").json() == {"decisions": []}
-    body = {"verdict_id": verdict["verdict_id"], "moderator": "ada", "action": "overrule", "status": "safe"}
-    assert review.post(f"/v1/queue/{item['id']}/decision", json=body).json()["status"] == "safe"
+    assert decided(review, item, verdict, action="overrule", status="safe")["status"] == "safe"
 
 
 def test_a_broken_image_is_an_unjudged_row(review):
@@ -373,6 +373,36 @@ def test_decisions_as_training_rows(review, tmp_path):
     }
     about = json.loads((tmp_path / "out" / "export.json").read_text())
     assert [left["name"] for left in about["left_out"]] == ["g.gif"]
+
+
+def test_a_server_and_the_command_line_export_the_same(review, records, tmp_path):
+    """Transparent pictures too, which are judged on two grounds."""
+    transparent, deep = io.BytesIO(), io.BytesIO()
+    Image.new("RGBA", (9, 7), (200, 10, 10, 100)).save(transparent, "PNG")
+    Image.linear_gradient("L").resize((9, 7)).convert("I;16").save(deep, "PNG")
+    for name, data in (("t.png", transparent.getvalue()), ("d.png", deep.getvalue()), ("r.png", RED)):
+        [item] = upload(review, (name, data))
+        decided(review, item, judged(review, item), action="overrule", status="unsafe", categories=["nine"])
+    export_folder(records, tmp_path / "out")
+    written = {
+        str(path.relative_to(tmp_path / "out")): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")
+    }
+    with zipfile.ZipFile(io.BytesIO(review.get("/v1/decisions/training.zip").content)) as archive:
+        zipped = {name: archive.read(name) for name in archive.namelist()}
+    assert zipped.keys() == written.keys()
+    assert zipped["labels.csv"].count(b"decision-") == 3
+    assert [name for name in zipped if zipped[name] != written[name]] in ([], ["export.json"]), (
+        "its time may differ"
+    )
+
+
+def test_one_export_at_a_time(review):
+    review.app.state.exporting = True
+    error = problem(review.get("/v1/decisions/training.zip"), 429)
+    assert error["code"] == "busy"
+    review.app.state.exporting = False
+    for _ in range(2):
+        assert review.get("/v1/decisions/training.zip").status_code == 200
 
 
 def test_an_empty_log_is_an_empty_archive(review):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-_WAIT_SECONDS = 30
+_WAIT_SECONDS = 30.0
 """How long a writer waits for others before it gives up."""
 _WRITERS = 0x61726269
 """Key of the advisory lock that writers on PostgreSQL take ("arbi")."""
@@ -46,7 +46,7 @@ class Database:
         MissingExtraError: PostgreSQL without its driver.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         parsed = _checked_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         """The URL without its password, for messages."""
@@ -63,7 +63,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """A session that sees one state of the database and changes nothing."""
+        """A session that changes nothing."""
         with self._explained(), Session(self._engine) as session:
             yield session
 
@@ -88,7 +88,7 @@ class Database:
             ) from error
 
 
-def _checked_url(url: str) -> URL:
+def _checked_url(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
     except exc.ArgumentError as error:
@@ -147,7 +147,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _wait_for_writers(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = '{_WAIT_SECONDS}s'"))
+        connection.execute(text(f"SET LOCAL lock_timeout = '{round(1000 * _WAIT_SECONDS)}ms'"))
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITERS})"))
 
 

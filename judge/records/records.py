@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select
+from sqlalchemy import URL, ColumnElement, Select, delete, func, select
 from sqlalchemy.orm import Session
 
 from judge.runs.machine import now
@@ -41,7 +41,7 @@ class Records:
         ConfigError, RecordsError, MissingExtraError: as `Database`; every method may raise `RecordsError`.
     """
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str | URL, folder: Path) -> None:
         self._images = ImageFolder(folder)
         self._database = Database(url)
         self._finish_removals()
@@ -50,7 +50,9 @@ class Records:
     def in_folder(cls, state: Path, url: str | None = None) -> "Records":
         """The records of a state folder: its images, and its database unless another one is named."""
         make_private_folder(state)
-        return cls(url or f"sqlite:///{state / DATABASE_FILE}", state / IMAGE_FOLDER)
+        # As an object: a path may hold what means something in the text of a URL.
+        own = URL.create("sqlite", database=str(state / DATABASE_FILE))
+        return cls(url or own, state / IMAGE_FOLDER)
 
     @property
     def name(self) -> str:

@@ -8,10 +8,9 @@ from itertools import islice
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from judge.data.images import open_image, pixels_hash
-from judge.errors import ImageError
 from judge.records.decision_table import csv_lines
 from judge.records.errors import NotFoundError
 from judge.records.export import export_training_rows
@@ -19,9 +18,10 @@ from judge.records.records import Records
 from judge.records.what_if import WhatIf, what_if
 from prompts.verdict import DEFAULT_THRESHOLD
 
-from .errors import bad_request
+from .errors import ApiError, bad_request
 from .questions import json_type, read_json, read_text, read_threshold
-from .stored import ask_records
+from .service import JudgeService
+from .stored import ask_records, records_errors
 
 router = APIRouter(tags=["decisions"])
 MAX_DECISIONS = 1000
@@ -31,6 +31,8 @@ _MAX_CATEGORIES = 100
 _DECISION = ("verdict_id", "action", "status", "categories", "note", "moderator")
 _CHUNK = 2**20
 _LINES = 500
+_HASH_SECONDS = 120
+"""How long an export waits for one image, while others are opened too."""
 
 
 @router.post("/queue/{item_id}/decision", status_code=201)
@@ -109,28 +111,33 @@ async def export_decisions(request: Request) -> StreamingResponse:
 @router.get("/decisions/training.zip")
 async def export_training(request: Request) -> StreamingResponse:
     """The decided images with their labels, as a folder that training and calibration read, zipped."""
-    records, service = request.app.state.records, request.app.state.service
-    loop = asyncio.get_running_loop()
+    state, loop = request.app.state, asyncio.get_running_loop()
+    service: JudgeService = state.service
 
-    def pixels_of(data: bytes) -> str:
-        # Decoded where limits of time and memory hold; what is opened here is a PNG of our own.
-        frames = asyncio.run_coroutine_threadsafe(service.view(data), loop).result()
-        if len(frames) > 1:
-            raise ImageError("animated", f"{len(frames)} frames, and training takes one")
-        return pixels_hash(open_image(frames[0]))
+    def still_hash(data: bytes) -> str:
+        # Opened by the workers of the server, where limits of time and memory hold.
+        return asyncio.run_coroutine_threadsafe(service.still_hash(data), loop).result(_HASH_SECONDS)
 
-    archive = await ask_records(_write_archive, records, pixels_of)
+    if getattr(state, "exporting", False):
+        raise ApiError(429, "busy", "Another export is being written; ask again.", retry_after=10)
+    state.exporting = True
+    try:
+        with records_errors():
+            # In another pool than that of `asyncio.to_thread`, for which `still_hash` may have to wait.
+            archive = await run_in_threadpool(_write_archive, state.records, still_hash)
+    finally:
+        state.exporting = False
     return StreamingResponse(
         _chunks(archive), media_type="application/zip", headers=_download("training.zip")
     )
 
 
-def _write_archive(records: Records, pixels_of: Callable[[bytes], str]) -> IO[bytes]:
+def _write_archive(records: Records, still_hash: Callable[[bytes], str]) -> IO[bytes]:
     # Closed when the answer is sent; it has no name, so nothing stays behind.
     archive = tempfile.TemporaryFile()  # noqa: SIM115
     try:
         with zipfile.ZipFile(archive, "w") as zipped:
-            export_training_rows(records, zipped.writestr, pixels_of)
+            export_training_rows(records, zipped.writestr, still_hash)
     except BaseException:
         archive.close()
         raise

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from judge.data.frames import png_bytes
-from judge.data.images import DEFAULT_LIMITS
+from judge.data.images import DEFAULT_LIMITS, pixels_hash
 from judge.errors import ImageError
 from judge.intake.decoding import Decoded
 
@@ -114,6 +114,18 @@ class Intake:
         """
         async with self.opened(data) as opened:
             return await asyncio.to_thread(_as_png, opened)
+
+    async def still_hash(self, data: bytes) -> str:
+        """`pixels_hash` of what `open_image` gives of an image, which is no animation.
+
+        Raises:
+            ImageError: it cannot be opened, or has more than one frame (`animated`).
+        """
+        async with self.opened(data) as opened:
+            if opened.frames.total > 1:
+                raise ImageError("animated", f"{opened.frames.total} frames")
+            # The first view of a transparent image is on the background of `open_image`.
+            return await asyncio.to_thread(pixels_hash, opened.frames.images[0])
 
     def close(self) -> None:
         """Stop; what is being decoded is lost."""

@@ -225,6 +225,14 @@ class JudgeService:
         """
         return await self._intake.view(image)
 
+    async def still_hash(self, image: bytes) -> str:
+        """`judge.data.images.pixels_hash` of an image that is no animation, as training opens it.
+
+        Raises:
+            ImageError: it cannot be opened, or is animated.
+        """
+        return await self._intake.still_hash(image)
+
     async def fetch(self, url: str) -> bytes:
         """The bytes behind an address of one of the allowed hosts.
 

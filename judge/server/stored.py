@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import ParamSpec, TypeVar
 
 from judge.records.errors import EntryError, NotFoundError, RecordsError
@@ -19,11 +20,22 @@ async def ask_records(method: Callable[Given, Result], *given: Given.args, **nam
     """The result of a method of `judge.records.records.Records`.
 
     Raises:
+        ApiError: as `records_errors`.
+    """
+    with records_errors():
+        # Shielded: a client that goes away must not leave it open whether something was stored.
+        return await asyncio.shield(asyncio.to_thread(method, *given, **named))
+
+
+@contextmanager
+def records_errors() -> Iterator[None]:
+    """Errors of the records as answers.
+
+    Raises:
         ApiError: 404 for what does not exist, 400 for what cannot be stored, 503 where the database fails.
     """
     try:
-        # Shielded: a client that goes away must not leave it open whether something was stored.
-        return await asyncio.shield(asyncio.to_thread(method, *given, **named))
+        yield
     except NotFoundError as error:
         raise ApiError(404, "not_found", str(error)) from None
     except (EntryError, TaxonomyError) as error:
