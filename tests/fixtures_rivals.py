@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+from fixtures_models import TOWER
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_rival.py"
 WIDTH = 24
@@ -132,7 +133,13 @@ def random_checker(folder, clip, embeddings):
         tensors[f"{name}_weights"] = torch.tensor(np.quantile(cosines, quantile, axis=0)).float()
     folder.mkdir()
     torch.save(tensors, folder / "pytorch_model.bin")
-    config["architectures"] = ["StableDiffusionSafetyChecker"]
+    sizes = {key: config["vision_config"][key] for key in TOWER}
+    config |= {
+        "architectures": ["StableDiffusionSafetyChecker"],
+        "vision_config_dict": sizes,  # entries of older versions of transformers
+        "torch_dtype": "float32",
+        "transformers_version": None,
+    }
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "preprocessor_config.json").write_text(json.dumps(OLD_PREPROCESSOR))
     return folder

@@ -327,6 +327,16 @@ def test_half_precision_weights_are_used_in_single(converted, encoder, images, t
         (lambda folder: (folder / "config.json").write_text("{"), "holds no safety checker"),
         (lambda folder: (folder / "preprocessor_config.json").write_text("[]"), "holds no safety checker"),
         (
+            lambda folder: (folder / "config.json").write_text(
+                '{"model_type": "clip", "vision_config": {"hidden_size": 33}}'
+            ),
+            "holds no safety checker",
+        ),
+        (
+            lambda folder: (folder / "config.json").write_text('{"model_type": "clip", "projection_dim": 5}'),
+            "holds no safety checker",
+        ),
+        (
             lambda folder: save_file({"a": torch.zeros(1)}, folder / "model.safetensors"),
             "holds no safety checker",
         ),

@@ -143,6 +143,7 @@ def load_sd_filter(*, folder: str | Path, device: str | None = None, batch_size:
     Raises:
         CheckpointError: a file is missing, damaged or of another model.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoImageProcessor, CLIPConfig
 
     folder = Path(folder)
@@ -160,7 +161,15 @@ def load_sd_filter(*, folder: str | Path, device: str | None = None, batch_size:
         config = CLIPConfig.from_pretrained(folder)
         model = SafetyChecker(config, len(tensors["concept_embeds"]), len(tensors["special_care_embeds"]))
         model.load_state_dict(tensors)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError) as error:
+    except (
+        OSError,
+        LookupError,
+        ValueError,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        StrictDataclassError,
+    ) as error:
         raise CheckpointError(f"{folder} holds no safety checker: {first_line(error)}") from error
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model.requires_grad_(False).eval().to(device)
