@@ -206,7 +206,8 @@ def serving(classifier: "Classifier", options: argparse.Namespace) -> Iterator[i
     loaded = LoadedJudge(classifier, load_taxonomy("digits"), classifier.name)
     service = JudgeService(lambda: loaded, ServerSettings(batch_size=options.batch_size))
     app = create_app(service, service.settings)
-    server = uvicorn.Server(uvicorn.Config(app, HOST, 0, log_level="error", access_log=False))
+    config = uvicorn.Config(app, HOST, 0, log_level="error", access_log=False, timeout_keep_alive=75)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not (server.started and service.ready):
