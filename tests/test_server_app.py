@@ -178,6 +178,17 @@ def test_a_body_that_does_not_arrive_is_408(path: str) -> None:
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
+def test_a_client_that_goes_away_in_its_body_is_no_error_of_ours(caplog: pytest.LogCaptureFixture) -> None:
+    service = colour_service()
+    with listening(service) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
+            connection.sendall(b"POST /v1/verdicts HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+        line = 'arbiter_requests_total{method="POST",route="/v1/verdicts",status="499"} 1.0'
+        wait_until(lambda: line in service.metrics.text().decode())
+    assert not caplog.records
+
+
 def test_all_bodies_together_have_a_limit() -> None:
     service = colour_service(max_body_bytes=2000, max_bodies_bytes=3000)
     with listening(service) as address:

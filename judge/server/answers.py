@@ -12,6 +12,9 @@ from .errors import ApiError
 if TYPE_CHECKING:
     from fastapi import Request
 
+CLIENT_GONE = 499
+"""Status of a request whose client went away, for the metrics: nobody reads it."""
+
 Result = TypeVar("Result")
 
 
@@ -33,7 +36,7 @@ async def unless_gone(request: "Request", work: Coroutine[Any, Any, Result]) -> 
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
-            raise ApiError(499, "client_gone", "The client closed its connection.")
+            raise ApiError(CLIENT_GONE, "client_gone", "The client closed its connection.")
         return task.result()
     finally:
         for one in (task, gone):

@@ -6,7 +6,9 @@ import time
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from .answers import json_answer
+from starlette.requests import ClientDisconnect
+
+from .answers import CLIENT_GONE, json_answer
 from .errors import ApiError
 from .metrics import OTHER, Metrics
 
@@ -44,6 +46,8 @@ class Requests:
 
         try:
             await self.app(scope, receive, with_id)
+        except ClientDisconnect:  # in the middle of its body: there is nobody to answer
+            status = CLIENT_GONE
         except Exception:
             LOG.exception("request %s failed", name.decode())
             if status:
