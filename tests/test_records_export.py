@@ -15,15 +15,19 @@ from PIL import Image
 
 from judge import check_splits, load_examples
 from judge.data.labels import UNSPECIFIED
-from judge.data.sources import Row
+from judge.data.sources import FolderReader, Row
 from judge.errors import ConfigError
-from judge.records.entries import NewItem
-from judge.records.export import export_folder, label_keys, split_of
+from judge.records.decision_table import _cell, begins_formula
+from judge.records.entries import Decision, Item, NewItem, Ruling
+from judge.records.export import _Row, _table, export_folder, label_keys, label_word, split_of
 from prompts import load_taxonomy
 from prompts.errors import ExampleError
+from prompts.printable import printable
+from prompts.reading import clean
 from prompts.taxonomy import Category, Taxonomy
 
 CANNABIS = "Cannabis; leaves"
+RULING = Ruling("agree", "unsafe", ("Knives",))
 
 
 def encoded(seed, kind="PNG", size=(12, 10)):
@@ -197,6 +201,39 @@ def test_an_export_overwrites_nothing(records, tmp_path):
     assert export_folder(records, tmp_path / "empty").rows == 0
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.text(
+    "=+-@\t\r\n\"',; a\uff1d", max_size=8
+)
+
+
+@given(st.lists(TEXT, min_size=1, max_size=4))
+def test_any_prompt_survives_the_table(own_taxonomy, make_row, tmp_path_factory, prompts):
+    """As classifiers read it; and no spreadsheet computes it."""
+    row = make_row([0.9, 0.1, 0.2])
+    rows = [
+        _Row(
+            Decision(n, Item(n, "a", "0" * 64, text or None, "decided", ""), n, row, RULING, None, "m", ""),
+            own_taxonomy.hash,
+            "images/a.png",
+            "train",
+        )
+        for n, text in enumerate(prompts)
+    ]
+    folder = tmp_path_factory.mktemp("table")
+    (folder / "labels.csv").write_bytes(_table(rows, label_keys(own_taxonomy)).encode())
+    found = list(FolderReader(folder).rows("train"))
+    assert [clean(row.prompt).text for row in found] == [clean(text).text for text in prompts]
+    assert not [row.prompt for row in found if begins_formula(row.prompt)]
+
+
+@given(TEXT | st.integers() | st.none() | st.floats())
+def test_no_cell_of_the_log_is_a_formula(value):
+    cell = _cell(value)
+    assert not begins_formula(cell)
+    assert cell == printable(cell), "on one line, without control characters"
+    assert cell.removeprefix("'") == printable("" if value is None else value).removeprefix("'")
+
+
 WORD = st.text("ab;,. =", min_size=1, max_size=4).map(lambda text: " ".join(text.split())).filter(bool)
 
 
@@ -209,7 +246,6 @@ WORD = st.text("ab;,. =", min_size=1, max_size=4).map(lambda text: " ".join(text
 def test_every_category_is_read_back_by_its_label(entries, data):
     """Whatever names, keys and codes a moderator chose, and whether it merges others."""
     from judge.data.labels import Labels
-    from judge.records.export import label_word
 
     try:
         taxonomy = Taxonomy(

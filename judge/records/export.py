@@ -227,7 +227,8 @@ def _table(rows: Sequence[_Row], taxonomy: Taxonomy) -> str:
     """The rows as CSV; the categories in the words of `label_keys(taxonomy)`."""
     words = {category.name: label_word(category) for category in taxonomy}
     written = io.StringIO()
-    table = csv.DictWriter(written, (*COLUMNS, *EXTRA_COLUMNS), lineterminator="\n")
+    # Lines end in CR LF: with another end, Python 3.11 would not quote a prompt for its CR.
+    table = csv.DictWriter(written, (*COLUMNS, *EXTRA_COLUMNS), lineterminator="\r\n")
     table.writeheader()
     for row in sorted(rows, key=lambda row: row.decision.id):
         ruling = row.decision.ruling
