@@ -28,6 +28,7 @@ pytest_plugins = (
     "fixtures_records",
     "fixtures_rivals",
     "fixtures_server",
+    "fixtures_page",
     "fixtures_shapes",
 )
 

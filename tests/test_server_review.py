@@ -246,6 +246,21 @@ def test_the_pixels_that_are_judged_are_shown(review):
     assert problem(review.get(frames, params={"frame": 3}), 404)["code"] == "frame_not_found"
 
 
+def test_the_log_is_read_forwards_and_backwards(review):
+    items = upload(review, ("a.png", RED), ("b.png", RED), ("c.png", DARK))
+    decisions = [decided(review, item, judged(review, item), action="skip") for item in items]
+    ids = [decision["id"] for decision in decisions]
+
+    def listed(**asked):
+        return [one["id"] for one in review.get("/v1/decisions", params=asked).json()["decisions"]]
+
+    assert listed() == ids
+    assert listed(before=2**53 - 1) == ids[::-1]
+    assert listed(before=ids[2], limit=1) == [ids[1]]
+    assert listed(before=ids[2], after=ids[0]) == [ids[1]]
+    assert listed(before=ids[0]) == []
+
+
 def test_deleting_an_item_keeps_its_decisions(review, tmp_path):
     one, other = upload(review, ("a.png", RED), ("b.png", DARK))
     decision = decided(review, one, judged(review, one), action="skip")

@@ -92,10 +92,12 @@ def _what_if(records: Records, taxonomy_hash: str, thresholds: Any) -> WhatIf:
 async def show_decisions(
     request: Request,
     after: Annotated[int, Query(ge=0, le=_MAX_ID)] = 0,
+    before: Annotated[int | None, Query(ge=0, le=_MAX_ID)] = None,
     limit: Annotated[int, Query(ge=1, le=MAX_DECISIONS)] = 100,
 ) -> dict[str, Any]:
-    """Entries of the log after an id, oldest first."""
-    found = await ask_records(request.app.state.records.decisions, after=after, limit=limit)
+    """Entries of the log after an id, oldest first; or before an id, newest first."""
+    span = {"after": after, "before": before, "limit": limit, "newest_first": before is not None}
+    found = await ask_records(request.app.state.records.decisions, **span)
     return {"decisions": [decision.to_dict() for decision in found]}
 
 

@@ -48,9 +48,9 @@ function rowOf(category, n) {
   const exact = el("input", { class: "limit", type: "number", min: 0, max: 1, step: 0.01, inputmode: "decimal", "aria-label": `Threshold of ${category.name} as a number` });
   slider.addEventListener("input", () => move(new Map([[category.name, Number(slider.value)]])));
   exact.addEventListener("change", () => {
-    const value = read(exact);
-    if (value !== null) move(new Map([[category.name, value]]));
-    else update();
+    const value = read(exact) ?? category.limit;
+    exact.value = value.toFixed(2);
+    move(new Map([[category.name, value]]));
   });
   const fill = el("div", { class: "fill" });
   const track = el("div", { class: "track" }, fill, slider);

@@ -7,7 +7,7 @@ import { WORDS } from "./rule.js";
 
 const PAGE = 50;
 
-let last = null;
+let oldest = Number.MAX_SAFE_INTEGER; // id of the oldest decision that is listed
 let stale = true;
 let listed = 0;
 
@@ -28,7 +28,7 @@ export function start() {
 export async function open() {
   if (!stale) return;
   stale = false;
-  last = null;
+  oldest = Number.MAX_SAFE_INTEGER;
   listed = 0;
   at("log-rows").replaceChildren();
   try {
@@ -40,8 +40,8 @@ export async function open() {
 }
 
 async function load() {
-  const { decisions } = await get(`/v1/decisions?limit=${PAGE}${last === null ? "" : `&after=${last}`}`);
-  last = decisions.at(-1)?.id ?? last;
+  const { decisions } = await get(`/v1/decisions?limit=${PAGE}&before=${oldest}`);
+  oldest = decisions.at(-1)?.id ?? oldest;
   listed += decisions.length;
   at("log-rows").append(...decisions.map(line));
   at("log-empty").hidden = listed > 0;
@@ -55,7 +55,7 @@ function line(decision) {
   const said = el("span", { class: `chip ${verdict.status}`, text: WORDS[verdict.status] });
   return el(
     "tr",
-    {},
+    { role: "row" },
     cell("Time", el("time", { datetime: decision.time, text: readable(decision.time) })),
     cell("Image", clamped(decision.name)),
     cell("Verdict", said, verdict.category ? clamped(verdict.category) : null),
@@ -72,7 +72,7 @@ function ruling({ action, status, categories }) {
   return action === "overrule" ? `overrule: ${[status, ...categories].join(", ")}` : action;
 }
 
-const cell = (label, ...parts) => el("td", { data: { label } }, el("div", {}, ...parts));
+const cell = (label, ...parts) => el("td", { role: "cell", data: { label } }, el("div", {}, ...parts));
 const clamped = (text, looks = "") => el("span", { class: `clamp ${looks}`, title: text.slice(0, 500) }, words(text.slice(0, 500)));
 const hash = (text) => (text ? el("span", { class: "mono muted", title: text, text: text.slice(0, 12) }) : null);
 

@@ -1,7 +1,7 @@
 /** Images come in: dropped, pasted or chosen, with the prompt they were made from or posted with. */
 
 import { ApiError } from "./api.js";
-import { announce, at, count, el, words } from "./dom.js";
+import { announce, at, count, el, visible, words } from "./dom.js";
 import { ask } from "./dialogs.js";
 import { tell } from "./events.js";
 import { add, addFolder, server } from "./queue.js";
@@ -85,7 +85,7 @@ function draw() {
 
 function problem(text) {
   at("add-error").hidden = text === "";
-  at("add-error").textContent = text;
+  at("add-error").replaceChildren(...visible(text));
 }
 
 async function judgeChosen() {
@@ -113,8 +113,14 @@ async function folder() {
   if (!path) return at("folder").focus();
   problem("");
   try {
-    announce(`${count(await addFolder(path), "image")} added`);
-    at("add-dialog").close("cancel");
+    const { added, known, refused } = await addFolder(path);
+    const said = [`${count(added, "image")} added.`];
+    if (known) said.push(`${count(known, "image")} in the queue already.`);
+    said.push(...refused.slice(0, 5).map(({ name, message }) => `${name}: ${message}.`));
+    if (refused.length > 5) said.push(`${refused.length - 5} more cannot be read.`);
+    announce(said.join(" "));
+    if (added && !refused.length) at("add-dialog").close("cancel");
+    else problem(said.join(" "));
   } catch (error) {
     if (!(error instanceof ApiError)) return tell("problem", error);
     problem(error.message);

@@ -33,7 +33,6 @@ function closeBanner() {
 
 /** Asks the server for everything the page begins with; may be tried again. */
 async function load() {
-  closeBanner();
   try {
     await queue.loadServer();
     document.body.classList.toggle("no-records", !queue.server.records);
@@ -43,8 +42,13 @@ async function load() {
     if (queue.server.records) await queue.list();
     tell("shown");
     view();
+    closeBanner();
   } catch (error) {
     problem(error, load);
+    if (error.status !== 503) return;
+    // The classifier is still being loaded, or the server restarts.
+    at("banner-text").append(" It is asked again on its own.");
+    setTimeout(load, 1000 * (error.retryAfter ?? 2));
   }
 }
 

@@ -88,13 +88,13 @@ export async function add(files, prompt, progress = () => {}) {
   enter(added);
 }
 
-/** Adds the images of a folder of the server. Returns how many. */
+/** Adds the images of a folder of the server. Returns how many, how many were there before, and names that were refused. */
 export async function addFolder(path) {
   const answered = await post("/v1/queue/folder", { path });
   const added = answered.items.map(item);
   if (queue.filter !== "open") await list("open");
   enter(added);
-  return added.length;
+  return { added: added.length, known: answered.known, refused: answered.refused };
 }
 
 function enter(added) {
