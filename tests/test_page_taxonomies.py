@@ -43,6 +43,46 @@ def test_a_preview_comes_before_the_server_answers(desk) -> None:
     at.page.unroute("**/verdict")
 
 
+def test_a_new_threshold_that_the_server_does_not_answer_is_asked_again(desk) -> None:
+    at = desk()
+    at.forgiven = ("ERR_FAILED",)
+    at.give_reds(230)
+    at.verdict("unsafe")
+    at.page.wait_for_selector("#box:visible")
+    asked = []
+    at.page.route("**/verdict", lambda route: (asked.append(route.request.url), route.abort()))
+    at.page.locator("#categories li >> nth=0 >> input[type=range]").fill("0.95")
+    expect(at.page.locator("#banner-text")).to_have_text("The server cannot be reached.")
+    expect(at.page.locator("#agree")).to_be_disabled()
+    at.page.wait_for_timeout(300)
+    assert len(asked) == 1  # and not again and again
+    at.page.unroute("**/verdict")
+    at.page.click("#banner-retry")
+    at.verdict("safe")
+    expect(at.page.locator("#agree")).to_be_enabled()
+
+
+def test_a_region_that_cannot_be_had_is_asked_for_once(desk) -> None:
+    at = desk()
+    at.forgiven = ("status of 429",)
+    asked = []
+
+    def without_region(route):
+        if route.request.post_data_json["explain"]:
+            asked.append(1)
+            route.fulfill(status=429, json={"error": {"message": "Busy."}})
+        else:
+            route.continue_()
+
+    at.page.route("**/verdict", without_region)
+    at.give_reds(230)
+    expect(at.page.locator("#banner-text")).to_have_text("Busy.")
+    at.page.wait_for_timeout(300)
+    assert len(asked) == 1
+    assert "Weapons" in at.verdict("unsafe")
+    expect(at.page.locator("#agree")).to_be_enabled()
+
+
 def test_ticking_categories_asks_only_those(desk) -> None:
     at = desk()
     at.give(("both.png", picture(red=230, green=180)))

@@ -83,7 +83,7 @@ function update() {
   at("ticked").textContent = `${on} of ${count(categories.length, "category").replace("categorys", "categories")} asked`;
   const limits = new Set(categories.map((category) => category.limit));
   at("threshold-all").value = limits.size === 1 ? [...limits][0].toFixed(2) : "";
-  at("threshold-all").placeholder = limits.size > 1 ? "mixed" : "";
+  at("threshold-all").placeholder = limits.size > 1 ? "–" : "";
 }
 
 function dress(row, category, score) {

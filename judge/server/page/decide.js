@@ -3,7 +3,7 @@
 import { announce, at, el, number, words } from "./dom.js";
 import { ask, confirm, moderator } from "./dialogs.js";
 import { on, tell } from "./events.js";
-import { answerOf, decide, remove, shown, walk } from "./queue.js";
+import { answerOf, decide, moved, remove, shown, walk } from "./queue.js";
 import { WORDS } from "./rule.js";
 import { current } from "./taxonomy.js";
 
@@ -16,14 +16,14 @@ export function start() {
   at("next").addEventListener("click", () => go(1));
   at("remove").addEventListener("click", take);
   for (const radio of at("overrule-dialog").querySelectorAll("[name=status]")) radio.addEventListener("change", showCategories);
-  for (const event of ["shown", "answer"]) on(event, draw);
+  for (const event of ["shown", "answer", "thresholds", "categories", "taxonomy"]) on(event, draw);
 }
 
 function draw() {
   const answer = answerOf(shown);
   const unjudged = answer?.row.status === "unjudged";
-  const waits = Boolean(answer && shown.running?.includes("true") === false && shown.running);
-  at("agree").disabled = !answer || unjudged || waits;
+  // With moved thresholds, the verdict is not the one that is agreed with.
+  at("agree").disabled = !answer || unjudged || moved(shown);
   at("agree").title = unjudged ? "There is no verdict to agree with: overrule says what it is." : "";
   at("agree-text").textContent = answer && !unjudged ? `Agree: ${WORDS[answer.row.status].toLowerCase()}` : "Agree";
   at("overrule").disabled = !answer;

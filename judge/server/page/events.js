@@ -7,6 +7,6 @@ export function on(name, listener) {
   listeners.set(name, [...(listeners.get(name) ?? []), listener]);
 }
 
-export function tell(name, given) {
-  (listeners.get(name) ?? []).forEach((listener) => listener(given));
+export function tell(name, ...given) {
+  (listeners.get(name) ?? []).forEach((listener) => listener(...given));
 }

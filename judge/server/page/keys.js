@@ -37,10 +37,13 @@ export const KEYS = [
 const EVERYWHERE = new Set(["r", "l", "?"]);
 const TEXT = "textarea, select, input:not([type=checkbox]):not([type=radio]):not([type=range])";
 
+// A field of a dialog that was just closed keeps the focus until the next frame; nobody types there.
+const types = (target) => Boolean(target.matches?.(TEXT)) && target.checkVisibility();
+
 export function start() {
   document.addEventListener("keydown", (event) => {
     if (!setting("keys") || event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
-    if (document.querySelector("dialog[open]") || event.target.matches?.(TEXT)) return;
+    if (document.querySelector("dialog[open]") || types(event.target)) return;
     const entry = KEYS.find(({ keys }) => keys.includes(event.key));
     if (!entry || (at("review").hidden && !EVERYWHERE.has(event.key))) return;
     event.preventDefault();

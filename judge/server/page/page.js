@@ -68,6 +68,9 @@ for (const part of [stage, verdict, categories, queueList, decide, editor, intak
 dialogs.start(keys.KEYS);
 on("problem", problem);
 at("banner-close").addEventListener("click", closeBanner);
-at("banner-retry").addEventListener("click", () => retry?.());
+at("banner-retry").addEventListener("click", () => {
+  closeBanner();
+  retry?.();
+});
 window.addEventListener("hashchange", view);
 load();

@@ -20,7 +20,10 @@ export async function loadServer() {
   server = await get("/v1/server");
 }
 
-/** An item of the server, with the answers that this page has had about it: questionKey -> answer. */
+/**
+ * An item of the server, with the answers that this page has had about it: questionKey -> {verdictId, row, explanation,
+ * explained: null, "asked" or "done", limits: the thresholds it was asked with, turn}.
+ */
 function item(given) {
   const known = queue.items.find((one) => one.id === given.id) ?? (shown?.id === given.id ? shown : null);
   return Object.assign(known ?? { answers: new Map(), failure: null, file: null }, given);
@@ -115,7 +118,7 @@ export function answerOf(one) {
   const { verdict: row, verdict_id: verdictId } = one;
   // What the server kept counts where the same model was asked about the same categories.
   if (row && !one.answers.has(key) && row.taxonomy.hash === (hashes.get(key) ?? wholeHash()) && row.model.sha256 === server.model.sha256) {
-    one.answers.set(key, { verdictId, row, explanation: null, explained: false, limits: row.thresholds });
+    one.answers.set(key, { verdictId, row, explanation: null, explained: null, limits: row.thresholds });
   }
   return one.answers.get(key);
 }
@@ -135,21 +138,36 @@ export async function judge(one, { explain = false, again = false } = {}) {
   if (!asked || (had && !again && (!explain || had.explanation))) return;
   const running = `${key} ${explain} ${JSON.stringify(asked.thresholds)}`;
   if (one.running === running) return;
+  const turn = (turns += 1);
   Object.assign(one, { running, failure: null });
   if (one === shown) tell("answer");
   try {
     const answer = await (one.file ? ask : record)(one, { ...asked, explain });
-    if (answer.explanation === null && had?.explanation) answer.explanation = had.explanation;
     hashes.set(key, answer.row.taxonomy.hash);
-    one.answers.set(key, { ...answer, explained: explain || Boolean(had?.explained), limits: asked.thresholds });
+    keep(one, key, { ...answer, explained: explain ? "done" : null, limits: asked.thresholds, turn });
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
     one.failure = error;
+    // The card of an item without an answer says so itself.
+    if (had && one === shown) tell("problem", error, () => judge(one, { explain, again }));
   } finally {
     if (one.running === running) one.running = null;
   }
   tell("queue");
   if (one === shown) tell("answer");
+}
+
+let turns = 0;
+
+/** Keeps an answer; of two, the one that was asked for later, with the explanation of either. */
+function keep(one, key, answer) {
+  const other = one.answers.get(key);
+  const [newer, older] = (other?.turn ?? 0) > answer.turn ? [other, answer] : [answer, other];
+  if (newer.explained !== "done" && older?.explained) {
+    const same = older.row.category === newer.row.category;
+    Object.assign(newer, same ? { explanation: older.explanation, explained: older.explained } : { explained: null });
+  }
+  one.answers.set(key, newer);
 }
 
 async function record(one, body) {

@@ -139,12 +139,18 @@ function drawRegion() {
   const answer = answerOf(item);
   const found = answer?.explanation;
   const wanted = setting("region") && server.explains && item && !at("pixels").hidden;
-  if (wanted && answer && !answer.explained && answer.row.status === "unsafe") judge(item, { explain: true, again: true });
+  if (wanted && answer && !answer.explained && answer.row.status === "unsafe") {
+    answer.explained = "asked";
+    judge(item, { explain: true, again: true });
+  }
   const drawn = Boolean(wanted && found && frame === frameOf(answer.row));
   at("region").hidden = !drawn || !found.grid?.length;
   at("box").hidden = !drawn || !found.box;
-  at("hint").hidden = !drawn;
-  if (!drawn) return;
+  at("hint").hidden = !drawn && !(wanted && answer?.explained === "done" && !found);
+  if (!drawn) {
+    at("hint").textContent = "No region of the image can be named for this verdict.";
+    return;
+  }
   if (found.grid?.length) paint(found.grid);
   if (found.box) place(found.box);
   at("hint").replaceChildren(...visible(hintOf(found)));
