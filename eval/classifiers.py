@@ -83,6 +83,37 @@ CLASSIFIERS: dict[str, Entry] = {
         "folder=FOLDER of CompVis/stable-diffusion-safety-checker with model.safetensors",
         "not stated in the model's card; the pipelines it ships with, CreativeML OpenRAIL-M",
     ),
+    # Vision-language models with the policy in the prompt
+    "llamaguard_3": Entry(
+        "Llama Guard 3 Vision 11B, with the user's categories in its block",
+        "judge.rivals.llamaguard:load_llamaguard",
+        "meta-llama/Llama-Guard-3-11B-Vision from the hub (gated), or path=FOLDER",
+        "Llama 3.2 Community License, which leaves out multimodal use in the European Union",
+    ),
+    "llamaguard_4": Entry(
+        "Llama Guard 4 12B, with the user's categories in its block",
+        "judge.rivals.llamaguard:load_llamaguard_4",
+        "meta-llama/Llama-Guard-4-12B from the hub (gated), or path=FOLDER",
+        "Llama 4 Community License, which leaves out multimodal use in the European Union",
+    ),
+    "llavaguard": Entry(
+        "LlavaGuard v1.2 7B, with the user's categories in its policy",
+        "judge.rivals.llavaguard:load_llavaguard",
+        "AIML-TUDA/LlavaGuard-v1.2-7B-OV-hf from the hub (gated), or path=FOLDER of -hf weights",
+        "Apache-2.0 code; none stated for the weights",
+    ),
+    "qwenguard": Entry(
+        "QwenGuard v1.2 7B, with the user's categories in its policy",
+        "judge.rivals.llavaguard:load_qwenguard",
+        "AIML-TUDA/QwenGuard-v1.2-7B from the hub (gated), or path=FOLDER",
+        "Apache-2.0 code; none stated for the weights",
+    ),
+    "shieldgemma": Entry(
+        "ShieldGemma 2 4B, with the user's categories as policies",
+        "judge.rivals.shieldgemma:load_shieldgemma",
+        "google/shieldgemma-2-4b-it from the hub (gated), or path=FOLDER",
+        "Gemma Terms of Use",
+    ),
 }
 """By name; sorted within each group."""
 

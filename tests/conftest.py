@@ -24,6 +24,7 @@ settings.load_profile("arbiter")
 pytest_plugins = (
     "fixtures_models",
     "fixtures_exports",
+    "fixtures_guards",
     "fixtures_recipes",
     "fixtures_records",
     "fixtures_rivals",
