@@ -47,7 +47,7 @@ from prompts.taxonomy import Category, Taxonomy
 TAXONOMY = Taxonomy("bright", "1", (Category("bright", "anything bright"),))
 CODES = {*get_args(ImageStatus), "unjudged", "body_too_large"} - {"crashed"}
 """What a 4xx may say of an image."""
-PACKAGES = ("pillow", "pebble", "fastapi", "starlette", "uvicorn", "numpy")
+PACKAGES = ("pillow", "fastapi", "starlette", "uvicorn", "numpy")
 
 
 def main() -> int:
@@ -206,7 +206,7 @@ class Server:
         with suppress(OSError):
             tasks = Path(f"/proc/{self.process.pid}/task").iterdir()
             found = [int(pid) for task in tasks for pid in (task / "children").read_text().split()]
-            return [pid for pid in found if b"spawn_main" in _read(pid, "cmdline")]
+            return [pid for pid in found if b"judge.intake.worker" in _read(pid, "cmdline")]
         return []
 
     def cpu(self) -> float:

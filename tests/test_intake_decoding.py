@@ -2,9 +2,11 @@
 
 import asyncio
 import hashlib
+import json
 import os
 import platform
 import signal
+import struct
 from collections.abc import Awaitable, Callable
 from functools import cache
 from io import BytesIO
@@ -17,6 +19,7 @@ from PIL import Image
 from judge.data.frames import open_frames
 from judge.data.images import ImageLimits
 from judge.errors import ImageError
+from judge.intake import decoding
 from judge.intake.decoding import DecodePool
 
 pytestmark = pytest.mark.timeout(120)
@@ -43,7 +46,7 @@ def use(pool: DecodePool, body: Callable[[DecodePool], Awaitable[None]]) -> None
 
 
 def pids(pool: DecodePool) -> set[int]:
-    return set(pool._pool._pool_manager.worker_manager.workers)
+    return set(pool.pids)
 
 
 def alive(pid: int) -> bool:
@@ -154,7 +157,7 @@ def test_memory_is_given_back() -> None:
 def test_workers_that_cannot_start_are_no_endless_loop() -> None:
     async def body(pool: DecodePool) -> None:
         for _ in range(2):
-            with pytest.raises(ImageError, match=r"^crashed: no worker that decodes images stays alive"):
+            with pytest.raises(ImageError, match=r"^crashed: the decoder ended its process \(\d+\)"):
                 await pool.ready()
 
     use(DecodePool(1, memory="none"), body)  # type: ignore[arg-type]
@@ -189,9 +192,62 @@ def test_a_crash_costs_one_image() -> None:
         # One that dies while it waits costs none.
         [pid] = pids(pool)
         os.kill(pid, signal.SIGKILL)
+        async with asyncio.timeout(20):
+            while alive(pid):
+                await asyncio.sleep(0.01)
         assert (await pool.open(encoded(photo()))).frames.total == 1
 
     use(DecodePool(1, seconds=60), body)
+
+
+LIARS = {
+    "too much text": b"\1" + b"\xff" * 4,
+    "no JSON": b"\1" + struct.pack(">I", 3) + b"{{{",
+    "no object": b"\1" + struct.pack(">I", 2) + b"[]",
+    "an unknown error": {"error": ["safe", "x"]},
+    "half an error": {"error": ["timeout"]},
+    "no views": {"sizes": [], "numbers": [], "grounds": [], "total": 1, "unrepresented": 0},
+    "other numbers": {"sizes": [[1, 1]], "numbers": [0, 1], "grounds": [""], "total": 1, "unrepresented": 0},
+    "texts": {"sizes": [[1, 1]], "numbers": ["0"], "grounds": [""], "total": 1, "unrepresented": 0},
+    "too large": {"sizes": [[9999, 9999]], "numbers": [0], "grounds": [""], "total": 1, "unrepresented": 0},
+    "negative": {"sizes": [[-1, -1]], "numbers": [0], "grounds": [""], "total": 1, "unrepresented": 0},
+    "too many": {
+        "sizes": [[2048, 2048]] * 9,
+        "numbers": [0] * 9,
+        "grounds": [""] * 9,
+        "total": 9,
+        "unrepresented": 0,
+    },
+    "no pixels": {"sizes": [[4, 4]], "numbers": [0], "grounds": [""], "total": 1, "unrepresented": 0},
+}
+
+
+@pytest.mark.parametrize("name", LIARS)
+def test_a_worker_that_was_taken_over_is_not_believed(name, monkeypatch, tmp_path) -> None:
+    said = LIARS[name]
+    if isinstance(said, dict):
+        text = json.dumps(said).encode()
+        said = b"\1" + struct.pack(">I", len(text)) + text
+    (tmp_path / "said").write_bytes(said)
+    script = f"import sys; sys.stdout.buffer.write(open({str(tmp_path / 'said')!r}, 'rb').read())"
+    monkeypatch.setattr(decoding, "_START", script)
+
+    async def body(pool: DecodePool) -> None:
+        with pytest.raises(ImageError, match=r"^crashed: "):
+            await pool.open(encoded(photo()))
+
+    use(DecodePool(1), body)
+
+
+def test_workers_get_no_secrets(monkeypatch) -> None:
+    monkeypatch.setenv("ARBITER_API_KEYS", "secret")
+
+    async def body(pool: DecodePool) -> None:
+        [pid] = pids(pool)
+        await pool.ready()
+        assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+    use(DecodePool(1), body)
 
 
 def test_what_nobody_waits_for_is_not_decoded() -> None:

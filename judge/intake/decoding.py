@@ -3,37 +3,56 @@
 Decoders are C code that reads what strangers wrote. `judge.data.images` refuses what it can foresee; a worker's death
 is the answer to the rest: too much time, too much memory, a crash. It costs that one image, and is never "safe".
 
-The workers are spawned, not forked: a fork would copy the memory of the models and the locks of torch's threads. They
-import Pillow, numpy and `judge.data`, and no torch. As with every spawned process, a script that makes a `DecodePool`
-needs `if __name__ == "__main__":`.
+The workers (`judge.intake.worker`) are fresh interpreters and not forks, which would copy the memory of the models and
+the locks of torch's threads; they import Pillow, numpy and `judge.data`. Each has pipes of its own. A pool with queues
+that are shared, such as those of `concurrent.futures` and pebble, stands still or ends as a whole when a worker is
+killed at the wrong moment; and it unpickles what a worker sends, who may by then be the image's.
 """
 
 import asyncio
 import hashlib
+import json
 import os
 import signal
+import struct
+import subprocess
 import sys
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import asdict
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast, get_args
 
-from judge.errors import ImageError, MissingExtraError
+from judge.errors import ImageError, ImageStatus
+
+from .worker import OUT_OF_MEMORY, READY
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from judge.data.frames import Frames
     from judge.data.images import ImageLimits
 
 SECONDS = 2.0
-"""Processor time that one image may take by default; the slowest valid ones take about one second."""
+"""Processor time that one image may take by default; the slowest valid stills take about one second."""
 MEMORY = 300 * 10**6
 """Bytes that a worker may hold by default, Python included."""
 PATIENCE = 5
 """A worker is also killed after this many times its processor time: it waits, for whatever reason."""
-_M_MMAP_THRESHOLD = -3  # of malloc.h
+_MAX_TEXT = 2**20
+_NO_ANSWER = (OSError, EOFError, ValueError, LookupError, TypeError)
+"""A worker has ended, or says what no worker says."""
+_START = """import sys, json
+settings = json.loads(sys.argv[1])
+sys.path[:] = settings["path"]
+from judge.intake.worker import main
+main(settings)"""
+_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR")
+"""Variables of the environment that a worker gets; keys and passwords are in others."""
+_ENVIRONMENT = {
+    "OPENBLAS_NUM_THREADS": "1",  # each thread would hold a stack
+    # glibc then gives blocks from 8 MB on back, so that no image finds the holes of others. By default it does so until
+    # it has seen one freed; from 1 MB on, images would take half as long again.
+    "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
+}
 
 
 class Decoded(NamedTuple):
@@ -47,7 +66,7 @@ class Decoded(NamedTuple):
 class DecodePool:
     """Worker processes that open images; to be used from one event loop.
 
-    Workers start in the background when the pool is made; `ready` waits for the first. One that was killed is replaced.
+    Workers start when the pool is made, and take half a second; `ready` waits. One that was killed is replaced.
     """
 
     def __init__(
@@ -67,36 +86,31 @@ class DecodePool:
             seconds: processor time for one image, above 0; `PATIENCE` times as much by the clock.
             memory: bytes for a worker. On Linux; elsewhere the system may not enforce it.
             max_frames: of an animation; `judge.data.frames.MAX_FRAMES` if None.
-
-        Raises:
-            MissingExtraError: without the extra `serve`.
         """
         from judge.data.frames import MAX_FRAMES
         from judge.data.images import DEFAULT_LIMITS
 
         self.limits = limits or DEFAULT_LIMITS
         self.seconds = seconds
-        self._workers, self._memory = workers, memory
-        self._max_frames = max_frames or MAX_FRAMES
-        self._free = asyncio.Semaphore(workers)
-        self._under_way: set[Future[tuple[_Packed, str]]] = set()
-        self._closed = False
-        self._pool = self._start()
-
-    def _start(self) -> Any:
-        from multiprocessing import get_context
-
-        try:
-            from pebble import ProcessPool
-        except ImportError as error:
-            raise MissingExtraError(
-                "Decoding in worker processes needs pebble; install with `pip install 'arbiter-vision[serve]'`."
-            ) from error
-        pool = ProcessPool(
-            self._workers, initializer=_prepare, initargs=(self._memory,), context=get_context("spawn")
+        self._settings = json.dumps(
+            {
+                "path": sys.path,
+                "limits": asdict(self.limits),
+                "max_frames": max_frames or MAX_FRAMES,
+                "seconds": seconds,
+                "memory": memory,
+            }
         )
-        pool.active  # noqa: B018 - asking starts the workers, which takes them half a second
-        return pool
+        self._free = asyncio.Semaphore(workers)
+        self._threads = ThreadPoolExecutor(workers, "arbiter-decoding")
+        self._closed = False
+        self._idle = [_Worker(self._settings) for _ in range(workers)]
+        self._busy: list[_Worker] = []
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes, to watch them."""
+        return [worker.process.pid for worker in (*self._idle, *self._busy)]
 
     async def ready(self) -> None:
         """Return as soon as a worker can decode.
@@ -104,7 +118,9 @@ class DecodePool:
         Raises:
             ImageError: none can.
         """
-        await self.open(_smallest_png())
+        from .worker import SMALLEST_PNG
+
+        await self.open(SMALLEST_PNG)
 
     async def open(self, data: bytes) -> Decoded:
         """The frames to be judged of one encoded image; cancelling it kills the worker that decodes it.
@@ -117,169 +133,154 @@ class DecodePool:
         """
         if len(data) > self.limits.max_bytes:  # before they are copied anywhere
             raise ImageError("too_large", f"more than {self.limits.max_bytes:,} bytes")
-        # Images wait here and not in the pool, where cancelling one that waits would cost a worker.
         async with self._free:
+            if self._closed:
+                raise ImageError("crashed", "the decoder was closed")
+            worker = self._idle.pop()
+            if worker.process.poll() is not None:  # it ended while it had nothing to do
+                worker.close()
+                worker = _Worker(self._settings)
+            self._busy.append(worker)
+            future = self._threads.submit(worker.ask, data)
             try:
-                packed, sha256 = await self._run(data)
-            except BrokenProcessPool:
-                # An idle worker died, such as one that the system killed for its memory; `_schedule` starts others.
-                packed, sha256 = await self._run_again(data)
-        return Decoded(await asyncio.to_thread(packed.unpack), sha256)
+                async with asyncio.timeout(PATIENCE * self.seconds):
+                    found = await asyncio.wrap_future(future)
+            except TimeoutError:
+                raise self._problem(None) from None
+            except _NO_ANSWER:
+                raise self._problem(worker.kill()) from None
+            finally:
+                self._busy.remove(worker)
+                self._idle.append(self._after(worker, future))
+        if isinstance(found, ImageError):
+            raise found
+        return found
 
-    async def _run_again(self, data: bytes) -> "tuple[_Packed, str]":
-        try:
-            return await self._run(data)
-        except BrokenProcessPool:
-            raise ImageError("crashed", "no worker that decodes images stays alive") from None
+    def _after(self, worker: "_Worker", future: Future[Decoded | ImageError]) -> "_Worker":
+        """The worker again if it has answered, else another."""
+        if future.done() and not worker.owes_answer:
+            return worker
+        worker.kill()
+        # Its thread may still read: until it sees the end of the pipe.
+        future.add_done_callback(lambda _: worker.close())
+        return worker if self._closed else _Worker(self._settings)
 
-    async def _run(self, data: bytes) -> "tuple[_Packed, str]":
-        from pebble import ProcessExpired
-
-        future = self._schedule(data)
-        self._under_way.add(future)
-        try:
-            return await asyncio.wrap_future(future)
-        except ProcessExpired as error:
-            if error.exitcode == -getattr(signal, "SIGPROF", 0):
-                raise self._timeout() from None
-            raise ImageError("crashed", f"the decoder ended its process ({error.exitcode})") from None
-        except TimeoutError:
-            raise self._timeout() from None
-        finally:
-            self._under_way.discard(future)
-
-    def _schedule(self, data: bytes) -> "Future[tuple[_Packed, str]]":
+    def _problem(self, status: int | None) -> ImageError:
+        """Why a worker gave no answer: its exit status, None if it still ran."""
         if self._closed:
-            raise _closed()
-        arguments = (data, self.limits, self._max_frames, self.seconds)
-        try:
-            return self._pool.schedule(_decode, arguments, timeout=PATIENCE * self.seconds)  # type: ignore[no-any-return]
-        except RuntimeError:  # the pool broke
-            _stop(self._pool)
-            self._pool = self._start()
-            return self._pool.schedule(_decode, arguments, timeout=PATIENCE * self.seconds)  # type: ignore[no-any-return]
-
-    def _timeout(self) -> ImageError:
-        return ImageError("timeout", f"decoding took more than {self.seconds:g} s")
+            return ImageError("crashed", "the decoder was closed")
+        if status is None or status == -getattr(signal, "SIGPROF", 0):
+            return ImageError("timeout", f"decoding took more than {self.seconds:g} s")
+        if status == OUT_OF_MEMORY:
+            return ImageError("out_of_memory", "decoding takes more memory than there is")
+        return ImageError("crashed", f"the decoder ended its process ({status})")
 
     def close(self) -> None:
         """Kill the workers, whatever they do, and wait for their end; images under way are `crashed`."""
         self._closed = True
-        _stop(self._pool)
-        for future in self._under_way:
-            if not future.done():
-                future.set_exception(_closed())
+        for worker in self._busy:
+            worker.kill()  # its thread sees the end of the pipe, and closes it
+        while self._idle:
+            worker = self._idle.pop()
+            worker.kill()
+            worker.close()
+        self._threads.shutdown()
 
 
-def _closed() -> ImageError:
-    return ImageError("crashed", "the decoder was closed")
+class _Worker:
+    """One process, asked by one thread at a time."""
 
+    def __init__(self, settings: str) -> None:
+        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ENVIRONMENT
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _START, settings],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        self._give = cast("BinaryIO", self.process.stdin)
+        self._take = cast("BinaryIO", self.process.stdout)
+        self._started = False
+        self.owes_answer = False
 
-def _stop(pool: Any) -> None:
-    pool.stop()
-    pool.join()
+    def ask(self, data: bytes) -> Decoded | ImageError:
+        """What the worker finds in an image.
 
+        Raises:
+            EOFError, OSError: it has ended.
+            ValueError, LookupError, TypeError: its answer is none.
+        """
+        self.owes_answer = True
+        if not self._started and self._read(1) != READY:
+            raise ValueError
+        self._started = True
+        self._write(struct.pack(">Q", len(data)))
+        self._write(data)
+        sha256 = hashlib.sha256(data).hexdigest()  # while the worker decodes
+        [length] = struct.unpack(">I", self._read(4))
+        if length > _MAX_TEXT:
+            raise ValueError
+        fields = json.loads(self._read(length))
+        if "error" in fields:
+            status, reason = fields["error"]
+            if status not in get_args(ImageStatus):
+                raise ValueError
+            self.owes_answer = False
+            return ImageError(status, str(reason))
+        frames = self._frames(**fields)
+        self.owes_answer = False
+        return Decoded(frames, sha256)
 
-@dataclass
-class _Packed:
-    """`Frames` for the way between processes, in three quarters of the memory of Pillow's images."""
-
-    frames: "Frames"
-    """Without images."""
-    pixels: list[tuple[tuple[int, int], bytes]]
-    """Size and RGB bytes of each image."""
-
-    def __reduce__(self) -> "tuple[type[_Packed], tuple[Frames, list[tuple[tuple[int, int], bytes]]]]":
-        # Sent once: a worker of the pool keeps its last answer until the next one is there.
-        pixels, self.pixels = self.pixels, []
-        return _Packed, (self.frames, pixels)
-
-    def unpack(self) -> "Frames":
+    def _frames(
+        self,
+        sizes: list[list[int]],
+        numbers: list[int],
+        grounds: list[str],
+        total: int,
+        unrepresented: int,
+        **_: Any,
+    ) -> "Frames":
+        """Read the pixels of all views, of these sizes."""
         from PIL import Image
 
-        return self.frames._replace(
-            images=[Image.frombytes("RGB", size, pixels) for size, pixels in self.pixels]
-        )
+        from judge.data.frames import MAX_HELD_PIXELS, Frames
+        from judge.data.images import MAX_JUDGED_PIXELS
 
+        sane = len(sizes) == len(numbers) == len(grounds) > 0
+        sane &= all(type(number) is int for number in (*numbers, total, unrepresented, *chain(*sizes)))
+        sane &= all(0 < width * height <= MAX_JUDGED_PIXELS for width, height in sizes)
+        if not sane or sum(width * height for width, height in sizes) > MAX_HELD_PIXELS + MAX_JUDGED_PIXELS:
+            raise ValueError
+        images = [
+            Image.frombytes("RGB", (width, height), self._read(3 * width * height)) for width, height in sizes
+        ]
+        return Frames(images, numbers, total, unrepresented, [str(ground) for ground in grounds])
 
-def _decode(data: bytes, limits: "ImageLimits", max_frames: int, seconds: float) -> tuple[_Packed, str]:
-    """In a worker: open the image within `seconds` of processor time, or be killed by the system."""
-    from judge.data.frames import open_frames
+    def _read(self, size: int) -> bytearray:
+        """Exactly so many bytes."""
+        found = bytearray(size)
+        place = memoryview(found)
+        while place:
+            count = self._take.readinto(place)  # type: ignore[attr-defined]
+            if not count:
+                with suppress(subprocess.TimeoutExpired):  # it is about to end, and its status says why
+                    self.process.wait(1)
+                raise EOFError
+            place = place[count:]
+        return found
 
-    if sys.platform != "win32":
-        signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        frames = open_frames(data, limits, max_frames=max_frames)
-        images, pixels = frames.images, []
-        while images:
-            # One by one, so that no image is held twice.
-            image = images.pop(0)
-            pixels.append((image.size, image.tobytes()))
-        return _Packed(frames, pixels), hashlib.sha256(data).hexdigest()
-    except MemoryError:
-        raise ImageError("out_of_memory", "decoding takes more memory than there is") from None
-    finally:
-        if sys.platform != "win32":
-            signal.setitimer(signal.ITIMER_PROF, 0)
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[self._give.write(left) :]
 
+    def kill(self) -> int:
+        """End the process if it still runs; returns its exit status."""
+        self.process.kill()
+        return self.process.wait()
 
-def _prepare(memory: int) -> None:
-    """In a new worker: import and try everything, then limit its memory."""
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported; each thread would hold a stack
-    import warnings
-
-    warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
-    # The pool asks workers to end, and waits for seconds; decoders would not notice, so the system shall act at once.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    from judge.data.images import DEFAULT_LIMITS
-
-    _return_memory()
-    _decode(_smallest_png(), DEFAULT_LIMITS, 1, 10.0)
-    if sys.platform != "win32":
-        import resource
-
-        # Counted is what the process may write to, touched or not; so less is in memory than this allows.
-        most = _writable() + max(0, memory - _held())
-        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-        # Nothing of an image is left on a disk, whatever happens.
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-
-
-def _return_memory() -> None:
-    """Let glibc give blocks from 8 MB on back when they are freed, so that no image finds the holes of others.
-
-    By default it does so until it has seen a block freed. From 1 MB on, all images would take half as long again.
-    """
-    import ctypes
-
-    with suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 2**23)
-
-
-def _smallest_png() -> bytes:
-    from io import BytesIO
-
-    from PIL import Image
-
-    file = BytesIO()
-    Image.new("RGBA", (1, 1)).save(file, "PNG")
-    return file.getvalue()
-
-
-def _held() -> int:
-    """Most bytes that this process has had in memory."""
-    return _status("VmHWM")
-
-
-def _writable() -> int:
-    """Bytes that count for RLIMIT_DATA."""
-    return _status("VmData")
-
-
-def _status(name: str) -> int:
-    with suppress(OSError):
-        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-            if line.startswith(name):
-                return int(line.split()[1]) * 1024
-    return 0
+    def close(self) -> None:
+        """Close the pipes; by the thread that uses them."""
+        self._give.close()
+        self._take.close()

@@ -1,0 +1,120 @@
+"""The process that decodes images for `judge.intake.decoding`: encoded bytes come in, pixels go out.
+
+It may be taken over by an image, so what it says is kept so simple that it cannot hurt who reads it: JSON and raw
+pixels, no pickles. It has the variables of its environment that Python needs and no others, and writes no files.
+
+Each request is 8 bytes of length and an encoded image. Each answer is 4 bytes of length, a JSON object (`error`, or the
+fields of `Frames` and the sizes), and the RGB bytes of each view. One byte is sent before all, when it is ready.
+"""
+
+import json
+import os
+import signal
+import struct
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from judge.errors import ImageError
+
+if TYPE_CHECKING:
+    from judge.data.images import ImageLimits
+
+OUT_OF_MEMORY = 3
+"""Exit status."""
+READY = b"\1"
+
+
+def main(settings: Mapping[str, Any]) -> None:
+    """Decode what comes in, until nothing does.
+
+    Args:
+        settings: `limits` (the fields of `ImageLimits`), `max_frames`, `seconds` of processor time for an image and
+            `memory`, bytes of this process.
+    """
+    from judge.data.images import ImageLimits
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
+    limits = ImageLimits(**{**settings["limits"], "background": tuple(settings["limits"]["background"])})
+    take, give = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no answer
+    try:
+        _answer(SMALLEST_PNG, limits, 1, None)  # imports everything
+        _limit_memory(settings["memory"])
+        give.write(READY)
+        give.flush()
+        while head := take.read(8):
+            _start_clock(settings["seconds"])
+            _answer(take.read(*struct.unpack(">Q", head)), limits, settings["max_frames"], give)
+            _start_clock(0)
+            give.flush()
+    except MemoryError:
+        os._exit(OUT_OF_MEMORY)  # and not an answer, which would need memory
+    except BrokenPipeError:  # nobody is there any more
+        os._exit(1)
+
+
+def _answer(data: bytes, limits: "ImageLimits", max_frames: int, give: BinaryIO | None) -> None:
+    """Decode an image, and write the answer to `give` if there is one."""
+    from judge.data.frames import open_frames
+
+    try:
+        frames = open_frames(data, limits, max_frames=max_frames)
+    except ImageError as error:
+        if error.status == "out_of_memory":
+            raise MemoryError from None
+        return _write(give, {"error": [error.status, error.reason]})
+    images = frames.images
+    fields = frames._replace(images=[])._asdict()
+    _write(give, {**fields, "sizes": [image.size for image in images]})
+    del frames
+    while images:
+        # One by one, so that no image is held twice.
+        pixels = images.pop(0).tobytes()
+        if give is not None:
+            give.write(pixels)
+    return None
+
+
+def _write(give: BinaryIO | None, answer: dict[str, Any]) -> None:
+    text = json.dumps(answer).encode()
+    if give is not None:
+        give.write(struct.pack(">I", len(text)) + text)
+
+
+def _start_clock(seconds: float) -> None:
+    """Let the system end this process after so much processor time; 0 for never."""
+    if sys.platform != "win32":
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _limit_memory(memory: int) -> None:
+    """On Linux, hold at most `memory` bytes; and leave nothing of an image on a disk, whatever happens."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        # Counted is what the process may write to, touched or not; so less is in memory than this allows.
+        most = _status("VmData") + max(0, memory - _status("VmHWM"))
+        resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+
+
+def _status(name: str) -> int:
+    """Bytes in /proc/self/status: `VmHWM`, the most that was in memory, or `VmData`, what counts for RLIMIT_DATA."""
+    with suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(name):
+                return int(line.split()[1]) * 1024
+    return sys.maxsize // 4  # another system, without this limit
+
+
+SMALLEST_PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010804000000b51c0c02"
+    "0000000b4944415478da6360600000000300012b094d840000000049454e44ae426082"
+)
+"""One transparent pixel."""
