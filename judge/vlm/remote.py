@@ -24,7 +24,14 @@ from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 from prompts.template import Chat, render
 
-from .replies import Constraint, UnjudgedError, completion_request, data_url, reply_scores
+from .replies import (
+    Constraint,
+    RefusedRequestError,
+    UnjudgedError,
+    completion_request,
+    data_url,
+    reply_scores,
+)
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -209,15 +216,30 @@ class RemoteJudge:
 
     def _ask(self, chat: Chat, image_url: str) -> str:
         """The body of the server's reply."""
-        import openai
-
         logprobs = self._supports_logprobs
         try:
-            response = self._client.chat.completions.with_raw_response.create(
+            return self.complete(
                 **completion_request(
                     chat, image_url, model=self.model, logprobs=logprobs, constrain=self.constrain
                 )
             )
+        except RefusedRequestError as error:
+            if logprobs and error.status in (400, 422) and "logprob" in str(error):
+                self._supports_logprobs = False
+                return self._ask(chat, image_url)
+            raise
+
+    def complete(self, **request: Any) -> str:
+        """The body of the server's reply to a chat completion with these arguments of the client.
+
+        Raises:
+            UnjudgedError: no reply; a `RefusedRequestError` where the server refuses this one request.
+            ConfigError: a refusal that concerns all requests: of the key, the address or the model.
+        """
+        import openai
+
+        try:
+            response = self._client.chat.completions.with_raw_response.create(**request)
         except openai.APITimeoutError as error:
             raise UnjudgedError(
                 f"the server gave no answer within {self.timeout:g} s ({self.retries + 1} tries)"
@@ -226,10 +248,9 @@ class RemoteJudge:
             raise UnjudgedError(f"the connection to the server failed: {_cause(error)}") from error
         except openai.APIStatusError as error:
             self._raise_config_error(error)
-            if logprobs and error.status_code in (400, 422) and "logprob" in _error_text(error):
-                self._supports_logprobs = False
-                return self._ask(chat, image_url)
-            raise UnjudgedError(f"the server refused the request: {_error_text(error)}") from error
+            raise RefusedRequestError(
+                f"the server refused the request: {_error_text(error)}", error.status_code, str(error.code)
+            ) from error
         return response.http_response.text
 
     def _raise_config_error(self, error: "APIStatusError") -> None:

@@ -5,6 +5,8 @@ import io
 import json
 import math
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +30,14 @@ _REGEX_SIGNS = re.compile(r"([\\.^$*+?{}\[\]|()])")
 
 class UnjudgedError(Exception):
     """Why one row has no score, on one line."""
+
+
+class RefusedRequestError(UnjudgedError):
+    """The server refused one request, with an HTTP status and perhaps a code of its own."""
+
+    def __init__(self, reason: str, status: int, code: str) -> None:
+        super().__init__(reason)
+        self.status, self.code = status, code
 
 
 def chat_messages(chat: Chat, image_url: str) -> list[dict[str, Any]]:
@@ -105,16 +115,40 @@ def reply_scores(
     return found.unsafe, categories
 
 
-def _read_reply(body: str) -> tuple[str, list[Step] | None]:
-    """The answer's text, and its tokens if the server gave usable log-probabilities."""
+@dataclass(frozen=True)
+class Choice:
+    """What a chat completion holds, as the server sent it."""
+
+    text: Any
+    """The message's text; a string, or anything else where the server is none."""
+    refusal: Any
+    """The refusal of a model that was taught to give one; else None."""
+    finish: Any
+    """Why the answer ends: `stop`, `length`, `content_filter`."""
+    data: Mapping[str, Any]
+    """The whole choice."""
+
+
+def read_choice(body: str) -> Choice:
+    """The first choice of a chat completion.
+
+    Raises:
+        UnjudgedError: the body is none.
+    """
     try:
         choice = json.loads(body)["choices"][0]
         message, finish = choice["message"], choice.get("finish_reason")
-        text, refusal = message.get("content"), message.get("refusal")
+        return Choice(message.get("content"), message.get("refusal"), finish, choice)
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UnjudgedError(
             f"the server's reply is no chat completion: {quote(shorten(body, 120))}"
         ) from error
+
+
+def _read_reply(body: str) -> tuple[str, list[Step] | None]:
+    """The answer's text, and its tokens if the server gave usable log-probabilities."""
+    choice = read_choice(body)
+    text, refusal, finish = choice.text, choice.refusal, choice.finish
     if refusal:
         raise UnjudgedError(f"the model refused: {quote(shorten(str(refusal), 120))}")
     if finish in ("length", "content_filter"):
@@ -123,7 +157,7 @@ def _read_reply(body: str) -> tuple[str, list[Step] | None]:
     if not isinstance(text, str) or not text.strip():
         raise UnjudgedError("the answer is empty")
     try:
-        return text, [_read_step(entry) for entry in choice["logprobs"]["content"]] or None
+        return text, [_read_step(entry) for entry in choice.data["logprobs"]["content"]] or None
     except (ValueError, LookupError, TypeError, AttributeError):
         return text, None
 
