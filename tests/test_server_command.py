@@ -164,6 +164,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--judge", "runs/dmeo"], "There is no 'runs/dmeo' here"),
         (["--judge", "a", "--student", "b"], "Give one of --judge, --student and --cascade, not a and b."),
         (["--student", "a", "--engine", "http://x/v1"], "--engine is the judge of a cascade"),
+        (["--engine", "http://127.0.0.1:1/v1#m"], "has none of its own; give --taxonomy"),
         (["--host", "0.0.0.0"], "can be reached by others, and there is no API key"),
         (["--host", "::"], "can be reached by others"),
         (["--host", "example.org"], "can be reached by others"),

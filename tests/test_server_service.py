@@ -1,7 +1,9 @@
 """How much a server accepts, who is dropped, what it explains and shows; and a real student behind it."""
 
 import asyncio
+import http.server
 import io
+import json
 import threading
 from typing import Any
 
@@ -183,7 +185,6 @@ def test_settings_are_checked(wrong: dict[str, int]) -> None:
 
 def test_questions_of_a_client_that_went_away_are_dropped(gated: ColourJudge) -> None:
     import http.client
-    import json
 
     service = colour_service(gated)
     with listening(service) as address:
@@ -387,6 +388,42 @@ def test_a_shipped_student_behind_worker_processes_answers_as_in_process() -> No
     assert len(answer.model) == len("tiny-student@") + 12
     assert answer.results[0].verdict["decided_by"] == "student"
     assert explained.results[0].explanation["method"] == "attention"
+
+
+class ChatServer(http.server.BaseHTTPRequestHandler):
+    """Says of every image that it is a three."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        message = {"role": "assistant", "content": "unsafe: three"}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        body = json.dumps(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        ).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_served_judge_behind_the_server() -> None:
+    from judge.server.app import build_service
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), ChatServer) as chat:
+        threading.Thread(target=chat.serve_forever, daemon=True).start()
+        run = f"http://127.0.0.1:{chat.server_address[1]}/v1#m"
+        service = build_service(ServerSettings(run=run, taxonomy=DIGITS, decode_workers=0))
+        with client_of(service) as client:
+            answer = client.post("/v1/verdicts", json=verdicts(RED, b"none")).json()
+        chat.shutdown()
+        service.judge_loaded.classifier.close()  # type: ignore[attr-defined]
+    assert answer["model"] == "m"
+    assert [row["status"] for row in answer["verdicts"]] == ["unsafe", "unjudged"]
+    assert (answer["verdicts"][0]["category"], answer["verdicts"][0]["model"]["sha256"]) == ("three", None)
 
 
 def png_of(image: Image.Image) -> bytes:

@@ -158,6 +158,8 @@ def serve(
     asked = load_taxonomy(taxonomy) if taxonomy else None
     if asked is not None:
         threshold_for(asked, given)
+    elif run.startswith(("http://", "https://")):
+        raise ConfigError("--engine judges by any taxonomy and has none of its own; give --taxonomy.")
     keys = _keys(host, api_key_file, no_keys)
     settings = ServerSettings(
         run=run,
