@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -248,6 +249,52 @@ def test_workers_get_no_secrets(monkeypatch) -> None:
         assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
 
     use(DecodePool(1), body)
+
+
+def test_kills_and_cancellations_at_any_moment_cost_no_other_image() -> None:
+    """While data is on its way, too; queues shared by workers stood still then, for a minute or for ever."""
+    large = encoded(photo(1500, 1400), compress_level=0)  # 6 MB
+    rng = Random(1)
+    kills, crashed, opened = 0, 0, 0
+
+    async def work(pool: DecodePool, number: int) -> None:
+        nonlocal kills, crashed, opened
+        what = number % 10
+        if what == 3:
+            os.kill(rng.choice(pool.pids), signal.SIGKILL)
+            kills += 1
+        elif what in (5, 6):
+            task = asyncio.create_task(pool.open(large))
+            await asyncio.sleep(rng.random() * 0.05)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        else:
+            colour = (number, rng.randrange(256), 9)
+            data = large if what == 9 else encoded(Image.new("RGB", (40, 30), colour))
+            try:
+                found = await pool.open(data)
+            except ImageError as error:
+                if error.status != "crashed":
+                    raise
+                crashed += 1
+                return
+            assert found.sha256 == hashlib.sha256(data).hexdigest()
+            assert what == 9 or found.frames.images[0].getpixel((7, 7)) == colour
+            opened += 1
+
+    async def client(pool: DecodePool, numbers: range) -> None:
+        for number in numbers:
+            await work(pool, number)
+
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        async with asyncio.timeout(90):
+            await asyncio.gather(*(client(pool, range(start, 60, 5)) for start in range(5)))
+        assert kills == 6
+        assert crashed <= kills
+        assert opened + crashed == 42
+
+    use(DecodePool(2, seconds=20), body)
 
 
 def test_what_nobody_waits_for_is_not_decoded() -> None:
