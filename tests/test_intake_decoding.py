@@ -1,6 +1,7 @@
 """Worker processes that decode: what an image may cost, and that it costs nobody else anything."""
 
 import asyncio
+import errno
 import hashlib
 import json
 import os
@@ -236,6 +237,27 @@ def test_a_worker_that_was_taken_over_is_not_believed(name, monkeypatch, tmp_pat
     async def body(pool: DecodePool) -> None:
         with pytest.raises(ImageError, match=r"^crashed: "):
             await pool.open(encoded(photo()))
+
+    use(DecodePool(1), body)
+
+
+def test_a_machine_that_starts_no_process_is_an_answer(monkeypatch) -> None:
+    async def body(pool: DecodePool) -> None:
+        await pool.ready()
+        monkeypatch.setattr(decoding.subprocess, "Popen", refuse)
+        for pid in pids(pool):
+            os.kill(pid, signal.SIGKILL)
+            async with asyncio.timeout(20):
+                while alive(pid):
+                    await asyncio.sleep(0.01)
+        for _ in range(2):
+            with pytest.raises(ImageError, match=r"^crashed: no worker can be started: Resource temporarily"):
+                await pool.open(encoded(photo()))
+        monkeypatch.undo()
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
 
     use(DecodePool(1), body)
 

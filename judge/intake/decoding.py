@@ -23,7 +23,7 @@ from dataclasses import asdict
 from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast, get_args
 
-from judge.errors import ImageError, ImageStatus
+from judge.errors import ImageError, ImageStatus, first_line
 
 from .worker import OUT_OF_MEMORY, READY
 
@@ -134,12 +134,7 @@ class DecodePool:
         if len(data) > self.limits.max_bytes:  # before they are copied anywhere
             raise ImageError("too_large", f"more than {self.limits.max_bytes:,} bytes")
         async with self._free:
-            if self._closed:
-                raise ImageError("crashed", "the decoder was closed")
-            worker = self._idle.pop()
-            if worker.process.poll() is not None:  # it ended while it had nothing to do
-                worker.close()
-                worker = _Worker(self._settings)
+            worker = self._choose()
             self._busy.append(worker)
             future = self._threads.submit(worker.ask, data)
             try:
@@ -151,19 +146,36 @@ class DecodePool:
                 raise self._problem(worker.kill()) from None
             finally:
                 self._busy.remove(worker)
-                self._idle.append(self._after(worker, future))
+                self._give_back(worker, future)
         if isinstance(found, ImageError):
             raise found
         return found
 
-    def _after(self, worker: "_Worker", future: Future[Decoded | ImageError]) -> "_Worker":
-        """The worker again if it has answered, else another."""
-        if future.done() and not worker.owes_answer:
-            return worker
-        worker.kill()
-        # Its thread may still read: until it sees the end of the pipe.
-        future.add_done_callback(lambda _: worker.close())
-        return worker if self._closed else _Worker(self._settings)
+    def _choose(self) -> "_Worker":
+        """A worker that runs."""
+        if self._closed:
+            raise ImageError("crashed", "the decoder was closed")
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            worker.close()  # it ended while it had nothing to do
+        try:
+            return _Worker(self._settings)
+        except OSError as error:
+            raise ImageError("crashed", f"no worker can be started: {first_line(error)}") from error
+
+    def _give_back(self, worker: "_Worker", future: Future[Decoded | ImageError]) -> None:
+        """Keep a worker that has answered; start another in place of any other."""
+        if not future.done() or worker.owes_answer:
+            worker.kill()
+            # Its thread may still read: until it sees the end of the pipe.
+            future.add_done_callback(lambda _: worker.close())
+            if not self._closed:
+                with suppress(OSError):  # `_choose` tries again
+                    self._idle.append(_Worker(self._settings))
+        else:
+            self._idle.append(worker)
 
     def _problem(self, status: int | None) -> ImageError:
         """Why a worker gave no answer: its exit status, None if it still ran."""
@@ -179,7 +191,7 @@ class DecodePool:
         """Kill the workers, whatever they do, and wait for their end; images under way are `crashed`."""
         self._closed = True
         for worker in self._busy:
-            worker.kill()  # its thread sees the end of the pipe, and closes it
+            worker.kill()
         while self._idle:
             worker = self._idle.pop()
             worker.kill()
