@@ -228,6 +228,8 @@ def test_a_shared_pass_gives_each_its_own_scores_and_encodes_once(rivals, encode
         assert np.isnan(one.unsafe[1])
         assert "not_an_image" in one.reasons[1]
         np.testing.assert_allclose(np.delete(one.categories, 1, axis=0), own.categories, atol=1e-6)
+    for rival, none in zip(chosen, shared.score([], None, [UNSAFEBENCH] * 3), strict=True):
+        assert none.categories.shape == (0, 11), rival.name
 
 
 def test_a_shared_pass_needs_one_encoder_and_a_taxonomy_each(rivals, converted, images, tiny_encoder_folder):

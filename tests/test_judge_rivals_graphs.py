@@ -52,6 +52,16 @@ def test_real_weights_find_a_face_and_nothing_unsafe(detector, portrait):
     assert detector.score([portrait], None, detector.default_taxonomy).unsafe.tolist() == [0]
 
 
+def test_a_larger_square_gives_boxes_in_pixels_of_the_image_too(portrait):
+    small, large = (
+        next(one for one in load_nudenet(side=side, channels="rgb", threads=1).detect([portrait])[0])
+        for side in (320, 640)
+    )
+    assert large.label == small.label == "FACE_FEMALE"
+    assert large.score != small.score
+    assert large.box == pytest.approx(small.box, abs=25)
+
+
 def test_open_nsfw_gives_what_its_package_gives(portrait):
     """1.47e-4 by the wheel's own code."""
     rival = load_open_nsfw(threads=1)
@@ -292,6 +302,15 @@ def test_nudenet_2_is_its_formula_whatever_the_order_of_its_input(tmp_path, nois
         assert score == pytest.approx(1 / (1 + math.exp(safe - unsafe)), abs=1e-5)
 
 
+def test_a_graph_with_other_labels_is_no_nudenet(portrait, monkeypatch):
+    rival = load_nudenet(threads=1)
+    monkeypatch.setattr(graphs.Graph, "__call__", lambda self, batch: np.zeros((1, 84, 2100), np.float32))
+    with pytest.raises(
+        CheckpointError, match=r"its output is \(1, 84, 2100\), not \(1, 22, anchors\); run `pip"
+    ):
+        rival.detect([portrait])
+
+
 def test_other_graphs_are_no_nudenet_2(tmp_path):
     path = tmp_path / "other.onnx"
     averaging_graph(path, first=True, outputs=3)
@@ -339,4 +358,3 @@ def test_a_missing_runtime_is_said(monkeypatch):
     monkeypatch.setattr("judge.student.onnx_files.import_extra", missing)
     with pytest.raises(MissingExtraError, match="open_nsfw needs onnxruntime"):
         load_open_nsfw()
-    assert graphs.Graph

@@ -159,7 +159,11 @@ def load_sd_filter(*, folder: str | Path, device: str | None = None, batch_size:
     try:
         processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         config = CLIPConfig.from_pretrained(folder)
-        model = SafetyChecker(config, len(tensors["concept_embeds"]), len(tensors["special_care_embeds"]))
+        concepts, special = len(tensors["concept_embeds"]), len(tensors["special_care_embeds"])
+        # Sizes are compared before memory is taken for them: the configuration may be a stranger's.
+        with torch.device("meta"):
+            SafetyChecker(config, concepts, special).load_state_dict(tensors, assign=True)
+        model = SafetyChecker(config, concepts, special)
         model.load_state_dict(tensors)
     except (
         OSError,
