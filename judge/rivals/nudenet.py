@@ -28,6 +28,7 @@ WHEEL = Wheel(
     "3.4.2",
     "nudenet",
     {GRAPH: "c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f"},
+    target="bench",
 )
 LABELS = (
     "FEMALE_GENITALIA_COVERED",

