@@ -87,7 +87,7 @@ def machine(options: argparse.Namespace) -> dict[str, Any]:
     """What the numbers depend on."""
     from judge.runs.machine import device_name
 
-    packages = ("torch", "fastapi", "starlette", "uvicorn", "pebble", "pillow")
+    packages = ("torch", "fastapi", "starlette", "uvicorn", "pillow")
     return {
         "device": device_name("cpu", options.threads),
         "cores": len(os.sched_getaffinity(0)),
