@@ -119,6 +119,11 @@ class Desk:
         self.page.wait_for_selector("#categories li")
         return self
 
+    def look(self, *, width=1280, height=800, scheme="light"):
+        """A window of this size, in this scheme."""
+        self.page.set_viewport_size({"width": width, "height": height})
+        self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+
     def give(self, *files, prompt=""):
         """Choose files, (name, bytes) each, and have them judged."""
         chosen = [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in files]
@@ -176,9 +181,8 @@ def window(chromium):
 @contextmanager
 def desk_at(window, address, *, width=1280, height=800, scheme="light"):
     """A desk before a server; at its end, the console has to be clean."""
-    window.set_viewport_size({"width": width, "height": height})
-    window.emulate_media(color_scheme=scheme, reduced_motion="reduce")
     desk = Desk(window, address)
+    desk.look(width=width, height=height, scheme=scheme)
     try:
         yield desk
     finally:

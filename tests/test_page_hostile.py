@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from fixtures_server import picture
 from playwright.sync_api import expect
 
@@ -33,16 +32,17 @@ def change(at, path, edit, asked=None) -> None:
     at.page.route(path, passed)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_names_and_prompts_of_images(desk, width: int) -> None:
-    at = desk(width=width)
+def test_names_and_prompts_of_images(desk) -> None:
+    at = desk()
     at.give((FILE, picture(red=230)), prompt=f"{HOSTILE} {RIGHT_TO_LEFT} " + "long" * 16_000)
     at.verdict("unsafe")
     assert "<script>" in at.page.inner_text("#prompt-text")
     assert "U+202E" in at.page.inner_text("#prompt-text")
     assert at.page.inner_text("#item-name-text").endswith("+ 1%22>.png")
     assert at.page.locator("#prompt-text").bounding_box()["height"] < 200
-    harmless(at)
+    for width in (390, 1280):
+        at.look(width=width)
+        harmless(at)
 
 
 def test_categories_reasons_and_models_of_a_lax_server(desk) -> None:
@@ -105,7 +105,7 @@ def test_the_log_of_a_lax_server(desk) -> None:
     log |= dict.fromkeys(("time", "name", "note", "moderator"), HOSTILE + "x" * 64_000)
     at.page.route("**/v1/decisions?*", lambda route: route.fulfill(json={"decisions": [log]}))
     for width in (1280, 390):
-        at.page.set_viewport_size({"width": width, "height": 800})
+        at.look(width=width)
         at.page.goto(f"{at.address}/?{width}#decisions")
         at.page.wait_for_selector("#log-rows tr")
         harmless(at)

@@ -140,6 +140,22 @@ def test_a_queue_keeps_its_place(desk) -> None:
     expect(at.page.locator("#queue-empty")).to_have_text("Nothing was skipped.")
 
 
+def test_a_place_on_a_later_page_is_found_again(desk) -> None:
+    from judge.records.entries import NewItem
+
+    at = desk()
+    at.records.add_items([NewItem(picture(), f"{number}.png") for number in range(130)])
+    at.page.reload()
+    at.shown("0.png")
+    assert at.page.locator("#queue-list li").count() == 100
+    at.page.click("#queue-more")
+    at.page.click("#queue-list button >> nth=-1")
+    at.shown("129.png")
+    at.page.reload()
+    at.shown("129.png")
+    assert at.page.inner_text("#position") == "130 of 130 open"
+
+
 def test_the_last_decision_leaves_an_empty_queue(desk) -> None:
     at = desk()
     at.give_reds(230)

@@ -23,14 +23,20 @@ export function start() {
     at("filters").append(button);
   }
   at("queue-more").addEventListener("click", () => more().catch((error) => tell("problem", error)));
-  at("queue-toggle").addEventListener("click", fold);
+  at("queue-toggle").addEventListener("click", () => fold(!at("queue").classList.contains("open")));
   at("stale-judge").addEventListener("click", () => later(stale()));
   for (const event of ["queue", "shown", "taxonomy", "categories"]) on(event, draw);
 }
 
-/** On a narrow screen the list is folded. */
-function fold() {
-  at("queue-toggle").setAttribute("aria-expanded", String(at("queue").classList.toggle("open")));
+/** On a narrow screen the list is folded until it is asked for, and again when an image was chosen from it. */
+function fold(open) {
+  at("queue").classList.toggle("open", open);
+  at("queue-toggle").setAttribute("aria-expanded", String(open));
+}
+
+function choose(one) {
+  fold(false);
+  show(one);
 }
 
 function draw() {
@@ -71,7 +77,7 @@ function entry(one) {
   const mark = el("span", { class: `mark ${state}` }, icon(state));
   const score = el("span", { class: "entry-score", text: row ? number(row.unsafe) : "" });
   const given = { class: "entry", type: "button", "aria-current": one === shown ? "true" : null, data: { id: one.id } };
-  return el("li", {}, el("button", { ...given, on: { click: () => show(one) } }, mark, text, score));
+  return el("li", {}, el("button", { ...given, on: { click: () => choose(one) } }, mark, text, score));
 }
 
 function saidOf(one, row, old) {

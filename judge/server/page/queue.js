@@ -5,7 +5,7 @@ import { tell } from "./events.js";
 import { tab } from "./settings.js";
 import { limits, question, questionKey, wholeHash } from "./taxonomy.js";
 
-const PAGE = 50;
+const PAGE = 100;
 const AT_ONCE = 2; // images judged at a time without being looked at
 const UPLOAD = 8; // files a request
 
@@ -35,6 +35,8 @@ export async function list(filter = queue.filter) {
   Object.assign(queue, { filter, items: found.items.map(item), counts: found.counts });
   queue.ended = found.items.length < PAGE;
   const last = tab.get("item");
+  // Ids rise, so a later item is on a later page.
+  while (!queue.ended && queue.items.at(-1).id < last) await more();
   show(queue.items.find((one) => one.id === last) ?? queue.items[0] ?? null);
 }
 
