@@ -307,7 +307,9 @@ def _widen(pipe: BinaryIO) -> None:
     Pixels then cross it in a few steps. After each one the thread that reads has to wait for the interpreter's lock,
     which a thread that scores may hold for milliseconds.
     """
-    with suppress(ImportError, AttributeError, OSError):  # another system, or no more such pipes for this user
+    with suppress(
+        ImportError, AttributeError, OSError
+    ):  # another system, or no more such pipes for this user
         import fcntl
 
         fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)

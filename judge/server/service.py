@@ -105,8 +105,6 @@ class JudgeService:
         self._batcher: Batcher | None = None
         self._starting: asyncio.Task[None] | None = None
         self._closed = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self._facts = lru_cache(maxsize=256)(self._ask_facts)
         self.metrics.watch(
             lambda: self.pending,
@@ -181,11 +179,6 @@ class JudgeService:
             self._batcher = Batcher(found.classifier, self.settings.batch_size, self.metrics)
             self._judge = found
 
-    async def drain(self) -> None:
-        """Refuse new questions, and return when all accepted ones are answered."""
-        self.draining = True
-        await self._idle.wait()
-
     def close(self) -> None:
         """Stop decoding and scoring; whoever still waits gets an error."""
         if self._closed:
@@ -245,11 +238,11 @@ class JudgeService:
     def _accepted(self, images: int) -> Iterator[None]:
         """Room in the queue for some images, until they are answered."""
         self.check_accepting(images)
-        self._count(images)
+        self.pending += images
         try:
             yield
         finally:
-            self._count(-images)
+            self.pending -= images
 
     def check_accepting(self, images: int = 1) -> None:
         """Raise what `judge` would raise before it decodes anything."""
@@ -262,13 +255,6 @@ class JudgeService:
                 f"{self.pending} images are waiting, of at most {self.settings.queue_images}; ask again.",
                 min(30.0, self.pending * self._batcher.seconds_per_image),
             )
-
-    def _count(self, images: int) -> None:
-        self.pending += images
-        if self.pending:
-            self._idle.clear()
-        else:
-            self._idle.set()
 
     async def _answer(self, question: Question) -> Judged:
         loaded = self.judge_loaded
@@ -294,7 +280,7 @@ class JudgeService:
     ) -> tuple[Verdict, str, dict[str, Any] | None]:
         """The verdict on a file, which frame it is about, and what drove it."""
         more = len(opened.frames.images) - 1
-        self._count(more)  # the frames of an animation, which nobody could know before
+        self.pending += more  # the frames of an animation, which nobody could know before
         try:
             verdicts = await self._verdicts(question, opened)
             verdict, frame = verdict_of_frames(opened.frames, verdicts)
@@ -303,7 +289,7 @@ class JudgeService:
             shown = opened.frames.images[worst_frame(verdicts)]
             return verdict, frame, await self._explain(question, shown, verdict)
         finally:
-            self._count(-more)
+            self.pending -= more
 
     async def _verdicts(self, question: Question, opened: "Decoded") -> list[Verdict]:
         """A verdict for each frame."""
