@@ -48,7 +48,7 @@ def rule_service(classifier=None, **settings):
         explains = True
 
         async def judge(self, question):
-            judged = await super().judge(question)
+            judged = await super().judge(dataclasses.replace(question, explain=False))
             if not question.explain or judged.row["status"] == "unjudged":
                 return judged
             grid = [[0.0, 0.2], [0.1, 1.0]]
@@ -66,9 +66,9 @@ def rule_service(classifier=None, **settings):
     return Explains(lambda: loaded, ServerSettings(**{"decode_workers": 0, **settings}))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
-    """One headless browser for all tests of a process."""
+    """One headless browser for the tests of a file; no longer, as Playwright's event loop would stop `asyncio.run`."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         reason = f"no Chromium found (looked for {', '.join(NAMES)})"
@@ -167,9 +167,9 @@ class Desk:
         self.page.wait_for_function(script, arg=",".join(map(str, counts)))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def window(chromium):
-    """One page for all tests of a process, as each costs a second; storage is apart, by the ports of their servers."""
+    """One page for all tests of a file, as each costs a second; storage is apart, by the ports of their servers."""
     with chromium.new_context(reduced_motion="reduce") as context:
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
