@@ -83,6 +83,31 @@ CLASSIFIERS: dict[str, Entry] = {
         "folder=FOLDER of CompVis/stable-diffusion-safety-checker with model.safetensors",
         "not stated in the model's card; the pipelines it ships with, CreativeML OpenRAIL-M",
     ),
+    # Zero-shot vision-language models
+    "chat_model": Entry(
+        "any chat model of transformers, asked the three questions of UnsafeBench's Table 10",
+        "judge.rivals.zero_shot_models:load_chat_model",
+        "path=FOLDER or hub id of a vision-language model with a chat template and safetensors",
+        "the model's own",
+    ),
+    "instructblip": Entry(
+        "InstructBLIP 7B, asked the three questions of UnsafeBench's Table 10",
+        "judge.rivals.zero_shot_models:load_instructblip",
+        "Salesforce/instructblip-vicuna-7b from the hub, or path=FOLDER",
+        "of Vicuna 1.1 and so of LLaMA 1: not for commercial use",
+    ),
+    "llava": Entry(
+        "LLaVA-1.5 7B, asked the three questions of UnsafeBench's Table 10",
+        "judge.rivals.zero_shot_models:load_llava",
+        "llava-hf/llava-1.5-7b-hf from the hub, or path=FOLDER",
+        "Llama 2 Community License",
+    ),
+    "served": Entry(
+        "a model behind an OpenAI-compatible API, asked the three questions of UnsafeBench's Table 10",
+        "judge.rivals.zero_shot_models:load_served",
+        "url=https://HOST/v1#MODEL, and its key in OPENAI_API_KEY; images are sent there, and may cost money",
+        "the service's terms",
+    ),
     # Vision-language models with the policy in the prompt
     "llamaguard_3": Entry(
         "Llama Guard 3 Vision 11B, with the user's categories in its block",

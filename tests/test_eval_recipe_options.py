@@ -26,6 +26,7 @@ OWN = {
     "lora_llava": "lora_llava",
     "obedience": "obedience",
     "own_head": "own_head",
+    "response_classifier": "response_classifier",
     "robust_encoder": "robust_encoder",
     "robust_student": "robust_student",
 }

@@ -17,10 +17,11 @@ def run_path(name_or_path: str) -> str:
     """The folder of a shipped run; any other name is returned as it is."""
     if name_or_path not in SHIPPED_RUNS or Path(name_or_path).exists():
         return name_or_path
-    return str(_checkpoint(name_or_path))
+    return str(checkpoint_path(name_or_path))
 
 
-def _checkpoint(name: str) -> Path:
+def checkpoint_path(name: str) -> Path:
+    """The folder of a checkpoint inside the package."""
     return Path(str(files("judge"))) / "checkpoints" / name
 
 
@@ -35,7 +36,7 @@ def base_path(name_or_path: str) -> str:
     """
     if name_or_path not in SHIPPED or Path(name_or_path).exists():
         return name_or_path
-    shipped = _checkpoint(name_or_path)
+    shipped = checkpoint_path(name_or_path)
     if name_or_path == "small-clip":
         from .assembled import assemble
         from .small_clip import SMALL_CLIP
