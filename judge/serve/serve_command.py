@@ -200,7 +200,7 @@ def check_extra() -> None:
     """Raise `MissingExtraError` unless the packages of the extra `serve` are installed; none is imported."""
     from importlib.util import find_spec
 
-    needed = ("fastapi", "uvicorn", "multipart", "prometheus_client", "sqlalchemy", "alembic")
+    needed = ("fastapi", "httpcore2", "uvicorn", "multipart", "prometheus_client", "sqlalchemy", "alembic")
     missing = [name for name in needed if find_spec(name) is None]
     if missing:
         raise MissingExtraError(
