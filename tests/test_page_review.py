@@ -235,7 +235,9 @@ def test_the_region_is_drawn_where_it_is_and_called_a_hint(desk) -> None:
     assert box["y"] == pytest.approx(image["y"] + image["height"] / 2, abs=2)
     assert box["width"] == pytest.approx(image["width"] / 2, abs=2)
     at.page.keyboard.up("b")
-    expect(at.page.locator("#hint")).to_contain_text("What drove “Weapons”, by occlusion. A hint, not proof.")
+    expect(at.page.locator("#hint")).to_contain_text(
+        "What drove “Weapons”, by occlusion (rules). A hint, not proof."
+    )
     at.page.keyboard.press("e")
     expect(at.page.locator("#box")).to_be_hidden()
     expect(at.page.locator("#hint")).to_be_hidden()

@@ -167,6 +167,22 @@ def test_a_folder_of_the_server(desk, tmp_path) -> None:
     expect(at.page.locator("#add-error")).to_contain_text("0 images added. 2 images in the queue already.")
 
 
+def test_what_is_added_while_the_list_is_fetched_is_not_lost(desk) -> None:
+    at = desk(opened=False)
+    late = []
+    at.page.route("**/v1/queue?*", lambda route: late.append((route, route.fetch())))
+    at.open()
+    at.page.set_input_files(
+        "#files", [{"name": "a.png", "mimeType": "image/png", "buffer": picture(red=230)}]
+    )
+    at.page.click("#add-go")
+    at.page.wait_for_timeout(200)
+    [(route, known_before)] = late
+    route.fulfill(response=known_before)
+    at.verdict("unsafe")
+    at.count_is(1, 0, 0)
+
+
 def test_an_answer_that_comes_late_does_not_replace_another_image(desk) -> None:
     at = desk()
     held = []

@@ -29,9 +29,18 @@ function item(given) {
   return Object.assign(known ?? { answers: new Map(), failure: null, file: null }, given);
 }
 
+let listing = Promise.resolve();
+let lists = 0;
+
 /** Lists the items of a state from the beginning, and shows the one that was shown last. */
-export async function list(filter = queue.filter) {
+export function list(filter = queue.filter) {
+  listing = fetchList(filter, (lists += 1));
+  return listing;
+}
+
+async function fetchList(filter, turn) {
   const found = await get(`/v1/queue?state=${filter}&limit=${PAGE}`);
+  if (turn !== lists) return; // another list was asked for meanwhile
   Object.assign(queue, { filter, items: found.items.map(item), counts: found.counts });
   queue.ended = found.items.length < PAGE;
   const last = tab.get("item");
@@ -80,6 +89,7 @@ export async function walk(step) {
 /** Posts files with one prompt, shows the first and has all of them judged. */
 export async function add(files, prompt, progress = () => {}) {
   if (!server.records) return show(item({ id: `here-${Date.now()}`, name: files[0].name, prompt, state: "open", file: files[0] }));
+  await listing.catch(() => null); // a list that is under way may not know what is added now
   if (queue.filter !== "open") await list("open");
   const added = [];
   for (let start = 0; start < files.length; start += UPLOAD) {
@@ -95,9 +105,10 @@ export async function add(files, prompt, progress = () => {}) {
 
 /** Adds the images of a folder of the server. Returns how many, how many were there before, and names that were refused. */
 export async function addFolder(path) {
+  await listing.catch(() => null);
+  if (queue.filter !== "open") await list("open");
   const answered = await post("/v1/queue/folder", { path });
   const added = answered.items.map(item);
-  if (queue.filter !== "open") await list("open");
   enter(added);
   return { added: added.length, known: answered.known, refused: answered.refused };
 }

@@ -156,9 +156,11 @@ function drawRegion() {
   at("hint").replaceChildren(...visible(hintOf(found)));
 }
 
-function hintOf({ category, method, box, alone, score, note }) {
+function hintOf({ category, method, by, box, alone, score, note }) {
   const about = category ? `“${category}”` : "the verdict";
-  const place = box ? `What drove ${about}, by ${method}` : `By ${method}, no single part of the image drove ${about}`;
+  // Of a cascade, it may be another stage than the one that decided.
+  const found = by ? `${method} (${by})` : method;
+  const place = box ? `What drove ${about}, by ${found}` : `By ${found}, no single part of the image drove ${about}`;
   const prompt = typeof alone === "number" && alone !== score ? ` Without the prompt the score is ${number(alone)}.` : "";
   const more = note && !note.startsWith("a hint, not proof") ? ` ${note}.` : "";
   return `${place}. A hint, not proof.${more}${prompt}`;
