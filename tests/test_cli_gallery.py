@@ -1,7 +1,6 @@
 """The page of `arbiter judge --html` in a browser: blurred until held, sorted, filtered, and deaf to hostile names."""
 
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +61,8 @@ def test_the_page_is_one_file_of_small_harmless_pictures(page_file: Path) -> Non
     assert len(text) < 60_000
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    chromium = shutil.which("chromium")
-    playwright = pytest.importorskip("playwright.sync_api")
-    if chromium is None:
-        pytest.skip("there is no browser")
-    with playwright.sync_playwright() as play:
-        launched = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield launched
-        launched.close()
-
-
-def test_moderators_look_through_the_page(page_file: Path, browser: Any) -> None:
-    page = browser.new_page()
+def test_moderators_look_through_the_page(page_file: Path, chromium: Any) -> None:
+    page = chromium.new_page()
     page.set_default_timeout(10_000)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -132,10 +119,10 @@ def test_moderators_look_through_the_page(page_file: Path, browser: Any) -> None
     page.close()
 
 
-def test_the_page_is_accessible(page_file: Path, browser: Any) -> None:
+def test_the_page_is_accessible(page_file: Path, chromium: Any) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     for scheme in ("light", "dark"):
-        page = browser.new_page(color_scheme=scheme)
+        page = chromium.new_page(color_scheme=scheme)
         page.goto(page_file.as_uri())
         page.locator("summary").first.click()
         found = axe.Axe().run(page)
@@ -143,10 +130,10 @@ def test_the_page_is_accessible(page_file: Path, browser: Any) -> None:
         page.close()
 
 
-def test_light_and_dark(page_file: Path, browser: Any) -> None:
+def test_light_and_dark(page_file: Path, chromium: Any) -> None:
     colours = []
     for scheme in ("light", "dark"):
-        page = browser.new_page(
+        page = chromium.new_page(
             color_scheme=scheme, java_script_enabled=False, viewport={"width": 320, "height": 600}
         )
         page.goto(page_file.as_uri())
