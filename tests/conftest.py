@@ -22,6 +22,7 @@ settings.register_profile(
 settings.load_profile("arbiter")
 
 pytest_plugins = (
+    "fixtures_chat_server",
     "fixtures_models",
     "fixtures_exports",
     "fixtures_guards",
