@@ -31,6 +31,8 @@ class Entry:
     """What has to be there, on one line."""
     licence: str
     """Of code and weights, as their authors state it; not checked by a lawyer."""
+    path: str | None = None
+    """The option `path` where the caller gives none: the hub id of the weights."""
 
     def loader(self) -> "Callable[..., Classifier]":
         """The function that loads it."""
@@ -92,15 +94,17 @@ CLASSIFIERS: dict[str, Entry] = {
     ),
     "instructblip": Entry(
         "InstructBLIP 7B, asked the three questions of UnsafeBench's Table 10",
-        "judge.rivals.zero_shot_models:load_instructblip",
+        "judge.rivals.zero_shot_models:load_chat_model",
         "Salesforce/instructblip-vicuna-7b from the hub, or path=FOLDER",
         "of Vicuna 1.1 and so of LLaMA 1: not for commercial use",
+        path="Salesforce/instructblip-vicuna-7b",
     ),
     "llava": Entry(
         "LLaVA-1.5 7B, asked the three questions of UnsafeBench's Table 10",
-        "judge.rivals.zero_shot_models:load_llava",
+        "judge.rivals.zero_shot_models:load_chat_model",
         "llava-hf/llava-1.5-7b-hf from the hub, or path=FOLDER",
         "Llama 2 Community License",
+        path="llava-hf/llava-1.5-7b-hf",
     ),
     "served": Entry(
         "a model behind an OpenAI-compatible API, asked the three questions of UnsafeBench's Table 10",
@@ -114,24 +118,28 @@ CLASSIFIERS: dict[str, Entry] = {
         "judge.rivals.llamaguard:load_llamaguard",
         "meta-llama/Llama-Guard-3-11B-Vision from the hub (gated), or path=FOLDER",
         "Llama 3.2 Community License, which leaves out multimodal use in the European Union",
+        path="meta-llama/Llama-Guard-3-11B-Vision",
     ),
     "llamaguard_4": Entry(
         "Llama Guard 4 12B, with the user's categories in its block",
-        "judge.rivals.llamaguard:load_llamaguard_4",
+        "judge.rivals.llamaguard:load_llamaguard",
         "meta-llama/Llama-Guard-4-12B from the hub (gated), or path=FOLDER",
         "Llama 4 Community License, which leaves out multimodal use in the European Union",
+        path="meta-llama/Llama-Guard-4-12B",
     ),
     "llavaguard": Entry(
         "LlavaGuard v1.2 7B, with the user's categories in its policy",
         "judge.rivals.llavaguard:load_llavaguard",
         "AIML-TUDA/LlavaGuard-v1.2-7B-OV-hf from the hub (gated), or path=FOLDER of -hf weights",
         "Apache-2.0 code; none stated for the weights",
+        path="AIML-TUDA/LlavaGuard-v1.2-7B-OV-hf",
     ),
     "qwenguard": Entry(
         "QwenGuard v1.2 7B, with the user's categories in its policy",
-        "judge.rivals.llavaguard:load_qwenguard",
+        "judge.rivals.llavaguard:load_llavaguard",
         "AIML-TUDA/QwenGuard-v1.2-7B from the hub (gated), or path=FOLDER",
         "Apache-2.0 code; none stated for the weights",
+        path="AIML-TUDA/QwenGuard-v1.2-7B",
     ),
     "shieldgemma": Entry(
         "ShieldGemma 2 4B, with the user's categories as policies",
@@ -158,6 +166,8 @@ def load(name: str | Path, **options: Any) -> "Classifier":
     entry = CLASSIFIERS.get(str(name).casefold())
     if entry is not None:
         loader = entry.loader()
+        if entry.path is not None:
+            options = {"path": entry.path, **options}
         _check_options(str(name).casefold(), entry, loader, options)
         return loader(**options)
     if not _is_ours(str(name)):

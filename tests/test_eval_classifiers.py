@@ -58,6 +58,17 @@ def test_options_are_checked_before_anything_is_loaded(monkeypatch):
         load("open_nsfw", size=2)
 
 
+def test_the_hub_id_of_an_entry_is_its_path_unless_another_is_given(monkeypatch):
+    def loader(*, path, size=1):
+        return path
+
+    monkeypatch.setattr(Entry, "loader", lambda self: loader)
+    assert load("QwenGuard") == "AIML-TUDA/QwenGuard-v1.2-7B"
+    assert load("llava", path="here", size=2) == "here"
+    with pytest.raises(ConfigError, match="chat_model needs path"):
+        load("chat_model")
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [

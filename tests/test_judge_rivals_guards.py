@@ -15,7 +15,6 @@ from judge.rivals.chats import Reply
 from judge.rivals.llama4_images import Llama4ImagesPil, best_canvas
 from judge.rivals.llamaguard import (
     load_llamaguard,
-    load_llamaguard_4,
     read_answer,
     with_categories,
 )
@@ -23,7 +22,6 @@ from judge.rivals.llavaguard import (
     LlavaGuard,
     UnreadableError,
     load_llavaguard,
-    load_qwenguard,
     read_assessment,
     write_policy,
 )
@@ -202,6 +200,16 @@ def test_an_answer_that_cannot_be_read_is_unjudged(text):
         read_assessment(Reply(text), THREE)
 
 
+IF_PROMPT = Taxonomy("mine", "1", (Category("Beer", "alcohol, if the prompt speaks of driving"),))
+
+
+def test_a_condition_on_the_prompt_that_they_do_not_read_is_unjudged(shieldgemma, guard):
+    for classifier in (LlavaGuard(Scripted(answer("Safe"))), shieldgemma, guard):
+        found = classifier.score(pictures(1), ["before the long drive home"], IF_PROMPT)
+        assert np.isnan(found.unsafe).all()
+        assert "prompt, which was not read" in found.reasons[0]
+
+
 @given(st.text(alphabet='{}[]":,safeunSU '))
 def test_no_text_is_safe_by_accident(text):
     try:
@@ -233,14 +241,10 @@ def test_llavaguard_scores():
     assert len(set(chat.asked)) == 1
 
 
-@pytest.mark.parametrize(
-    ("load", "family"), [(load_llavaguard, "llava_onevision"), (load_qwenguard, "qwen2_5_vl")]
-)
-def test_guards_load_from_their_file_formats_and_a_random_one_is_never_safe(
-    load, family, base_folder, tmp_path
-):
+@pytest.mark.parametrize("family", ["llava_onevision", "qwen2_5_vl"])
+def test_guards_load_from_their_file_formats_and_a_random_one_is_never_safe(family, base_folder, tmp_path):
     (tmp_path / "policy.txt").write_text("Their words: {categories}")
-    guard = load(
+    guard = load_llavaguard(
         path=str(base_folder(family)),
         policy_file=tmp_path / "policy.txt",
         device="cpu",
@@ -252,7 +256,7 @@ def test_guards_load_from_their_file_formats_and_a_random_one_is_never_safe(
     assert np.isnan(found.unsafe).all()
     assert all("no whole JSON object (cut off)" in reason for reason in found.reasons)
     with pytest.raises(ConfigError, match="cannot be read"):
-        load(path=str(base_folder(family)), policy_file=tmp_path / "none.txt")
+        load_llavaguard(path=str(base_folder(family)), policy_file=tmp_path / "none.txt")
 
 
 # Llama Guard
@@ -260,8 +264,7 @@ def test_guards_load_from_their_file_formats_and_a_random_one_is_never_safe(
 
 @pytest.fixture(scope="module", params=["llama_guard_3", "llama_guard_4"])
 def guard(request, rival_folder):
-    load = load_llamaguard if request.param == "llama_guard_3" else load_llamaguard_4
-    return load(path=str(rival_folder(request.param)), device="cpu")
+    return load_llamaguard(path=str(rival_folder(request.param)), device="cpu")
 
 
 @pytest.fixture

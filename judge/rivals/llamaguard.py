@@ -16,6 +16,7 @@ import numpy as np
 from judge.errors import CheckpointError
 from judge.inputs import validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.student.unread import without_prompts
 from prompts.quoting import quote, shorten
 from prompts.taxonomy import Taxonomy
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-GUARD_3 = "meta-llama/Llama-Guard-3-11B-Vision"
-GUARD_4 = "meta-llama/Llama-Guard-4-12B"
 _BEGIN, _END = "<BEGIN UNSAFE CONTENT CATEGORIES>", "<END UNSAFE CONTENT CATEGORIES>"
 _ANSWER = re.compile(r"(safe|unsafe)(?:\s*\n\s*(\S.*))?", re.IGNORECASE)
 _CODES = re.compile(r"S\d{1,3}(?:\s*,\s*S\d{1,3})*", re.IGNORECASE)
@@ -73,6 +72,9 @@ class LlamaGuard:
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images under a taxonomy of K categories; an answer that cannot be read is NaN, with the reason."""
+        unread = without_prompts(len(images), taxonomy)
+        if unread is not None:
+            return unread
         unsafe = np.full(len(images), np.nan)
         categories = np.full((len(images), len(taxonomy)), np.nan)
         reasons: list[str | None] = [None] * len(images)
@@ -157,7 +159,7 @@ def read_answer(reply: Reply, categories: int) -> tuple[bool | None, list[int]]:
 
 def load_llamaguard(
     *,
-    path: str = GUARD_3,
+    path: str,
     device: str | None = None,
     dtype: str = "auto",
     revision: str = "main",
@@ -170,15 +172,3 @@ def load_llamaguard(
     """
     checkpoint = Checkpoint(path, device, dtype, revision)
     return LlamaGuard(LocalChat.load(checkpoint, max_new_tokens=_TOKENS, batch_size=batch_size))
-
-
-def load_llamaguard_4(
-    *,
-    path: str = GUARD_4,
-    device: str | None = None,
-    dtype: str = "auto",
-    revision: str = "main",
-    batch_size: int = 4,
-) -> LlamaGuard:
-    """As `load_llamaguard`, for Llama Guard 4."""
-    return load_llamaguard(path=path, device=device, dtype=dtype, revision=revision, batch_size=batch_size)

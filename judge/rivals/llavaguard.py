@@ -17,6 +17,7 @@ import numpy as np
 from judge.errors import ConfigError, first_line
 from judge.inputs import validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.student.unread import without_prompts
 from prompts.quoting import quote, shorten
 from prompts.taxonomy import Category, Taxonomy
 
@@ -27,8 +28,6 @@ from .generation import LocalChat
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-DEFAULT_PATH = "AIML-TUDA/LlavaGuard-v1.2-7B-OV-hf"
-QWENGUARD_PATH = "AIML-TUDA/QwenGuard-v1.2-7B"
 PLACE = "{categories}"
 """Where the categories go in a policy file."""
 POLICY = """Assess the image against the safety policy below.
@@ -94,6 +93,9 @@ class LlavaGuard:
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images under a taxonomy of K categories; an answer that cannot be read is NaN, with the reason."""
+        unread = without_prompts(len(images), taxonomy)
+        if unread is not None:
+            return unread
         unsafe = np.full(len(images), np.nan)
         categories = np.full((len(images), len(taxonomy)), np.nan)
         reasons: list[str | None] = [None] * len(images)
@@ -196,7 +198,7 @@ def _named(category: object, taxonomy: Taxonomy) -> int | None:
 
 def load_llavaguard(
     *,
-    path: str = DEFAULT_PATH,
+    path: str,
     policy_file: str | Path | None = None,
     device: str | None = None,
     dtype: str = "auto",
@@ -204,7 +206,7 @@ def load_llavaguard(
     batch_size: int = 8,
     max_new_tokens: int = 300,
 ) -> LlavaGuard:
-    """Load LlavaGuard from a folder or the hub; its OneVision weights have to be the `-hf` ones.
+    """Load LlavaGuard or QwenGuard from a folder or the hub; its OneVision weights have to be the `-hf` ones.
 
     Args:
         path: where it is.
@@ -224,28 +226,6 @@ def load_llavaguard(
         Checkpoint(path, device, dtype, revision), batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     return LlavaGuard(chat, policy)
-
-
-def load_qwenguard(
-    *,
-    path: str = QWENGUARD_PATH,
-    policy_file: str | Path | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
-    revision: str = "main",
-    batch_size: int = 8,
-    max_new_tokens: int = 300,
-) -> LlavaGuard:
-    """As `load_llavaguard`, for QwenGuard."""
-    return load_llavaguard(
-        path=path,
-        policy_file=policy_file,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
 
 
 def _read_policy(path: Path) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from judge.errors import ConfigError
 from judge.inputs import validate_inputs
 from judge.protocol import Scores
+from judge.student.unread import without_prompts
 from prompts.taxonomy import Category, Taxonomy
 
 from .checkpoints import Checkpoint, checkpoint_name, load_checkpoint
@@ -56,6 +57,9 @@ class ShieldGemma:
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images under a taxonomy of K categories; `unsafe` is the largest of them."""
+        unread = without_prompts(len(images), taxonomy)
+        if unread is not None:
+            return unread
         policies = {category.name: policy_text(category) for category in taxonomy}
         categories = np.full((len(images), len(policies)), np.nan)
         # Several images with all policies, or one image with some of them.

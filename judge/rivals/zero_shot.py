@@ -15,6 +15,7 @@ import numpy as np
 from judge.errors import ConfigError
 from judge.inputs import validate_inputs
 from judge.protocol import Scores, on_one_scale
+from judge.student.unread import without_prompts
 from prompts.quoting import quote, shorten
 from prompts.taxonomy import Taxonomy
 from prompts.template import render
@@ -72,6 +73,9 @@ class ZeroShot:
         multilabel: bool = False,
     ) -> Scores:
         """Score B images under a taxonomy of K categories; rows without a majority are NaN, with the answers."""
+        unread = without_prompts(len(images), taxonomy)
+        if unread is not None:
+            return unread
         policies = [taxonomy.select([name]) for name in taxonomy.names] if multilabel else [taxonomy]
         asked = [[_question(policy, number) for number in QUESTIONS] for policy in policies]
         answers = self._answers(images, list(dict.fromkeys(text for some in asked for text in some)))

@@ -8,9 +8,6 @@ from .response_classifier import SHIPPED, ResponseClassifier
 from .served_chat import ServedChat
 from .zero_shot import Protocol, ZeroShot
 
-LLAVA = "llava-hf/llava-1.5-7b-hf"
-INSTRUCTBLIP = "Salesforce/instructblip-vicuna-7b"
-
 
 def load_chat_model(
     *,
@@ -24,7 +21,7 @@ def load_chat_model(
     batch_size: int = 8,
     max_new_tokens: int = 256,
 ) -> ZeroShot:
-    """Load any chat model of transformers that has safetensors.
+    """Load any chat model of transformers that has safetensors, or InstructBLIP.
 
     Args:
         path: a folder or hub id.
@@ -46,58 +43,6 @@ def load_chat_model(
         Checkpoint(path, device, dtype, revision), batch_size=batch_size, max_new_tokens=max_new_tokens
     )
     return ZeroShot(chat, reader, protocol=protocol, seed=seed)
-
-
-def load_llava(
-    *,
-    path: str = LLAVA,
-    responses: str = SHIPPED,
-    protocol: Protocol = "strict",
-    seed: int = 0,
-    device: str | None = None,
-    dtype: str = "auto",
-    revision: str = "main",
-    batch_size: int = 8,
-    max_new_tokens: int = 256,
-) -> ZeroShot:
-    """As `load_chat_model`, for LLaVA-1.5."""
-    return load_chat_model(
-        path=path,
-        responses=responses,
-        protocol=protocol,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
-
-
-def load_instructblip(
-    *,
-    path: str = INSTRUCTBLIP,
-    responses: str = SHIPPED,
-    protocol: Protocol = "strict",
-    seed: int = 0,
-    device: str | None = None,
-    dtype: str = "auto",
-    revision: str = "main",
-    batch_size: int = 8,
-    max_new_tokens: int = 256,
-) -> ZeroShot:
-    """As `load_chat_model`, for InstructBLIP."""
-    return load_chat_model(
-        path=path,
-        responses=responses,
-        protocol=protocol,
-        seed=seed,
-        device=device,
-        dtype=dtype,
-        revision=revision,
-        batch_size=batch_size,
-        max_new_tokens=max_new_tokens,
-    )
 
 
 def load_served(

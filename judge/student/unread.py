@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 
 from judge.encoders.phrases import has_condition
+from judge.lessons.outside import unjudged_scores
 from judge.protocol import Scores
 from judge.readings import Readings
 from prompts.taxonomy import Taxonomy
 
-REASON = "a category has a condition on the prompt, which was not read"
+CONDITION_UNREAD = "a category has a condition on the prompt, which was not read"
 
 
 def withhold_unread(scores: Scores, readings: Readings, taxonomy: Taxonomy) -> Scores:
@@ -22,6 +23,14 @@ def withhold_unread(scores: Scores, readings: Readings, taxonomy: Taxonomy) -> S
         unsafe=np.where(unread, np.nan, scores.unsafe),
         categories=np.where(unread[:, None], np.nan, scores.categories),
         reasons=tuple(
-            reason or (REASON if left else None) for reason, left in zip(scores.reasons, unread, strict=True)
+            reason or (CONDITION_UNREAD if left else None)
+            for reason, left in zip(scores.reasons, unread, strict=True)
         ),
     )
+
+
+def without_prompts(rows: int, taxonomy: Taxonomy) -> Scores | None:
+    """All of B images unjudged, for a classifier that reads no prompts; None where no category depends on one."""
+    if not any(map(has_condition, taxonomy)):
+        return None
+    return unjudged_scores(rows, taxonomy, CONDITION_UNREAD)

@@ -13,8 +13,8 @@ from judge.rivals.chats import Reply
 from judge.rivals.generation import LocalChat
 from judge.rivals.response_classifier import ResponseClassifier
 from judge.rivals.zero_shot import QUESTIONS, ZeroShot
-from judge.rivals.zero_shot_models import load_chat_model, load_instructblip, load_served
-from prompts import load_taxonomy
+from judge.rivals.zero_shot_models import load_chat_model, load_served
+from prompts import Taxonomy, load_taxonomy
 from prompts.verdict import verdict_from_scores
 
 UNSAFEBENCH = load_taxonomy("unsafebench")
@@ -58,6 +58,18 @@ def vote(responses):
         return ZeroShot(chat, responses, **options).score(pictures(1), None, TWO)
 
     return ask
+
+
+def test_a_condition_on_the_prompt_that_is_not_read_is_unjudged(responses):
+    policy = Taxonomy.from_dict(
+        {
+            "name": "mine",
+            "version": "1",
+            "categories": [{"name": "Beer", "definition": "alcohol, if the prompt speaks of driving"}],
+        }
+    )
+    classifier = ZeroShot(Chat(lambda row, number, text: SAFE), responses)
+    assert np.isnan(classifier.score(pictures(1), ["before the long drive home"], policy).unsafe).all()
 
 
 @pytest.mark.parametrize(
@@ -176,7 +188,7 @@ def test_chat_models_answer_and_random_ones_are_never_safe(family, base_folder):
 
 
 def test_instructblip_answers_the_same_in_any_batch(rival_folder):
-    model = load_instructblip(path=str(rival_folder("instructblip")), device="cpu", max_new_tokens=3)
+    model = load_chat_model(path=str(rival_folder("instructblip")), device="cpu", max_new_tokens=3)
     images, texts = pictures(3), ["Is it safe?", "What is it?", "A much longer question about the image?"]
     together = model.chat.ask(images, texts)
     model.chat.batch_size = 1
@@ -186,7 +198,7 @@ def test_instructblip_answers_the_same_in_any_batch(rival_folder):
 
 
 def test_an_answer_ends_at_the_end_token_and_leaves_out_the_question(rival_folder):
-    chat = load_instructblip(path=str(rival_folder("instructblip")), device="cpu").chat
+    chat = load_chat_model(path=str(rival_folder("instructblip")), device="cpu").chat
     tokenizer = chat.processor.tokenizer
     script = [tokenizer.convert_tokens_to_ids("safe"), tokenizer.eos_token_id]
     calls = []
