@@ -26,3 +26,7 @@ class Example:
     """`real`, `generated`, or a finer name the data set uses."""
     split: str = "train"
     """`train`, `validation` or `test`."""
+    collected_for: str | None = None
+    """Key of the category that the image was collected for, violated or not; None where the data set does not say."""
+    severity: int | None = None
+    """Ordered grade of harm, larger is worse, where the data set has one; comparable within one data set only."""

@@ -1,0 +1,1 @@
+"""The benchmark: predictions of any classifier, what they are worth, and why they fail."""
