@@ -12,7 +12,7 @@ from adversarial.pixels.square import Square
 from adversarial.pixels.universal import Universal
 from adversarial.threat import ThreatModel
 from eval.questions import Question
-from eval.reports.robustness_tables import Table, tables
+from eval.reports.robustness_tables import tables
 from eval.robustness.deployments import attack_deployment, evaluate_deployment, transfer_static
 from eval.robustness.edits import edit_pictures
 from eval.robustness.run import attack_victim, check_attack
@@ -411,8 +411,3 @@ def test_captions_say_what_was_run(victim, questions, suite):
         for _, cells in table.lines:
             assert len(cells) == len(table.heads)
             assert title == "Honesty checks" or cells[table.heads.index("n")] > 0
-
-
-def test_names_in_tables_steer_no_terminal():
-    table = Table("pixels", ["a", "b"], [("runs/\x1b[2Jx", ["\u202ey", 0.5])])
-    assert table.to_text().splitlines()[-1].split() == ["runs/\\x1b[2Jx", "\\u202ey", "0.500"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.evidence import measured_categories
 from eval.questions import Question
-from eval.reports.robustness_tables import Table
+from eval.reports.table import Table
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.outside import CountsTokens, HasEnvelope, KnowsItsLessons
 from judge.lessons.record import read_record, write_measured

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from eval.questions import Evaluation, draw_grouped_questions
-from eval.reports.robustness_tables import Table
+from eval.reports.table import Table
 from judge.protocol import Classifier
 from prompts.example import Example
 from prompts.flip import FlipOptions

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eval.reports.robustness_tables import Table
+from eval.reports.table import Table
 
 from .added_category import MODES
 from .measure import HEADLINE_KEYS

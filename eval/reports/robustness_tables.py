@@ -1,10 +1,9 @@
 """The tables of a robustness report, from the numbers in `metrics.json`."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from .page import align_columns, format_value
+from .table import Table
 
 HEADLINE_KEYS = (
     "huge_epsilon_success",
@@ -17,21 +16,6 @@ HEADLINE_KEYS = (
 )
 """Keys of `headline`: the numbers that summarise a run."""
 Metrics = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: each line is a name and a cell for each of `heads`."""
-
-    title: str
-    heads: Sequence[str]
-    lines: Sequence[tuple[str, Sequence[Any]]]
-    note: str = field(default="", compare=False)
-
-    def to_text(self) -> str:
-        """The table as text for a terminal."""
-        body = ([format_value(name), *map(format_value, cells)] for name, cells in self.lines)
-        return "\n".join([self.title, *align_columns([["", *self.heads], *body])])
 
 
 def tables(metrics: Metrics) -> list[Table]:
