@@ -8,10 +8,13 @@ and the categories each in its own way, which need not agree; so each of them en
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from prompts.reading import PromptMode
 from prompts.taxonomy import Taxonomy
+
+Match = Literal["members", "name"]
+"""How categories are mapped to fixed ones (`judge.baselines.coverage.match_categories`)."""
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,6 +46,9 @@ class Scores:
     as `categories`. Used for distillation and calibration, not for verdicts."""
     notes: tuple[str | None, ...] | None = None
     """B remarks on rows that were judged, such as that the prompt was not read; None where there is none."""
+    unanswered: tuple[bool, ...] | None = None
+    """Whether each of B rows is unjudged only because a service gave no answer (no connection, too many requests), so
+    that asking again may help; None where no service failed so."""
 
     @property
     def category_probabilities(self) -> "NDArray[np.float64]":
@@ -64,6 +70,7 @@ def rows_of(scores: Scores, start: int, stop: int) -> Scores:
         because=None if scores.because is None else scores.because[rows],
         separate=None if scores.separate is None else scores.separate[rows],
         notes=None if scores.notes is None else scores.notes[rows],
+        unanswered=None if scores.unanswered is None else scores.unanswered[rows],
     )
 
 
@@ -230,6 +237,26 @@ class HasDefaultTaxonomy(Protocol):
     """A classifier that was made for one taxonomy, used where the caller names none."""
 
     default_taxonomy: Taxonomy | None
+
+
+@runtime_checkable
+class HasFixedCategories(Protocol):
+    """A classifier whose categories were fixed before it was asked, and are mapped to the caller's."""
+
+    @property
+    def default_taxonomy(self) -> Taxonomy:
+        """Its own categories."""
+        ...
+
+    @property
+    def match(self) -> Match:
+        """How the caller's categories are mapped to its own (`judge.baselines.coverage.match_categories`)."""
+        ...
+
+    @property
+    def scores_categories(self) -> bool:
+        """Whether it scores its categories; if not, it gives one score for any policy."""
+        ...
 
 
 @runtime_checkable

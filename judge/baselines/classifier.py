@@ -16,14 +16,14 @@ from judge.errors import CheckpointError
 from judge.inputs import check_prompts, validate_inputs
 from judge.lessons.evidence import Evidence
 from judge.lessons.record import read_record
-from judge.protocol import Scores
+from judge.protocol import Match, Scores
 from judge.readings import Readings, combine_readings, read_prompts
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
-from .coverage import Match, asked_outputs, check_match, covered_scores
+from .coverage import asked_outputs, check_match, covered_scores
 
 if TYPE_CHECKING:
     from PIL.Image import Image

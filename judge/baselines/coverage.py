@@ -1,9 +1,9 @@
 """Fixed categories under a taxonomy that is chosen later: which ones are covered, and the scores that follow."""
 
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, get_args
 
 from judge.errors import ConfigError
-from judge.protocol import Scores, on_one_scale
+from judge.protocol import Match, Scores, on_one_scale
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD
 
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-Match = Literal["members", "name"]
 MATCHES: tuple[Match, ...] = get_args(Match)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from judge.encoders.dual import DualEncoder
+from judge.protocol import Match
 from judge.runs.folder import RunDir
 
 from .classifier import CategoryClassifier, load_fixed, save_fixed
-from .coverage import Match
 
 
 class ParallelMLP(nn.Module):

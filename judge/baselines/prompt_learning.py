@@ -16,10 +16,10 @@ from transformers.masking_utils import create_causal_mask
 
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
+from judge.protocol import Match
 from judge.runs.folder import RunDir
 
 from .classifier import CategoryClassifier, load_fixed, save_fixed
-from .coverage import Match
 
 LENGTH = 8
 """Vectors of a soft prompt in the paper."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from judge.baselines.coverage import Match, check_match, covered_scores
+from judge.baselines.coverage import check_match, covered_scores
 from judge.inputs import validate_inputs
-from judge.protocol import Scores
+from judge.protocol import Match, Scores
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
@@ -43,6 +43,7 @@ class OneScoreClassifier(ABC):
     """Its name in the table of classifiers."""
     covers: ClassVar[tuple[str, ...]]
     """Keys of the categories of UnsafeBench that it covers (Table 3)."""
+    scores_categories: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_match(self.match)

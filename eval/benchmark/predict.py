@@ -1,0 +1,270 @@
+"""Ask a classifier about every image of a benchmark, and keep what it said as it comes."""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from judge.data.images import open_image
+from judge.errors import ConfigError, ImageError, MissingExtraError, first_line
+from judge.protocol import Classifier, Scores
+from prompts.errors import ArbiterError
+from prompts.example import Example
+from prompts.taxonomy import Taxonomy
+
+from .coverage import select_keys
+from .parts import PartFolder
+from .predictions import About, Prediction, Predictions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+IN_A_ROW = 20
+"""Images in a row on which a classifier may crash, or get no answer, before it is given up."""
+
+
+class ClassifierFailedError(ArbiterError):
+    """A classifier that cannot be measured; what it judged before is kept."""
+
+
+def predict(
+    classifier: Classifier,
+    examples: Sequence[Example],
+    about: About,
+    parts: PartFolder,
+    *,
+    batch_size: int = 8,
+    progress: Callable[[int], Any] | None = None,
+) -> Predictions:
+    """Ask about every image that `parts` does not hold yet; each batch is stored before the next one is asked.
+
+    An image that cannot be opened, or on which the classifier crashes, is a row without scores, with the reason. What
+    a service did not answer is such a row too, but not stored, so that it is asked again when the run goes on.
+
+    Args:
+        classifier: whoever is asked.
+        examples: the images, with unique ids.
+        about: what is asked; under the protocol `default` every image under all categories that the classifier covers,
+            under `paper` under the one that it was collected for. An image whose category is not covered has no row.
+        parts: finished rows.
+        batch_size: images in one call.
+        progress: called with the number of rows that are done.
+
+    Returns:
+        A row an image, in the order of `examples`.
+
+    Raises:
+        ClassifierFailedError: `IN_A_ROW` images in a row crashed it or got no answer, or all of them did.
+        ConfigError: the classifier says that its options are wrong.
+        MissingExtraError: it needs a package that is not installed.
+    """
+    asked = {example.id: _asked_keys(example, about) for example in examples}
+    session = _Session(classifier, about, parts, progress)
+    done = parts.done()
+    waiting: dict[tuple[str, ...], list[Example]] = {}
+    for example in examples:
+        if asked[example.id] and example.id not in done:
+            waiting.setdefault(asked[example.id], []).append(example)
+    session.report()
+    for keys, some in waiting.items():
+        policy = select_keys(about.taxonomy, keys)
+        for start in range(0, len(some), batch_size):
+            session.ask(some[start : start + batch_size], policy)
+    session.finish()
+    rows = {**parts.rows, **session.unanswered}
+    return Predictions(about, tuple(rows[one.id] for one in examples if asked[one.id]))
+
+
+def is_complete(predictions: Predictions, parts: PartFolder) -> bool:
+    """Whether nothing is left to ask: every row is stored as final."""
+    return {row.id for row in predictions.rows} <= parts.done()
+
+
+@dataclass
+class _Session:
+    """One classifier while it is asked."""
+
+    classifier: Classifier
+    about: About
+    parts: PartFolder
+    progress: Callable[[int], Any] | None
+    unanswered: dict[str, Prediction] = field(default_factory=dict)
+    """Rows without an answer of a service, by id; asked again the next time."""
+    crashed: list[str] = field(default_factory=list)
+    """Images in a row that crashed the classifier."""
+    silent: int = 0
+    """Images in a row that got no answer."""
+    answered: bool = False
+    """Whether any image was scored."""
+
+    def ask(self, batch: Sequence[Example], policy: Taxonomy) -> None:
+        """Score a batch, image by image where it fails as a whole, and store the rows."""
+        opened, rows = _open(batch, self.about, policy)
+        if rows:
+            self._keep(rows)
+        if len(opened) > 1:
+            try:
+                self._keep(self._score(opened, policy))
+                return
+            except (ConfigError, MissingExtraError):
+                raise
+            except Exception:
+                pass  # whichever image it was: each is asked about alone now
+        for one in opened:  # none, where no image could be opened
+            try:
+                found = self._score([one], policy)
+            except (ConfigError, MissingExtraError):
+                raise
+            except Exception as error:
+                self._crash(one[0], policy, error)
+            else:
+                self._keep(found)
+
+    def finish(self) -> None:
+        """Give up a classifier that always crashed, however few images there were."""
+        if self.crashed and not any(
+            self.answered or not math.isnan(row.unsafe) for row in self.parts.rows.values()
+        ):
+            self._give_up("crashed on every image", self.parts.rows[self.crashed[-1]].reason)
+
+    def report(self) -> None:
+        """Tell how many rows are done."""
+        if self.progress is not None:
+            self.progress(len(self.parts.done()) + len(self.unanswered))
+
+    def _score(self, opened: "Sequence[tuple[Example, Image]]", policy: Taxonomy) -> list[Prediction]:
+        started = time.perf_counter()
+        scores = self.classifier.score(
+            [image for _, image in opened], [example.prompt for example, _ in opened], policy
+        )
+        seconds = (time.perf_counter() - started) / len(opened)
+        _check(scores, len(opened), len(policy))
+        self.answered, self.crashed = True, []
+        rows = []
+        for place, (example, _) in enumerate(opened):
+            row = _row(example, self.about, policy, scores=scores, place=place, seconds=seconds)
+            rows.append(row)
+            if scores.unanswered is not None and scores.unanswered[place]:
+                self.unanswered[row.id] = row
+                self.silent += 1
+            else:
+                self.silent = 0
+        return rows
+
+    def _keep(self, rows: Sequence[Prediction]) -> None:
+        self.parts.append([row for row in rows if row.id not in self.unanswered])
+        self.report()
+        if self.silent >= IN_A_ROW:
+            why = next(row.reason for row in reversed(rows) if row.id in self.unanswered)
+            self._give_up(f"got no answer about {self.silent} images in a row", why)
+
+    def _crash(self, example: Example, policy: Taxonomy, error: Exception) -> None:
+        reason = f"the classifier crashed: {type(error).__name__}: {first_line(error)}"
+        self._keep([_row(example, self.about, policy, reason=reason)])
+        self.crashed.append(example.id)
+        if len(self.crashed) >= IN_A_ROW:
+            self._give_up(f"crashed on {len(self.crashed)} images in a row", reason)
+
+    def _give_up(self, what: str, reason: str | None) -> None:
+        # The fault is not the images': once it is mended, they are asked about again.
+        self.parts.forget(self.crashed)
+        raise ClassifierFailedError(
+            f"{self.about.label} {what}, the last time so: {reason}. What it judged before is kept; mend it, and run "
+            "again with --resume true."
+        )
+
+
+def _asked_keys(example: Example, about: About) -> tuple[str, ...]:
+    """Keys of the categories that an image is asked about; none where it has no row."""
+    if about.protocol == "default":
+        return about.covers
+    key = collected_for(example, about.taxonomy)
+    return (key,) if key in about.covers else ()
+
+
+def collected_for(example: Example, taxonomy: Taxonomy) -> str | None:
+    """Key of the category that an image was collected for; None where that is none of the taxonomy's.
+
+    Where the data set does not say: of an unsafe image the first one that it violates; of a safe one any, drawn by its
+    id alone.
+    """
+    if example.collected_for is not None:
+        return next((c.key for c in taxonomy if example.collected_for in (c.key, *c.members)), None)
+    violated = next((c.key for c in taxonomy if c.label(example)), None)
+    drawn = int.from_bytes(hashlib.sha256(example.id.encode()).digest()[:8])
+    return violated or taxonomy.keys[drawn % len(taxonomy)]
+
+
+def _open(
+    batch: Sequence[Example], about: About, policy: Taxonomy
+) -> "tuple[list[tuple[Example, Image]], list[Prediction]]":
+    """The images that can be opened, and rows of the others."""
+    opened, failed = [], []
+    for example in batch:
+        try:
+            opened.append((example, open_image(example.image)))
+        except ImageError as error:
+            failed.append(_row(example, about, policy, reason=str(error)))
+    return opened, failed
+
+
+def _check(scores: Scores, rows: int, categories: int) -> None:
+    """Check what a classifier gave back, which may be a user's own: shapes, and probabilities.
+
+    Raises:
+        ValueError: it is not what was asked for.
+    """
+    unsafe, found = np.asarray(scores.unsafe), np.asarray(scores.categories)
+    if unsafe.shape != (rows,) or found.shape != (rows, categories) or len(scores.reasons) != rows:
+        raise ValueError(
+            f"scores of shapes {unsafe.shape} and {found.shape} with {len(scores.reasons)} reasons, expected "
+            f"({rows},) and ({rows}, {categories}) with {rows}"
+        )
+    for value in (*unsafe, *found.ravel()):
+        if not (math.isnan(value) or 0 <= value <= 1):
+            raise ValueError(f"the score {value}, which is no probability")
+
+
+def _row(
+    example: Example,
+    about: About,
+    policy: Taxonomy,
+    *,
+    scores: Scores | None = None,
+    place: int = 0,
+    seconds: float = math.nan,
+    reason: str | None = None,
+) -> Prediction:
+    """The row of an image: by the scores at `place`, or without any and with the reason."""
+    unsafe, found, note = math.nan, {}, None
+    if scores is not None:
+        unsafe, reason = float(scores.unsafe[place]), scores.reasons[place]
+        each = [float(value) for value in scores.categories[place]]
+        if all(map(math.isnan, each)):  # the whole alone is known, and with it the most that each can be
+            each = [unsafe] * len(each)
+        found = dict(zip(policy.keys, each, strict=True))
+        note = None if scores.notes is None else scores.notes[place]
+    if math.isnan(unsafe):
+        reason = reason or "the classifier gave no score and no reason"
+    labels = dict(zip(about.taxonomy.keys, about.taxonomy.label(example), strict=True))
+    return Prediction(
+        example.id,
+        frozenset(key for key, label in labels.items() if label),
+        frozenset(key for key, label in labels.items() if label is None),
+        unsafe,
+        tuple(found.get(key, math.nan) for key in about.taxonomy.keys),
+        frozenset(policy.keys),
+        source=example.source,
+        split=example.split,
+        collected_for=None
+        if example.collected_for is None
+        else collected_for(example, about.taxonomy) or example.collected_for,
+        severity=example.severity,
+        reason=reason,
+        note=note,
+        seconds=seconds,
+    )
