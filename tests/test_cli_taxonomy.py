@@ -269,6 +269,7 @@ def test_the_new_wording_beside_the_old_one(cases: Path, capsys: pytest.CaptureF
         ("image,expected\n../3.png,safe\n", "row 2: '../3.png' is no path inside of"),
         ("image,expected\n/etc/passwd,safe\n", "is no path inside of"),
         ("image,expected\n3.png,\n", "row 2: nothing is expected"),
+        ("image,expected\n3.png,one,two\n", "row 2: more cells than columns"),
         (
             "image,expected\n3.png,thre\n",
             "row 2: Taxonomy 'digits' has no category 'thre' (did you mean 'three'?)",

@@ -129,7 +129,7 @@ class FolderReader:
                 yield Skipped(place, "bad_row", "no path")
                 continue
             name = path if record.get("id") in (None, "") else str(record["id"])
-            file = self._inside(path)
+            file = file_inside(self._root, path)
             if file is None:
                 yield Skipped(name, "outside_folder", f"{path!r} leads out of the table's folder")
             else:
@@ -140,16 +140,6 @@ class FolderReader:
     def _split(record: Mapping[str, Any]) -> str:
         value = record.get("split")
         return canonical_split(str(value)) if value else UNDECLARED
-
-    def _inside(self, path: str) -> Path | None:
-        if Path(path).is_absolute() or "\0" in path:
-            return None
-        try:
-            # Links are resolved before the comparison, as one inside the folder may lead out of it.
-            resolved = (self._root / path).resolve()
-        except (OSError, RuntimeError):  # a loop of links
-            return None
-        return resolved if resolved.is_relative_to(self._root) else None
 
     def _check_columns(self, found: set[str]) -> None:
         found = found - {""}
@@ -220,6 +210,23 @@ def canonical_split(name: str) -> str:
     """`train`, `validation` or `test` for the usual names; any other name as it is."""
     name = name.strip()
     return _SPLIT_NAMES.get(name.lower(), name.lower() if name.lower() in ("train", "test") else name)
+
+
+def file_inside(folder: Path, path: str) -> Path | None:
+    """Where a path of an untrusted table leads, links resolved; None where that is outside of the folder.
+
+    Args:
+        folder: resolved already.
+        path: relative to it.
+    """
+    if Path(path).is_absolute() or "\0" in path:
+        return None
+    try:
+        # Links are resolved before the comparison, as one inside the folder may lead out of it.
+        resolved = (folder / path).resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return None
+    return resolved if resolved.is_relative_to(folder) else None
 
 
 def _find_table(where: Path) -> Path:

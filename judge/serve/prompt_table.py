@@ -5,10 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from judge.data.tables import read_table
 from judge.errors import ConfigError
 from prompts.printable import printable
-
-from .tables import read_table
 
 _SHOWN = 3
 """Paths that a remark names at most."""

@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from judge.data.tables import read_table
 from judge.errors import ConfigError
 from prompts.errors import TaxonomyError
 from prompts.taxonomy import Taxonomy
-
-from .tables import read_table
 
 Outcome = Literal["passed", "failed", "unjudged"]
 

@@ -18,11 +18,11 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[dict[str, 
         what: it holds, for messages, such as `prompts`.
 
     Raises:
-        ConfigError: it is missing, cannot be read, or lacks a column.
+        ConfigError: it is missing, cannot be read, lacks a column, or a row has more cells than there are columns.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, strict=True, restkey="")
             titles, rows = reader.fieldnames or [], list(reader)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file{nearest_path(str(path))}.") from None
@@ -33,5 +33,10 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[dict[str, 
             raise ConfigError(
                 f"{path} has no column {column!r}{nearest(column, titles)}; a table of {what} has the columns "
                 f"{', '.join(columns)}."
+            )
+    for number, row in enumerate(rows, start=2):
+        if "" not in titles and any(row.get("") or ()):  # there DictReader keeps what follows the last title
+            raise ConfigError(
+                f"{path}, row {number}: more cells than columns; put texts with commas in quotes."
             )
     return rows
