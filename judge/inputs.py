@@ -242,6 +242,7 @@ def insert_failed_rows(scores: Scores, failed: Sequence[str | None]) -> Scores:
         each(scores.because, str),
         None if scores.separate is None else known(scores.separate),
         each(scores.notes, lambda _: None),
+        each(scores.unanswered, lambda _: False),
     )
 
 
@@ -256,6 +257,7 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
     # Most chunks have no notes, so those of one chunk must not be lost with them.
     noted = [part.notes or (None,) * len(part.unsafe) for part in parts]
     notes = tuple(note for one in noted for note in one)
+    unanswered = tuple(one for part in parts for one in part.unanswered or (False,) * len(part.unsafe))
 
     return Scores(
         np.concatenate([part.unsafe for part in parts]),
@@ -268,4 +270,5 @@ def concatenate_scores(parts: Sequence[Scores]) -> Scores:
         if all(part.separate is None for part in parts)
         else np.concatenate([part.category_probabilities for part in parts]),
         notes if any(notes) else None,
+        unanswered if any(unanswered) else None,
     )

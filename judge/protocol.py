@@ -47,8 +47,8 @@ class Scores:
     notes: tuple[str | None, ...] | None = None
     """B remarks on rows that were judged, such as that the prompt was not read; None where there is none."""
     unanswered: tuple[bool, ...] | None = None
-    """Whether each of B rows is unjudged only because a service gave no answer (no connection, too many requests), so
-    that asking again may help; None where no service failed so."""
+    """Of B rows, whether a service left a part of what was asked unanswered (no connection, too many requests), so that
+    asking again later may change the row; None where nothing was."""
 
     @property
     def category_probabilities(self) -> "NDArray[np.float64]":

@@ -148,12 +148,14 @@ def combine_readings(scores: Scores, readings: Readings) -> Scores:
         most[np.isnan(found[starts]) | _as_rows(lost[starts] | unread, found)] = np.nan
         return most
 
+    silent = scores.unanswered and np.logical_or.reduceat(scores.unanswered, starts)
     return Scores(
         highest(scores.unsafe),
         highest(scores.categories),
         tuple(note if skip else reason for reason, note, skip in zip(reasons, notes, unread, strict=True)),
         separate=None if scores.separate is None else highest(scores.separate),
         notes=tuple(notes),
+        unanswered=None if silent is None else tuple(map(bool, silent)),
     )
 
 

@@ -42,8 +42,8 @@ def predict(
 ) -> Predictions:
     """Ask about every image that `parts` does not hold yet; each batch is stored before the next one is asked.
 
-    An image that cannot be opened, or on which the classifier crashes, is a row without scores, with the reason. What
-    a service did not answer is such a row too, but not stored, so that it is asked again when the run goes on.
+    An image that cannot be opened, or on which the classifier crashes, is a row without scores, with the reason. A row
+    to which a service gave no answer, or not all of it, is not stored, so that it is asked again when the run goes on.
 
     Args:
         classifier: whoever is asked.
@@ -93,7 +93,7 @@ class _Session:
     parts: PartFolder
     progress: Callable[[int], Any] | None
     unanswered: dict[str, Prediction] = field(default_factory=dict)
-    """Rows without an answer of a service, by id; asked again the next time."""
+    """Rows to which a service left something unanswered, by id; asked again the next time."""
     crashed: list[str] = field(default_factory=list)
     """Images in a row that crashed the classifier."""
     silent: int = 0
@@ -150,7 +150,7 @@ class _Session:
             rows.append(row)
             if scores.unanswered is not None and scores.unanswered[place]:
                 self.unanswered[row.id] = row
-                self.silent += 1
+                self.silent += math.isnan(row.unsafe)
             else:
                 self.silent = 0
         return rows

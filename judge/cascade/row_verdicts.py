@@ -29,6 +29,7 @@ class RowVerdicts:
         self.because = [""] * rows
         self.notes: list[str | None] = [None] * rows
         """Why a row's prompt was not read, by the last stage that says so."""
+        self.unanswered = [False] * rows
 
     @property
     def open_rows(self) -> list[int]:
@@ -93,6 +94,7 @@ class RowVerdicts:
         categories = shift_categories_to_half(scores.categories, scores.unsafe, verdict, safe, unsafe)
         notes = scores.notes or (None,) * len(rows)
         for place, row in enumerate(rows):
+            self.unanswered[row] = scores.unanswered is not None and scores.unanswered[place]
             self.stage[row], self.unsafe[row] = stage, verdict[place]
             self.notes[row] = notes[place] or self.notes[row]
             probability = float(scores.unsafe[place])
@@ -124,6 +126,7 @@ class RowVerdicts:
             tuple(self.because),
             separate=self.separate,
             notes=tuple(self.notes) if any(self.notes) else None,
+            unanswered=tuple(self.unanswered) if any(self.unanswered) else None,
         )
 
 

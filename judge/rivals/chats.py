@@ -19,6 +19,8 @@ class Reply:
     ending: Ending = "whole"
     """`cut`: it ran into the limit of tokens. `refused`: by the model's or the server's own safeguard, without a text
     to read. `failed`: there is no reply."""
+    unanswered: bool = False
+    """Whether it failed because a service gave no answer, so that asking again later may help."""
 
 
 class Chat(Protocol):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from judge.errors import ConfigError
 from judge.vlm.remote import RemoteJudge
-from judge.vlm.replies import RefusedRequestError, UnjudgedError, data_url, read_choice
+from judge.vlm.replies import NoAnswerError, RefusedRequestError, UnjudgedError, data_url, read_choice
 
 from .chats import Reply
 
@@ -75,7 +75,7 @@ class ServedChat:
         except RefusedRequestError as error:
             return Reply(str(error), "refused" if error.code in _SAFEGUARDS else "failed")
         except UnjudgedError as error:
-            return Reply(str(error), "failed")
+            return Reply(str(error), "failed", unanswered=isinstance(error, NoAnswerError))
         if choice.refusal or choice.finish == "content_filter":
             return Reply(str(choice.refusal or choice.text or ""), "refused")
         if not isinstance(choice.text, str):

@@ -94,7 +94,8 @@ class ZeroShot:
         kept = tuple(
             None if judged else reason for judged, reason in zip(~np.isnan(unsafe), reasons, strict=True)
         )
-        return on_one_scale(Scores(unsafe, categories, kept))
+        silent = tuple(any(reply.unanswered for _, reply in by_question.values()) for by_question in answers)
+        return on_one_scale(Scores(unsafe, categories, kept, unanswered=silent if any(silent) else None))
 
     def _answers(
         self, images: "Sequence[Image]", questions: Sequence[str]

@@ -26,6 +26,7 @@ from prompts.template import Chat, render
 
 from .replies import (
     Constraint,
+    NoAnswerError,
     RefusedRequestError,
     UnjudgedError,
     completion_request,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from openai import APIStatusError
     from PIL.Image import Image
+
+_RETRIED = (408, 409, 429)
+"""Statuses under 500 after which the client tries again."""
 
 
 class RemoteJudge:
@@ -182,6 +186,7 @@ class RemoteJudge:
         unsafe = np.full(len(readings), np.nan)
         categories = np.full((len(readings), len(taxonomy)), np.nan)
         reasons: list[str | None] = [None] * len(readings)
+        unanswered = [False] * len(readings)
         if not images:
             return Scores(unsafe, categories, ())
         # Once: a wrong URL or model should stop the run, not fail row by row.
@@ -199,11 +204,13 @@ class RemoteJudge:
                     try:
                         unsafe[row], categories[row] = future.result()
                     except UnjudgedError as error:
-                        reasons[row] = str(error)
+                        reasons[row], unanswered[row] = str(error), isinstance(error, NoAnswerError)
             except BaseException:  # an interrupt as well: do not wait for the queued requests
                 pool.shutdown(cancel_futures=True)
                 raise
-        return combine_readings(on_one_scale(Scores(unsafe, categories, tuple(reasons))), readings)
+        silent = tuple(unanswered) if any(unanswered) else None
+        scores = Scores(unsafe, categories, tuple(reasons), unanswered=silent)
+        return combine_readings(on_one_scale(scores), readings)
 
     def _judge(self, image: "Image", chat: Chat, taxonomy: Taxonomy) -> "tuple[float, NDArray[np.float64]]":
         """P(unsafe), and (K,) probabilities of the categories.
@@ -233,7 +240,8 @@ class RemoteJudge:
         """The body of the server's reply to a chat completion with these arguments of the client.
 
         Raises:
-            UnjudgedError: no reply; a `RefusedRequestError` where the server refuses this one request.
+            NoAnswerError: no reply after all tries.
+            RefusedRequestError: the server refuses this one request.
             ConfigError: a refusal that concerns all requests: of the key, the address or the model.
         """
         import openai
@@ -241,16 +249,17 @@ class RemoteJudge:
         try:
             response = self._client.chat.completions.with_raw_response.create(**request)
         except openai.APITimeoutError as error:
-            raise UnjudgedError(
+            raise NoAnswerError(
                 f"the server gave no answer within {self.timeout:g} s ({self.retries + 1} tries)"
             ) from error
         except openai.APIConnectionError as error:
-            raise UnjudgedError(f"the connection to the server failed: {_cause(error)}") from error
+            raise NoAnswerError(f"the connection to the server failed: {_cause(error)}") from error
         except openai.APIStatusError as error:
             self._raise_config_error(error)
-            raise RefusedRequestError(
-                f"the server refused the request: {_error_text(error)}", error.status_code, str(error.code)
-            ) from error
+            what = f"the server refused the request: {_error_text(error)}"
+            if error.status_code in _RETRIED or error.status_code >= 500:
+                raise NoAnswerError(what) from error
+            raise RefusedRequestError(what, error.status_code, str(error.code)) from error
         return response.http_response.text
 
     def _raise_config_error(self, error: "APIStatusError") -> None:

@@ -32,6 +32,10 @@ class UnjudgedError(Exception):
     """Why one row has no score, on one line."""
 
 
+class NoAnswerError(UnjudgedError):
+    """The server gave no answer, after all tries; it may give one later."""
+
+
 class RefusedRequestError(UnjudgedError):
     """The server refused one request, with an HTTP status and perhaps a code of its own."""
 
