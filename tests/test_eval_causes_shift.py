@@ -170,6 +170,7 @@ def test_the_shift_of_a_folder_is_found(tmp_path, scene):
     found = distribution_shift(measured, seed=3)
     assert found["reference"] == "real"
     assert found["sources"] == {"real": 6, "generated": 6}
+    assert found["enlarged"] == {"real": 0.0, "generated": 0.0}
     effects = {name: one["against_reference"]["generated"] for name, one in found["statistics"].items()}
     assert effects["snr"]["cliffs_delta"] < -0.5
     assert effects["noise"]["cliffs_delta"] == effects["edge_density"]["cliffs_delta"] == 1.0
@@ -185,6 +186,7 @@ def test_few_images_and_many_sources(noise_image):
     assert none["statistics"]["snr"]["sources"] == {}
     one = distribution_shift(measure_images([Example("1", noise_image(0), source="camera")]))
     assert one["reference"] == "camera"
+    assert one["enlarged"] == {"camera": 1.0}
     assert one["statistics"]["snr"]["sources"]["camera"]["rows"] == 1
     many = [Example(str(n), noise_image(n), source=f"model {n % 9}") for n in range(20)]
     found = distribution_shift(measure_images(many, working_pixels=100))

@@ -24,6 +24,8 @@ class MeasuredImages:
     """N of them, in the order given."""
     table: NDArray[np.float64]
     """(N, S) in the order of `STATISTICS`."""
+    enlarged: NDArray[np.bool_]
+    """(N,) whether it is smaller than what it was measured at."""
     unreadable: dict[str, str]
     """Id -> why it could not be opened."""
 
@@ -48,7 +50,8 @@ def measure_images(
         if progress is not None:
             progress(done)
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS))
-    return MeasuredImages(tuple(readable), table, unreadable)
+    enlarged = table[:, list(STATISTICS).index("pixels")] * 1e6 < working_pixels
+    return MeasuredImages(tuple(readable), table, enlarged, unreadable)
 
 
 def distribution_shift(measured: MeasuredImages, *, seed: int = 0) -> dict[str, Any]:
@@ -56,10 +59,11 @@ def distribution_shift(measured: MeasuredImages, *, seed: int = 0) -> dict[str, 
 
     Returns:
         `reference`, the source that the others are compared with: `real`, or else the one of most images; None
-        without images. `sources`: source -> images, of those compared. `left_out`: likewise, of those beyond
-        `outcomes.MOST_SOURCES`. `statistics`: name -> `label`, `edges` of the histogram, `sources` (source ->
-        `effects.distribution`) and `against_reference` (source -> `effects.compare`, positive where that source is
-        larger than the reference).
+        without images. `sources`: source -> images, of those compared; `left_out`: likewise, of those beyond
+        `outcomes.MOST_SOURCES`. `enlarged`: source -> share of its images that are smaller than what they were
+        measured at, and look smoother for it. `statistics`: name -> `label`, `edges` of the histogram, `sources`
+        (source -> `effects.distribution`) and `against_reference` (source -> `effects.compare`, positive where that
+        source is larger than the reference).
     """
     of = np.array([example.source for example in measured.examples])
     kept, left_out = divide_sources(example.source for example in measured.examples)
@@ -78,6 +82,7 @@ def distribution_shift(measured: MeasuredImages, *, seed: int = 0) -> dict[str, 
     return {
         "reference": kept[0] if kept else None,
         "sources": {source: int((of == source).sum()) for source in kept},
+        "enlarged": {source: float(measured.enlarged[of == source].mean()) for source in kept},
         "left_out": left_out,
         "statistics": statistics,
     }
