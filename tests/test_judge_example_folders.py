@@ -193,6 +193,21 @@ def test_rows_without_a_split_are_shared_out_by_content(tmp_path: Path) -> None:
     assert min(sizes[1:]) >= 2
 
 
+@pytest.mark.parametrize(("given", "severity"), [(2, 2), ("-1", -1), (3.0, 3), ("", None), (None, None)])
+def test_severity_is_a_whole_number(tmp_path: Path, given: object, severity: int | None) -> None:
+    folder(tmp_path, [{"path": "a.png", "label": "unsafe", "severity": given}])
+    [example] = load_examples(tmp_path, split="all", taxonomy=PETS).examples
+    assert example.severity == severity
+
+
+@pytest.mark.parametrize("given", ["high", 1.5, True, [1], "inf", "1e999"])
+def test_a_severity_that_is_no_whole_number_is_listed(tmp_path: Path, given: object) -> None:
+    rows = [{"path": "a.png", "label": "safe"}, {"path": "b.png", "label": "unsafe", "severity": given}]
+    loaded = load_examples(folder(tmp_path, rows), split="all", taxonomy=PETS, max_failures=1)
+    assert [example.id for example in loaded.examples] == ["a.png"]
+    assert skipped(loaded)["b.png"][0] == "bad_severity"
+
+
 def test_limit_stops_early(tmp_path: Path) -> None:
     folder(tmp_path, [{"path": f"{index}.png", "label": 0} for index in range(6)])
     (tmp_path / "5.png").write_bytes(b"broken, and never looked at")

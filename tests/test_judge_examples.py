@@ -94,6 +94,38 @@ def test_unsafebench_rows_become_examples(tmp_path: Path) -> None:
     assert test.skipped == ()
 
 
+def test_unsafebench_says_what_each_image_was_collected_for(tmp_path: Path) -> None:
+    """Safe rows name their search category too; a word that nobody knows labels nothing, so the row stays."""
+    columns = unsafebench_rows(6)
+    columns["category"][4] = "Weather"  # a safe row
+    write_parquet(tmp_path / "test.parquet", columns)
+    renamed = UNSAFEBENCH.rename({UNSAFEBENCH.names[0]: "Contempt"})
+    for taxonomy in (UNSAFEBENCH, renamed, UNSAFEBENCH.select([UNSAFEBENCH.names[1]])):
+        loaded = load_examples(f"unsafebench:{tmp_path}", split="test", taxonomy=taxonomy)
+        assert loaded.skipped == ()
+        found = [example.collected_for for example in loaded.examples]
+        assert found == [*UNSAFEBENCH.keys[:4], None, UNSAFEBENCH.keys[5]]
+        assert [bool(example.violates) for example in loaded.examples] == [True, False, False] * 2
+
+
+def test_other_sets_do_not_say_what_their_images_were_collected_for(tmp_path: Path) -> None:
+    columns = {"image": [{"bytes": png(0), "path": None}], "label": ["unsafe"], "categories": [["Cats"]]}
+    write_parquet(tmp_path / "test.parquet", columns)
+    [example] = load_examples(f"dataset:{tmp_path}", split="test", taxonomy=PETS).examples
+    assert (example.violates, example.collected_for) == ({"Cats"}, None)
+
+
+def test_a_data_set_may_grade_severity(tmp_path: Path) -> None:
+    columns = {
+        "image": [{"bytes": png(seed), "path": None} for seed in range(3)],
+        "label": ["unsafe", "safe", "safe"],
+        "severity": [3, 0, None],
+    }
+    write_parquet(tmp_path / "test.parquet", columns)
+    loaded = load_examples(f"dataset:{tmp_path}", split="test", taxonomy=PETS)
+    assert [example.severity for example in loaded.examples] == [3, 0, None]
+
+
 def test_unsafebench_images_stay_on_disk_until_they_are_opened(tmp_path: Path) -> None:
     test = load_examples(f"unsafebench:{unsafebench_copy(tmp_path)}", split="test", taxonomy=UNSAFEBENCH)
     image = test.examples[2].image

@@ -23,7 +23,7 @@ from prompts.taxonomy_file import load_taxonomy
 
 from .images import DEFAULT_LIMITS, ImageLimits, open_image, pixels_hash, read_bytes
 from .labels import Labels, UnusableRowError
-from .sources import UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped, UnusableRowsError
+from .sources import COLUMNS, UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped, UnusableRowsError
 
 SPLITS = ("train", "validation", "test")
 EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
@@ -36,7 +36,7 @@ EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
 """UnsafeBench's external sets: name -> (name on the hub, the one category of its unsafe images, if known)."""
 SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, "folder", "dataset")
 
-_PLAIN_COLUMNS = {name: name for name in ("image", "prompt", "label", "categories", "source", "split", "id")}
+_PLAIN_COLUMNS = {name: name for name in ("image", *COLUMNS[1:])}
 _UNSAFEBENCH_COLUMNS = {
     "image": "image",
     "label": "safety_label",

@@ -66,7 +66,8 @@ class Labels:
         """The row as an example.
 
         Raises:
-            UnusableRowError: no label, one that cannot be understood, or an unknown category.
+            UnusableRowError: no label, one that cannot be understood, an unknown category, or a severity that is no
+                whole number.
         """
         violates, unknown = self._labels(row)
         source = "" if row.source is None else str(row.source)
@@ -78,6 +79,8 @@ class Labels:
             unknown=unknown,
             source=_SOURCES.get(source.casefold(), source) or "real",
             split=row.split,
+            collected_for=self._collected_for(row),
+            severity=_severity(row.severity),
         )
 
     def _labels(self, row: Row) -> tuple[frozenset[str], frozenset[str]]:
@@ -97,6 +100,12 @@ class Labels:
             return frozenset({UNSPECIFIED}), frozenset(self._keys)
         others = self._keys if self._others_unknown else never_looked_for
         return violates, frozenset(others - violates)
+
+    def _collected_for(self, row: Row) -> str | None:
+        """Key of the category that the row's image was searched for; None where nobody says, or in other words."""
+        # A safe row's category labels nothing, so one that is not known makes no row unusable.
+        names = _names(row.categories) if self._safe_names else []
+        return self._by_word.get(names[0].strip().casefold()) if names else None
 
     def _key(self, name: str) -> str:
         key = self._by_word.get(name.strip().casefold())
@@ -129,6 +138,21 @@ def _is_unsafe(label: Any) -> bool:
     if word not in _LABELS:
         raise UnusableRowError("bad_label", f"{label!r}; allowed: safe, unsafe, 0, 1, true, false")
     return _LABELS[word]
+
+
+def _severity(value: Any) -> int | None:
+    """A whole number, also as text or as the float that a column with missing values makes of it."""
+    if value is None or value != value or value == "":
+        return None
+    try:
+        number = float(value)
+        if not isinstance(value, bool) and number.is_integer():
+            return int(number)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UnusableRowError(
+        "bad_severity", f"{value!r}; expected a whole number, larger where the harm is worse"
+    )
 
 
 def _names(categories: Any) -> list[str]:

@@ -19,7 +19,7 @@ from judge.errors import ImageError
 from prompts.errors import ExampleError
 from prompts.names import nearest
 
-COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id")
+COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id", "severity")
 """Columns of a folder's table; only `path` and `label` are required. Data sets have `image` instead of `path`."""
 UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
@@ -35,7 +35,7 @@ class Skipped:
     id: str
     """The row's id, or its place in the data set."""
     status: str
-    """A status of `ImageError`, or `bad_row`, `no_label`, `bad_label`, `unknown_category`,
+    """A status of `ImageError`, or `bad_row`, `no_label`, `bad_label`, `unknown_category`, `bad_severity`,
     `contradictory_label`, `outside_folder`, `duplicate_id`."""
     reason: str
     """What is wrong, on one line."""
@@ -52,6 +52,7 @@ class Row:
     categories: Any = None
     prompt: Any = None
     source: Any = None
+    severity: Any = None
 
 
 class Reader(Protocol):
@@ -133,7 +134,7 @@ class FolderReader:
             if file is None:
                 yield Skipped(name, "outside_folder", f"{path!r} leads out of the table's folder")
             else:
-                values = {c: record.get(c) for c in ("label", "categories", "prompt", "source")}
+                values = {c: record.get(c) for c in ("label", "categories", "prompt", "source", "severity")}
                 yield Row(name, file, split, **values)
 
     @staticmethod

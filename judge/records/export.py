@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from judge.data.images import format_of, open_image, pixels_hash
-from judge.data.sources import COLUMNS
 from judge.errors import ConfigError, ImageError, first_line
 from judge.runs.machine import now
 from judge.verdicts.rows import package_version
@@ -33,6 +32,8 @@ from .errors import NotFoundError
 from .images import make_private_folder
 from .records import Records
 
+COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id")
+"""Columns of the table that training reads, a part of `judge.data.sources.COLUMNS`."""
 EXTRA_COLUMNS = ("action", "judged", "decision")
 """Columns that no training reads: agree or overrule, what the judge had said, and the id of the decision."""
 Write = Callable[[str, bytes], object]
