@@ -3,7 +3,7 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +62,7 @@ def predict(
         ConfigError: the classifier says that its options are wrong.
         MissingExtraError: it needs a package that is not installed.
     """
-    asked = {example.id: _asked_keys(example, about) for example in examples}
+    asked = {example.id: asked_keys(example, about) for example in examples}
     session = _Session(classifier, about, parts, progress)
     done = parts.done()
     waiting: dict[tuple[str, ...], list[Example]] = {}
@@ -146,7 +146,16 @@ class _Session:
         self.answered, self.crashed = True, []
         rows = []
         for place, (example, _) in enumerate(opened):
-            row = _row(example, self.about, policy, scores=scores, place=place, seconds=seconds)
+            row = make_row(
+                example,
+                self.about,
+                policy.keys,
+                unsafe=float(scores.unsafe[place]),
+                categories=dict(zip(policy.keys, map(float, scores.categories[place]), strict=True)),
+                reason=scores.reasons[place],
+                note=None if scores.notes is None else scores.notes[place],
+                seconds=seconds,
+            )
             rows.append(row)
             if scores.unanswered is not None and scores.unanswered[place]:
                 self.unanswered[row.id] = row
@@ -164,7 +173,7 @@ class _Session:
 
     def _crash(self, example: Example, policy: Taxonomy, error: Exception) -> None:
         reason = f"the classifier crashed: {type(error).__name__}: {first_line(error)}"
-        self._keep([_row(example, self.about, policy, reason=reason)])
+        self._keep([make_row(example, self.about, policy.keys, reason=reason)])
         self.crashed.append(example.id)
         if len(self.crashed) >= IN_A_ROW:
             self._give_up(f"crashed on {len(self.crashed)} images in a row", reason)
@@ -178,7 +187,7 @@ class _Session:
         )
 
 
-def _asked_keys(example: Example, about: About) -> tuple[str, ...]:
+def asked_keys(example: Example, about: About) -> tuple[str, ...]:
     """Keys of the categories that an image is asked about; none where it has no row."""
     if about.protocol == "default":
         return about.covers
@@ -208,7 +217,7 @@ def _open(
         try:
             opened.append((example, open_image(example.image)))
         except ImageError as error:
-            failed.append(_row(example, about, policy, reason=str(error)))
+            failed.append(make_row(example, about, policy.keys, reason=str(error)))
     return opened, failed
 
 
@@ -229,40 +238,47 @@ def _check(scores: Scores, rows: int, categories: int) -> None:
             raise ValueError(f"the score {value}, which is no probability")
 
 
-def _row(
+def make_row(
     example: Example,
     about: About,
-    policy: Taxonomy,
+    asked: Sequence[str],
     *,
-    scores: Scores | None = None,
-    place: int = 0,
-    seconds: float = math.nan,
+    unsafe: float = math.nan,
+    categories: Mapping[str, float] | None = None,
     reason: str | None = None,
+    note: str | None = None,
+    seconds: float = math.nan,
 ) -> Prediction:
-    """The row of an image: by the scores at `place`, or without any and with the reason."""
-    unsafe, found, note = math.nan, {}, None
-    if scores is not None:
-        unsafe, reason = float(scores.unsafe[place]), scores.reasons[place]
-        each = [float(value) for value in scores.categories[place]]
-        if all(map(math.isnan, each)):  # the whole alone is known, and with it the most that each can be
-            each = [unsafe] * len(each)
-        found = dict(zip(policy.keys, each, strict=True))
-        note = None if scores.notes is None else scores.notes[place]
+    """The row of an image, with its labels under the benchmark's taxonomy.
+
+    Args:
+        example: the image.
+        about: whose row it is.
+        asked: keys of the categories that were asked about.
+        unsafe: the score of the whole, in [0, 1]; NaN where the image was not judged.
+        categories: key -> score, as far as there are any. Without any, each gets the whole: which category is violated
+            is not known then, and none can be more than the whole.
+        reason: why it was not judged.
+        note: a remark.
+        seconds: taken by the classifier.
+    """
+    found = {key: (categories or {}).get(key, math.nan) for key in asked}
+    if all(map(math.isnan, found.values())):
+        found = dict.fromkeys(asked, unsafe)
     if math.isnan(unsafe):
         reason = reason or "the classifier gave no score and no reason"
     labels = dict(zip(about.taxonomy.keys, about.taxonomy.label(example), strict=True))
+    collected = example.collected_for and (collected_for(example, about.taxonomy) or example.collected_for)
     return Prediction(
         example.id,
         frozenset(key for key, label in labels.items() if label),
         frozenset(key for key, label in labels.items() if label is None),
         unsafe,
         tuple(found.get(key, math.nan) for key in about.taxonomy.keys),
-        frozenset(policy.keys),
+        frozenset(asked),
         source=example.source,
         split=example.split,
-        collected_for=None
-        if example.collected_for is None
-        else collected_for(example, about.taxonomy) or example.collected_for,
+        collected_for=collected,
         severity=example.severity,
         reason=reason,
         note=note,

@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from eval.classifiers import Group
 from judge.errors import first_line
 from judge.runs.files import write_atomically
 from prompts.errors import ArbiterError
@@ -24,8 +25,6 @@ VERSION = 1
 SUFFIX = ".parquet"
 _METADATA = b"arbiter"
 
-Group = Literal["conventional", "zero_shot", "policy_in_prompt", "ours", "other"]
-GROUPS: tuple[Group, ...] = get_args(Group)
 Protocol = Literal["default", "paper"]
 PROTOCOLS: tuple[Protocol, ...] = get_args(Protocol)
 
