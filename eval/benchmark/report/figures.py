@@ -1,0 +1,123 @@
+"""Figures of a benchmark report: one small plot a classifier, its own line in colour before the others in grey.
+
+A page with all lines in one plot would need eight colours that nobody tells apart in print. They are SVG: sharp at any
+size, and without a background, so that a page can show them on light and dark.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from eval.benchmark.predictions import Predictions
+from eval.metrics.arrays import confusion, precision_recall, reliability
+from eval.reports.figures import BLUE, new_axes, plot_diagonal
+
+OTHERS = "#b9c0c7"
+INK = "#1d252c"
+POINTS = 300
+"""Of a curve; more cannot be seen."""
+_WIDTH, _HEIGHT = 2.7, 2.35
+"""Of each plot, in inches."""
+_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+"""None of them is written, so that the file does not depend on the day."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a classifier said over all categories that it was asked about, where the labels say what is true."""
+
+    truth: NDArray[np.bool_]
+    """(N,)"""
+    unsafe: NDArray[np.float64]
+    """(N,) probabilities; NaN where unjudged."""
+
+
+def answers_of(predictions: Predictions) -> Answers:
+    """The rows whose truth is known."""
+    known = [row for row in predictions.rows if row.truth is not None]
+    return Answers(
+        np.array([row.truth for row in known], dtype=np.bool_),
+        np.array([row.unsafe for row in known], dtype=np.float64),
+    )
+
+
+def draw_precision_recall(answers: Mapping[str, Answers], threshold: float = 0.5) -> dict[str, bytes]:
+    """Precision against recall as SVG, for each label with a judged row and an unsafe one.
+
+    The dot is the verdict at the threshold. Unsafe images that were not judged are found at no threshold, so the curve
+    ends where they begin: the hatched part.
+    """
+    curves = {label: curve for label, one in answers.items() if len((curve := _curve(one))[0])}
+    return {label: _precision_recall(label, curves, answers[label], threshold) for label in curves}
+
+
+def draw_reliability(answers: Mapping[str, Answers]) -> dict[str, bytes]:
+    """The share of unsafe images against the probability as SVG, for each label with a judged row."""
+    tables = {label: reliability(one.truth, one.unsafe) for label, one in answers.items()}
+    lines = {label: (one.probability, one.share_unsafe) for label, one in tables.items() if len(one.rows)}
+    found = {}
+    for label in lines:
+        figure, axes = new_axes("p(unsafe)", "share unsafe", width=_WIDTH, height=_HEIGHT)
+        plot_diagonal(axes)
+        _draw_others(axes, lines, label)
+        axes.plot(*lines[label], color=BLUE, linewidth=1.4, zorder=3)
+        rows = tables[label].rows
+        # The area of a marker shows how many images it stands for.
+        axes.scatter(*lines[label], s=8 + 110 * rows / rows.sum(), color=BLUE, edgecolor="white", zorder=4)
+        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        found[label] = _svg(figure, axes)
+    return found
+
+
+def _curve(answers: Answers) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(P,) recall and precision, from recall 0 on; P is 0 without judged rows or unsafe ones, else up to `POINTS`."""
+    curve = precision_recall(answers.truth, answers.unsafe)
+    if not len(curve.recall):
+        return np.empty(0), np.empty(0)
+    shown = np.unique(np.linspace(0, len(curve.recall) - 1, POINTS).round().astype(np.int64))
+    recall, precision = curve.recall[shown], curve.precision[shown]
+    return np.append(0.0, recall), np.append(precision[:1], precision)
+
+
+def _precision_recall(
+    label: str,
+    curves: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]],
+    answers: Answers,
+    threshold: float,
+) -> bytes:
+    figure, axes = new_axes("recall", "precision", width=_WIDTH, height=_HEIGHT)
+    _draw_others(axes, curves, label)
+    recall, precision = curves[label]
+    axes.plot(recall, precision, color=BLUE, linewidth=1.9, zorder=3)
+    unjudged = float(np.isnan(answers.unsafe[answers.truth]).mean())
+    if unjudged:
+        axes.axvspan(
+            1 - unjudged, 1, facecolor="none", edgecolor=OTHERS, hatch="/////", linewidth=0, zorder=0
+        )
+    found = confusion(answers.truth, answers.unsafe, threshold)
+    if found.true_positives:
+        axes.scatter(found.recall, found.precision, s=34, color=INK, edgecolor="white", zorder=5)
+    axes.set(xlim=(0, 1.02), ylim=(0, 1.04))
+    return _svg(figure, axes)
+
+
+def _draw_others(
+    axes: Axes, lines: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]], label: str
+) -> None:
+    for other, line in lines.items():
+        if other != label:
+            axes.plot(*line, color=OTHERS, linewidth=0.7, zorder=1)
+
+
+def _svg(figure: Figure, axes: Axes) -> bytes:
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axes.tick_params(labelsize=8)
+    saved = BytesIO()
+    figure.savefig(saved, format="svg", transparent=True, metadata=_METADATA)
+    return saved.getvalue()

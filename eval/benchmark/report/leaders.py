@@ -1,0 +1,131 @@
+"""Who leads: each classifier's score, what it left unjudged, what it costs, and what it may have seen before."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from eval.reports.table import Table
+
+Metrics = Mapping[str, Any]
+
+
+LEADER_NOTE = (
+    "F1 over all categories, with a 95 % interval by bootstrap over images. An unjudged image counts as an error. "
+    "A score means little where many of the tested images were among the training images."
+)
+PARTIAL_NOTE = "Some categories only: F1 on the images of those, which compares with no other line"
+
+
+@dataclass(frozen=True)
+class Leader:
+    """One line of the leader table."""
+
+    label: str
+    group: str
+    partial: bool
+    """Whether it covers some categories only."""
+    covered: int
+    """Categories that it claims to find."""
+    categories: int
+    """All of them."""
+    f1: float | None
+    """Over all categories; of a partial one, on the images of those that it covers."""
+    interval: tuple[float, float] | None
+    precision: float | None
+    recall: float | None
+    mean_f1: float | None
+    """Of the covered categories whose F1 is defined."""
+    overlap: str
+    """The share of the tested images that were among its training images, or why it is not known."""
+    unjudged: float | None
+    """Share of its images."""
+    seconds: float | None
+    """An image."""
+    price: float | None
+    """US dollars for 1,000 images."""
+
+
+def leaders(metrics: Metrics) -> list[Leader]:
+    """The classifiers, the best first; those that cover everything before the others."""
+    size = len(metrics["categories"])
+    found = [
+        _leader(label, one, size, overlap_text(metrics, label))
+        for label, one in metrics["classifiers"].items()
+    ]
+    return sorted(found, key=lambda one: (one.partial, one.f1 is None, -(one.f1 or 0.0), one.label))
+
+
+def leader_table(found: Sequence[Leader]) -> Table:
+    """The leaders as a table."""
+    heads = [
+        "group", "categories", "F1", "95 %", "seen in training", "precision", "recall", "mean F1 of categories",
+        "unjudged", "s / image", "$ / 1,000",
+    ]  # fmt: skip
+    lines = []
+    for one in found:
+        covered = f"{one.covered} of {one.categories}"
+        scores = [one.f1, one.interval, one.overlap, one.precision, one.recall, one.mean_f1]
+        costs = [percent(one.unjudged), seconds_text(one.seconds), one.price]
+        lines.append((one.label, [one.group.replace("_", " "), covered, *scores, *costs]))
+    return Table("Leaders", heads, lines, f"{LEADER_NOTE} {PARTIAL_NOTE}.")
+
+
+def ranking_table(metrics: Metrics, labels: Sequence[str]) -> Table:
+    """What does not depend on the threshold, and whether the named category is right."""
+    keys = ("auc", "average_precision", "calibration_error", "category_accuracy")
+    lines = [(label, [metrics["classifiers"][label].get(key) for key in keys]) for label in labels]
+    note = (
+        "Over the categories that each classifier covers, so only those that cover the same compare. Category "
+        "accuracy: of the unsafe images that it flags, the share whose highest category is violated."
+    )
+    return Table(
+        "Ranking and calibration",
+        ["AUC", "average precision", "calibration error", "category accuracy"],
+        lines,
+        note,
+    )
+
+
+def overlap_text(metrics: Metrics, label: str) -> str:
+    """How many of the tested images a classifier was trained on, in a few words."""
+    found = metrics.get("overlap", {}).get(label)
+    if isinstance(found, Mapping):
+        return (
+            percent(found.get("share")) if found.get("share") is not None else str(found.get("reason") or "?")
+        )
+    return "unknown" if not found else str(found)
+
+
+def percent(share: float | None) -> str:
+    """A share in percent, so that a small one is not shown as none."""
+    if share is None:
+        return "–"
+    return f"{100 * share:.1f} %" if share >= 0.0005 or not share else "< 0.1 %"
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Seconds with two digits that mean something."""
+    return "–" if seconds is None else f"{seconds:.2g}"
+
+
+def _leader(label: str, one: Metrics, size: int, overlap: str) -> Leader:
+    values = [cell["all"]["f1"] for cell in one["cells"].values()]
+    defined = [value for value in values if value is not None]
+    partial = one["overall"] is None
+    cell, cost = (one["covered"] if partial else one["overall"])["all"], one["cost"]
+    return Leader(
+        label=label,
+        group=one["group"],
+        partial=partial,
+        covered=len(one["covers"]),
+        categories=size,
+        f1=cell["f1"],
+        interval=cell["f1_interval"],
+        precision=cell["precision"],
+        recall=cell["recall"],
+        mean_f1=sum(defined) / len(defined) if defined else None,
+        overlap=overlap,
+        unjudged=one["unjudged_share"],
+        seconds=cost["seconds_per_image"],
+        price=cost["price_per_1000"],
+    )

@@ -1,0 +1,165 @@
+"""`report.html` and `report.md` of a benchmark run: one page without network, scripts or other files, and its tables.
+
+Everything from data (ids, reasons, names) is escaped by the template engine, and control characters and bidi overrides
+in it are shown as escapes. Images are blurred in the embedded pixels (`contact_sheet`).
+"""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.benchmark.predictions import Predictions, PredictionsError
+from eval.benchmark.tables import by_category
+from eval.reports.page import format_value, page_template
+from eval.reports.table import Table
+from judge.runs.files import write_atomically
+
+from .contact_sheet import Images, Thumbnails, contact_sheets
+from .figures import answers_of, draw_precision_recall, draw_reliability
+from .heat_map import heat_colour, heat_map
+from .leaders import (
+    LEADER_NOTE,
+    PARTIAL_NOTE,
+    leader_table,
+    leaders,
+    percent,
+    ranking_table,
+    seconds_text,
+)
+from .sections import facts, failure_table, list_failures, overlap_table, policy_tables, run_table
+
+Metrics = Mapping[str, Any]
+_CURVES = (
+    "Over the categories that each classifier covers; the others in grey. The dot is the verdict at the threshold. "
+    "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches."
+)
+_DIAGRAMS = (
+    "The share of unsafe images among those with about the same p(unsafe); on the diagonal, a probability means what "
+    "it says. Larger dots stand for more images. The error counts unjudged images as fully wrong."
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of one classifier."""
+
+    label: str
+    caption: str
+    source: str
+    """As a `data:` URI."""
+
+
+def write_benchmark_report(
+    folder: Path,
+    metrics: Metrics,
+    predictions: Sequence[Predictions],
+    *,
+    images: Images | None = None,
+    blur: bool = True,
+) -> Path:
+    """Write `report.html` and `report.md` into a folder; returns the path of the page.
+
+    Args:
+        folder: made where it is missing.
+        metrics: of `eval.benchmark.effectiveness.measure`; with the keys `policies`, `overlap`, `published` and
+            `causes`, the page has the parts about them.
+        predictions: those that were measured.
+        images: opens the image of an id for the contact sheets; None, or an error, gives a grey tile that says why.
+        blur: the images. Without, the page shows what the data set contains.
+
+    Raises:
+        PredictionsError: the metrics are not of these predictions.
+    """
+    _check_labels(metrics, predictions)
+    found = leaders(metrics)
+    order = [one.label for one in found]
+    by_label = {one.about.label: one for one in predictions}
+    ordered = [by_label[label] for label in order]
+    parts = _parts(metrics, order)
+    failures = failure_table(metrics, order)
+    run = run_table(ordered)
+    folder.mkdir(parents=True, exist_ok=True)
+    listed = [leader_table(found), *(table for part in parts.values() for table in part), failures, run]
+    write_atomically(folder / "report.md", _markdown(metrics, ordered, listed))
+    figures = _figures(metrics, ordered)
+    thumbnails = Thumbnails(images or (lambda name: None), blur=blur)
+    page = page_template("benchmark.html").render(
+        title=_title(predictions),
+        facts=facts(metrics, ordered),
+        contents=_contents([*parts, *figures]) if found else [],
+        leaders=found,
+        leader_note=LEADER_NOTE,
+        partial_note=PARTIAL_NOTE,
+        percent=percent,
+        seconds_text=seconds_text,
+        heat_map=heat_map(metrics, order),
+        heat_scale=[heat_colour(step / 10)[0] for step in range(11)],
+        tables=parts,
+        figures=figures,
+        failures=list_failures(ordered),
+        failure_table=failures,
+        run_table=run,
+        sheets={one.about.label: contact_sheets(one, thumbnails, metrics["threshold"]) for one in ordered},
+        blur=blur,
+    )
+    path = folder / "report.html"
+    write_atomically(path, page)
+    return path
+
+
+def _check_labels(metrics: Metrics, predictions: Sequence[Predictions]) -> None:
+    labels = [one.about.label for one in predictions]
+    if sorted(labels) != sorted(metrics["classifiers"]):
+        raise PredictionsError(
+            f"The metrics are of {', '.join(metrics['classifiers']) or 'no classifier'}, the predictions of "
+            f"{', '.join(labels) or 'none'}; measure these predictions."
+        )
+
+
+def _title(predictions: Sequence[Predictions]) -> str:
+    names = dict.fromkeys(one.about.dataset for one in predictions)
+    return f"Benchmark on {', '.join(names)}" if names else "Benchmark"
+
+
+def _contents(middle: Sequence[str]) -> list[str]:
+    return ["Leaders", "Categories", *middle, "Failures to judge", "Wrong verdicts", "How it was run"]
+
+
+def _parts(metrics: Metrics, order: Sequence[str]) -> dict[str, list[Table]]:
+    """Heading -> its tables, for each part that the run has."""
+    found: dict[str, list[Table]] = {"Tables": []}
+    if order:
+        scores = [by_category(metrics, rate) for rate in ("f1", "precision", "recall")]
+        found["Tables"] = [*scores, ranking_table(metrics, order)]
+    if metrics.get("policies"):
+        found["Policy tests"] = policy_tables(metrics, order)
+    if metrics.get("overlap"):
+        found["Overlap with training"] = [overlap_table(metrics, order)]
+    return {name: group for name, group in found.items() if any(table.lines for table in group)}
+
+
+def _figures(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, tuple[str, list[Plot]]]:
+    """Heading -> (what the plots show, one for each classifier that has any)."""
+    answers = {one.about.label: answers_of(one) for one in ordered}
+    measured = metrics["classifiers"]
+    curves = [
+        Plot(label, f"average precision {format_value(measured[label]['average_precision'])}", _svg_uri(svg))
+        for label, svg in draw_precision_recall(answers, metrics["threshold"]).items()
+    ]
+    diagrams = [
+        Plot(label, f"calibration error {format_value(measured[label]['calibration_error'])}", _svg_uri(svg))
+        for label, svg in draw_reliability(answers).items()
+    ]
+    found = {"Precision and recall": (_CURVES, curves), "Reliability": (_DIAGRAMS, diagrams)}
+    return {name: (about, plots) for name, (about, plots) in found.items() if plots}
+
+
+def _markdown(metrics: Metrics, ordered: Sequence[Predictions], listed: Sequence[Table]) -> str:
+    about = Table("Benchmark", [""], [(name, [value]) for name, value in facts(metrics, ordered).items()])
+    return "\n".join(table.to_markdown() for table in (about, *listed) if table.lines)
+
+
+def _svg_uri(svg: bytes) -> str:
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
