@@ -13,6 +13,8 @@ from prompts.taxonomy import Taxonomy
 
 from .predictions import About, Prediction, Predictions, Protocol
 
+ALL = "all"
+"""What tables call all sources together."""
 _NAMED = 5
 """Images that an error names."""
 _FIRST_SOURCES = ("real", "generated")
@@ -170,8 +172,10 @@ def _some(names: Sequence[str]) -> str:
 
 def _images(rows: Sequence[Prediction], taxonomy: Taxonomy) -> Images:
     found = {row.source for row in rows}
-    if "all" in found:
-        raise MetricError("A source of images is called 'all', which tables use for all of them; rename it.")
+    if ALL in found:
+        raise MetricError(
+            f"A source of images is called {ALL!r}, which tables use for all of them; rename it."
+        )
     known = [source for source in _FIRST_SOURCES if source in found]
     sources = (*known, *sorted(found.difference(_FIRST_SOURCES)))
     index = {key: place for place, key in enumerate(taxonomy.keys)}

@@ -7,213 +7,128 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eval.metrics.arrays import average_precision, calibration_error, ratio, roc_auc
 
-from .aligned import Aligned, Answers, align
-from .bootstrap import DRAWS, percentiles, resample
+from .aligned import ALL, Aligned, Answers, align
+from .bootstrap import DRAWS
+from .cells import Cells, compare_to_best, count_cells, defined, mean_by_category, measure_cells, whole_truth
+from .naming import category_accuracy, name_unseen
 from .predictions import Predictions
+from .severity import measure_severity
 
-ALL = "all"
-"""Key of all sources together."""
 _NUMBERS = re.compile(r"0x[0-9a-fA-F]+|\d+(?:\.\d+)?")
 _REASONS = 30
 """Most reasons that are told apart."""
-Record = dict[str, Any]
 
 
 def measure(
-    all_predictions: Sequence[Predictions], threshold: float = 0.5, *, draws: int = DRAWS, seed: int = 0
+    all_predictions: Sequence[Predictions],
+    threshold: float = 0.5,
+    *,
+    held_out: Sequence[str] = (),
+    draws: int = DRAWS,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Every number of a benchmark, as JSON types, None where undefined.
 
     A **cell** of a category is about the images that violate it against those that violate nothing, where the data set
     says so only those that were collected for it; the verdict is the category's own score. Images for which it is
-    unknown are left out. **Overall** is the whole verdict against the whole truth, for classifiers that cover
-    everything; **covered** the same on the images of the cells of every other classifier. Intervals are percentile
-    bootstraps over images.
+    unknown are left out (`left_out` of a category). **Overall** is the whole verdict against the whole truth, for
+    classifiers that cover everything; **covered** the same on the images of the categories that one covers. AUC,
+    average precision and calibration error are of the whole verdict on all images, where unsafe is what violates any
+    category that was asked about.
+
+    Intervals are percentile bootstraps over images (Wilson's where all samples are alike), from one set of samples
+    for all classifiers; `behind_best` and its interval are paired. They do not know of the luck in choosing the best.
 
     Args:
         all_predictions: of each classifier, on the same images under the same taxonomy.
         threshold: score from which an image is flagged.
+        held_out: keys of categories that classifiers were not trained on, for `naming`.
         draws: samples of the bootstrap.
         seed: of the samples.
 
     Raises:
-        MetricError: the predictions do not compare (`align`).
+        MetricError: the predictions do not compare (`align`), or `held_out` is not in the taxonomy.
     """
     aligned = align(all_predictions)
-    counted = [_count(aligned, answers, threshold) for answers in aligned.answers]
-    drawn = resample([one.outcomes for one in counted], draws, seed)
-    cells = [_cells(one, samples) for one, samples in zip(counted, drawn, strict=True)]
+    counted = [count_cells(aligned, answers, threshold) for answers in aligned.answers]
+    labels = [answers.about.label for answers in aligned.answers]
+    cells = dict(zip(labels, measure_cells(counted, draws, seed), strict=True))
+    best = compare_to_best(cells)
+    keys, sources = aligned.taxonomy.keys, (ALL, *aligned.images.sources)
+    left_out = count_left_out(aligned)
     return {
         "threshold": threshold,
         "protocol": aligned.protocol,
         "taxonomy_hash": aligned.taxonomy.hash,
         "dataset": aligned.answers[0].about.dataset,
+        "splits": list(aligned.answers[0].about.splits),
         "images": len(aligned.images.ids),
         "sources": list(aligned.images.sources),
-        "categories": [{"key": one.key, "name": one.name} for one in aligned.taxonomy],
+        "categories": [
+            {"key": one.key, "name": one.name, "left_out": left_out[one.key]} for one in aligned.taxonomy
+        ],
+        "by_category": mean_by_category(cells.values(), keys, sources),
+        "best": best,
         "classifiers": {
-            answers.about.label: _record(aligned, answers, found, threshold)
-            for answers, found in zip(aligned.answers, cells, strict=True)
+            answers.about.label: {
+                **_record(aligned, answers, cells[answers.about.label], threshold),
+                "severity": measure_severity(aligned, answers, threshold, draws=draws, seed=seed),
+                "naming": name_unseen(aligned, answers, held_out, threshold),
+            }
+            for answers in aligned.answers
         },
     }
 
 
-@dataclass(frozen=True)
-class _Counted:
-    """What happened to each of N images in each of C columns: the covered categories, then overall and covered."""
-
-    names: tuple[str, ...]
-    """C names."""
-    sources: tuple[str, ...]
-    """S names: all, then each."""
-    outcomes: NDArray[np.bool_]
-    """(N, C, S, 3): found, false alarm, missed."""
-    members: NDArray[np.int64]
-    """(C, S) images."""
-    unsafe: NDArray[np.int64]
-    """(C, S) of which unsafe."""
-    unjudged: NDArray[np.int64]
-    """(C, S) of which unjudged."""
-
-
-def _count(aligned: Aligned, answers: Answers, threshold: float) -> _Counted:
-    images, covered = aligned.images, answers.covered
-    keys = [aligned.taxonomy.keys[place] for place in covered]
-    member = cell_members(aligned, answers)[:, covered]  # (N, K')
-    known, truth = whole_truth(aligned, answers)
-    pooled = known & (member.any(axis=1) if images.says_collected else True)
-    everything = len(covered) == len(aligned.taxonomy)
-    # Columns: the covered categories, overall (without any image for those that do not cover everything), covered.
-    columns = np.column_stack([member, known & everything, pooled])
-    positive = np.column_stack([images.violates[:, covered], truth, truth])
-    score = np.column_stack([answers.scores[:, covered], answers.unsafe, answers.unsafe])
-    flagged = np.where(np.isnan(score), ~positive, score >= threshold)
-    outcome = np.stack([positive & flagged, ~positive & flagged, positive & ~flagged], axis=-1)  # (N, C, 3)
-    of_source = images.source[:, None] == np.arange(len(images.sources))
-    of_source = np.column_stack([np.ones(len(of_source), dtype=np.bool_), of_source])  # (N, S)
-    within = columns[:, :, None] & of_source[:, None, :]  # (N, C, S)
-    return _Counted(
-        (*keys, "overall", "covered"),
-        (ALL, *images.sources),
-        outcome[:, :, None, :] & within[..., None],
-        within.sum(axis=0),
-        (within & positive[:, :, None]).sum(axis=0),
-        (within & np.isnan(score)[:, :, None]).sum(axis=0),
-    )
-
-
-def cell_members(aligned: Aligned, answers: Answers) -> NDArray[np.bool_]:
-    """(N, K): whether an image is in the cell of a category that this classifier was asked about."""
-    images = aligned.images
-    safe = ~images.violates_any[:, None] & ~images.unknown
-    member = answers.asked & (images.violates | safe)
-    if images.says_collected:
-        member &= images.collected_for[:, None] == np.arange(len(aligned.taxonomy))
-    return member
-
-
-def whole_truth(aligned: Aligned, answers: Answers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """(N,) whether the classifier has a row whose truth is known, and (N,) whether it is unsafe."""
-    images, asked = aligned.images, answers.asked
-    truth: NDArray[np.bool_] = np.logical_or.reduce(images.violates & asked, axis=1)
-    has_row = np.zeros(len(images.ids), dtype=np.bool_)
-    has_row[answers.rows] = True
-    return has_row & (truth | ~(images.unknown & asked).any(axis=1)), truth
-
-
-def _rates(outcomes: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Counts (..., 3) of found, false alarms and missed -> F1, precision and recall, (...) each; NaN if undefined."""
-    found, alarms, missed = (outcomes[..., place].astype(np.float64) for place in range(3))
-    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
-        return 2 * found / (2 * found + alarms + missed), found / (found + alarms), found / (found + missed)
-
-
-def _cells(counted: _Counted, drawn: NDArray[np.float32]) -> dict[str, dict[str, Record]]:
-    """Column -> source -> cell; `drawn` (draws, C, S, 3) are counts in samples."""
-    values = _rates(counted.outcomes.sum(axis=0))
-    intervals = [percentiles(one) for one in _rates(drawn)]
-    return {
-        name: {
-            source: {
-                "rows": int(counted.members[c, s]),
-                "unsafe_rows": int(counted.unsafe[c, s]),
-                **{
-                    key: value
-                    for rate, one, ends in zip(("f1", "precision", "recall"), values, intervals, strict=True)
-                    for key, value in (
-                        (rate, _defined(one[c, s])),
-                        (f"{rate}_interval", _interval(ends[:, c, s])),
-                    )
-                },
-                "unjudged": int(counted.unjudged[c, s]),
-            }
-            for s, source in enumerate(counted.sources)
-        }
-        for c, name in enumerate(counted.names)
-    }
-
-
-def _record(
-    aligned: Aligned, answers: Answers, cells: dict[str, dict[str, Record]], threshold: float
-) -> Record:
+def _record(aligned: Aligned, answers: Answers, cells: Cells, threshold: float) -> dict[str, Any]:
+    """The numbers of one classifier."""
     about, rows = answers.about, len(answers.rows)
-    known, truth = whole_truth(aligned, answers)
+    known, truth = whole_truth(aligned.images, answers)
     judged = (truth[known], answers.unsafe[known])
-    everything = len(answers.covered) == len(aligned.taxonomy)
-    overall, covered = cells.pop("overall"), cells.pop("covered")
     seconds = answers.seconds[np.isfinite(answers.seconds)]
     each = float(seconds.mean()) if len(seconds) else math.nan
     return {
         "group": about.group,
         "classifier": about.classifier,
-        "covers": [aligned.taxonomy.keys[place] for place in answers.covered],
+        "covers": list(cells.counted.keys),
         "rows": rows,
         "unjudged": len(answers.reasons),
-        "unjudged_share": _defined(ratio(len(answers.reasons), rows)),
+        "unjudged_share": defined(ratio(len(answers.reasons), rows)),
         "failures": count_failures(answers.reasons),
-        "cells": cells,
-        "overall": overall if everything else None,
-        "covered": covered,
-        "auc": _defined(roc_auc(*judged)),
-        "average_precision": _defined(average_precision(*judged)),
-        "calibration_error": _defined(calibration_error(*judged)),
-        "category_accuracy": _defined(category_accuracy(aligned, answers, threshold)),
+        "cells": {key: cells.of(column) for column, key in enumerate(cells.counted.keys)},
+        "overall": cells.overall if len(cells.counted.keys) == len(aligned.taxonomy) else None,
+        "covered": cells.covered,
+        "mean_f1": {source: cells.mean_f1(source) for source in cells.counted.sources},
+        "auc": defined(roc_auc(*judged)),
+        "average_precision": defined(average_precision(*judged)),
+        "calibration_error": defined(calibration_error(*judged)),
+        "category_accuracy": defined(category_accuracy(aligned, answers, threshold)),
         "cost": {
-            "seconds_per_image": _defined(each),
-            "images_per_second": _defined(ratio(1.0, each)),
+            "seconds_per_image": defined(each),
+            "images_per_second": defined(ratio(1.0, each)),
             "price_per_1000": about.price_per_1000,
         },
-        "severity": None,
     }
 
 
-def category_accuracy(aligned: Aligned, answers: Answers, threshold: float = 0.5) -> float:
-    """How often the category with the highest score is one that the image violates.
+def count_left_out(aligned: Aligned) -> dict[str, int]:
+    """By category, the images that should be in its cell and are not, as their label does not say on which side.
 
-    Over the unsafe images that were flagged, and those that were not judged, which count as wrong; only images asked
-    about two or more categories. Where several categories share the highest score, as they do for a classifier with
-    one score for all, the share of them that is violated. NaN without such images.
+    Where the data set says what images were collected for: those collected for it that violate only other categories,
+    or were not labelled for it. Else: those that were not labelled for it.
     """
-    known, truth = whole_truth(aligned, answers)
-    unjudged = np.isnan(answers.unsafe)
-    several = answers.asked.sum(axis=1) > 1
-    rows = known & truth & several & (unjudged | (answers.unsafe >= threshold))
-    if not rows.any():
-        return math.nan
-    scores = np.where(answers.asked & ~unjudged[:, None], answers.scores, np.nan)[rows]
-    highest = scores == np.fmax.reduce(
-        scores, axis=1, keepdims=True, initial=np.nan
-    )  # all False without any score
-    right = (highest & aligned.images.violates[rows]).sum(axis=1)
-    return float(np.mean(right / np.maximum(1, highest.sum(axis=1))))
+    images = aligned.images
+    unclear = images.unknown & ~images.violates
+    if images.says_collected:
+        other = images.violates_any[:, None] & ~images.violates
+        unclear = (unclear | other) & (images.collected_for[:, None] == np.arange(len(aligned.taxonomy)))
+    return dict(zip(aligned.taxonomy.keys, map(int, unclear.sum(axis=0)), strict=True))
 
 
 def count_failures(reasons: Iterable[tuple[str, str | None]]) -> dict[str, int]:
@@ -222,21 +137,15 @@ def count_failures(reasons: Iterable[tuple[str, str | None]]) -> dict[str, int]:
     Args:
         reasons: (id of the image, reason) of each.
     """
-    counts = Counter(_without_numbers(image, reason) for image, reason in reasons)
+    counts = Counter(_general(image, reason) for image, reason in reasons)
     found = dict(counts.most_common(_REASONS))
     others = counts.total() - sum(found.values())
     return found | ({"other reasons": others} if others else {})
 
 
-def _without_numbers(image: str, reason: str | None) -> str:
-    text = re.sub(rf"(?<!\w){re.escape(image)}(?!\w)", "ID", reason or "no reason given")
+def _general(image: str, reason: str | None) -> str:
+    """A reason without the image's id and without numbers."""
+    text = reason or "no reason given"
+    if image in text:  # nearly never, and the pattern is another one for every image
+        text = re.sub(rf"(?<!\w){re.escape(image)}(?!\w)", "ID", text)
     return _NUMBERS.sub("N", text)
-
-
-def _defined(value: float) -> float | None:
-    """As JSON has no NaN, None for it."""
-    return float(value) if math.isfinite(value) else None
-
-
-def _interval(ends: NDArray[np.float64]) -> list[float] | None:
-    return [float(one) for one in ends] if np.isfinite(ends).all() else None

@@ -1,22 +1,53 @@
-"""The tables of a benchmark, from what `measure` returns: the layouts of the paper's Tables 4 and 6, and costs."""
+"""The tables of a benchmark, from what `measure` returns: the layouts of the paper's Tables 4 and 6, and the rest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from eval.metrics.arrays import MetricError
 from eval.reports.table import Table
 
-from .effectiveness import ALL
+from .aligned import ALL
 
 Metrics = Mapping[str, Any]
-_SOURCES = {"real": "Real-World", "generated": "AI-Generated", ALL: "Overall"}
-_RATES = {"f1": "F1", "precision": "Precision", "recall": "Recall"}
+Line = tuple[str, Sequence[Any]]
+SOURCES = {"real": "Real-World", "generated": "AI-Generated", ALL: "Overall"}
+"""What the paper's tables call the sources."""
+NAMES = {
+    "f1": "F1",
+    "f1_interval": "95 % intervals of F1",
+    "behind_best": "F1 behind the best",
+    "behind_best_interval": "95 % intervals of F1 behind the best",
+    "precision": "Precision",
+    "recall": "Recall",
+    "false_positive_rate": "False positive rate",
+    "false_negative_rate": "False negative rate",
+    "unsafe_rows": "Unsafe images",
+    "rows": "Images",
+}
+"""Field of a cell -> what it is called."""
+_COSTS = {
+    "images/s": "images_per_second",
+    "s/image": "seconds_per_image",
+    "$/1,000 images": "price_per_1000",
+}
+"""Head -> field."""
 
 
 def tables(metrics: Metrics) -> list[Table]:
     """Every table that the metrics have numbers for, in the order of a report."""
+    fields = ["f1", "f1_interval", "precision", "recall", "false_positive_rate", "false_negative_rate"]
+    if len(metrics["classifiers"]) > 1:
+        fields += ["behind_best", "behind_best_interval"]
     found = [
         leaders(metrics),
-        *(by_category(metrics, rate) for rate in _RATES),
+        *(by_category(metrics, name) for name in fields),
+        sizes(metrics),
+        coverage(metrics),
+        by_source(metrics),
+        naming(metrics),
+        severity(metrics),
         costs(metrics),
         failures(metrics),
     ]
@@ -28,71 +59,167 @@ def starred(label: str, record: Metrics) -> str:
     return f"{label}*" if record["group"] == "zero_shot" else label
 
 
+def ranking(metrics: Metrics) -> list[str]:
+    """Labels, the best first: those that cover everything by their F1, then the others by theirs of what they cover."""
+
+    def rank(label: str) -> tuple[bool, float]:
+        record = metrics["classifiers"][label]
+        found = record["covered"] if record["overall"] is None else record["overall"]
+        return record["overall"] is None, -(found[ALL]["f1"] or 0.0)
+
+    return sorted(metrics["classifiers"], key=rank)
+
+
 def leaders(metrics: Metrics) -> Table:
-    """One line a classifier, the best first: those that cover everything by their F1, then the others by theirs."""
-
-    def rank(entry: tuple[str, Metrics]) -> tuple[bool, float]:
-        overall, covered = entry[1]["overall"], entry[1]["covered"][ALL]["f1"]
-        found = covered if overall is None else overall[ALL]["f1"]
-        return overall is None, -(found or 0.0)
-
+    """One line a classifier, in the order of `ranking`."""
     columns = {
-        "rows": "rows",
         "AUC": "auc",
-        "av. precision": "average_precision",
+        "average precision": "average_precision",
         "calibration error": "calibration_error",
         "category accuracy": "category_accuracy",
         "unjudged": "unjudged_share",
     }
     lines = []
-    for label, record in sorted(metrics["classifiers"].items(), key=rank):
+    for label in ranking(metrics):
+        record = metrics["classifiers"][label]
         overall = record["overall"][ALL] if record["overall"] else {}
-        cells = [
-            len(record["covers"]),
-            overall.get("f1"),
-            overall.get("f1_interval"),
-            record["covered"][ALL]["f1"],
-        ]
-        cells += [record[key] for key in columns.values()]
-        lines.append((starred(label, record), [*cells, *map(record["cost"].get, _COSTS.values())]))
-    heads = ["categories", "F1", "95 %", "F1, covered", *columns, *_COSTS]
+        cells = [len(record["covers"]), record["rows"], overall.get("f1"), overall.get("f1_interval")]
+        leading = metrics["best"]["overall"].get(ALL) == label
+        cells += ["best" if leading else overall.get("behind_best"), overall.get("behind_best_interval")]
+        cells += [record["covered"][ALL]["f1"], record["mean_f1"][ALL]["f1"]]
+        cells += [*map(record.get, columns.values()), *map(record["cost"].get, _COSTS.values())]
+        lines.append((starred(label, record), cells))
+    heads = ["categories", "images", "F1", "95 %", "behind", "95 %", "F1, covered", "mean F1"]
     note = (
-        "F1 of all images, for classifiers that cover every category; `covered`: of the images of the categories that "
-        "a classifier covers, so these do not compare between classifiers. Unjudged images are errors. * zero-shot VLM."
+        "F1: of all images, where every category is covered; behind: the best F1 minus this one, with a paired "
+        "interval that does not know of the luck in choosing the best. F1, covered: on the images of the categories "
+        "that are covered; mean F1: over these categories. Neither these nor AUC, average precision and calibration "
+        "error compare classifiers that cover different categories. Unjudged images are errors. * zero-shot VLM."
     )
-    return Table("Leader table", heads, lines, note)
+    return Table("Leader table", [*heads, *columns, *_COSTS], lines, note)
 
 
-_COSTS = {
-    "images/s": "images_per_second",
-    "s/image": "seconds_per_image",
-    "$/1,000 images": "price_per_1000",
-}
-"""Head -> field."""
-
-
-def by_category(metrics: Metrics, rate: str = "f1") -> Table:
+def by_category(metrics: Metrics, field: str = "f1") -> Table:
     """The paper's Table 4: a block for each source and one for all, classifiers as lines, categories as columns.
 
     Args:
         metrics: of `measure`.
-        rate: `f1`, `precision` or `recall`.
+        field: of a cell, as in `NAMES`.
     """
     categories = metrics["categories"]
-    sources = [*metrics["sources"], ALL] if len(metrics["sources"]) > 1 else [ALL]
-    lines: list[tuple[str, Sequence[Any]]] = []
-    for source in sources:
+    lines: list[Line] = []
+    for source in _blocks(metrics):
         for number, (label, record) in enumerate(metrics["classifiers"].items()):
-            cells = [record["cells"].get(one["key"], {}).get(source, {}).get(rate) for one in categories]
-            whole = record["overall"][source][rate] if record["overall"] else None
-            block = "" if number else _SOURCES.get(source, source)
-            lines.append((block, [starred(label, record), *cells, whole]))
+            cells = [record["cells"].get(one["key"], {}).get(source, {}).get(field) for one in categories]
+            cells.append(record["overall"][source][field] if record["overall"] else None)
+            if field in ("behind_best", "behind_best_interval"):
+                best = metrics["best"]
+                leading = [best["cells"].get(one["key"], {}).get(source) for one in categories]
+                leading.append(best["overall"].get(source))
+                cells = ["best" if who == label else cell for cell, who in zip(cells, leading, strict=True)]
+            # The name of a block stands on its first line only.
+            lines.append(("" if number else SOURCES.get(source, source), [starred(label, record), *cells]))
+    heads = ["classifier", *(one["name"] for one in categories), "Overall"]
+    return Table(f"{NAMES[field]} by category", heads, lines, _cells_note(metrics))
+
+
+def _cells_note(metrics: Metrics) -> str:
+    left_out = {one["name"]: one["left_out"] for one in metrics["categories"] if one["left_out"]}
     note = (
-        "A dash: not covered, or undefined. A category's images are those that violate it against those that violate "
+        "A dash: not covered, or undefined. The images of a category are those that violate it and those that violate "
         "nothing; Overall asks for any violation. Unjudged images are errors. * zero-shot VLM."
     )
-    heads = ["classifier", *(one["name"] for one in categories), "Overall"]
-    return Table(f"{_RATES[rate]} by category", heads, lines, note)
+    if left_out:
+        counts = ", ".join(f"{name} {count}" for name, count in left_out.items())
+        note += f" Left out, as their label does not say on which side they are: {counts}."
+    return note
+
+
+def sizes(metrics: Metrics) -> Table:
+    """Unsafe and all images of each category, in the layout of the paper's Table 9, as the classifiers got them."""
+    lines: list[Line] = []
+    for source in _blocks(metrics):
+        for number, field in enumerate(("unsafe_rows", "rows")):
+            cells = [
+                next((r["cells"][one["key"]][source][field] for r in _covering(metrics, one["key"])), None)
+                for one in metrics["categories"]
+            ]
+            whole = next(
+                (r["overall"][source][field] for r in metrics["classifiers"].values() if r["overall"]), None
+            )
+            lines.append(("" if number else SOURCES.get(source, source), [NAMES[field], *cells, whole]))
+    heads = ["", *(one["name"] for one in metrics["categories"]), "Overall"]
+    return Table("Images by category", heads, lines, "A dash: no classifier covers it.")
+
+
+def coverage(metrics: Metrics) -> Table:
+    """The paper's Figure 3: how many classifiers cover a category, and their mean F1."""
+    lines = [
+        (
+            one["name"],
+            [
+                metrics["by_category"][one["key"]]["classifiers"],
+                *(metrics["by_category"][one["key"]]["mean_f1"][source] for source in _blocks(metrics)),
+            ],
+        )
+        for one in metrics["categories"]
+    ]
+    heads = ["classifiers", *(f"mean F1, {SOURCES.get(source, source)}" for source in _blocks(metrics))]
+    return Table("Classifiers that cover a category", heads, lines)
+
+
+def by_source(metrics: Metrics) -> Table:
+    """The paper's Figure 4: mean F1 of each classifier's categories on real and on generated images."""
+    blocks = _blocks(metrics)
+    if len(blocks) == 1:
+        return Table("Mean F1 by source", [], [])
+    lines = [
+        (
+            starred(label, record),
+            [record["mean_f1"][source][field] for source in blocks for field in ("f1", "f1_interval")],
+        )
+        for label, record in metrics["classifiers"].items()
+    ]
+    heads = [head for source in blocks for head in (SOURCES.get(source, source), "95 %")]
+    return Table("Mean F1 by source", heads, lines, "Over the categories that a classifier covers.")
+
+
+def naming(metrics: Metrics) -> Table:
+    """How often harms that were held out of training are found, and named."""
+    lines = [
+        (
+            starred(label, record),
+            [
+                found["rows"],
+                found["found"],
+                found["named"],
+                found["named_interval"],
+                ", ".join(found["keys"]),
+            ],
+        )
+        for label, record in metrics["classifiers"].items()
+        if (found := record["naming"])
+    ]
+    note = "Named: found, and the highest score is of a category that the image violates."
+    heads = ["unsafe images", "found", "named", "95 %", "held out"]
+    return Table("Naming of unseen harms", heads, lines, note)
+
+
+def severity(metrics: Metrics) -> Table:
+    """Rank correlation of score and severity, and the share flagged of each grade."""
+    records = {label: one for label, one in metrics["classifiers"].items() if one["severity"]}
+    grades = sorted({grade["grade"] for one in records.values() for grade in one["severity"]["grades"]})
+    lines = []
+    for label, record in records.items():
+        found = record["severity"]
+        flagged = {grade["grade"]: grade["flagged_share"] for grade in found["grades"]}
+        cells = [found["rows"], found["unjudged"], found["tau_b"], found["tau_b_interval"]]
+        lines.append((starred(label, record), [*cells, *map(flagged.get, grades)]))
+    note = (
+        "Kendall's tau-b of score and grade; an unjudged image is ordered wrongly against every other grade."
+    )
+    heads = ["images", "unjudged", "tau-b", "95 %", *(f"flagged, grade {grade}" for grade in grades)]
+    return Table("Severity", heads, lines, note)
 
 
 def costs(metrics: Metrics) -> Table:
@@ -101,7 +228,7 @@ def costs(metrics: Metrics) -> Table:
         (starred(label, record), [record["rows"], *map(record["cost"].get, _COSTS.values())])
         for label, record in metrics["classifiers"].items()
     ]
-    return Table("Cost", ["rows", *_COSTS], lines, "Time is each image's share of its batch.")
+    return Table("Cost", ["images", *_COSTS], lines, "Time is each image's share of its batch.")
 
 
 def failures(metrics: Metrics) -> Table:
@@ -112,3 +239,51 @@ def failures(metrics: Metrics) -> Table:
         for reason, count in record["failures"].items()
     ]
     return Table("Images that could not be judged", ["images", "share", "reason"], lines)
+
+
+def across_data_sets(all_metrics: Sequence[Metrics], trained_on: Sequence[str] = ()) -> Table:
+    """The paper's Table 6: overall F1 of each classifier on several data sets, and the average of the others.
+
+    Args:
+        all_metrics: of `measure`, of one data set each.
+        trained_on: names of the data sets that are in distribution; the average is over the others, and None for a
+            classifier without a number on one of them.
+
+    Raises:
+        MetricError: one data set twice, or a name in `trained_on` that is none of them.
+    """
+    names = [metrics["dataset"] for metrics in all_metrics]
+    unknown = sorted(set(trained_on) - set(names))
+    if unknown or len(set(names)) < len(names):
+        raise MetricError(
+            f"Got the data sets {', '.join(names)}"
+            + (f"; {unknown[0]!r} is none of them." if unknown else "; give each of them once.")
+        )
+    labels = dict.fromkeys(
+        (label, starred(label, record))
+        for metrics in all_metrics
+        for label, record in metrics["classifiers"].items()
+    )
+    lines = []
+    for label, name in labels:
+        found = [_overall_f1(metrics, label) for metrics in all_metrics]
+        others = [value for value, dataset in zip(found, names, strict=True) if dataset not in trained_on]
+        complete = bool(others) and None not in others
+        lines.append((name, [*found, float(np.mean(np.array(others))) if complete else None]))
+    heads = [f"{name} (in distribution)" if name in trained_on else name for name in names]
+    note = "A dash: not every category is covered, not measured, or no average as one is missing."
+    return Table("F1 by data set", [*heads, "OOD average" if trained_on else "average"], lines, note)
+
+
+def _overall_f1(metrics: Metrics, label: str) -> float | None:
+    record = metrics["classifiers"].get(label)
+    return record["overall"][ALL]["f1"] if record and record["overall"] else None
+
+
+def _blocks(metrics: Metrics) -> list[str]:
+    """Sources with a block of their own, then all; only all where there is one source."""
+    return [*metrics["sources"], ALL] if len(metrics["sources"]) > 1 else [ALL]
+
+
+def _covering(metrics: Metrics, key: str) -> list[Metrics]:
+    return [record for record in metrics["classifiers"].values() if key in record["cells"]]
