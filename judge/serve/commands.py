@@ -11,6 +11,7 @@ import typer
 
 from prompts.printable import printable
 
+from .annotate_commands import annotate_app
 from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
 from .completion import complete_recipe
 from .decisions_command import decisions_app
@@ -158,4 +159,5 @@ def copy_recipe(
 app.command("doctor", short_help="Look for what is missing or broken here.")(doctor)
 app.add_typer(taxonomy_app, name="taxonomy")
 app.add_typer(decisions_app, name="decisions")
+app.add_typer(annotate_app, name="annotate")
 app.add_typer(recipes_app, name="recipes")
