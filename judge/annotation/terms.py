@@ -14,13 +14,15 @@ from prompts.taxonomy import Category, Taxonomy
 
 COLUMNS = ("category", "term", "where")
 _CUTS = re.compile(
-    r"\s*[;:]\s*|\.\s+|\s*,\s*|\s+(?:or|such as|for example|for instance|including|e\.g\.)\s+", re.IGNORECASE
+    r"\s*[;:]\s*|(?<!e\.g)\.\s+|\s*,\s*|\s+(?:or|such as|for example|for instance|including|e\.g\.)\s+",
+    re.IGNORECASE,
 )
 _BRACKETS = re.compile(r"\([^()]*\)")
 _LEADS = re.compile(
-    r"(?:and|or|otherwise|such as|for example|for instance|including|any|an?|the|other|of|all)\s+",
+    r"(?:and|or|otherwise|such as|for example|for instance|including|e\.g\.|any|an?|the|other|of|all)\s+",
     re.IGNORECASE,
 )
+_EXCLUSION = re.compile(r"(?:but|not|never|except|excluding|unless|apart from)\b", re.IGNORECASE)
 _EMPTY = frozenset("and or otherwise etc others the like so on more not".split())
 
 
@@ -51,18 +53,23 @@ def without_repeats(terms: Iterator[Term] | list[Term]) -> list[Term]:
 
 
 def split_definition(definition: str) -> list[str]:
-    """The parts of a definition: between commas, semicolons, "or", "such as" and the like, without leading articles."""
+    """The parts of a definition: between commas, semicolons, "or", "such as" and the like, without leading articles.
+
+    What it excludes, such as "but not candles", is left out, and so is what stands in brackets.
+    """
     parts = [_bare(part) for part in _CUTS.split(_BRACKETS.sub(" ", definition))]
-    return [part for part in dict.fromkeys(parts) if part and part.casefold() not in _EMPTY]
+    return [
+        part
+        for part in dict.fromkeys(parts)
+        if part and part.casefold() not in _EMPTY and not _EXCLUSION.match(part)
+    ]
 
 
 def _texts(category: Category) -> Iterator[tuple[str, str]]:
     """(text, where from), repeats included. A condition on the prompt is nothing that an image could be found by."""
     for phrase in phrases(category):
-        if phrase.kind == "definition":
+        if phrase.kind in ("definition", "alternative"):
             yield from ((part, "definition") for part in split_definition(phrase.text))
-        elif phrase.kind == "alternative":
-            yield phrase.text, "definition"
         elif phrase.kind in ("name", "example"):
             yield phrase.text, phrase.kind
     yield from ((alias, "alias") for alias in category.aliases)
