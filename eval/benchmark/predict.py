@@ -142,7 +142,7 @@ class _Session:
             [image for _, image in opened], [example.prompt for example, _ in opened], policy
         )
         seconds = (time.perf_counter() - started) / len(opened)
-        _check(scores, len(opened), len(policy))
+        check_scores(scores, len(opened), len(policy))
         self.answered, self.crashed = True, []
         rows = []
         for place, (example, _) in enumerate(opened):
@@ -221,7 +221,7 @@ def _open(
     return opened, failed
 
 
-def _check(scores: Scores, rows: int, categories: int) -> None:
+def check_scores(scores: Scores, rows: int, categories: int) -> None:
     """Check what a classifier gave back, which may be a user's own: shapes, and probabilities.
 
     Raises:
