@@ -8,7 +8,7 @@ is listed with its reason in `ExampleSet.skipped`; when there are too many, load
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -59,7 +59,7 @@ class ExampleSet:
 
     def write_skipped(self, path: Path) -> None:
         """Write the skipped rows as JSON lines; an empty file where there are none."""
-        _write_skipped(path, self.skipped)
+        write_skipped_rows(path, self.skipped)
 
 
 def load_examples(
@@ -129,8 +129,8 @@ def load_examples(
         except (UnusableRowError, ImageError) as error:
             skipped.append(Skipped(row.id, error.status, error.reason))
     if ledger is not None:
-        _write_skipped(ledger, skipped)
-    _check_failures(name, len(examples), skipped, max_failures, ledger)
+        write_skipped_rows(ledger, skipped)
+    check_failures(name, len(examples), skipped, max_failures, ledger)
     return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints)
 
 
@@ -265,9 +265,21 @@ def _drawn(kind: str, split: str, asked: str | None, limit: int | None) -> Examp
     return ExampleSet(tuple(examples), name=f"{kind}/{split}")
 
 
-def _check_failures(
-    name: str, usable: int, skipped: list[Skipped], max_failures: float, ledger: Path | None
+def check_failures(
+    name: str, usable: int, skipped: Sequence[Skipped], max_failures: float, ledger: Path | None
 ) -> None:
+    """Stop where too many rows of a data set are unusable, or all of them.
+
+    Args:
+        name: of the data set, for the message.
+        usable: number of rows that can be used.
+        skipped: the others.
+        max_failures: largest share of them, 0 to 1.
+        ledger: where they are listed, for the message.
+
+    Raises:
+        UnusableRowsError: too many are.
+    """
     total = usable + len(skipped)
     if total == 0:
         raise UnusableRowsError(f"{name} has no rows.")
@@ -283,7 +295,8 @@ def _check_failures(
     )
 
 
-def _write_skipped(path: Path, skipped: list[Skipped] | tuple[Skipped, ...]) -> None:
+def write_skipped_rows(path: Path, skipped: Sequence[Skipped]) -> None:
+    """Write skipped rows as JSON lines; an empty file where there are none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps({"id": row.id, "status": row.status, "reason": row.reason}) for row in skipped]
     write_atomically(path, "".join(f"{line}\n" for line in lines))

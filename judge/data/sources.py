@@ -10,7 +10,7 @@ import binascii
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
-_SPLIT_IN_PATH = re.compile(r"(?:^|[-_./ ])(train|test|validation|valid|val|dev)(?=[-_./ ]|$)")
+_SPLITS = ("train", "test", "validation", *_SPLIT_NAMES)
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,23 @@ class StoredImage:
         if value is None:
             raise ImageError("missing", "the row holds no image")
         if isinstance(value, str):
-            try:
-                # Without the head of a data URL and white space; strict otherwise, so that damage is an error.
-                return base64.b64decode(re.sub(r"^data:[^,]*,|\s", "", value), validate=True)
-            except (binascii.Error, ValueError) as error:
-                raise ImageError("not_an_image", "text that is no base64") from error
+            return decode_base64(value)
         if not isinstance(value, bytes):
             raise ImageError("not_an_image", f"a value of type {type(value).__name__}")
         return value
+
+
+def decode_base64(text: str) -> bytes:
+    """The image in a text, which may be a data URL.
+
+    Raises:
+        ImageError: `not_an_image`.
+    """
+    try:
+        # Without the head of a data URL and white space; strict otherwise, so that damage is an error.
+        return base64.b64decode(re.sub(r"^data:[^,]*,|\s", "", text), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError("not_an_image", "text that is no base64") from error
 
 
 class FolderReader:
@@ -110,7 +119,7 @@ class FolderReader:
     def __init__(self, where: str | Path) -> None:
         self.table = _find_table(Path(where))
         self._root = self.table.parent.resolve()
-        read = _read_csv if self.table.suffix == ".csv" else _read_json_lines
+        read = read_csv if self.table.suffix == ".csv" else read_json_lines
         self._records = list(read(self.table))
         self._check_columns({column for _, record in self._records for column in record})
         declared = {self._split(record) for _, record in self._records if "" not in record}
@@ -172,7 +181,7 @@ class DatasetReader:
         self.where = str(where)
         self._columns = columns
         # `val`, `valid` and `dev` are all `validation` from here on.
-        sets = {canonical_split(name): rows for name, rows in _load_datasets(self.where).items()}
+        sets = {canonical_split(name): rows for name, rows in load_datasets(self.where).items()}
         # A split column counts only where the data set declares no splits itself.
         if set(sets) == {UNDECLARED} and columns.get("split") in sets[UNDECLARED].column_names:
             sets = _by_column(sets[UNDECLARED], columns["split"])
@@ -198,7 +207,7 @@ class DatasetReader:
         described = stored.select_columns([name for ours, name in present.items() if ours != "image"])
         for index, values in enumerate(described):
             record = {
-                ours: _class_names(stored.features[name], values[name])
+                ours: class_names(stored.features[name], values[name])
                 for ours, name in present.items()
                 if ours not in ("image", "split")
             }
@@ -246,7 +255,7 @@ def _find_table(where: Path) -> Path:
     return tables[0]
 
 
-def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line, record) pairs; a row that cannot be read is a record whose only key is empty."""
     try:
         with table.open(encoding="utf-8-sig", newline="") as file:
@@ -263,8 +272,8 @@ def _read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise ExampleError(f"{table} cannot be read as CSV in UTF-8: {error}") from error
 
 
-def _read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `_read_csv`; a damaged line does not affect the others."""
+def read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `read_csv`; a damaged line does not affect the others."""
     with table.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -280,8 +289,12 @@ def _read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, record
 
 
-def _load_datasets(where: str) -> dict[str, Any]:
-    """Split -> `datasets.Dataset`."""
+def load_datasets(where: str, splits: Sequence[str] = _SPLITS) -> dict[str, Any]:
+    """Split -> `datasets.Dataset`, of a folder that was saved, of Parquet files, or of a name on the hub.
+
+    Raises:
+        ExampleError: none of these, or it cannot be read.
+    """
     import datasets
 
     path = Path(where)
@@ -291,7 +304,7 @@ def _load_datasets(where: str) -> dict[str, Any]:
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(where)
         else:
-            loaded = datasets.load_dataset("parquet", data_files=_parquet_files(path))
+            loaded = datasets.load_dataset("parquet", data_files=parquet_files(path, splits))
     except ExampleError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -304,32 +317,38 @@ def _load_datasets(where: str) -> dict[str, Any]:
     return dict(loaded) if isinstance(loaded, dict) else {UNDECLARED: loaded}
 
 
-def _parquet_files(path: Path) -> dict[str, list[str]]:
+def parquet_files(path: Path, splits: Sequence[str] = _SPLITS) -> dict[str, list[str]]:
     """Split -> files, by the word in their names, as on the hub: `data/train-00000-of-00002.parquet`."""
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
     if not files or any(file.suffix != ".parquet" for file in files):
         raise ExampleError(f"{path} is no Parquet file, holds none, and is no folder saved by `datasets`.")
-    splits: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     for file in files:
-        found = _SPLIT_IN_PATH.search((file.name if path == file else str(file.relative_to(path))).lower())
-        splits.setdefault(canonical_split(found[1]) if found else UNDECLARED, []).append(str(file))
-    if UNDECLARED in splits and len(splits) > 1:
-        raise ExampleError(
-            f"{path}: {splits[UNDECLARED][0]} names no split, while other files do; rename it."
-        )
-    return splits
+        name = file.name if path == file else str(file.relative_to(path))
+        found.setdefault(split_in_path(name, splits) or UNDECLARED, []).append(str(file))
+    if UNDECLARED in found and len(found) > 1:
+        raise ExampleError(f"{path}: {found[UNDECLARED][0]} names no split, while other files do; rename it.")
+    return found
+
+
+def split_in_path(name: str, splits: Sequence[str] = _SPLITS) -> str | None:
+    """The split that a file's name or folder says, as a word of its own; None where it says none."""
+    # The longest first, so that `id_test_mini` is not read as `id_test`.
+    words = "|".join(re.escape(split) for split in sorted(splits, key=len, reverse=True))
+    found = re.search(rf"(?:^|[-_./ ])({words})(?=[-_./ ]|$)", name.lower())
+    return canonical_split(found[1]) if found else None
 
 
 def _by_column(rows: Any, column: str) -> dict[str, Any]:
     """Split -> rows, by the values of a column."""
     indices: dict[str, list[int]] = {}
     for index, value in enumerate(rows[column]):
-        split = canonical_split(str(_class_names(rows.features[column], value) or UNDECLARED))
+        split = canonical_split(str(class_names(rows.features[column], value) or UNDECLARED))
         indices.setdefault(split, []).append(index)
     return {split: rows.select(chosen) for split, chosen in indices.items()}
 
 
-def _class_names(feature: Any, value: Any) -> Any:
+def class_names(feature: Any, value: Any) -> Any:
     """The names of class numbers, where the data set declares them; other values as they are."""
     # A list of class labels holds their feature one level down.
     feature = getattr(feature, "feature", feature)

@@ -1,0 +1,7 @@
+"""Other people's policy tests: rows that bring their own policy, as questions for any classifier."""
+
+from .load import POLICY_SETS, load_policy_set
+from .rows import PolicySet
+from .scores import policy_shift_score
+
+__all__ = ["POLICY_SETS", "PolicySet", "load_policy_set", "policy_shift_score"]
