@@ -16,6 +16,7 @@ from prompts.example import Example
 
 from .effects import compare
 from .outcomes import divide_sources
+from .variations import Variation
 
 if TYPE_CHECKING:
     from judge.encoders.dual import DualEncoder
@@ -43,6 +44,24 @@ def embed_images(encoder: "DualEncoder", examples: Sequence[Example], cache: Pat
     pooled = encode_images(encoder, examples, cache=cache, progress=False).pooled.numpy().astype(np.float64)
     unit: Floats = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
     return unit
+
+
+def similarity_to_originals(
+    encoder: "DualEncoder", variations: Sequence[Variation]
+) -> dict[str, dict[str, float]]:
+    """Cosine of each variation's embedding with that of its original: name -> `median` and `lowest`, each in [-1, 1].
+
+    A low one says that something changed, be it the style or the content; only a person can say which.
+    """
+    examples = [Example(f"{v.id}/{v.name}", v.image) for v in variations]
+    vectors = embed_images(encoder, examples, cache=None)
+    originals = {v.id: vectors[place] for place, v in enumerate(variations) if v.kind == "original"}
+    cosines: dict[str, list[float]] = {}
+    for place, variation in enumerate(variations):
+        if variation.kind != "original":
+            cosine = float(vectors[place] @ originals[variation.id])
+            cosines.setdefault(variation.name, []).append(min(1.0, cosine))
+    return {name: {"median": float(np.median(c)), "lowest": min(c)} for name, c in cosines.items()}
 
 
 def embedding_map(

@@ -52,7 +52,7 @@ class Trial:
     epsilon: float
     """In pixels of [0, 1]."""
     gap_clean: float
-    """Signed margin of the clean image; `gap` is its name in trials.jsonl."""
+    """Signed margin of the clean image: a logit where the classifier has one, positive where it is right."""
     gap: float
     """Signed margin after the attack; below 0 it succeeded on its own floats."""
     steps: int
@@ -117,6 +117,9 @@ class VictimResults:
 
 
 def trial_records(results: VictimResults) -> Iterable[dict[str, Any]]:
-    """One record per trial, for trials.jsonl in the run folder."""
+    """One record per trial, with the source and truth of its row, for trials.jsonl in the run folder."""
+    rows = {row.id: row for row in results.rows}
     for trial in results.trials:
-        yield {"victim": results.name, **asdict(trial), "epsilon": format_epsilon(trial.epsilon)}
+        row = rows[trial.id]
+        about = {"image": row.image, "source": row.source, "truth": row.truth}
+        yield {"victim": results.name, **asdict(trial), "epsilon": format_epsilon(trial.epsilon), **about}
