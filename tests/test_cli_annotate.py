@@ -82,8 +82,8 @@ def test_three_noisy_annotators_make_a_data_set(
     pictures = ("--images", "pictures")
     for source in ("real", "generated"):
         code, told, _ = annotate(
-            *("tasks", f"pictures/{source}", *pictures, "--source", source, "--collected-for", "three"),
-            *("--annotators", "Anna,ben,cem", "--out", f"{source}.csv"),
+            *("tasks", f"pictures/{source}", *pictures, "--source", source, "--out", f"{source}.csv"),
+            *("--annotators", "Anna,ben,cem", *(("--collected-for", "THREE") if source == "real" else ())),
         )
         assert code == 0
         assert told.count("Wrote") == 3
@@ -129,7 +129,10 @@ def test_three_noisy_annotators_make_a_data_set(
     assert loaded.skipped == ()
     right = [example.violates == truth[example.id] for example in loaded.examples]
     assert np.mean(right) > 0.9
-    assert {example.source for example in loaded.examples} == {"real", "generated"}
+    assert {(example.source, example.collected_for) for example in loaded.examples} == {
+        ("real", "three"),
+        ("generated", None),
+    }
     with (
         Image.open(loaded.examples[0].image) as copy,
         Image.open(f"pictures/{loaded.examples[0].id}") as original,

@@ -104,7 +104,7 @@ class Labels:
     def _collected_for(self, row: Row) -> str | None:
         """Key of the category that the row's image was searched for; None where nobody says, or in other words."""
         # A safe row's category labels nothing, so one that is not known makes no row unusable.
-        names = _names(row.categories) if self._safe_names else []
+        names = _names(row.collected_for) or (_names(row.categories) if self._safe_names else [])
         return self._by_word.get(names[0].strip().casefold()) if names else None
 
     def _key(self, name: str) -> str:

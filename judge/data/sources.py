@@ -19,7 +19,7 @@ from judge.errors import ImageError
 from prompts.errors import ExampleError
 from prompts.names import nearest
 
-COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id", "severity")
+COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id", "severity", "collected_for")
 """Columns of a folder's table; only `path` and `label` are required. Data sets have `image` instead of `path`."""
 UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
@@ -53,6 +53,7 @@ class Row:
     prompt: Any = None
     source: Any = None
     severity: Any = None
+    collected_for: Any = None
 
 
 class Reader(Protocol):
@@ -143,7 +144,7 @@ class FolderReader:
             if file is None:
                 yield Skipped(name, "outside_folder", f"{path!r} leads out of the table's folder")
             else:
-                values = {c: record.get(c) for c in ("label", "categories", "prompt", "source", "severity")}
+                values = {c: record.get(c) for c in COLUMNS[1:] if c not in ("split", "id")}
                 yield Row(name, file, split, **values)
 
     @staticmethod
