@@ -9,6 +9,8 @@ from fixtures_server import ColourJudge, listening, picture
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 REQUIRED = "ARBITER_REQUIRE_BROWSER"
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+"""Of axe-core."""
 PATIENCE = 6_000
 """Milliseconds after which a step on the page has failed."""
 
@@ -165,6 +167,15 @@ class Desk:
             "want => [...document.querySelectorAll('#filters b')].map(b => +b.textContent).join() === want"
         )
         self.page.wait_for_function(script, arg=",".join(map(str, counts)))
+
+
+def violations(at, part=None):
+    """What axe-core finds wrong: rule and elements."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    options = {"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": RULES}}
+    found = Axe().run(at.page, context=part, options=options).response["violations"]
+    return {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found}
 
 
 @pytest.fixture(scope="module")

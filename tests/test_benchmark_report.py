@@ -178,7 +178,7 @@ def hostile():
 def test_data_cannot_become_markup_or_turn_a_line(tmp_path):
     label = EVIL + BIDI
     metrics = measure([hostile()])
-    metrics["overlap"] = {label: label}
+    metrics["overlap"] = {label: known_overlap(not_known=[label])}
     metrics["policies"] = {label: {"pairs": 2, "obedience": {"families": 1, "worst": label}}}
 
     def broken(name):
@@ -260,18 +260,26 @@ def test_unjudged_images_are_listed_with_their_reasons_up_to_a_number(tmp_path):
     assert html.count("</code>: no<") == LISTED
 
 
+def known_overlap(**values):
+    """A record of `overlap`."""
+    record = {"tested": 60, "trained": 100, "exact": 2, "near": 1, "share": 0.05, "ids": [], "pairs": []}
+    return record | {"unreadable": 0, "not_known": [], "reason": None} | values
+
+
 def test_overlap_stands_beside_every_score(full, tmp_path):
     metrics = dict(full[0])
     metrics["overlap"] = {
-        "strong": {"tested": 60, "exact": 2, "near": 1, "share": 0.05, "ids": []},
-        "weak": None,
-        "partial": "its checkpoint names no data",
+        "strong": known_overlap(share=0.05, ids=["image-1", "image-2", "image-3"]),
+        "weak": known_overlap(share=0.0, not_known=["its base"]),
+        "partial": dict.fromkeys(known_overlap())
+        | {"tested": 60, "not_known": ["no run folder"], "reason": "no run folder"},
     }
     html, markdown = written(tmp_path, three(), metrics)
+    found = [one.overlap for one in leaders(metrics)]
+    assert found == ["5.0 %", "≥ 0.0 %", "unknown"]
     for text in (Page(html).text, markdown):
-        assert text.count("5.0 %") >= 2
-        assert "unknown" in text
-        assert "its checkpoint names no data" in text
+        assert all(one in text for one in [*found, "its base", "no run folder"])
+    assert {one.overlap for one in leaders(full[0])} == {"unknown"}
 
 
 def test_policy_tests_have_tables(full, tmp_path):

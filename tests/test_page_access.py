@@ -1,20 +1,11 @@
 """The page for everybody: axe-core, the keyboard, narrow screens."""
 
+from fixtures_page import violations
 from fixtures_server import picture
 from playwright.sync_api import expect
 
-RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 LOOKS = ((390, "light"), (390, "dark"), (1280, "light"), (1280, "dark"))
 TWO_LOOKS = LOOKS[1:3]
-
-
-def violations(at, part=None):
-    """What axe-core finds wrong: rule and elements."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    options = {"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": RULES}}
-    found = Axe().run(at.page, context=part, options=options).response["violations"]
-    return {one["id"]: [node["html"][:200] for node in one["nodes"]] for one in found}
 
 
 def check(at, looks, part=None):

@@ -17,7 +17,7 @@ from eval.benchmark.predictions import Predictions
 from eval.metrics.arrays import confusion, precision_recall, reliability
 from eval.reports.figures import BLUE, new_axes, plot_diagonal
 
-OTHERS = "#b9c0c7"
+OTHERS = "#a3acb5"
 INK = "#1d252c"
 POINTS = 300
 """Of a curve; more cannot be seen."""

@@ -36,7 +36,7 @@ class Leader:
     mean_f1: float | None
     """Of the covered categories whose F1 is defined."""
     overlap: str
-    """The share of the tested images that were among its training images, or why it is not known."""
+    """The share of the tested images that were among its training images, as `overlap_text` writes it."""
     unjudged: float | None
     """Share of its images."""
     seconds: float | None
@@ -87,13 +87,11 @@ def ranking_table(metrics: Metrics, labels: Sequence[str]) -> Table:
 
 
 def overlap_text(metrics: Metrics, label: str) -> str:
-    """How many of the tested images a classifier was trained on, in a few words."""
-    found = metrics.get("overlap", {}).get(label)
-    if isinstance(found, Mapping):
-        return (
-            percent(found.get("share")) if found.get("share") is not None else str(found.get("reason") or "?")
-        )
-    return "unknown" if not found else str(found)
+    """What share of the tested images a classifier has seen in training, at least; `unknown` where nothing says."""
+    record = metrics.get("overlap", {}).get(label)
+    if not record or record["share"] is None:
+        return "unknown"
+    return f"{'≥ ' if record['not_known'] else ''}{percent(record['share'])}"
 
 
 def percent(share: float | None) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark.overlap import overlap_table, score_without
 from eval.benchmark.predictions import Predictions, PredictionsError
 from eval.benchmark.tables import by_category
 from eval.reports.page import format_value, page_template
@@ -28,12 +29,13 @@ from .leaders import (
     ranking_table,
     seconds_text,
 )
-from .sections import facts, failure_table, list_failures, overlap_table, policy_tables, run_table
+from .sections import facts, failure_table, list_failures, policy_tables, run_table
 
 Metrics = Mapping[str, Any]
 _CURVES = (
     "Over the categories that each classifier covers; the others in grey. The dot is the verdict at the threshold. "
-    "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches."
+    "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches. Safe ones "
+    "count as flagged at every threshold."
 )
 _DIAGRAMS = (
     "The share of unsafe images among those with about the same p(unsafe); on the diagonal, a probability means what "
@@ -77,7 +79,7 @@ def write_benchmark_report(
     order = [one.label for one in found]
     by_label = {one.about.label: one for one in predictions}
     ordered = [by_label[label] for label in order]
-    parts = _parts(metrics, order)
+    parts = _parts(metrics, ordered)
     failures = failure_table(metrics, order)
     run = run_table(ordered)
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,8 +129,9 @@ def _contents(middle: Sequence[str]) -> list[str]:
     return ["Leaders", "Categories", *middle, "Failures to judge", "Wrong verdicts", "How it was run"]
 
 
-def _parts(metrics: Metrics, order: Sequence[str]) -> dict[str, list[Table]]:
+def _parts(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, list[Table]]:
     """Heading -> its tables, for each part that the run has."""
+    order = [one.about.label for one in ordered]
     found: dict[str, list[Table]] = {"Tables": []}
     if order:
         scores = [by_category(metrics, rate) for rate in ("f1", "precision", "recall")]
@@ -136,8 +139,20 @@ def _parts(metrics: Metrics, order: Sequence[str]) -> dict[str, list[Table]]:
     if metrics.get("policies"):
         found["Policy tests"] = policy_tables(metrics, order)
     if metrics.get("overlap"):
-        found["Overlap with training"] = [overlap_table(metrics, order)]
+        found["Overlap with training"] = [_overlap(metrics, ordered)]
     return {name: group for name, group in found.items() if any(table.lines for table in group)}
+
+
+def _overlap(metrics: Metrics, ordered: Sequence[Predictions]) -> Table:
+    """The copies of training images, and what the score is without them."""
+    records = {label: metrics["overlap"].get(label) for label in (one.about.label for one in ordered)}
+    known = {label: record for label, record in records.items() if record}
+    scores = {
+        one.about.label: score_without(one, known[one.about.label]["ids"] or (), metrics["threshold"])
+        for one in ordered
+        if one.about.label in known
+    }
+    return overlap_table(known, {label: found for label, found in scores.items() if found})
 
 
 def _figures(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, tuple[str, list[Plot]]]:

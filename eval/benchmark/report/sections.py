@@ -1,4 +1,4 @@
-"""Tables of the parts that only some runs have: failures, policy tests, overlap with training images."""
+"""Tables of what a run was, what it could not judge, and how its classifiers obey a policy."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Any
 from eval.benchmark.predictions import Predictions
 from eval.reports.table import Table
 
-from .leaders import overlap_text, percent
+from .leaders import percent
 
 Metrics = Mapping[str, Any]
 LISTED = 40
@@ -73,20 +73,6 @@ def failure_table(metrics: Metrics, labels: Sequence[str]) -> Table:
     ]
     note = "An image that was not judged counts as an error in every table, whether it is safe or not."
     return Table("Failures to judge", ["reason", "images", "of all"], lines, note)
-
-
-def overlap_table(metrics: Metrics, labels: Sequence[str]) -> Table:
-    """How many of the tested images each classifier may have been trained on."""
-    lines = []
-    for label in labels:
-        found = metrics.get("overlap", {}).get(label)
-        counts = [found.get(key) for key in ("tested", "exact", "near")] if isinstance(found, Mapping) else []
-        lines.append((label, [*(counts or [None] * 3), overlap_text(metrics, label)]))
-    note = (
-        "Exact: the same pixels. Near: a perceptual hash differs in so few bits that it is most likely the same "
-        "picture, resized or re-encoded."
-    )
-    return Table("Tested images among the training images", ["tested", "exact", "near", "share"], lines, note)
 
 
 def policy_tables(metrics: Metrics, labels: Sequence[str]) -> list[Table]:
