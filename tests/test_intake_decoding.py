@@ -25,8 +25,6 @@ from judge.errors import ImageError
 from judge.intake import decoding
 from judge.intake.decoding import DecodePool
 
-pytestmark = pytest.mark.timeout(120)
-
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
     file = BytesIO()
@@ -66,9 +64,14 @@ async def busy(pid: int) -> None:
         return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
 
     before = ticks()
-    async with asyncio.timeout(60):
-        while ticks() < before + os.sysconf("SC_CLK_TCK") // 10:
-            await asyncio.sleep(0.01)
+    while ticks() < before + os.sysconf("SC_CLK_TCK") // 10:
+        await asyncio.sleep(0.01)
+
+
+async def ended(pid: int) -> None:
+    """Return when the process is no more, or a zombie."""
+    while alive(pid):
+        await asyncio.sleep(0.01)
 
 
 def megabytes(pid: int, name: str) -> int:
@@ -124,13 +127,29 @@ def test_a_slow_image_is_killed_and_the_next_one_goes_on() -> None:
     async def body(pool: DecodePool) -> None:
         await pool.ready()
         before = pids(pool)
-        with pytest.raises(ImageError, match=r"^timeout: decoding took more than 0\.3 s"):
+        with pytest.raises(ImageError, match=r"^timeout: decoding took more than 0\.5 s"):
             await pool.open(slow())
         assert (await pool.open(encoded(photo()))).frames.total == 1
         assert pids(pool).isdisjoint(before)
         assert not [pid for pid in before if alive(pid)]
 
-    use(DecodePool(1, seconds=0.3), body)
+    use(DecodePool(1, seconds=0.5), body)
+
+
+def test_no_image_is_late_because_its_worker_still_starts(monkeypatch) -> None:
+    monkeypatch.setattr(decoding, "_START", "import time; time.sleep(0.6)\n" + decoding._START)
+    monkeypatch.setattr(decoding, "PATIENCE", 0.5)
+
+    async def body(pool: DecodePool) -> None:
+        assert (await pool.open(encoded(photo()))).frames.total == 1
+        monkeypatch.setattr(decoding, "START_SECONDS", 0.1)
+        for pid in pids(pool):
+            os.kill(pid, signal.SIGKILL)
+            await ended(pid)
+        with pytest.raises(ImageError, match=r"^crashed: no worker could decode within 0\.1 s"):
+            await pool.open(encoded(photo()))
+
+    use(DecodePool(1, seconds=1), body)
 
 
 def test_memory_is_limited() -> None:
@@ -212,9 +231,7 @@ def test_a_crash_costs_one_image() -> None:
         # One that dies while it waits costs none.
         [pid] = pids(pool)
         os.kill(pid, signal.SIGKILL)
-        async with asyncio.timeout(20):
-            while alive(pid):
-                await asyncio.sleep(0.01)
+        await ended(pid)
         assert (await pool.open(encoded(photo()))).frames.total == 1
 
     use(DecodePool(1, seconds=60), body)
@@ -265,9 +282,7 @@ def test_a_machine_that_starts_no_process_is_an_answer(monkeypatch) -> None:
         monkeypatch.setattr(decoding.subprocess, "Popen", refuse)
         for pid in pids(pool):
             os.kill(pid, signal.SIGKILL)
-            async with asyncio.timeout(20):
-                while alive(pid):
-                    await asyncio.sleep(0.01)
+            await ended(pid)
         for _ in range(2):
             with pytest.raises(ImageError, match=r"^crashed: no worker can be started: Resource temporarily"):
                 await pool.open(encoded(photo()))
@@ -328,8 +343,7 @@ def test_kills_and_cancellations_at_any_moment_cost_no_other_image() -> None:
 
     async def body(pool: DecodePool) -> None:
         await pool.ready()
-        async with asyncio.timeout(90):
-            await asyncio.gather(*(client(pool, range(start, 60, 5)) for start in range(5)))
+        await asyncio.gather(*(client(pool, range(start, 60, 5)) for start in range(5)))
         assert kills == 6
         assert crashed <= kills
         assert opened + crashed == 42

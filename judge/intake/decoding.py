@@ -37,6 +37,8 @@ MEMORY = 300 * 10**6
 """Bytes that a worker may hold by default, Python included."""
 PATIENCE = 5
 """A worker is also killed after this many times its processor time: it waits, for whatever reason."""
+START_SECONDS = 60
+"""How long a worker may take until it can decode; half a second, where nothing else is to be done."""
 _MAX_TEXT = 2**20
 _PIPE_BYTES = 2**20
 """What a pipe may hold without privileges."""
@@ -141,12 +143,15 @@ class DecodePool:
         async with self._free:
             worker = self._choose()
             self._busy.append(worker)
-            future = self._threads.submit(worker.ask, data)
+            future: Future[Any] = self._threads.submit(worker.wait_until_ready)
             try:
+                async with asyncio.timeout(START_SECONDS):  # the image has no part in how long that takes
+                    await asyncio.wrap_future(future)
+                future = self._threads.submit(worker.ask, data)
                 async with asyncio.timeout(PATIENCE * self.seconds):
-                    found = await asyncio.wrap_future(future)
+                    found: Decoded | ImageError = await asyncio.wrap_future(future)
             except TimeoutError:
-                raise self._problem(None) from None
+                raise self._problem(None, started=worker.ready) from None
             except _NO_ANSWER:
                 raise self._problem(worker.kill()) from None
             finally:
@@ -170,7 +175,7 @@ class DecodePool:
         except OSError as error:
             raise ImageError("crashed", f"no worker can be started: {first_line(error)}") from error
 
-    def _give_back(self, worker: "_Worker", future: Future[Decoded | ImageError]) -> None:
+    def _give_back(self, worker: "_Worker", future: Future[Any]) -> None:
         """Keep a worker that has answered; start another in place of any other."""
         if not future.done() or worker.owes_answer:
             worker.kill()
@@ -182,10 +187,12 @@ class DecodePool:
         else:
             self._idle.append(worker)
 
-    def _problem(self, status: int | None) -> ImageError:
-        """Why a worker gave no answer: its exit status, None if it still ran."""
+    def _problem(self, status: int | None, *, started: bool = True) -> ImageError:
+        """Why a worker gave no answer: its exit status, None if it still ran; `started` if it could decode by then."""
         if self._closed:
             return ImageError("crashed", "the decoder was closed")
+        if not started:
+            return ImageError("crashed", f"no worker could decode within {START_SECONDS} s")
         if status is None or status == -getattr(signal, "SIGPROF", 0):
             return ImageError("timeout", f"decoding took more than {self.seconds:g} s")
         if status == OUT_OF_MEMORY:
@@ -219,8 +226,20 @@ class _Worker:
         self._give = cast("BinaryIO", self.process.stdin)
         self._take = cast("BinaryIO", self.process.stdout)
         _widen(self._take)
-        self._started = False
+        self.ready = False
         self.owes_answer = False
+
+    def wait_until_ready(self) -> None:
+        """Return when the worker can decode.
+
+        Raises:
+            EOFError, OSError, ValueError: it has ended, or says something else.
+        """
+        if not self.ready:
+            self.owes_answer = True
+            if self._read(1) != READY:
+                raise ValueError
+            self.ready, self.owes_answer = True, False
 
     def ask(self, data: bytes) -> Decoded | ImageError:
         """What the worker finds in an image.
@@ -230,9 +249,6 @@ class _Worker:
             ValueError, LookupError, TypeError: its answer is none.
         """
         self.owes_answer = True
-        if not self._started and self._read(1) != READY:
-            raise ValueError
-        self._started = True
         self._write(struct.pack(">Q", len(data)))
         self._write(data)
         sha256 = hashlib.sha256(data).hexdigest()  # while the worker decodes
