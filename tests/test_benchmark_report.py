@@ -97,6 +97,8 @@ def test_leaders_cover_everything_first_and_are_sorted_by_f1(full):
     metrics, html, markdown = full
     found = leaders(metrics)
     assert [one.label for one in found] == ["strong", "weak", "partial"]
+    assert "<details open><summary><h3>F1 by category" in html
+    assert "<details><summary><h3>Recall by category" in html
     assert [one.partial for one in found] == [False, False, True]
     assert found[0].f1 > found[1].f1
     cells = metrics["classifiers"]["partial"]["cells"]
@@ -179,7 +181,7 @@ def test_data_cannot_become_markup_or_turn_a_line(tmp_path):
     label = EVIL + BIDI
     metrics = measure([hostile()])
     metrics["overlap"] = {label: known_overlap(not_known=[label])}
-    metrics["policies"] = {label: {"pairs": 2, "obedience": {"families": 1, "worst": label}}}
+    metrics["policies"] = {label: policy_record(reason=label)}
 
     def broken(name):
         raise OSError(label)
@@ -282,20 +284,37 @@ def test_overlap_stands_beside_every_score(full, tmp_path):
     assert {one.overlap for one in leaders(full[0])} == {"unknown"}
 
 
+def policy_record(**values):
+    """A record of `measure_policies`."""
+    pairs = {"pairs": 17, "images": 9, "pair_score": 0.512, "pair_score_interval": [0.4, 0.6], "reason": None}
+    flips = {"safe_to_unsafe": 0.613, "unsafe_to_safe": 0.714, "unjudged_share": 0.03}
+    families = {"in Finnish": {"f1": 0.117}, "other order": {"f1": 0.719}}
+    obedience = {
+        "families": 2, "plain_f1": 0.815, "plain_f1_interval": [0.7, 0.9], "mean_f1": 0.418, "worst_f1": 0.117,
+        "worst": "in Finnish", "worst_prompt_recall_drop": 0.218, "unjudged_share": 0.0, "by_family": families,
+    }  # fmt: skip
+    unseen = {
+        "rows": 8,
+        "f1": 0.321,
+        "f1_interval": [None, None],
+        "auc": None,
+        "named": 0.322,
+        "named_of_flagged": 0.323,
+    }
+    return pairs | flips | {"obedience": obedience, "unseen": unseen | {"unjudged_share": 0.0}} | values
+
+
 def test_policy_tests_have_tables(full, tmp_path):
     metrics = dict(full[0])
-    metrics["policies"] = {
-        "strong": {
-            "pairs": 17, "pair_score": 0.512, "pair_score_interval": [0.4, 0.6], "safe_to_unsafe": 0.613,
-            "unsafe_to_safe": 0.714, "unjudged_share": 0.0,
-            "obedience": {"families": 9, "plain_f1": 0.815, "mean_f1": 0.716, "worst_f1": 0.117,
-                          "worst": "in Finnish", "worst_prompt_recall_drop": 0.218},
-        }
-    }  # fmt: skip
+    nothing = dict.fromkeys(policy_record()) | {"pairs": 0, "reason": "it covers one category only"}
+    metrics["policies"] = {"strong": policy_record(), "partial": nothing}
     html, markdown = written(tmp_path, three(), metrics)
     for text in (Page(html).text, markdown):
-        for value in ("0.512", "0.400 – 0.600", "0.613", "0.714", "0.117", "in Finnish", "0.218"):
+        for value in ("0.512", "0.400 – 0.600", "0.613", "0.714", "3.0 %", "it covers one category only"):
             assert value in text
+        for value in ("0.117", "in Finnish", "0.218", "other order", "0.719", "0.321", "0.322", "0.323"):
+            assert value in text
+        assert "None" not in text
 
 
 def test_metrics_of_other_predictions_are_refused(full, tmp_path):

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import matplotlib as mpl
 
+from eval.benchmark.aligned import ALL
 from eval.reports.page import format_value
 
 _DARKEST, _LIGHTEST = 0.94, 0.06
@@ -30,7 +31,7 @@ def heat_map(metrics: Mapping[str, Any], labels: Sequence[str]) -> list[tuple[st
         cells = []
         for label in labels:
             one = metrics["classifiers"][label]
-            cell = (one["cells"].get(category["key"]) or {}).get("all") or {}
+            cell = (one["cells"].get(category["key"]) or {}).get(ALL) or {}
             cells.append(_cell(cell.get("f1"), category["key"] in one["covers"]))
         lines.append((category["name"], cells))
     return lines

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.benchmark.aligned import ALL
+from eval.benchmark.tables import ranking
 from eval.reports.table import Table
 
 Metrics = Mapping[str, Any]
@@ -46,13 +48,9 @@ class Leader:
 
 
 def leaders(metrics: Metrics) -> list[Leader]:
-    """The classifiers, the best first; those that cover everything before the others."""
+    """The classifiers, the best first (`tables.ranking`)."""
     size = len(metrics["categories"])
-    found = [
-        _leader(label, one, size, overlap_text(metrics, label))
-        for label, one in metrics["classifiers"].items()
-    ]
-    return sorted(found, key=lambda one: (one.partial, one.f1 is None, -(one.f1 or 0.0), one.label))
+    return [_leader(metrics, label, size) for label in ranking(metrics)]
 
 
 def leader_table(found: Sequence[Leader]) -> Table:
@@ -68,22 +66,6 @@ def leader_table(found: Sequence[Leader]) -> Table:
         costs = [percent(one.unjudged), seconds_text(one.seconds), one.price]
         lines.append((one.label, [one.group.replace("_", " "), covered, *scores, *costs]))
     return Table("Leaders", heads, lines, f"{LEADER_NOTE} {PARTIAL_NOTE}.")
-
-
-def ranking_table(metrics: Metrics, labels: Sequence[str]) -> Table:
-    """What does not depend on the threshold, and whether the named category is right."""
-    keys = ("auc", "average_precision", "calibration_error", "category_accuracy")
-    lines = [(label, [metrics["classifiers"][label].get(key) for key in keys]) for label in labels]
-    note = (
-        "Over the categories that each classifier covers, so only those that cover the same compare. Category "
-        "accuracy: of the unsafe images that it flags, the share whose highest category is violated."
-    )
-    return Table(
-        "Ranking and calibration",
-        ["AUC", "average precision", "calibration error", "category accuracy"],
-        lines,
-        note,
-    )
 
 
 def overlap_text(metrics: Metrics, label: str) -> str:
@@ -106,11 +88,10 @@ def seconds_text(seconds: float | None) -> str:
     return "–" if seconds is None else f"{seconds:.2g}"
 
 
-def _leader(label: str, one: Metrics, size: int, overlap: str) -> Leader:
-    values = [cell["all"]["f1"] for cell in one["cells"].values()]
-    defined = [value for value in values if value is not None]
+def _leader(metrics: Metrics, label: str, size: int) -> Leader:
+    one = metrics["classifiers"][label]
     partial = one["overall"] is None
-    cell, cost = (one["covered"] if partial else one["overall"])["all"], one["cost"]
+    cell, cost = (one["covered"] if partial else one["overall"])[ALL], one["cost"]
     return Leader(
         label=label,
         group=one["group"],
@@ -121,8 +102,8 @@ def _leader(label: str, one: Metrics, size: int, overlap: str) -> Leader:
         interval=cell["f1_interval"],
         precision=cell["precision"],
         recall=cell["recall"],
-        mean_f1=sum(defined) / len(defined) if defined else None,
-        overlap=overlap,
+        mean_f1=one["mean_f1"][ALL]["f1"],
+        overlap=overlap_text(metrics, label),
         unjudged=one["unjudged_share"],
         seconds=cost["seconds_per_image"],
         price=cost["price_per_1000"],

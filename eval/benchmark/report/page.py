@@ -12,7 +12,7 @@ from typing import Any
 
 from eval.benchmark.overlap import overlap_table, score_without
 from eval.benchmark.predictions import Predictions, PredictionsError
-from eval.benchmark.tables import by_category
+from eval.benchmark.tables import failures, tables
 from eval.reports.page import format_value, page_template
 from eval.reports.table import Table
 from judge.runs.files import write_atomically
@@ -26,12 +26,13 @@ from .leaders import (
     leader_table,
     leaders,
     percent,
-    ranking_table,
     seconds_text,
 )
-from .sections import facts, failure_table, list_failures, policy_tables, run_table
+from .sections import facts, list_failures, policy_tables, run_table
 
 Metrics = Mapping[str, Any]
+_SHOWN = ("F1 by category", "Mean F1 by source", "Naming of unseen harms", "Severity")
+"""Titles of `eval.benchmark.tables` that are unfolded when the page opens."""
 _CURVES = (
     "Over the categories that each classifier covers; the others in grey. The dot is the verdict at the threshold. "
     "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches. Safe ones "
@@ -80,10 +81,9 @@ def write_benchmark_report(
     by_label = {one.about.label: one for one in predictions}
     ordered = [by_label[label] for label in order]
     parts = _parts(metrics, ordered)
-    failures = failure_table(metrics, order)
-    run = run_table(ordered)
+    not_judged, run = failures(metrics), run_table(ordered)
     folder.mkdir(parents=True, exist_ok=True)
-    listed = [leader_table(found), *(table for part in parts.values() for table in part), failures, run]
+    listed = [leader_table(found), *(table for part in parts.values() for table in part), not_judged, run]
     write_atomically(folder / "report.md", _markdown(metrics, ordered, listed))
     figures = _figures(metrics, ordered)
     thumbnails = Thumbnails(images or (lambda name: None), blur=blur)
@@ -99,9 +99,10 @@ def write_benchmark_report(
         heat_map=heat_map(metrics, order),
         heat_scale=[heat_colour(step / 10)[0] for step in range(11)],
         tables=parts,
+        shown=_SHOWN,
         figures=figures,
         failures=list_failures(ordered),
-        failure_table=failures,
+        failure_table=not_judged,
         run_table=run,
         sheets={one.about.label: contact_sheets(one, thumbnails, metrics["threshold"]) for one in ordered},
         blur=blur,
@@ -132,10 +133,9 @@ def _contents(middle: Sequence[str]) -> list[str]:
 def _parts(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, list[Table]]:
     """Heading -> its tables, for each part that the run has."""
     order = [one.about.label for one in ordered]
-    found: dict[str, list[Table]] = {"Tables": []}
+    found: dict[str, list[Table]] = {}
     if order:
-        scores = [by_category(metrics, rate) for rate in ("f1", "precision", "recall")]
-        found["Tables"] = [*scores, ranking_table(metrics, order)]
+        found["Tables"] = [one for one in tables(metrics) if one != failures(metrics)]
     if metrics.get("policies"):
         found["Policy tests"] = policy_tables(metrics, order)
     if metrics.get("overlap"):

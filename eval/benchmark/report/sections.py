@@ -63,46 +63,93 @@ def list_failures(predictions: Sequence[Predictions]) -> list[Failures]:
     return found
 
 
-def failure_table(metrics: Metrics, labels: Sequence[str]) -> Table:
-    """How many images each classifier did not judge, by reason."""
-    lines = [
-        (label, [reason, count, percent(count / one["rows"] if one["rows"] else None)])
-        for label in labels
-        for one in [metrics["classifiers"][label]]
-        for reason, count in sorted(one["failures"].items(), key=lambda entry: (-entry[1], entry[0]))
-    ]
-    note = "An image that was not judged counts as an error in every table, whether it is safe or not."
-    return Table("Failures to judge", ["reason", "images", "of all"], lines, note)
-
-
 def policy_tables(metrics: Metrics, labels: Sequence[str]) -> list[Table]:
-    """The policy tests: the same images under opposite policies, and the same policy in other words."""
+    """The policy tests (`eval.benchmark.policies`): opposite policies, obedience, unseen harms."""
     tested = {label: metrics["policies"][label] for label in labels if metrics["policies"].get(label)}
-    pairs = (
-        "pairs",
-        "pair_score",
-        "pair_score_interval",
-        "safe_to_unsafe",
-        "unsafe_to_safe",
-        "unjudged_share",
+    found = [_pairs(tested), _obedience(tested), _families(tested), _unseen(tested)]
+    return [table for table in found if table.lines]
+
+
+def _pairs(tested: Metrics) -> Table:
+    keys = (
+        *("pairs", "pair_score", "pair_score_interval"),
+        *("safe_to_unsafe", "safe_to_unsafe_interval", "unsafe_to_safe", "unsafe_to_safe_interval"),
     )
-    flips = Table(
-        "Opposite policies",
-        ["pairs", "pair score", "95 %", "safe → unsafe", "unsafe → safe", "unjudged"],
-        [(label, [one.get(key) for key in pairs]) for label, one in tested.items()],
-        "The same image under two policies of opposite label. Pair score: both answers are right. The two directions: "
-        "how often the answer follows when the policy is changed so that the image becomes unsafe, or safe.",
+    lines = [
+        (
+            label,
+            [*map(_known, map(one.get, keys)), percent(one.get("unjudged_share")), one.get("reason") or ""],
+        )
+        for label, one in tested.items()
+    ]
+    note = (
+        "The same image under two policies, one of which forbids what it shows. Pair score: judged right under both. "
+        "The two directions: judged right under the changed policy, which makes it unsafe, or safe. A classifier that "
+        "answers alike under any policy has a pair score of 0, however good its other scores are."
     )
-    keys = ("families", "plain_f1", "mean_f1", "worst_f1", "worst", "worst_prompt_recall_drop")
-    obedience = Table(
-        "Obedience",
-        ["families", "plain F1", "mean F1", "worst F1", "worst family", "worst drop of recall by a prompt"],
-        [
-            (label, [found.get(key) for key in keys])
-            for label, one in tested.items()
-            if (found := one.get("obedience"))
-        ],
-        "The same policy in other words, order and languages, and the same images beside other prompts: a classifier "
-        "that obeys the policy answers alike.",
+    heads = ["pairs", "pair score", "95 %", "safe → unsafe", "95 %", "unsafe → safe", "95 %", "unjudged", ""]
+    return Table("Opposite policies", heads, lines, note)
+
+
+def _obedience(tested: Metrics) -> Table:
+    keys = (
+        "families",
+        "plain_f1",
+        "plain_f1_interval",
+        "mean_f1",
+        "worst_f1",
+        "worst",
+        "worst_prompt_recall_drop",
     )
-    return [table for table in (flips, obedience) if table.lines]
+    lines = [
+        (label, [*map(_known, map(found.get, keys)), percent(found.get("unjudged_share"))])
+        for label, one in tested.items()
+        if (found := one.get("obedience"))
+    ]
+    note = (
+        "F1 on the same images with the policy in other words, in another structure, under other logic, and beside "
+        "texts that order a verdict. A classifier that obeys the policy answers alike in all families."
+    )
+    heads = [
+        "families",
+        "plain F1",
+        "95 %",
+        "mean F1",
+        "worst F1",
+        "worst family",
+        "worst drop of recall",
+        "unjudged",
+    ]
+    return Table("Obedience", heads, lines, note)
+
+
+def _families(tested: Metrics) -> Table:
+    """F1 of every family as lines, with classifiers as columns."""
+    records = {
+        label: found["by_family"]
+        for label, one in tested.items()
+        if (found := one.get("obedience")) and found.get("by_family")
+    }
+    names = dict.fromkeys(name for record in records.values() for name in record)
+    lines = [(name, [record.get(name, {}).get("f1") for record in records.values()]) for name in names]
+    return Table("F1 by family", list(records), lines, "A dash: it could not be asked.")
+
+
+def _unseen(tested: Metrics) -> Table:
+    keys = ("rows", "f1", "f1_interval", "auc", "named", "named_of_flagged")
+    lines = [
+        (label, [*map(_known, map(found.get, keys)), percent(found.get("unjudged_share"))])
+        for label, one in tested.items()
+        if (found := one.get("unseen"))
+    ]
+    note = (
+        "Policies of categories that no other question here asks about. Named: share of the unsafe images that were "
+        "flagged, and for a category that they violate; then the same of the flagged ones."
+    )
+    heads = ["questions", "F1", "95 %", "AUC", "named", "named of flagged", "unjudged"]
+    return Table("Unseen categories", heads, lines, note)
+
+
+def _known(value: Any) -> Any:
+    """None for an interval without ends."""
+    return None if isinstance(value, list | tuple) and None in value else value
