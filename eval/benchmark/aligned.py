@@ -76,17 +76,21 @@ class Aligned:
     answers: tuple[Answers, ...]
 
 
-def align(all_predictions: Sequence[Predictions]) -> Aligned:
+def align(all_predictions: Sequence[Predictions], sources: Sequence[str] = ()) -> Aligned:
     """Bring the predictions of C classifiers onto the same images.
 
     Every classifier that covers a category must have been asked about it on the same images. Images are never left
     out to make that so: a classifier that failed on the hard ones would gain by it.
 
+    Args:
+        all_predictions: of each classifier.
+        sources: to be told apart, besides those of the images.
+
     Raises:
         MetricError: no predictions or no rows, one label or one image twice, other taxonomies or protocols, labels of
             one image that differ, or a classifier that was not asked about an image that another one was.
     """
-    _check_abouts([one.about for one in all_predictions])
+    check_alike([one.about for one in all_predictions])
     first = all_predictions[0].about
     truth: dict[str, Prediction] = {}
     for predictions in all_predictions:
@@ -99,14 +103,19 @@ def align(all_predictions: Sequence[Predictions]) -> Aligned:
                 )
     if not truth:
         raise MetricError("The predictions hold no rows; predict at least one image.")
-    images = _images(list(truth.values()), first.taxonomy)
+    images = _images(list(truth.values()), first.taxonomy, sources)
     place = {image: number for number, image in enumerate(images.ids)}
     answers = tuple(_answers(predictions, place) for predictions in all_predictions)
     _check_same_images(images, answers)
     return Aligned(first.taxonomy, first.protocol, images, answers)
 
 
-def _check_abouts(abouts: Sequence[About]) -> None:
+def check_alike(abouts: Sequence[About]) -> None:
+    """Check that classifiers were asked alike, and that their labels differ.
+
+    Raises:
+        MetricError: as of `align`.
+    """
     if not abouts:
         raise MetricError("No predictions; give those of at least one classifier.")
     twice = [label for label, count in Counter(about.label for about in abouts).items() if count > 1]
@@ -170,8 +179,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(map(repr, names[:_NAMED])) + (" ..." if len(names) > _NAMED else "")
 
 
-def _images(rows: Sequence[Prediction], taxonomy: Taxonomy) -> Images:
-    found = {row.source for row in rows}
+def _images(rows: Sequence[Prediction], taxonomy: Taxonomy, others: Sequence[str]) -> Images:
+    found = {*others, *(row.source for row in rows)}
     if ALL in found:
         raise MetricError(
             f"A source of images is called {ALL!r}, which tables use for all of them; rename it."

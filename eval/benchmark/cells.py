@@ -181,36 +181,28 @@ def f1_of_share(share: NDArray[np.float64]) -> NDArray[np.float64]:
     return 2 * share / (1 + share)
 
 
-def compare_to_best(cells: Mapping[str, Cells]) -> dict[str, Any]:
-    """Add to each cell how far its F1 is below the best classifier's, with a paired interval.
+def compare_to_best(cells: Mapping[str, Cells]) -> None:
+    """Add to each cell of a category and overall how far its F1 is below the best one, with a paired interval.
 
-    `behind_best` is the best F1 in this cell minus its own, and `behind_best_interval` the 95 % of it; None for the
-    best one itself, and the interval where all samples are alike, as those of a few images can be. The best one is
-    chosen on the same images, so a small lead may be luck also where the interval leaves out 0.
+    `best` says whether it has the highest F1 of all classifiers. `behind_best` is the highest F1 minus its own, and
+    `behind_best_interval` the 95 % of it; None for the best one itself, and the interval where all samples are alike,
+    as those of a few images can be. The best one is chosen on the same images, so a small lead may be luck also where
+    the interval leaves out 0.
 
     Args:
         cells: of each label; their records are added to.
-
-    Returns:
-        `cells` (key -> source -> label of the best) and `overall` (source -> label); without the undefined ones.
     """
-
-    def leaders(key: str | None) -> dict[str, str]:
-        found = {}
-        for s, source in enumerate(sources):
-            members = {
-                label: (one.records[column, source], one.drawn_f1[:, column, s])
-                for label, one in cells.items()
-                if (column := _column(one.counted, key)) is not None
-            }
-            leader = _compare(members)
-            if leader is not None:
-                found[source] = leader
-        return found
-
     sources = next(iter(cells.values())).counted.sources
     keys = dict.fromkeys(key for one in cells.values() for key in one.counted.keys)
-    return {"cells": {key: leaders(key) for key in keys}, OVERALL: leaders(None)}
+    for key in (*keys, None):
+        for s, source in enumerate(sources):
+            _compare(
+                [
+                    (one.records[column, source], one.drawn_f1[:, column, s])
+                    for one in cells.values()
+                    if (column := _column(one.counted, key)) is not None
+                ]
+            )
 
 
 def _column(counted: Counted, key: str | None) -> int | None:
@@ -220,18 +212,18 @@ def _column(counted: Counted, key: str | None) -> int | None:
     return counted.keys.index(key) if key in counted.keys else None
 
 
-def _compare(found: Mapping[str, tuple[Cell, NDArray[np.float64]]]) -> str | None:
-    """Fill in `behind_best` of the cells of one column and source; the label of the best, if any has an F1."""
-    known = {label: cell["f1"] for label, (cell, _) in found.items() if cell["f1"] is not None}
-    leader = max(known, key=lambda label: known[label], default=None)
-    for label, (cell, drawn) in found.items():
-        cell["behind_best"] = cell["behind_best_interval"] = None
-        if leader is not None and label in known and label != leader:
-            cell["behind_best"] = known[leader] - known[label]
-            ends = percentiles(found[leader][1] - drawn)
+def _compare(found: Sequence[tuple[Cell, NDArray[np.float64]]]) -> None:
+    """Compare the cells of one column and source, each with its F1 in each sample (draws,)."""
+    known = [(cell["f1"], -place) for place, (cell, _) in enumerate(found) if cell["f1"] is not None]
+    leader = -max(known)[1] if known else None
+    for place, (cell, drawn) in enumerate(found):
+        cell |= {"best": place == leader, "behind_best": None, "behind_best_interval": None}
+        if leader is not None and place != leader and cell["f1"] is not None:
+            best, samples = found[leader]
+            ends = percentiles(samples - drawn)
+            cell["behind_best"] = best["f1"] - cell["f1"]
             # Where all samples are alike, they say nothing about the spread.
             cell["behind_best_interval"] = interval(ends) if ends[0] < ends[1] else None
-    return leader
 
 
 def mean_by_category(cells: Iterable[Cells], keys: Sequence[str], sources: Sequence[str]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 
 from eval.metrics.arrays import average_precision, calibration_error, ratio, roc_auc
 
-from .aligned import ALL, Aligned, Answers, align
+from .aligned import ALL, Aligned, Answers, align, check_alike
 from .bootstrap import DRAWS
 from .cells import Cells, compare_to_best, count_cells, defined, mean_by_category, measure_cells, whole_truth
 from .naming import category_accuracy, name_unseen
@@ -45,6 +45,9 @@ def measure(
     Intervals are percentile bootstraps over images (Wilson's where all samples are alike), from one set of samples
     for all classifiers; `behind_best` and its interval are paired. They do not know of the luck in choosing the best.
 
+    Under the paper's rules some classifiers are asked about more splits than others. Only those of the same splits are
+    compared to each other; `images` and `left_out` are of the largest group.
+
     Args:
         all_predictions: of each classifier, on the same images under the same taxonomy.
         threshold: score from which an image is flagged.
@@ -55,35 +58,48 @@ def measure(
     Raises:
         MetricError: the predictions do not compare (`align`), or `held_out` is not in the taxonomy.
     """
-    aligned = align(all_predictions)
-    counted = [count_cells(aligned, answers, threshold) for answers in aligned.answers]
-    labels = [answers.about.label for answers in aligned.answers]
-    cells = dict(zip(labels, measure_cells(counted, draws, seed), strict=True))
-    best = compare_to_best(cells)
-    keys, sources = aligned.taxonomy.keys, (ALL, *aligned.images.sources)
-    left_out = count_left_out(aligned)
-    return {
-        "threshold": threshold,
-        "protocol": aligned.protocol,
-        "taxonomy_hash": aligned.taxonomy.hash,
-        "dataset": aligned.answers[0].about.dataset,
-        "splits": list(aligned.answers[0].about.splits),
-        "images": len(aligned.images.ids),
-        "sources": list(aligned.images.sources),
-        "categories": [
-            {"key": one.key, "name": one.name, "left_out": left_out[one.key]} for one in aligned.taxonomy
-        ],
-        "by_category": mean_by_category(cells.values(), keys, sources),
-        "best": best,
-        "classifiers": {
+    groups = _groups(all_predictions)
+    sources = sorted({row.source for one in all_predictions for row in one.rows})
+    first = align(groups[0], sources)
+    records: dict[str, Any] = {}
+    cells: list[Cells] = []
+    for aligned in (first, *(align(group, sources) for group in groups[1:])):
+        counted = [count_cells(aligned, answers, threshold) for answers in aligned.answers]
+        labels = [answers.about.label for answers in aligned.answers]
+        found = dict(zip(labels, measure_cells(counted, draws, seed), strict=True))
+        compare_to_best(found)
+        cells += found.values()
+        records |= {
             answers.about.label: {
-                **_record(aligned, answers, cells[answers.about.label], threshold),
+                **_record(aligned, answers, found[answers.about.label], threshold),
                 "severity": measure_severity(aligned, answers, threshold, draws=draws, seed=seed),
                 "naming": name_unseen(aligned, answers, held_out, threshold),
             }
             for answers in aligned.answers
-        },
+        }
+    keys, left_out = first.taxonomy.keys, count_left_out(first)
+    return {
+        "threshold": threshold,
+        "protocol": first.protocol,
+        "taxonomy_hash": first.taxonomy.hash,
+        "dataset": first.answers[0].about.dataset,
+        "images": len(first.images.ids),
+        "sources": list(first.images.sources),
+        "categories": [
+            {"key": one.key, "name": one.name, "left_out": left_out[one.key]} for one in first.taxonomy
+        ],
+        "by_category": mean_by_category(cells, keys, (ALL, *first.images.sources)),
+        "classifiers": {one.about.label: records[one.about.label] for one in all_predictions},
     }
+
+
+def _groups(all_predictions: Sequence[Predictions]) -> list[list[Predictions]]:
+    """Those that were asked about the same splits, the most images first."""
+    check_alike([one.about for one in all_predictions])
+    groups: dict[tuple[str, ...], list[Predictions]] = {}
+    for one in all_predictions:
+        groups.setdefault(tuple(sorted(one.about.splits)), []).append(one)
+    return sorted(groups.values(), key=lambda group: -max(len(one.rows) for one in group))
 
 
 def _record(aligned: Aligned, answers: Answers, cells: Cells, threshold: float) -> dict[str, Any]:
@@ -97,6 +113,7 @@ def _record(aligned: Aligned, answers: Answers, cells: Cells, threshold: float) 
         "group": about.group,
         "classifier": about.classifier,
         "covers": list(cells.counted.keys),
+        "splits": list(about.splits),
         "rows": rows,
         "unjudged": len(answers.reasons),
         "unjudged_share": defined(ratio(len(answers.reasons), rows)),

@@ -84,8 +84,8 @@ def leaders(metrics: Metrics) -> Table:
         record = metrics["classifiers"][label]
         overall = record["overall"][ALL] if record["overall"] else {}
         cells = [len(record["covers"]), record["rows"], overall.get("f1"), overall.get("f1_interval")]
-        leading = metrics["best"]["overall"].get(ALL) == label
-        cells += ["best" if leading else overall.get("behind_best"), overall.get("behind_best_interval")]
+        cells.append("best" if overall.get("best") else overall.get("behind_best"))
+        cells.append(overall.get("behind_best_interval"))
         cells += [record["covered"][ALL]["f1"], record["mean_f1"][ALL]["f1"]]
         cells += [*map(record.get, columns.values()), *map(record["cost"].get, _COSTS.values())]
         lines.append((starred(label, record), cells))
@@ -110,13 +110,10 @@ def by_category(metrics: Metrics, field: str = "f1") -> Table:
     lines: list[Line] = []
     for source in _blocks(metrics):
         for number, (label, record) in enumerate(metrics["classifiers"].items()):
-            cells = [record["cells"].get(one["key"], {}).get(source, {}).get(field) for one in categories]
-            cells.append(record["overall"][source][field] if record["overall"] else None)
-            if field in ("behind_best", "behind_best_interval"):
-                best = metrics["best"]
-                leading = [best["cells"].get(one["key"], {}).get(source) for one in categories]
-                leading.append(best["overall"].get(source))
-                cells = ["best" if who == label else cell for cell, who in zip(cells, leading, strict=True)]
+            row = [record["cells"].get(one["key"], {}).get(source, {}) for one in categories]
+            row.append(record["overall"][source] if record["overall"] else {})
+            leads = field.startswith("behind_best")
+            cells = ["best" if leads and cell.get("best") else cell.get(field) for cell in row]
             # The name of a block stands on its first line only.
             lines.append(("" if number else SOURCES.get(source, source), [starred(label, record), *cells]))
     heads = ["classifier", *(one["name"] for one in categories), "Overall"]
