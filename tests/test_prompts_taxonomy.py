@@ -14,7 +14,17 @@ import prompts
 from prompts import Category, Example, Taxonomy, TaxonomyError, load_taxonomy, shipped_taxonomies
 from prompts.taxonomy import Translation
 
-SIZES = {"signs": 20, "digits": 10, "everyday": 64, "openai-moderation": 13, "unsafebench": 11}
+SIZES = {
+    "signs": 20,
+    "digits": 10,
+    "everyday": 64,
+    "openai-moderation": 13,
+    "unsafebench": 11,
+    "t2isafety": 9,
+    "moderationbench": 9,
+    "safeatlas": 15,
+    "holisafe": 19,
+}
 DIGITS = load_taxonomy("digits")
 
 

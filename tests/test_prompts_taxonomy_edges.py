@@ -177,7 +177,8 @@ def test_markup_character_by_character(character: str, is_one: bool) -> None:
 
 
 def test_what_ships_is_listed_by_name() -> None:
-    assert shipped_taxonomies() == ("digits", "everyday", "openai-moderation", "signs", "unsafebench")
+    published = ("holisafe", "moderationbench", "openai-moderation", "safeatlas", "t2isafety", "unsafebench")
+    assert shipped_taxonomies() == tuple(sorted(("digits", "everyday", "signs", *published)))
 
 
 @pytest.mark.parametrize("name", ["mine.yaml", "mine.yml", "mine"])
@@ -191,7 +192,7 @@ def test_files_are_found_by_suffix_folder_or_path(
         assert load_taxonomy(name) == OWN
     with pytest.raises(
         TaxonomyError,
-        match=r"No taxonomy 'mine2' ships\. Those that do: digits, everyday, openai-moderation, ",
+        match=r"No taxonomy 'mine2' ships\. Those that do: digits, everyday, holisafe, ",
     ):
         load_taxonomy("mine2")
 
