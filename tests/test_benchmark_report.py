@@ -262,6 +262,13 @@ def test_unjudged_images_are_listed_with_their_reasons_up_to_a_number(tmp_path):
     assert html.count("</code>: no<") == LISTED
 
 
+def test_classifiers_without_numbers_are_named(full, tmp_path):
+    html, markdown = written(tmp_path, three(), full[0] | {"skipped": {"gated": "it wants a licence <b>"}})
+    assert "it wants a licence &lt;b&gt;" in html
+    assert "gated" in markdown
+    assert "Not measured" not in full[1]
+
+
 def known_overlap(**values):
     """A record of `overlap`."""
     record = {"tested": 60, "trained": 100, "exact": 2, "near": 1, "share": 0.05, "ids": [], "pairs": []}

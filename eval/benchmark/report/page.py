@@ -28,7 +28,7 @@ from .leaders import (
     percent,
     seconds_text,
 )
-from .sections import facts, list_failures, policy_tables, run_table
+from .sections import facts, list_failures, policy_tables, run_table, skipped_table
 
 Metrics = Mapping[str, Any]
 _SHOWN = ("F1 by category", "Mean F1 by source", "Naming of unseen harms", "Severity")
@@ -67,7 +67,7 @@ def write_benchmark_report(
     Args:
         folder: made where it is missing.
         metrics: of `eval.benchmark.effectiveness.measure`; with the keys `policies`, `overlap`, `published` and
-            `causes`, the page has the parts about them.
+            `causes`, the page has the parts about them; with `skipped`, label -> why, who has no numbers.
         predictions: those that were measured.
         images: opens the image of an id for the contact sheets; None, or an error, gives a grey tile that says why.
         blur: the images. Without, the page shows what the data set contains.
@@ -81,9 +81,9 @@ def write_benchmark_report(
     by_label = {one.about.label: one for one in predictions}
     ordered = [by_label[label] for label in order]
     parts = _parts(metrics, ordered)
-    not_judged, run = failures(metrics), run_table(ordered)
+    not_judged, run = failures(metrics), [run_table(ordered), skipped_table(metrics)]
     folder.mkdir(parents=True, exist_ok=True)
-    listed = [leader_table(found), *(table for part in parts.values() for table in part), not_judged, run]
+    listed = [leader_table(found), *(table for part in parts.values() for table in part), not_judged, *run]
     write_atomically(folder / "report.md", _markdown(metrics, ordered, listed))
     figures = _figures(metrics, ordered)
     thumbnails = Thumbnails(images or (lambda name: None), blur=blur)
@@ -103,7 +103,7 @@ def write_benchmark_report(
         figures=figures,
         failures=list_failures(ordered),
         failure_table=not_judged,
-        run_table=run,
+        run_tables=run,
         sheets={one.about.label: contact_sheets(one, thumbnails, metrics["threshold"]) for one in ordered},
         blur=blur,
     )
@@ -148,9 +148,9 @@ def _overlap(metrics: Metrics, ordered: Sequence[Predictions]) -> Table:
     records = {label: metrics["overlap"].get(label) for label in (one.about.label for one in ordered)}
     known = {label: record for label, record in records.items() if record}
     scores = {
-        one.about.label: score_without(one, known[one.about.label]["ids"] or (), metrics["threshold"])
+        one.about.label: record.get("scores") or score_without(one, record["ids"] or (), metrics["threshold"])
         for one in ordered
-        if one.about.label in known
+        if (record := known.get(one.about.label))
     }
     return overlap_table(known, {label: found for label, found in scores.items() if found})
 

@@ -52,6 +52,12 @@ def run_table(predictions: Sequence[Predictions]) -> Table:
     return Table("How it was run", ["loaded", "options", "fingerprint", "machine", "images"], lines)
 
 
+def skipped_table(metrics: Metrics) -> Table:
+    """Classifiers that were chosen and have no number, and why."""
+    lines = [(label, [why]) for label, why in metrics.get("skipped", {}).items()]
+    return Table("Not measured", ["reason"], lines)
+
+
 def list_failures(predictions: Sequence[Predictions]) -> list[Failures]:
     """The unjudged images of every classifier that has any, in the order of their ids."""
     found = []
