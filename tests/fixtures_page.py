@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from contextlib import ExitStack, contextmanager
 
 import pytest
@@ -11,8 +12,8 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 REQUIRED = "ARBITER_REQUIRE_BROWSER"
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 """Of axe-core."""
-PATIENCE = 6_000
-"""Milliseconds after which a step on the page has failed."""
+PATIENCE = 60_000
+"""Milliseconds after which a step on the page has failed; a busy machine takes its time."""
 
 
 def three_rules():
@@ -77,8 +78,9 @@ def chromium():
         if os.environ.get(REQUIRED) == "1":
             pytest.fail(f"{reason}, and {REQUIRED}=1")
         pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         yield browser
@@ -156,6 +158,13 @@ class Desk:
         """Close the dialog that is open."""
         self.page.keyboard.press("Escape")
         self.page.wait_for_selector("dialog[open]", state="detached")
+
+    def wait_until(self, done):
+        """Wait for something that happens in this process, while the page goes on."""
+        end = time.monotonic() + PATIENCE / 1000
+        while not done():
+            assert time.monotonic() < end, "waited too long"
+            self.page.wait_for_timeout(5)
 
     def counts(self):
         """How many are open, decided and skipped, as the page says."""

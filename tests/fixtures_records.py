@@ -47,7 +47,7 @@ def postgresql_server():
         shutil.chown(home, user)
     run = {"user": user, "cwd": home, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     command = [programs / "initdb", "-D", home / "data", "-U", "arbiter", "-A", "trust", "-E", "UTF8", "-N"]
-    subprocess.run(command, check=True, timeout=120, **run)
+    subprocess.run(command, check=True, **run)
     words = ["-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"]
     server = subprocess.Popen([programs / "postgres", *words], **run)
     try:

@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 import pytest
 
+PATIENCE = 300
+"""Seconds after which what a test waits for counts as never coming; a busy machine takes its time."""
+
 
 class ColourJudge:
     """The redder the first pixel, the less safe; blames the first category. Blue is unjudged, green breaks it.
@@ -33,7 +36,7 @@ class ColourJudge:
         self.calls.append((len(images), list(prompts), taxonomy))
         self.entered.set()
         if self.gate is not None:
-            assert self.gate.wait(60)
+            assert self.gate.wait(PATIENCE)
         colours = np.array([image.getpixel((0, 0)) for image in images], dtype=float).reshape(-1, 3)
         if (colours[:, 1] > 200).any():
             raise RuntimeError("a secret in /a/path")
@@ -110,11 +113,11 @@ def listening(service, records=None):
         yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(60)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
 
 
-def wait_until(done, seconds=60):
+def wait_until(done, seconds=PATIENCE):
     """Wait for something that happens in another thread."""
     end = time.monotonic() + seconds
     while not done():

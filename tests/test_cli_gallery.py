@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_page import PATIENCE
 from PIL import Image
 
 import judge
@@ -63,7 +64,7 @@ def test_the_page_is_one_file_of_small_harmless_pictures(page_file: Path) -> Non
 
 def test_moderators_look_through_the_page(page_file: Path, chromium: Any) -> None:
     page = chromium.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(PATIENCE)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))

@@ -30,9 +30,7 @@ def test_every_entry_has_a_home_and_says_what_it_needs(name):
 
 def test_the_table_imports_nothing_heavy():
     code = "import sys, eval.classifiers; print(*sorted({m.split('.')[0] for m in sys.modules}))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert {"torch", "transformers", "numpy", "PIL", "onnxruntime"}.isdisjoint(done.stdout.split())
 
 

@@ -171,7 +171,6 @@ def test_closed_and_full_streams(out: str | None, err: str | None, code: int, er
         stdout=streams[0],
         stderr=streams[1],
         text=True,
-        timeout=60,
         check=False,
         env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": ""},
     )
@@ -192,7 +191,6 @@ def test_a_closed_pipe_is_no_verdict_of_any_command(buffered: str) -> None:
         [sys.executable, "-m", "judge.serve.cli", "taxonomy", "list"],
         stdout=writer,
         stderr=subprocess.PIPE,
-        timeout=60,
         check=False,
         env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": buffered},
     )
@@ -209,7 +207,6 @@ def test_a_missing_package_of_the_command_line_is_an_error_too(tmp_path: Path) -
         [sys.executable, "-m", "judge.serve.cli", "judge", "a.png"],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
         cwd=tmp_path,

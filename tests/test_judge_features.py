@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import torch
+from fixtures_server import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -249,7 +250,7 @@ def in_child(work):
     """Run `work` in a forked process and give its exit status back."""
     child = FORK.Process(target=work)
     child.start()
-    child.join(60)
+    child.join(PATIENCE)
     return child.exitcode
 
 
@@ -309,7 +310,7 @@ def test_processes_share_a_cache(encoder, examples, tmp_path, few_rows):
 
     def work(mine):
         encoder.reset(partial(time.sleep, 0.01))
-        gate.wait(30)
+        gate.wait(PATIENCE)
         for count in range(1, len(mine) + 1, 3):
             table = encode_images(encoder, mine[:count], cache=tmp_path, batch_size=2, progress=False)
             check_images(table, encoder, mine[:count])
@@ -320,7 +321,7 @@ def test_processes_share_a_cache(encoder, examples, tmp_path, few_rows):
     for child in children:
         child.start()
     for child in children:
-        child.join(60)
+        child.join(PATIENCE)
     assert [child.exitcode for child in children] == [0, 0]
     assert encoded.value == 10
     assert len(set(hashes(tmp_path, "image"))) == len(hashes(tmp_path, "image")) == 10

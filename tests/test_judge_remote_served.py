@@ -1,11 +1,10 @@
 """A remote judge on `transformers serve`, beside the local judge with the same weights."""
 
 import os
-import socket
+import re
 import subprocess
 import sys
 import time
-import urllib.request
 from contextlib import contextmanager
 
 import numpy as np
@@ -30,13 +29,6 @@ def assert_unjudged(scores, *words, row=0):
         scores.unsafe[row], scores.categories[row], taxonomy, reason=scores.reasons[row]
     )
     assert verdict.status == "unjudged"
-
-
-@pytest.fixture(scope="module")
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 TAUGHT = ("safe", "unsafe: three", "unsafe: nine", "nothing here")
@@ -91,35 +83,28 @@ def said_locally(model, processor, picture, template="policy_first"):
 
 
 @contextmanager
-def serving(folder, port, log):
+def serving(folder, log):
     """`transformers serve` on `folder`, ready to answer."""
     command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", str(folder)]
-    command += ["--port", str(port), "--host", "127.0.0.1", "--device", "cpu"]
+    command += ["--port", "0", "--host", "127.0.0.1", "--device", "cpu"]
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(log.parent / "home")}
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
     try:
-        while True:  # until the test's own timeout
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5):
-                    break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}/v1"
+        listens = "Uvicorn running on "
+        while listens not in log.read_text():  # until the test's own timeout
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.1)
+        yield re.search(rf"{listens}(\S+)", log.read_text())[1] + "/v1"
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(scope="module")
-def served(taught, free_port, tmp_path_factory):
+def served(taught, tmp_path_factory):
     pytest.importorskip("uvicorn")
-    with serving(taught[0], free_port, tmp_path_factory.mktemp("serve") / "log.txt") as url:
+    with serving(taught[0], tmp_path_factory.mktemp("serve") / "log.txt") as url:
         yield url
 
 

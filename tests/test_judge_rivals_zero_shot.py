@@ -267,7 +267,7 @@ class Served:
     def close(self):
         self.server.shutdown()
         self.server.server_close()
-        self.thread.join(10)
+        self.thread.join()
 
 
 @pytest.fixture
@@ -278,7 +278,7 @@ def serve():
     def start(answer, **options):
         running.append(Served(answer))
         port = running[-1].server.server_address[1]
-        model = load_served(url=f"http://127.0.0.1:{port}/v1#gpt", retries=0, timeout=10, **options)
+        model = load_served(url=f"http://127.0.0.1:{port}/v1#gpt", retries=0, timeout=60, **options)
         return model, running[-1]
 
     yield start

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import time
 
 import pytest
 from fixtures_server import animation, picture
@@ -11,10 +10,8 @@ from playwright.sync_api import expect
 
 def test_one_picture_with_the_mouse(desk) -> None:
     at = desk()
-    started = time.perf_counter()
     at.give(("knife.png", picture(red=230, size=(300, 200))), prompt="a red knife")
     said = at.verdict("unsafe")
-    print(f"first answer shown after {time.perf_counter() - started:.2f} s")
     assert said.startswith("Flagged")
     assert "Weapons: a knife or a gun" in said
     assert "Score 0.90 reaches the threshold 0.50." in said
@@ -28,17 +25,17 @@ def test_one_picture_with_the_mouse(desk) -> None:
     expect(record).to_contain_text("cd" * 32)
 
 
-def test_a_second_answer_is_quick(desk) -> None:
-    """The way to the first answer costs the browser some start-up; this is what a moderator feels all day."""
+def test_an_answer_takes_few_requests(desk) -> None:
+    """This is what a moderator feels all day; what a request takes, the benchmark of the server measures."""
     at = desk()
     at.give_reds(10)
     at.verdict("safe")
-    started = time.perf_counter()
+    asked = []
+    at.page.on("request", lambda request: asked.append(request.url.removeprefix(at.address)))
     at.give_reds(240)
     at.verdict("unsafe")
-    took = time.perf_counter() - started
-    print(f"answer shown after {took:.2f} s, warm")
-    assert took < 10
+    print(asked)
+    assert len(asked) <= 10
 
 
 def test_a_safe_and_an_unjudged_picture_look_different(desk) -> None:

@@ -107,6 +107,7 @@ def test_a_busy_server_is_asked_again_for_those_that_wait(desk) -> None:
     at.page.route("**/verdict", once)
     at.give_reds(230, 20, 210)
     judged = "document.querySelectorAll('#queue-list .mark.unsafe, #queue-list .mark.safe').length"
+    at.wait_until(lambda: len(refused) == 3)
     at.page.wait_for_function(f"() => {judged} >= 2")
     assert len(refused) == 3
 
@@ -172,11 +173,12 @@ def test_what_is_added_while_the_list_is_fetched_is_not_lost(desk) -> None:
     late = []
     at.page.route("**/v1/queue?*", lambda route: late.append((route, route.fetch())))
     at.open()
+    at.wait_until(lambda: late)
     at.page.set_input_files(
         "#files", [{"name": "a.png", "mimeType": "image/png", "buffer": picture(red=230)}]
     )
     at.page.click("#add-go")
-    at.page.wait_for_timeout(200)
+    at.page.wait_for_timeout(200)  # a page that did not wait for the list would upload now
     [(route, known_before)] = late
     route.fulfill(response=known_before)
     at.verdict("unsafe")

@@ -31,7 +31,6 @@ def loaded_by(code: str) -> set[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     return set(done.stdout.splitlines()[-1].split())
 

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from fixtures_server import PATIENCE
 from sqlalchemy import inspect, text
 
 from judge.records import database
@@ -124,11 +125,11 @@ def test_several_processes_make_it_once(database_url):
     ready = threading.Barrier(starters)
 
     def start(_):
-        ready.wait(60)
+        ready.wait(PATIENCE)
         return Database(database_url)
 
     with ThreadPoolExecutor(starters) as pool:
-        opened = list(pool.map(start, range(starters), timeout=120))
+        opened = list(pool.map(start, range(starters)))
     assert columns(opened[0], "items") >= {"id", "sha256"}
     for one in opened:
         one.close()

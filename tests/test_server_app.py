@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fixtures_server import client_of, colour_service, image_part, listening, picture, wait_until
+from fixtures_server import PATIENCE, client_of, colour_service, image_part, listening, picture, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -110,7 +110,7 @@ def test_while_loading_only_health_answers() -> None:
     done, real = threading.Event(), colour_service()
 
     def slow() -> Any:
-        assert done.wait(60)
+        assert done.wait(PATIENCE)
         return real._load()
 
     service = JudgeService(slow, ServerSettings(decode_workers=0))
@@ -172,7 +172,7 @@ def test_verdicts_are_rows(client: TestClient) -> None:
 def test_a_body_that_does_not_arrive_is_408(path: str) -> None:
     with listening(colour_service(body_seconds=0.1)) as address:
         host, _, port = address.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
             head = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-length: 100\r\n\r\n{{"
             connection.sendall(head.encode())
             assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
@@ -182,7 +182,7 @@ def test_a_client_that_goes_away_in_its_body_is_no_error_of_ours(caplog: pytest.
     service = colour_service()
     with listening(service) as address:
         host, _, port = address.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=60) as connection:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as connection:
             connection.sendall(b"POST /v1/verdicts HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
         line = 'arbiter_requests_total{method="POST",route="/v1/verdicts",status="499"} 1.0'
         wait_until(lambda: line in service.metrics.text().decode())
@@ -193,13 +193,13 @@ def test_all_bodies_together_have_a_limit() -> None:
     service = colour_service(max_body_bytes=2000, max_bodies_bytes=3000)
     with listening(service) as address:
         host, _, port = address.removeprefix("http://").partition(":")
-        with socket.create_connection((host, int(port)), timeout=60) as slow:
+        with socket.create_connection((host, int(port)), timeout=PATIENCE) as slow:
             slow.sendall(
                 b"POST /v1/verdicts HTTP/1.1\r\nhost: x\r\ncontent-length: 2000\r\n\r\n" + b" " * 1990
             )
 
             def refused() -> bool:
-                body = http.client.HTTPConnection(host, int(port), timeout=60)
+                body = http.client.HTTPConnection(host, int(port), timeout=PATIENCE)
                 body.request("POST", "/v1/verdicts", b" " * 1500)
                 answer = body.getresponse()
                 busy = answer.status == 429 and json.loads(answer.read())["error"]["code"] == "busy"

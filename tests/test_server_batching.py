@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fixtures_server import PATIENCE
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -41,7 +42,7 @@ class Counting:
         numbers = [int(image.getpixel((0, 0))[0]) for image in images]  # type: ignore[index]
         self.batches.append((taxonomy.name, numbers, list(prompts or ())))
         self.entered.set()
-        assert self.gate.wait(60)
+        assert self.gate.wait(PATIENCE)
         if self.broken & set(numbers):
             raise ValueError("broken")
         found = np.array(numbers) / 100
@@ -304,8 +305,8 @@ def test_a_mistake_beside_the_classifier_ends_no_thread() -> None:
     async def run() -> None:
         batcher = Batcher(classifier, 8, Broken())
         with pytest.raises(KeyError):
-            await asyncio.wait_for(batcher.score(images(1, 2), None, A), 60)
-        assert (await asyncio.wait_for(batcher.score(images(3), None, A), 60)).unsafe.tolist() == [0.03]
+            await asyncio.wait_for(batcher.score(images(1, 2), None, A), PATIENCE)
+        assert (await asyncio.wait_for(batcher.score(images(3), None, A), PATIENCE)).unsafe.tolist() == [0.03]
         batcher.close()
 
     asyncio.run(run())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_server import data_url, picture, wait_until
+from fixtures_server import PATIENCE, data_url, picture, wait_until
 
 from judge.errors import ConfigError
 from judge.serve.cli import main
@@ -27,13 +27,13 @@ QUESTION = {"images": [{"data": data_url(picture(red=255))}]}
 
 
 class Server:
-    """A server in a process of its own."""
+    """A server in a process of its own; nothing is scored until `gate` is a file."""
 
-    def __init__(self, folder: Path, seconds: float, *options: str) -> None:
-        self.errors = folder / "errors"
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.errors, self.gate = folder / "errors", folder / "gate"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, str(SCRIPT), str(seconds), "serve", "--port", "0", *options],
+                [sys.executable, str(SCRIPT), str(self.gate), "serve", "--port", "0", *options],
                 stderr=errors,
                 cwd=folder,
                 env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"},
@@ -53,7 +53,7 @@ class Server:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.address + path, data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, dict(answer.headers), answer.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -79,8 +79,8 @@ class Server:
 def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     started: list[Server] = []
 
-    def start(seconds: float = 0, *options: str) -> Server:
-        server = Server(tmp_path, seconds, *options)
+    def start(*options: str) -> Server:
+        server = Server(tmp_path, *options)
         started.append(server)
         server.wait_until_ready()
         return server
@@ -92,7 +92,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 
 def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start: Callable[..., Server]) -> None:
-    server = start(1.5)
+    server = start()
     assert server.ask("/readyz")[0] == 200
     thread, answers = server.ask_slowly()
     server.process.send_signal(signal.SIGTERM)
@@ -102,30 +102,32 @@ def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(start: Callable[
     assert (status, json.loads(body)["error"]["code"]) == (503, "draining")
     assert int(headers["retry-after"]) > 0
     assert "arbiter_draining 1.0" in server.ask("/metrics")[2]
-    thread.join(60)
+    server.gate.touch()
+    thread.join()
     [(status, _, body)] = answers
     assert (status, json.loads(body)["verdicts"][0]["status"]) == (200, "unsafe")
-    assert server.process.wait(60) == 0
+    assert server.process.wait() == 0
     assert "WARNING" not in server.stderr
     assert "Traceback" not in server.stderr
 
 
 @pytest.mark.parametrize("again", [True, False], ids=("a second signal", "too much time"))
 def test_what_takes_too_long_is_given_up(start: Callable[..., Server], again: bool) -> None:
-    server = start(60, "--drain-seconds", "60" if again else "0.5")
+    server = start("--drain-seconds", "600" if again else "0.5")
     thread, answers = server.ask_slowly()
     server.process.send_signal(signal.SIGTERM)
     if again:
         wait_until(lambda: server.ask("/readyz")[0] == 503)
         server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(60) == 2
-    thread.join(60)
+    assert server.process.wait() == 2
+    thread.join()
     assert isinstance(answers[0], OSError)
     assert "ended before 1 images were answered" in server.stderr
 
 
 def test_local_servers_refuse_other_names_and_other_sites(start: Callable[..., Server]) -> None:
-    server = start(0, "--no-page")
+    server = start("--no-page")
+    server.gate.touch()
     host = server.address.removeprefix("http://")
     for headers, code in (
         ({"Host": "evil.example"}, "wrong_host"),
@@ -137,13 +139,13 @@ def test_local_servers_refuse_other_names_and_other_sites(start: Callable[..., S
     assert server.ask("/v1/verdicts", QUESTION, Origin=f"http://{host}")[0] == 200
     assert server.ask("/")[0] == 404
     server.process.send_signal(signal.SIGINT)  # with nothing to answer it ends at once
-    assert server.process.wait(60) == 0
+    assert server.process.wait() == 0
 
 
 def test_a_run_that_cannot_be_loaded_ends_the_server(tmp_path: Path) -> None:
-    server = Server(tmp_path, 0, "--judge", "tiny-clip")
+    server = Server(tmp_path, "--judge", "tiny-clip")
     try:
-        assert server.process.wait(60) == 2
+        assert server.process.wait() == 2
     finally:
         server.process.kill()
     assert server.stderr.splitlines()[-1] == "arbiter: this one cannot be loaded"

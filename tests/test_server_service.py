@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 from fixtures_server import (
+    PATIENCE,
     ColourJudge,
     animation,
     client_of,
@@ -68,7 +69,7 @@ def test_a_full_queue_is_429_at_once_and_tried_again_later(gated: ColourJudge) -
         assert int(refused.headers["retry-after"]) >= 1
         gated.gate.set()
         for thread in waiting:
-            thread.join(60)
+            thread.join()
         assert client.post("/v1/verdicts", json=verdicts(RED)).status_code == 200
     assert service.pending == 0
 
@@ -81,7 +82,7 @@ def test_the_openai_client_tries_again_when_the_queue_was_full(gated: ColourJudg
         wait_until(lambda: service.pending == 1)
         threading.Timer(0.2, gated.gate.set).start()
         assert client.moderations.create(input=[image_part(RED)]).results[0].flagged
-        first.join(60)
+        first.join()
 
 
 def test_all_images_of_a_request_are_accepted_or_none(gated: ColourJudge) -> None:
@@ -120,7 +121,7 @@ def test_frames_of_an_animation_count(gated: ColourJudge) -> None:
         wait_until(lambda: service.pending == 5)
         assert client.post("/v1/verdicts", json=verdicts(RED)).status_code == 429
         gated.gate.set()
-        thread.join(60)
+        thread.join()
     assert [size for size, _, _ in gated.calls] == [5]
     assert service.pending == 0
 
@@ -157,7 +158,7 @@ def test_no_more_images_are_opened_than_memory_has_room_for(
             await asyncio.sleep(0)
         assert opener.opened == 3
         gated.gate.set()
-        judged: list[Any] = await asyncio.wait_for(asked, 20)
+        judged: list[Any] = await asyncio.wait_for(asked, PATIENCE)
         service.close()
         return judged
 
@@ -189,7 +190,7 @@ def test_questions_of_a_client_that_went_away_are_dropped(gated: ColourJudge) ->
     service = colour_service(gated)
     with listening(service) as address:
         host = address.removeprefix("http://")
-        connections = [http.client.HTTPConnection(host, timeout=60) for _ in range(2)]
+        connections = [http.client.HTTPConnection(host, timeout=PATIENCE) for _ in range(2)]
         for connection in connections:
             connection.request("POST", "/v1/verdicts", json.dumps(verdicts(RED, RED)))
         # All four are opened: some wait in the classifier, the others in the queue.

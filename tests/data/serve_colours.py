@@ -1,27 +1,30 @@
-"""`arbiter serve` with a classifier that needs no torch: `python serve_colours.py SECONDS serve --port 0 ...`."""
+"""`arbiter serve` with a classifier that needs no torch: `python serve_colours.py GATE serve --port 0 ...`.
+
+Nothing is scored until there is a file GATE.
+"""
 
 import sys
-import time
+from pathlib import Path
 
-from fixtures_server import ColourJudge
+from fixtures_server import ColourJudge, wait_until
 
 import judge.server.loading
 from judge.serve.cli import main
 from judge.server.service import LoadedJudge
 
 
-class Slow(ColourJudge):
-    """Takes its time for every batch."""
+class Gated(ColourJudge):
+    """Waits for the test."""
 
     def score(self, images, prompts, taxonomy):
-        time.sleep(float(sys.argv[1]))
+        wait_until(Path(sys.argv[1]).exists)
         return super().score(images, prompts, taxonomy)
 
 
 def load(settings):
     if settings.run == "tiny-clip":
         raise judge.server.loading.ConfigError("this one cannot be loaded")
-    classifier = Slow(settings.taxonomy)
+    classifier = Gated(settings.taxonomy)
     return LoadedJudge(classifier, classifier.default_taxonomy, classifier.name)
 
 
