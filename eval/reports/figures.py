@@ -1,7 +1,9 @@
 """What all figures of reports share: they are drawn off screen, without windows or global state of matplotlib."""
 
+from io import BytesIO
 from typing import Any
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,6 +14,7 @@ from eval.metrics.arrays import calibration_error, reliability
 GREY, BLUE, GREEN, RED = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
 """Colours that stay apart in the common colour-vision deficiencies; line styles, markers and labels differ too."""
 DPI = 130
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
 def new_axes(x_label: str, y_label: str, *, width: float = 5.2, height: float = 3.7) -> tuple[Figure, Axes]:
@@ -32,6 +35,14 @@ def new_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas that needs no window, whatever backend is configured
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+
+
+def svg_bytes(figure: Figure) -> bytes:
+    """A figure as SVG without a background; equal figures give equal files, whatever the day."""
+    saved = BytesIO()
+    with rc_context({"svg.hashsalt": "arbiter"}):
+        figure.savefig(saved, format="svg", transparent=True, metadata=_NO_METADATA)
+    return saved.getvalue()
 
 
 def plot_diagonal(axes: Axes) -> None:
