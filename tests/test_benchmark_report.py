@@ -1,10 +1,13 @@
 """`report.html` and `report.md` of a benchmark: complete, one file, honest, and nobody's text becomes markup."""
 
+import base64
 import math
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from io import BytesIO
 
+import numpy as np
 import pytest
 from fixtures_benchmark import synthetic_predictions
 from PIL import Image
@@ -139,6 +142,30 @@ def test_pictures_are_blurred_unless_asked_otherwise(full, tmp_path):
     assert "Images are not blurred" in sharp
     assert 'alt="blurred image image-' in blurred
     assert "blurred image" not in sharp
+
+
+def test_no_pixel_of_an_original_is_in_the_page(tmp_path, noise_image):
+    """Neither the file, nor its pixels at any size that shows what is on them."""
+    stored = {}
+
+    def image(name):
+        found = noise_image(sum(map(ord, name)), size=(64, 48))
+        kept = BytesIO()
+        found.save(kept, "PNG")
+        stored[name] = (kept.getvalue(), found)
+        return found
+
+    html, _ = written(tmp_path, [synthetic_predictions()], images=image)
+    shown = re.findall(r'data:image/jpeg;base64,([A-Za-z0-9+/=]+)" alt="blurred image ([^"]+)"', html)
+    assert len(shown) == html.count("data:image/jpeg") > 5
+    everything = b"".join(base64.b64decode(data) for data in re.findall(r"base64,([A-Za-z0-9+/=]+)", html))
+    for data, name in shown:
+        file, original = stored[name]
+        assert not any(file[start : start + 16] in everything for start in range(60, len(file) - 16, 97))
+        with Image.open(BytesIO(base64.b64decode(data))) as blurred:
+            assert blurred.size == original.size  # it was small enough
+            difference = np.asarray(blurred, dtype=float) - np.asarray(original, dtype=float)
+            assert np.abs(difference).mean() > 40
 
 
 def test_pictures_that_cannot_be_opened_are_grey_and_say_why(tmp_path):
