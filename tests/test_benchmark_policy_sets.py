@@ -382,11 +382,14 @@ def test_unknown_sets_and_copies_that_are_not_there(tmp_path: Path, monkeypatch:
         load_policy_set("policyshift:x")
     for name, source in POLICY_SETS.items():
         with pytest.raises(
-            ExampleError, match=f"nothing at {tmp_path}/no.*hf download {source.hub} .* give {name}:DIR"
+            ExampleError,
+            match=f"nothing at {tmp_path}/no.*hf download {source.origin.hub} .* give {name}:DIR",
         ):
             load_policy_set(f"{name}:{tmp_path}/no")
-        reason = "gated dataset" if source.whole else "cannot be read from the hub alone"
-        with pytest.raises(ExampleError, match=f"{reason}.*{source.access[:20]}.*hf auth login.*{name}:DIR"):
+        reason = "gated dataset" if source.origin.whole else "cannot be read from the hub alone"
+        with pytest.raises(
+            ExampleError, match=f"{reason}.*{source.origin.access[:20]}.*hf auth login.*{name}:DIR"
+        ):
             load_policy_set(name)
 
 

@@ -8,6 +8,7 @@ is listed with its reason in `ExampleSet.skipped`; when there are too many, load
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,19 @@ from prompts.taxonomy_file import load_taxonomy
 
 from .images import DEFAULT_LIMITS, ImageLimits, open_image, pixels_hash, read_bytes
 from .labels import Labels, UnusableRowError
-from .sources import COLUMNS, UNDECLARED, DatasetReader, FolderReader, Reader, Row, Skipped, UnusableRowsError
+from .published import PublishedReader
+from .published_sets import PUBLISHED_SETS
+from .sources import (
+    COLUMNS,
+    UNDECLARED,
+    DatasetReader,
+    FolderReader,
+    LeftOut,
+    Reader,
+    Row,
+    Skipped,
+    UnusableRowsError,
+)
 
 SPLITS = ("train", "validation", "test")
 EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
@@ -34,7 +47,7 @@ EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
     "self-harm": ("yiting/Self-harm_Dataset", "Self-harm"),
 }
 """UnsafeBench's external sets: name -> (name on the hub, the one category of its unsafe images, if known)."""
-SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, "folder", "dataset")
+SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, *PUBLISHED_SETS, "folder", "dataset")
 
 _PLAIN_COLUMNS = {name: name for name in ("image", *COLUMNS[1:])}
 _UNSAFEBENCH_COLUMNS = {
@@ -56,6 +69,8 @@ class ExampleSet:
     name: str = ""
     fingerprints: Mapping[str, str] = field(default_factory=dict, repr=False, compare=False)
     """`pixels_hash` by example id, where images were verified."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Rows that are about something else than one image, by reason; no failures."""
 
     def write_skipped(self, path: Path) -> None:
         """Write the skipped rows as JSON lines; an empty file where there are none."""
@@ -83,8 +98,9 @@ def load_examples(
     Args:
         spec: `digits` or `signs`, or `digits:COUNT` for a number of pictures in each split; `unsafebench`, or
             `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
-            `multiheaded`, `violence`, `self-harm`), also with a path; `folder:PATH` (images with a CSV or
-            JSON-lines table); `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
+            `multiheaded`, `violence`, `self-harm`), also with a path; a published set (`t2isafety:PATH` and others,
+            see `judge.data.published_sets`); `folder:PATH` (images with a CSV or JSON-lines table);
+            `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
         split: `train`, `validation`, `test`, another declared one, or `all`.
         taxonomy: what category strings are matched to: names, aliases, codes and keys, case ignored.
         max_failures: largest share of rows, 0 to 1, that may be unusable.
@@ -109,6 +125,7 @@ def load_examples(
     examples: list[Example] = []
     skipped: list[Skipped] = []
     fingerprints: dict[str, str] = {}
+    left_out: Counter[str] = Counter()
     ids: set[str] = set()
     for row in _rows(reader, split, limits, name):
         # Before the row is opened, so that a limit bounds the work too.
@@ -116,6 +133,9 @@ def load_examples(
             break
         if isinstance(row, Skipped):
             skipped.append(row)
+            continue
+        if isinstance(row, LeftOut):
+            left_out[row.reason] += 1
             continue
         try:
             # Caches and reports are keyed by id, so a second row with the same one would overwrite the first.
@@ -131,7 +151,7 @@ def load_examples(
     if ledger is not None:
         write_skipped_rows(ledger, skipped)
     check_failures(name, len(examples), skipped, max_failures, ledger)
-    return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints)
+    return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints, dict(left_out))
 
 
 def check_splits(*sets: ExampleSet) -> None:
@@ -192,6 +212,10 @@ def _open(
     reader: Reader
     if kind == "folder":
         return FolderReader(str(where)), Labels(taxonomy, others)
+    if kind in PUBLISHED_SETS:
+        published = PUBLISHED_SETS[kind]
+        known = load_taxonomy(published.taxonomy)
+        return PublishedReader(kind, where, published), Labels(taxonomy, others, known=known)
     if kind == "dataset":
         return DatasetReader(str(where), _PLAIN_COLUMNS), Labels(taxonomy, others)
     # The vocabulary that these sets were labelled with, whatever taxonomy is asked about.
@@ -206,7 +230,7 @@ def _open(
     return reader, Labels(taxonomy, others, known=known, only=category)
 
 
-def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped]:
+def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped | LeftOut]:
     """The rows of the requested split, which may be a part of a declared one."""
     declared = reader.splits
     reachable = set(declared) - {UNDECLARED}
@@ -223,7 +247,7 @@ def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterato
         if source == "train" and split not in ("all", "train", "validation"):
             continue
         for row in reader.rows(source):
-            if isinstance(row, Skipped) or not shared_out:
+            if not isinstance(row, Row) or not shared_out:
                 yield row
                 continue
             try:

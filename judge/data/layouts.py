@@ -44,7 +44,8 @@ class Layout:
     """
 
     columns: Mapping[str, str]
-    """Our names -> the table's; `image` is one of ours. `a|b` is the first of them that a copy has."""
+    """Our names -> the table's; `image` is one of ours. `a|b` is the first of them that a copy has; an empty one is not
+    known and has to be given."""
     required: tuple[str, ...] = ("image",)
     """Those of ours without which nothing can be read."""
     splits: tuple[str, ...] = ("train", "test", "validation", "val", "dev")
@@ -55,6 +56,8 @@ class Layout:
     """Where the paths in tables begin, relative to the folder."""
     base_names: bool = False
     """Whether an image's file is named as the last part of its path or address alone, as nobody else has the rest."""
+    posts: bool = False
+    """Whether a row may have no image or several, as posts do; `Record.image` is then None."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Record:
     values: Mapping[str, Any]
     """By our names; None where the table has no such column or the row no value."""
     image: Any
-    """A path, bytes, or a `StoredImage`; nothing is decoded yet."""
+    """A path, bytes, or a `StoredImage`; nothing is decoded yet. None where `Layout.posts` allows it."""
 
 
 def parse_spec(spec: str) -> tuple[str, str | None, dict[str, str]]:
@@ -117,19 +120,36 @@ def open_records(
         root = path if path.is_dir() else path.parent
         table = FileRecords(root, files, layout)
     else:
-        table = StoredRecords(load_datasets(where, layout.splits))
+        table = StoredRecords(load_datasets(where, layout.splits, layout.use))
     columns = {
-        ours: next((one for one in names.split("|") if one in table.columns), names)
+        ours: next((one for one in names.split("|") if table.has(one)), names)
         for ours, names in {**layout.columns, **(renamed or {})}.items()
     }
     table.name_columns(columns)
-    missing = [ours for ours in (*layout.required, *(renamed or {})) if columns[ours] not in table.columns]
+    missing = [ours for ours in (*layout.required, *(renamed or {})) if not table.has(columns[ours])]
     if missing:
+        known = (
+            f"has no column {columns[missing[0]]!r}"
+            if columns[missing[0]]
+            else "has columns of unknown names"
+        )
+        mapping = "&".join(f"{ours}=COLUMN" for ours in dict.fromkeys(missing))
         raise ExampleError(
-            f"{name} in {where} has no column {columns[missing[0]]!r}; it has: {', '.join(table.columns)}. If another "
-            f"one holds the {missing[0]}, say so: {name}:{where}?{missing[0]}=COLUMN."
+            f"{name} in {where} {known}; it has: {', '.join(table.columns)}. If others hold what is needed "
+            f"({', '.join(dict.fromkeys(missing))}), say so: {name}:{where}?{mapping}."
         )
     return table
+
+
+def _field(row: Mapping[str, Any], column: str) -> Any:
+    """A row's value; `images.path` is that field of an object, or of each in a list."""
+    if column in row or "." not in column:
+        return row.get(column)
+    head, _, field = column.partition(".")
+    value = row.get(head)
+    if isinstance(value, list):
+        return [one.get(field) if isinstance(one, dict) else None for one in value]
+    return value.get(field) if isinstance(value, dict) else None
 
 
 class StoredRecords:
@@ -139,6 +159,10 @@ class StoredRecords:
         self._sets = sets
         self.splits = tuple(sets)
         self.columns = tuple(dict.fromkeys(name for rows in sets.values() for name in rows.column_names))
+
+    def has(self, column: str) -> bool:
+        """Whether there is such a column."""
+        return column in self.columns
 
     def name_columns(self, columns: Mapping[str, str]) -> None:
         """Say which column is what: our names -> the table's."""
@@ -173,13 +197,17 @@ class FileRecords:
         found = dict.fromkeys(name for _, _, rows in self._tables for _, row in rows for name in row)
         self.columns = tuple(name for name in found if name)
 
+    def has(self, column: str) -> bool:
+        """Whether there is such a column; `images.path` is a field of the objects in one."""
+        return column != "" and (column in self.columns or column.partition(".")[0] in self.columns)
+
     def name_columns(self, columns: Mapping[str, str]) -> None:
         """Say which column is what: our names -> the table's."""
         self._names = dict(columns)
         # Where only the last part of an address names the file, two addresses must not share one.
         addresses: defaultdict[str, set[str]] = defaultdict(set)
         for _, _, rows in self._tables if self._layout.base_names else ():
-            for value in (_alone(row.get(columns["image"])) for _, row in rows):
+            for value in (_alone(_field(row, columns["image"])) for _, row in rows):
                 if isinstance(value, str):
                     addresses[_base_name(value)].add(value)
         self._ambiguous = {name for name, several in addresses.items() if len(several) > 1}
@@ -194,8 +222,8 @@ class FileRecords:
                 if "" in row:
                     yield Skipped(place, "bad_row", str(row[""]))
                     continue
-                values = {ours: row.get(name) for ours, name in self._names.items()}
-                image = self._image(values.pop("image"))
+                values = {ours: _field(row, name) for ours, name in self._names.items()}
+                image = self._image(values["image"])
                 if isinstance(image, Skipped):
                     yield Skipped(place, image.status, image.reason)
                 else:
@@ -203,6 +231,8 @@ class FileRecords:
 
     def _image(self, value: Any) -> Any:
         """A path inside the folder or the bytes of an image; `Skipped` with the reason where it is neither."""
+        if self._layout.posts and (value in (None, "") or (isinstance(value, list) and len(value) != 1)):
+            return None
         value = _alone(value)
         if not isinstance(value, str) or not value.strip():
             return Skipped("", "bad_row", f"expected the path of one image, got {value!r:.60}")

@@ -10,7 +10,7 @@ import binascii
 import csv
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,13 +56,21 @@ class Row:
     collected_for: Any = None
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A row that is about something else than one image, such as a post without any; no failure."""
+
+    reason: str
+    """In a few words, the same for all such rows."""
+
+
 class Reader(Protocol):
     """A data set that is read split by split."""
 
     splits: tuple[str, ...]
     """Declared splits; `(UNDECLARED,)` where there are none."""
 
-    def rows(self, split: str) -> Iterator[Row | Skipped]:
+    def rows(self, split: str) -> Iterator[Row | Skipped | LeftOut]:
         """Iterate over one declared split."""
         ...
 
@@ -290,7 +298,9 @@ def read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, record
 
 
-def load_datasets(where: str, splits: Sequence[str] = _SPLITS) -> dict[str, Any]:
+def load_datasets(
+    where: str, splits: Sequence[str] = _SPLITS, use: Callable[[str], bool] = lambda name: True
+) -> dict[str, Any]:
     """Split -> `datasets.Dataset`, of a folder that was saved, of Parquet files, or of a name on the hub.
 
     Raises:
@@ -305,7 +315,7 @@ def load_datasets(where: str, splits: Sequence[str] = _SPLITS) -> dict[str, Any]
         elif (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             loaded = datasets.load_from_disk(where)
         else:
-            loaded = datasets.load_dataset("parquet", data_files=parquet_files(path, splits))
+            loaded = datasets.load_dataset("parquet", data_files=parquet_files(path, splits, use))
     except ExampleError:
         raise
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
@@ -318,9 +328,12 @@ def load_datasets(where: str, splits: Sequence[str] = _SPLITS) -> dict[str, Any]
     return dict(loaded) if isinstance(loaded, dict) else {UNDECLARED: loaded}
 
 
-def parquet_files(path: Path, splits: Sequence[str] = _SPLITS) -> dict[str, list[str]]:
+def parquet_files(
+    path: Path, splits: Sequence[str] = _SPLITS, use: Callable[[str], bool] = lambda name: True
+) -> dict[str, list[str]]:
     """Split -> files, by the word in their names, as on the hub: `data/train-00000-of-00002.parquet`."""
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
+    files = [file for file in files if file == path or use(str(file.relative_to(path)))]
     if not files or any(file.suffix != ".parquet" for file in files):
         raise ExampleError(f"{path} is no Parquet file, holds none, and is no folder saved by `datasets`.")
     found: dict[str, list[str]] = {}

@@ -26,11 +26,20 @@ from typing import Any
 
 from judge.data.labels import UnusableRowError
 from judge.data.layouts import Layout, Record
+from judge.data.published import Origin
 from prompts.taxonomy import Category
 
 from .rows import PolicyRow
 from .texts import category, policy
 
+ORIGIN = Origin(
+    hub="AIML-TUDA/LlavaGuard",
+    access="gated: accept its terms on the hub; it lists addresses of images, which you fetch into `images/`",
+    licence="annotations Apache 2.0, images under their own terms; gated",
+    verified="test.csv with id, url, rating, category, policy: public code that reads it; JSON: the authors' scripts",
+    assumed="the optional columns rationale and score of the CSV",
+    whole=False,
+)
 LAYOUT = Layout(
     columns={
         "image": "url|image",

@@ -1,14 +1,15 @@
 """`load_policy_set("policyshiftbench:PATH")`: which policy sets there are, and how one is read."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
 from judge.data.examples import check_failures, write_skipped_rows
 from judge.data.images import DEFAULT_LIMITS, ImageLimits, open_image
 from judge.data.labels import UnusableRowError
-from judge.data.layouts import Layout, Record, Records, open_records, parse_spec, requested_splits
+from judge.data.layouts import Layout, Record, parse_spec, requested_splits
+from judge.data.published import Origin, open_copy
 from judge.data.sources import Skipped
 from judge.errors import ImageError
 from prompts.errors import ExampleError
@@ -23,40 +24,25 @@ from .rows import PolicyRow, PolicySet, policy_set
 class PolicySource:
     """A published policy set: where it is kept and how its rows are read."""
 
-    hub: str
-    """Its name on the hub."""
-    access: str
-    """How a copy is had, for the message where there is none."""
+    origin: Origin
     layout: Layout
     read: Callable[[Record, Form], PolicyRow]
-    parts: Mapping[str, Sequence[str]]
+    parts: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Splits that stand for several."""
-    whole: bool = True
-    """Whether the hub holds everything, images included, so that its name alone can be read."""
 
 
 POLICY_SETS: Mapping[str, PolicySource] = {
     "policyshiftbench": PolicySource(
-        "PolicyShiftGuard/PolicyShiftBench",
-        "non-commercial research; accept its terms on the hub if it asks for them",
-        policyshift.LAYOUT,
-        policyshift.read_row,
-        policyshift.PARTS,
+        policyshift.ORIGIN, policyshift.LAYOUT, policyshift.read_row, policyshift.PARTS
     ),
     "safeeditbench": PolicySource(
-        "tyodd/SafeEditBench",
-        "gated: accept its terms on the hub, research only",
-        safeedit.LAYOUT,
-        lambda record, form: safeedit.read_row(record),
-        {},
+        safeedit.ORIGIN, safeedit.LAYOUT, lambda record, form: safeedit.read_row(record)
     ),
     "llavaguard": PolicySource(
-        "AIML-TUDA/LlavaGuard",
-        "gated: accept its terms on the hub; it lists addresses of images, which you have to fetch into `images/`",
+        llavaguard.ORIGIN,
         llavaguard.LAYOUT,
         lambda record, form: llavaguard.read_row(record),
         llavaguard.PARTS,
-        whole=False,
     ),
 }
 """Policy sets that can be read, by the name that a spec begins with."""
@@ -99,7 +85,7 @@ def load_policy_set(
     if form not in get_args(Form):
         raise ExampleError(f"form is {form!r}; use {' or '.join(map(repr, get_args(Form)))}.")
     source = POLICY_SETS[kind]
-    table = _open(kind, where, source, renamed)
+    table = open_copy(kind, where, source.origin, source.layout, renamed)
     rows: list[PolicyRow] = []
     skipped: list[Skipped] = []
     for part in requested_splits(table, split, source.parts, kind):
@@ -119,23 +105,6 @@ def load_policy_set(
         write_skipped_rows(ledger, found.skipped)
     check_failures(found.name, len(found.questions), found.skipped, max_failures, ledger)
     return found
-
-
-def _open(kind: str, where: str | None, source: PolicySource, renamed: Mapping[str, str]) -> Records:
-    advice = (
-        f"Access to {kind} ({source.hub} on the hub): {source.access}. Then `hf auth login` and `hf download "
-        f"{source.hub} --repo-type dataset --local-dir DIR`, and give {kind}:DIR."
-    )
-    if where is None and not source.whole:
-        raise ExampleError(f"{kind} cannot be read from the hub alone. {advice}")
-    if where is not None and not Path(where).exists():
-        raise ExampleError(f"{kind}: there is nothing at {where}. {advice}")
-    try:
-        return open_records(where or source.hub, source.layout, name=kind, renamed=renamed)
-    except ExampleError as error:
-        if where is not None:
-            raise
-        raise ExampleError(f"{error} {advice}") from error
 
 
 def _verified(rows: list[PolicyRow], limits: ImageLimits) -> tuple[list[PolicyRow], list[Skipped]]:

@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from judge.data.labels import UnusableRowError
 from judge.data.layouts import Layout, Record
+from judge.data.published import Origin
 from judge.data.sources import split_in_path
 from prompts.taxonomy import Category
 
@@ -27,6 +28,13 @@ from .rows import PolicyRow
 from .texts import category, policy
 
 Form = Literal["policy", "bundle"]
+ORIGIN = Origin(
+    hub="PolicyShiftGuard/PolicyShiftBench",
+    access="non-commercial research only; accept its terms on the hub if it asks for them",
+    licence="non-commercial research",
+    verified="columns, types and splits: the authors' code; Parquet with embedded images: the data card",
+    assumed="that files are named by split",
+)
 SPLITS = ("id_test", "ood_test", "sft", "sft_think", "rl", "id_test_mini", "ood_test_mini")
 LAYOUT = Layout(
     columns={

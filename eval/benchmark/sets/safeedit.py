@@ -17,10 +17,18 @@ from typing import Any
 
 from judge.data.labels import UnusableRowError
 from judge.data.layouts import Layout, Record
+from judge.data.published import Origin
 
 from .rows import PolicyRow
 from .texts import category, one_line, policy
 
+ORIGIN = Origin(
+    hub="tyodd/SafeEditBench",
+    access="gated: accept its terms on the hub, research only",
+    licence="CC BY 4.0; gated for research",
+    verified="columns, class names, split and files: the data card; JSON lines: the authors' evaluation",
+    assumed="the names of twins, and that policies fit into a definition",
+)
 LAYOUT = Layout(
     columns={
         "image": "image|image_path",
