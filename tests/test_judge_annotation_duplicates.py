@@ -67,6 +67,18 @@ def test_every_image_is_in_one_list_and_copies_are_of_what_is_kept(tmp_path: Pat
     assert again.kept == found.kept
 
 
+def test_a_chain_of_small_changes_makes_no_copies_of_its_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, side, canvas in zip("abc", (90, 80, 70), canvases(3), strict=True):
+        canvas.resize((side, side)).save(tmp_path / f"{name}.png")
+    pairs = [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+    monkeypatch.setattr("judge.annotation.duplicates.near_copies", lambda one, other: np.array(pairs))
+    found = find(tmp_path)
+    assert [picture.name for picture in found.kept] == ["a.png", "c.png"]
+    assert [(copy.picture.name, copy.of) for copy in found.copies] == [("b.png", "a.png")]
+
+
 @pytest.mark.parametrize("different", [False, True])
 def test_uniform_pictures_are_copies_only_pixel_by_pixel(tmp_path: Path, different: bool) -> None:
     Image.new("RGB", (32, 32), "white").save(tmp_path / "a.png")

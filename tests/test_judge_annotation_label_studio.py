@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from judge.annotation.answers import Answer, read_answers
@@ -245,35 +245,27 @@ def test_wrong_tasks_are_named(
         answers(folder, [{"data": data, "annotations": [annotation(1, *results)]}])
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                [
-                    "data",
-                    "annotations",
-                    "result",
-                    "value",
-                    "choices",
-                    "from_name",
-                    "label",
-                    "completed_by",
-                    "path",
-                ]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=20,
+keys = st.sampled_from(["data", "annotations", "label", "choices", "path", "image", "email", "source"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from(["label", "a.png"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=4),
+    max_leaves=12,
 )
+results = st.fixed_dictionaries({}, optional={"from_name": st.just("label") | values, "value": values})
+annotations = st.fixed_dictionaries(
+    {},
+    optional={
+        "result": st.lists(results, max_size=2) | values,
+        **dict.fromkeys(("completed_by", "created_at", "was_cancelled"), values),
+    },
+)
+tasks = st.fixed_dictionaries({"data": values, "annotations": st.lists(annotations, max_size=2) | values})
 
 
-@given(json_values)
+@given(st.lists(tasks | values, max_size=2) | values)
+@settings(max_examples=150)
 def test_any_json_is_rows_or_one_error(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
-    path = tmp_path_factory.mktemp("export") / "export.json"
+    path = tmp_path_factory.getbasetemp() / "any.json"
     path.write_text(json.dumps(value))
     try:
         found = list(read_export(path))

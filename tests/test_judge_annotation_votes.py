@@ -12,6 +12,7 @@ from judge.annotation.answers import LABELS, Answer, Label, read_answers
 from judge.annotation.dataset import LISTS, merge_answers, without_names
 from judge.annotation.images import Folder, Picture
 from judge.annotation.statistics import by_category, by_source, markdown, statistics
+from judge.annotation.tasks import assign_third
 from judge.annotation.votes import STATES, Outcome, collect_votes, decide, disagreements
 from judge.data.tables import read_table
 from judge.errors import ConfigError
@@ -105,6 +106,23 @@ def test_rows_complete_what_is_known_of_an_image_and_never_contradict_it() -> No
     assert ballot.picture == told.picture
     with pytest.raises(ConfigError, match=r"'a\.png' has source 'LAION', and 'Lexica' in row 2"):
         collect_votes([told, replace(one, picture=Picture("a.png", "LAION"))])
+
+
+def test_rows_that_say_nothing_new_are_told() -> None:
+    _, uses = collect_votes(said("anna unsafe, ben -, anna unsafe, anna unsafe Fire, anna - Fire"))
+    assert uses == ["counted", "unanswered", "repeated", "counted", "repeated"]
+
+
+def test_whoever_has_fewest_tasks_and_no_vote_yet_decides() -> None:
+    ballots, _ = collect_votes(
+        [answer for name in "abcd" for answer in said("anna safe, ben unsafe", name)]
+        + said("cem safe, dora unsafe", "e")
+    )
+    tasks, left = assign_third(ballots, ["anna", "cem", "dora"])
+    assert [task.annotators for task in tasks] == [("cem",), ("dora",), ("cem",), ("dora",), ("anna",)]
+    assert left == []
+    _, left = assign_third(ballots, ["anna", "ben"])
+    assert [ballot.picture.name for ballot in left] == ["a", "b", "c", "d"]
 
 
 @given(st.permutations(["anna safe", "ben unsafe Fire", "cem unsafe Fire", "dora na", "eva unsafe Smoke"]))
@@ -272,6 +290,10 @@ def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, rows: list[tu
     assert sorted(map(str, listed)) == sorted({name for name, *_ in rows})
     assert all((root / "out" / str(row["path"])).read_bytes() for row in labels)
     assert found["all"]["all"] == len(listed) == sum(found["all"][state] for state in STATES)
+    # No spreadsheet computes a cell.
+    written = list((root / "out").rglob("*.csv"))
+    cells = [cell for file in written for row in read_table(file, (), "anything") for cell in row.values()]
+    assert not [cell for cell in cells if str(cell).startswith(("=", "-", "+", "@"))]
     # The file of votes is itself a file of answers, from which the same data set follows.
     again = read_answers([root / "out" / "annotation" / "votes.csv"], FIRE, folder)
     assert [(a.picture, a.annotator, a.label, a.categories) for a in again] == [
@@ -324,4 +346,6 @@ def test_statistics_are_the_tables_of_the_paper() -> None:
         ["LAION", "safe", "1", "0", "0", "0", "1"],
         ["LAION", "unsafe", "1", "1", "0", "0", "1"],
     ]
+    open_ones = [decide(one.ballot, with_categories=False) for one in outcomes]
+    assert by_category(statistics(open_ones, FIRE))[4] == ["Lexica", "unsafe", "0", "0", "0", "1", "1"]
     assert "| Lexica | safe | 0 | 0 | 0 | 1 | 1 |" in markdown(found)

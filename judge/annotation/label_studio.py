@@ -134,8 +134,9 @@ def _annotation(data: Mapping[str, Any], annotation: Mapping[str, Any], where: s
     chosen: dict[str, list[Any]] = {_LABEL: [], _CATEGORIES: []}
     skipped = annotation.get("was_cancelled") is True
     for result in [] if skipped else results:
-        if result.get("from_name") in chosen:
-            chosen[result["from_name"]].append(result.get("value"))
+        for name in chosen:
+            if result.get("from_name") == name:
+                chosen[name].append(result.get("value"))
     return _cells(data, chosen[_LABEL], chosen[_CATEGORIES], annotation.get("completed_by"), where)
 
 
@@ -158,18 +159,16 @@ def _cells(
 
 
 def _choices(value: Any, where: str) -> list[str]:
-    """The texts of a `choices` value: one text, a list, or `{"choices": [...]}`, as the two formats write them."""
-    if value is None or value == "":
-        return []
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list):
-        return [text for part in value for text in _choices(part, where)]
-    if isinstance(value, dict) and "choices" in value:
-        return _choices(value["choices"], where)
-    raise ConfigError(
-        f"{where}: expected choices, got {str(value)[:60]!r}; use the configuration that was written."
-    )
+    """The texts of a `choices` value: a text, `{"choices": [...]}`, or a list of these, as the two formats write it."""
+    found: list[str] = []
+    for part in value if isinstance(value, list) else [value]:
+        texts = part.get("choices") if isinstance(part, dict) else [] if part is None else [part]
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ConfigError(
+                f"{where}: expected choices, got {str(part)[:60]!r}; use the configuration that was written."
+            )
+        found += filter(None, texts)
+    return found
 
 
 def _path(data: Mapping[str, Any], where: str) -> str:
