@@ -12,6 +12,7 @@ import pytest
 from fixtures_benchmark import synthetic_predictions
 from PIL import Image
 
+from eval.benchmark.compare import compare_published
 from eval.benchmark.effectiveness import measure
 from eval.benchmark.predictions import About, Prediction, Predictions, PredictionsError
 from eval.benchmark.report.leaders import leaders, percent
@@ -319,36 +320,59 @@ def test_overlap_stands_beside_every_score(full, tmp_path):
 
 
 def policy_record(**values):
-    """A record of `measure_policies`."""
-    pairs = {"pairs": 17, "images": 9, "pair_score": 0.512, "pair_score_interval": [0.4, 0.6], "reason": None}
-    flips = {"safe_to_unsafe": 0.613, "unsafe_to_safe": 0.714, "unjudged_share": 0.03}
-    families = {"in Finnish": {"f1": 0.117}, "other order": {"f1": 0.719}}
-    obedience = {
-        "families": 2, "plain_f1": 0.815, "plain_f1_interval": [0.7, 0.9], "mean_f1": 0.418, "worst_f1": 0.117,
-        "worst": "in Finnish", "worst_prompt_recall_drop": 0.218, "unjudged_share": 0.0, "by_family": families,
-    }  # fmt: skip
-    unseen = {
-        "rows": 8,
-        "f1": 0.321,
-        "f1_interval": [None, None],
-        "auc": None,
-        "named": 0.322,
-        "named_of_flagged": 0.323,
-    }
-    return pairs | flips | {"obedience": obedience, "unseen": unseen | {"unjudged_share": 0.0}} | values
+    """A record of `PolicyTests.measure`; without anything that was asked, unless given."""
+    nothing = ("pair_score", "safe_to_unsafe", "unsafe_to_safe")
+    numbers = dict.fromkeys([*nothing, *(f"{name}_interval" for name in nothing), "pes", "unjudged_share"])
+    parts = {"obedience": None, "unseen": None, "not_drawn": {}, "failures": {}}
+    return {"covers": [], "fixed": True, "pairs": 0, "reason": None} | numbers | parts | values
 
 
 def test_policy_tests_have_tables(full, tmp_path):
     metrics = dict(full[0])
-    nothing = dict.fromkeys(policy_record()) | {"pairs": 0, "reason": "it covers one category only"}
-    metrics["policies"] = {"strong": policy_record(), "partial": nothing}
+    metrics["policies"] = {
+        "partial": policy_record(reason="it covers one category only"),
+        "strong": policy_record(
+            pairs=17, pair_score=0.512, pair_score_interval=[0.4, 0.6], safe_to_unsafe=0.613
+        ),
+    }
     html, markdown = written(tmp_path, three(), metrics)
     for text in (Page(html).text, markdown):
-        for value in ("0.512", "0.400 – 0.600", "0.613", "0.714", "3.0 %", "it covers one category only"):
+        for value in (
+            "Opposite policies",
+            "17",
+            "0.512",
+            "0.400 – 0.600",
+            "0.613",
+            "it covers one category only",
+        ):
             assert value in text
-        for value in ("0.117", "in Finnish", "0.218", "other order", "0.719", "0.321", "0.322", "0.323"):
-            assert value in text
-        assert "None" not in text
+    lines = [line for line in markdown.splitlines() if line.startswith(("| strong | 0 ", "| partial | 0 "))]
+    assert lines[0].startswith("| strong"), "in the order of the leaders"
+
+
+def test_sets_of_other_peoples_policies_have_tables(full, tmp_path):
+    record = policy_record(
+        name="policyshiftbench", rows=40, f1=0.431, f1_interval=[None, None], accuracy=0.532
+    )
+    metrics = full[0] | {
+        "policy_sets": {"policyshiftbench": {"strong": record | {"by_tier": {}, "not_asked": {}}}}
+    }
+    html, markdown = written(tmp_path, three(), metrics)
+    for text in (Page(html).text, markdown):
+        assert "Policies of policyshiftbench" in text
+        assert "0.431" in text
+
+
+def test_published_numbers_and_differences_have_tables(full, tmp_path):
+    predictions = [synthetic_predictions("Q16", taxonomy="unsafebench", rows=80)]
+    metrics = measure(predictions)
+    metrics["published"] = compare_published(metrics, "unsafebench")
+    assert metrics["published"]["numbers"]
+    html, markdown = written(tmp_path, predictions, metrics)
+    for text in (Page(html).text, markdown):
+        assert "Published F1 of others" in text
+        assert "GPT-4V" in text
+        assert re.search(r"[+-]0\.\d{3}", text)
 
 
 def test_metrics_of_other_predictions_are_refused(full, tmp_path):

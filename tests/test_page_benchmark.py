@@ -8,12 +8,13 @@ from fixtures_benchmark import synthetic_predictions
 from fixtures_page import desk_at, violations
 from PIL import Image
 
+from eval.benchmark.compare import compare_published
 from eval.benchmark.effectiveness import measure
 from eval.benchmark.report.page import write_benchmark_report
 
 LOOKS = ((390, "light"), (390, "dark"), (1280, "light"), (1280, "dark"))
 COVERS = ("Sexual", "Shocking")
-LABELS = ("judge", "a-name-of-64-characters-" + "x" * 40, "nudity-only")
+LABELS = ("Q16", "a-name-of-64-characters-" + "x" * 40, "nudity-only")
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def report(tmp_path_factory):
             "unreadable": 0, "not_known": ["its base"], "reason": None,
         }
     }  # fmt: skip
-    metrics["policies"] = {LABELS[0]: {"pairs": 9, "pair_score": 0.5, "obedience": {"families": 9}}}
+    metrics["published"] = compare_published(metrics, "unsafebench")
 
     def image(name):
         if name.endswith("7"):

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.benchmark.compare import published_tables
 from eval.benchmark.overlap import overlap_table, score_without
+from eval.benchmark.policy_tables import policy_set_table, policy_tables
 from eval.benchmark.predictions import Predictions, PredictionsError
 from eval.benchmark.tables import failures, tables
 from eval.reports.page import format_value, page_template
@@ -28,7 +30,7 @@ from .leaders import (
     percent,
     seconds_text,
 )
-from .sections import facts, list_failures, policy_tables, run_table, skipped_table
+from .sections import facts, list_failures, run_table, skipped_table
 
 Metrics = Mapping[str, Any]
 _SHOWN = ("F1 by category", "Mean F1 by source", "Naming of unseen harms", "Severity")
@@ -66,8 +68,10 @@ def write_benchmark_report(
 
     Args:
         folder: made where it is missing.
-        metrics: of `eval.benchmark.effectiveness.measure`; with the keys `policies`, `overlap`, `published` and
-            `causes`, the page has the parts about them; with `skipped`, label -> why, who has no numbers.
+        metrics: of `eval.benchmark.effectiveness.measure`. The page has further parts where these have further keys:
+            `policies` (label -> record of `PolicyTests.measure`), `policy_sets` (name of a set -> label -> record of
+            `measure_policy_set`), `published` (of `compare_published`), `overlap` (label -> record of `overlap`), and
+            `skipped` (label -> why it has no numbers).
         predictions: those that were measured.
         images: opens the image of an id for the contact sheets; None, or an error, gives a grey tile that says why.
         blur: the images. Without, the page shows what the data set contains.
@@ -136,8 +140,12 @@ def _parts(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, list[T
     found: dict[str, list[Table]] = {}
     if order:
         found["Tables"] = [one for one in tables(metrics) if one != failures(metrics)]
-    if metrics.get("policies"):
-        found["Policy tests"] = policy_tables(metrics, order)
+    policies, sets = metrics.get("policies") or {}, metrics.get("policy_sets") or {}
+    if policies or sets:
+        records = {label: policies[label] for label in order if label in policies}
+        found["Policy tests"] = [*policy_tables(records), *map(policy_set_table, sets.values())]
+    if metrics.get("published"):
+        found["Published numbers"] = published_tables(metrics["published"])
     if metrics.get("overlap"):
         found["Overlap with training"] = [_overlap(metrics, ordered)]
     return {name: group for name, group in found.items() if any(table.lines for table in group)}
