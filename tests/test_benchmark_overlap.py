@@ -30,9 +30,9 @@ TRAIN = digits_examples("train", count=60)
 TEST = digits_examples("test", count=20)
 
 
-def as_jpeg(image):
+def as_jpeg(image, quality=80):
     stored = BytesIO()
-    open_image(image).save(stored, "JPEG", quality=80)
+    open_image(image).save(stored, "JPEG", quality=quality)
     return stored.getvalue()
 
 
@@ -83,6 +83,12 @@ def test_an_image_counts_once_and_exact_goes_before_near(trained):
     record = overlap(tested, [find_copies(stored, tested), find_copies(trained, tested)])
     assert (record["exact"], record["near"], record["ids"]) == (1, 0, ["seen"])
     assert record["trained"] == 61
+
+
+def test_of_several_copies_in_training_the_first_is_named(trained):
+    tested = hash_images([("seen", TRAIN[3].image)])
+    stored = hash_images([(f"quality {q}", as_jpeg(TRAIN[3].image, q)) for q in (90, 80, 70)])
+    assert find_copies(stored, tested).near == {"seen": "quality 90"}
 
 
 def test_what_cannot_be_opened_is_counted():

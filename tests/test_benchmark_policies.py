@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statsmodels.stats.proportion import proportion_confint
 
 from eval.benchmark.policies import PolicyTests, drawn_groups, score_pairs
 from eval.benchmark.policy_questions import PAIRS, UNSEEN, PolicyOptions
@@ -159,6 +160,43 @@ def test_a_crash_is_a_row_with_its_reason_and_the_others_go_on(tests, truths):
     [(reason, count)] = found["failures"].items()
     assert reason == "the classifier crashed: ZeroDivisionError: in the middle"
     assert count >= 2
+
+
+def test_the_worst_family_is_named_and_unseen_harms_do_not_count_in_obedience(tests, truths):
+    parts = tests.questions(DIGITS.keys).parts
+    changed = {q.row.taxonomy.hash for q in parts["negation"].questions}
+    unseen = {q.row.taxonomy.hash for q in parts[UNSEEN].questions}
+
+    def answer(image, policy):
+        if policy.hash in unseen:
+            return math.nan
+        truth = truths[image, policy.hash]
+        return float(not truth if policy.hash in changed else truth)
+
+    found = tests.measure(Fake(answer))
+    obedience = found["obedience"]
+    assert (obedience["worst"], obedience["worst_f1"], obedience["plain_f1"]) == ("negation", 0, 1)
+    assert obedience["mean_f1"] == pytest.approx(2 / 3)
+    assert obedience["unjudged_share"] == 0
+    assert found["unseen"]["unjudged_share"] == 1
+
+
+def test_questions_outside_of_lessons_are_asked_all_the_same(tests, truths):
+    class Taught(Fake):
+        envelope = "two categories"
+
+        def score(self, images, prompts, taxonomy):
+            if self.envelope is None:
+                return super().score(images, prompts, taxonomy)
+            return Scores(
+                np.full(len(images), np.nan),
+                np.full((len(images), len(taxonomy)), np.nan),
+                ("new",) * len(images),
+            )
+
+    taught = Taught(lambda image, policy: float(truths[image, policy.hash]))
+    assert tests.measure(taught)["pair_score"] == 1
+    assert taught.envelope == "two categories"
 
 
 def test_scores_of_the_wrong_shape_are_a_crash(tests):
@@ -375,9 +413,8 @@ def test_the_pair_score_is_the_mean_over_images_of_their_shares(answers):
         shares.setdefault(image, []).append(sides == [True, True])
     expected = np.mean([np.mean(right) for right in shares.values()])
     assert found["pair_score"] == pytest.approx(expected)
-    low, high = found["pair_score_interval"]
-    assert -1e-12 <= low <= expected + 1e-12
-    assert expected - 1e-12 <= high <= 1 + 1e-12
+    low, high = proportion_confint(expected * len(shares), len(shares), method="wilson")
+    assert found["pair_score_interval"] == pytest.approx([low, high])
     if len(shares) == len(answers):  # one pair an image
         right, total = pairs_correct(rows)
         assert found["pair_score"] == pytest.approx(right / total)
