@@ -24,9 +24,12 @@ from fixtures_policy_sets import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.benchmark.sets import POLICY_SETS, PolicySet, load_policy_set, policy_shift_score
-from eval.benchmark.sets.texts import category, one_line
+from eval.benchmark.policy_sets import shift_groups
+from eval.benchmark.sets import POLICY_SETS, PolicySet, load_policy_set
+from eval.benchmark.sets.rows import PolicyRow, policy_set
+from eval.benchmark.sets.texts import category, one_line, policy
 from eval.metrics.judged import JudgedRow, pairs_correct
+from eval.questions import Question
 from judge import open_image
 from judge.data.labels import UnusableRowError
 from judge.data.sources import UnusableRowsError
@@ -214,6 +217,20 @@ def test_columns_of_another_name_can_be_given_and_are_never_guessed(tmp_path: Pa
         load_policy_set(f"{spec}?policy_description=text&tier=tiers")
 
 
+def test_saved_data_sets_and_a_file_that_names_no_split(tmp_path: Path) -> None:
+    import datasets
+
+    rows = [shift_row(0, 1, A, "pass"), shift_row(0, 1, B, "block")]
+    rows = [{**row, "image": {"bytes": row["image"], "path": None}} for row in rows]
+    both = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
+    datasets.DatasetDict({"id_test": both, "rl": both}).save_to_disk(tmp_path / "saved")
+    both.save_to_disk(tmp_path / "one")
+    both.to_parquet(tmp_path / "rows.parquet")
+    for name, split in (("saved", "test"), ("saved", "rl"), ("one", "test"), ("rows.parquet", "ood_test")):
+        found = load_policy_set(f"policyshiftbench:{tmp_path / name}", split)
+        assert [question.row.unsafe for question in found.questions] == [False, True]
+
+
 # --- SafeEditBench -----------------------------------------------------------------------------------------
 
 
@@ -340,6 +357,19 @@ def test_the_authors_json_files(tmp_path: Path) -> None:
     assert [row.status for row in found.skipped] == ["bad_row", "bad_row"]
 
 
+def test_images_of_llavaguard_inside_of_the_table(tmp_path: Path) -> None:
+    rows = [
+        guard_row(str(n), "a.jpg", "Safe", "NA: None applying", url=data_url(png(n % 2))) for n in range(3)
+    ]
+    found = load_policy_set(f"llavaguard:{write_json_lines(tmp_path / 'test.jsonl', rows)}")
+    assert len({question.row.example.id for question in found.questions}) == 2
+    embedded = [{**row, "image": png(n), "url": None if n else "x/a.jpg"} for n, row in enumerate(rows)]
+    write_parquet(tmp_path / "stored" / "test.parquet", embedded)
+    found = load_policy_set(f"llavaguard:{tmp_path / 'stored'}?image=image", max_failures=1)
+    assert [question.row.example.id for question in found.questions] == ["a.jpg"]
+    assert [row.status for row in found.skipped] == ["bad_row"] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "status"),
     [
@@ -404,6 +434,23 @@ def test_a_folder_without_any_table(tmp_path: Path) -> None:
         load_policy_set(f"safeeditbench:{tmp_path}")
 
 
+def test_tables_that_lead_out_of_the_folder_or_name_no_split(tmp_path: Path) -> None:
+    rows = [edit_row("a.png", 1, False, image=data_url(png(0)), policy_name="L1")]
+    outside = write_json_lines(tmp_path / "outside.jsonl", rows)
+    folder = tmp_path / "set"
+    write_json_lines(folder / "test.jsonl", rows)
+    assert len(load_policy_set(f"safeeditbench:{folder}").questions) == 1
+    (folder / "linked_test.jsonl").symlink_to(outside)
+    with pytest.raises(ExampleError, match=r"linked_test\.jsonl leads out of"):
+        load_policy_set(f"safeeditbench:{folder}")
+    # The user may name any file: a link is followed, and what is in it is still read as data.
+    assert len(load_policy_set(f"safeeditbench:{folder / 'linked_test.jsonl'}").questions) == 1
+    (folder / "linked_test.jsonl").unlink()
+    write_json_lines(folder / "more.jsonl", rows)
+    with pytest.raises(ExampleError, match=r"more\.jsonl names no split, while other files do"):
+        load_policy_set(f"safeeditbench:{folder}")
+
+
 @given(st.text(min_size=1))
 def test_a_policy_text_keeps_its_words_or_is_refused(text: str) -> None:
     line = one_line(text)
@@ -422,31 +469,41 @@ def test_a_policy_text_that_a_taxonomy_refuses(text: str) -> None:
 
 
 @given(
-    st.dictionaries(
-        st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3)),
-        st.tuples(st.booleans(), st.sampled_from([0.1, 0.9, float("nan")])),
+    st.lists(
+        st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 3), st.booleans()),
         min_size=1,
+        max_size=30,
     )
 )
-def test_policy_shift_score_equals_a_plain_loop(
-    found: dict[tuple[int, int, int], tuple[bool, float]],
+def test_any_rows_make_consistent_questions_and_disjoint_pairs(
+    drawn: list[tuple[int, int, int, bool]],
 ) -> None:
-    """(image, area, policy) -> (label, score): the published formula, with unjudged rows counted as wrong."""
-    rows = [
-        JudgedRow(id=str(key), truth=truth, unsafe=score, policy=("p",))
-        for key, (truth, score) in found.items()
-    ]
-    groups = {str(key): str(key[:2]) for key in found}
-    shares = []
-    for group in {key[:2] for key in found}:
-        members = [found[key] for key in found if key[:2] == group]
-        right = [(truth, score == score and (score >= 0.5) is truth) for truth, score in members]
-        pairs = [(a, b) for i, a in enumerate(right) for b in right[i + 1 :] if a[0] != b[0]]
-        if pairs:
-            shares.append(sum(a[1] and b[1] for a, b in pairs) / len(pairs))
-    score, count = policy_shift_score(rows, groups)
-    assert count == len(shares)
-    assert score == (pytest.approx(sum(shares) / len(shares)) if shares else None)
+    """(image, area, policy, label): labels may contradict each other, and rows may come twice."""
+    rows = []
+    for image, area, number, unsafe in drawn:
+        own = category(f"area {area}", f"policy {number} of area {area}")
+        violates = frozenset({own.key} if unsafe else ())
+        name = f"{image}/{area}/{number}"
+        taxonomy = policy("p", [own])
+        rows.append(PolicyRow(name, str(image), b"", "test", taxonomy, violates, area=str(area)))
+    found = policy_set(rows, [], "drawn")
+    labels: dict[tuple[int, int, int], set[bool]] = {}
+    for image, area, number, unsafe in drawn:
+        labels.setdefault((image, area, number), set()).add(unsafe)
+    truth = {f"{i}/{a}/{p}": min(both) for (i, a, p), both in labels.items() if len(both) == 1}
+    assert {question.id: question.row.unsafe for question in found.questions} == truth
+    assert len(found.questions) + len(found.skipped) == len(rows)
+    pairs: dict[str, list[Question]] = {}
+    for question in found.questions:
+        assert question.row.taxonomy.label(question.row.example) == (question.row.unsafe,)
+        if question.pair is not None:
+            pairs.setdefault(question.pair, []).append(question)
+    assert all(sorted(q.row.unsafe for q in both) == [False, True] for both in pairs.values())
+    assert all(
+        found.groups[a.id] == found.groups[b.id] and a.direction == b.direction for a, b in pairs.values()
+    )
+    sides = [[truth[q] for q in truth if found.groups[q] == group] for group in set(found.groups.values())]
+    assert len(pairs) == sum(min(side.count(True), side.count(False)) for side in sides)
 
 
 def test_pairs_of_a_set_are_pairs_of_the_metrics(tmp_path: Path) -> None:
@@ -460,4 +517,4 @@ def test_pairs_of_a_set_are_pairs_of_the_metrics(tmp_path: Path) -> None:
         for q in found.questions
     ]
     assert pairs_correct(judged) == (3, 3)
-    assert policy_shift_score(judged, found.groups) == (1.0, 3)
+    assert shift_groups(judged, found.groups) == {f"{n}/1": [True] for n in range(3)}

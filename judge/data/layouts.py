@@ -175,7 +175,7 @@ class StoredRecords:
         stored, image = self._sets[split], self._names["image"]
         if isinstance(stored.features[image], Image):
             stored = stored.cast_column(image, Image(decode=False))
-        present = {n for ours, n in self._names.items() if ours != "image"} & set(stored.column_names)
+        present = (set(self._names.values()) & set(stored.column_names)) - {image}
         # Two views of one table: iterating over the descriptions must not load the images.
         images = stored.select_columns([image])
         for index, row in enumerate(stored.select_columns(sorted(present))):
@@ -266,19 +266,32 @@ def _base_name(address: str) -> str:
 
 
 def _table_files(path: Path, layout: Layout) -> list[tuple[Path, str]]:
-    """(file, split) for the CSV and JSON files of a set; none where Parquet files or a saved data set are there."""
+    """(file, split) for the CSV and JSON files of a set; none where Parquet files or a saved data set are there.
+
+    Raises:
+        ExampleError: a table that leads out of the folder, or some that name a split and some that name none.
+    """
     if path.is_file():
-        if path.suffix not in TABLES:
-            return []
-        return [(path.resolve(), _split(path.name, layout))]
+        # Where it stands, not where a link leads: its images are beside it.
+        return (
+            [(path.parent.resolve() / path.name, _split(path.name, layout))] if path.suffix in TABLES else []
+        )
     saved = any((path / name).is_file() for name in ("dataset_dict.json", "state.json"))
     if saved or any(path.rglob("*.parquet")):
         return []
     root = path.resolve()
-    names = {file: str(file.relative_to(root)) for file in sorted(root.rglob("*")) if file.suffix in TABLES}
-    return [
-        (file, _split(name, layout)) for file, name in names.items() if file.is_file() and layout.use(name)
+    files = {str(file.relative_to(root)): file for file in sorted(root.rglob("*")) if file.suffix in TABLES}
+    found = [
+        (file, _split(name, layout)) for name, file in files.items() if file.is_file() and layout.use(name)
     ]
+    for file, split in found:
+        if file_inside(root, str(file.relative_to(root))) is None:
+            raise ExampleError(f"{file} leads out of {path}; copy it into the folder.")
+        if split == UNDECLARED and any(other != split for _, other in found):
+            raise ExampleError(
+                f"{file} names no split, while other files do; rename it, or name one file itself."
+            )
+    return found
 
 
 def _split(name: str, layout: Layout) -> str:
@@ -301,7 +314,9 @@ def _read_json(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     except (OSError, ValueError, RecursionError) as error:
         raise ExampleError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(rows, list):
-        raise ExampleError(f"{path} must hold a list of objects, got {type(rows).__name__}.")
+        raise ExampleError(
+            f"{path} must hold a list of objects, got {type(rows).__name__}; if it is no table, name the table itself."
+        )
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict) and "" not in row:
             yield number, row

@@ -3,13 +3,11 @@
 from .catalog import ReadableSet, readable_sets
 from .load import POLICY_SETS, load_policy_set
 from .rows import PolicySet
-from .scores import policy_shift_score
 
 __all__ = [
     "POLICY_SETS",
     "PolicySet",
     "ReadableSet",
     "load_policy_set",
-    "policy_shift_score",
     "readable_sets",
 ]

@@ -18,6 +18,7 @@ sensitive (`llavaguard/taxonomy/taxonomies.py`, `custom_policy_dict_v2`). All ni
 the text that the row gives it, as published. The grade of harm (`score`) becomes a severity from 0 to 3.
 """
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -90,7 +91,7 @@ def read_row(record: Record) -> PolicyRow:
         raise UnusableRowError("bad_row", "no id")
     return PolicyRow(
         id=f"{record.split}/{name}",
-        image_id=PurePosixPath(str(values["address"])).name,
+        image_id=_picture(record),
         image=record.image,
         split=record.split,
         taxonomy=policy("LlavaGuard", list(categories.values())),
@@ -102,6 +103,16 @@ def read_row(record: Record) -> PolicyRow:
         severity=_grade(values.get("score")),
         facts={"category": code, "changed": changed, "rationale": values.get("rationale")},
     )
+
+
+def _picture(record: Record) -> str:
+    """What tells pictures apart: the name of the file, or the digest of an image that the table holds itself."""
+    if isinstance(record.image, bytes):
+        return hashlib.sha256(record.image).hexdigest()[:16]
+    address = record.values["address"]
+    if not isinstance(address, str) or not PurePosixPath(address).name:
+        raise UnusableRowError("bad_row", "no address of its image, which tells the images apart")
+    return PurePosixPath(address).name
 
 
 def _answered(values: Mapping[str, Any]) -> dict[str, Any]:
