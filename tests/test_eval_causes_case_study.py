@@ -168,7 +168,10 @@ def test_an_image_that_shows_nothing_a_classifier_covers_is_none_of_its(noise_im
     found = choose_images(examples, [predictions("four only", [0.1] * 4, asked=("four",))])
     assert found.examples == ()
     both = [predictions("four only", [0.1] * 4, asked=("four",)), predictions("all", [0.9] * 4)]
-    assert len(choose_images(examples, both, labels=["four only", "all"]).examples) == 4
+    found = choose_images(examples, both, labels=["four only", "all"])
+    assert len(found.examples) == 4
+    assert found.labels == ("all",)
+    assert found.left_out == {"four only": "covers nothing that these images show"}
 
 
 # Asking about variations

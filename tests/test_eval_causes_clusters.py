@@ -80,7 +80,7 @@ def test_fewer_images_than_clusters_are_said():
     found = cluster_failures(vectors, names(vectors), [predictions("one", [0.1] * 5)])
     part = found["groups"]["one"]["failures"]["false_negatives"]["real"]
     assert [one["size"] for one in part["clusters"]] == [3, 2]
-    assert part["note"] == "2 clusters, as there are 2 different images"
+    assert part["note"] == "2 instead of 4, as many as there are different images"
     one = cluster_failures(vectors[:1], ["0"], [predictions("one", [0.9], truth=False)])
     part = one["groups"]["one"]["failures"]["false_positives"]["real"]
     assert part["clusters"] == [{"size": 1, "nearest": ["0"], "violates": {}}]
@@ -101,7 +101,7 @@ def test_groups_share_a_failure_only_where_all_fail_alike():
     counts = {kind: parts["real"]["images"] for kind, parts in ours["failures"].items()}
     assert counts == {"false_negatives": 1, "false_positives": 0, "unjudged": 1}
     assert found["all"]["mixed"] == 2
-    assert default_groups(both[:2]) == {"all": ["one", "two"]}
+    assert default_groups([*both[:2], predictions("covers nothing", [])]) == {"all": ["one", "two"]}
 
 
 def test_groups_and_categories_can_be_chosen():
@@ -201,7 +201,7 @@ def test_maps_of_many_and_of_equal_images():
         embedding_map(vectors, two_sources(vectors), projection="umap")
 
 
-def test_embeddings_are_the_encoders_and_cached(tiny_clip_folder, tmp_path, noise_image):
+def test_embeddings_are_the_encoders_and_cached(tiny_clip_folder, tmp_path, noise_image, monkeypatch):
     encoder = DualEncoder.load(tiny_clip_folder)
     examples = [Example(str(number), noise_image(number)) for number in range(5)]
     found = embed_images(encoder, examples, tmp_path)
@@ -209,5 +209,8 @@ def test_embeddings_are_the_encoders_and_cached(tiny_clip_folder, tmp_path, nois
     assert found == pytest.approx(pooled / np.linalg.norm(pooled, axis=1, keepdims=True), abs=2e-3)  # float16
     assert np.linalg.norm(found, axis=1) == pytest.approx(1)
     assert list(tmp_path.rglob("*.safetensors"))
+    monkeypatch.setattr("eval.causes.embedding.UNCACHED", 2)
+    assert embed_images(encoder, examples, None) == pytest.approx(found, abs=2e-3)
+    assert embed_images(encoder, [], None).shape == (0, encoder.width)
     with pytest.raises(ImageError, match="example broken"):
         embed_images(encoder, [Example("broken", b"nothing")], tmp_path)

@@ -234,6 +234,8 @@ def test_losses_rise_more_for_the_source_that_gives_way(attacked):
     assert part["against_reference"]["generated"]["increase"]["cliffs_delta"] == 1.0
     assert part["against_reference"]["generated"]["clean"]["cliffs_delta"] == 0.0
     assert json.loads(json.dumps(found, allow_nan=False)) == found
+    run.write_rows("trials", [*records, {**records[0], "gap": math.inf}, {**records[0], "gap": math.nan}])
+    assert loss_under_attack(run.path) == found
 
 
 def test_older_and_damaged_attack_runs(attacked, tmp_path):

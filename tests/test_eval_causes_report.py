@@ -135,7 +135,7 @@ def test_tables_hold_the_numbers_of_the_record(record):
     assert counts["one"][-1] is None  # a single classifier is never mixed
     clusters = tables["Clusters of failures"]
     assert all(name.startswith("all: ") for name, _ in clusters.lines)
-    assert "clusters, as there are" in clusters.note
+    assert "as many as there are different images" in clusters.note
     assert len(tables["Confidence and loss"].lines) == 2
     assert len(tables["Loss under attack at 2/255"].lines) == 2
     for table in tables.values():

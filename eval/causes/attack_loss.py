@@ -29,7 +29,7 @@ def loss_under_attack(folder: Path, *, seed: int = 0) -> dict[str, Any]:
     """Losses of the images of an attack run before and after every attack of its suite, at its headline budget.
 
     All of these images were judged right before. Losses follow from the margins that attacks maximise, which are
-    logits of p(unsafe).
+    logits of p(unsafe); the few without a finite margin are left out.
 
     Returns:
         `run`; `epsilon`; `loss_edges`; and `victims`: name -> attack -> `reference` (a source), `left_out` (sources
@@ -45,9 +45,11 @@ def loss_under_attack(folder: Path, *, seed: int = 0) -> dict[str, Any]:
         epsilon = format_epsilon(run.metrics["suite"]["threat"]["epsilon"])
         margins: defaultdict[tuple[str, str], list[tuple[str, float, float]]] = defaultdict(list)
         for trial in run.read_rows("trials"):
-            if trial["epsilon"] == epsilon:
+            before, after = trial["gap_clean"], trial["gap"]
+            # A margin that is not finite is stored as None.
+            if trial["epsilon"] == epsilon and before is not None and after is not None:
                 source = trial.get("source", NO_SOURCE)
-                margins[trial["victim"], trial["attack"]].append((source, trial["gap_clean"], trial["gap"]))
+                margins[trial["victim"], trial["attack"]].append((source, before, after))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder} has metrics or trials in another form ({error!r}).") from error
     victims: defaultdict[str, dict[str, Any]] = defaultdict(dict)

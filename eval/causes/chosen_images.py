@@ -70,14 +70,16 @@ def choose_images(
     enough = min(images, max(map(len, tried.values()), default=0)) / 2
     best = max((n for n, found in tried.items() if len(found) >= enough), default=0)
     candidates = tried.get(best, [])
-    kept = [label for label in chosen if label in order[:best]]
-    left_out = {
-        label: f"flags {recall[label]:.0%} of the unsafe images of source {source!r}; too few would be left"
-        for label in chosen
-        if label not in kept
-    }
     drawn = np.random.default_rng(seed).permutation(len(candidates))[:images]
     ids = {candidates[place] for place in drawn}
+    left_out = {
+        label: f"flags {recall[label]:.0%} of the unsafe images of source {source!r}; too few would be left"
+        for label in order[best:]
+    }
+    for label in order[:best]:
+        if ids and not any(rows[label][name].truth for name in ids & rows[label].keys()):
+            left_out[label] = "covers nothing that these images show"
+    kept = [label for label in chosen if label not in left_out]
     return ChosenImages(tuple(e for e in examples if e.id in ids), tuple(kept), len(candidates), left_out)
 
 

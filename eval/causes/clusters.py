@@ -90,11 +90,15 @@ def cluster_failures(
 
 
 def default_groups(all_predictions: Sequence[Predictions]) -> dict[str, list[str]]:
-    """The classifiers of each kind, and all of them, where these are several: name -> labels."""
+    """The classifiers of each kind, and all of them, where these are several: name -> labels.
+
+    Those that cover no category of the benchmark have no rows, and are in no group.
+    """
     kinds: defaultdict[str, list[str]] = defaultdict(list)
-    for predictions in all_predictions:
-        kinds[f"all of {predictions.about.group}"].append(predictions.about.label)
-    kinds["all"] = [predictions.about.label for predictions in all_predictions]
+    asked = [predictions.about for predictions in all_predictions if predictions.rows]
+    for about in asked:
+        kinds[f"all of {about.group}"].append(about.label)
+    kinds["all"] = [about.label for about in asked]
     # A kind that is everyone is named once.
     several = {tuple(labels): name for name, labels in kinds.items() if len(labels) > 1}
     return {name: list(labels) for labels, name in several.items()}
@@ -172,5 +176,5 @@ def _clusters(
                 "violates": dict(violates.most_common(COMMON)),
             }
         )
-    note = f"{count} clusters, as there are {different} different images" if count < asked else None
+    note = f"{count} instead of {asked}, as many as there are different images" if count < asked else None
     return {"clusters": sorted(found, key=lambda one: (-one["size"], one["nearest"])), "note": note}

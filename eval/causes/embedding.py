@@ -26,6 +26,8 @@ PROJECTIONS: tuple[Projection, ...] = get_args(Projection)
 MOST_POINTS = 900
 """Points on a map, the same number of each source where there are enough."""
 FOLDS = 5
+UNCACHED = 256
+"""Images that are encoded at a time where nothing is cached."""
 PERPLEXITY = 30.0
 """Of t-SNE, as scikit-learn has it by default; less where there are few images."""
 
@@ -39,9 +41,17 @@ def embed_images(encoder: "DualEncoder", examples: Sequence[Example], cache: Pat
         ImageError: an image cannot be opened; `shift.measure_images` finds these first.
         CheckpointError: the cache is damaged or belongs to something else.
     """
+    import torch
+
     from judge.encoders.features import encode_images
 
-    pooled = encode_images(encoder, examples, cache=cache, progress=False).pooled.numpy().astype(np.float64)
+    # Without a cache the tokens of all patches would stay in memory, of which only the pooled ones are needed.
+    size = UNCACHED if cache is None else max(1, len(examples))
+    parts = [
+        encode_images(encoder, examples[start : start + size], cache=cache, progress=False).pooled
+        for start in range(0, len(examples), size)
+    ]
+    pooled = torch.cat([torch.empty(0, encoder.width), *parts]).numpy().astype(np.float64)
     unit: Floats = pooled / np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
     return unit
 
