@@ -141,8 +141,12 @@ def test_three_noisy_annotators_make_a_data_set(
 
 
 def test_label_studio_and_back(truth: dict[str, frozenset[str]], annotate: Annotate, tmp_path: Path) -> None:
+    rows = [f"{name},{name.split('/')[0]},{'seven' if name.endswith('1.png') else ''}" for name in truth]
+    (tmp_path / "images.csv").write_text("\n".join(["image,source,collected_for", *rows]) + "\n")
     words = (
         "tasks",
+        "images.csv",
+        "--images",
         "pictures",
         "--annotators",
         "anna,ben",
@@ -180,8 +184,9 @@ def test_label_studio_and_back(truth: dict[str, frozenset[str]], annotate: Annot
     assert "59 labelled images; left out: 1 unresolved" in told
     assert not (tmp_path / "pictures/images").exists()
     loaded = load_examples("folder:pictures", split="all", taxonomy=POLICY)
-    assert {example.id: example.violates for example in loaded.examples} == {
-        task["data"]["path"]: truth[task["data"]["path"]] for task in tasks[1:]
+    assert {one.id: (one.violates, one.source, one.collected_for) for one in loaded.examples} == {
+        name: (truth[name], name.split("/")[0], "seven" if name.endswith("1.png") else None)
+        for name in [task["data"]["path"] for task in tasks[1:]]
     }
     assert (
         "labels.csv exists"

@@ -3,7 +3,7 @@
 No file is deleted or moved; the answer is three lists.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from judge.data.images import ImageLimits, read_header
@@ -36,13 +36,25 @@ class Deduplicated:
     """With the reason: what cannot be opened can neither be compared nor annotated."""
 
 
-def find_copies(pictures: Sequence[Picture], folder: Folder) -> Deduplicated:
+def find_copies(
+    pictures: Sequence[Picture],
+    folder: Folder,
+    *,
+    progress: Callable[[Iterable[Picture]], Iterable[Picture]] = iter,
+) -> Deduplicated:
     """Keep one of each group of near copies (`judge.data.perceptual_hash`): that of most pixels, then the first name.
 
     Each image is compared with the larger ones that are kept, so a chain of small changes does not make copies of its
     ends. Nearly uniform pictures are copies only if all pixels are equal.
+
+    Args:
+        pictures: of one folder, each once.
+        folder: that they are in.
+        progress: passes images on, one by one as they are opened.
     """
-    hashes = hash_images(((picture.name, folder.path / picture.name) for picture in pictures), _LIMITS)
+    hashes = hash_images(
+        ((picture.name, folder.path / picture.name) for picture in progress(pictures)), _LIMITS
+    )
     sizes = {name: _pixels(folder, name) for name in hashes.ids}
     order = sorted(range(len(hashes)), key=lambda place: (-sizes[hashes.ids[place]], hashes.ids[place]))
     rank = {place: position for position, place in enumerate(order)}

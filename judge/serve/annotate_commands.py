@@ -151,7 +151,9 @@ def drop_copies(
     from judge.annotation.tasks import write_new
 
     folder, pictures = _pictures(source, images, None, source_name, collected_for)
-    found = find_copies(pictures, folder)
+    with Terminal().progress() as bar:
+        bar.describe("comparing", len(pictures))
+        found = find_copies(pictures, folder, progress=bar.count)
 
     def cells(picture: "Picture") -> tuple[str, ...]:
         return name_cell(picture.name), picture.source, text_cell(picture.collected_for)
