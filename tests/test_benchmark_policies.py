@@ -278,6 +278,16 @@ def test_a_killed_run_goes_on_with_the_next_family(tests, perfect, tmp_path):
     again = Fake()
     assert tests.measure(again, PolicyRows(path, ABOUT)) == found
     assert again.asked == 0
+    assert tests.finished(DIGITS.keys, PolicyRows(path, ABOUT)) == found
+    assert tests.finished(DIGITS.keys, PolicyRows(tmp_path / "other.parquet", ABOUT)) is None
+
+
+def test_fixed_categories_stay_known_in_the_file(tests, tmp_path):
+    heads = Heads("zero", "one", "two", "three")
+    found = tests.measure(heads, PolicyRows(tmp_path / "heads.parquet", ABOUT))
+    again = tests.finished(found["covers"], PolicyRows(tmp_path / "heads.parquet", ABOUT))
+    assert again == found
+    assert again["fixed"]
 
 
 def test_other_questions_are_asked_again(tests, perfect, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from eval.benchmark.policies import PolicyTests
 from eval.benchmark.policy_questions import PolicyOptions
 from eval.benchmark.policy_rows import PolicyRows
-from eval.benchmark.policy_sets import measure_policy_set, shift_groups
+from eval.benchmark.policy_sets import finished_policy_set, measure_policy_set, shift_groups
 from eval.benchmark.policy_tables import policy_set_table, policy_tables
 from eval.benchmark.predictions import About
 from eval.benchmark.sets import policy_shift_score
@@ -111,6 +111,8 @@ def test_a_finished_set_is_not_asked_again(questions, tmp_path):
     later = Fake()
     assert measure_policy_set(later, questions, PolicyRows(path, ABOUT)) == first
     assert later.asked == 0
+    assert finished_policy_set(questions, PolicyRows(path, ABOUT)) == first
+    assert finished_policy_set(questions, PolicyRows(tmp_path / "other.parquet", ABOUT)) is None
 
 
 @settings(max_examples=60, deadline=None)

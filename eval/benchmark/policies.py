@@ -28,7 +28,7 @@ from eval.metrics.intervals import f1_interval, image_interval, wilson
 from eval.metrics.judged import DIRECTIONS, Direction, JudgedRow, categories_correct, truth_and_scores
 from eval.obedience.measure import measure_all
 from eval.obedience.suite import PLAIN, Answers
-from judge.protocol import Classifier, HasFixedCategories
+from judge.protocol import Classifier
 from prompts.example import Example
 from prompts.taxonomy import Category, Taxonomy
 
@@ -78,13 +78,20 @@ class PolicyTests:
             )
         return self._drawn[key]
 
+    def finished(self, covers: Sequence[str], kept: PolicyRows) -> Record | None:
+        """The record of a classifier that has answered everything; None where something is left to ask."""
+        questions = self.questions(covers)
+        answers = {name: kept.finished(name, part.questions) for name, part in questions.parts.items()}
+        there = {name: rows for name, rows in answers.items() if rows is not None}
+        return measure_policies(questions, there, self.threshold) if len(there) == len(answers) else None
+
     def measure(
         self,
         classifier: Classifier,
         kept: PolicyRows | None = None,
         progress: Callable[[int, int], Any] | None = None,
     ) -> Record:
-        """Ask a classifier everything and measure it: `measure_policies`, and `fixed`, whether it has fixed categories.
+        """Ask a classifier everything and measure it (`measure_policies`).
 
         Args:
             classifier: any.
@@ -107,8 +114,7 @@ class PolicyTests:
             report = None if progress is None else partial(_report, progress, done, questions.count)
             answers[name] = ask_part(classifier, part, kept, report)
             done += len(part.questions)
-        fixed = isinstance(classifier, HasFixedCategories) and classifier.scores_categories
-        return {"fixed": fixed, **measure_policies(questions, answers, self.threshold)}
+        return measure_policies(questions, answers, self.threshold)
 
 
 def measure_policies(
@@ -117,15 +123,17 @@ def measure_policies(
     """All numbers of one classifier, as JSON types, None where undefined. Unjudged rows are errors.
 
     Returns:
-        `covers`: keys asked about; `pairs` (their number), `images`, `pair_score`, `safe_to_unsafe`,
-        `unsafe_to_safe` and each with `_interval` (95 %, by image), `pes`, `unjudged_share` of the rows in pairs, and
-        `reason`, why there are no pairs; `obedience`: see `_obedience`; `unseen`: see `_unseen`; both None where
-        nothing was asked; `failures`: reason -> unjudged rows of all parts.
+        `covers`: keys asked about; `fixed`: whether the classifier's categories are; `pairs` (their number), `images`,
+        `pair_score`, `safe_to_unsafe`, `unsafe_to_safe` and each with `_interval` (95 %, by image), `pes`,
+        `unjudged_share` of the rows in pairs, and `reason`, why there are no pairs; `obedience`: see `_obedience`;
+        `unseen`: see `_unseen`; both None where nothing was asked; `not_drawn`: part -> why it could not be drawn;
+        `failures`: reason -> unjudged rows of all parts.
     """
     pairs = _rows(answers, PAIRS)
     rows = [row for family in answers.values() for row in family.rows if not row.judged]
     return {
         "covers": list(questions.taxonomy.keys),
+        "fixed": any(family.fixed for family in answers.values()),
         **(
             score_pairs(pairs, drawn_groups(pairs, threshold), threshold)
             if pairs

@@ -25,7 +25,7 @@ from eval.questions import Evaluation, draw_evaluation, draw_grouped_questions
 from judge.errors import ConfigError, MissingExtraError, first_line
 from judge.inputs import concatenate_scores
 from judge.lessons.outside import beyond_lessons
-from judge.protocol import Classifier, Scores
+from judge.protocol import Classifier, HasFixedCategories, Scores
 from prompts.errors import ArbiterError
 from prompts.example import Example
 from prompts.flip import FlipOptions
@@ -213,7 +213,8 @@ def ask_part(
             "What it answered before is kept; run again with --resume true."
         )
     policies = tuple(question.row.taxonomy.hash for question in asked)
-    found = FamilyRows(questions_hash(part.questions), tuple(rows), policies, dict(not_asked))
+    fixed = isinstance(classifier, HasFixedCategories) and classifier.scores_categories
+    found = FamilyRows(questions_hash(part.questions), tuple(rows), policies, dict(not_asked), fixed)
     if kept is not None and not careful.unanswered and not (rows and careful.crashed == len(rows)):
         kept.keep(part.name, found)
     return found

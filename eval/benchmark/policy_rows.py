@@ -39,6 +39,8 @@ class FamilyRows:
     """Hash of each row's policy."""
     not_asked: Mapping[str, int] = field(default_factory=dict)
     """Reason -> questions that this classifier cannot be asked."""
+    fixed: bool = False
+    """Whether the classifier's categories are fixed."""
 
 
 _SCHEMA = pa.schema(
@@ -135,6 +137,7 @@ def read_policy_rows(path: Path) -> tuple[About, dict[str, FamilyRows]]:
                 tuple(row for _, row in rows.get(name, [])),
                 tuple(policy for policy, _ in rows.get(name, [])),
                 entry["not_asked"],
+                entry["fixed"],
             )
             for name, entry in stored["families"].items()
         }
@@ -165,7 +168,12 @@ def _write(path: Path, about: About, families: Mapping[str, FamilyRows]) -> None
             for column, stored in columns.items():
                 stored.append(values[column])
     described = {
-        name: {"questions": family.questions, "rows": len(family.rows), "not_asked": dict(family.not_asked)}
+        name: {
+            "questions": family.questions,
+            "rows": len(family.rows),
+            "not_asked": dict(family.not_asked),
+            "fixed": family.fixed,
+        }
         for name, family in families.items()
     }
     stored_about = {"version": VERSION, "about": about.to_dict(), "families": described}

@@ -12,7 +12,7 @@ from judge.protocol import Classifier
 from .effectiveness import count_failures
 from .policies import Record, defined, score_pairs, share
 from .policy_questions import ask_part
-from .policy_rows import PolicyRows
+from .policy_rows import FamilyRows, PolicyRows
 from .sets import PolicySet
 
 TIERS = ("tier", "level")
@@ -43,6 +43,16 @@ def measure_policy_set(
         reason -> questions; `skipped`, rows of the data set that make no question; `failures`.
     """
     found = ask_part(classifier, Rewritten(questions.name, questions.questions), kept, progress)
+    return _measure(questions, found, threshold)
+
+
+def finished_policy_set(questions: PolicySet, kept: PolicyRows, *, threshold: float = 0.5) -> Record | None:
+    """`measure_policy_set` of a classifier that has answered everything; None where it has not."""
+    found = kept.finished(questions.name, questions.questions)
+    return None if found is None else _measure(questions, found, threshold)
+
+
+def _measure(questions: PolicySet, found: FamilyRows, threshold: float) -> Record:
     rows = found.rows
     truth, unsafe = truth_and_scores(rows)
     interval = f1_interval(truth, unsafe, [row.cluster for row in rows], threshold)
