@@ -20,7 +20,7 @@ from judge.data.images import pixels_hash
 from judge.errors import ConfigError, MissingExtraError
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
-from prompts import FlipOptions, load_taxonomy
+from prompts import FlipOptions, TaxonomyError, load_taxonomy
 
 DIGITS = load_taxonomy("digits")
 EXAMPLES = digits_examples("test", count=250)
@@ -235,6 +235,7 @@ def test_one_category_has_no_opposite_policy(tests):
     assert "two" in found["reason"]
     assert found["obedience"]["plain_f1"] == 1
     assert found["unseen"] is None
+    assert "held-out" in found["not_drawn"]["unseen"]
 
 
 def test_who_covers_nothing_is_asked_nothing(tests):
@@ -251,7 +252,21 @@ def test_categories_without_an_image_are_left_out():
     tests = PolicyTests(examples, DIGITS, PolicyOptions(pairs=4, rows=8, families=("typos",)))
     found = tests.measure(Fake())
     assert "seven" not in found["covers"]
+    assert found["not_drawn"] == {"categories": "no image violates seven"}
     assert found["pairs"] == 4
+
+
+def test_images_that_violate_nothing_leave_nothing_to_ask():
+    examples = [example for example in EXAMPLES if not example.violates]
+    found = PolicyTests(examples, DIGITS, OPTIONS).measure(Fake())
+    assert (found["pairs"], found["reason"]) == (0, "no image violates any category")
+    assert found["obedience"] is found["unseen"] is None
+
+
+def test_held_out_keys_have_to_exist():
+    options = PolicyOptions(flips=FlipOptions(held_out=frozenset({"fuor"})))
+    with pytest.raises(TaxonomyError, match="did you mean 'four'"):
+        PolicyTests(EXAMPLES, DIGITS, options)
 
 
 def test_a_killed_run_goes_on_with_the_next_family(tests, perfect, tmp_path):

@@ -13,7 +13,6 @@ from eval.benchmark.policy_rows import PolicyRows
 from eval.benchmark.policy_sets import finished_policy_set, measure_policy_set, shift_groups
 from eval.benchmark.policy_tables import policy_set_table, policy_tables
 from eval.benchmark.predictions import About
-from eval.benchmark.sets import policy_shift_score
 from eval.benchmark.sets.rows import PolicyRow, policy_set
 from eval.metrics.judged import JudgedRow
 from judge.data.sources import Skipped
@@ -121,14 +120,17 @@ def test_a_finished_set_is_not_asked_again(questions, tmp_path):
         st.tuples(st.sampled_from("abc"), st.booleans(), st.sampled_from((0.1, 0.9, math.nan))), max_size=12
     )
 )
-def test_the_groups_give_the_policy_shift_score(answers):
+def test_every_two_rows_of_a_group_with_opposite_labels_are_a_pair(answers):
     rows = [JudgedRow(str(n), truth, unsafe) for n, (_, truth, unsafe) in enumerate(answers)]
     groups = {str(n): group for n, (group, _, _) in enumerate(answers)}
-    found = shift_groups(rows, groups)
-    score, count = policy_shift_score(rows, groups)
-    assert len(found) == count
-    if count:
-        assert np.mean([np.mean(right) for right in found.values()]) == pytest.approx(score)
+    expected = {}
+    for one in rows:
+        for two in rows:
+            if groups[one.id] == groups[two.id] and one.truth and not two.truth:
+                expected.setdefault(groups[one.id], []).append(one.unsafe == 0.9 and two.unsafe == 0.1)
+    assert {group: sorted(right) for group, right in shift_groups(rows, groups).items()} == {
+        group: sorted(right) for group, right in expected.items()
+    }
 
 
 @pytest.fixture(scope="module")

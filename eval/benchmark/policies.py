@@ -59,6 +59,9 @@ class PolicyTests:
         options: how many questions, and which.
         unrelated: categories that no image violates, for families that lengthen policies.
         threshold: P(unsafe) from which a row is flagged.
+
+    Raises:
+        TaxonomyError: a held-out key that does not exist, or all are held out.
     """
 
     examples: Sequence[Example]
@@ -67,6 +70,9 @@ class PolicyTests:
     unrelated: Sequence[Category] = ()
     threshold: float = 0.5
     _drawn: dict[tuple[str, ...], PolicyQuestions] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.options.flips.training_keys(self.taxonomy)
 
     def questions(self, covers: Sequence[str]) -> PolicyQuestions:
         """The questions for classifiers that cover these keys."""

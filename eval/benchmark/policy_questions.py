@@ -38,7 +38,7 @@ from .predict import ClassifierFailedError, check_scores
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-PAIRS, UNSEEN = "pairs", "unseen"
+PAIRS, UNSEEN, CATEGORIES = "pairs", "unseen", "categories"
 BENCHMARK_FAMILIES = (
     "nonsense_names", "misleading_names",  # names: the definition alone decides
     "typos", "legal_prose",  # wording
@@ -89,7 +89,7 @@ class PolicyQuestions:
     families: tuple[Family, ...]
     """Those of the obedience suite among them."""
     not_drawn: Mapping[str, str]
-    """Part -> why it could not be drawn."""
+    """Part -> why it could not be drawn; of `categories`, which were left out."""
 
     @property
     def count(self) -> int:
@@ -115,11 +115,19 @@ def draw_policy_questions(
         unrelated: categories that no image violates, for families that lengthen policies.
     """
     shown = frozenset[str]().union(*(example.violates for example in examples))
-    asked = taxonomy.select([c.name for c in taxonomy if shown.intersection(c.members)])
-    draw = _Draw(tuple(examples), asked, options, tuple(unrelated))
-    families = choose_families(options.families) if options.families else ()
+    names = [category.name for category in taxonomy if shown.intersection(category.members)]
     parts: dict[str, Rewritten] = {}
     not_drawn: dict[str, str] = {}
+    if len(names) < len(taxonomy):
+        left_out = ", ".join(name for name in taxonomy.names if name not in names)
+        not_drawn[CATEGORIES] = f"no image violates {left_out}"
+    if not names:
+        return PolicyQuestions(taxonomy, parts, (), not_drawn | {PAIRS: "no image violates any category"})
+    asked = taxonomy.select(names)
+    draw = _Draw(tuple(examples), asked, options, tuple(unrelated))
+    if options.flips.held_out and not draw.held_out:
+        not_drawn[UNSEEN] = "no held-out category is covered and has images"
+    families = choose_families(options.families) if options.families else ()
     for name, drawn, wanted in (
         (PAIRS, draw.pairs, True),
         ("families", lambda: draw.families(families), bool(families)),
