@@ -155,6 +155,13 @@ def test_a_classifier_that_covers_a_part_has_cells_of_it_and_no_overall():
     assert record["mean_f1"]["real"]["categories"] == 2
 
 
+def test_the_mean_of_categories_is_over_those_that_a_sample_has():
+    """One unsafe image of one category: a sample without it has no F1, which is not an F1 of 0."""
+    rows = [prediction("1", "a", (0.9, 0.0, 0.0)), *(prediction(f"safe {number}") for number in range(9))]
+    mean = measure([predictions(rows)], draws=200)["classifiers"]["one"]["mean_f1"]["all"]
+    assert mean == {"categories": 1, "f1": 1.0, "f1_interval": [1.0, 1.0]}
+
+
 def test_figure_3_is_the_mean_over_the_classifiers_that_cover_a_category():
     made = [synthetic_predictions("a"), synthetic_predictions("b", covers=("three",), seed=1)]
     metrics = measure(made, draws=5)

@@ -136,11 +136,11 @@ class Cells:
         if not defined:
             return {"categories": 0, "f1": None, "f1_interval": None}
         drawn = self.drawn_f1[:, defined, place]
-        # A sample without any unsafe image of a category has no F1 of it.
-        counts = np.maximum(1, np.sum(~np.isnan(drawn), axis=1))
-        ends = percentiles(np.nansum(drawn, axis=1) / counts)
+        # A sample without any unsafe image or alarm of a category has no F1 of it, and of no category no mean.
+        counts = np.sum(~np.isnan(drawn), axis=1)
+        means = np.divide(np.nansum(drawn, axis=1), counts, out=np.full(len(drawn), np.nan), where=counts > 0)
         mean = float(np.mean([found[column] for column in defined]))
-        return {"categories": len(defined), "f1": mean, "f1_interval": interval(ends)}
+        return {"categories": len(defined), "f1": mean, "f1_interval": interval(percentiles(means))}
 
 
 def measure_cells(all_counted: Sequence[Counted], draws: int, seed: int) -> list[Cells]:
