@@ -28,6 +28,8 @@ RESET_WITH = {
     "unrelated": "dataset",
     "baselines": "taxonomy",
     "cascade": "taxonomy",
+    "classifiers": "taxonomy",
+    "skip_missing": "classifiers",
     "defended_cascade": "taxonomy",
     "max_steps": "num_train_epochs",
 }
@@ -122,6 +124,7 @@ def read_options(path: Path, parser: TrlParser, types: Mapping[str, Any]) -> dic
         raise ConfigError(f"--config {path} cannot be read as YAML: {reason}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path} holds no mapping; write `option: value`, one a line.")
+    found.pop("changed", None)  # of a run's own config.yaml, which can be given back
     known = _known(parser)
     for name, value in found.items():
         if name not in known:
@@ -224,6 +227,8 @@ def _parser(groups: Sequence[type], **options: Any) -> TrlParser:
     for action in parser._actions:
         if action.nargs == "+":
             action.nargs = "*"  # an option without a word is an empty list
+        if action.type is Any:
+            action.type = str  # of what may also be a mapping in a YAML
     return parser
 
 

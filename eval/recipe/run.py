@@ -59,7 +59,14 @@ def hide_known_warnings() -> None:
 
 
 def create_run(
-    path: str | Path, kind: str, taxonomy: Taxonomy, options: Sequence[object], **about: Any
+    path: str | Path,
+    kind: str,
+    taxonomy: Taxonomy,
+    options: Sequence[object],
+    *,
+    resume: bool = False,
+    may_differ: Sequence[str] = (),
+    **about: Any,
 ) -> RunDir:
     """Make the run folder with what is known beforehand, or check that the run in it can be resumed.
 
@@ -69,6 +76,8 @@ def create_run(
         taxonomy: the run's categories.
         options: for config.yaml: dataclasses and mappings, later ones over earlier ones. TrainingArguments among
             them make the run resumable, under the same options.
+        resume: of a recipe that trains nothing, whether to go on with the run that is there.
+        may_differ: options that may differ from those it was started with.
         about: further values for the manifest, such as the base model.
 
     Raises:
@@ -76,7 +85,7 @@ def create_run(
         ConfigError: the checkpoint to resume from is none, or incomplete.
     """
     config: dict[str, Any] = {}
-    resume = False
+    checkpoint = None
     for part in options:
         if isinstance(part, TrainingArguments):
             config |= {**part.to_dict(), "processes": part.world_size}
@@ -85,7 +94,7 @@ def create_run(
             config |= part if isinstance(part, Mapping) else asdict(part)  # type: ignore[call-overload]
     if resume:
         RunDir(path).check_resumable(taxonomy, **about)
-        check_options(path, config, checkpoint=checkpoint)
+        check_options(path, config, checkpoint=checkpoint, may_differ=may_differ)
     run = RunDir.create(path, kind=kind, resume=resume, **about)
     run.write_taxonomy(taxonomy)
     run.write_environment()

@@ -9,7 +9,7 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,20 @@ _FULL_WORDS = ("no space left on device", "disk quota exceeded", "pytorchstreamw
 """Messages of libraries that do not write through Python, and raise other errors."""
 
 
-def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: str | None = None) -> None:
+def check_options(
+    path: str | Path,
+    options: Mapping[str, Any],
+    *,
+    checkpoint: str | None = None,
+    may_differ: Sequence[str] = (),
+) -> None:
     """Check that a run is resumed with the options it was started with; a folder without a run passes.
 
     Args:
         path: the run folder.
         options: as `RunDir.write_config` will write them.
         checkpoint: what to resume from; if it belongs to another run, that run must have had the same options.
+        may_differ: further options that may.
 
     Raises:
         CheckpointError: options differ, each named with both values.
@@ -59,16 +66,21 @@ def check_options(path: str | Path, options: Mapping[str, Any], *, checkpoint: s
     for folder in folders:
         if not (folder / MANIFEST).is_file() or not (folder / "config.yaml").is_file():
             continue
-        differing = _differing(RunDir(folder).config, options)
+        differing = _differing(RunDir(folder).config, options, may_differ)
         if differing:
+            training = (
+                " How often it saves, logs and evaluates may differ, and under a constant learning rate it may be "
+                "longer."
+            )
             raise CheckpointError(
                 f"{folder} was started with {'; '.join(differing)}. Resume it with the options it was started with, or "
-                "choose another output_dir. How often it saves, logs and evaluates may differ, and under a constant "
-                "learning rate it may be longer."
+                f"choose another output_dir.{training if 'lr_scheduler_type' in options else ''}"
             )
 
 
-def _differing(started: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+def _differing(
+    started: Mapping[str, Any], options: Mapping[str, Any], may_differ: Sequence[str]
+) -> list[str]:
     """`name 1, not 2` for each option that has changed and may not."""
     # Through JSON, so that tuples and other types compare equal to what the file holds.
     now = json.loads(json.dumps(dict(options), default=_json))
@@ -77,7 +89,7 @@ def _differing(started: Mapping[str, Any], options: Mapping[str, Any]) -> list[s
         started.keys() & now.keys()
     ):  # options that only one of two versions of a library has are skipped
         before, after = started[name], now[name]
-        if before == after or name in MAY_DIFFER or name.startswith(MAY_DIFFER_FAMILIES):
+        if before == after or name in (*MAY_DIFFER, *may_differ) or name.startswith(MAY_DIFFER_FAMILIES):
             continue
         if name in MAY_GROW and now.get("lr_scheduler_type") == "constant" and after > before:
             continue
