@@ -99,7 +99,9 @@ def _checking(spec: str, made: Callable[..., Any]) -> "Callable[..., Classifier]
             raise
         except Exception as error:  # whatever a user's function does
             raise ConfigError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
-        if not callable(getattr(classifier, "score", None)):
+        if not callable(getattr(classifier, "score", None)) or not isinstance(
+            getattr(classifier, "name", None), str
+        ):
             raise ConfigError(
                 f"{spec} gave back a {type(classifier).__name__}; expected a classifier: an object with `name` and "
                 "`score(images, prompts, taxonomy) -> judge.protocol.Scores`."

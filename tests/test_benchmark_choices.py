@@ -115,6 +115,7 @@ from own_helper import NAME
 @dataclass
 class Made:
     size: int = 1
+    name: str = "made"
     def score(self, images, prompts, taxonomy): ...
 def with_name(*, size: int = 1):
     return Made(size)

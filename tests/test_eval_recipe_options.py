@@ -29,6 +29,7 @@ OWN = {
     "response_classifier": "response_classifier",
     "robust_encoder": "robust_encoder",
     "robust_student": "robust_student",
+    "unsafebench": "unsafebench",
 }
 """Recipe -> its own YAML."""
 OTHERS = {
@@ -267,7 +268,7 @@ def test_every_recipe_takes_a_file_over_its_own_yaml(recipe, name, tmp_path):
     mine = tmp_path / "mine.yaml"
     changed = next(
         key
-        for key in ("rows", "steps", "test_rows", "max_steps", "epochs")
+        for key in ("rows", "steps", "test_rows", "max_steps", "epochs", "limit")
         if key in own or name == "own_head"
     )
     mine.write_text(f"{changed}: 3\n")

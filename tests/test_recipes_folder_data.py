@@ -233,6 +233,40 @@ def test_recipe_obedience(on_shapes, run_recipe, base_folder, shapes_judge, tmp_
     assert read_record(RunDir.open(tmp_path / "a judge")).envelope.categories == 4
 
 
+def test_recipe_unsafebench(on_shapes, run_recipe, shapes_student, finished, tmp_path):
+    """A student and a head of this data: predictions, policy tests and causes; going on asks nobody."""
+    heads = finished("linear_probe").run
+    options = {
+        "classifiers": [shapes_student.run, heads],
+        "policies": "true",
+        "policy_rows": 4,
+        "causes": "true",
+    }
+    printed = run_recipe("unsafebench", **on_shapes, **options, output_dir=tmp_path / "run")
+    run = RunDir.open(tmp_path / "run", kind="benchmark")
+    student, head = shapes_student.run.name, heads.name
+    metrics = run.metrics
+    assert {label: record["rows"] for label, record in metrics["classifiers"].items()} == {
+        student: 48,
+        head: 48,
+    }
+    assert metrics["classifiers"][head]["covers"] == ["ring", "bars", "cross", "corner"]
+    assert metrics["overlap"][student]["trained"] == 144
+    assert set(metrics["policies"]) == {student, head}
+    assert metrics["policies"][student]["pairs"] > 0
+    assert metrics["causes"]["confidence"]
+    assert names_no_digit(run.path)
+    assert "Training images in the test set" in printed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.benchmark.choices.Choice.load", lambda *_: pytest.fail("loaded"))
+        patch.setattr("eval.benchmark.overlap.hash_images", lambda *_: pytest.fail("hashed"))
+        run_recipe("unsafebench", output_dir=tmp_path / "run", resume="true")
+    again = RunDir.open(tmp_path / "run").metrics
+    for key in ("classifiers", "policies", "overlap", "causes"):
+        assert again[key] == metrics[key]
+
+
 def check_head(run, kind, answers):
     run = RunDir.open(run, kind=kind)
     assert run.metrics["rows"] == 16

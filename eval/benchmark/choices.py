@@ -78,12 +78,16 @@ class Choice:
     def fingerprint(self) -> str | None:
         """SHA-256 (64 hexadecimal digits) of all files that its name and options name; None where there are none.
 
-        Reading the weights of a model of 7 billion parameters takes about half a minute.
+        Of a function of one's own it is the file with its code: its options may name files that it writes. Reading the
+        weights of a model of 7 billion parameters takes about half a minute.
         """
+        if self.name.startswith(PYTHON):
+            own = source_file(self.name)
+            return None if own is None else file_hash(own)
+        if self.file is not None:
+            return file_hash(self.file)
         names = [self.name, *(value for value in self.options.values() if isinstance(value, str | Path))]
-        own = source_file(self.name) if self.name.startswith(PYTHON) else None
-        paths = [own] if own else []
-        paths += [path for name in names if (path := _local(str(name))) is not None]
+        paths = [path for name in names if (path := _local(str(name))) is not None]
         hashes = [file_hash(path) if path.is_file() else fingerprint(path) for path in paths]
         return hashlib.sha256("".join(hashes).encode()).hexdigest() if hashes else None
 
@@ -204,8 +208,6 @@ def _price(label: str, given: Any) -> float | None:
 
 def _local(name: str) -> Path | None:
     """The file or folder of ours that a name stands for."""
-    if name.startswith((PYTHON, ELSEWHERE)):
-        return None
     text = name.removeprefix(HUB)
     path = Path(base_path(text) if text in SHIPPED else run_path(text))
     return path if path.exists() else None

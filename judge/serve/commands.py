@@ -89,6 +89,16 @@ def obedience(context: typer.Context) -> int:
     return _run_recipe(context, "obedience", "--judge")
 
 
+@app.command(
+    add_help_option=False,
+    context_settings=_ALL_WORDS,
+    short_help="Benchmark any classifiers on labelled images.",
+)
+def bench(context: typer.Context) -> int:
+    """Run recipes/unsafebench.py on `arbiter bench CLASSIFIER... OPTION...`; all options are the recipe's own."""
+    return _run_recipe(context, "unsafebench", "--classifiers")
+
+
 def _run_recipe(context: typer.Context, name: str, option: str) -> int:
     """Run a recipe on the words after its command; what stands before the first option are values of `option`."""
     from .recipe_files import run_recipe

@@ -1,0 +1,397 @@
+r"""Benchmark any image safety classifiers on labelled images, in the layout of UnsafeBench.
+
+    python recipes/unsafebench.py
+
+With no options: 300 pictures of digits, which play unsafe categories, and the classifiers that ship or that `make demo`
+and `make student` left under runs/; those that are missing are named and skipped. On 2 CPU cores it takes about 5
+minutes and leaves `runs/unsafebench`: report.html, metrics.json, and what each classifier said of each image in
+predictions/LABEL.parquet.
+
+Your own images, labels and classifiers, ours and other people's (`eval/classifiers.py` lists them):
+
+    arbiter bench runs/my_judge nudenet q16,weights=q16.safetensors python:mine.py:make_classifier \
+        --dataset folder:my_images --taxonomy my_taxonomy.yaml --output_dir runs/my_benchmark
+
+UnsafeBench itself by the paper's own rules (uncertain answers of zero-shot models are drawn at random; classifiers with
+fixed categories see train and test, others the test set), from a local copy of the gated data set:
+
+    arbiter bench runs/my_judge nudenet open_nsfw --dataset unsafebench:UnsafeBench --taxonomy unsafebench \
+        --protocol paper
+
+A classifier is a name, a run or model folder, `hf:ORGANISATION/MODEL`, `URL#MODEL` of a server, a function of your own
+(`python:MODULE:FUNCTION`) or a file of predictions made elsewhere (`predictions:gpt4.csv`). Options follow, each behind
+a comma, `label` and `price_per_1000` among them, or stand in a mapping in a YAML of --config. Each classifier is asked
+about the categories that it claims to find and no others. What it could not judge counts as an error.
+
+A run that was stopped goes on with `arbiter bench --output_dir RUN --resume true`; nothing is asked twice, apart from
+what a service did not answer. On a finished run this writes the report anew.
+"""
+
+import gc
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, get_args
+
+from eval.benchmark.asking import Benchmark, machine_name
+from eval.benchmark.choices import Choice, parse_choices
+from eval.benchmark.compare import compare_published, published_tables
+from eval.benchmark.effectiveness import measure
+from eval.benchmark.elsewhere import read_elsewhere
+from eval.benchmark.overlap import OverlapWithTraining, hash_examples, overlap_table, score_without
+from eval.benchmark.policies import PolicyTests
+from eval.benchmark.policy_asking import AskedPolicies
+from eval.benchmark.policy_questions import PolicyOptions
+from eval.benchmark.policy_tables import policy_set_table, policy_tables
+from eval.benchmark.predict import ClassifierFailedError
+from eval.benchmark.predictions import Predictions, PredictionsError, Protocol
+from eval.benchmark.report.page import write_benchmark_report
+from eval.benchmark.sets import load_policy_set
+from eval.benchmark.stages import Stages
+from eval.benchmark.tables import by_category, failures, leaders
+from eval.causes.explain import CauseOptions, explain_failures
+from eval.recipe import (
+    DataOptions,
+    create_run,
+    hide_known_warnings,
+    load_splits,
+    log,
+    parse_options,
+    progress_bar,
+    write_metrics,
+)
+from judge.data.examples import load_examples
+from judge.data.images import open_image
+from judge.encoders.dual import DualEncoder
+from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.protocol import Classifier
+from judge.runs.folder import RunDir
+from judge.serve.exit_codes import run_to_exit_code
+from prompts import Taxonomy, load_taxonomy
+from prompts.unrelated import unrelated_categories
+
+CONFIG = Path(__file__).parent / "configs" / "unsafebench.yaml"
+MAY_DIFFER = (
+    *("resume", "classifiers", "skip_missing", "batch_size", "blur", "overlap"),
+    *("policies", "policy_rows", "policy_sets", "unrelated"),
+    *("causes", "encoder", "style_model", "attack_run"),
+)
+"""Options that may change when a run goes on: they change no prediction that is there already."""
+
+
+@dataclass
+class BenchmarkOptions(DataOptions):
+    """Who is asked what, and by which rules."""
+
+    output_dir: str = field(default="runs/unsafebench", metadata={"help": "The folder of the run."})
+    classifiers: list[Any] = field(
+        default_factory=lambda: ["small-student"],
+        metadata={"help": "Each NAME, or NAME,option=value; in a YAML also {name: NAME, option: value}."},
+    )
+    skip_missing: bool = field(default=False, metadata={"help": "Leave out, and name, what is not here."})
+    protocol: str = field(
+        default="default",
+        metadata={"help": "default: uncertain is an error; paper: UnsafeBench's own rules."},
+    )
+    split: str = field(default="test", metadata={"help": "The split that is asked about."})
+    with_prompts: bool = field(
+        default=True, metadata={"help": "Show images' prompts to who reads them; the paper does not."}
+    )
+    threshold: float = field(default=0.5, metadata={"help": "Score from which an image is flagged."})
+    policies: bool = field(
+        default=False, metadata={"help": "Ask under opposite policies and rewordings too."}
+    )
+    policy_rows: int = field(default=48, metadata={"help": "Images under opposite policies; rows a wording."})
+    policy_sets: list[str] = field(
+        default_factory=list, metadata={"help": "Other people's questions, as policyshiftbench:PATH."}
+    )
+    unrelated: list[str] = field(
+        default_factory=list, metadata={"help": "Taxonomies that no image violates, to lengthen policies."}
+    )
+    overlap: bool = field(default=True, metadata={"help": "Look for tested images in runs' training data."})
+    causes: bool = field(default=False, metadata={"help": "Look for what the wrong verdicts share."})
+    encoder: str = field(default="none", metadata={"help": "Image-text encoder for maps of causes, or none."})
+    style_model: str = field(
+        default="none", metadata={"help": "Stable Diffusion folder for styles, or none."}
+    )
+    attack_run: str = field(default="none", metadata={"help": "A run of recipes/attack.py to learn from."})
+    blur: bool = field(default=True, metadata={"help": "Blur the images in the report."})
+    batch_size: int = field(default=32, metadata={"help": "Images in one call."})
+    seed: int = field(default=7, metadata={"help": "Of intervals, policy tests and causes."})
+    resume: bool = field(default=False, metadata={"help": "Go on with the run in output_dir."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.protocol not in get_args(Protocol):
+            raise ConfigError(f"protocol is {self.protocol!r}; use one of {', '.join(get_args(Protocol))}.")
+        if not 0 < self.threshold < 1:
+            raise ConfigError(f"threshold is {self.threshold}; it lies between 0 and 1.")
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size is {self.batch_size}; it is 1 or more.")
+
+
+OPTIONS = (BenchmarkOptions,)
+
+
+def main() -> None:
+    """Ask, count, compare, look for causes, report."""
+    started = time.time()
+    (options,) = parse_options(OPTIONS, own_config)
+    taxonomy = load_taxonomy(options.taxonomy)
+    choices, skipped = look_up(options, taxonomy)  # a wrong name leaves no folder
+    run = open_folder(options, taxonomy)
+    benchmark = load_images(options, taxonomy, choices, run)
+    stages = Stages(run.path / "stages")
+    policies = policy_tests(options, benchmark, stages)
+    found, failed = ask_all(benchmark, choices, policies, skipped, options)
+    if not found:
+        raise ConfigError(f"No classifier could be measured. {several(skipped | failed)}")
+
+    metrics = count(found, benchmark, stages, options)
+    metrics |= {"policies": policies.measured, "policy_sets": policies.measured_sets}
+    metrics |= {"skipped": skipped | failed, "failed": failed}
+    metrics["published"] = compare_published(metrics)
+    if options.overlap:
+        metrics["overlap"] = compare_with_training(found, benchmark, stages)
+    if options.causes:
+        metrics["causes"] = look_for_causes(found, choices, benchmark, stages, options)
+    report(run, metrics, found, benchmark, options.blur)
+    show(run, metrics, time.time() - started)
+    if failed:
+        raise ClassifierFailedError(
+            f"{len(failed)} of {len(choices)} classifiers could not be measured. {several(failed)}"
+        )
+
+
+def own_config(given: Mapping[str, Any]) -> Path:
+    """The options of the run to go on with, else the recipe's own."""
+    folder = Path(given.get("output_dir", BenchmarkOptions.output_dir))
+    started = folder / "config.yaml"
+    return started if str(given.get("resume")).lower() == "true" and started.is_file() else CONFIG
+
+
+def look_up(options: BenchmarkOptions, taxonomy: Taxonomy) -> tuple[list[Choice], dict[str, str]]:
+    """The classifiers that are here, and why the others are not: a mistyped one is said before anything is loaded."""
+    choices, missing = parse_choices(options.classifiers), {}
+    for choice in choices:
+        try:
+            if choice.file is not None:
+                read_elsewhere(choice.file, taxonomy)
+            else:
+                choice.find(options.protocol)
+        except CheckpointError as error:
+            if not options.skip_missing:
+                raise
+            missing[choice.label] = str(error)
+            log(f"{choice.label} is left out: {error}")
+    return [choice for choice in choices if choice.label not in missing], missing
+
+
+def open_folder(options: BenchmarkOptions, taxonomy: Taxonomy) -> RunDir:
+    """The run folder, or that of the run to go on with."""
+    folder = Path(options.output_dir)
+    if options.resume and (folder / "config.yaml").is_file():
+        options.changed = {**RunDir.open(folder, kind="benchmark").config["changed"], **options.changed}
+    return create_run(folder, "benchmark", taxonomy, [options], resume=options.resume, may_differ=MAY_DIFFER)
+
+
+def load_images(
+    options: BenchmarkOptions, taxonomy: Taxonomy, choices: Sequence[Choice], run: RunDir
+) -> Benchmark:
+    """The split that is asked about; under the paper's rules also all splits together."""
+    paper = options.protocol == "paper"
+    [tested] = load_splits(options, taxonomy, (options.split,), run=run)
+    examples, merged = tested.examples, None
+    if paper and any(choice.group == "conventional" for choice in choices):
+        whole = load_examples(
+            options.dataset, split="all", taxonomy=taxonomy, max_failures=options.max_failures
+        ).examples
+        splits = dict.fromkeys(example.split for example in whole)
+        each = ([one for one in whole if one.split == split][: options.limit] for split in splits)
+        merged = tuple(example for part in each for example in part)
+        log(f"{len(merged):,} of all splits for classifiers with fixed categories")
+    if paper or not options.with_prompts:
+        examples, merged = (
+            None if some is None else tuple(replace(example, prompt=None) for example in some)
+            for some in (examples, merged)
+        )
+    return Benchmark(
+        run.path / "predictions",
+        options.dataset,
+        taxonomy,
+        options.protocol,
+        examples,
+        merged,
+        options.batch_size,
+        machine_name(),
+    )
+
+
+def policy_tests(options: BenchmarkOptions, benchmark: Benchmark, stages: Stages) -> AskedPolicies:
+    """What is asked under other policies; drawn when the first classifier is asked."""
+    tests = None
+    if options.policies:
+        flips = replace(PolicyOptions().flips, held_out=frozenset(options.held_out), **options.flip)
+        rows = options.policy_rows
+        asked = PolicyOptions(pairs=rows, rows=rows, flips=flips, seed=options.seed)
+        others = [load_taxonomy(name) for name in options.unrelated]
+        unrelated = unrelated_categories(others, benchmark.taxonomy, benchmark.examples)
+        tests = PolicyTests(benchmark.examples, benchmark.taxonomy, asked, unrelated, options.threshold)
+    sets = [load_policy_set(name) for name in options.policy_sets]
+    return AskedPolicies(benchmark.folder.parent / "policies", stages, tests, sets, options.threshold)
+
+
+def ask_all(
+    benchmark: Benchmark,
+    choices: Sequence[Choice],
+    policies: AskedPolicies,
+    skipped: dict[str, str],
+    options: BenchmarkOptions,
+) -> tuple[list[Predictions], dict[str, str]]:
+    """What each classifier says, and why some could not be measured; `skipped` grows."""
+    there = {choice.label: benchmark.finished(choice) for choice in choices}  # refused before anyone is asked
+    found: list[Predictions] = []
+    failed: dict[str, str] = {}
+    for choice in choices:
+        load = cache(partial(choice.load, options.protocol))
+        try:
+            answers = there.pop(choice.label) or ask(benchmark, choice, load)
+            if answers is None:
+                skipped[choice.label] = f"it covers no category of {benchmark.taxonomy.name!r}"
+                log(f"{choice.label} is left out: {skipped[choice.label]}")
+                continue
+            found.append(answers)
+            if choice.file is None:
+                about = answers.about
+                with progress_bar(f"{choice.label}, policies", policies.count(about)) as progress:
+                    policies.ask(about, load, lambda done, _, progress=progress: progress(done))
+        except (
+            CheckpointError,
+            ClassifierFailedError,
+            ConfigError,
+            MissingExtraError,
+            PredictionsError,
+        ) as error:
+            missing = options.skip_missing and isinstance(error, CheckpointError | MissingExtraError)
+            (skipped if missing else failed)[choice.label] = str(error)
+            log(f"{choice.label} {'is left out' if missing else 'failed'}: {error}", stderr=True)
+        except KeyboardInterrupt:
+            go_on = f"arbiter bench --output_dir {options.output_dir} --resume true"
+            log(f"Stopped; go on with: {go_on}", stderr=True)
+            raise
+        finally:
+            load.cache_clear()
+            gc.collect()  # a large model leaves before the next one comes
+    return found, failed
+
+
+def ask(benchmark: Benchmark, choice: Choice, load: Callable[[], Classifier]) -> Predictions | None:
+    """What one classifier says of every image; None where it covers no category."""
+    with progress_bar(choice.label, len(benchmark.examples_for(choice))) as progress:
+        found = benchmark.ask(choice, load, progress)
+    if found is not None:
+        unjudged = sum(math.isnan(row.unsafe) for row in found.rows)
+        log(f"{choice.label}: {len(found.rows):,} images, {unjudged} could not be judged")
+    return found
+
+
+def count(
+    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages, options: BenchmarkOptions
+) -> dict[str, Any]:
+    """All numbers of the predictions."""
+    files = {one.about.label: benchmark.file_hash(one.about.label) for one in found}
+    return stages.once(
+        "numbers",
+        [files, options.threshold, options.held_out, options.seed],
+        lambda: measure(found, options.threshold, held_out=options.held_out, seed=options.seed),
+    )
+
+
+def compare_with_training(
+    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages
+) -> dict[str, Any]:
+    """How much of the test set stands in each classifier's training data, and its F1 without."""
+    records = {}
+    hashes = cache(lambda: OverlapWithTraining(hash_examples(benchmark.examples), benchmark.dataset))
+    for one in found:
+        label, name = one.about.label, one.about.classifier
+        record = stages.once(
+            f"overlap/{label}",
+            [name, one.about.fingerprint, len(benchmark.examples)],
+            lambda name=name: hashes().measure(name),
+        )
+        records[label] = {**record, "scores": score_without(one, record["ids"] or ())}
+    return records
+
+
+def look_for_causes(
+    found: Sequence[Predictions],
+    choices: Sequence[Choice],
+    benchmark: Benchmark,
+    stages: Stages,
+    options: BenchmarkOptions,
+) -> dict[str, Any]:
+    """What the wrong verdicts share."""
+    files = {one.about.label: benchmark.file_hash(one.about.label) for one in found}
+    by_label = {choice.label: choice for choice in choices if choice.file is None}
+    style = None if options.style_model == "none" else Path(options.style_model)
+    asked = CauseOptions(threshold=options.threshold, style_model=style, seed=options.seed)
+    return stages.once(
+        "causes",
+        [files, options.threshold, options.seed, options.encoder, options.style_model, options.attack_run],
+        lambda: explain_failures(
+            benchmark.examples,
+            found,
+            benchmark.folder.parent / "causes",
+            encoder=None if options.encoder == "none" else DualEncoder.load(options.encoder),
+            load=lambda label: by_label[label].load(options.protocol),
+            options=asked,
+            attack_run=None if options.attack_run == "none" else Path(options.attack_run),
+            progress=log,
+        ),
+    )
+
+
+def report(
+    run: RunDir, metrics: dict[str, Any], found: Sequence[Predictions], benchmark: Benchmark, blur: bool
+) -> None:
+    """metrics.json, report.html and report.md."""
+    write_metrics(run, metrics)
+    by_id = {example.id: example for example in (*(benchmark.merged or ()), *benchmark.examples)}
+    write_benchmark_report(
+        run.path, metrics, found, images=lambda name: open_image(by_id[name].image), blur=blur
+    )
+
+
+def show(run: RunDir, metrics: Mapping[str, Any], seconds: float) -> None:
+    """The most important tables, and who is not in them."""
+    shown = [leaders(metrics), by_category(metrics), failures(metrics)]
+    if metrics["policies"]:
+        shown += policy_tables(metrics["policies"])
+    shown += [policy_set_table(records) for records in metrics["policy_sets"].values()]
+    shown += published_tables(metrics["published"])
+    if "overlap" in metrics:
+        scores = {label: record["scores"] for label, record in metrics["overlap"].items()}
+        shown.append(overlap_table(metrics["overlap"], scores))
+    for table in shown:
+        if table.lines:
+            log(f"\n{table.to_text()}")
+    for label, why in metrics["skipped"].items():
+        log(f"\nnot measured: {label}: {why}")
+    log(f"\n{seconds:.0f} s in all; every table is in {run.path}/report.md, curves and images in report.html")
+
+
+def several(reasons: Mapping[str, str]) -> str:
+    """Labels and reasons, on one line."""
+    return "; ".join(f"{label}: {why}" for label, why in reasons.items())
+
+
+if __name__ == "__main__":
+    hide_known_warnings()
+    debug = "--debug" in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
+    raise SystemExit(run_to_exit_code(main, debug=debug, name="error"))
