@@ -138,6 +138,14 @@ def test_a_judge_that_was_no_teacher_taught_nothing(tmp_path):
     assert {one.dataset for one in known_training(taught).sources} == {"digits:20", "digits:30"}
 
 
+def test_a_hardened_judge_saw_further_digits(tmp_path):
+    run_folder(tmp_path / "first", "digits:20", kind="vlm")
+    config = {"feature_images": 90, "judge": str(tmp_path / "first")}
+    run = run_folder(tmp_path / "hardened", "digits:20", kind="vlm", config=config)
+    found = {(one.dataset, one.split) for one in known_training(run).sources}
+    assert found == {("digits:20", "train"), ("digits:20", "validation"), ("digits:90", "train")}
+
+
 def test_a_run_that_names_itself_ends(tmp_path):
     run_folder(tmp_path / "one", kind="vlm", judge=str(tmp_path / "two"))
     run_folder(tmp_path / "two", kind="vlm", judge=str(tmp_path / "one"))
@@ -187,6 +195,14 @@ def test_a_damaged_config_is_unknown(tmp_path, text):
 def test_the_tested_data_set_may_be_on_the_hub(tmp_path):
     run = run_folder(tmp_path / "run", "owner/name")
     assert [one.dataset for one in known_training(run, "owner/name").sources] == ["owner/name"] * 2
+
+
+def test_a_published_set_is_the_same_wherever_its_copy_lies(tmp_path):
+    run = run_folder(tmp_path / "run", "unsafebench:moved")
+    assert {one.dataset for one in known_training(run, "unsafebench:here").sources} == {"unsafebench:here"}
+    assert not known_training(run, "smid:here").sources
+    other = run_folder(tmp_path / "other", "folder:moved")
+    assert not known_training(other, "folder:here").sources
 
 
 def test_rows_of_a_folder_are_found_again(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from eval.classifiers import CLASSIFIERS
+from judge.data.examples import SPECS
 from judge.errors import first_line
 from judge.runs.folder import MANIFEST, RunDir
 from judge.runs.references import is_address
@@ -26,6 +27,8 @@ SEEN_SPLITS = ("train", "validation")
 """Validation rows choose thresholds and cutoffs, so they were seen as well."""
 DRAWN = ("digits", "signs")
 """Data sets that are drawn here."""
+PUBLISHED = tuple(kind for kind in SPECS if kind not in (*DRAWN, "folder", "dataset"))
+"""Data sets of which everyone has the same copy."""
 _MADE_FROM = ("teacher", "judge", "student", "encoder", "base")
 _NOTHING = (None, "none", "labels", "")
 
@@ -113,21 +116,28 @@ def _is_run(path: Path) -> bool:
 
 def _own(name: str, config: Mapping[str, Any], taxonomy: Taxonomy, tested: str) -> Iterator[Source | str]:
     """The splits that a run itself read."""
-    dataset, limit = config.get("dataset"), config.get("limit")
-    if not isinstance(dataset, str) or not (limit is None or (type(limit) is int and limit > 0)):
+    named, limit = config.get("dataset"), config.get("limit")
+    if not isinstance(named, str) or not (limit is None or (type(limit) is int and limit > 0)):
         yield f"{name}: its config.yaml names no data set"
         return
-    kind, _, where = dataset.partition(":")
-    if dataset != tested and kind not in DRAWN and not Path(where or dataset).exists():
-        yield f"{name}: trained on {dataset}, which is not here"
+    dataset = _here(named, tested)
+    if dataset is None:
+        yield f"{name}: trained on {named}, which is not here"
         return
     for split in SEEN_SPLITS:
         yield Source(dataset, split, limit, taxonomy)
-    drawn = config.get("feature_images")
-    if (
-        kind == "digits" and type(drawn) is int and drawn > 0
-    ):  # more of them, drawn by recipes/adversarial_lora.py
+    drawn = config.get("feature_images")  # of recipes/adversarial_lora.py, which draws more digits
+    if dataset.partition(":")[0] == "digits" and type(drawn) is int and drawn > 0:
         yield Source(f"digits:{drawn}", "train", None, taxonomy)
+
+
+def _here(dataset: str, tested: str) -> str | None:
+    """What to load for a data set that a run names, without asking any host; None where it is not here."""
+    kind, _, where = dataset.partition(":")
+    if dataset == tested or kind in DRAWN or Path(where or dataset).exists():
+        return dataset
+    # A published set is the same wherever its copy lies.
+    return tested if kind in PUBLISHED and kind == tested.partition(":")[0] else None
 
 
 def _made_from(path: Path, about: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str | Path]:
