@@ -1,17 +1,31 @@
 """Published sets with categories: how their rows become examples, in the columns and files that were seen of them."""
 
+import contextlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures_policy_sets import data_url, png, write_json_lines, write_parquet
+from fixtures_policy_sets import (
+    data_url,
+    edit_row,
+    guard_row,
+    png,
+    shift_row,
+    write_json_lines,
+    write_parquet,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from eval.benchmark.sets import readable_sets
+from eval.benchmark.sets import POLICY_SETS, readable_sets
 from judge import load_examples
 from judge.data.examples import ExampleSet
-from judge.data.labels import UNSPECIFIED
+from judge.data.labels import UNSPECIFIED, Labels, UnusableRowError
+from judge.data.layouts import Record
 from judge.data.published_sets import ATLAS_GRADES, HOLISAFE_LABELS, PUBLISHED_SETS
+from judge.data.sources import Row
 from prompts import ExampleError, load_taxonomy
 
 TAXONOMIES = {name: load_taxonomy(one.taxonomy) for name, one in PUBLISHED_SETS.items()}
@@ -242,6 +256,63 @@ def test_holisafe_labels_are_the_keys_of_its_taxonomy() -> None:
 
 
 # --- All sets ----------------------------------------------------------------------------------------------
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["safe", "Unsafe", "block", "O1: Hate", "image", "unsafe_core", "toxic", "1"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["from", "value", "target", "safety_label", "category", "rating", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=6,
+)
+READERS = {name: (one.layout, one.read) for name, one in PUBLISHED_SETS.items()} | {
+    f"{name}, {form}": (one.layout, partial(one.read, form=form))
+    for name, one in POLICY_SETS.items()
+    for form in ("policy", "bundle")
+}
+
+
+def good_values(name: str) -> dict[str, Any]:
+    """Values of one usable row, by our names."""
+    rows: dict[str, dict[str, Any]] = {
+        "t2isafety": safety_row("a.png", "hate"),
+        "moderationbench": {"image": "a.png", "label": ["rude"], "id": 1, "prompt": "x"},
+        "flowguard": {"image": "a.png", "label": "unsafe", "model": "flux1"},
+        "safeatlas": {"image": b"", "image_id": "i", "annotations": [annotation("unsafe_core", "toxic")]},
+        "holisafe": holisafe_row(1, "a.png", 16, False),
+        "policyshiftbench": shift_row(1, 1, "Policy B (Strict / No Pets)", "block"),
+        "safeeditbench": edit_row("a.png", 3, True, policy_name="Policy L3"),
+        "llavaguard": guard_row("1", "a.png", "Unsafe", "O1: Hate, Harassment"),
+    }
+    row, (layout, _) = rows[name.partition(",")[0]], READERS[name]
+    return {ours: row.get(names.split("|")[0] or ours) for ours, names in layout.columns.items()}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_whatever_a_row_holds_is_read_or_refused(name: str) -> None:
+    layout, read = READERS[name]
+    good = good_values(name)
+    assert read(Record("here", "test", good, b""))
+
+    @settings(max_examples=50)
+    @given(st.sampled_from(sorted(layout.columns)), ANYTHING)
+    def one_value_is_another(column: str, value: object) -> None:
+        with contextlib.suppress(UnusableRowError):
+            row = read(Record("here", "test", good | {column: value}, b""))
+            if isinstance(row, Row):
+                Labels(TAXONOMIES[name], "safe").example(row)
+
+    one_value_is_another()
 
 
 @pytest.mark.parametrize("name", PUBLISHED_SETS)
