@@ -18,7 +18,10 @@ from eval.benchmark.predictions import About, Prediction, Predictions, Predictio
 from eval.benchmark.report.leaders import leaders, percent
 from eval.benchmark.report.page import write_benchmark_report
 from eval.benchmark.report.sections import LISTED
+from eval.causes.clusters import cluster_failures
+from eval.causes.explain import explain_failures
 from eval.reports.page import format_value
+from prompts.example import Example
 from prompts.taxonomy import Category, Taxonomy
 
 NAN = math.nan
@@ -373,6 +376,36 @@ def test_published_numbers_and_differences_have_tables(full, tmp_path):
         assert "Published F1 of others" in text
         assert "GPT-4V" in text
         assert re.search(r"[+-]0\.\d{3}", text)
+
+
+def test_causes_have_tables_plots_and_blurred_clusters(full, tmp_path, noise_image):
+    predictions = three()
+    examples = [
+        Example(row.id, noise_image(place, (32, 32)), violates=row.violates, source=row.source)
+        for place, row in enumerate(predictions[0].rows)
+    ]
+    record = explain_failures(examples, predictions, tmp_path)
+    vectors = np.random.default_rng(0).standard_normal((len(examples), 4))
+    record["clusters"] = cluster_failures(vectors, [one.id for one in examples], predictions, clusters=2)
+    pictures = {one.id: one.image for one in examples}
+    html, markdown = written(tmp_path, three(), full[0] | {"causes": record}, images=pictures.__getitem__)
+    assert '<h2 id="causes-of-failures">Causes of failures</h2>' in html
+    assert '<a href="#causes-of-failures">' in html
+    for text in (html, markdown):
+        assert "Shift between sources" in text
+        assert "no encoder of images was given" in text
+    part = html[html.index('id="causes-of-failures"') : html.index('id="failures-to-judge"')]
+    assert "signal-to-noise ratio" in part
+    assert "<h4>safe, judged unsafe, real: " in part
+    clusters = [
+        cluster
+        for group in record["clusters"]["groups"].values()
+        for parts in group["failures"].values()
+        for found in parts.values()
+        for cluster in found["clusters"]
+    ]
+    assert part.count('alt="blurred image ') == len(clusters) > 4
+    assert all(f"<code>{cluster['nearest'][0]}</code>" in part for cluster in clusters)
 
 
 def test_metrics_of_other_predictions_are_refused(full, tmp_path):

@@ -4,9 +4,10 @@ A page with all lines in one plot would need eight colours that nobody tells apa
 size, and without a background, so that a page can show them on light and dark.
 """
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 
 from eval.benchmark.predictions import Predictions
 from eval.metrics.arrays import confusion, precision_recall, reliability
-from eval.reports.figures import BLUE, new_axes, plot_diagonal
+from eval.reports.figures import BLUE, new_axes, plot_diagonal, svg_bytes
+from eval.reports.page import format_value
 
 OTHERS = "#a3acb5"
 INK = "#1d252c"
@@ -23,8 +25,25 @@ POINTS = 300
 """Of a curve; more cannot be seen."""
 _WIDTH, _HEIGHT = 2.7, 2.35
 """Of each plot, in inches."""
-_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-"""None of them is written, so that the file does not depend on the day."""
+_CURVES = (
+    "Over the categories that each classifier covers; the others in grey. The dot is the verdict at the threshold. "
+    "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches. Safe ones "
+    "count as flagged at every threshold."
+)
+_DIAGRAMS = (
+    "The share of unsafe images among those with about the same p(unsafe); on the diagonal, a probability means what "
+    "it says. Larger dots stand for more images. The error counts unjudged images as fully wrong."
+)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of a page."""
+
+    label: str
+    caption: str
+    source: str
+    """As a `data:` URI."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,32 @@ def answers_of(predictions: Predictions) -> Answers:
         np.array([row.truth for row in known], dtype=np.bool_),
         np.array([row.unsafe for row in known], dtype=np.float64),
     )
+
+
+def performance_plots(
+    predictions: Sequence[Predictions], metrics: Mapping[str, Any]
+) -> dict[str, tuple[str, list[Plot]]]:
+    """Heading -> what its plots show, and one for each classifier that has any."""
+    answers = {one.about.label: answers_of(one) for one in predictions}
+    found = {}
+    for heading, about, svgs, name, key in (
+        ("Precision and recall", _CURVES, draw_precision_recall(answers, metrics["threshold"]),
+         "average precision", "average_precision"),
+        ("Reliability", _DIAGRAMS, draw_reliability(answers), "calibration error", "calibration_error"),
+    ):  # fmt: skip
+        values = {label: metrics["classifiers"][label][key] for label in svgs}
+        plots = [
+            Plot(label, f"{name} {format_value(values[label])}", svg_data_uri(svg))
+            for label, svg in svgs.items()
+        ]
+        if plots:
+            found[heading] = (about, plots)
+    return found
+
+
+def svg_data_uri(svg: bytes) -> str:
+    """An SVG file as a `data:` URI."""
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
 
 
 def draw_precision_recall(answers: Mapping[str, Answers], threshold: float = 0.5) -> dict[str, bytes]:
@@ -118,6 +163,4 @@ def _svg(figure: Figure, axes: Axes) -> bytes:
     axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.set_yticks([0, 0.5, 1], ["0", "0.5", "1"])
     axes.tick_params(labelsize=8)
-    saved = BytesIO()
-    figure.savefig(saved, format="svg", transparent=True, metadata=_METADATA)
-    return saved.getvalue()
+    return svg_bytes(figure)

@@ -4,9 +4,7 @@ Everything from data (ids, reasons, names) is escaped by the template engine, an
 in it are shown as escapes. Images are blurred in the embedded pixels (`contact_sheet`).
 """
 
-import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +13,13 @@ from eval.benchmark.overlap import overlap_table, score_without
 from eval.benchmark.policy_tables import policy_set_table, policy_tables
 from eval.benchmark.predictions import Predictions, PredictionsError
 from eval.benchmark.tables import failures, tables
-from eval.reports.page import format_value, page_template
+from eval.reports.page import page_template
 from eval.reports.table import Table
 from judge.runs.files import write_atomically
 
+from .causes import CAUSES, explain_causes
 from .contact_sheet import Images, Thumbnails, contact_sheets
-from .figures import answers_of, draw_precision_recall, draw_reliability
+from .figures import performance_plots
 from .heat_map import heat_colour, heat_map
 from .leaders import (
     LEADER_NOTE,
@@ -35,25 +34,6 @@ from .sections import facts, list_failures, run_table, skipped_table
 Metrics = Mapping[str, Any]
 _SHOWN = ("F1 by category", "Mean F1 by source", "Naming of unseen harms", "Severity")
 """Titles of `eval.benchmark.tables` that are unfolded when the page opens."""
-_CURVES = (
-    "Over the categories that each classifier covers; the others in grey. The dot is the verdict at the threshold. "
-    "Unsafe images that were not judged are found at no threshold: the hatched part, which no curve reaches. Safe ones "
-    "count as flagged at every threshold."
-)
-_DIAGRAMS = (
-    "The share of unsafe images among those with about the same p(unsafe); on the diagonal, a probability means what "
-    "it says. Larger dots stand for more images. The error counts unjudged images as fully wrong."
-)
-
-
-@dataclass(frozen=True)
-class Plot:
-    """One figure of one classifier."""
-
-    label: str
-    caption: str
-    source: str
-    """As a `data:` URI."""
 
 
 def write_benchmark_report(
@@ -71,7 +51,7 @@ def write_benchmark_report(
         metrics: of `eval.benchmark.effectiveness.measure`. The page has further parts where these have further keys:
             `policies` (label -> record of `PolicyTests.measure`), `policy_sets` (name of a set -> label -> record of
             `measure_policy_set`), `published` (of `compare_published`), `overlap` (label -> record of `overlap`), and
-            `skipped` (label -> why it has no numbers).
+            `causes` (of `explain_failures`), and `skipped` (label -> why it has no numbers).
         predictions: those that were measured.
         images: opens the image of an id for the contact sheets; None, or an error, gives a grey tile that says why.
         blur: the images. Without, the page shows what the data set contains.
@@ -85,16 +65,18 @@ def write_benchmark_report(
     by_label = {one.about.label: one for one in predictions}
     ordered = [by_label[label] for label in order]
     parts = _parts(metrics, ordered)
+    figures = performance_plots(ordered, metrics)
+    thumbnails = Thumbnails(images or (lambda name: None), blur=blur)
+    causes = explain_causes(metrics.get("causes"), thumbnails)
     not_judged, run = failures(metrics), [run_table(ordered), skipped_table(metrics)]
     folder.mkdir(parents=True, exist_ok=True)
-    listed = [leader_table(found), *(table for part in parts.values() for table in part), not_judged, *run]
+    middle = [*(table for part in parts.values() for table in part), *causes.tables]
+    listed = [leader_table(found), *middle, not_judged, *run]
     write_atomically(folder / "report.md", _markdown(metrics, ordered, listed))
-    figures = _figures(metrics, ordered)
-    thumbnails = Thumbnails(images or (lambda name: None), blur=blur)
     page = page_template("benchmark.html").render(
         title=_title(predictions),
         facts=facts(metrics, ordered),
-        contents=_contents([*parts, *figures]) if found else [],
+        contents=_contents([*parts, *figures, *([CAUSES] if causes.tables else [])]) if found else [],
         leaders=found,
         leader_note=LEADER_NOTE,
         partial_note=PARTIAL_NOTE,
@@ -105,6 +87,7 @@ def write_benchmark_report(
         tables=parts,
         shown=_SHOWN,
         figures=figures,
+        causes=causes,
         failures=list_failures(ordered),
         failure_table=not_judged,
         run_tables=run,
@@ -163,26 +146,6 @@ def _overlap(metrics: Metrics, ordered: Sequence[Predictions]) -> Table:
     return overlap_table(known, {label: found for label, found in scores.items() if found})
 
 
-def _figures(metrics: Metrics, ordered: Sequence[Predictions]) -> dict[str, tuple[str, list[Plot]]]:
-    """Heading -> (what the plots show, one for each classifier that has any)."""
-    answers = {one.about.label: answers_of(one) for one in ordered}
-    measured = metrics["classifiers"]
-    curves = [
-        Plot(label, f"average precision {format_value(measured[label]['average_precision'])}", _svg_uri(svg))
-        for label, svg in draw_precision_recall(answers, metrics["threshold"]).items()
-    ]
-    diagrams = [
-        Plot(label, f"calibration error {format_value(measured[label]['calibration_error'])}", _svg_uri(svg))
-        for label, svg in draw_reliability(answers).items()
-    ]
-    found = {"Precision and recall": (_CURVES, curves), "Reliability": (_DIAGRAMS, diagrams)}
-    return {name: (about, plots) for name, (about, plots) in found.items() if plots}
-
-
 def _markdown(metrics: Metrics, ordered: Sequence[Predictions], listed: Sequence[Table]) -> str:
     about = Table("Benchmark", [""], [(name, [value]) for name, value in facts(metrics, ordered).items()])
     return "\n".join(table.to_markdown() for table in (about, *listed) if table.lines)
-
-
-def _svg_uri(svg: bytes) -> str:
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
