@@ -145,12 +145,12 @@ def main() -> None:
     choices, skipped = look_up(options, taxonomy)  # a wrong name leaves no folder
     run = open_folder(options, taxonomy)
     benchmark = load_images(options, taxonomy, choices, run)
-    stages = Stages(run.path / "stages")
-    policies = policy_tests(options, benchmark, stages)
+    policies = policy_tests(options, benchmark)
     found, failed = ask_all(benchmark, choices, policies, skipped, options)
     if not found:
         raise ConfigError(f"No classifier could be measured. {several(skipped | failed)}")
 
+    stages = Stages(run.path / "stages")
     metrics = count(found, benchmark, stages, options)
     metrics |= {"policies": policies.measured, "policy_sets": policies.measured_sets}
     metrics |= {"skipped": skipped | failed, "failed": failed}
@@ -231,7 +231,7 @@ def load_images(
     )
 
 
-def policy_tests(options: BenchmarkOptions, benchmark: Benchmark, stages: Stages) -> AskedPolicies:
+def policy_tests(options: BenchmarkOptions, benchmark: Benchmark) -> AskedPolicies:
     """What is asked under other policies; drawn when the first classifier is asked."""
     tests = None
     if options.policies:
@@ -242,7 +242,7 @@ def policy_tests(options: BenchmarkOptions, benchmark: Benchmark, stages: Stages
         unrelated = unrelated_categories(others, benchmark.taxonomy, benchmark.examples)
         tests = PolicyTests(benchmark.examples, benchmark.taxonomy, asked, unrelated, options.threshold)
     sets = [load_policy_set(name) for name in options.policy_sets]
-    return AskedPolicies(benchmark.folder.parent / "policies", stages, tests, sets, options.threshold)
+    return AskedPolicies(benchmark.folder.parent / "policies", tests, sets, options.threshold)
 
 
 def ask_all(

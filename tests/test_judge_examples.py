@@ -430,3 +430,18 @@ def test_a_limit_is_at_most_for_digits_too() -> None:
 def test_a_count_of_digits_is_a_whole_number(spec: str) -> None:
     with pytest.raises(ExampleError, match="is no count; write digits"):
         load_examples(spec, split="test", taxonomy=load_taxonomy("digits"))
+
+
+@pytest.mark.parametrize(("kind", "hub"), [("unsafebench", "yiting/UnsafeBench"), ("smid", "yiting/SMID")])
+def test_a_set_that_cannot_be_had_says_how_to_get_it_and_takes_a_copy(kind, hub, tmp_path):
+    advice = rf"{kind} is {hub} on the hub.*accept its terms.*`hf auth login`.*`hf download {hub} .* give {kind}:DIR"
+    with pytest.raises(ExampleError, match=rf"'{hub}' cannot be loaded: .*{advice}"):
+        load_examples(kind, split="test", taxonomy=PETS)  # the hub is out of reach in tests
+    (tmp_path / "UnsafeBench").mkdir()
+    with pytest.raises(
+        ExampleError, match=rf"nothing at .*UnsafeBenhc.*did you mean .*UnsafeBench.*{advice}"
+    ):
+        load_examples(f"{kind}:{tmp_path}/UnsafeBenhc", split="test", taxonomy=PETS)
+    with pytest.raises(ExampleError, match="is no Parquet file, holds none") as raised:
+        load_examples(f"{kind}:{tmp_path}/UnsafeBench", split="test", taxonomy=PETS)
+    assert "hf auth login" not in str(raised.value)

@@ -3,20 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from judge.protocol import Classifier, Scores
-from prompts.taxonomy import Taxonomy
+from judge.protocol import Classifier
 
 from .policies import PolicyTests
-from .policy_rows import PolicyRows, questions_hash
-from .policy_sets import measure_policy_set
+from .policy_rows import PolicyRows
+from .policy_sets import finished_policy_set, measure_policy_set
 from .predictions import SUFFIX, About
 from .sets import PolicySet
-from .stages import Stages
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 @dataclass
@@ -25,7 +20,6 @@ class AskedPolicies:
 
     Attributes:
         folder: answers are kept in LABEL.parquet.
-        stages: where finished records are kept.
         tests: our questions, or None.
         sets: other people's.
         threshold: P(unsafe) from which a row of a set is flagged.
@@ -34,7 +28,6 @@ class AskedPolicies:
     """
 
     folder: Path
-    stages: Stages
     tests: PolicyTests | None = None
     sets: Sequence[PolicySet] = ()
     threshold: float = 0.5
@@ -64,44 +57,9 @@ class AskedPolicies:
         """
         kept = PolicyRows(self.folder / f"{about.label}{SUFFIX}", about)
         if self.tests is not None:
-            self.measured[about.label] = self._measure(self.tests, about, kept, load, progress)
+            found = self.tests.finished(about.covers, kept)
+            self.measured[about.label] = found or self.tests.measure(load(), kept, progress)
         for questions in self.sets:
-            there = kept.finished(questions.name, questions.questions) is not None
-            found = measure_policy_set(
-                _NotAsked() if there else load(), questions, kept, threshold=self.threshold
-            )
+            found = finished_policy_set(questions, kept, threshold=self.threshold)
+            found = found or measure_policy_set(load(), questions, kept, threshold=self.threshold)
             self.measured_sets.setdefault(questions.name, {})[about.label] = found
-
-    def _measure(
-        self,
-        tests: PolicyTests,
-        about: About,
-        kept: PolicyRows,
-        load: Callable[[], Classifier],
-        progress: Callable[[int, int], Any] | None,
-    ) -> dict[str, Any]:
-        parts = tests.questions(about.covers).parts
-        asked = {name: questions_hash(part.questions) for name, part in parts.items()}
-        stage, of = (
-            f"policies/{about.label}",
-            [asked, about.fingerprint, dict(about.options), tests.threshold],
-        )
-        found = self.stages.find(stage, of)
-        if found is not None:
-            return found
-        found = tests.measure(load(), kept, progress)
-        # What a service did not answer is not kept, and asked again.
-        if all(kept.finished(name, part.questions) for name, part in parts.items()):
-            found = self.stages.keep(stage, of, found)
-        return found
-
-
-class _NotAsked:
-    """Stands where a classifier was asked before."""
-
-    name = "not asked"
-
-    def score(
-        self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
-    ) -> Scores:
-        raise RuntimeError("it was to be asked again")

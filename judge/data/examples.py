@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from judge.errors import ImageError
-from judge.runs.files import write_atomically
+from judge.runs.files import nearest_path, write_atomically
 from prompts.errors import ExampleError
 from prompts.example import Example
 from prompts.names import nearest
@@ -221,13 +221,35 @@ def _open(
     # The vocabulary that these sets were labelled with, whatever taxonomy is asked about.
     known = load_taxonomy("unsafebench")
     if kind == "unsafebench":
-        reader = DatasetReader(where or "yiting/UnsafeBench", _UNSAFEBENCH_COLUMNS)
+        reader = _open_copy(kind, where, "yiting/UnsafeBench", _UNSAFEBENCH_COLUMNS)
         return reader, Labels(taxonomy, others, known=known, safe_names=True)
     hub_name, category = EXTERNAL_SETS[kind]
     # Published as `train`, although the paper only tests on them.
     rename = {"train": "test", UNDECLARED: "test"}
-    reader = DatasetReader(where or hub_name, _EXTERNAL_COLUMNS, rename)
+    reader = _open_copy(kind, where, hub_name, _EXTERNAL_COLUMNS, rename)
     return reader, Labels(taxonomy, others, known=known, only=category)
+
+
+def _open_copy(
+    kind: str,
+    where: str | None,
+    hub: str,
+    columns: Mapping[str, str],
+    rename: Mapping[str, str] | None = None,
+) -> DatasetReader:
+    """UnsafeBench or an external set of it: a local copy, or the hub's; an error says how to get one."""
+    advice = (
+        f"{kind} is {hub} on the hub and may be gated: ask for access and accept its terms there, then `hf auth login` "
+        f"here. Or `hf download {hub} --repo-type dataset --local-dir DIR` where you have access, and give {kind}:DIR."
+    )
+    if where is not None and not Path(where).exists() and where.count("/") != 1:
+        raise ExampleError(f"{kind}: there is nothing at {where}{nearest_path(where)}. {advice}")
+    try:
+        return DatasetReader(where or hub, columns, rename)
+    except ExampleError as error:
+        if where is not None and Path(where).exists():
+            raise
+        raise ExampleError(f"{error} {advice}") from error
 
 
 def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped | LeftOut]:
