@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from statsmodels.stats.proportion import proportion_confint
 
 from eval.benchmark.policies import PolicyTests, drawn_groups, score_pairs
-from eval.benchmark.policy_questions import PAIRS, UNSEEN, PolicyOptions
+from eval.benchmark.policy_questions import BENCHMARK_FAMILIES, PAIRS, UNSEEN, PolicyOptions
 from eval.benchmark.policy_rows import PolicyRows, read_policy_rows
 from eval.benchmark.predict import ClassifierFailedError
 from eval.benchmark.predictions import About, PredictionsError
 from eval.metrics.judged import JudgedRow, pairs_correct
+from eval.obedience.shipped import choose_families
 from judge.data.images import pixels_hash
 from judge.errors import ConfigError, MissingExtraError
 from judge.protocol import Scores
@@ -402,6 +403,16 @@ def test_files_of_another_classifier_are_refused(tests, perfect, tmp_path):
     other = About("other", "other", "other", DIGITS, DIGITS.keys, "digits", ("test",))
     with pytest.raises(ConfigError, match="classifier 'fake', not 'other'"):
         PolicyRows(path, other)
+
+
+def test_the_families_of_the_benchmark_are_of_every_kind_and_some_are_in_no_lesson():
+    chosen = choose_families(BENCHMARK_FAMILIES)
+    assert {family.kind for family in chosen} == {"policy", "prompt"}
+    assert {family.aims for family in chosen} == {None, "safe", "unsafe"}
+    assert any(family.kind == "policy" and family.changes_truth for family in chosen)
+    assert any(family.kind == "prompt" and family.harmless for family in chosen)  # worst_prompt_recall_drop
+    unseen = {family.name for family in chosen if not family.in_lessons}
+    assert len(unseen) * 2 >= len(chosen) - 1
 
 
 @pytest.mark.parametrize("options", [{"pairs": 0}, {"rows": 2}, {"families": ("typo",)}])

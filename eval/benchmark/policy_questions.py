@@ -43,13 +43,14 @@ BENCHMARK_FAMILIES = (
     "nonsense_names", "misleading_names",  # names: the definition alone decides
     "typos", "legal_prose",  # wording
     "merged", "duplicates",  # structure
-    "negation", "exception",  # logic: what is forbidden changes
+    "exception", "all_but_one",  # logic: what is forbidden changes
     "definition_orders_safe", "talking_category_unsafe",  # text in the policy that orders a verdict
-    "unrelated_prompt", "lying_prompt", "prompt_orders_safe",  # prompts
+    "unrelated_prompt", "lying_prompt", "forged_safe",  # prompts
 )  # fmt: skip
-"""Two of each kind of rewriting that `eval.obedience.shipped` has, and three of prompts. Of two, one is a change that
-lessons may show and one that none may, where there are such. Left out is what costs most to ask (20 to 100 categories,
-prompts of thousands of characters), and what hardly differs from a neighbour here (three kinds of letter case)."""
+"""Two of each kind of rewriting that `eval.obedience.shipped` has, and three of prompts; of each kind at least one that
+no lesson may show, so that a classifier of ours is not measured on what it was taught alone. Left out is what costs
+most to ask (20 to 100 categories, prompts of thousands of characters), and what hardly differs from a neighbour here
+(three kinds of letter case)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PolicyOptions:
     """How many questions, and which.
 
     Raises:
-        ConfigError: a number below 1, or a family that does not exist.
+        ConfigError: too few questions, or a family that does not exist.
     """
 
     pairs: int = 48
@@ -154,9 +155,8 @@ class _Draw:
         return self.options.flips.held_out & set(self.taxonomy.keys)
 
     def pairs(self) -> dict[str, Rewritten]:
-        drawn = draw_evaluation(
-            *self._trained(), seed=self.options.seed, rows=4 * self.options.pairs
-        )  # half in pairs of two
+        rows = 4 * self.options.pairs  # of which half come in pairs
+        drawn = draw_evaluation(*self._trained(), seed=self.options.seed, rows=rows)
         return {PAIRS: Rewritten(PAIRS, tuple(q for q in drawn.flips if q.pair is not None))}
 
     def families(self, families: Sequence[Family]) -> dict[str, Rewritten]:

@@ -68,9 +68,7 @@ def families(records: Metrics) -> Table:
         (label, [found["plain_f1"], *(found["by_family"].get(name, {}).get("f1") for name in names)])
         for label, found in asked.items()
     ]
-    note = (
-        "Also where a rewriting changes what is forbidden (negation, exception), half of the rows are unsafe."
-    )
+    note = "Also where a rewriting changes what is forbidden, half of the rows are unsafe."
     return Table(
         "Obedience: F1 by family", ["plain", *(name.replace("_", " ") for name in names)], lines, note
     )
