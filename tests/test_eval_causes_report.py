@@ -1,5 +1,6 @@
 """eval/reports/causes_*: figures and tables of what eval/causes finds, for full, thin and empty records."""
 
+import re
 import xml.etree.ElementTree as ET
 from io import BytesIO
 
@@ -17,7 +18,7 @@ from eval.causes.embedding import embedding_map, separation
 from eval.causes.explain import explain_failures
 from eval.causes.shift import distribution_shift, measure_images
 from eval.causes.variations import PainterlyFilter, draw_variations
-from eval.reports.causes_figures import BLURRED_SIDE, draw_causes, draw_clusters, draw_map
+from eval.reports.causes_figures import BLURRED_SIDE, draw_causes, draw_clusters, draw_map, draw_shift
 from eval.reports.causes_tables import cause_tables
 from judge.protocol import Scores
 from prompts.example import Example
@@ -185,3 +186,12 @@ def test_thin_and_empty_records(tmp_path, noise_image):
     assert len(figures["Shift between sources"][1]) == 5
     assert figures["Shift between sources"][1][0].caption == "one source"
     assert "Shift between sources" in [table.title for table in cause_tables(one)]
+
+
+@pytest.mark.parametrize("source", ["$\\frac{$", "$5 and $6", "a\\$b", "_{^"])
+def test_a_source_that_looks_like_a_formula_is_text(record, source):
+    found = record["shift"]["statistics"]["entropy"]
+    renamed = {source: found["sources"]["real"], "generated": found["sources"]["generated"]}
+    shift = {"statistics": {"entropy": {**found, "sources": renamed}}}
+    [plot] = draw_shift(shift)
+    assert re.search(rf"<!--\s+{re.escape(source)} -->".encode(), plot.svg)

@@ -13,9 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from PIL import Image, ImageFilter
 
-from prompts.printable import printable
-
-from .figures import BLUE, GREEN, GREY, RED, new_axes, new_panels, svg_bytes
+from .figures import BLUE, GREEN, GREY, RED, new_axes, new_panels, plain_label, svg_bytes
 
 COLOURS = (GREY, BLUE, RED, GREEN, "#8a5fb0", "#c98a1b")
 LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
@@ -95,7 +93,7 @@ def draw_shift(shift: Record) -> list[CauseFigure]:
         figure, axes = new_axes(one["label"], "share of images", width=_WIDTH, height=_HEIGHT)
         for number, (source, found) in enumerate(one["sources"].items()):
             axes.stairs(
-                np.array(found["counts"]) / found["rows"], one["edges"], label=printable(source), fill=number == 0,
+                np.array(found["counts"]) / found["rows"], one["edges"], label=plain_label(source), fill=number == 0,
                 color=COLOURS[number], linestyle=LINES[number], linewidth=1.5, alpha=0.55 if number == 0 else 1,
             )  # fmt: skip
         axes.legend(frameon=False, fontsize=7)
@@ -120,7 +118,7 @@ def draw_map(drawn: Record, separation: Record) -> list[CauseFigure]:
         mine = places[of == source]
         if len(mine):
             axes.scatter(
-                *mine.T, s=9, marker=MARKERS[number], label=printable(source), linewidths=0.6,
+                *mine.T, s=9, marker=MARKERS[number], label=plain_label(source), linewidths=0.6,
                 facecolors=COLOURS[number] if number == 0 else "none", edgecolors=COLOURS[number],
             )  # fmt: skip
     axes.set(xticks=[], yticks=[])
@@ -239,7 +237,7 @@ def _boxes(
 
 
 def _box_label(name: str, found: Record) -> str:
-    return f"{printable(name)} ({found['rows']:,})\nmedian {found['quantiles'][2]:.3g}"
+    return f"{plain_label(name)} ({found['rows']:,})\nmedian {found['quantiles'][2]:.3g}"
 
 
 def draw_clusters(
@@ -256,7 +254,7 @@ def draw_clusters(
         None where the group has no cluster.
     """
     lines = [
-        (f"{KINDS[kind]}\n{printable(source)}, {part['images']} of {part['of']}", part["clusters"])
+        (f"{KINDS[kind]}\n{plain_label(source)}, {part['images']} of {part['of']}", part["clusters"])
         for kind, parts in group["failures"].items()
         for source, part in parts.items()
         if part["clusters"]

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from eval.metrics.arrays import calibration_error, reliability
+from prompts.printable import printable
 
 GREY, BLUE, GREEN, RED = "#9aa3ad", "#0b6e99", "#3a9d6e", "#c8443a"
 """Colours that stay apart in the common colour-vision deficiencies; line styles, markers and labels differ too."""
@@ -35,6 +36,15 @@ def new_panels(
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)  # a canvas that needs no window, whatever backend is configured
     return figure, figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+
+
+def plain_label(text: object) -> str:
+    """A stranger's text as a label: printable, and neither a formula, which could be broken, nor left out.
+
+    Matplotlib reads what stands between dollar signs as a formula, and legends leave out what begins with `_`.
+    """
+    label = printable(text).replace("$", r"\$")
+    return f" {label}" if label.startswith("_") else label
 
 
 def svg_bytes(figure: Figure) -> bytes:
