@@ -280,6 +280,16 @@ def test_only_one_is_the_best_and_copies_are_not_behind():
     assert (cells[1]["behind_best"], cells[1]["behind_best_interval"]) == (0.0, None)
 
 
+def test_the_best_overall_is_one_that_covers_everything():
+    rows = [prediction("1", "a", (0.9, 0.0, 0.0)), prediction("2", "b", (0.0, 0.1, 0.0)), prediction("3")]
+    narrow = [replace(row, asked=frozenset("a"), unsafe=row.categories[0]) for row in rows]
+    made = [predictions(narrow, "narrow", covers="a"), predictions(rows, "broad")]
+    records = measure(made, draws=20)["classifiers"]
+    assert records["narrow"]["cells"]["a"]["all"]["best"]
+    assert records["broad"]["overall"]["all"]["f1"] == pytest.approx(2 / 3)
+    assert records["broad"]["overall"]["all"]["best"]
+
+
 def test_classifiers_of_other_splits_are_measured_apart():
     whole = synthetic_predictions("q16", rows=90, protocol="paper")
     whole = Predictions(replace(whole.about, splits=("train", "test")), whole.rows)

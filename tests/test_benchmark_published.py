@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 from importlib.resources import files
 from itertools import pairwise
 
@@ -227,6 +228,14 @@ def test_what_differs_in_protocol_is_said():
     assert "this run used the default protocol" in text
     assert "Published on train and test; this run on test." in text
     assert "trained on 80 % of a pool that holds UnsafeBench" in text
+
+
+def test_the_validation_split_is_part_of_the_published_training_split():
+    made = unsafebench("llava")
+    made = replace(made, about=replace(made.about, splits=("test", "train", "validation")))
+    compared = compare_published(run(made), "unsafebench")
+    of_table_4 = [one for one in compared["numbers"] if one["reference"].endswith("Table 4")]
+    assert all(set(one["differs"]) == {"protocol", "images"} for one in of_table_4)
 
 
 def test_a_renamed_taxonomy_is_said_to_differ():
