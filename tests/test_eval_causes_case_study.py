@@ -266,25 +266,42 @@ def test_a_crash_is_unjudged_and_not_right(case, tmp_path):
 
 def test_a_classifier_that_cannot_be_asked_is_left_out(case, tmp_path):
     chosen, variations, _ = case
-    chosen = replace(chosen, labels=("fragile", "gone", "broken"))
+    chosen = replace(chosen, labels=("fragile", "gone", "broken", "elsewhere"))
     classifiers = {
         "fragile": Fragile(chosen.examples, 1e9),
         "broken": Fragile(chosen.examples, 0, crash=[(-1, 1e9)]),
     }
 
     def load(label):
-        if label not in classifiers:
+        if label == "gone":
             raise CheckpointError("no such folder")
         return classifiers[label]
 
-    labels = abouts("fragile", "gone", "broken")
+    labels = abouts("fragile", "gone", "broken", "elsewhere")
     found = study_cases(chosen, variations, labels, load, tmp_path)
     assert list(found["classifiers"]) == ["fragile"]
     assert found["left_out"]["gone"] == "no such folder"
+    assert found["left_out"]["elsewhere"] == "only its predictions were given"
     assert "crashed" in found["left_out"]["broken"]
     nobody = study_cases(replace(chosen, labels=("gone",)), variations, labels, load, tmp_path)
     assert nobody["classifiers"] == {}
     assert nobody["together"] is None
+
+
+def test_a_classifier_counts_only_for_what_it_covers(case, tmp_path):
+    chosen, variations, _ = case
+    examples = [replace(e, violates=frozenset({"four"})) if e.id in "13" else e for e in chosen.examples]
+    about = replace(abouts("fragile")["fragile"], covers=("four",))
+    classifier = Fragile(chosen.examples, 1e9)
+    found = study_cases(
+        replace(chosen, examples=tuple(examples)),
+        variations,
+        {"fragile": about},
+        lambda label: classifier,
+        tmp_path,
+    )
+    assert found["classifiers"]["fragile"]["images"] == 2
+    assert found["classifiers"]["fragile"]["original"]["right"] == 2
 
 
 def test_images_that_lost_their_content_leave_with_all_variations(case, tmp_path):
@@ -323,7 +340,7 @@ def test_pictures_are_written_for_a_person_and_their_answers_read(case, tmp_path
     [same] = [v for v in variations if v.id == "1" and v.name == "style-0.4"]
     assert np.array_equal(np.asarray(picture), np.asarray(same.image))
     assert read_review(table.parent, variations) is None
-    answer(table.parent, lambda number, row: "no" if row["file"] == "003-grid-4.png" else " Yes")
+    answer(table.parent, lambda number, row: "no" if row["file"] == "003-style-0.2.png" else " Yes")
     assert read_review(table.parent, variations) == {"0", "1", "3", "4", "5"}
     before = table.read_text()
     write_review(table.parent, variations)
@@ -442,9 +459,15 @@ def test_what_is_no_stable_diffusion_is_refused(tiny_diffusion, tmp_path, change
 
 
 def test_pickled_weights_are_not_loaded(tiny_diffusion, tmp_path):
+    import torch
+    from safetensors.torch import load_file
+
     folder = changed_index(tiny_diffusion, tmp_path / "pickled", lambda index: None)
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
+    torch.save(
+        load_file(weights), weights.with_suffix(".bin")
+    )  # diffusers would read it, if it were asked to
+    weights.unlink()
     with pytest.raises(CheckpointError, match="could not be loaded as Stable Diffusion"):
         DiffusionStyle.load(folder)
     for index in ("[]", "{", None):

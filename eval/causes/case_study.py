@@ -58,7 +58,8 @@ def study_cases(
         chosen: images and classifiers.
         variations: of these images, by `variations.draw_variations`.
         abouts: label -> how it was asked in the benchmark, as it is here.
-        load: label -> the classifier; they are loaded one after the other.
+        load: label -> the classifier; they are loaded one after the other. A `LookupError` says that only its
+            predictions are there.
         folder: keeps what was said, so that a killed run goes on.
         keep: ids of the images that still show the same in all variations; None: nobody looked.
         threshold: probability from which a verdict is unsafe.
@@ -88,6 +89,8 @@ def study_cases(
             predictions = predict(load(label), pictures, about, parts, batch_size=batch_size)
         except (ClassifierFailedError, CheckpointError, ConfigError, MissingExtraError) as error:
             left_out[label] = str(error)
+        except LookupError:
+            left_out[label] = "only its predictions were given"
         else:
             rows[label] = {row.id: row for row in predictions.rows if row.truth}
     tables = {label: _Table(found, kept, threshold) for label, found in rows.items()}

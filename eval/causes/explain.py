@@ -102,7 +102,8 @@ def explain_failures(
         encoder: of images, for the map and the clusters; None leaves these two out.
         cache: folder of features (`judge.encoders.features`); None keeps them in memory.
         load: label of a classifier (`About.label`) -> the classifier, for the case study, which asks about new
-            images; classifiers are loaded one after the other. None leaves the case study out.
+            images; classifiers are loaded one after the other, and a label that is not known (`LookupError`) is left
+            out. None leaves the case study out.
         options: thresholds, counts and seeds.
         attack_run: folder of a run of `recipes/attack.py`, for losses under attack; None leaves them out.
         progress: called with a line about what is done next.
