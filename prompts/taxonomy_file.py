@@ -1,5 +1,6 @@
 """Taxonomies as files: reading, checking, and the ones that ship."""
 
+from functools import lru_cache
 from os import sep
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,13 @@ def load_taxonomy(name_or_path: str | Path) -> Taxonomy:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ValueError) as error:
         raise TaxonomyError(f"Cannot read the taxonomy file {str(path)!r}: {error}.") from error
-    return parse_taxonomy(content, str(path))
+    return (_parse_shipped if path.parent == SHIPPED else parse_taxonomy)(content, str(path))
+
+
+@lru_cache(maxsize=32)
+def _parse_shipped(content: str, source: str) -> Taxonomy:
+    """A taxonomy that ships: there are few of them, asked for again and again, and parsing one takes a while."""
+    return parse_taxonomy(content, source)
 
 
 def parse_taxonomy(content: str, source: str) -> Taxonomy:
@@ -57,15 +64,19 @@ def parse_taxonomy(content: str, source: str) -> Taxonomy:
 def _parse_yaml(content: str, source: str) -> object:
     import yaml
 
-    try:
-        for event in yaml.parse(content, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
+    class Loader(yaml.SafeLoader):
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            if self.check_event(yaml.AliasEvent):
                 # An alias can make an entry contain itself, or grow exponentially (ten times ten times ten ...).
-                raise TaxonomyError(f"{source}: *{event.anchor} is an alias; write out what it stands for.")
-        root = yaml.compose(content, Loader=yaml.SafeLoader)
+                name = self.get_event().anchor  # type: ignore[no-untyped-call]
+                raise TaxonomyError(f"{source}: *{name} is an alias; write out what it stands for.")
+            return super().compose_node(parent, index)
+
+    try:
+        loader = Loader(content)
+        root = loader.get_single_node()
         _refuse_repeated_fields(root, source)
-        # Parsed again from the text: composing checked its structure, loading builds plain data.
-        data: object = yaml.safe_load(content)
+        data: object = None if root is None else loader.construct_document(root)
     except yaml.YAMLError as error:
         raise TaxonomyError(f"{source} is not valid YAML: {error}") from error
     return data

@@ -292,3 +292,11 @@ def test_import_is_light_and_exports_are_complete() -> None:
         prompts.__all__, key=lambda name: (not name.isupper(), not name[0].isupper(), name)
     )
     assert all(hasattr(prompts, name) for name in prompts.__all__)
+
+
+def test_what_ships_is_parsed_once_and_files_are_read_anew(tmp_path):
+    assert load_taxonomy("digits") is load_taxonomy("digits")
+    path = tmp_path / "own.yaml"
+    for definition in ("a knife", "a knife that is held"):
+        path.write_text(Taxonomy("own", "1", (Category("Knives", definition),)).to_yaml())
+        assert load_taxonomy(path).categories[0].definition == definition
