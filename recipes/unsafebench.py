@@ -93,18 +93,13 @@ class BenchmarkOptions(DataOptions):
         metadata={"help": "Each NAME, or NAME,option=value; in a YAML also {name: NAME, option: value}."},
     )
     skip_missing: bool = field(default=False, metadata={"help": "Leave out, and name, what is not here."})
-    protocol: str = field(
-        default="default",
-        metadata={"help": "default: uncertain is an error; paper: UnsafeBench's own rules."},
-    )
+    protocol: str = field(default="default", metadata={"help": "default, or paper: UnsafeBench's own rules."})
     split: str = field(default="test", metadata={"help": "The split that is asked about."})
     with_prompts: bool = field(
         default=True, metadata={"help": "Show images' prompts to who reads them; the paper does not."}
     )
     threshold: float = field(default=0.5, metadata={"help": "Score from which an image is flagged."})
-    policies: bool = field(
-        default=False, metadata={"help": "Ask under opposite policies and rewordings too."}
-    )
+    policies: bool = field(default=False, metadata={"help": "Ask under opposite and reworded policies too."})
     policy_rows: int = field(default=48, metadata={"help": "Images under opposite policies; rows a wording."})
     policy_sets: list[str] = field(
         default_factory=list, metadata={"help": "Other people's questions, as policyshiftbench:PATH."}
@@ -115,9 +110,7 @@ class BenchmarkOptions(DataOptions):
     overlap: bool = field(default=True, metadata={"help": "Look for tested images in runs' training data."})
     causes: bool = field(default=False, metadata={"help": "Look for what the wrong verdicts share."})
     encoder: str = field(default="none", metadata={"help": "Image-text encoder for maps of causes, or none."})
-    style_model: str = field(
-        default="none", metadata={"help": "Stable Diffusion folder for styles, or none."}
-    )
+    style_model: str = field(default="none", metadata={"help": "Stable Diffusion for styles, or none."})
     attack_run: str = field(default="none", metadata={"help": "A run of recipes/attack.py to learn from."})
     blur: bool = field(default=True, metadata={"help": "Blur the images in the report."})
     batch_size: int = field(default=32, metadata={"help": "Images in one call."})
@@ -296,6 +289,10 @@ def ask(benchmark: Benchmark, choice: Choice, load: Callable[[], Classifier]) ->
     if found is not None:
         unjudged = sum(math.isnan(row.unsafe) for row in found.rows)
         log(f"{choice.label}: {len(found.rows):,} images, {unjudged} could not be judged")
+        if left := benchmark.unanswered(found):
+            log(
+                f"{choice.label}: a service left {left} images unanswered; --resume true asks about them again"
+            )
     return found
 
 

@@ -40,6 +40,7 @@ OTHERS = {
     "lora_onevision_7b": "lora_llava",
     "pooled_attention_published": "fixed_head",
     "qlora_llava_7b_24gb": "lora_llava",
+    "unsafebench_paper": "unsafebench",
 }
 """A YAML that ships for other work -> its recipe."""
 

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import yaml
+from fixtures_chat_server import completion, problem
 
 from eval.benchmark.choices import Choice
 from eval.benchmark.predict import ClassifierFailedError
@@ -179,6 +180,41 @@ def test_others_go_on_when_one_always_crashes(home, bright, run_recipe, tmp_path
         run_recipe(
             "unsafebench", **options | {"output_dir": tmp_path / "alone", "classifiers": broken}, **SMALL
         )
+
+
+def test_what_a_service_did_not_answer_is_asked_again(stub, run_recipe, tmp_path):
+    """A chat server that has too many requests for two pictures, and writes prose about a third."""
+    seen = []
+
+    def answer(request):
+        picture = request["messages"][0]["content"][0]["image_url"]["url"]
+        if picture not in seen:
+            seen.append(picture)
+        if seen.index(picture) in busy:
+            return problem(429, "slow down")
+        return completion("What a lovely day." if seen.index(picture) == 3 else "The image is safe.")
+
+    stub.answer, busy = answer, {1, 4}
+    served = f"served,url={stub.url}#m,retries=0,concurrency=1,label=GPT,price_per_1000=2.5"
+    options = {"classifiers": served, "output_dir": tmp_path / "run", "limit": 6, "batch_size": 2}
+    printed = run_recipe("unsafebench", **options, overlap="false")
+    assert "GPT: a service left 2 images unanswered; --resume true asks about them again" in printed
+    first = read_predictions(tmp_path / "run/predictions/GPT.parquet")
+    unjudged = [place for place, row in enumerate(first.rows) if row.reason]
+    assert unjudged == [1, 3, 4]
+    assert "HTTP 429" in first.rows[1].reason
+    assert 'could not be read: "What a lovely day."' in first.rows[3].reason
+
+    busy.clear()
+    stub.asked.clear()
+    run_recipe("unsafebench", output_dir=tmp_path / "run", resume="true")
+    assert len(stub.asked) == 6  # three questions about each of the two
+    again = read_predictions(tmp_path / "run/predictions/GPT.parquet")
+    assert [place for place, row in enumerate(again.rows) if row.reason] == [3]
+    assert RunDir.open(tmp_path / "run").metrics["classifiers"]["GPT"]["group"] == "zero_shot"
+    stub.asked.clear()
+    run_recipe("unsafebench", output_dir=tmp_path / "run", resume="true")
+    assert stub.asked == []
 
 
 def test_prompts_can_be_left_out(bright, run_recipe, tmp_path):

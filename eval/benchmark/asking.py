@@ -18,6 +18,8 @@ from .parts import PartFolder, check_same
 from .predict import is_complete, predict
 from .predictions import SUFFIX, About, Predictions, Protocol, read_predictions, write_predictions
 
+PARTS = ".parts"
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -107,6 +109,11 @@ class Benchmark:
             parts.remove()
         return found
 
+    def unanswered(self, found: Predictions) -> int:
+        """How many of the rows will be asked again, as a service gave no answer."""
+        folder = self.folder / f"{found.about.label}{PARTS}"
+        return len(found.rows) - len(PartFolder(folder, found.about).done()) if folder.exists() else 0
+
     def file_hash(self, label: str) -> str:
         """Hash of a classifier's file of predictions."""
         return file_hash(self.folder / f"{label}{SUFFIX}")
@@ -119,7 +126,7 @@ class Benchmark:
         return self.folder / f"{choice.label}{SUFFIX}"
 
     def _parts(self, choice: Choice) -> Path:
-        return self.folder / f"{choice.label}.parts"
+        return self.folder / f"{choice.label}{PARTS}"
 
     def _about(self, choice: Choice, covers: tuple[str, ...]) -> About:
         splits = {example.split for example in self.examples_for(choice)}
