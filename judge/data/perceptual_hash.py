@@ -4,9 +4,9 @@ Two images are near copies if their perceptual hashes (pHash: signs of the lowes
 through the library imagehash) differ in at most `DISTANCE` of 64 bits, and their grey thumbnails correlate by at least
 `CORRELATION`. The hash finds candidates fast; the thumbnail throws out those that only have a similar layout. On digits
 and signs (`scripts/measure_copies.py`) this finds 98 % of copies as JPEG of quality 30, of another size or brightness,
-and 96 to 98 % of those cut by 2 % on each side, and takes 0 to 0.5 % of different images for copies. Hashes alone do so
-for 5 to 25 %; at 4 bits for as few as here, but then half of the cut copies are missed. Copies that were turned,
-mirrored or cut by 5 % are not found.
+and 94 to 98 % of those cut by 2 % on each side, and takes 0 to 0.2 % of different images for copies. Hashes alone do so
+for 5 to 25 %; at 4 bits for 0 to 0.6 %, but then a quarter to a half of the cut copies is missed. Copies that were
+turned, mirrored or cut by 5 % are not found.
 
 Nearly uniform pictures, such as an empty canvas, all have much the same hash, or one made of noise. They are near
 copies of nothing (`ImageHashes.flat`); only exact ones of them are found.
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 DISTANCE = 10
 """Most bits of 64 in which the hashes of near copies differ."""
-CORRELATION = 0.93
+CORRELATION = 0.95
 """Least correlation of the thumbnails of near copies."""
 FLAT = 2.0
 """Standard deviation of a thumbnail, in grey levels of 255, below which a picture counts as uniform."""
