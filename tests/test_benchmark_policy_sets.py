@@ -74,6 +74,9 @@ def test_a_policy_and_its_label_become_a_question(tmp_path: Path) -> None:
     assert open_image(safe.row.example.image).tobytes() == open_image(png(0)).tobytes()
     for question in found.questions:
         assert question.row.taxonomy.label(question.row.example) == (question.row.unsafe,)
+    # Under a policy that an image was not asked about, its label is unknown.
+    [plants] = found.questions[2].row.taxonomy.keys
+    assert safe.row.example.unknown == {plants}
     assert found.facts[unsafe.id]["tier"] == "policy_discriminative"
     assert found.facts[unsafe.id]["violated_categories"] == [1]
 
@@ -95,6 +98,18 @@ def test_splits_are_read_by_name_and_test_is_both(tmp_path: Path) -> None:
     assert counts == {"id_test": 2, "ood_test": 2, "sft": 1, "all": 5}
     with pytest.raises(ExampleError, match="no split 'rl'; there are: id_test, ood_test, sft, all"):
         load_policy_set(spec, "rl")
+
+
+def test_small_copies_of_a_split_are_splits_of_their_own(tmp_path: Path) -> None:
+    for index, name in enumerate(("id_test", "id_test_mini", "sft", "sft_think")):
+        write_parquet(tmp_path / f"{name}-00000-of-00001.parquet", [shift_row(index, 1, A, "pass")])
+    spec = f"policyshiftbench:{tmp_path}"
+    images = {
+        name: load_policy_set(spec, name).questions[0].row.example.id
+        for name in ("id_test_mini", "sft_think")
+    }
+    assert images == {"id_test_mini": "1", "sft_think": "3"}
+    assert len(load_policy_set(spec).questions) == 1
 
 
 def test_a_row_can_be_asked_under_the_whole_bundle(tmp_path: Path) -> None:
@@ -320,6 +335,16 @@ def test_a_category_declared_non_violating_makes_the_opposite_row(tmp_path: Path
     assert unrelated.pair is safe.pair is None
     assert (usual.row.example.severity, safe.row.example.severity) == (3, 0)
     assert found.facts[exception.id]["changed"] == ["O2"]
+
+
+def test_of_an_unsafe_image_only_the_named_category_is_known(tmp_path: Path) -> None:
+    rows = [
+        guard_row("1", "a.jpg", "Unsafe", "O2: Violence, Harm, or Cruelty"),
+        guard_row("2", "b.jpg", "Safe", "NA"),
+    ]
+    unsafe, safe = load_policy_set(f"llavaguard:{guard_copy(tmp_path, rows)}").questions
+    assert unsafe.row.taxonomy.label(unsafe.row.example) == (None, True)
+    assert safe.row.taxonomy.label(safe.row.example) == (False, False)
 
 
 def test_a_category_declared_sensitive_is_the_other_direction(tmp_path: Path) -> None:

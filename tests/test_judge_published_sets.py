@@ -234,6 +234,7 @@ def test_holisafe_has_one_example_an_image(tmp_path: Path) -> None:
         holisafe_row(6, "c.png", 20, False),
         holisafe_row(7, "c.png", "x", False),
         holisafe_row(8, "../../c.png", 0, True),
+        holisafe_row(9, "/c.png", 0, True),
     ]
     (tmp_path / "holisafe_bench.json").write_text(json.dumps(rows))
     found = load("holisafe", tmp_path, max_failures=1)
@@ -247,6 +248,7 @@ def test_holisafe_has_one_example_an_image(tmp_path: Path) -> None:
         "contradictory_label",
         "bad_label",
         "bad_label",
+        "outside_folder",
         "outside_folder",
     ]
 
