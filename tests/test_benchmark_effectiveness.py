@@ -342,6 +342,17 @@ def test_under_the_papers_rules_an_image_of_a_category_that_is_not_covered_has_n
         measure([missing, predictions(rows, "all", protocol="paper")])
 
 
+def test_images_that_a_classifier_was_not_asked_about_are_no_errors_of_it():
+    rows = [asked_one("1", "a"), asked_one("2", "b"), asked_one("3", "c"), asked_one("4", "c")]
+    safe = prediction("5", "", (0.2, math.nan, math.nan), asked="a", collected_for="a")
+    some = predictions([rows[0], safe], "some", covers="a", protocol="paper")
+    record = measure([some, predictions([*rows, safe], "all", protocol="paper")], draws=2)["classifiers"][
+        "some"
+    ]
+    assert record["calibration_error"] == pytest.approx((0.0 + 0.2) / 2)
+    assert (record["auc"], record["unjudged"], record["covered"]["all"]["rows"]) == (1.0, 0, 2)
+
+
 def changed(made, number, **fields):
     rows = list(made.rows)
     rows[number] = replace(rows[number], **fields)
