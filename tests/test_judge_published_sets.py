@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.benchmark.sets import POLICY_SETS, readable_sets
+from eval.recipe.data import DataOptions, load_splits
 from judge import load_examples
 from judge.data.examples import ExampleSet
 from judge.data.labels import UNSPECIFIED, Labels, UnusableRowError
@@ -315,6 +316,18 @@ def test_whatever_a_row_holds_is_read_or_refused(name: str) -> None:
                 Labels(TAXONOMIES[name], "safe").example(row)
 
     one_value_is_another()
+
+
+def test_recipes_say_what_they_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        safety_row(data_url(png(0)), "safe"),
+        safety_row(data_url(png(1)), "x", image_category="fairness"),
+    ]
+    (tmp_path / "test_toxicity_privacy.json").write_text(json.dumps(rows))
+    data = DataOptions(dataset=f"t2isafety:{tmp_path}", taxonomy="t2isafety")
+    [found] = load_splits(data, TAXONOMIES["t2isafety"], ("test",))
+    assert len(found.examples) == 1
+    assert "Left out, as no part of the set: 1 about fairness" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", PUBLISHED_SETS)

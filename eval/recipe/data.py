@@ -1,5 +1,6 @@
 """The data of a recipe: its options, its splits, and the questions that all processes judge together."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -91,6 +92,9 @@ def load_splits(
     log(
         f"{sizes}; {skipped} rows could not be used{' (listed in skipped-SPLIT.jsonl)' if skipped and run else ''}"
     )
+    left_out = sum((Counter(examples.left_out) for examples in sets), Counter())
+    if left_out:
+        log(f"Left out, as no part of the set: {', '.join(f'{n:,} {why}' for why, n in left_out.items())}")
     return sets
 
 
