@@ -2,12 +2,10 @@
 
 import re
 import xml.etree.ElementTree as ET
-from io import BytesIO
 
 import numpy as np
 import pytest
 from fixtures_benchmark import synthetic_predictions
-from PIL import Image
 
 from eval.causes.attack_loss import _describe
 from eval.causes.case_study import study_cases
@@ -18,7 +16,7 @@ from eval.causes.embedding import embedding_map, separation
 from eval.causes.explain import explain_failures
 from eval.causes.shift import distribution_shift, measure_images
 from eval.causes.variations import PainterlyFilter, draw_variations
-from eval.reports.causes_figures import BLURRED_SIDE, draw_causes, draw_clusters, draw_map, draw_shift
+from eval.reports.causes_figures import draw_causes, draw_map, draw_shift
 from eval.reports.causes_tables import cause_tables
 from judge.protocol import Scores
 from prompts.example import Example
@@ -144,35 +142,6 @@ def test_tables_hold_the_numbers_of_the_record(record):
         text, markdown = table.to_text(), table.to_markdown()
         assert "\u202e" not in text + markdown
         assert "<b>" not in markdown
-
-
-def test_clusters_show_their_middles_blurred(noise_image):
-    clusters = [{"size": 9 - n, "nearest": [f"{n}", "other"], "violates": {}} for n in range(3)]
-    parts = {
-        "real": {"images": 24, "of": 30, "clusters": clusters, "note": None},
-        "generated": {"images": 0, "of": 9, "clusters": [], "note": None},
-    }
-    asked = []
-
-    def images(name):
-        asked.append(name)
-        if name == "1":
-            raise OSError("gone")
-        return None if name == "2" else noise_image(1, (300, 200))
-
-    def sharpness(png):
-        grey = np.asarray(Image.open(BytesIO(png)).convert("L"), dtype=float)
-        height, width = grey.shape
-        inside = grey[height // 3 : height // 2, width // 3 : width // 2]  # within the first picture
-        return np.abs(np.diff(inside, axis=1)).mean()
-
-    group = {"failures": {"false_negatives": parts}}
-    blurred, clear = (draw_clusters(group, images, blur=blur) for blur in (True, False))
-    assert asked == ["0", "1", "2"] * 2
-    assert sharpness(blurred) < sharpness(clear) / 4
-    assert BLURRED_SIDE < 100
-    parts["real"]["clusters"] = []
-    assert draw_clusters(group, images) is None
 
 
 def test_thin_and_empty_records(tmp_path, noise_image):

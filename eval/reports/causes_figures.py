@@ -4,14 +4,12 @@ One small SVG for each statistic or classifier. Sources differ in marker, hatch 
 so they stay apart in print and for everyone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from PIL import Image, ImageFilter
 
 from .figures import BLUE, GREEN, GREY, RED, new_axes, new_panels, plain_label, svg_bytes
 
@@ -20,12 +18,6 @@ LINES = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 1)))
 MARKERS = "o^sDvP"
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "----")
 """Of the sources, in their order: at most six (`eval.causes.outcomes.MOST_SOURCES`)."""
-BLURRED_SIDE = 64
-"""Longest side in pixels of a blurred image, which has no details to lose."""
-CLEAR_SIDE = 160
-"""Longest side of one that is not."""
-BLUR = 4
-"""Radius of the blur (its standard deviation), in pixels."""
 KINDS = {
     "false_negatives": "unsafe, judged safe",
     "false_positives": "safe, judged unsafe",
@@ -238,52 +230,3 @@ def _boxes(
 
 def _box_label(name: str, found: Record) -> str:
     return f"{plain_label(name)} ({found['rows']:,})\nmedian {found['quantiles'][2]:.3g}"
-
-
-def draw_clusters(
-    group: Record, images: Callable[[str], Image.Image | None], *, blur: bool = True
-) -> bytes | None:
-    """The image nearest to the centre of each cluster of one group, as PNG: a line a failure and source.
-
-    Args:
-        group: of `clusters.cluster_failures`.
-        images: opens the image of an id; None or an error leaves a grey tile.
-        blur: the pixels. Without, the figure shows what the data set contains.
-
-    Returns:
-        None where the group has no cluster.
-    """
-    lines = [
-        (f"{KINDS[kind]}\n{plain_label(source)}, {part['images']} of {part['of']}", part["clusters"])
-        for kind, parts in group["failures"].items()
-        for source, part in parts.items()
-        if part["clusters"]
-    ]
-    if not lines:
-        return None
-    columns = max(len(clusters) for _, clusters in lines)
-    figure, panels = new_panels(len(lines), columns, width=1.5 * columns + 1.3, height=1.65 * len(lines))
-    for axes in panels.flat:
-        axes.set(xticks=[], yticks=[])
-        axes.set_frame_on(False)
-    for row, (name, clusters) in zip(panels, lines, strict=True):
-        row[0].set_ylabel(name, fontsize=7, rotation=0, ha="right", va="center")
-        for number, (axes, cluster) in enumerate(zip(row, clusters, strict=False), start=1):
-            axes.imshow(np.asarray(_thumbnail(cluster["nearest"][0], images, blur)))
-            axes.set_title(f"{number}: {cluster['size']} images", fontsize=7)
-    saved = BytesIO()
-    figure.savefig(saved, format="png", dpi=110)
-    return saved.getvalue()
-
-
-def _thumbnail(name: str, images: Callable[[str], Image.Image | None], blur: bool) -> Image.Image:
-    try:
-        image = images(name)
-    except Exception:  # a picture less on a page is no reason to lose the page
-        image = None
-    if image is None:
-        return Image.new("RGB", (BLURRED_SIDE, BLURRED_SIDE), "#c4cad0")
-    small = image.convert("RGB")
-    side = BLURRED_SIDE if blur else CLEAR_SIDE
-    small.thumbnail((side, side))
-    return small.filter(ImageFilter.GaussianBlur(BLUR)) if blur else small
