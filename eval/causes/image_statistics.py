@@ -24,7 +24,7 @@ STATISTICS: Mapping[str, str] = MappingProxyType(
         "noise": "noise (grey levels)",
         "edge_density": "edge density (share of pixels)",
         "entropy": "entropy (bits)",
-        "pixels": "size of the file (megapixels)",
+        "pixels": "size of the file (1,000 pixels)",
     }
 )
 """Name -> what it is, with its unit."""
@@ -45,7 +45,7 @@ def image_statistics(image: Image.Image, *, working_pixels: int = WORKING_PIXELS
       estimation"): what a difference of two Laplacians leaves, in which flat regions and straight edges vanish.
     - `edge_density`: share of pixels, 0 to 1, whose Sobel magnitude is at least `EDGE`.
     - `entropy`: Shannon's, of the histogram of 256 grey levels: 0 to 8 bits.
-    - `pixels`: width x height of the picture as it was given, in millions.
+    - `pixels`: width x height of the picture as it was given, in thousands.
     """
     levels = grey_levels(image, working_pixels)
     return {
@@ -53,7 +53,7 @@ def image_statistics(image: Image.Image, *, working_pixels: int = WORKING_PIXELS
         "noise": noise_deviation(levels),
         "edge_density": edge_density(levels),
         "entropy": entropy(levels),
-        "pixels": image.width * image.height / 1e6,
+        "pixels": image.width * image.height / 1e3,
     }
 
 

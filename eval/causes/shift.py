@@ -50,7 +50,7 @@ def measure_images(
         if progress is not None:
             progress(done)
     table = np.array(rows, dtype=np.float64).reshape(len(rows), len(STATISTICS))
-    enlarged = table[:, list(STATISTICS).index("pixels")] * 1e6 < working_pixels
+    enlarged = table[:, list(STATISTICS).index("pixels")] * 1e3 < working_pixels
     return MeasuredImages(tuple(readable), table, enlarged, unreadable)
 
 
