@@ -6,7 +6,8 @@
 Predictions are made up: two thirds of the classifiers cover everything, the others fewer and fewer categories, and one
 image in fifty is unjudged. They are written as Parquet. A process of its own then reads the files, measures, and
 writes `report.html` and `report.md`, with pictures of 512 x 512 drawn when a contact sheet asks for them; its seconds
-are those of the clock, imports included, and its memory is the largest resident set of its life. The last line is JSON.
+are those of the clock, imports included, and beside them those of the processor, which other work on the machine does
+not lengthen; its memory is the largest resident set of its life. The last line is JSON.
 """
 
 import argparse
@@ -57,6 +58,7 @@ def main() -> None:
         seconds = time.perf_counter() - start
     found = json.loads(ran.stdout.splitlines()[-1])
     print(f"{options.classifiers} classifiers, {options.images:,} images: {seconds:.1f} s in all")
+    print(f"    {found['cpu_seconds']:.1f} s of the processor")
     for stage, taken in found["stages"].items():
         print(f"    {stage:10}{taken:8.1f} s")
     print(f"    memory at most {found['peak_mib']:,.0f} MiB, page of {found['page_mb']:.1f} MB")
@@ -104,6 +106,7 @@ def report(folder: Path, out: Path, *, blur: bool) -> dict[str, Any]:
     names = ("imports", "read", "measure", "report")
     return {
         "stages": dict(zip(names, np.diff(marks).tolist(), strict=True)),
+        "cpu_seconds": time.process_time(),
         # In kB on Linux, in bytes on macOS.
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         / (2**20 if sys.platform == "darwin" else 1024),

@@ -15,6 +15,7 @@ def test_the_report_is_timed_and_its_memory_measured(tmp_path):
     assert (found["images"], found["classifiers"]) == (40, 3)
     assert list(found["stages"]) == ["imports", "read", "measure", "report"]
     assert sum(found["stages"].values()) <= found["seconds"]
+    assert found["cpu_seconds"] > 0
     assert 20 < found["peak_mib"] < 2000
     page = (tmp_path / "report.html").read_text()
     assert found["page_mb"] == (tmp_path / "report.html").stat().st_size / 1e6
