@@ -74,9 +74,13 @@ def test_category_accuracy_by_hand():
         prediction("a tie of two, one right", "a", (0.8, 0.8, 0.2)),
         prediction("missed", "a", (0.2, 0.1, 0.1)),  # not flagged, so not named either: in recall
         prediction("unjudged", "a", (NAN, NAN, NAN)),
+        prediction("unjudged as a whole", "a", (0.9, 0.1, 0.1), unsafe=NAN),
         prediction("safe", "", (0.9, 0.1, 0.1)),
+        prediction("asked one question, so nothing is named", "a", (0.9, NAN, NAN), asked="a"),
     ]
-    assert measured(rows)["category_accuracy"] == pytest.approx((1 + 1 + 0 + 0.5 + 0) / 5)
+    made = predictions(rows, covers="a")
+    record = measure([made], draws=2)["classifiers"]["one"]
+    assert record["category_accuracy"] == pytest.approx((1 + 1 + 0 + 0.5 + 0 + 0) / 6)
 
 
 def test_one_score_for_all_categories_names_none():
