@@ -54,6 +54,7 @@ from eval.benchmark.sets import load_policy_set
 from eval.benchmark.stages import Stages
 from eval.benchmark.tables import by_category, failures, leaders
 from eval.causes.explain import CauseOptions, explain_failures
+from eval.causes.review import review_hash
 from eval.recipe import (
     DataOptions,
     create_run,
@@ -78,7 +79,7 @@ CONFIG = Path(__file__).parent / "configs" / "unsafebench.yaml"
 MAY_DIFFER = (
     *("resume", "classifiers", "skip_missing", "batch_size", "blur", "overlap"),
     *("policies", "policy_rows", "policy_sets", "unrelated"),
-    *("causes", "encoder", "style_model", "attack_run"),
+    *("causes", "encoder", "style_model", "review", "attack_run"),
 )
 """Options that may change when a run goes on: they change no prediction that is there already."""
 
@@ -111,6 +112,7 @@ class BenchmarkOptions(DataOptions):
     causes: bool = field(default=False, metadata={"help": "Look for what the wrong verdicts share."})
     encoder: str = field(default="none", metadata={"help": "Image-text encoder for maps of causes, or none."})
     style_model: str = field(default="none", metadata={"help": "Stable Diffusion for styles, or none."})
+    review: str = field(default="none", metadata={"help": "Folder to check restyled pictures in, or none."})
     attack_run: str = field(default="none", metadata={"help": "A run of recipes/attack.py to learn from."})
     blur: bool = field(default=True, metadata={"help": "Blur the images in the report."})
     batch_size: int = field(default=32, metadata={"help": "Images in one call."})
@@ -335,11 +337,12 @@ def look_for_causes(
     """What the wrong verdicts share."""
     files = {one.about.label: benchmark.file_hash(one.about.label) for one in found}
     by_label = {choice.label: choice for choice in choices if choice.file is None}
-    style = None if options.style_model == "none" else Path(options.style_model)
-    asked = CauseOptions(threshold=options.threshold, style_model=style, seed=options.seed)
+    named = (options.style_model, options.review, options.attack_run)
+    style, review, attack_run = (None if name == "none" else Path(name) for name in named)
+    asked = CauseOptions(threshold=options.threshold, style_model=style, review=review, seed=options.seed)
     return stages.once(
         "causes",
-        [files, options.threshold, options.seed, options.encoder, options.style_model, options.attack_run],
+        [files, options.threshold, options.seed, options.encoder, *named, review_hash(review)],
         lambda: explain_failures(
             benchmark.examples,
             found,
@@ -347,7 +350,7 @@ def look_for_causes(
             encoder=None if options.encoder == "none" else DualEncoder.load(options.encoder),
             load=lambda label: by_label[label].load(options.protocol),
             options=asked,
-            attack_run=None if options.attack_run == "none" else Path(options.attack_run),
+            attack_run=attack_run,
             progress=log,
         ),
     )

@@ -16,7 +16,7 @@ from eval.benchmark.predictions import About, Prediction, Predictions
 from eval.causes.case_study import study_cases
 from eval.causes.chosen_images import ChosenImages, choose_images
 from eval.causes.diffusion_style import DiffusionStyle
-from eval.causes.review import TABLE, read_review, write_review
+from eval.causes.review import TABLE, read_review, review_hash, write_review
 from eval.causes.variations import (
     GRIDS,
     STRENGTHS,
@@ -247,6 +247,9 @@ def test_what_was_said_is_kept(case, tmp_path):
     ]
     assert runs[0] == runs[1]
     assert classifier.asked == len(variations)
+    # Nor is it loaded when a review leaves fewer of these pictures.
+    fewer = study_cases(chosen, variations, abouts("fragile"), {}.__getitem__, tmp_path, keep=["1"])
+    assert fewer["classifiers"]["fragile"]["images"] == 1
     # Other pictures are asked about anew.
     study_cases(chosen, variations[:VARIATIONS], abouts("fragile"), lambda label: classifier, tmp_path)
     assert classifier.asked == len(variations) + VARIATIONS
@@ -334,7 +337,9 @@ def answer(folder, give):
 
 def test_pictures_are_written_for_a_person_and_their_answers_read(case, tmp_path):
     _, variations, _ = case
+    assert review_hash(None) is review_hash(tmp_path / "review") is None
     table = write_review(tmp_path / "review", variations)
+    unanswered = review_hash(table.parent)
     assert len(list(table.parent.glob("*.png"))) == len(variations)
     picture = Image.open(table.parent / "002-style-0.4.png")
     [same] = [v for v in variations if v.id == "1" and v.name == "style-0.4"]
@@ -342,6 +347,7 @@ def test_pictures_are_written_for_a_person_and_their_answers_read(case, tmp_path
     assert read_review(table.parent, variations) is None
     answer(table.parent, lambda number, row: "no" if row["file"] == "003-style-0.2.png" else " Yes")
     assert read_review(table.parent, variations) == {"0", "1", "3", "4", "5"}
+    assert review_hash(table.parent) != unanswered
     before = table.read_text()
     write_review(table.parent, variations)
     assert table.read_text() == before

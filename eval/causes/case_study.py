@@ -78,7 +78,7 @@ def study_cases(
     kept = [v for v in variations if keep is None or v.id in keep]
     shown = {example.id: example for example in chosen.examples}
     pictures = [_as_example(shown[v.id], v) for v in kept]
-    home = folder / _digest(kept)
+    home = folder / _digest(variations)
     left_out = dict(chosen.left_out)
     rows: dict[str, dict[str, Prediction]] = {}
     for label in chosen.labels if pictures else ():
@@ -86,13 +86,16 @@ def study_cases(
         progress(f"case study: {label} on {len(pictures)} pictures")
         try:
             parts = PartFolder(home / quote(label, safe=""), about)
-            predictions = predict(load(label), pictures, about, parts, batch_size=batch_size)
+            if {one.id for one in pictures} <= parts.done():
+                found = [parts.rows[one.id] for one in pictures]  # nothing to load it for
+            else:
+                found = list(predict(load(label), pictures, about, parts, batch_size=batch_size).rows)
         except (ClassifierFailedError, CheckpointError, ConfigError, MissingExtraError) as error:
             left_out[label] = str(error)
         except LookupError:
             left_out[label] = "only its predictions were given"
         else:
-            rows[label] = {row.id: row for row in predictions.rows if row.truth}
+            rows[label] = {row.id: row for row in found if row.truth}
     tables = {label: _Table(found, kept, threshold) for label, found in rows.items()}
     return {
         "images": list(dict.fromkeys(v.id for v in kept)),

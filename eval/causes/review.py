@@ -12,7 +12,7 @@ from pathlib import Path
 from judge.data.images import pixels_hash
 from judge.data.tables import read_table
 from judge.errors import ConfigError
-from judge.runs.files import write_atomically
+from judge.runs.files import file_hash, write_atomically
 
 from .variations import Variation
 
@@ -41,6 +41,12 @@ def write_review(folder: Path, variations: Sequence[Variation]) -> Path:
             rows.writerow((file, variation.name, pixels_hash(variation.image), ""))
     write_atomically(table, text.getvalue())
     return table
+
+
+def review_hash(folder: Path | None) -> str | None:
+    """SHA-256 of the table with the answers, which changes when they do; None without one."""
+    table = None if folder is None else folder / TABLE
+    return file_hash(table) if table is not None and table.is_file() else None
 
 
 def read_review(folder: Path, variations: Sequence[Variation]) -> frozenset[str] | None:

@@ -82,7 +82,7 @@ def case_study_table(case: Record) -> Table:
         lines.append((label, [one["images"], *shares, sum(cell["unjudged"] for cell in cells)]))
     notes = [f"Style: {case['style']['said']}.", f"Review: {case['review']['said']}."]
     if case["dropped"]:
-        notes.append(f"{len(case['dropped'])} images lost what they showed and were dropped.")
+        notes.append(f"Dropped, as they lost what they showed: {len(case['dropped'])}.")
     if case["left_out"]:
         why = "; ".join(f"{label}: {reason}" for label, reason in case["left_out"].items())
         notes.append(f"Not asked: {why}.")
