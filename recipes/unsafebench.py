@@ -151,11 +151,12 @@ def main() -> None:
     metrics |= {"skipped": skipped | failed, "failed": failed}
     metrics["published"] = compare_published(metrics)
     if options.overlap:
-        metrics["overlap"] = compare_with_training(found, benchmark, stages)
+        metrics["overlap"] = compare_with_training(found, benchmark, stages, options.threshold)
     if options.causes:
         metrics["causes"] = look_for_causes(found, choices, benchmark, stages, options)
+    metrics["seconds"] = time.time() - started
     report(run, metrics, found, benchmark, options.blur)
-    show(run, metrics, time.time() - started)
+    show(run, metrics)
     if failed:
         raise ClassifierFailedError(
             f"{len(failed)} of {len(choices)} classifiers could not be measured. {several(failed)}"
@@ -236,7 +237,7 @@ def policy_tests(options: BenchmarkOptions, benchmark: Benchmark) -> AskedPolici
         others = [load_taxonomy(name) for name in options.unrelated]
         unrelated = unrelated_categories(others, benchmark.taxonomy, benchmark.examples)
         tests = PolicyTests(benchmark.examples, benchmark.taxonomy, asked, unrelated, options.threshold)
-    sets = [load_policy_set(name) for name in options.policy_sets]
+    sets = [load_policy_set(name, max_failures=options.max_failures) for name in options.policy_sets]
     return AskedPolicies(benchmark.folder.parent / "policies", tests, sets, options.threshold)
 
 
@@ -311,7 +312,7 @@ def count(
 
 
 def compare_with_training(
-    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages
+    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages, threshold: float
 ) -> dict[str, Any]:
     """How much of the test set stands in each classifier's training data, and its F1 without."""
     records = {}
@@ -323,7 +324,7 @@ def compare_with_training(
             [name, one.about.fingerprint, len(benchmark.examples)],
             lambda name=name: hashes().measure(name),
         )
-        records[label] = {**record, "scores": score_without(one, record["ids"] or ())}
+        records[label] = {**record, "scores": score_without(one, record["ids"] or (), threshold)}
     return records
 
 
@@ -367,7 +368,7 @@ def report(
     )
 
 
-def show(run: RunDir, metrics: Mapping[str, Any], seconds: float) -> None:
+def show(run: RunDir, metrics: Mapping[str, Any]) -> None:
     """The most important tables, and who is not in them."""
     shown = [leaders(metrics), by_category(metrics), failures(metrics)]
     if metrics["policies"]:
@@ -382,7 +383,9 @@ def show(run: RunDir, metrics: Mapping[str, Any], seconds: float) -> None:
             log(f"\n{table.to_text()}")
     for label, why in metrics["skipped"].items():
         log(f"\nnot measured: {label}: {why}")
-    log(f"\n{seconds:.0f} s in all; every table is in {run.path}/report.md, curves and images in report.html")
+    log(
+        f"\n{metrics['seconds']:.0f} s in all; every table is in {run.path}/report.md, curves and images in report.html"
+    )
 
 
 def several(reasons: Mapping[str, str]) -> str:

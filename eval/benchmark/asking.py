@@ -96,6 +96,9 @@ class Benchmark:
             return None
         about = self._about(choice, covers)
         parts = PartFolder(self._parts(choice), about)
+        parts.path.mkdir(
+            parents=True, exist_ok=True
+        )  # also where no row will be final: it marks what is left to ask
         found = predict(
             classifier,
             self.examples_for(choice),
