@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from fixtures_benchmark import synthetic_predictions
 from fixtures_predictions import KEYS, prediction, predictions
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
@@ -70,6 +70,7 @@ def check_cell(cell, truth, score, threshold):
 
 
 @given(made_up(), st.sampled_from([0.2, 0.5, 0.9]))
+@settings(max_examples=20)  # scikit-learn checks its arguments at length, and each example has 16 cells
 def test_every_cell_equals_scikit_learn_over_a_plain_loop(made, threshold):
     metrics = measure([made], threshold, draws=20)
     record = metrics["classifiers"]["one"]
