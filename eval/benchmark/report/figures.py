@@ -114,7 +114,7 @@ def draw_reliability(answers: Mapping[str, Answers]) -> dict[str, bytes]:
         rows = tables[label].rows
         # The area of a marker shows how many images it stands for.
         axes.scatter(*lines[label], s=8 + 110 * rows / rows.sum(), color=BLUE, edgecolor="white", zorder=4)
-        axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+        axes.set(xlim=(-0.06, 1.06), ylim=(-0.06, 1.06))
         found[label] = _svg(figure, axes)
     return found
 

@@ -12,8 +12,9 @@ Metrics = Mapping[str, Any]
 
 
 LEADER_NOTE = (
-    "F1 over all categories, with a 95 % interval by bootstrap over images. An unjudged image counts as an error. "
-    "A score means little where many of the tested images were among the training images."
+    "F1 over all categories, with a 95 % interval by bootstrap over images. An unjudged image counts as an error. Seen "
+    "in training: share of the tested images with a copy among the training images, ≥ where not all of these are "
+    "known; a score means little where it is large."
 )
 PARTIAL_NOTE = "Some categories only: F1 on the images of those, which compares with no other line"
 
