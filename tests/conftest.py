@@ -7,7 +7,9 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import re
 from collections import Counter
+from functools import cache
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,9 +38,49 @@ pytest_plugins = (
 
 
 def pytest_collection_modifyitems(items):
-    """Files with most slow tests first: two workers that take a file at a time then end together."""
+    """Files that fork scripts first, then those with most slow tests: two workers that take turns then end together."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: -slow[item.path])
+    items.sort(key=lambda item: (not forks_scripts(item.path), -slow[item.path]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files to workers, those that fork scripts to one: its server imports everything for 10 seconds, one run is shared."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "forks scripts" if forks_scripts(config.rootpath / file) else file
+
+    return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+@cache
+def forks_scripts(path):
+    """Whether a file has tests with scripts in processes of their own (`fixtures_recipes`)."""
+    return re.search(r"\b(start_script|single_run)\b", path.read_text(encoding="utf-8")) is not None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _digits_are_drawn_once():
+    """Recipes ask for the same pictures of digits again and again: they get copies."""
+    from dataclasses import replace
+
+    from judge.standins import digits
+
+    draw, drawn = digits.digits_examples, {}
+
+    def examples(split, *, seed=0, count=None):
+        total = digits.DEFAULT_COUNTS.get(split) if count is None else count
+        known = drawn.setdefault((split, seed), [])
+        if total is None or len(known) < total:
+            known[:] = draw(split, seed=seed, count=total)
+        return [replace(example, image=example.image.copy()) for example in known[: max(0, total)]]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(digits, "digits_examples", examples)
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -201,6 +201,19 @@ def single_run(launch, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="module")
+def timed_once():
+    """What `eval.costs` measures, it measures once and not five times: tests of recipes read no times."""
+    from eval import costs
+
+    measure = costs.time_in_turns
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            costs, "time_in_turns", lambda functions, **_: measure(functions, repeats=1, warm_up=False)
+        )
+        yield
+
+
 @pytest.fixture(scope="session")
 def step_losses():
     """`step_losses(run)` -> loss by step, unrounded."""

@@ -55,7 +55,7 @@ def arguments(student, out, **more):
 
 
 @pytest.fixture(scope="module")
-def finished(recipe, student, tmp_path_factory):
+def finished(recipe, student, timed_once, tmp_path_factory):
     out = tmp_path_factory.mktemp("out") / "cascade"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["cascade.py", *arguments(student, out)])

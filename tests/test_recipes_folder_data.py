@@ -89,7 +89,7 @@ def train(request, shapes, shapes_judge, run_recipe, cache):
 
 
 @pytest.fixture(scope="module")
-def finished(train, shapes_judge, shapes_student, tmp_path_factory):
+def finished(train, shapes_judge, shapes_student, timed_once, tmp_path_factory):
     """`finished(name)` -> `run`, the folder of a recipe that ran once here, and what it `printed`."""
     done = {"lora_llava": shapes_judge, "distill_cross_attention": shapes_student}
     home = tmp_path_factory.mktemp("finished runs")
