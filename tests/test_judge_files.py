@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from threading import Thread
 
 import pytest
 
@@ -36,3 +37,21 @@ def test_a_crash_leaves_the_old_content_or_the_new(tmp_path, monkeypatch, moment
 def test_a_folder_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_atomically(tmp_path / "missing" / "file", "")
+
+
+def test_two_threads_may_write_one_file(tmp_path, monkeypatch):
+    """The other one writes all of it while the first is about to put its own in place."""
+    path, real, others = tmp_path / "file", os.fsync, []
+
+    def fsync(number):
+        if not others:
+            others.append(Thread(target=write_atomically, args=(path, "theirs")))
+            others[0].start()
+            others[0].join()
+            assert path.read_text() == "theirs"
+        real(number)
+
+    monkeypatch.setattr("judge.runs.files.os.fsync", fsync)
+    write_atomically(path, "ours")
+    assert path.read_text() == "ours"
+    assert [found.name for found in tmp_path.iterdir()] == ["file"]

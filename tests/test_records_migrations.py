@@ -1,8 +1,10 @@
 """The database and the code that opens it: made, migrated with its rows, or refused; and the same as the tables say."""
 
 import shutil
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -133,3 +135,24 @@ def test_several_processes_make_it_once(database_url):
     assert columns(opened[0], "items") >= {"id", "sha256"}
     for one in opened:
         one.close()
+
+
+def test_another_process_that_switches_the_journal_too_is_waited_for(monkeypatch):
+    """SQLite says so at once, whatever its timeout, and seldom: a real race seldom shows it."""
+    said, asked = [sqlite3.OperationalError("database is locked")] * 3, []
+
+    def execute(statement):
+        asked.append(statement)
+        if said:
+            raise said.pop()
+
+    connection = SimpleNamespace(execute=execute)
+    database._write_ahead(connection)
+    assert asked == ["PRAGMA journal_mode = WAL"] * 4
+    said += [sqlite3.OperationalError("disk I/O error")]
+    with pytest.raises(sqlite3.OperationalError, match="disk"):
+        database._write_ahead(connection)
+    monkeypatch.setattr(database, "_WAIT_SECONDS", -1)
+    said += [sqlite3.OperationalError("database is locked")]
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        database._write_ahead(connection)

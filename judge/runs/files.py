@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from threading import get_native_id
 
 from prompts.names import nearest_name
 
@@ -15,8 +16,8 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> 
         content: bytes, or text that is written as UTF-8.
         mode: its permissions, from the start; the umask takes its part away.
     """
-    # The process id keeps two writers of one file apart; the last one to rename wins.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    # Process and thread keep two writers of one file apart; the last one to rename wins.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_native_id()}")
     temporary.unlink(missing_ok=True)  # of a process that was killed; it could have other permissions
     with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
