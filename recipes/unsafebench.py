@@ -3,9 +3,15 @@ r"""Benchmark any image safety classifiers on labelled images, in the layout of 
     python recipes/unsafebench.py
 
 With no options: 300 pictures of digits, which play unsafe categories, and the classifiers that ship or that `make demo`
-and `make student` left under runs/; those that are missing are named and skipped. On 2 CPU cores it takes about 5
-minutes and leaves `runs/unsafebench`: report.html, metrics.json, and what each classifier said of each image in
-predictions/LABEL.parquet.
+and `make student` left under runs/; those that are missing are named and skipped. On 2 CPU cores it takes about 2
+minutes, with `--policies true --causes true` 2 more. It leaves `runs/unsafebench`: report.html, report.md,
+metrics.json, and what each classifier said of each image in predictions/LABEL.parquet. Some lines:
+
+                              categories  images     F1           95 %  unjudged
+    student                           10     300  1.000  0.993 – 1.000     0.000
+    demo                              10     300  0.917  0.891 – 0.941     0.000
+    small-cascade                     10     300  0.000  0.000 – 0.027     0.000
+    tiny-llava in free text*          10     300  0.000  0.000 – 0.025     1.000
 
 Your own images, labels and classifiers, ours and other people's (`eval/classifiers.py` lists them):
 
@@ -42,7 +48,7 @@ from eval.benchmark.choices import Choice, parse_choices
 from eval.benchmark.compare import compare_published, published_tables
 from eval.benchmark.effectiveness import measure
 from eval.benchmark.elsewhere import read_elsewhere
-from eval.benchmark.overlap import OverlapWithTraining, hash_examples, overlap_table, score_without
+from eval.benchmark.overlap import compare_with_training, overlap_table
 from eval.benchmark.policies import PolicyTests
 from eval.benchmark.policy_asking import AskedPolicies
 from eval.benchmark.policy_questions import PolicyOptions
@@ -151,7 +157,9 @@ def main() -> None:
     metrics |= {"skipped": skipped | failed, "failed": failed}
     metrics["published"] = compare_published(metrics)
     if options.overlap:
-        metrics["overlap"] = compare_with_training(found, benchmark, stages, options.threshold)
+        metrics["overlap"] = compare_with_training(
+            found, benchmark.examples, benchmark.dataset, stages, options.threshold
+        )
     if options.causes:
         metrics["causes"] = look_for_causes(found, choices, benchmark, stages, options)
     metrics["seconds"] = time.time() - started
@@ -255,7 +263,10 @@ def ask_all(
     for choice in choices:
         load = cache(partial(choice.load, options.protocol))
         try:
-            answers = there.pop(choice.label) or ask(benchmark, choice, load)
+            kept = there.pop(choice.label)
+            if kept is not None:
+                log(f"{choice.label}: {len(kept.rows):,} images were judged before")
+            answers = kept or ask(benchmark, choice, load)
             if answers is None:
                 skipped[choice.label] = f"it covers no category of {benchmark.taxonomy.name!r}"
                 log(f"{choice.label} is left out: {skipped[choice.label]}")
@@ -309,23 +320,6 @@ def count(
         [files, options.threshold, options.held_out, options.seed],
         lambda: measure(found, options.threshold, held_out=options.held_out, seed=options.seed),
     )
-
-
-def compare_with_training(
-    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages, threshold: float
-) -> dict[str, Any]:
-    """How much of the test set stands in each classifier's training data, and its F1 without."""
-    records = {}
-    hashes = cache(lambda: OverlapWithTraining(hash_examples(benchmark.examples), benchmark.dataset))
-    for one in found:
-        label, name = one.about.label, one.about.classifier
-        record = stages.once(
-            f"overlap/{label}",
-            [name, one.about.fingerprint, len(benchmark.examples)],
-            lambda name=name: hashes().measure(name),
-        )
-        records[label] = {**record, "scores": score_without(one, record["ids"] or (), threshold)}
-    return records
 
 
 def look_for_causes(

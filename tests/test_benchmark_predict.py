@@ -162,6 +162,15 @@ def test_a_classifier_that_always_crashes_is_given_up_and_asked_again_later(tmp_
     assert len(parts.done()) == count
 
 
+def test_crashes_and_silence_between_judged_images_give_nobody_up(tmp_path):
+    every_second = range(0, 3 * IN_A_ROW, 2)
+    fake = Fake(crash=dict.fromkeys(every_second, RuntimeError("odd")))
+    found, _ = ask(fake, examples(3 * IN_A_ROW), tmp_path)
+    assert [place for place, row in enumerate(found.rows) if row.reason] == list(every_second)
+    found, _ = ask(Fake(silence=every_second), examples(3 * IN_A_ROW), tmp_path / "b")
+    assert [place for place, row in enumerate(found.rows) if row.reason] == list(every_second)
+
+
 def test_a_classifier_that_breaks_for_good_on_the_way_keeps_what_it_judged(tmp_path):
     fake = Fake(crash=dict.fromkeys(range(30, 90), RuntimeError("the GPU fell off the bus")))
     with pytest.raises(ClassifierFailedError, match=f"crashed on {IN_A_ROW} images in a row"):

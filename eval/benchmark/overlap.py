@@ -8,6 +8,7 @@ the least that it may have seen.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from prompts.errors import ArbiterError
 from prompts.example import Example
 
 from .predictions import Predictions
+from .stages import Stages
 from .training_rows import Source, known_training
 
 _PAIRS = 5
@@ -179,6 +181,34 @@ def score_without(
             f"{name}f1_interval": list(map(_defined, interval)),
         }
     return found
+
+
+def compare_with_training(
+    found: Sequence[Predictions],
+    examples: Sequence[Example],
+    dataset: str,
+    stages: Stages,
+    threshold: float = 0.5,
+) -> dict[str, Any]:
+    """The record of each classifier of a run, and as `scores` what `score_without` gives.
+
+    Args:
+        found: predictions of each.
+        examples: the tested images; hashed only if a record is missing in `stages`.
+        dataset: where they come from, as `load_examples` takes it.
+        stages: where records are kept.
+        threshold: P(unsafe) from which an image is flagged.
+    """
+    tests = cache(lambda: OverlapWithTraining(hash_examples(examples), dataset))
+    records = {}
+    for one in found:
+        label, name = one.about.label, one.about.classifier
+        of = [name, one.about.fingerprint, dataset, len(examples)]
+        record = stages.find(f"overlap/{label}", of)
+        if record is None:
+            record = stages.keep(f"overlap/{label}", of, tests().measure(name))
+        records[label] = {**record, "scores": score_without(one, record["ids"] or (), threshold)}
+    return records
 
 
 def overlap_table(
