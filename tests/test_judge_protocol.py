@@ -26,6 +26,7 @@ SETTINGS = CascadeSettings(
 CAPABILITIES = (
     *("MultiLabelClassifier", "DifferentiableClassifier", "ForwardOnlyClassifier", "OwnsModules"),
     *("HasImageProcessor", "HasEncoder", "HasDefaultTaxonomy", "PromisesMissRate"),
+    "HasFixedCategories",
 )
 GRADIENTS = {"DifferentiableClassifier", "OwnsModules", "HasDefaultTaxonomy"}
 SEES = {"HasImageProcessor", "HasEncoder"}
@@ -52,7 +53,7 @@ def classifiers(tiny_vlm):
     [
         ("judge", GRADIENTS | SEES | {"MultiLabelClassifier"}),
         ("student", GRADIENTS | SEES),
-        ("probe", GRADIENTS | SEES),
+        ("probe", GRADIENTS | SEES | {"HasFixedCategories"}),
         ("filters", GRADIENTS | SEES),
         ("cascade", GRADIENTS | {"PromisesMissRate"}),
         ("remote", {"ForwardOnlyClassifier"}),
