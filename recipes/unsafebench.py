@@ -2,16 +2,10 @@ r"""Benchmark any image safety classifiers on labelled images, in the layout of 
 
     python recipes/unsafebench.py
 
-With no options: 300 pictures of digits, which play unsafe categories, and the classifiers that ship or that `make demo`
-and `make student` left under runs/; those that are missing are named and skipped. On 2 CPU cores it takes about 2
-minutes, with `--policies true --causes true` 2 more. It leaves `runs/unsafebench`: report.html, report.md,
-metrics.json, and what each classifier said of each image in predictions/LABEL.parquet. Some lines:
-
-                              categories  images     F1           95 %  unjudged
-    student                           10     300  1.000  0.993 – 1.000     0.000
-    demo                              10     300  0.917  0.891 – 0.941     0.000
-    small-cascade                     10     300  0.000  0.000 – 0.027     0.000
-    tiny-llava in free text*          10     300  0.000  0.000 – 0.025     1.000
+With no options: 300 pictures of digits, five of which play unsafe categories, and what ships or `make demo` and `make
+student` left under runs/; what is missing is named and skipped. On 2 CPU cores it takes about 2 minutes and leaves
+`runs/unsafebench`: report.html, report.md, metrics.json, and what each classifier said of each image in
+predictions/LABEL.parquet.
 
 Your own images, labels and classifiers, ours and other people's (`eval/classifiers.py` lists them):
 
@@ -43,7 +37,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, get_args
 
-from eval.benchmark.asking import Benchmark, machine_name
+from eval.benchmark.asking import Benchmark, machine_name, merge_splits, without_prompts
 from eval.benchmark.choices import Choice, parse_choices
 from eval.benchmark.compare import compare_published, published_tables
 from eval.benchmark.effectiveness import measure
@@ -59,6 +53,7 @@ from eval.benchmark.report.page import write_benchmark_report
 from eval.benchmark.sets import load_policy_set
 from eval.benchmark.stages import Stages
 from eval.benchmark.tables import by_category, failures, leaders
+from eval.benchmark.union import parse_unions, unite_all
 from eval.causes.explain import CauseOptions, explain_failures
 from eval.causes.review import review_hash
 from eval.recipe import (
@@ -83,7 +78,7 @@ from prompts.unrelated import unrelated_categories
 
 CONFIG = Path(__file__).parent / "configs" / "unsafebench.yaml"
 MAY_DIFFER = (
-    *("resume", "classifiers", "skip_missing", "batch_size", "blur", "overlap"),
+    *("resume", "classifiers", "unite", "skip_missing", "batch_size", "blur", "overlap"),
     *("policies", "policy_rows", "policy_sets", "unrelated"),
     *("causes", "encoder", "style_model", "review", "attack_run"),
 )
@@ -98,6 +93,12 @@ class BenchmarkOptions(DataOptions):
     classifiers: list[Any] = field(
         default_factory=lambda: ["small-student"],
         metadata={"help": "Each NAME, or NAME,option=value; in a YAML also {name: NAME, option: value}."},
+    )
+    unite: list[str] = field(
+        default_factory=list, metadata={"help": "Unions to measure too, as 'q16 or nudenet', by label."}
+    )
+    categories: list[str] = field(
+        default_factory=list, metadata={"help": "Ask about these categories of the taxonomy; by default all."}
     )
     skip_missing: bool = field(default=False, metadata={"help": "Leave out, and name, what is not here."})
     protocol: str = field(default="default", metadata={"help": "default, or paper: UnsafeBench's own rules."})
@@ -142,19 +143,22 @@ def main() -> None:
     """Ask, count, compare, look for causes, report."""
     started = time.time()
     (options,) = parse_options(OPTIONS, own_config)
-    taxonomy = load_taxonomy(options.taxonomy)
+    known = load_taxonomy(options.taxonomy)
+    taxonomy = known.select(options.categories) if options.categories else known
     choices, skipped = look_up(options, taxonomy)  # a wrong name leaves no folder
+    unions = parse_unions(options.unite, [*(choice.label for choice in choices), *skipped])
     run = open_folder(options, taxonomy)
-    benchmark = load_images(options, taxonomy, choices, run)
+    benchmark = load_images(options, known, taxonomy, choices, run)
     policies = policy_tests(options, benchmark)
     found, failed = ask_all(benchmark, choices, policies, skipped, options)
     if not found:
         raise ConfigError(f"No classifier could be measured. {several(skipped | failed)}")
 
+    united, not_united = unite_all(found, unions, options.threshold)
     stages = Stages(run.path / "stages")
-    metrics = count(found, benchmark, stages, options)
+    metrics = count(found, united, benchmark, stages, options)
     metrics |= {"policies": policies.measured, "policy_sets": policies.measured_sets}
-    metrics |= {"skipped": skipped | failed, "failed": failed}
+    metrics |= {"skipped": skipped | failed | not_united, "failed": failed}
     metrics["published"] = compare_published(metrics)
     if options.overlap:
         metrics["overlap"] = compare_with_training(
@@ -163,7 +167,7 @@ def main() -> None:
     if options.causes:
         metrics["causes"] = look_for_causes(found, choices, benchmark, stages, options)
     metrics["seconds"] = time.time() - started
-    report(run, metrics, found, benchmark, options.blur)
+    report(run, metrics, [*found, *united], benchmark, options.blur)
     show(run, metrics)
     if failed:
         raise ClassifierFailedError(
@@ -204,25 +208,19 @@ def open_folder(options: BenchmarkOptions, taxonomy: Taxonomy) -> RunDir:
 
 
 def load_images(
-    options: BenchmarkOptions, taxonomy: Taxonomy, choices: Sequence[Choice], run: RunDir
+    options: BenchmarkOptions, known: Taxonomy, taxonomy: Taxonomy, choices: Sequence[Choice], run: RunDir
 ) -> Benchmark:
-    """The split that is asked about; under the paper's rules also all splits together."""
+    """The split that is asked about, labelled in `known`; under the paper's rules also all splits together."""
     paper = options.protocol == "paper"
-    [tested] = load_splits(options, taxonomy, (options.split,), run=run)
+    [tested] = load_splits(options, known, (options.split,), run=run)
     examples, merged = tested.examples, None
     if paper and any(choice.group == "conventional" for choice in choices):
-        whole = load_examples(
-            options.dataset, split="all", taxonomy=taxonomy, max_failures=options.max_failures
-        ).examples
-        splits = dict.fromkeys(example.split for example in whole)
-        each = ([one for one in whole if one.split == split][: options.limit] for split in splits)
-        merged = tuple(example for part in each for example in part)
+        ledger, most = run.path / "skipped-all.jsonl", options.max_failures
+        every = load_examples(options.dataset, split="all", taxonomy=known, max_failures=most, ledger=ledger)
+        merged = merge_splits(every.examples, options.limit)
         log(f"{len(merged):,} of all splits for classifiers with fixed categories")
     if paper or not options.with_prompts:
-        examples, merged = (
-            None if some is None else tuple(replace(example, prompt=None) for example in some)
-            for some in (examples, merged)
-        )
+        examples, merged = without_prompts(examples), merged and without_prompts(merged)
     return Benchmark(
         run.path / "predictions",
         options.dataset,
@@ -311,14 +309,19 @@ def ask(benchmark: Benchmark, choice: Choice, load: Callable[[], Classifier]) ->
 
 
 def count(
-    found: Sequence[Predictions], benchmark: Benchmark, stages: Stages, options: BenchmarkOptions
+    found: Sequence[Predictions],
+    united: Sequence[Predictions],
+    benchmark: Benchmark,
+    stages: Stages,
+    options: BenchmarkOptions,
 ) -> dict[str, Any]:
     """All numbers of the predictions."""
     files = {one.about.label: benchmark.file_hash(one.about.label) for one in found}
+    unions = [one.about.label for one in united]
     return stages.once(
         "numbers",
-        [files, options.threshold, options.held_out, options.seed],
-        lambda: measure(found, options.threshold, held_out=options.held_out, seed=options.seed),
+        [files, unions, options.threshold, options.held_out, options.seed],
+        lambda: measure([*found, *united], options.threshold, held_out=options.held_out, seed=options.seed),
     )
 
 
@@ -378,7 +381,7 @@ def show(run: RunDir, metrics: Mapping[str, Any]) -> None:
     for label, why in metrics["skipped"].items():
         log(f"\nnot measured: {label}: {why}")
     log(
-        f"\n{metrics['seconds']:.0f} s in all; every table is in {run.path}/report.md, curves and images in report.html"
+        f"\n{metrics['seconds']:.0f} s in all; {run.path}/report.html has curves and images, report.md every table"
     )
 
 

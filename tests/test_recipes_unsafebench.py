@@ -9,12 +9,13 @@ from fixtures_chat_server import completion, problem
 from eval.benchmark.choices import Choice
 from eval.benchmark.predict import ClassifierFailedError
 from eval.benchmark.predictions import PredictionsError, read_predictions
+from judge.data.examples import load_examples
 from judge.data.sources import UnusableRowsError
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
 from judge.serve import cli
 from prompts import load_taxonomy
-from prompts.errors import ExampleError
+from prompts.errors import ExampleError, TaxonomyError
 
 OWN = '''
 from pathlib import Path
@@ -79,7 +80,8 @@ def finished(home, run_recipe):
         "open_nsfw",
         "runs/nothing_here",
     ]
-    config.write_text(yaml.safe_dump({"classifiers": mine, "skip_missing": True}))
+    unions = ["tiny-student or bright", "bright or open_nsfw"]
+    config.write_text(yaml.safe_dump({"classifiers": mine, "skip_missing": True, "unite": unions}))
     printed = run_recipe("unsafebench", config=config, output_dir=home / "run", **SMALL)
     return RunDir.open(home / "run", kind="benchmark"), printed
 
@@ -88,13 +90,16 @@ def test_it_leaves_numbers_predictions_and_a_report(finished):
     run, printed = finished
     metrics = run.metrics
     measured = metrics["classifiers"]
-    assert set(measured) == {"tiny-student", "bright", "elsewhere"}
+    assert set(measured) == {"tiny-student", "bright", "elsewhere", "tiny-student or bright"}
+    recall = {label: record["overall"]["all"]["recall"] for label, record in measured.items()}
+    assert recall["tiny-student or bright"] >= max(recall["tiny-student"], recall["bright"])
     assert measured["tiny-student"]["overall"]["all"]["f1"] > 0.9
     assert measured["elsewhere"]["unjudged_share"] == 1
     assert measured["bright"]["cost"]["price_per_1000"] == 1.5
     assert measured["bright"]["group"] == "other"
     assert measured["tiny-student"]["cost"]["images_per_second"] > 0
-    assert metrics["skipped"].keys() == {"open_nsfw", "nothing_here"}
+    assert metrics["skipped"].keys() == {"open_nsfw", "nothing_here", "bright or open_nsfw"}
+    assert metrics["skipped"]["bright or open_nsfw"] == "open_nsfw could not be measured"
     assert "covers no category of 'digits'" in metrics["skipped"]["open_nsfw"]
     assert metrics["failed"] == {}
     assert "overlap" not in metrics
@@ -119,7 +124,8 @@ def test_resuming_a_finished_run_writes_the_report_and_asks_nobody(finished, run
     # open_nsfw covers nothing, which only it can say.
     names = [one for one in run.config["classifiers"] if one != "open_nsfw"]
     config = run.path.parent / "fewer.yaml"
-    config.write_text(yaml.safe_dump({"classifiers": names, "skip_missing": True}))
+    unions = run.config["unite"][:1]
+    config.write_text(yaml.safe_dump({"classifiers": names, "skip_missing": True, "unite": unions}))
     run_recipe("unsafebench", "--config", config, output_dir=run.path, resume="true")
     assert (run.path / "report.html").is_file()
     assert run.metrics["classifiers"] == before["classifiers"]
@@ -224,6 +230,23 @@ def test_prompts_can_be_left_out(bright, run_recipe, tmp_path):
     assert {line.split()[1:][0] for line in asked(tmp_path)} == {"False"}
 
 
+def test_some_categories_of_a_taxonomy(bright, run_recipe, shapes, tmp_path):
+    """Rows that name other categories are read, and safe under the policy that is asked."""
+    taxonomy = load_taxonomy(shapes.taxonomy)
+    chosen = list(taxonomy.names[:2])
+    run_recipe(
+        "unsafebench", classifiers=bright(), output_dir=tmp_path / "run", dataset=shapes.dataset,
+        taxonomy=shapes.taxonomy, categories=chosen, **SMALL,
+    )  # fmt: skip
+    assert {line.split()[2] for line in asked(tmp_path)} == {"2"}
+    found = read_predictions(tmp_path / "run/predictions/Bright.parquet")
+    assert found.about.taxonomy.names == tuple(chosen)
+    examples = load_examples(shapes.dataset, split="test", taxonomy=taxonomy, limit=40).examples
+    keys = set(taxonomy.keys[:2])
+    assert [row.truth for row in found.rows] == [bool(one.violates & keys) for one in examples]
+    assert any(one.violates and not one.violates & keys for one in examples)
+
+
 def test_the_papers_protocol(bright, run_recipe, shapes, tmp_path):
     run_recipe(
         "unsafebench",
@@ -299,6 +322,9 @@ def test_labels_outside_the_taxonomy_are_named(bright, run_recipe, shapes, tmp_p
         ({"classifiers": []}, ConfigError, "no classifier to ask"),
         ({"classifiers": "predictions:none.csv"}, PredictionsError, r"no file none\.csv"),
         ({"classifiers": "tiny-student", "protocol": "papers"}, ConfigError, "protocol is 'papers'"),
+        ({"classifiers": "tiny-student", "unite": "tiny-student"}, ConfigError, "write two labels"),
+        ({"classifiers": "tiny-student", "unite": "tiny-student or tiny-studnt"}, ConfigError, "did you mean 'tiny-student'"),
+        ({"classifiers": "tiny-student", "categories": "thre"}, TaxonomyError, "thre"),
         ({"classifiers": "tiny-student", "threshold": 1}, ConfigError, "threshold is 1"),
         ({"classifiers": "tiny-student", "batch_size": 0}, ConfigError, "batch_size is 0"),
         ({"classifiers": "tiny-student", "split": "tset"}, ExampleError, "tset"),

@@ -21,6 +21,18 @@ from .predictions import SUFFIX, About, Predictions, Protocol, read_predictions,
 PARTS = ".parts"
 
 
+def merge_splits(examples: Sequence[Example], limit: int | None = None) -> tuple[Example, ...]:
+    """Split after split, at most `limit` examples of each."""
+    splits = dict.fromkeys(example.split for example in examples)
+    each = ([one for one in examples if one.split == split][:limit] for split in splits)
+    return tuple(example for part in each for example in part)
+
+
+def without_prompts(examples: Sequence[Example]) -> tuple[Example, ...]:
+    """The same images without their prompts."""
+    return tuple(replace(example, prompt=None) for example in examples)
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """The images, the categories and the rules.

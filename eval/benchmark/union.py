@@ -4,11 +4,57 @@ In the paper's section 4.1 these two reach an F1 of 0.665 over the categories th
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from eval.metrics.arrays import MetricError
+from judge.errors import ConfigError
+from prompts.names import nearest
 
 from .predictions import About, Prediction, Predictions
+
+Pair = tuple[str, str]
+_OR = " or "
+
+
+def parse_unions(words: Iterable[str], labels: Sequence[str]) -> list[Pair]:
+    """`Q16 or NudeNet` -> the two labels.
+
+    Args:
+        words: one union each.
+        labels: of the classifiers that are asked.
+
+    Raises:
+        ConfigError: not two labels with `or` between them, or one that nobody has.
+    """
+    pairs = []
+    for word in words:
+        parts = [part.strip() for part in word.split(_OR)]
+        if len(parts) != 2:
+            raise ConfigError(f"unite has {word!r}; write two labels, as in 'q16 or nudenet'.")
+        for part in parts:
+            if part not in labels:
+                raise ConfigError(
+                    f"unite has {word!r}, and no classifier is called {part!r}{nearest(part, labels)}; there are: "
+                    f"{', '.join(labels)}."
+                )
+        pairs.append((parts[0], parts[1]))
+    return pairs
+
+
+def unite_all(
+    found: Sequence[Predictions], pairs: Iterable[Pair], threshold: float = 0.5
+) -> tuple[list[Predictions], dict[str, str]]:
+    """The unions of pairs of labels, and why others could not be made: label -> reason."""
+    by_label = {one.about.label: one for one in found}
+    united, missing = [], {}
+    for pair in pairs:
+        absent = [label for label in pair if label not in by_label]
+        if absent:
+            missing[_OR.join(pair)] = f"{' and '.join(absent)} could not be measured"
+        else:
+            united.append(unite(by_label[pair[0]], by_label[pair[1]], threshold))
+    return united, missing
 
 
 def unite(first: Predictions, second: Predictions, threshold: float = 0.5) -> Predictions:
@@ -49,8 +95,8 @@ def _about(one: About, two: About) -> About:
     prices = (one.price_per_1000, two.price_per_1000)
     return replace(
         one,
-        label=f"{one.label} or {two.label}",
-        classifier=f"{one.classifier} or {two.classifier}",
+        label=f"{one.label}{_OR}{two.label}",
+        classifier=f"{one.classifier}{_OR}{two.classifier}",
         group=one.group if one.group == two.group else "other",
         covers=tuple(key for key in one.taxonomy.keys if key in (*one.covers, *two.covers)),
         options={},

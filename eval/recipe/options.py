@@ -28,14 +28,18 @@ RESET_WITH = {
     "unrelated": "dataset",
     "baselines": "taxonomy",
     "cascade": "taxonomy",
+    "categories": "taxonomy",
     "classifiers": "taxonomy",
     "skip_missing": "classifiers",
+    "policies": "classifiers",
+    "causes": "classifiers",
+    "unite": "classifiers",
     "defended_cascade": "taxonomy",
     "max_steps": "num_train_epochs",
 }
 """What a recipe's own YAML says of the first goes back to its default where the user sets the second to something else:
-categories held out, and runs made for a taxonomy, mean nothing under another one, what is in no image of one data set
-may be in another's, and steps would overrule epochs."""
+categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in no image of one
+data set may be in another's, steps would overrule epochs, and asking other classifiers more may cost hours or money."""
 
 
 @dataclass
