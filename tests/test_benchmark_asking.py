@@ -1,5 +1,7 @@
 """The files of a benchmark and the policy tests of its classifiers: what is kept is neither asked nor loaded again."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fixtures_policy_sets import shift_row, write_parquet
@@ -57,6 +59,40 @@ def benchmark(tmp_path):
         return Benchmark(tmp_path, "digits", DIGITS, protocol, EXAMPLES[12:], merged, **fields)
 
     return make
+
+
+class SilentFirst(Fake):
+    """Gives no answer about the first image that it is asked about."""
+
+    def score(self, images, prompts, taxonomy):
+        self.silent = not self.asked
+        return super().score(images, prompts, taxonomy)
+
+
+@pytest.mark.parametrize("fake", [Fake, SilentFirst])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"violates": frozenset(["zero"])}, "has other labels now"),
+        ({"source": "generated"}, "has other labels now"),
+        ({"id": "another"}, "is no longer in it"),
+    ],
+)
+def test_a_data_set_that_was_edited_since_is_noticed(benchmark, changed, message, fake):
+    """Rows hold the truth, so those of the old labels would be counted as if nothing had happened."""
+    choice, made = Choice("fake", "a fake"), benchmark(batch_size=1)
+    made.ask(choice, fake)
+    made = replace(made, examples=(*made.examples[:-1], replace(made.examples[-1], **changed)))
+    with pytest.raises(ConfigError, match=f"before digits was changed.*{message}.*another output_dir"):
+        made.finished(choice) or made.ask(choice, Fake)
+
+
+def test_an_image_that_is_new_since_is_noticed(benchmark):
+    choice, made = Choice("fake", "a fake"), benchmark()
+    made.ask(choice, Fake)
+    made = replace(made, examples=(*made.examples, replace(made.examples[0], id="one more")))
+    with pytest.raises(ConfigError, match="'one more' is new"):
+        made.finished(choice)
 
 
 def test_answers_are_kept_in_one_file(benchmark, tmp_path):

@@ -15,7 +15,7 @@ from .choices import Choice
 from .coverage import covered_keys
 from .elsewhere import judge_elsewhere, read_elsewhere
 from .parts import PartFolder, check_same
-from .predict import is_complete, predict
+from .predict import check_unchanged, is_complete, predict
 from .predictions import SUFFIX, About, Predictions, Protocol, read_predictions, write_predictions
 
 PARTS = ".parts"
@@ -66,7 +66,7 @@ class Benchmark:
         """Predictions of an earlier run, where nothing is left to ask.
 
         Raises:
-            ConfigError: they are of another classifier, or of other options or data.
+            ConfigError: they are of another classifier, of other options or data, or the data has changed since.
             PredictionsError: the file cannot be read.
         """
         if not self._file(choice).is_file() or self._parts(choice).exists():
@@ -74,6 +74,7 @@ class Benchmark:
         found = read_predictions(self._file(choice))
         about = self._about(choice, found.about.covers)
         check_same(self._file(choice), found.about, about)
+        check_unchanged(self._file(choice), found.rows, self.examples_for(choice), about, complete=True)
         if found.about.price_per_1000 != about.price_per_1000:
             found = Predictions(replace(found.about, price_per_1000=about.price_per_1000), found.rows)
             write_predictions(self._file(choice), found)
@@ -108,6 +109,7 @@ class Benchmark:
             return None
         about = self._about(choice, covers)
         parts = PartFolder(self._parts(choice), about)
+        check_unchanged(parts.path, parts.rows.values(), self.examples_for(choice), about)
         parts.path.mkdir(
             parents=True, exist_ok=True
         )  # also where no row will be final: it marks what is left to ask

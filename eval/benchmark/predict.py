@@ -3,8 +3,9 @@
 import hashlib
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -82,6 +83,59 @@ def predict(
 def is_complete(predictions: Predictions, parts: PartFolder) -> bool:
     """Whether nothing is left to ask: every row is stored as final."""
     return {row.id for row in predictions.rows} <= parts.done()
+
+
+def check_unchanged(
+    path: Path,
+    rows: Iterable[Prediction],
+    examples: Sequence[Example],
+    about: About,
+    *,
+    complete: bool = False,
+) -> None:
+    """Check that stored rows are of the images that the data set holds now, with the labels that it gives them now.
+
+    Args:
+        path: where they are stored, for the message.
+        rows: stored.
+        examples: the images.
+        about: what is asked.
+        complete: whether each image that is asked about has to have a row.
+
+    Raises:
+        ConfigError: the data set was edited since; the message names an image.
+    """
+    now = {one.id: (one, asked) for one in examples if (asked := asked_keys(one, about))}
+    stored = {row.id: row for row in rows}
+    gone, new = (
+        next((name for name in one if name not in two), None) for one, two in ((stored, now), (now, stored))
+    )
+    other = next(
+        (
+            name
+            for name in stored
+            if name in now and _facts(stored[name]) != _facts(make_row(now[name][0], about, now[name][1]))
+        ),
+        None,
+    )
+    for name, what in (
+        (gone, "is no longer in it"),
+        (new if complete else None, "is new"),
+        (other, "has other labels now"),
+    ):
+        if name is not None:
+            raise ConfigError(
+                f"{path} holds predictions from before {about.dataset} was changed: the image {name!r} {what}. Choose "
+                "another output_dir, or delete these predictions, and the images are asked about again."
+            )
+
+
+def _facts(row: Prediction) -> tuple[Any, ...]:
+    """All that a row says of its image, and none of the answer."""
+    return (
+        *(row.violates, row.unknown, row.asked),
+        *(row.source, row.split, row.collected_for, row.severity),
+    )
 
 
 @dataclass
