@@ -56,7 +56,11 @@ def find_function(spec: str) -> "Callable[..., Classifier]":
 def source_file(spec: str) -> Path | None:
     """The file of the module that a name stands for, where it has one."""
     function = find_function(spec)
-    found = inspect.getsourcefile(inspect.unwrap(function))
+    try:
+        found = inspect.getsourcefile(inspect.unwrap(function))
+    except TypeError:  # no function or class, such as a `partial`: the file that holds it
+        home = spec.removeprefix(PYTHON).rpartition(":")[0]
+        found = home if home.endswith(".py") else getattr(sys.modules[home], "__file__", None)
     return None if found is None else Path(found)
 
 
@@ -78,7 +82,10 @@ def _module(spec: str, home: str) -> "ModuleType":
         return module
     except ArbiterError:
         raise
-    except Exception as error:  # whatever a user's module does when it is imported
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a user's module does when it is imported; also to leave
         raise ConfigError(
             f"{spec}: {home} cannot be imported: {type(error).__name__}: {first_line(error)}; {_FORM}."
         ) from error
@@ -97,7 +104,7 @@ def _checking(spec: str, made: Callable[..., Any]) -> "Callable[..., Classifier]
             classifier = made(*arguments, **options)
         except ArbiterError:
             raise
-        except Exception as error:  # whatever a user's function does
+        except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ConfigError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
         if not callable(getattr(classifier, "score", None)) or not isinstance(
             getattr(classifier, "name", None), str

@@ -147,6 +147,19 @@ def test_a_function_of_ones_own_makes_a_classifier(own, monkeypatch):
     assert choice.fingerprint() != before
 
 
+def test_what_makes_a_classifier_of_ones_own_need_be_no_function(own, monkeypatch):
+    own.write_text(OWN + "from functools import partial\nsmall = partial(Made, 3)\n")
+    choice = one(f"python:{own}:small")
+    assert choice.load("default").size == 3
+    before = choice.fingerprint()
+    own.write_text(own.read_text() + "\n")
+    assert before is not None
+    assert choice.fingerprint() not in (None, before)
+    own.rename(own.parent / "own_partial.py")
+    monkeypatch.chdir(own.parent)
+    assert one("python:own_partial:small").fingerprint() is not None
+
+
 @pytest.mark.parametrize(
     ("end", "says"),
     [
@@ -170,6 +183,14 @@ def test_modules_of_ones_own_that_cannot_be_imported(own):
         load("python:nothing_like_this:make")
     own.write_text("1 / 0")
     with pytest.raises(ConfigError, match="cannot be imported: ZeroDivisionError"):
+        load(f"python:{own}:make")
+    own.write_text(
+        "import sys\nsys.exit()"
+    )  # a script without a guard must not end the run as if all were well
+    with pytest.raises(ConfigError, match="cannot be imported: SystemExit"):
+        load(f"python:{own}:make")
+    own.write_text("import sys\ndef make(): sys.exit()")
+    with pytest.raises(ConfigError, match="failed: SystemExit"):
         load(f"python:{own}:make")
     own.write_text("def make(): ...")
     with pytest.raises(ConfigError, match=r"has no option 'sise'.*it has none"):
