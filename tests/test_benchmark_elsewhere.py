@@ -71,6 +71,7 @@ def test_under_the_papers_protocol_each_image_has_one_category(judged):
         ("id,score\n", "no column 'unsafe'; it has: id, score"),
         ("id,unsafe,tow\n", r"column 'tow' is no category \(did you mean 'two'\?\); known: id, unsafe, reason, zero"),
         ("id,unsafe,two,Two\n", "'Two' stands for a category that has a column already"),
+        ("id,unsafe,unsafe\n", "two columns 'unsafe'"),
         ("id,unsafe\ntest/1,1.2\n", r"line 2: unsafe is '1\.2'; give a probability"),
         ("id,unsafe\ntest/1,nan\n", "unsafe is 'nan'"),
         ("id,unsafe\ntest/0,\ntest/1,yes\n", "line 3: unsafe is 'yes'"),

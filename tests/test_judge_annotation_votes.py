@@ -214,6 +214,7 @@ def test_wrong_rows_are_named(folder: Folder, row: str, message: str) -> None:
     ("name", "text", "message"),
     [
         ("x.csv", "image,annotator\na.png,anna\n", "no column 'label'"),
+        ("x.csv", "image,annotator,label,label\na.png,anna,unsafe,safe\n", "two columns 'label'"),
         ("x.csv", "image,annotator,label\n", "there are no answers"),
         ("x.txt", "", "read from .csv, or from .json"),
         ("x.json", "{}", "expected a list of tasks"),
@@ -273,13 +274,13 @@ def test_nothing_is_lost(tmp_path_factory: pytest.TempPathFactory, rows: list[tu
             annotator,
             (label or None),  # type: ignore[arg-type]
             tuple(filter(None, categories.split(";"))) if label in ("unsafe", "") else (),
-            f"row {number}",
+            f"=a.csv, row {number}",
         )
         for number, (name, annotator, label, categories) in enumerate(rows)
     ]
     found = merge_answers(answers, FIRE, folder, root / "out")
     votes = read_table(root / "out" / "annotation" / "votes.csv", ("row", "use", "outcome"), "votes")
-    assert [vote["row"] for vote in votes] == [answer.where for answer in answers]
+    assert [str(vote["row"]).strip() for vote in votes] == [answer.where for answer in answers]
     lists = {
         state: read_table(root / "out" / "annotation" / f"{state}.csv", ("image",), "images")
         for state in LISTS

@@ -157,6 +157,7 @@ def test_csv_rows_of_the_wrong_length_are_listed(tmp_path: Path) -> None:
         ("image,label\na.png,x\n", "no column 'path'"),
         ("path,label,catagories\na.png,safe,\n", "unknown column 'catagories' .did you mean 'categories'"),
         ('path,label\n"a.png,safe\n', "cannot be read as CSV"),
+        ("path,label,label\na.png,unsafe,safe\n", "two columns 'label'"),  # the last one alone would count
         ("path,label\n", "has no rows"),
         ("", "has no rows"),
     ],

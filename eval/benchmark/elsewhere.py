@@ -11,10 +11,11 @@ the image could not be judged.
 
 import csv
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from judge.data.tables import repeated_title
 from judge.runs.files import nearest_path
 from prompts.example import Example
 from prompts.names import nearest
@@ -98,7 +99,7 @@ def judge_elsewhere(found: Elsewhere, examples: Sequence[Example], about: About)
     return Predictions(about, tuple(rows))
 
 
-def _columns(path: Path, names: Collection[str], taxonomy: Taxonomy) -> dict[str, str]:
+def _columns(path: Path, names: Sequence[str], taxonomy: Taxonomy) -> dict[str, str]:
     """Column -> key, of the columns that are categories."""
     for column in COLUMNS[:2]:
         if column not in names:
@@ -106,6 +107,8 @@ def _columns(path: Path, names: Collection[str], taxonomy: Taxonomy) -> dict[str
                 f"{path} has no column {column!r}; it has: {', '.join(names) or 'none'}. Give {', '.join(COLUMNS)} and "
                 "a column for each category that was scored."
             )
+    if twice := repeated_title(names):
+        raise PredictionsError(f"{path} has two columns {twice!r}; keep one.")
     words = {
         word.casefold(): category.key
         for category in taxonomy

@@ -136,7 +136,7 @@ def _tables(answers: Sequence[Answer], uses: Sequence[Use], outcomes: Sequence[O
             text_cell(answer.picture.collected_for),
             use,
             states[answer.picture.name],
-            answer.where,
+            text_cell(answer.where),
         )
         for answer, use in zip(answers, uses, strict=True)
     ]

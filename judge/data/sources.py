@@ -19,6 +19,8 @@ from judge.errors import ImageError
 from prompts.errors import ExampleError
 from prompts.names import nearest
 
+from .tables import repeated_title
+
 COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id", "severity", "collected_for")
 """Columns of a folder's table; only `path` and `label` are required. Data sets have `image` instead of `path`."""
 UNDECLARED = "undeclared"
@@ -270,6 +272,8 @@ def read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         with table.open(encoding="utf-8-sig", newline="") as file:
             # `restkey` collects surplus values under the empty name, which marks a damaged row.
             reader = csv.DictReader(file, restkey="", strict=True)
+            if twice := repeated_title(reader.fieldnames or ()):
+                raise ExampleError(f"{table} has two columns {twice!r}; keep one, or rename the other.")
             for record in reader:
                 if "" in record:
                     yield reader.line_num, {"": "more values than columns; put texts with commas in quotes"}

@@ -18,7 +18,8 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[dict[str, 
         what: it holds, for messages, such as `prompts`.
 
     Raises:
-        ConfigError: it is missing, cannot be read, lacks a column, or a row has more cells than there are columns.
+        ConfigError: it is missing, cannot be read, lacks a column or has one twice, or a row has more cells than there
+            are columns.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -34,9 +35,16 @@ def read_table(path: Path, columns: Sequence[str], what: str) -> list[dict[str, 
                 f"{path} has no column {column!r}{nearest(column, titles)}; a table of {what} has the columns "
                 f"{', '.join(columns)}."
             )
+    if twice := repeated_title(titles):
+        raise ConfigError(f"{path} has two columns {twice!r}; keep one, or rename the other.")
     for number, row in enumerate(rows, start=2):
         if "" not in titles and any(row.get("") or ()):  # there DictReader keeps what follows the last title
             raise ConfigError(
                 f"{path}, row {number}: more cells than columns; put texts with commas in quotes."
             )
     return rows
+
+
+def repeated_title(titles: Sequence[str]) -> str | None:
+    """The first title that two columns have, of which a reader would keep the last one alone; None without any."""
+    return next((title for place, title in enumerate(titles) if title and title in titles[:place]), None)
