@@ -227,11 +227,12 @@ TOWER = {
 }
 
 
-def save_tiny_encoder(folder, family, **vision):
+def save_tiny_encoder(folder, family, *, width=None, **vision):
     """A random encoder of 2 layers in the hub's layout: contexts of 12 tokens, images of 16 x 16, patches of 8 x 8.
 
     As in OpenAI's CLIP, and in SigLIP, texts are padded with the token that ends them. "dual" is a CLIP's image tower
-    beside a BERT, pooled as transformers does it; "mean" the same with a mean of unit length, less a centre.
+    beside a BERT, pooled as transformers does it; "mean" the same with a mean of unit length, less a centre. `width` is
+    that of the joint space: 24, and 32 of a SigLIP, whose towers have it too.
     """
     import torch
     import transformers as t
@@ -247,7 +248,9 @@ def save_tiny_encoder(folder, family, **vision):
     else:
         tokenizer = caption_tokenizer(("<unk>", "<s>", "</s>", "</s>"), "$A </s>")
         images = t.SiglipImageProcessorPil(size={"height": 16, "width": 16})
-    text = {key: TOWER[key] for key in list(TOWER)[:4]} | {
+    width = width or (32 if family == "siglip" else 24)
+    tower = TOWER | ({"hidden_size": width} if family == "siglip" else {})
+    text = {key: tower[key] for key in list(TOWER)[:4]} | {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 12,
         "bos_token_id": tokenizer.bos_token_id,
@@ -255,24 +258,24 @@ def save_tiny_encoder(folder, family, **vision):
         "pad_token_id": tokenizer.pad_token_id,
     }
     if family == "clip":
-        config = t.CLIPConfig(vision_config=TOWER | vision, text_config=text, projection_dim=24)
+        config = t.CLIPConfig(vision_config=tower | vision, text_config=text, projection_dim=width)
         model = t.CLIPModel(config)
     elif family in ("dual", "mean"):
         pooling = {
             "mode": "mean",
             "normalize": True,
-            "centre": [0.01 * (place % 7 - 3) for place in range(24)],
+            "centre": [0.01 * (place % 7 - 3) for place in range(width)],
         }
         model = t.VisionTextDualEncoderModel(
             t.VisionTextDualEncoderConfig(
-                vision_config=t.CLIPVisionConfig(**TOWER | vision).to_dict(),
+                vision_config=t.CLIPVisionConfig(**tower | vision).to_dict(),
                 text_config=t.BertConfig(**text).to_dict(),
-                projection_dim=24,
+                projection_dim=width,
                 text_pooling=pooling if family == "mean" else None,
             )
         )
     else:
-        model = t.SiglipModel(t.SiglipConfig(vision_config=TOWER | vision, text_config=text))
+        model = t.SiglipModel(t.SiglipConfig(vision_config=tower | vision, text_config=text))
     with torch.no_grad():  # far from their initial values, so that no wrong path gives nearly the same
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -284,13 +287,13 @@ def save_tiny_encoder(folder, family, **vision):
 
 @pytest.fixture(scope="session")
 def tiny_encoder_folder(tmp_path_factory):
-    """`tiny_encoder_folder(family, **vision)` -> a folder with a random encoder, saved once a session."""
+    """`tiny_encoder_folder(family, **options)` -> `save_tiny_encoder`'s folder, saved once a session."""
     saved = {}
 
-    def make(family, **vision):
-        key = (family, *sorted(vision.items()))
+    def make(family, **options):
+        key = (family, *sorted(options.items()))
         if key not in saved:
-            saved[key] = save_tiny_encoder(tmp_path_factory.mktemp(family), family, **vision)
+            saved[key] = save_tiny_encoder(tmp_path_factory.mktemp(family), family, **options)
         return saved[key]
 
     return make
