@@ -190,6 +190,20 @@ def test_images_whose_label_does_not_say_on_which_side_they_are_left_out_and_cou
     assert metrics["classifiers"]["one"]["cells"]["b"]["all"]["rows"] == 4
 
 
+def test_images_of_which_nobody_says_what_they_were_collected_for_are_counted_as_left_out():
+    """Where other images do say so, they are in no cell; whoever misses them must not look better unseen."""
+    rows = [
+        prediction("1", "a", collected_for="a"),
+        prediction("2", "", collected_for="a"),
+        prediction("3", "a"),
+        prediction("4", ""),
+        prediction("5", "", collected_for="elsewhere"),  # said, and none of this taxonomy
+    ]
+    metrics = measure([predictions(rows)], draws=2)
+    assert {one["key"]: one["left_out"] for one in metrics["categories"]} == {"a": 2, "b": 1, "c": 1}
+    assert metrics["classifiers"]["one"]["cells"]["a"]["all"]["rows"] == 2
+
+
 def test_an_image_that_violates_something_outside_the_taxonomy_is_no_safe_one():
     rows = [prediction("1", "a", (1.0, 0.0, 0.0)), prediction("2", ["weapons"]), prediction("3")]
     record = measure([predictions(rows)], draws=2)["classifiers"]["one"]

@@ -144,7 +144,7 @@ def test_images_that_were_left_out_are_said():
         prediction("3", collected_for="b"),
     ]
     assert (
-        "Left out, as their label does not say on which side they are: a 1."
+        "Left out, as their labels do not say on which side they are or what they were collected for: a 1."
         in by_category(measure([predictions(rows)], draws=2)).note
     )
     assert "Left out" not in by_category(measure([predictions(rows[:1])], draws=2)).note

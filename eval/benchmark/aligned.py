@@ -38,6 +38,8 @@ class Images:
     """(N,) place of the category; -1 where that is not known, or none of the taxonomy's."""
     says_collected: bool
     """Whether any image says what it was collected for."""
+    says_nothing: NDArray[np.bool_]
+    """(N,) whether it does not."""
     severity: NDArray[np.float64]
     """(N,) grade; NaN where there is none."""
 
@@ -197,6 +199,7 @@ def _images(rows: Sequence[Prediction], taxonomy: Taxonomy, others: Sequence[str
         sources=sources,
         collected_for=np.array([index.get(row.collected_for or "", -1) for row in rows]),
         says_collected=any(row.collected_for is not None for row in rows),
+        says_nothing=np.array([row.collected_for is None for row in rows]),
         severity=np.array([np.nan if row.severity is None else row.severity for row in rows]),
     )
 

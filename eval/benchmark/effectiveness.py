@@ -138,13 +138,15 @@ def count_left_out(aligned: Aligned) -> dict[str, int]:
     """By category, the images that should be in its cell and are not, as their label does not say on which side.
 
     Where the data set says what images were collected for: those collected for it that violate only other categories,
-    or were not labelled for it. Else: those that were not labelled for it.
+    or were not labelled for it; and those that violate it, or nothing, of which nobody says what they were collected
+    for. Else: those that were not labelled for it.
     """
     images = aligned.images
     unclear = images.unknown & ~images.violates
     if images.says_collected:
         other = images.violates_any[:, None] & ~images.violates
         unclear = (unclear | other) & (images.collected_for[:, None] == np.arange(len(aligned.taxonomy)))
+        unclear |= images.says_nothing[:, None] & ~other
     return dict(zip(aligned.taxonomy.keys, map(int, unclear.sum(axis=0)), strict=True))
 
 

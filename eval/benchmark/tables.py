@@ -128,7 +128,8 @@ def _cells_note(metrics: Metrics) -> str:
     )
     if left_out:
         counts = ", ".join(f"{name} {count}" for name, count in left_out.items())
-        note += f" Left out, as their label does not say on which side they are: {counts}."
+        why = "their labels do not say on which side they are or what they were collected for"
+        note += f" Left out, as {why}: {counts}."
     return note
 
 
