@@ -53,7 +53,7 @@ def outcome(text: str, *, with_categories: bool = True) -> Outcome:
         ("anna na, ben na", "not_applicable", ()),
         ("anna safe, ben unsafe, cem safe", "safe", ()),
         ("anna safe, ben unsafe Fire, cem unsafe Fire", "unsafe", ("Fire",)),
-        ("anna unsafe Fire, ben unsafe", "unsafe", ("Fire",)),
+        ("anna unsafe Fire, ben unsafe", "uncategorised", ()),  # one annotator alone is no majority
         ("anna unsafe Fire+Smoke, ben unsafe Smoke", "unsafe", ("Smoke",)),
         ("anna unsafe Fire+Smoke, ben unsafe Fire+Smoke", "unsafe", ("Fire", "Smoke")),
         ("anna unsafe Fire, ben unsafe Smoke", "uncategorised", ()),

@@ -21,7 +21,7 @@ STATES: tuple[State, ...] = get_args(State)
 Use = Literal["counted", "repeated", "unanswered"]
 """Of a row: it counts; it says again what its annotator had said; it says nothing."""
 FEWEST_VOTES = 2
-"""Labels that an image needs: one annotator alone is no majority."""
+"""Labels that an image needs, and annotators who name categories: one alone is no majority."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ def decide(ballot: Ballot, *, with_categories: bool = True) -> Outcome:
     naming = [vote.categories for vote in ballot.votes if vote.categories]
     named = Counter(category for categories in naming for category in categories)
     chosen = tuple(sorted(category for category, number in named.items() if 2 * number > len(naming)))
+    if len(naming) < FEWEST_VOTES:
+        chosen = ()
     if with_categories and not chosen:
         said = ", ".join(f"{number} {category}" for category, number in named.items()) or "nobody named one"
         return Outcome(ballot, "uncategorised", reason=f"no majority for a category: {said}")
