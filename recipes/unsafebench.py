@@ -12,11 +12,9 @@ Your own images, labels and classifiers, ours and other people's (`eval/classifi
     arbiter bench runs/my_judge nudenet q16,weights=q16.safetensors python:mine.py:make_classifier \
         --dataset folder:my_images --taxonomy my_taxonomy.yaml --output_dir runs/my_benchmark
 
-UnsafeBench itself by the paper's own rules (uncertain answers of zero-shot models are drawn at random; classifiers with
-fixed categories see train and test, others the test set), from a local copy of the gated data set:
-
-    arbiter bench runs/my_judge nudenet open_nsfw --dataset unsafebench:UnsafeBench --taxonomy unsafebench \
-        --protocol paper
+UnsafeBench by the paper's own rules (uncertain answers of zero-shot models are drawn at random; classifiers with fixed
+categories see train and test), from a local copy of the gated data set: `--config
+recipes/configs/unsafebench_paper.yaml --dataset unsafebench:PATH`.
 
 A classifier is a name, a run or model folder, `hf:ORGANISATION/MODEL`, `URL#MODEL` of a server, a function of your own
 (`python:MODULE:FUNCTION`) or a file of predictions made elsewhere (`predictions:gpt4.csv`). Options follow, each behind
@@ -178,8 +176,11 @@ def main() -> None:
 def own_config(given: Mapping[str, Any]) -> Path:
     """The options of the run to go on with, else the recipe's own."""
     folder = Path(given.get("output_dir", BenchmarkOptions.output_dir))
-    started = folder / "config.yaml"
-    return started if str(given.get("resume")).lower() == "true" and started.is_file() else CONFIG
+    if str(given.get("resume")).lower() != "true":
+        return CONFIG
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(f"{folder} holds no run to go on with; check the name, or leave out --resume.")
+    return folder / "config.yaml"
 
 
 def look_up(options: BenchmarkOptions, taxonomy: Taxonomy) -> tuple[list[Choice], dict[str, str]]:
@@ -202,7 +203,7 @@ def look_up(options: BenchmarkOptions, taxonomy: Taxonomy) -> tuple[list[Choice]
 def open_folder(options: BenchmarkOptions, taxonomy: Taxonomy) -> RunDir:
     """The run folder, or that of the run to go on with."""
     folder = Path(options.output_dir)
-    if options.resume and (folder / "config.yaml").is_file():
+    if options.resume:
         options.changed = {**RunDir.open(folder, kind="benchmark").config["changed"], **options.changed}
     return create_run(folder, "benchmark", taxonomy, [options], resume=options.resume, may_differ=MAY_DIFFER)
 

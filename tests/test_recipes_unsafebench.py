@@ -325,6 +325,7 @@ def test_labels_outside_the_taxonomy_are_named(bright, run_recipe, shapes, tmp_p
         ({"classifiers": "tiny-student", "unite": "tiny-student"}, ConfigError, "write two labels"),
         ({"classifiers": "tiny-student", "unite": "tiny-student or tiny-studnt"}, ConfigError, "did you mean 'tiny-student'"),
         ({"classifiers": "tiny-student", "categories": "thre"}, TaxonomyError, "thre"),
+        ({"resume": "true"}, ConfigError, "holds no run to go on with"),
         ({"classifiers": "tiny-student", "threshold": 1}, ConfigError, "threshold is 1"),
         ({"classifiers": "tiny-student", "batch_size": 0}, ConfigError, "batch_size is 0"),
         ({"classifiers": "tiny-student", "split": "tset"}, ExampleError, "tset"),
