@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from eval.benchmark.coverage import covered_keys, select_keys
+from eval.benchmark.effectiveness import measure
 from eval.benchmark.parts import PartFolder
 from eval.benchmark.predict import IN_A_ROW, ClassifierFailedError, collected_for, is_complete, predict
 from eval.benchmark.predictions import About
@@ -96,16 +97,22 @@ def test_labels_are_those_of_the_taxonomy_that_is_asked(tmp_path):
     some = [
         replace(one, violates=violates, unknown=unknown, collected_for="one")
         for one, violates, unknown in zip(
-            examples(4),
-            ({"one"}, {UNSPECIFIED}, {"seven"}, set()),
-            (set(), {"zero", "one", "two"}, set(), {"two"}),
+            examples(5),
+            ({"one"}, {UNSPECIFIED}, {UNSPECIFIED}, {"seven"}, set()),
+            (set(), {"zero", "one", "two"}, {"zero", "one", "two", "nine"}, set(), {"two"}),
             strict=True,
         )
     ]
     found, _ = ask(Fake(), some, tmp_path, about)
-    assert [row.violates for row in found.rows] == [{"low"}, set(), set(), set()]
-    assert [row.unknown for row in found.rows] == [set(), {"low", "two"}, set(), {"two"}]
-    assert [row.truth for row in found.rows] == [True, None, False, None]
+    # Unsafe without a name is unsafe under all that the data set was labelled for, and unknown under a part of it.
+    assert [row.violates for row in found.rows] == [{"low"}, {UNSPECIFIED}, set(), set(), set()]
+    assert [row.unknown for row in found.rows] == [set(), {"low", "two"}, {"low", "two"}, set(), {"two"}]
+    assert [row.truth for row in found.rows] == [True, True, None, False, None]
+    record = measure([found])["classifiers"][ABOUT.label]
+    assert record["overall"]["all"]["unsafe_rows"] == 2
+    assert record["cells"]["two"]["all"]["unsafe_rows"] == 0
+    low_only = replace(found, rows=tuple(replace(row, asked=frozenset({"low"})) for row in found.rows))
+    assert [row.truth for row in low_only.rows] == [True, None, None, False, False]
     assert {row.collected_for for row in found.rows} == {"low"}
 
 

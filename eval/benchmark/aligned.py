@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metrics.arrays import MetricError
+from judge.data.labels import UNSPECIFIED
 from prompts.taxonomy import Taxonomy
 
 from .predictions import About, Prediction, Predictions, Protocol
@@ -30,7 +31,9 @@ class Images:
     unknown: NDArray[np.bool_]
     """(N, K) whether the category was not labelled."""
     violates_any: NDArray[np.bool_]
-    """(N,) also where the category is none of the taxonomy's."""
+    """(N,) also where the category is not named, or none of the taxonomy's."""
+    unnamed: NDArray[np.bool_]
+    """(N,) whether it violates one of the K categories, and the data set does not say which."""
     source: NDArray[np.intp]
     """(N,) place in `sources`."""
     sources: tuple[str, ...]
@@ -195,6 +198,7 @@ def _images(rows: Sequence[Prediction], taxonomy: Taxonomy, others: Sequence[str
         violates=_one_hot([row.violates for row in rows], index),
         unknown=_one_hot([row.unknown for row in rows], index),
         violates_any=np.array([bool(row.violates) for row in rows]),
+        unnamed=np.array([UNSPECIFIED in row.violates for row in rows]),
         source=np.array([sources.index(row.source) for row in rows]),
         sources=sources,
         collected_for=np.array([index.get(row.collected_for or "", -1) for row in rows]),

@@ -87,9 +87,10 @@ def cell_members(images: Images, answers: Answers) -> NDArray[np.bool_]:
 def whole_truth(images: Images, answers: Answers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """(N,) whether the classifier has a row whose truth is known, and (N,) whether it is unsafe.
 
-    Unsafe: it violates any category that was asked about.
+    Unsafe: it violates any category that was asked about, or one that nobody names, and all were asked about.
     """
     truth: NDArray[np.bool_] = np.logical_or.reduce(images.violates & answers.asked, axis=1)
+    truth |= images.unnamed & np.logical_and.reduce(answers.asked, axis=1)
     has_row = np.zeros(len(images.ids), dtype=np.bool_)
     has_row[answers.rows] = True
     return has_row & (truth | ~np.logical_or.reduce(images.unknown & answers.asked, axis=1)), truth

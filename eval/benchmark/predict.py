@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from judge.data.images import open_image
+from judge.data.labels import UNSPECIFIED
 from judge.errors import ConfigError, ImageError, MissingExtraError, first_line
 from judge.protocol import Classifier, Scores
 from prompts.errors import ArbiterError
@@ -322,10 +323,13 @@ def make_row(
     if math.isnan(unsafe):
         reason = reason or "the classifier gave no score and no reason"
     labels = dict(zip(about.taxonomy.keys, about.taxonomy.label(example), strict=True))
+    members = {member for category in about.taxonomy for member in category.members}
+    # Unsafe, and nobody says how: by one of these categories, if they hold all that the data set was labelled for.
+    unnamed = UNSPECIFIED in example.violates and example.unknown <= members
     collected = example.collected_for and (collected_for(example, about.taxonomy) or example.collected_for)
     return Prediction(
         example.id,
-        frozenset(key for key, label in labels.items() if label),
+        frozenset(key for key, label in labels.items() if label) | ({UNSPECIFIED} if unnamed else set()),
         frozenset(key for key, label in labels.items() if label is None),
         unsafe,
         tuple(found.get(key, math.nan) for key in about.taxonomy.keys),

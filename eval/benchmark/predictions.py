@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.classifiers import Group
+from judge.data.labels import UNSPECIFIED
 from judge.errors import first_line
 from judge.runs.files import write_atomically
 from prompts.errors import ArbiterError
@@ -76,7 +77,8 @@ class Prediction:
     id: str
     """Unique within one file."""
     violates: frozenset[str]
-    """Keys of the categories that the image violates, as of `Example`."""
+    """Keys of the categories that the image violates, as of `Example`; `UNSPECIFIED` if it violates one of the
+    taxonomy's, and the data set does not say which."""
     unknown: frozenset[str]
     """Keys that were not labelled, as of `Example`."""
     unsafe: float
@@ -99,7 +101,7 @@ class Prediction:
     @property
     def truth(self) -> bool | None:
         """Whether the image violates any category that was asked about; None where the labels do not say."""
-        if self.violates & self.asked:
+        if self.violates & self.asked or (UNSPECIFIED in self.violates and self.unknown <= self.asked):
             return True
         return None if self.unknown & self.asked else False
 

@@ -97,7 +97,7 @@ class Labels:
         violates = frozenset([self._only] if self._only else [self._key(name) for name in names])
         # Unsafe in an unnamed way: no single category can be trusted as a negative.
         if not violates:
-            return frozenset({UNSPECIFIED}), frozenset(self._keys)
+            return frozenset({UNSPECIFIED}), frozenset(self._keys | self._looked_for)
         others = self._keys if self._others_unknown else never_looked_for
         return violates, frozenset(others - violates)
 
