@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from eval.benchmark.predictions import Predictions
 from eval.benchmark.report.contact_sheet import BLURRED_SIDE, SIDE, Thumbnails, contact_sheets, thumbnail
+from judge.data.labels import UNSPECIFIED
 from judge.errors import ImageError
 
 NAN = float("nan")
@@ -165,6 +166,21 @@ def test_a_violated_category_that_was_not_asked_about_is_named_so():
     assert sheet.title == "False positives"
     assert sheet.tiles[0].truth == "safe (not asked: three)"
     assert sheet.tiles[0].verdict == "0.900"
+
+
+@pytest.mark.parametrize(
+    ("asked", "unsafe", "says"),
+    [("three seven", 0.1, "unsafe, category not named"), ("three", NAN, "not labelled")],
+)
+def test_an_unsafe_image_of_no_named_category_is_never_called_safe(asked, unsafe, says):
+    row = {
+        "violates": frozenset([UNSPECIFIED]),
+        "unknown": frozenset(["three", "seven"]),
+        "asked": frozenset(asked.split()),
+        "unsafe": unsafe,
+    }
+    [sheet] = contact_sheets(changed(synthetic_predictions(rows=1), {0: row}), Thumbnails(drawing))
+    assert [tile.truth for tile in sheet.tiles] == [says]
 
 
 def test_no_error_no_sheet():

@@ -13,6 +13,7 @@ from io import BytesIO
 from PIL import Image, ImageFilter
 
 from eval.benchmark.predictions import Prediction, Predictions
+from judge.data.labels import UNSPECIFIED
 from judge.errors import first_line
 
 SIDE = 160
@@ -38,7 +39,7 @@ class Tile:
 
     row: Prediction
     truth: str
-    """What it violates, or `safe`."""
+    """What it violates, `safe`, or that the labels do not say."""
     verdict: str
     """The probability and the category that scores highest; or why it is unjudged."""
     picture: str | None
@@ -157,13 +158,13 @@ def _tile(row: Prediction, names: Sequence[str], keys: dict[str, str], thumbnail
 
 
 def _truth(row: Prediction, keys: dict[str, str]) -> str:
+    named = row.violates - {UNSPECIFIED}
     asked, others = (
         ", ".join(sorted(keys.get(key, key) for key in found))
-        for found in (row.violates & row.asked, row.violates - row.asked)
+        for found in (named & row.asked, named - row.asked)
     )
-    return asked or ("not labelled" if row.truth is None else "safe") + (
-        f" (not asked: {others})" if others else ""
-    )
+    whole = {True: "unsafe, category not named", False: "safe", None: "not labelled"}[row.truth]
+    return asked or whole + (f" (not asked: {others})" if others else "")
 
 
 def _verdict(row: Prediction, names: Sequence[str]) -> str:
