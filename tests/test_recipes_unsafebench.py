@@ -124,8 +124,8 @@ def test_resuming_a_finished_run_writes_the_report_and_asks_nobody(finished, run
     # open_nsfw covers nothing, which only it can say.
     names = [one for one in run.config["classifiers"] if one != "open_nsfw"]
     config = run.path.parent / "fewer.yaml"
-    unions = run.config["unite"][:1]
-    config.write_text(yaml.safe_dump({"classifiers": names, "skip_missing": True, "unite": unions}))
+    # All else is as the run was started with.
+    config.write_text(yaml.safe_dump({"classifiers": names, "unite": run.config["unite"][:1]}))
     run_recipe("unsafebench", "--config", config, output_dir=run.path, resume="true")
     assert (run.path / "report.html").is_file()
     assert run.metrics["classifiers"] == before["classifiers"]
@@ -153,7 +153,7 @@ def test_a_run_does_not_go_on_unasked_nor_with_another_classifier_of_one_name(fi
         run_recipe("unsafebench", output_dir=run.path, **SMALL)
     other = "tiny-student,prompt_mode=ignore"
     with pytest.raises(ConfigError, match=r"holds predictions with options .*not .*'prompt_mode': 'ignore'"):
-        run_recipe("unsafebench", output_dir=run.path, resume="true", classifiers=other)
+        run_recipe("unsafebench", output_dir=run.path, resume="true", classifiers=other, unite=[])
 
 
 def test_a_stopped_run_goes_on_where_it_was(bright, run_recipe, tmp_path, capsys):
@@ -245,6 +245,15 @@ def test_some_categories_of_a_taxonomy(bright, run_recipe, shapes, tmp_path):
     keys = set(taxonomy.keys[:2])
     assert [row.truth for row in found.rows] == [bool(one.violates & keys) for one in examples]
     assert any(one.violates and not one.violates & keys for one in examples)
+
+
+def test_ones_own_data_are_asked_about_the_whole_taxonomy(bright, run_recipe, tmp_path):
+    """The five digits of the recipe's own run are no choice of whoever names another data set."""
+    run_recipe(
+        "unsafebench", classifiers=bright(), output_dir=tmp_path / "run", dataset="digits:20",
+        taxonomy="digits", **SMALL,
+    )  # fmt: skip
+    assert {line.split()[2] for line in asked(tmp_path)} == {"10"}
 
 
 def test_the_papers_protocol(bright, run_recipe, shapes, tmp_path):

@@ -24,22 +24,23 @@ from prompts.names import nearest
 from prompts.printable import printable_lines
 
 RESET_WITH = {
-    "held_out": "taxonomy",
-    "unrelated": "dataset",
-    "baselines": "taxonomy",
-    "cascade": "taxonomy",
-    "categories": "taxonomy",
-    "classifiers": "taxonomy",
-    "skip_missing": "classifiers",
-    "policies": "classifiers",
-    "causes": "classifiers",
-    "unite": "classifiers",
-    "defended_cascade": "taxonomy",
-    "max_steps": "num_train_epochs",
+    "held_out": ("taxonomy",),
+    "unrelated": ("dataset",),
+    "baselines": ("taxonomy",),
+    "cascade": ("taxonomy",),
+    "categories": ("taxonomy", "dataset"),
+    "classifiers": ("taxonomy",),
+    "skip_missing": ("classifiers",),
+    "policies": ("classifiers",),
+    "causes": ("classifiers",),
+    "unite": ("classifiers",),
+    "defended_cascade": ("taxonomy",),
+    "max_steps": ("num_train_epochs",),
 }
-"""What a recipe's own YAML says of the first goes back to its default where the user sets the second to something else:
-categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in no image of one
-data set may be in another's, steps would overrule epochs, and asking other classifiers more may cost hours or money."""
+"""What a recipe's own YAML says of the first goes back to its default where the user sets one of the others to
+something else: categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in
+no image of one data set may be in another's, steps would overrule epochs, and asking other classifiers more may cost
+hours or money."""
 
 
 @dataclass
@@ -84,8 +85,11 @@ def parse_options(
     usual = vars(parser.parse_known_args([])[0])
 
     defaults = vars(_parser(groups).parse_known_args([])[0])
-    for name, other in RESET_WITH.items():
-        if name in recipe and other in given and name not in given and given[other] != recipe.get(other):
+    # A run that goes on has options of its own, whatever the recipe's are.
+    goes_on = str(given.get("resume")).lower() == "true"
+    for name, others in () if goes_on else RESET_WITH.items():
+        elsewhere = any(other in given and given[other] != recipe.get(other) for other in others)
+        if name in recipe and name not in given and elsewhere:
             mine[name] = defaults[name]
     parser.set_defaults_with_config(**mine)
     namespace, unknown = parser.parse_known_args(rest)
