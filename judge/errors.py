@@ -7,6 +7,7 @@ ArbiterError
 ├── QuestionError        what score() was given has a form that it does not take: not a list of images, say
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
+├── PipelineError        a diffusion pipeline that cannot be watched or interrupted, or a detector of another one
 ├── MissingExtraError    an optional dependency that is not installed
 └── RecordsError, NotFoundError, EntryError  about what moderators store (of `judge.records.errors`)
 """
@@ -59,6 +60,10 @@ class ConfigError(ArbiterError, ValueError):
 
 class CheckpointError(ArbiterError, RuntimeError):
     """A base model, adapter or run folder that is missing, damaged, or belongs to something else."""
+
+
+class PipelineError(ArbiterError, ValueError):
+    """A diffusion pipeline that cannot be watched or interrupted, or a detector that belongs to another one."""
 
 
 class MissingExtraError(ArbiterError, ImportError):
