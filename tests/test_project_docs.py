@@ -56,3 +56,11 @@ def test_commands_name_files_that_exist() -> None:
         commands |= set(re.findall(r"(?:recipes|scripts)/[\w/]+\.(?:py|yaml|json)", text))
     assert len(commands) > 10
     assert not sorted(path for path in commands if not (ROOT / path).exists())
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_section_stands_twice(page: str) -> None:
+    text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
+    headings = re.findall(r"^#{1,2} .+$", text, re.MULTILINE)
+    assert headings
+    assert len(headings) == len(set(headings))
