@@ -2,8 +2,8 @@
 
 Latents x hold a picture and unit noise, x = a * picture + s * noise. Schedulers differ in a and s (variance preserving,
 a^2 + s^2 = 1; variance exploding, a = 1; flow, a = 1 - s), in where they keep them (by timestep or by step), and in
-what the denoiser predicts. Here all become one: latents scaled to a^2 + s^2 = 1, the picture, the noise, and the log-SNR
-log(a^2 / s^2) (Kingma et al. 2021, "Variational diffusion models", section 3).
+what the denoiser predicts. Here all become one: latents scaled to a^2 + s^2 = 1, the picture, the noise, and the
+log-SNR log(a^2 / s^2) (Kingma et al. 2021, "Variational diffusion models", section 3).
 """
 
 import math

@@ -19,8 +19,8 @@ class Observer:
     """Watches a pipeline; ask `look` inside `callback_on_step_end`, and `close` it afterwards.
 
     Between looks it keeps references to what the last step read and predicted, and copies nothing. It hooks the
-    denoiser, the attention layers asked for, and `step` of the scheduler that the pipeline has when it is called (another one may
-    be put into the pipeline at any time).
+    denoiser, the attention layers asked for, and `step` of the scheduler that the pipeline has when it is called
+    (another one may be put into the pipeline at any time).
     """
 
     def __init__(self, pipeline: Any, layers: Sequence[str] = ()) -> None:
