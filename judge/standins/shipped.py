@@ -5,6 +5,8 @@ from pathlib import Path
 
 SHIPPED = ("tiny-llava", "tiny-clip", "small-clip", "small-llava")
 """Names of bases inside the package."""
+SHIPPED_PIPELINES = ("tiny-diffusion",)
+"""Names of diffusion pipelines inside the package."""
 SHIPPED_RUNS = {
     "small-cascade": "filters and small-student, calibrated to miss 2 % of what is unsafe",
     "small-student": "pictograms with 20 real categories, on a real text encoder; needs the wheels of `make signs`",
