@@ -8,6 +8,7 @@ ArbiterError
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 ├── PipelineError        a diffusion pipeline that cannot be watched or interrupted, or a detector of another one
+├── CorpusError          a corpus that cannot be built or read: a changed plan, a damaged ledger, too many failures
 ├── MissingExtraError    an optional dependency that is not installed
 └── RecordsError, NotFoundError, EntryError  about what moderators store (of `judge.records.errors`)
 """
@@ -64,6 +65,10 @@ class CheckpointError(ArbiterError, RuntimeError):
 
 class PipelineError(ArbiterError, ValueError):
     """A diffusion pipeline that cannot be watched or interrupted, or a detector that belongs to another one."""
+
+
+class CorpusError(ArbiterError, RuntimeError):
+    """A corpus that cannot be built or read: a changed plan, a damaged ledger, too many failed rows, a full disk."""
 
 
 class MissingExtraError(ArbiterError, ImportError):

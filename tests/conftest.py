@@ -25,6 +25,7 @@ settings.load_profile("arbiter")
 
 pytest_plugins = (
     "fixtures_chat_server",
+    "fixtures_corpus",
     "fixtures_models",
     "fixtures_exports",
     "fixtures_guards",

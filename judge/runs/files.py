@@ -2,8 +2,11 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import get_native_id
+from typing import BinaryIO
 
 from prompts.names import nearest_name
 
@@ -16,13 +19,24 @@ def write_atomically(path: Path, content: str | bytes, *, mode: int = 0o666) -> 
         content: bytes, or text that is written as UTF-8.
         mode: its permissions, from the start; the umask takes its part away.
     """
+    with open_atomically(path, mode=mode) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+@contextmanager
+def open_atomically(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
+    """As `write_atomically`, for what is written bit by bit; an error inside leaves the file as it was."""
     # Process and thread keep two writers of one file apart; the last one to rename wins.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{get_native_id()}")
     temporary.unlink(missing_ok=True)  # of a process that was killed; it could have other permissions
-    with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-        file.write(content.encode("utf-8") if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with open(temporary, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     temporary.replace(path)
     if os.name == "posix":  # elsewhere a folder cannot be opened
         folder = os.open(path.parent, os.O_RDONLY)
