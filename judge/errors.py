@@ -9,6 +9,7 @@ ArbiterError
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 ├── PipelineError        a diffusion pipeline that cannot be watched or interrupted, or a detector of another one
 ├── CorpusError          a corpus that cannot be built or read: a changed plan, a damaged ledger, too many failures
+├── PicturesStoppedError pictures that a guard stopped while they were made, so that nothing is handed out
 ├── MissingExtraError    an optional dependency that is not installed
 └── RecordsError, NotFoundError, EntryError  about what moderators store (of `judge.records.errors`)
 """
@@ -69,6 +70,13 @@ class PipelineError(ArbiterError, ValueError):
 
 class CorpusError(ArbiterError, RuntimeError):
     """A corpus that cannot be built or read: a changed plan, a damaged ledger, too many failed rows, a full disk."""
+
+
+class PicturesStoppedError(ArbiterError, RuntimeError):
+    """A call of a diffusion pipeline that a guard ended, so that none of its pictures is handed out.
+
+    What was seen of each picture is in `DiffusionGuard.verdicts`.
+    """
 
 
 class MissingExtraError(ArbiterError, ImportError):
