@@ -3,7 +3,7 @@
 Latents x hold a picture and unit noise, x = a * picture + s * noise. Schedulers differ in a and s (variance preserving,
 a^2 + s^2 = 1; variance exploding, a = 1; flow, a = 1 - s), in where they keep them (by timestep or by step), and in
 what the denoiser predicts. Here all become one: latents scaled to a^2 + s^2 = 1, the picture, the noise, and the
-log-SNR log(a^2 / s^2) (Kingma et al. 2021, "Variational diffusion models", section 3).
+log-SNR log(a^2 / s^2) (Kingma et al. 2021, "Variational diffusion models", section 3.1).
 """
 
 import math
@@ -73,6 +73,15 @@ class SchedulerStep:
     """The latents that it was predicted in."""
     midway: bool
     """Whether a method of the second order was between two steps."""
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raise `PipelineError` of a scheduler under which it is not known how noisy latents are, or what is predicted."""
+    prediction_of(scheduler)
+    if getattr(scheduler.config, "invert_sigmas", False):
+        raise PipelineError(
+            "Schedulers with `invert_sigmas` count noise the other way round, which is not known here."
+        )
 
 
 def family_of(scheduler: Any) -> Family:

@@ -12,7 +12,7 @@ from judge.errors import PipelineError
 
 from .layouts import attention_layers, layout_of
 from .look import Look
-from .noise_levels import SchedulerStep, family_of, noise_level, prediction_of, recovered
+from .noise_levels import SchedulerStep, check_scheduler, noise_level, prediction_of, recovered
 
 
 class Observer:
@@ -34,6 +34,7 @@ class Observer:
             PipelineError: a pipeline that cannot be watched, or a layer that it does not have.
         """
         self.layout = layout_of(pipeline)
+        check_scheduler(pipeline.scheduler)
         known = attention_layers(pipeline, self.layout)
         for name in layers:
             if name not in known:
@@ -44,6 +45,8 @@ class Observer:
         self._pipeline = pipeline
         self._denoiser: nn.Module = getattr(pipeline, self.layout.denoiser)
         self._scheduler: Any = None
+        self._own_step: Any = None
+        self._replaced: Any = None
         self._calls: list[_Call] = []
         self._step: SchedulerStep | None = None
         self._handles: list[RemovableHandle] = [
@@ -137,24 +140,30 @@ class Observer:
             self._calls[-1].tokens[name] = args[0] if args else kwargs["hidden_states"]
 
     def _watch_scheduler(self, scheduler: Any) -> None:
-        family_of(scheduler)
+        check_scheduler(scheduler)
         self._release_scheduler()
-        self._scheduler = scheduler
+        self._scheduler, self._replaced = scheduler, vars(scheduler).get("step")
         whole = scheduler.step
 
+        # With the signature of the original, from which pipelines read whether a generator is to be passed.
         @functools.wraps(whole)
         def step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
             midway = hasattr(scheduler, "sigmas_interpol") and scheduler.sample is not None
             result = whole(model_output, timestep, sample, *args, **kwargs)
-            self._step = SchedulerStep(model_output, timestep, sample, midway)
+            if self._scheduler is scheduler:
+                self._step = SchedulerStep(model_output, timestep, sample, midway)
             return result
 
-        scheduler.step = step
+        scheduler.step = self._own_step = step
 
     def _release_scheduler(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.__dict__.pop("step", None)
-            self._scheduler = None
+        # Where somebody has put another step over ours since, ours stays below it and does nothing.
+        if self._scheduler is not None and vars(self._scheduler).get("step") is self._own_step:
+            if self._replaced is None:
+                del self._scheduler.step
+            else:
+                self._scheduler.step = self._replaced
+        self._scheduler = None
 
 
 class _Call:
