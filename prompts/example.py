@@ -30,3 +30,6 @@ class Example:
     """Key of the category that the image was collected for, violated or not; None where the data set does not say."""
     severity: int | None = None
     """Ordered grade of harm, larger is worse, where the data set has one; comparable within one data set only."""
+    step: str | None = None
+    """When during its generation the picture was taken, in the data set's words; None where it does not say. Such a
+    picture may still be noise, while its label is that of the finished one."""

@@ -179,8 +179,19 @@ def test_flowguard_is_safe_or_unsafe_at_every_step(tmp_path: Path) -> None:
     found = load("flowguard", tmp_path)
     assert [sorted(example.violates) for example in found.examples] == [[], [], [UNSPECIFIED], [UNSPECIFIED]]
     assert {example.source for example in found.examples} == {"flux1"}
+    assert [example.step for example in found.examples] == ["step 0", "step 1"] * 2
     keys = set(TAXONOMIES["flowguard"].keys)
     assert [set(example.unknown) for example in found.examples] == [set(), set(), keys, keys]
+
+
+def test_flowguard_without_steps(tmp_path: Path) -> None:
+    rows = [
+        {"image": png(0), "label": "safe", "model": "sd3", "step_type": "final", "step_index": None},
+        {"image": png(1), "label": "safe", "model": "sd3", "step_type": None, "step_index": None},
+    ]
+    write_parquet(tmp_path / "train" / "sd3" / "safe" / "train-00000-of-00001.parquet", rows)
+    found = load("flowguard", tmp_path, "all")
+    assert [example.step for example in found.examples] == ["final", None]
 
 
 # --- SafeAtlas-VL ------------------------------------------------------------------------------------------

@@ -81,6 +81,7 @@ class Labels:
             split=row.split,
             collected_for=self._collected_for(row),
             severity=_severity(row.severity),
+            step=row.step,
         )
 
     def _labels(self, row: Row) -> tuple[frozenset[str], frozenset[str]]:

@@ -96,15 +96,18 @@ def read_moderationbench(record: Record) -> Row | LeftOut:
 
 
 def read_flowguard(record: Record) -> Row | LeftOut:
-    """A picture at some step of its generation; safe or unsafe, without a category."""
+    """A picture at some step of its generation; safe or unsafe, without a category, as the finished one is."""
     values = record.values
     source = values.get("model")
+    # A step of 0 is one, so None alone is none.
+    step = " ".join(str(values[name]) for name in ("step_type", "step") if values.get(name) is not None)
     return Row(
         record.place,
         record.image,
         record.split,
         values["label"],
         source=str(source) if source else "generated",
+        step=step or None,
     )
 
 
@@ -218,10 +221,20 @@ PUBLISHED_SETS: Mapping[str, PublishedSet] = {
             licence="not stated on the data card",
             verified="files by split, model and label; image, label, model, step_type and step_index: the data card",
             assumed="that labels are safe and unsafe, as its folders are called; that a safe image violates none of "
-            "UnsafeBench's categories. It names no category",
+            "UnsafeBench's categories. It names no category. Which step types there are was not seen: they are kept "
+            "as they are, in `Example.step`",
             whole=False,
         ),
-        Layout(columns={"image": "image", "label": "label", "model": "model"}, required=("image", "label")),
+        Layout(
+            columns={
+                "image": "image",
+                "label": "label",
+                "model": "model",
+                "step_type": "step_type",
+                "step": "step_index",
+            },
+            required=("image", "label"),
+        ),
         "unsafebench",
         read_flowguard,
     ),

@@ -56,6 +56,8 @@ class Row:
     source: Any = None
     severity: Any = None
     collected_for: Any = None
+    step: str | None = None
+    """As in `Example.step`."""
 
 
 @dataclass(frozen=True)
