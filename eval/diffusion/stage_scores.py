@@ -175,8 +175,8 @@ def ask(scores: StageScores, policies: Sequence[NDArray[np.int64]]) -> Questions
     for columns in policies:
         truth = scores.labels[:, columns]
         # Violated by one that is known, or by none and all are known.
-        unsafe: NDArray[np.bool_] = np.asarray((truth >= 0.5).any(axis=1))
-        known: NDArray[np.bool_] = ~np.isnan(truth).any(axis=1)
+        unsafe = np.count_nonzero(truth >= 0.5, axis=1) > 0
+        known = np.count_nonzero(np.isnan(truth), axis=1) == 0
         part = Questions(
             similarity=scores.cosines[:, columns].max(axis=1),
             looks=scores.looks[:, :, columns].max(axis=2),
