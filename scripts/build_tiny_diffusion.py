@@ -249,7 +249,7 @@ def main() -> None:
             options.vae_steps, options.unet_steps, options.pictures, options.vae, options.out.with_name("vae")
         )
         pipeline.to(torch.float16).save_pretrained(options.out)
-    pipeline = StableDiffusionPipeline.from_pretrained(options.out, torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(options.out, dtype=torch.float32)
     for guidance in (3.0, 6.0):
         evaluate(pipeline, options.evaluate, guidance)
 

@@ -35,7 +35,7 @@ def load_pipeline(
     path = str(checkpoint_path(name_or_path)) if shipped else name_or_path
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            path, torch_dtype=getattr(torch, dtype), revision=revision or None
+            path, dtype=getattr(torch, dtype), revision=revision or None
         )
     except Exception as error:  # diffusers raises whatever its parts raise
         raise CheckpointError(
