@@ -121,8 +121,11 @@ def noise_level(scheduler: Any, step: SchedulerStep) -> NoiseLevel:
         kept = float(scheduler.alphas_cumprod[int(step.timestep)])
         return NoiseLevel(math.sqrt(kept), math.sqrt(1 - kept))
     number = scheduler.step_index - 1
-    sigmas = scheduler.sigmas_interpol if step.midway else scheduler.sigmas
-    sigma = float(sigmas[number])
+    if step.midway:
+        # The ancestral one keeps the level between two steps at the place of the first.
+        sigma = float(scheduler.sigmas_interpol[number - hasattr(scheduler, "sigmas_down")])
+    else:
+        sigma = float(scheduler.sigmas[number])
     if family == "flow" or (family == "preserving" and getattr(scheduler.config, "use_flow_sigmas", False)):
         return NoiseLevel(1 - sigma, sigma)
     if family == "preserving":
