@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,12 +35,13 @@ def collect_pairs(
     batch_size: int = 32,
     layers: Sequence[str] = (),
     encoder: DualEncoder | None = None,
+    part: tuple[int, int] = (0, 1),
     progress: Callable[[int, int], None] | None = None,
 ) -> PairStore:
     """Make the pictures of N pairs, label each as it turned out, and keep what was seen on the way.
 
     Each picture's noise comes from a generator of its own seed, so a row does not depend on its batch. A folder that
-    holds a part of the same collection is gone on with.
+    holds a part of the same collection is gone on with. Several processes may fill one folder, each its part.
 
     Args:
         pipeline: any diffusers pipeline that can be watched.
@@ -53,6 +55,7 @@ def collect_pairs(
         batch_size: pictures made at a time.
         layers: names of the attention layers whose tokens are kept.
         encoder: keeps its tokens of the finished pictures too, as a target that needs no labels.
+        part: (number, parts): make the rows of this number, counted modulo the parts.
         progress: called with (rows done, N) after each batch.
 
     Raises:
@@ -78,7 +81,9 @@ def collect_pairs(
         "encoder": encoder and encoder.fingerprint,
     }
     store = _opened(folder, pairs, about)
-    missing = np.arange(len(pairs)) if store is None else np.flatnonzero(~store.done)
+    missing = np.arange(part[0], len(pairs), part[1])
+    if store is not None:
+        missing = missing[~store.done[missing]]
     with Observer(pipeline, layers) as observer:
         for start in range(0, len(missing), batch_size):
             rows = missing[start : start + batch_size]
@@ -90,18 +95,11 @@ def collect_pairs(
             values["labels"] = _labels(classifier, images, taxonomy, unknown)
             if encoder is not None:
                 values["features"] = _half(encoder.encode_images(images))
-            if store is None:
-                log_snrs = {str(step): looks[step].log_snr for step in at}
-                shapes = {name: (value.shape[1:], str(value.dtype)) for name, value in values.items()}
-                shapes["done"] = ((), "bool")
-                create_store(folder, pairs, {**about, "log_snrs": log_snrs, "shapes": shapes})
-                store = PairStore(folder)
+            store = store or _created(folder, pairs, about, looks, values)
             store.write(rows, values)
             if progress is not None:
                 progress(int(store.done.sum()), len(pairs))
-    if store is None:
-        raise CheckpointError(f"{folder} could not be made.")  # cannot be: there is at least one pair
-    return store
+    return store or PairStore(folder)
 
 
 def _opened(folder: Path, pairs: Sequence[Pair], about: Mapping[str, Any]) -> PairStore | None:
@@ -117,6 +115,24 @@ def _opened(folder: Path, pairs: Sequence[Pair], about: Mapping[str, Any]) -> Pa
             f"{folder} holds a collection of other {', '.join(different)}; choose another folder, or remove it."
         )
     return store
+
+
+def _created(
+    folder: Path,
+    pairs: Sequence[Pair],
+    about: Mapping[str, Any],
+    looks: Mapping[int, Look],
+    values: Mapping[str, NDArray[Any]],
+) -> PairStore:
+    """A store of the shapes that the first batch has; another process may have made it in the meantime."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        if not (folder / STORE).exists():
+            log_snrs = {str(step): looks[step].log_snr for step in about["at"]}
+            shapes = {name: (value.shape[1:], str(value.dtype)) for name, value in values.items()}
+            shapes["done"] = ((), "bool")
+            create_store(folder, pairs, {**about, "log_snrs": log_snrs, "shapes": shapes})
+    return _opened(folder, pairs, about) or PairStore(folder)
 
 
 def _make(
