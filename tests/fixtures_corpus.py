@@ -111,8 +111,21 @@ def stub_plan(prompts: int = 10, seeds: int = 2, **options) -> Plan:
     return Plan(plan_pictures(texts, DRAWING, seeds=seeds, seed=options.pop("seed", 0)), TREES, **options)
 
 
+@pytest.fixture(scope="module")
+def no_waiting_for_disks():
+    """`fsync` and SQLite's own are about power cuts; a killed process leaves what it wrote without them."""
+    import os
+
+    from judge.corpus import ledger
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(ledger, "SYNCHRONOUS", "OFF")
+        yield
+
+
 @pytest.fixture
-def corpus_stubs():
+def corpus_stubs(no_waiting_for_disks):
     """`stages()` and `plan()` of a corpus about trees, without a model."""
     from types import SimpleNamespace
 

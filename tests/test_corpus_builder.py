@@ -39,7 +39,7 @@ def shard_rows(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, no_waiting_for_disks):
     """A build that nothing interrupted."""
     from fixtures_corpus import stub_plan, stub_stages
 

@@ -24,6 +24,7 @@ OWN = {
     "distill_cross_attention": "distill_cross_attention",
     "fixed_head": "linear_probe",
     "lora_llava": "lora_llava",
+    "build_corpus": "build_corpus",
     "obedience": "obedience",
     "own_head": "own_head",
     "response_classifier": "response_classifier",
@@ -33,6 +34,7 @@ OWN = {
 }
 """Recipe -> its own YAML."""
 OTHERS = {
+    "build_corpus_sdxl": "build_corpus",
     "pooled_attention": "fixed_head",
     "prompt_learning": "fixed_head",
     "distill_judge_only": "distill_cross_attention",

@@ -35,12 +35,13 @@ RESET_WITH = {
     "causes": ("classifiers",),
     "unite": ("classifiers",),
     "defended_cascade": ("taxonomy",),
+    "prompts": ("words", "pictures"),
     "max_steps": ("num_train_epochs",),
 }
 """What a recipe's own YAML says of the first goes back to its default where the user sets one of the others to
 something else: categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in
-no image of one data set may be in another's, steps would overrule epochs, and asking other classifiers more may cost
-hours or money."""
+no image of one data set may be in another's, a corpus has one source of prompts, steps would overrule epochs, and
+asking other classifiers more may cost hours or money."""
 
 
 @dataclass

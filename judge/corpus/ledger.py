@@ -18,6 +18,8 @@ from judge.errors import CorpusError
 from .rows import CorpusRow
 
 FORMAT = 1
+SYNCHRONOUS = "FULL"
+"""Each transaction is on the disk before the next one begins, so that a power cut loses none either."""
 _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE prompts (key TEXT PRIMARY KEY, record TEXT NOT NULL);
@@ -54,7 +56,7 @@ class Ledger:
         self.path = path
         with self._explained():
             self._database = sqlite3.connect(path)
-            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.execute(f"PRAGMA synchronous = {SYNCHRONOUS}")
             version = self._database.execute("PRAGMA user_version").fetchone()[0]
             if version == 0:
                 self._create()

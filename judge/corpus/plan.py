@@ -3,13 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from judge.errors import ConfigError
 from prompts.taxonomy import Taxonomy
 
-from .rows import FLAGGED_FROM, CorpusRow, with_id
+from .rows import FLAGGED_FROM, CorpusRow, Failure, fingerprint, with_id
 
 ShardFormat = Literal["webdataset", "parquet"]
 
@@ -23,6 +23,8 @@ class Prompt:
     """Keys of the categories that its words or its list stand for, `()` for safe; None where nobody says."""
     written_by: Mapping[str, Any] = field(default_factory=dict)
     """How it came about; JSON values."""
+    failure: Failure | None = None
+    """Why it is not drawn, such as a refusal of the chat model that was to write it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def plan_pictures(
     added later do not change the pictures of the others.
 
     Args:
-        prompts: each text once.
+        prompts: each text once; one that failed is a row that failed.
         drawing: how.
         seeds: pictures of each prompt.
         seed: of the corpus.
@@ -115,20 +117,18 @@ def plan_pictures(
     """
     if seeds < 1:
         raise ConfigError(f"seeds is {seeds}; draw at least one picture of each prompt.")
-    return [
-        with_id(
-            CorpusRow(
-                id="",
-                prompt=prompt.text,
-                prompt_label=prompt.label,
-                written_by=prompt.written_by,
-                seed=_picture_seed(seed, prompt.text, number),
-                **vars(drawing),
-            )
-        )
-        for prompt in prompts
-        for number in range(seeds)
-    ]
+    rows: list[CorpusRow] = []
+    for place, prompt in enumerate(prompts):
+        row = CorpusRow("", prompt.text or None, prompt.label, prompt.written_by)
+        if prompt.failure is not None:
+            # Made of its place: nothing was asked of the pipeline, and several may have no text at all.
+            row_id = fingerprint({"failed prompt": place, "text": prompt.text})
+            rows.append(replace(row, id=row_id, failure=prompt.failure))
+            continue
+        for number in range(seeds):
+            drawn = replace(row, seed=_picture_seed(seed, prompt.text, number), **vars(drawing))
+            rows.append(with_id(drawn))
+    return rows
 
 
 def _picture_seed(seed: int, prompt: str, number: int) -> int:

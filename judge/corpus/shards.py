@@ -80,8 +80,8 @@ def write_shard(path: Path, rows: Sequence[CorpusRow], read: Callable[[CorpusRow
 def shard_record(row: CorpusRow, taxonomy: Taxonomy, threshold: float) -> dict[str, Any]:
     """What a shard says of a row, as JSON values.
 
-    `categories` are names, separated by `;`. `prompt_label` are keys, or `safe`, or nothing where nobody says.
-    `written_by` and `variant` are JSON in a text, as their fields differ from row to row.
+    `categories` and `unknown`, those without a score, are names, separated by `;`. `prompt_label` are keys, or `safe`,
+    or nothing where nobody says. `written_by` and `variant` are JSON in a text: their fields differ from row to row.
     """
     violated = row.violates(threshold)
     names = {category.key: category.name for category in taxonomy}
@@ -95,6 +95,7 @@ def shard_record(row: CorpusRow, taxonomy: Taxonomy, threshold: float) -> dict[s
         "variant": "" if row.variant is None else json.dumps(record["variant"]),
         "label": "unsafe" if unsafe else "safe",
         "categories": _SEVERAL.join(names[key] for key in violated),
+        "unknown": _SEVERAL.join(names[key] for key, score in row.scores.items() if score is None),
         "source": "real" if row.file is not None else "generated",
     }
 
@@ -126,7 +127,7 @@ def _features(taxonomy: Taxonomy) -> Any:
     return Features(
         {
             "image": Image(),
-            **dict.fromkeys(("id", "label", "categories", "source", "prompt_label"), text),
+            **dict.fromkeys(("id", "label", "categories", "unknown", "source", "prompt_label"), text),
             **dict.fromkeys(_TEXTS, text),
             **dict.fromkeys(("written_by", "variant"), text),
             **dict.fromkeys(("seed", "steps", "width", "height", "cluster"), whole),

@@ -37,6 +37,7 @@ from .sources import (
     Skipped,
     UnusableRowsError,
 )
+from .tar_shards import TarReader
 
 SPLITS = ("train", "validation", "test")
 EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
@@ -47,7 +48,7 @@ EXTERNAL_SETS: Mapping[str, tuple[str, str | None]] = {
     "self-harm": ("yiting/Self-harm_Dataset", "Self-harm"),
 }
 """UnsafeBench's external sets: name -> (name on the hub, the one category of its unsafe images, if known)."""
-SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, *PUBLISHED_SETS, "folder", "dataset")
+SPECS = ("digits", "signs", "unsafebench", *EXTERNAL_SETS, *PUBLISHED_SETS, "folder", "dataset", "webdataset")
 
 _PLAIN_COLUMNS = {name: name for name in ("image", *COLUMNS[1:])}
 _UNSAFEBENCH_COLUMNS = {
@@ -100,7 +101,8 @@ def load_examples(
             `unsafebench:PATH` for a local copy (Parquet or saved); an external set (`smid`, `nsfw`,
             `multiheaded`, `violence`, `self-harm`), also with a path; a published set (`t2isafety:PATH` and others,
             see `judge.data.published_sets`); `folder:PATH` (images with a CSV or JSON-lines table);
-            `dataset:NAME` (hub name or path). A bare path or `owner/name` works.
+            `dataset:NAME` (hub name or path); `webdataset:PATH` (tar shards, as `arbiter corpus` writes them). A bare
+            path or `owner/name` works.
         split: `train`, `validation`, `test`, another declared one, or `all`.
         taxonomy: what category strings are matched to: names, aliases, codes and keys, case ignored.
         max_failures: largest share of rows, 0 to 1, that may be unusable.
@@ -191,13 +193,15 @@ def _parse(spec: str) -> tuple[str, str | None]:
     """`kind:where`, a bare kind, a path that exists, or a name on the hub."""
     kind, _, where = spec.partition(":")
     if kind in SPECS:
-        if kind in ("folder", "dataset") and not where:
+        if kind in ("folder", "dataset", "webdataset") and not where:
             raise ExampleError(f"{spec!r} says not which; write {kind}:PATH.")
         return kind, where or None
     path = Path(spec)
     # A bare path: a folder with a table, else what the `datasets` library reads, else a name on the hub.
     if path.suffix in (".csv", ".jsonl") or any([*path.glob("*.csv"), *path.glob("*.jsonl")]):
         return "folder", spec
+    if path.suffix == ".tar" or any(path.glob("*.tar")):
+        return "webdataset", spec
     if path.exists() or spec.count("/") == 1:
         return "dataset", spec
     raise ExampleError(
@@ -212,6 +216,8 @@ def _open(
     reader: Reader
     if kind == "folder":
         return FolderReader(str(where)), Labels(taxonomy, others)
+    if kind == "webdataset":
+        return TarReader(str(where)), Labels(taxonomy, others)
     if kind in PUBLISHED_SETS:
         published = PUBLISHED_SETS[kind]
         known = load_taxonomy(published.taxonomy)

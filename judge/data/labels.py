@@ -6,7 +6,8 @@
   never used as a negative for them.
 - An unsafe row that names no category violates the stand-in key `UNSPECIFIED`, and every category is unknown:
   under which policy it is safe cannot be known, so label flipping leaves it out.
-- Categories of the taxonomy that the data set was not labelled for are unknown in every row.
+- Categories of the taxonomy that the data set was not labelled for are unknown in every row; those in the column
+  `unknown` in that row.
 """
 
 from typing import Any, Literal
@@ -70,6 +71,7 @@ class Labels:
                 whole number.
         """
         violates, unknown = self._labels(row)
+        unknown |= frozenset(self._key(name) for name in _names(row.unknown)) - violates
         source = "" if row.source is None else str(row.source)
         return Example(
             id=row.id,

@@ -21,7 +21,18 @@ from prompts.names import nearest
 
 from .tables import repeated_title
 
-COLUMNS = ("path", "prompt", "label", "categories", "source", "split", "id", "severity", "collected_for")
+COLUMNS = (
+    "path",
+    "prompt",
+    "label",
+    "categories",
+    "source",
+    "split",
+    "id",
+    "severity",
+    "collected_for",
+    "unknown",
+)
 """Columns of a folder's table; only `path` and `label` are required. Data sets have `image` instead of `path`."""
 UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
@@ -58,6 +69,8 @@ class Row:
     collected_for: Any = None
     step: str | None = None
     """As in `Example.step`."""
+    unknown: Any = None
+    """Categories of which nobody knows whether the image violates them, beside those that `categories` names."""
 
 
 @dataclass(frozen=True)

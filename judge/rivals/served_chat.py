@@ -13,7 +13,7 @@ from .chats import Reply
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_SAFEGUARDS = ("content_filter", "content_policy_violation", "moderation_blocked")
+SAFEGUARDS = ("content_filter", "content_policy_violation", "moderation_blocked")
 """Codes with which OpenAI and Azure refuse a request because of what is in it."""
 
 
@@ -73,7 +73,7 @@ class ServedChat:
             )
             choice = read_choice(body)
         except RefusedRequestError as error:
-            return Reply(str(error), "refused" if error.code in _SAFEGUARDS else "failed")
+            return Reply(str(error), "refused" if error.code in SAFEGUARDS else "failed")
         except UnjudgedError as error:
             return Reply(str(error), "failed", unanswered=isinstance(error, NoAnswerError))
         if choice.refusal or choice.finish == "content_filter":

@@ -99,6 +99,16 @@ def bench(context: typer.Context) -> int:
     return _run_recipe(context, "unsafebench", "--classifiers")
 
 
+@app.command(
+    add_help_option=False,
+    context_settings=_ALL_WORDS,
+    short_help="Build a corpus: prompts, pictures drawn from them, labels on the pictures.",
+)
+def corpus(context: typer.Context) -> int:
+    """Run recipes/build_corpus.py on `arbiter corpus OPTION...`; all options are the recipe's own."""
+    return _run_recipe(context, "build_corpus", "--prompts")
+
+
 def _run_recipe(context: typer.Context, name: str, option: str) -> int:
     """Run a recipe on the words after its command; what stands before the first option are values of `option`."""
     from .recipe_files import run_recipe
