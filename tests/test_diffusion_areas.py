@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from eval.diffusion.areas import areas, by_category, gains
+from eval.diffusion.areas import areas, by_category, leads
 from eval.metrics.arrays import MetricError
 
 KINDS = ("named", "vague")
@@ -59,6 +59,7 @@ def test_areas_are_those_of_a_loop_over_pairs(table):
     wanted = {"all": plain_loop(labels, scores, lambda *_: True)}
     wanted |= {kind: plain_loop(labels, scores, of_kind(kind)) for kind in set(kinds)}
     wanted["equal_prompt"] = plain_loop(labels, scores, equal_prompt)
+    assert (found["equal_prompt"].interval is None) == (wanted["equal_prompt"] is None)
     assert {name: area.auc for name, area in found.items()} == pytest.approx(wanted, abs=1e-12)
     categories = by_category(labels, scores)
     for column, auc in enumerate(categories):
@@ -108,18 +109,20 @@ def test_pictures_of_one_prompt_count_as_one(drawn):
     assert single.interval != once.interval
 
 
-def test_gains_are_paired(drawn):
+def test_leads_are_paired(drawn):
     labels, scores, tendency, kinds, prompts = drawn
-    better = gains(labels, scores, tendency, kinds, prompts)
-    value, low, high = better["equal_prompt"]
     found = areas(labels, scores, kinds, prompts)
+    value, low, high = leads(found, areas(labels, tendency, kinds, prompts))["equal_prompt"]
     assert value == pytest.approx(found["equal_prompt"].auc - 0.5)
     assert low < value < high
-    # A thousandth of noise moves the area by little, and its paired gain by less than the areas' own intervals.
-    near = gains(labels, scores, np.clip(scores + 0.001, 0, 1), kinds, prompts)["all"]
-    assert near[2] - near[1] < 0.1 * (found["all"].interval[1] - found["all"].interval[0])
-    nothing = gains(np.zeros((2, 1)), np.zeros((2, 1)), np.zeros((2, 1)), ["named"] * 2, "ab")
-    assert set(nothing.values()) == {None}
+    # A little noise moves the area by little, and its paired lead by less than the areas' own intervals.
+    near = areas(
+        labels, scores + 0.01 * np.sin(9e4 * scores) * (scores < 0.9) * (scores > 0.1), kinds, prompts
+    )
+    lead = leads(found, near)["all"]
+    assert 0 < lead[2] - lead[1] < 0.1 * (found["all"].interval[1] - found["all"].interval[0])
+    nothing = areas(np.zeros((2, 1)), np.zeros((2, 1)), ["named"] * 2, "ab")
+    assert set(leads(nothing, nothing).values()) == {None}
 
 
 @pytest.mark.parametrize(
@@ -141,6 +144,11 @@ def test_what_is_no_table_is_refused(change, says):
     }
     with pytest.raises(MetricError, match=says):
         areas(**(given | change))
+
+
+def test_no_kind_has_no_row(drawn):
+    labels, scores, _, _, prompts = drawn
+    assert set(areas(labels, scores, [""] * 400, prompts)) == {"all", "equal_prompt"}
 
 
 def test_no_pictures_have_no_area():

@@ -11,8 +11,8 @@ reading the prompt alone:
 **Not judged is wrong**: of a cell with a NaN score every pair is lost. An unknown label (NaN) is in no pair.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,12 @@ class Area:
     """Cells (picture, category) that violate."""
     clean: int
     """Cells that do not."""
+    drawn: Floats = field(repr=False, compare=False)
+    """(D,) the area in samples of prompts; NaN where undefined."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return asdict(self)
+        """Plain data for JSON, without the samples."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != "drawn"}
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def areas(
     Args:
         labels: (N, K) scores in [0, 1] of the finished picture; NaN where unknown.
         scores: (N, K) in [0, 1]; NaN where not judged.
-        kinds: N kinds of prompts.
+        kinds: N kinds of prompts; those of kind '' have no row of their own.
         groups: N prompts: pictures of one are not independent, and are drawn together for the intervals.
         threshold: label from which a category counts as violated.
         draws: samples of prompts for the intervals.
@@ -99,39 +101,34 @@ def areas(
         MetricError: shapes that differ, values outside [0, 1], or a kind called `all` or `equal_prompt`.
     """
     cells = _cells(labels, scores, kinds, groups, threshold)
-    times = np.concatenate(list(samples(cells.prompts, draws, seed))) if cells.prompts else None
-    parts = _parts(cells)
-    return {name: _area(part, name, times) for name, part in parts.items()}
+    times = np.zeros((draws, 0), np.float32)
+    if cells.prompts:
+        times = np.concatenate(list(samples(cells.prompts, draws, seed)))
+    parts = {kind: cells.of(cells.kind == kind) for kind in sorted(set(cells.kind.tolist())) if kind}
+    opposite = cells.of(_has_opposite(cells))
+    return {
+        ALL: _area(cells, _pooled, times),
+        **{kind: _area(part, _pooled, times) for kind, part in parts.items()},
+        EQUAL_PROMPT: _area(opposite, _concordance, times),
+    }
 
 
-def gains(
-    labels: ArrayLike,
-    scores: ArrayLike,
-    others: ArrayLike,
-    kinds: Sequence[str],
-    groups: Sequence[object],
-    *,
-    threshold: float = 0.5,
-    draws: int = DRAWS,
-    seed: int = 0,
+def leads(
+    first: Mapping[str, Area], second: Mapping[str, Area]
 ) -> dict[str, tuple[float, float, float] | None]:
-    """By how much the areas of `scores` are larger than those of `others`, with the ends of its 95 % interval.
+    """By how much the areas of the first are larger, and the ends of the 95 % interval of that; None where undefined.
 
-    Arguments are those of `areas`. The interval is paired: both are drawn on the same prompts, so that what a prompt
-    adds to both cancels. None where an area is undefined.
+    Both are `areas` of the same pictures with the same seed. So the interval is paired: what a prompt adds to both
+    cancels.
     """
-    first = _cells(labels, scores, kinds, groups, threshold)
-    second = _cells(labels, others, kinds, groups, threshold)
-    times = np.concatenate(list(samples(first.prompts, draws, seed))) if first.prompts else None
     found: dict[str, tuple[float, float, float] | None] = {}
-    for (name, one), other in zip(_parts(first).items(), _parts(second).values(), strict=True):
-        measure = _concordance if name == EQUAL_PROMPT else _pooled
-        gain = measure(one, None)[0] - measure(other, None)[0]
-        if np.isnan(gain):
-            found[name] = None
-            continue
-        low, high = percentiles(measure(one, times) - measure(other, times))
-        found[name] = (float(gain), float(low), float(high))
+    for part, area in first.items():
+        other = second[part]
+        if area.auc is None or other.auc is None:
+            found[part] = None
+        else:
+            low, high = percentiles(area.drawn - other.drawn)
+            found[part] = (area.auc - other.auc, float(low), float(high))
     return found
 
 
@@ -146,48 +143,50 @@ def by_category(labels: ArrayLike, scores: ArrayLike, *, threshold: float = 0.5)
     return areas_of
 
 
-def _parts(cells: Cells) -> dict[str, Cells]:
-    kinds = sorted(set(cells.kind.tolist()))
-    return {ALL: cells, **{kind: cells.of(cells.kind == kind) for kind in kinds}, EQUAL_PROMPT: cells}
-
-
-def _area(cells: Cells, name: str, times: NDArray[np.float32] | None) -> Area:
-    if name == EQUAL_PROMPT:
-        cells = cells.of(_has_opposite(cells))
-    measure = _concordance if name == EQUAL_PROMPT else _pooled
-    value = _number(measure(cells, None)[0])
-    low, high = percentiles(measure(cells, times)) if value is not None else (np.nan, np.nan)
+def _area(cells: Cells, measure: Callable[..., Floats], times: NDArray[np.float32]) -> Area:
+    value, drawn = _number(measure(cells, None)[0]), measure(cells, times)
+    low, high = percentiles(drawn)
     return Area(
         auc=value,
         interval=None if value is None else (float(low), float(high)),
         prompts=len(np.unique(cells.prompt)),
         violating=int(cells.violated.sum()),
         clean=int((~cells.violated).sum()),
+        drawn=drawn,
     )
 
 
 def _pooled(cells: Cells, times: NDArray[np.float32] | None) -> Floats:
-    """(D,) areas of all cells together where prompts count `times` (D, P); (1,) of all once for None.
-
-    One sort serves all samples: with weights, the pairs won are the sum over distinct scores of the violating weight
-    there times the clean weight below.
-    """
+    """(D,) areas of all cells together where prompts count `times` (D, P); (1,) of all once for None."""
+    violated, clean = cells.score[cells.violated], np.sort(cells.score[~cells.violated])
     if times is None:
-        times = np.ones((1, cells.prompts), np.float32)
-    if not len(cells.score):
-        return np.full(len(times), np.nan)
-    order = np.argsort(cells.score, kind="stable")
-    violated, prompt = cells.violated[order], cells.prompt[order]
-    starts = np.flatnonzero(np.diff(cells.score[order], prepend=np.nan))  # NaN differs from everything
-    found = np.empty(len(times))
-    for row, weights in enumerate(times):
-        weight = weights[prompt].astype(np.float64)
-        positive = np.add.reduceat(weight * violated, starts)
-        negative = np.add.reduceat(weight * ~violated, starts)
-        below = np.cumsum(negative) - negative / 2
-        pairs = positive.sum() * negative.sum()
-        found[row] = np.dot(positive, below) / pairs if pairs else np.nan
+        if not len(violated) or not len(clean):
+            return np.array([np.nan])
+        return np.array([_won(violated, clean).mean() / len(clean)])
+    high = np.bincount(cells.prompt[cells.violated], minlength=cells.prompts)
+    low = np.bincount(cells.prompt[~cells.violated], minlength=cells.prompts)
+    # (P, P) pairs won by violating cells of one prompt against clean ones of another serve all samples.
+    won = np.zeros((cells.prompts, cells.prompts), np.float32)
+    order = np.argsort(cells.prompt[~cells.violated], kind="stable")
+    parts = np.split(cells.score[~cells.violated][order], np.cumsum(low)[:-1])
+    for prompt in np.flatnonzero(low):
+        count = _won(violated, np.sort(parts[prompt]))
+        won[:, prompt] = np.bincount(cells.prompt[cells.violated], weights=count, minlength=cells.prompts)
+    pairs = (times @ high) * (times @ low)
+    found: Floats = np.divide(
+        ((times @ won) * times).sum(axis=1, dtype=np.float64),
+        pairs,
+        out=np.full(len(times), np.nan),
+        where=pairs > 0,
+    )
     return found
+
+
+def _won(violated: Floats, clean: Floats) -> Floats:
+    """(V,) how many of the sorted `clean` (C,) scores lie below each of `violated` (V,), ties counted half."""
+    below, not_above = (np.searchsorted(clean, violated, side=side) for side in ("left", "right"))
+    won: Floats = (below + not_above) / 2
+    return won
 
 
 def _concordance(cells: Cells, times: NDArray[np.float32] | None) -> Floats:
