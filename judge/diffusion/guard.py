@@ -60,6 +60,7 @@ class DiffusionGuard:
         *,
         at: Sequence[int] | Sequence[float] | None = None,
         stop: Stop = "image",
+        keep_batch: bool = False,
         on_stop: OnStop = "blank",
         on_failure: OnFailure = "stop",
         pipeline: Any = None,
@@ -78,6 +79,8 @@ class DiffusionGuard:
                 look may answer several of them. None: those of the promise, or a quarter, half and three quarters of
                 the detector's range.
             stop: `image` goes on with the other pictures of the batch; `call` ends it at the first stopped picture.
+            keep_batch: whether stopped pictures stay in the batch as zeros, which saves nothing. Then the others are
+                equal to the bit; else they are as far as kernels compute a row alike in batches of any size.
             on_stop: what takes the place of a stopped picture (by `guarded`; a plain call only knows `raise`): `blank`,
                 `none`, `raise` (a `PicturesStoppedError`), `Redraw`, or a function of a `StoppedPicture`.
             on_failure: whether a picture that could not be judged is stopped, or goes on and is called unjudged.
@@ -98,7 +101,7 @@ class DiffusionGuard:
         self.promise = thresholds if isinstance(thresholds, LooksPromise) else None
         self.at = times_of_looks(at, self.promise, detector)
         self._limits = limits_of_looks(thresholds, taxonomy, len(self.at))
-        self.stop, self.on_stop, self.on_failure = stop, on_stop, on_failure
+        self.stop, self.keep_batch, self.on_stop, self.on_failure = stop, keep_batch, on_stop, on_failure
         self.pipeline = pipeline if pipeline is not None else getattr(detector, "pipeline", None)
         self.callback, self._callback_inputs = callback, tuple(callback_inputs)
         self._call: WatchedCall | None = None
@@ -356,7 +359,7 @@ class DiffusionGuard:
             why = call.why(stopped)
             call.give_up(self._unjudged("the call was ended because of another picture"))
             raise PicturesStoppedError(why)
-        if call.why_whole_batch(list(tensors)) is not None:
+        if self.keep_batch or call.why_whole_batch(list(tensors)) is not None:
             call.blank.update(stopped)
             return tensors
         kept = call.rows_of(going)

@@ -35,7 +35,8 @@ class WholeBatchStep:
     A scheduler keeps what earlier steps predicted, and draws noise for all pictures at once from one generator, or from
     a list of them. With fewer rows the shapes would no longer fit, or the others would get another one's noise. So the
     denoiser, which costs time, sees the pictures that are left, and the scheduler, which costs none, all of them, with
-    zeros in the place of those that were stopped: what is left is equal to the bit.
+    zeros in the place of those that were stopped. What is left is equal to the bit, as far as the denoiser computes a
+    row alike in batches of any size: its kernels may round otherwise.
     """
 
     def __init__(self, scheduler: Any) -> None:
