@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from judge.errors import PipelineError
 from prompts.taxonomy import Category, Taxonomy
 
-from .category_texts import CategoryTexts
+from .category_texts import MAX_CACHED, CategoryTexts
 from .layouts import attention_layers, layout_of
 from .learned import MARGIN, LearnedDetector, Lessons, denoiser_of
 from .look import Look
@@ -46,6 +46,8 @@ class ReaderConfig:
     """Width of the space in which the finished picture is foretold."""
     grid: int = 5
     """The look becomes grid x grid tokens."""
+    stem: int = 32
+    """Channels of the convolutions on the latents, at twice the grid's size."""
     width: int = 64
     depth: int = 2
     heads: int = 4
@@ -88,7 +90,11 @@ class LookReader(nn.Module):
         super().__init__()
         self.config = config
         width = config.width
-        self.from_latents = nn.Linear(8 * config.channels, width)
+        self.from_latents = nn.Sequential(
+            nn.Conv2d(2 * config.channels, config.stem, 3, padding=1),
+            nn.GELU(),
+            nn.Conv2d(config.stem, width, 3, stride=2, padding=1),
+        )
         self.from_layers = nn.ModuleList(nn.Linear(depth, width) for depth in config.layers)
         self.from_prompt = nn.Linear(2 * config.text_width, width)
         self.from_level = nn.Sequential(nn.Linear(1, width), nn.GELU(), nn.Linear(width, width))
@@ -96,6 +102,9 @@ class LookReader(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.last_norm = nn.LayerNorm(width)
         self.foretell = nn.Linear(width, config.joint)
+        # Nothing is foretold at first.
+        nn.init.zeros_(self.foretell.weight)
+        nn.init.zeros_(self.foretell.bias)
         self.context = nn.Linear(width, config.context)
         # Category texts: which words count, as queries to the grid, and as a point among finished pictures.
         self.pool = nn.Linear(2 * config.keys, config.queries)
@@ -160,7 +169,7 @@ class LookReader(nn.Module):
         latents = torch.cat([look.clean, look.noisy], 1).float()
         if latents.shape[-2:] != (2 * size, 2 * size):
             latents = F.adaptive_avg_pool2d(latents, 2 * size)
-        rows = self.from_latents(F.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2))
+        rows = self.from_latents(latents).flatten(2).transpose(1, 2)
         for layer, tokens in zip(self.from_layers, look.tokens.values(), strict=True):
             tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
             rows = rows + layer(on_grid(tokens, size, look.clean.shape[-2:]))
@@ -206,7 +215,8 @@ class InLoopDetector(LearnedDetector):
     ) -> None:
         super().__init__(pipeline, head, layers=layers, name=name)
         self.texts = CategoryTexts(pipeline)
-        self._queries: dict[str, Queries] = {}
+        self._joint = layout_of(pipeline).attention == "joint"
+        self._queries: dict[tuple[str, float | None], tuple[Tensor, Queries]] = {}
 
     @classmethod
     def for_pipeline(
@@ -258,25 +268,40 @@ class InLoopDetector(LearnedDetector):
 
     def read(self, look: Look, taxonomy: Taxonomy) -> Reading:
         """Logits, and the finished picture as foretold."""
-        reading: Reading = self.head(look, self.queries(taxonomy))
+        reading: Reading = self.head(look, self.queries(taxonomy, look.log_snr))
         return reading
 
-    def queries(self, taxonomy: Taxonomy) -> Queries:
-        """The taxonomy's side; computed once, except while training."""
-        if self.lessons is None:
-            return self._made(taxonomy)
-        if taxonomy.hash not in self._queries:
-            self._queries[taxonomy.hash] = self._made(taxonomy)
-        return self._queries[taxonomy.hash]
+    def queries(self, taxonomy: Taxonomy, log_snr: float) -> Queries:
+        """The taxonomy's side; computed once, except while training, and where the pipeline's own weights change.
+
+        Joint attention reads texts differently at each noise level, so there it is computed once for each.
+        """
+        text, _ = self.texts.encode(taxonomy)
+        place = (taxonomy.hash, log_snr if self._joint else None)
+        kept = self._queries.get(place)
+        if kept is not None and kept[0] is text:
+            return kept[1]
+        made = self._made(taxonomy, log_snr)
+        if self.lessons is not None:
+            while len(self._queries) >= MAX_CACHED:
+                self._queries.pop(next(iter(self._queries)))
+            self._queries[place] = (text, made)
+        return made
+
+    def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
+        """What of a taxonomy the detector cannot know; None where it may answer."""
+        for name, part in self.texts.unread(taxonomy).items():
+            return f"the pipeline's text encoder does not read the end of {name!r} ({part!r:.60}); shorten it"
+        return super().outside_lessons(taxonomy)
 
     def finish(self, lessons: Lessons, log_snrs: tuple[float, float], margin: float = MARGIN) -> None:
         """Say what it was trained on: from now on it answers there, and `margin` beyond the log-SNRs."""
         self._queries.clear()
         super().finish(lessons, log_snrs, margin)
 
-    def _made(self, taxonomy: Taxonomy) -> Queries:
+    def _made(self, taxonomy: Taxonomy, log_snr: float) -> Queries:
         text, mask = self.texts.encode(taxonomy)
-        projected = [self.texts.keys(taxonomy, layer) for layer in self.layers]
+        projected = [self.texts.keys(taxonomy, layer, log_snr) for layer in self.layers]
         keys = torch.cat([part.float() for pair in projected for part in pair], -1)
         found: Queries = self.head.queries(text.float(), mask, keys)
         return found

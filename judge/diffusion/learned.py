@@ -67,12 +67,6 @@ class Lessons:
         return None
 
     def _why_text_outside(self, tokenizer: Any, name: str, text: str) -> str | None:
-        ids = tokenizer(text, truncation=False, verbose=False).input_ids
-        if len(ids) > tokenizer.model_max_length:
-            return (
-                f"{name!r} takes {len(ids)} tokens, the pipeline's text encoder reads {tokenizer.model_max_length}; "
-                "shorten its definition"
-            )
         own = tokenizer(text, truncation=False, add_special_tokens=False, verbose=False).input_ids
         known = sum(token in self.tokens for token in own)
         if known < KNOWN_SHARE * len(own):

@@ -18,6 +18,7 @@ from .cross_attention import InLoopDetector, Reading, on_grid, summary
 from .learned import LearnedDetector
 from .look import Look
 from .pairs import PairStore
+from .text_reading import embed_texts
 
 FEATURES, TEXTS, FINAL = 2.0, 1.0, 0.2
 """Weights of the losses that need no labels, beside that of the labels."""
@@ -82,12 +83,11 @@ class Targets(nn.Module):
             sums.append(summary(*detector.texts.encode(wording)).float())
             texts += [text_of(category) for category in wording]
         prompts = dict.fromkeys(pair.prompt for pair in self.store.pairs if pair.split == "train")
-        first = {pair.prompt: row for row, pair in enumerate(self.store.pairs)}
-        some = [prompt for prompt in prompts if self.store.done[first[prompt]]][:MOST_TEXTS]
-        if some:
-            words = self.store.floats_of_prompts([first[prompt] for prompt in some])
-            sums.append(summary(words, torch.ones(words.shape[:2], dtype=torch.bool)))
-            texts += some
+        some = list(prompts)[:MOST_TEXTS]
+        for start in range(0, len(some), 64):
+            read = embed_texts(detector.pipeline, some[start : start + 64])
+            sums.append(summary(read.embeddings.float(), read.words))
+        texts += some
         self.text_sums = torch.cat(sums)
         self.text_targets = F.normalize(
             torch.cat([encoder.encode_texts(texts[i : i + 64])[0][:, 0] for i in range(0, len(texts), 64)]),
