@@ -140,6 +140,8 @@ def test_by_default_it_looks_three_times_in_the_range_of_the_detector():
     detector = flags()
     detector.log_snrs = (-6.0, 2.0)
     assert DiffusionGuard(detector, TAXONOMY).at == (-4.0, -2.0, 0.0)
+    detector.log_snrs = (-math.inf, math.inf)
+    assert DiffusionGuard(detector, TAXONOMY).at == (-2.0, 0.0, 2.0)
 
 
 def test_the_first_step_is_seen_by_guarded_only():

@@ -15,6 +15,8 @@ from .looks_promise import LooksPromise
 
 DEFAULT_PLACES = (0.25, 0.5, 0.75)
 """Where in a detector's range of log-SNRs a guard looks, if nothing is said."""
+DEFAULT_RANGE = (-4.0, 4.0)
+"""That range for detectors that answer everywhere: earlier hardly anything is seen, later hardly anything is saved."""
 
 
 def times_of_looks(
@@ -28,7 +30,10 @@ def times_of_looks(
             )
         return promise.at
     if at is None:
-        low, high = detector.log_snrs
+        low, high = (
+            own if math.isfinite(own) else default
+            for own, default in zip(detector.log_snrs, DEFAULT_RANGE, strict=True)
+        )
         return tuple(low + part * (high - low) for part in DEFAULT_PLACES)
     places = list(at)
     whole = [isinstance(place, int | np.integer) and not isinstance(place, bool) for place in places]
