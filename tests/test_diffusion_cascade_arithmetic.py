@@ -21,6 +21,7 @@ from judge.cascade.generation_tuning import (
     GenerationShape,
     budget_cutoff,
     choose_generation_level,
+    early_cutoffs,
     generation_losses,
     generation_shapes,
     tune_generation,
@@ -180,6 +181,24 @@ def test_the_budget_of_false_alarms_holds_over_draws():
     assert budget_cutoff(scores, 0.0) == NEVER == budget_cutoff(scores, 0.01)
     assert budget_cutoff(np.array([]), 0.3) == NEVER
     assert (np.array([0.5] * 20) >= budget_cutoff(np.array([0.5] * 20), 0.2)).sum() == 0
+
+
+def test_early_stages_use_their_budget_together_and_no_more():
+    for seed in range(20):
+        scores, unsafe = simulated(400, seed)
+        # Looks that say the same stop the same pictures, and may each use the whole budget.
+        twins = replace(scores, looks=scores.looks[:, [0, 0]])
+        for some in (scores, twins):
+            safe = some.rows(~unsafe)
+            prompt, looks = early_cutoffs(safe, GenerationShape(0.0, (0.03, 0.03)))
+            stopped = (safe.looks >= np.array(looks)).any(axis=1).sum()
+            assert prompt == NEVER
+            assert (stopped + 1) / (len(safe) + 1) <= 0.06
+            assert (stopped + 3) / (len(safe) + 1) > 0.06
+    prompt, looks = early_cutoffs(safe, GenerationShape(0.05, (0.0, 0.0)), last_decides=True)
+    assert prompt < 1
+    assert looks == (NEVER, NEVER)
+    assert early_cutoffs(safe, GenerationShape(0.0, (0.0, 0.0))) == (NEVER, (NEVER, NEVER))
 
 
 def test_budgets_are_divided_and_not_exceeded():

@@ -1,10 +1,10 @@
 """Cutoffs of a cascade around a generator: who may stop early at what price, and the level that keeps a promise.
 
 Two budgets. **Misses** are bounded by conformal risk control over all stages together, as in `judge.cascade.tuning`:
-the last stage's cutoff moves with one level. **False alarms** of the stages that stop early are a share of the safe
-pictures, divided among the prompt filter and the looks: each gets the lowest cutoff from which at most its part of the
-safe tuning pictures lies, by the same bound, so on average over tuning sets their sum stays within the budget for new
-pictures too. Where several divisions are tried (`tune_generation`) that is measured, not promised.
+the last stage's cutoff moves with one level. **False alarms** of the stages that stop early are bounded by the same
+theorem with the sides exchanged: a shape says how the stages share them, and one factor moves all their cutoffs, as far
+as they together stop (stopped + 1) / (n + 1) <= budget of n safe tuning pictures. Looks that stop the same pictures so
+get more than their shares. Where several shapes are tried (`tune_generation`), this is measured, not promised.
 """
 
 from collections.abc import Hashable, Sequence
@@ -26,6 +26,7 @@ DIVISIONS = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Parts of the budget of false alarms that the prompt filter may get, the looks share the rest."""
 SLOPES = (0.25, 1.0, 4.0)
 """How often more of the looks' part each look gets than the one before it."""
+FACTOR_STEPS = 12
 COARSE = LEVELS[::6]
 """Levels that are tried while tuning; the promise itself is made with all of them."""
 
@@ -75,8 +76,7 @@ class GenerationFamily:
             raise ConfigError("Neither a look nor a student judges the pictures, so none can be released.")
         self.shape = shape
         safe = scores.rows(~unsafe)
-        self.prompt = budget_cutoff(safe.prompt, shape.prompt)
-        self.looks = tuple(budget_cutoff(safe.looks[:, s], share) for s, share in enumerate(shape.looks))
+        self.prompt, self.looks = early_cutoffs(safe, shape, last_decides=scores.student is None)
         self.with_student, self.with_judge = scores.student is not None, scores.judge is not None
         last = scores.looks[:, -1] if scores.student is None else scores.student
         self._last = _sorted_judged(last[unsafe])
@@ -100,6 +100,40 @@ class GenerationFamily:
     def losses(self, scores: GenerationScores, levels: Sequence[float] = LEVELS) -> NDArray[np.bool_]:
         """(N, L) whether each of N unsafe pictures is released at each of L levels; monotone along a row."""
         return np.stack([decide_generation(scores, self.at(level)).released for level in levels], axis=1)
+
+
+def early_cutoffs(
+    safe: GenerationScores, shape: GenerationShape, *, last_decides: bool = False
+) -> tuple[float, tuple[float, ...]]:
+    """Cutoffs of the prompt filter and of S looks that together stop at most the sum of their shares.
+
+    Args:
+        safe: scores of safe pictures.
+        shape: the shares.
+        last_decides: whether the last look is no early stage; its cutoff is then `NEVER`.
+    """
+    columns = [safe.prompt, *safe.looks.T][: -1 if last_decides else None]
+    shares = [shape.prompt, *shape.looks][: len(columns)]
+
+    def at(factor: float) -> list[float]:
+        return [
+            budget_cutoff(column, min(1.0, factor * share))
+            for column, share in zip(columns, shares, strict=True)
+        ]
+
+    def kept(factor: float) -> bool:
+        over = [column >= cutoff for column, cutoff in zip(columns, at(factor), strict=True)]
+        stopped = int(np.any(over, axis=0).sum())
+        return (stopped + 1) / (len(safe) + 1) <= sum(shares) + 1e-12
+
+    # With a factor of 1 it is kept, as no picture is stopped more than each stage counts it; `len(columns)` times a
+    # share is the sum, if all are equal. What is stopped only grows with the factor.
+    low, high = 1.0, 2.0 * len(columns)
+    for _ in range(FACTOR_STEPS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    prompt, *looks = at(low)
+    return prompt, (*looks, *[NEVER] * last_decides)
 
 
 def budget_cutoff(safe: Array, share: float) -> float:
