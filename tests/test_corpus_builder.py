@@ -156,6 +156,24 @@ def test_another_plan_is_refused_and_says_what_changed(tmp_path, corpus_stubs, o
     assert hashes(tmp_path) == before
 
 
+def test_a_stage_that_has_not_begun_may_be_set_otherwise(tmp_path, whole, corpus_stubs):
+    stages = corpus_stubs.stages()
+
+    class Refusing:
+        name, about = "split", {"share": 9}
+
+        def __call__(self, rows, read):
+            raise CorpusError("too few clusters")
+
+    with pytest.raises(CorpusError, match="too few clusters"):
+        build(corpus_stubs.plan(), replace(stages, whole=(Refusing(),)), tmp_path)
+    stages.labels.about = {"classifier": "other"}
+    with pytest.raises(CorpusError, match="labels, classifier: 'stub', not 'other'"):
+        build(corpus_stubs.plan(), stages, tmp_path)
+    stages.labels.about = {"classifier": "stub"}
+    assert build(corpus_stubs.plan(), stages, tmp_path).shards == whole.shards
+
+
 def test_too_many_failures_stop_the_build_and_more_can_be_allowed_later(tmp_path, whole, corpus_stubs):
     plan = corpus_stubs.plan(max_failures=0.05)
     with pytest.raises(

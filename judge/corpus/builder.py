@@ -69,13 +69,18 @@ def build(
         (folder / name).mkdir(parents=True, exist_ok=True)
     with _locked(folder), _disk_explained(folder), Ledger(folder / LEDGER) as ledger:
         _begin(plan, stages, ledger)
-        _remove_leftovers(folder)
+        for name in (PARTS, SHARDS):
+            _remove(
+                folder / name, ".*"
+            )  # unfinished files of a process that was killed; nobody else is writing
         work = _Build(plan, ledger, Parts(folder / PARTS), engine, progress)
         if not ledger.meta("rows_final"):
             work.run(stages)
             ledger.set_meta("rows_final", True)
         shards = _write_shards(plan, ledger, work.read, folder, progress)
-        return Built(folder, tuple(shards), ledger.counts())
+        failures = ledger.failures()
+        _remove(folder / PARTS, "*.tar")  # only now: the shards hold the pictures
+        return Built(folder, tuple(shards), {"ok": ledger.count() - sum(failures.values()), **failures})
 
 
 @dataclass
@@ -163,21 +168,25 @@ class _Build:
 
     def pictures(self, chunk: int) -> dict[str, bytes]:
         """Row id -> picture, of the rows whose picture the ledger knows; the file may hold more, after a crash."""
-        known = {row.id: row.sha256 for row in self.ledger.rows(chunk, failed=False) if row.sha256}
-        found = self.parts.read(chunk) if known else {}
-        for row_id, expected in known.items():
-            if row_id not in found or hashlib.sha256(found[row_id]).hexdigest() != expected:
-                raise CorpusError(
-                    f"{self.parts.path(chunk)} lacks a picture that the ledger has, or holds another one; restore the "
-                    "file, or build into another folder."
-                )
-        return {row_id: found[row_id] for row_id in known}
+        known = [row for row in self.ledger.rows(chunk, failed=False) if row.sha256]
+        return {row.id: self._checked(chunk, row.id, row.sha256) for row in known}
 
     def read(self, row: CorpusRow) -> bytes:
         """The picture of a row that has one."""
         if not self._chunk_of:
             self._chunk_of = self.ledger.chunk_of()
-        return self.parts.read(self._chunk_of[row.id])[row.id]
+        chunk = self._chunk_of[row.id]
+        return self._checked(chunk, row.id, row.sha256)
+
+    def _checked(self, chunk: int, row_id: str, expected: str | None) -> bytes:
+        """The picture of a row, if it is the one that the ledger knows."""
+        picture = self.parts.read(chunk).get(row_id)
+        if picture is None or hashlib.sha256(picture).hexdigest() != expected:
+            raise CorpusError(
+                f"{self.parts.path(chunk)} lacks a picture that the ledger has, or holds another one; restore the "
+                "file, or build into another folder."
+            )
+        return picture
 
     def check_failures(self, *, enough: bool) -> None:
         """Stop where more rows failed than are allowed of the plan, or once a stage is through (`enough`) all did.
@@ -185,9 +194,7 @@ class _Build:
         Raises:
             CorpusError: names the most frequent reasons.
         """
-        counts = self.ledger.counts()
-        failed = Counter({status: count for status, count in counts.items() if status != "ok"})
-        total = sum(counts.values())
+        failed, total = Counter(self.ledger.failures()), self.ledger.count()
         if failed.total() <= self.plan.max_failures * total and not (enough and failed.total() == total):
             return
         often = ", ".join(f"{count:,} {status}" for status, count in failed.most_common(3))
@@ -208,19 +215,30 @@ def _with_hash(row: CorpusRow, pictures: Mapping[str, bytes]) -> CorpusRow:
 
 
 def _begin(plan: Plan, stages: Stages, ledger: Ledger) -> None:
-    """Enter the plan into a new ledger, or compare it with that of an old one."""
+    """Enter the plan into a new ledger, or compare it with that of an old one.
+
+    A stage that has done nothing yet may be another one now, such as a split that was refused.
+    """
     about = {f"plan, {name}": value for name, value in plan.description.items()}
     about |= {f"{stage}, {name}": value for stage, one in stages.about.items() for name, value in one.items()}
     started = ledger.meta("about")
     if started is None:
         ledger.add_plan(plan.rows, plan.chunk_size, about)
-    elif started != about:
-        names = [name for name in {**started, **about} if started.get(name) != about.get(name)]
+        return
+    final = ledger.meta("rows_final")
+    names = [
+        name
+        for name in {**started, **about}
+        if started.get(name) != about.get(name)
+        and (final or name.startswith("plan, ") or ledger.done(name.partition(", ")[0]))
+    ]
+    if names:
         changed = "; ".join(f"{name}: {started.get(name)!r}, not {about.get(name)!r}" for name in names)
         raise CorpusError(
             f"{ledger.path.parent} was started with another plan ({changed}). Go on with the same one, or build "
             "into another folder."
         )
+    ledger.set_meta("about", about)
 
 
 def _write_shards(
@@ -268,8 +286,6 @@ def _disk_explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _remove_leftovers(folder: Path) -> None:
-    """Delete unfinished files of a process that was killed; the lock says that nobody is writing them."""
-    for name in (PARTS, SHARDS):
-        for path in (folder / name).glob(".*"):
-            path.unlink()
+def _remove(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink()

@@ -20,6 +20,7 @@ from judge.diffusion.pipelines import load_pipeline
 from judge.errors import ConfigError, CorpusError, PipelineError, first_line
 from judge.runs.files import file_hash
 from judge.standins.shipped import SHIPPED_PIPELINES, checkpoint_path
+from prompts.errors import ArbiterError
 
 from .pictures import encode_picture
 from .plan import Drawing
@@ -214,6 +215,8 @@ class DrawPictures:
 
         try:
             return self._draw(rows)
+        except ArbiterError:
+            raise
         except torch.OutOfMemoryError as error:
             raise CorpusError(
                 f"{len(rows)} pictures at a time do not fit into the memory of {self.device}; build into another "

@@ -27,6 +27,7 @@ CREATE TABLE rows (
     chunk INTEGER NOT NULL, place INTEGER NOT NULL, id TEXT NOT NULL UNIQUE, failed TEXT, record TEXT NOT NULL,
     PRIMARY KEY (chunk, place)
 );
+CREATE INDEX failed ON rows (failed) WHERE failed IS NOT NULL;
 CREATE TABLE done (stage TEXT NOT NULL, chunk INTEGER NOT NULL, PRIMARY KEY (stage, chunk));
 CREATE TABLE shards (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL, rows INTEGER NOT NULL);
 """
@@ -154,13 +155,16 @@ class Ledger:
         with self._explained():
             return dict(self._database.execute("SELECT id, chunk FROM rows"))
 
-    def counts(self) -> dict[str, int]:
-        """Number of rows by what became of them: `ok`, or the failure as `stage: status`."""
+    def count(self) -> int:
+        """Number of rows."""
         with self._explained():
-            found = self._database.execute(
-                "SELECT failed, COUNT(*) FROM rows GROUP BY failed ORDER BY failed"
-            )
-            return {"ok" if failed is None else failed: count for failed, count in found}
+            return int(self._database.execute("SELECT COUNT(*) FROM rows").fetchone()[0])
+
+    def failures(self) -> dict[str, int]:
+        """Number of rows that failed, by `STAGE: STATUS`; as fast as there are few of them."""
+        query = "SELECT failed, COUNT(*) FROM rows WHERE failed IS NOT NULL GROUP BY failed ORDER BY failed"
+        with self._explained():
+            return dict(self._database.execute(query))
 
     def record(self, stage: str, chunk: int, rows: Sequence[CorpusRow]) -> None:
         """Enter what a stage made of the rows of a chunk, and that it is done."""

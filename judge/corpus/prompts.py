@@ -227,8 +227,8 @@ def _by_kind(words: Sequence[Word], templates: Sequence[str]) -> dict[str, list[
             if len(by_kind.get(slot, [])) < slots.count(slot):
                 known = ", ".join(f"{kind} ({len(found)})" for kind, found in by_kind.items())
                 raise ConfigError(
-                    f"The template {template!r} asks for {slots.count(slot)} of {slot!r}{nearest(slot, by_kind)}; the "
-                    f"words are: {known}."
+                    f"The template {template!r} asks for {slots.count(slot)} of {slot!r}"
+                    f"{nearest(slot, list(by_kind))}; the words are: {known}."
                 )
     return by_kind
 

@@ -19,7 +19,7 @@ class Failure:
     """Why a row is in no shard."""
 
     stage: str
-    """`prompts`, `pictures`, `labels` or `variants`."""
+    """`prompts`, `pictures`, `labels`, or the name of a later stage."""
     status: str
     """A short word for counting, such as `black` or `unreadable`."""
     reason: str
