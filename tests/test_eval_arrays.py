@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import precision_recall_fscore_support
+from sklearn.metrics import precision_recall_fscore_support, roc_auc_score
 
 from eval.metrics.arrays import (
     Confusion,
@@ -48,6 +48,7 @@ def test_numbers_equal_scikit_learn(rows):
         [counts.precision, counts.recall, counts.f1], [precision, recall, f1], equal_nan=True
     )
     assert counts.accuracy == pytest.approx(np.mean((unsafe >= 0.5) == truth))
+    assert roc_auc(truth, unsafe) == pytest.approx(roc_auc_score(truth, unsafe))
 
 
 @given(labelled_or_unjudged)
