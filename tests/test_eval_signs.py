@@ -70,7 +70,7 @@ class Oracle:
 
 def test_thresholds_and_areas_are_those_of_sklearn():
     rng = np.random.default_rng(0)
-    scores = rng.normal(size=(200, 4))
+    scores = rng.normal(size=(60, 4))
     truth = scores + rng.normal(size=scores.shape) > 0.5
     best = best_threshold(truth, scores)
     reached = f1_score(truth.ravel(), scores.ravel() >= best)
@@ -140,7 +140,6 @@ def test_a_conjunction_takes_both_halves(examples):
 
 def test_the_cosine_takes_the_best_patch_of_the_best_phrase(examples):
     encoder = Oracle()
-    table = {id(example.image): encoder.scenes([example]).patches for example in examples}
     encoder.encode_images = lambda images: torch.cat([table[id(image)] for image in images])
     policy = Taxonomy(
         "x", "1", (Category("both", "gun, if the prompt mentions beer"), Category("beer", "wine"))

@@ -1,5 +1,7 @@
 """The data `signs`: labelled scenes of pictograms, drawn when they are asked for."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from prompts.errors import ExampleError
@@ -34,6 +36,7 @@ def signs_scene(split: str, index: int, *, seed: int = 0) -> Scene:
     return _scene(_checked(split), seed, index)[0]
 
 
+@lru_cache(maxsize=20_000)  # a scene is thrown anew for it, and every measurement asks for all pictures
 def shown_concepts(example_id: str) -> frozenset[str]:
     """The concepts that an example of `signs_examples` shows, by its id."""
     _, split, seed, index = example_id.split("-")
