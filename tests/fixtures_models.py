@@ -227,8 +227,8 @@ TOWER = {
 }
 
 
-def save_tiny_encoder(folder, family, *, width=None, **vision):
-    """A random encoder of 2 layers in the hub's layout: contexts of 12 tokens, images of 16 x 16, patches of 8 x 8.
+def save_tiny_encoder(folder, family, *, width=None, layers=2, **vision):
+    """A random encoder of few layers in the hub's layout: contexts of 12 tokens, images of 16 x 16, patches of 8 x 8.
 
     As in OpenAI's CLIP, and in SigLIP, texts are padded with the token that ends them. "dual" is a CLIP's image tower
     beside a BERT, pooled as transformers does it; "mean" the same with a mean of unit length, less a centre. `width` is
@@ -249,7 +249,7 @@ def save_tiny_encoder(folder, family, *, width=None, **vision):
         tokenizer = caption_tokenizer(("<unk>", "<s>", "</s>", "</s>"), "$A </s>")
         images = t.SiglipImageProcessorPil(size={"height": 16, "width": 16})
     width = width or (32 if family == "siglip" else 24)
-    tower = TOWER | ({"hidden_size": width} if family == "siglip" else {})
+    tower = TOWER | {"num_hidden_layers": layers} | ({"hidden_size": width} if family == "siglip" else {})
     text = {key: tower[key] for key in list(TOWER)[:4]} | {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 12,

@@ -66,19 +66,19 @@ def test_wordings_that_tell_are_caught(drawn):
         for number, row in enumerate(drawn[:1600])
     ]
     assert check_rows(shouting).auc > 0.55
-    told = [replace(row, prompt_form="plain" if row.unsafe else "odd") for row in drawn[:1600]]
+    told = [replace(row, prompt_form="plain" if row.unsafe else "odd") for row in drawn[:400]]
     assert check_rows(told).features["prompt_odd"] < 0.01
 
 
 def test_published_negatives_without_definitions_are_caught(examples):
-    result = check_rows(paper_rows(examples, TAXONOMY, seed=0))
+    result = check_rows(paper_rows(examples[:600], TAXONOMY, seed=0))
     assert result.auc > 0.9
     assert not result.clean
     assert {"share_defined", "share_of_lines_with_colon", "characters"} & set(list(result.features)[:4])
 
 
 def test_truthful_prompts_are_caught(drawn):
-    telling = [replace(row, prompt=row.example.prompt, prompt_of=row.example.id) for row in drawn]
+    telling = [replace(row, prompt=row.example.prompt, prompt_of=row.example.id) for row in drawn[:1600]]
     assert check_rows(telling).auc > 0.9
 
 
@@ -96,7 +96,7 @@ def test_a_small_leak_is_seen(drawn):
 def test_missing_prompts_that_tell_are_caught(drawn):
     telling = [
         replace(row, prompt=None) if not row.unsafe and number % 3 == 0 else row
-        for number, row in enumerate(drawn)
+        for number, row in enumerate(drawn[:1600])
     ]
     assert check_rows(telling).auc > 0.55
 
@@ -149,7 +149,7 @@ def test_one_fixed_policy_is_dealt_by_row():
 
 
 def test_result_is_repeatable_json(drawn):
-    rows = drawn[:1200]
+    rows = drawn[:400]
     first, again = check_rows(rows, seed=3), check_rows(rows, seed=3)
     assert first == again
     assert json.loads(json.dumps(first.to_dict()))["clean"] is first.clean

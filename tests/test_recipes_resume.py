@@ -30,6 +30,12 @@ def stop_at(monkeypatch, step, error):
     monkeypatch.setattr(JudgeTrainer, "compute_loss", hindered)
 
 
+@pytest.fixture(scope="module")
+def kept():
+    """The run that nothing stops, the same beside every other."""
+    return []
+
+
 @pytest.mark.parametrize(
     ("error", "said", "status"),
     [
@@ -39,9 +45,11 @@ def stop_at(monkeypatch, step, error):
     ids=["Ctrl-C", "full disk"],
 )
 def test_a_stopped_run_says_how_it_goes_on_and_does(
-    train_here, base_folder, monkeypatch, capsys, step_losses, error, said, status
+    kept, train_here, base_folder, monkeypatch, capsys, step_losses, error, said, status
 ):
-    straight = train_here(base_folder(), "straight", **SAVED).path
+    if not kept:
+        kept.append(train_here(base_folder(), "straight", **SAVED).path)
+    [straight] = kept
     with monkeypatch.context() as hindered:
         stop_at(hindered, 2, error)
         with pytest.raises(SystemExit) as stopped:

@@ -105,11 +105,11 @@ def first(tmp_path_factory):
     return run
 
 
-ENCODER = ("--limit", 96, "--epochs", 1, "--train_batch_size", 32, "--learning_rate", "1e-4")
-ENCODER += ("--test_images", 24, "--attack_steps", 2)
+ENCODER = ("--limit", 48, "--epochs", 1, "--train_batch_size", 16, "--learning_rate", "1e-4")
+ENCODER += ("--test_images", 16, "--attack_steps", 2, "--attack_epsilons", "2/255", "8/255")
 STUDENT = ("--max_steps", 2, "--per_device_train_batch_size", 2, "--steps", 1, "--use_cpu", "true")
 STUDENT += ("--obedience_rows", 4)
-STUDENT += ("--attack_rows", 16, "--attack_steps", 2, "--attack_epsilons", "4/255", "--disable_tqdm", "true")
+STUDENT += ("--attack_rows", 8, "--attack_steps", 2, "--attack_epsilons", "4/255", "--disable_tqdm", "true")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,7 +144,7 @@ def test_an_encoder_is_trained_without_labels_and_explains_itself(
     assert metrics["before"]["cosine_pooled"]["0/255"] == pytest.approx(1.0, abs=1e-5)
     assert metrics["before"]["cosine_pooled"]["8/255"] < metrics["before"]["cosine_pooled"]["2/255"] < 1
     assert metrics["before"]["accuracy"]["8/255"] < metrics["before"]["accuracy"]["0/255"]
-    assert metrics["images"] == 96
+    assert metrics["images"] == 48
     assert run.config["epsilon"] == "8/255"
     assert [entry["epoch"] for entry in run.read_rows("history")] == [1]
     assert "accuracy of the nearest text" in shown
