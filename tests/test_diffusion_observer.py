@@ -227,9 +227,13 @@ def test_what_was_guided_is_what_the_scheduler_was_given():
     assert not torch.allclose(plain[0].clean, rescaled[0].clean)
 
 
-def test_pictures_from_pictures_start_later_in_the_schedule():
-    parts = random_pipeline("sd1").components
-    pipeline = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_pictures_from_pictures_start_later_in_the_schedule(name):
+    parts = random_pipeline(name).components
+    if name == "sd1":
+        pipeline = diffusers.StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False)
+    else:
+        pipeline = diffusers.StableDiffusionXLImg2ImgPipeline(**parts, add_watermarker=False)
     pipeline.set_progress_bar_config(disable=True)
     found = []
 
@@ -248,8 +252,28 @@ def test_pictures_from_pictures_start_later_in_the_schedule():
             output_type="latent",
         )
     assert [look.step for look in found] == [1, 2, 3]
-    assert found[0].log_snr > looks_of(shared("sd1"))[0][0].log_snr + 1
+    assert found[0].log_snr > looks_of(shared(name))[0][0].log_snr + 1
     assert found[0].prompts == (None, None)
+    assert found[0].text.shape[0] == 2
+
+
+@pytest.mark.parametrize("name", ["sd1", "sdxl"])
+def test_a_control_net_leaves_the_layout_as_it_is(name):
+    base = random_pipeline(name)
+    control = diffusers.ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(4, 4))
+    parts = {**base.components, "controlnet": control}
+    if name == "sd1":
+        pipeline = diffusers.StableDiffusionControlNetPipeline(**parts, requires_safety_checker=False)
+    else:
+        pipeline = diffusers.StableDiffusionXLControlNetPipeline(**parts, add_watermarker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    layer = next(iter(attention_layers(pipeline)))
+    controlled, _ = looks_of(pipeline, [layer], image=torch.rand(2, 3, 16, 24), guess_mode=True)
+    plain, _ = looks_of(base, [layer])
+    assert torch.equal(controlled[0].text, plain[0].text)
+    # The control acts behind this layer, on what the steps hand on.
+    assert torch.equal(controlled[0].tokens[layer], plain[0].tokens[layer])
+    assert torch.equal(controlled[0].noisy, plain[0].noisy)
 
 
 def test_rows_of_a_look():
@@ -324,9 +348,69 @@ def test_wrong_uses_say_what_to_do():
         replaced.unet = random_pipeline("sd1").unet
         with pytest.raises(PipelineError, match="make a new observer"):
             draw(replaced, callback=lambda pipe, step, *rest: observer.look(pipe, step, None))
+    changed = random_pipeline("sd1")
+    layer = next(iter(attention_layers(changed)))
+    with Observer(changed, [layer]) as observer:
+        changed.unet.set_submodule(layer, random_pipeline("sd1").unet.get_submodule(layer))
+        with pytest.raises(PipelineError, match=f"{layer} were not seen to run"):
+            draw(changed, callback=lambda pipe, step, *rest: observer.look(pipe, step, None))
     for prompts in ([], ["one", "two", "three"]):
         with pytest.raises(PipelineError, match=f"{len(prompts)} prompts were given for 2 pictures"):
             looks_at(pipeline, prompts)
+
+
+def test_a_denoiser_that_was_replaced_between_calls_is_not_mistaken_for_the_first():
+    pipeline = random_pipeline("sd1")
+    with Observer(pipeline) as observer:
+        draw(pipeline, callback=lambda pipe, step, *rest: (observer.look(pipe, step, None), rest[-1])[1])
+        pipeline.unet = random_pipeline("sd1").unet
+        with pytest.raises(PipelineError, match="make a new observer"):
+            draw(pipeline, callback=lambda pipe, step, *rest: observer.look(pipe, step, None))
+
+
+@pytest.mark.parametrize("name", ["sd1", "sd3", "flux"])
+def test_nothing_of_a_call_that_failed_is_seen_in_the_next(name):
+    pipeline, found, calls = random_pipeline(name), [], []
+    denoiser = getattr(pipeline, "unet", None) or pipeline.transformer
+    layer = list(attention_layers(pipeline))[-1]
+
+    def fail(module, args, kwargs, output):
+        calls.append(output)
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+
+    def look(pipe, step, timestep, tensors):
+        found.append(observer.look(pipe, step, None))
+        return tensors
+
+    with Observer(pipeline, [layer]) as observer:
+        handle = denoiser.register_forward_hook(fail, with_kwargs=True)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            draw(pipeline, ["a different prompt", "and another"], callback=look)
+        handle.remove()
+        found.clear()
+        draw(pipeline, callback=look)
+    alone, _ = looks_of(pipeline, [layer])
+    for one, other in zip(found, alone, strict=True):
+        assert torch.equal(one.text, other.text)
+        assert torch.equal(one.tokens[layer], other.tokens[layer])
+
+
+def test_the_pass_with_skipped_layers_is_not_the_one_that_is_shown():
+    pipeline = shared("sd3")
+    layer = list(attention_layers(pipeline))[-1]
+    skipping = {
+        "skip_guidance_layers": [2],
+        "skip_layer_guidance_start": 0.0,
+        "skip_layer_guidance_stop": 1.0,
+    }
+    skipped, latents = looks_of(pipeline, [layer], **skipping)
+    plain, others = looks_of(pipeline, [layer])
+    assert not torch.equal(latents, others)
+    # The second step is the first with skipped layers, and its latents are still the same.
+    assert torch.equal(skipped[1].noisy, plain[1].noisy)
+    assert torch.equal(skipped[1].tokens[layer], plain[1].tokens[layer])
+    assert not torch.equal(skipped[1].clean, plain[1].clean)
 
 
 def looks_at(pipeline, prompts):

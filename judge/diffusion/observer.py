@@ -103,7 +103,10 @@ class Observer:
         half = self._half(call, rows)
         missing = [name for name in self.layers if name not in call.tokens]
         if missing:
-            raise PipelineError(f"Attention layers {', '.join(missing)} did not run in this step.")
+            raise PipelineError(
+                f"Attention layers {', '.join(missing)} were not seen to run in this step. If they were replaced, make "
+                f"a new observer; if the {self.layout.denoiser} is compiled, make it before the first call."
+            )
         return Look(
             step=step + 1,
             steps=int(pipeline.num_timesteps),
@@ -131,9 +134,10 @@ class Observer:
     def _on_denoiser(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._pipeline.scheduler is not self._scheduler:
             self._watch_scheduler(self._pipeline.scheduler)
-        if self._step is not None:
+        call = _Call(args, kwargs)
+        if self._step is not None or not (self._calls and call.goes_on(self._calls[0])):
             self._calls, self._step = [], None
-        self._calls.append(_Call(kwargs))
+        self._calls.append(call)
 
     def _on_layer(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if self._calls:
@@ -151,6 +155,9 @@ class Observer:
             midway = hasattr(scheduler, "sigmas_interpol") and scheduler.sample is not None
             result = whole(model_output, timestep, sample, *args, **kwargs)
             if self._scheduler is scheduler:
+                if self._step is not None:
+                    # Another denoiser than ours predicted this.
+                    self._calls = []
                 self._step = SchedulerStep(model_output, timestep, sample, midway)
             return result
 
@@ -169,10 +176,18 @@ class Observer:
 class _Call:
     """What one call of the denoiser was given, by reference."""
 
-    def __init__(self, kwargs: dict[str, Any]) -> None:
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._kwargs = kwargs
+        self._latents: Tensor = args[0] if args else kwargs["hidden_states"]
         self.text: Tensor = kwargs["encoder_hidden_states"]
         self.tokens: dict[str, Tensor] = {}
+
+    def goes_on(self, first: "_Call") -> bool:
+        """Whether it is of the same step as the first: the negative prompt's, or that of SD3's skipped layers.
+
+        If not, the first is what a call of the pipeline left behind that failed between denoiser and scheduler.
+        """
+        return self._latents is first._latents or self._kwargs.get("skip_layers") is not None
 
     def unpack(self, latents: Tensor, packed: bool) -> Tensor:
         """Rows of 2 x 2 patches (B, T, 4 C) -> (B, C, H, W); other latents as they are."""
