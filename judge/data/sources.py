@@ -68,7 +68,6 @@ class Row:
     severity: Any = None
     collected_for: Any = None
     step: str | None = None
-    """As in `Example.step`."""
     unknown: Any = None
     """Categories of which nobody knows whether the image violates them, beside those that `categories` names."""
 

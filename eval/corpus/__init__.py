@@ -1,0 +1,1 @@
+"""Adversarial rows of a corpus: attacks on the defence that was asked for."""
