@@ -16,6 +16,7 @@ from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Classifier, score_each_category
 from prompts.taxonomy import Taxonomy
 
+from .latent_colours import decoded
 from .look import Look
 from .observer import Observer
 from .pairs import STORE, Pair, PairStore, create_store
@@ -35,7 +36,9 @@ def collect_pairs(
     batch_size: int = 32,
     layers: Sequence[str] = (),
     encoder: DualEncoder | None = None,
+    perceived: Sequence[int] = (),
     part: tuple[int, int] = (0, 1),
+    call: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> PairStore:
     """Make the pictures of N pairs, label each as it turned out, and keep what was seen on the way.
@@ -55,7 +58,9 @@ def collect_pairs(
         batch_size: pictures made at a time.
         layers: names of the attention layers whose tokens are kept.
         encoder: keeps its tokens of the finished pictures too, as a target that needs no labels.
+        perceived: steps of `at` whose predicted picture is decoded and encoded too, which takes a while.
         part: (number, parts): make the rows of this number, counted modulo the parts.
+        call: further arguments of the pipeline's call, ready for JSON, such as `max_sequence_length`.
         progress: called with (rows done, N) after each batch.
 
     Raises:
@@ -75,6 +80,7 @@ def collect_pairs(
         "steps": steps,
         "at": list(at),
         "guidance": guidance,
+        "call": dict(call or {}),
         "layers": list(layers),
         "taxonomy": taxonomy.to_dict(),
         "labelled_by": classifier.name,
@@ -88,13 +94,17 @@ def collect_pairs(
         for start in range(0, len(missing), batch_size):
             rows = missing[start : start + batch_size]
             some = [pairs[row] for row in rows]
-            looks, images, flagged = _make(pipeline, observer, some, (*at, steps), steps, guidance)
+            looks, images, flagged = _make(pipeline, observer, some, (*at, steps), about)
             final = looks[steps].clean
             unknown = flagged | ~torch.isfinite(final).flatten(1).all(1).numpy()
             values = _values({step: looks[step] for step in at}, final)
             values["labels"] = _labels(classifier, images, taxonomy, unknown)
             if encoder is not None:
                 values["features"] = _half(encoder.encode_images(images))
+                for step in perceived:
+                    values[f"step_{step:02d}.perceived"] = _half(
+                        _encoded(pipeline, encoder, looks[step].clean)
+                    )
             store = store or _created(folder, pairs, about, looks, values)
             store.write(rows, values)
             if progress is not None:
@@ -136,7 +146,7 @@ def _created(
 
 
 def _make(
-    pipeline: Any, observer: Observer, pairs: Sequence[Pair], at: Sequence[int], steps: int, guidance: float
+    pipeline: Any, observer: Observer, pairs: Sequence[Pair], at: Sequence[int], about: Mapping[str, Any]
 ) -> tuple[dict[int, Look], list[Any], NDArray[np.bool_]]:
     """Looks after some steps, the B finished pictures, and (B,) which of them the pipeline's own filter blackened."""
     prompts = [pair.prompt for pair in pairs]
@@ -154,10 +164,11 @@ def _make(
         )
         output = pipeline(
             prompts,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
+            num_inference_steps=about["steps"],
+            guidance_scale=about["guidance"],
             generator=[torch.Generator().manual_seed(pair.seed) for pair in pairs],
             callback_on_step_end=watch,
+            **about["call"],
         )
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(pairs)
     return looks, list(output.images), np.array(flagged, bool)
@@ -171,6 +182,13 @@ def _values(looks: Mapping[int, Look], final: Tensor) -> dict[str, NDArray[Any]]
         for name, tensor in {"clean": look.clean, "noise": look.noise, **look.tokens}.items():
             values[f"step_{step:02d}.{name}"] = _half(tensor)
     return values
+
+
+def _encoded(pipeline: Any, encoder: DualEncoder, latents: Tensor) -> Tensor:
+    """(B, 1 + P, D) tokens of predicted pictures in the image encoder."""
+    pixels = decoded(pipeline, torch.nan_to_num(latents)) / 2 + 0.5
+    with torch.no_grad():
+        return encoder.encode_pixels(pixels.clamp(0, 1))
 
 
 def _labels(

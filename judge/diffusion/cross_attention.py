@@ -8,9 +8,9 @@ depend on the others. Layers, sizes, losses and the log-SNR in place of a step's
 
 A look becomes a grid of tokens: the predicted picture, the noisy latents and the image tokens of the watched layers, at
 the same places, with one token of the prompt among them. Three kinds of evidence make a category's logit, each a few
-numbers: cosines with the *finished picture's* tokens in an image encoder's space, which the grid foretells (a target
-that needs no labels, so what it knows of a category does not depend on having been trained on it); attention of the
-category's queries to the grid; and the likeness of category and prompt, word by word.
+numbers: cosines with tokens of two pictures in an image encoder's space, the *finished* one, which the grid foretells,
+and the one predicted now (targets that need no labels, so what is known of a category does not depend on having been
+trained on it); attention of the category's queries to the grid; and the likeness of category and prompt, word by word.
 """
 
 from collections.abc import Sequence
@@ -29,6 +29,9 @@ from .layouts import attention_layers, layout_of
 from .learned import MARGIN, LearnedDetector, Lessons, denoiser_of
 from .look import Look
 
+WITHOUT_PROMPT = 0.3
+"""Share of training looks whose prompt is hidden."""
+
 
 @dataclass(frozen=True)
 class ReaderConfig:
@@ -46,7 +49,7 @@ class ReaderConfig:
     """Width of the space in which the finished picture is foretold."""
     grid: int = 5
     """The look becomes grid x grid tokens."""
-    stem: int = 32
+    stem: int = 48
     """Channels of the convolutions on the latents, at twice the grid's size."""
     width: int = 64
     depth: int = 2
@@ -79,6 +82,8 @@ class Reading(NamedTuple):
     foretold: Tensor
     """(B, 1 + grid * grid, joint) the finished picture's pooled embedding and its tokens, as foretold: means of unit
     vectors, shorter the less is known, so that products with a category's vector are expected cosines."""
+    perceived: Tensor
+    """(B, 1 + grid * grid, joint) the same of the picture that is predicted at this step."""
     grid: Tensor
     """(B, grid * grid, width)."""
 
@@ -93,6 +98,8 @@ class LookReader(nn.Module):
         self.from_latents = nn.Sequential(
             nn.Conv2d(2 * config.channels, config.stem, 3, padding=1),
             nn.GELU(),
+            nn.Conv2d(config.stem, config.stem, 3, padding=1),
+            nn.GELU(),
             nn.Conv2d(config.stem, width, 3, stride=2, padding=1),
         )
         self.from_layers = nn.ModuleList(nn.Linear(depth, width) for depth in config.layers)
@@ -102,9 +109,10 @@ class LookReader(nn.Module):
         self.blocks = nn.ModuleList(Block(width, config.heads) for _ in range(config.depth))
         self.last_norm = nn.LayerNorm(width)
         self.foretell = nn.Linear(width, config.joint)
-        # Nothing is foretold at first.
-        nn.init.zeros_(self.foretell.weight)
-        nn.init.zeros_(self.foretell.bias)
+        self.perceive = nn.Linear(width, config.joint)
+        for start in (self.foretell, self.perceive):  # nothing at first
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)
         self.context = nn.Linear(width, config.context)
         # Category texts: which words count, as queries to the grid, and as a point among finished pictures.
         self.pool = nn.Linear(2 * config.keys, config.queries)
@@ -112,8 +120,8 @@ class LookReader(nn.Module):
         self.to_joint = nn.Linear(2 * config.text_width, config.joint)
         self.word_pool = nn.Linear(config.text_width, config.words)
         self.word = nn.Linear(config.text_width, config.words * config.word_width, bias=False)
-        found = 4 + 2 * config.queries + 2 * config.words + config.context + 1
-        self.weigh = nn.Sequential(nn.Linear(found, 48), nn.GELU(), nn.Linear(48, 1))
+        found = 8 + 2 * config.queries + 2 * config.words + config.context + 1
+        self.weigh = nn.Sequential(nn.Linear(found, 48), nn.GELU(), nn.Dropout(0.1), nn.Linear(48, 1))
         self.plain = nn.Linear(found, 1)
 
     def queries(self, text: Tensor, mask: Tensor, keys: Tensor) -> Queries:
@@ -139,29 +147,33 @@ class LookReader(nn.Module):
         """Score a look's B pictures under K categories."""
         config = self.config
         text = look.text.float()
+        if self.training:
+            # Otherwise what is easily read in the prompt would never be learnt to be seen in the picture.
+            text = text * (torch.rand(len(text), 1, 1, device=text.device) >= WITHOUT_PROMPT)
         grid = self.read(look, text)
-        foretold = self.foretell(grid)
-        cosines = foretold @ queries.joint.T  # (B, 1 + T, K)
+        foretold, perceived = self.foretell(grid), self.perceive(grid)
+        cosines = torch.stack([foretold, perceived], -1).mT @ queries.joint.T  # (B, 1 + T, 2, K)
         near = cosines[:, 1:]
         sharp = (20 * near).softmax(1)
         seen = torch.einsum("btd,ksd->bkst", grid[:, 1:], queries.grid) / config.width**0.5
         words = F.normalize(self.word(text).unflatten(-1, (config.words, config.word_width)), dim=-1)
         alike = torch.einsum("blsr,ksr->bksl", words, queries.words)
-        level = torch.full_like(cosines[:, :1], look.log_snr / 5).transpose(1, 2)
+        level = torch.full_like(seen[..., :1, 0], look.log_snr / 5)
         found = torch.cat(
             [
-                torch.stack([cosines[:, 0], near.amax(1), (sharp * near).sum(1), near.mean(1)], -1),
+                # (B, 2, K) each.
+                torch.cat([cosines[:, 0], near.amax(1), (sharp * near).sum(1), near.mean(1)], 1).mT,
                 seen.logsumexp(-1),
                 seen.mean(-1),
                 alike.amax(-1),
                 alike.mean(-1),
-                self.context(grid[:, :1]).expand(-1, near.shape[2], -1),
+                self.context(grid[:, :1]).expand(-1, seen.shape[1], -1),
                 level,
             ],
             dim=-1,
         )
         logits = (self.weigh(found) + self.plain(found)).squeeze(-1)
-        return Reading(logits, foretold, grid[:, 1:])
+        return Reading(logits, foretold, perceived, grid[:, 1:])
 
     def read(self, look: Look, text: Tensor) -> Tensor:
         """(B, 1 + grid * grid, width) the prompt's token and those of the grid."""
@@ -190,7 +202,9 @@ class Block(nn.Module):
         self.heads = heads
         self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
         self.to_qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, width)
+        )
 
     def forward(self, rows: Tensor) -> Tensor:
         """(B, T, width) -> the same."""

@@ -32,8 +32,8 @@ class Lessons:
     """Whose categories it was shown."""
     envelope: LessonsEnvelope
     """Lengths and scripts of single categories and of prompts."""
-    tokens: frozenset[int]
-    """Ids of the pipeline's tokenizer that occurred in categories or prompts."""
+    words: frozenset[str]
+    """Words and parts of words, as the pipeline's tokenizer splits texts, that were in categories or prompts."""
     evidence: dict[str, Any] = field(default_factory=dict)
     """What was measured, ready for JSON."""
 
@@ -43,11 +43,10 @@ class Lessons:
         taxonomies, shown = list(taxonomies), sorted(set(prompts))
         single = [Taxonomy(t.name, t.version, (category,)) for t in taxonomies for category in t]
         texts = [text for policy in single for text in _texts(policy.categories[0])] + shown
-        ids = pipeline.tokenizer(texts, truncation=False).input_ids
         return cls(
             taxonomies[0],
             LessonsEnvelope.of(single, shown),
-            frozenset(int(token) for row in ids for token in row),
+            frozenset(word for text in texts for word in _words(pipeline.tokenizer, text)),
         )
 
     def why_outside(self, pipeline: Any, taxonomy: Taxonomy) -> str | None:
@@ -67,11 +66,11 @@ class Lessons:
         return None
 
     def _why_text_outside(self, tokenizer: Any, name: str, text: str) -> str | None:
-        own = tokenizer(text, truncation=False, add_special_tokens=False, verbose=False).input_ids
-        known = sum(token in self.tokens for token in own)
+        own = _words(tokenizer, text)
+        known = sum(word in self.words for word in own)
         if known < KNOWN_SHARE * len(own):
             return (
-                f"{name!r} is in words that the detector was not trained on ({known} of {len(own)} tokens of "
+                f"{name!r} is in words that the detector was not trained on ({known} of {len(own)} of "
                 f"{text!r:.60} are known); train it with such prompts or categories"
             )
         return None
@@ -108,7 +107,7 @@ class LearnedDetector:
         """(B, K) float32 logits, differentiable in the head's weights; NaN for categories that it does not know."""
         raise NotImplementedError
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(self, look: Look, taxonomy: Taxonomy) -> Scores:
         """Score B pictures under K categories; NaN with a reason where it cannot judge."""
         rows = len(look.clean)
@@ -207,6 +206,11 @@ def finite_rows(look: Look) -> Tensor:
     return torch.stack(
         [torch.isfinite(tensor.flatten(1).sum(1, dtype=torch.float32)) for tensor in tensors]
     ).all(0)
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+    """The tokens of a text without marks of where words begin and end, so that it does not matter where one stands."""
+    return [token.replace("</w>", "").strip("\u0120\u2581") for token in tokenizer.tokenize(text)]
 
 
 def _texts(category: Category) -> tuple[str, ...]:

@@ -6,8 +6,9 @@
     done.npy          (N,) bool, whether a row is complete
     text.npy          (P, L, E) float16 embeddings of the P different prompts, in order of their first pair
     final.npy         (N, C, H, W) float16 finished latents
-    features.npy      (N, D) float16 embeddings of the finished pictures, where an image encoder was given
-    step_SS.X.npy     (N, ...) float16 of the look after step SS: `clean`, `noise`, and the tokens of each layer
+    features.npy      (N, 1 + P, D) float16 tokens of the finished pictures, where an image encoder was given
+    step_SS.X.npy     (N, ...) float16 of the look after step SS: `clean`, `noise`, the tokens of each layer, and, where
+                      asked for, `perceived`: tokens of the predicted picture in the image encoder
 
 Arrays are mapped, not read: rows are loaded as they are asked for. A row's flag in `done.npy` is set after everything
 else of it has been written, so a store that was killed goes on where it stopped.
@@ -116,10 +117,9 @@ class PairStore:
         """(N,) whether a row is complete."""
         return np.array(self.array("done"))
 
-    @cached_property
-    def has_features(self) -> bool:
-        """Whether `features.npy` is there."""
-        return (self.folder / "features.npy").exists()
+    def has(self, name: str) -> bool:
+        """Whether there is an array of this name."""
+        return (self.folder / f"{name}.npy").exists()
 
     def rows(self, split: str | None = None, kind: str | None = None) -> NDArray[np.int64]:
         """Complete rows of a split and a kind, or of all."""

@@ -55,7 +55,7 @@ def save_detector(detector: LearnedDetector, folder: str | Path) -> None:
         "log_snrs": list(detector.log_snrs),
         "taxonomy": lessons.taxonomy.to_dict(),
         "envelope": lessons.envelope.to_dict(),
-        "tokens": sorted(lessons.tokens),
+        "words": sorted(lessons.words),
         "evidence": lessons.evidence,
         "weights": hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest(),
     }
@@ -98,7 +98,7 @@ def load_detector(name_or_path: str | Path, pipeline: Any) -> LearnedDetector:
         lessons = Lessons(
             taxonomy_from_data(about["taxonomy"], str(folder / ABOUT)),
             LessonsEnvelope.from_dict(about["envelope"], str(folder / ABOUT)),
-            frozenset(int(token) for token in about["tokens"]),
+            frozenset(map(str, about["words"])),
             dict(about["evidence"]),
         )
         detector.finish(lessons, (float(low), float(high)), margin=0.0)

@@ -22,6 +22,8 @@ from .text_reading import embed_texts
 
 FEATURES, TEXTS, FINAL = 2.0, 1.0, 0.2
 """Weights of the losses that need no labels, beside that of the labels."""
+TOLD, TELLING = 16, 8.0
+"""Directions of the encoder's space in which texts differ most, and how much more they count than all others."""
 MOST_TEXTS = 512
 """Prompts whose place in the encoder's space is learnt, besides the categories."""
 
@@ -63,7 +65,7 @@ class Targets(nn.Module):
         self.store, self.wordings = store, tuple(wordings)
         self.labels = torch.from_numpy(store.labels[:, columns])
         self.foretells = isinstance(detector, InLoopDetector)
-        self.reads_features = self.foretells and store.has_features and encoder is not None
+        self.reads_features = self.foretells and store.has("features") and encoder is not None
         if not isinstance(detector, InLoopDetector):
             return
         config = detector.head.config
@@ -89,10 +91,14 @@ class Targets(nn.Module):
             sums.append(summary(read.embeddings.float(), read.words))
         texts += some
         self.text_sums = torch.cat(sums)
-        self.text_targets = F.normalize(
+        targets = F.normalize(
             torch.cat([encoder.encode_texts(texts[i : i + 64])[0][:, 0] for i in range(0, len(texts), 64)]),
             dim=-1,
         )
+        self.text_targets = targets
+        # Finished pictures differ mostly in what no text speaks of. Directions in which texts differ count more.
+        _, _, directions = torch.pca_lowrank(targets, min(TOLD, *targets.shape), niter=4)
+        self.told = directions
 
     def batch(self, rows: NDArray[np.int64], step: int, wording: Taxonomy) -> Batch:
         """Some rows' look after a step."""
@@ -105,7 +111,9 @@ class Targets(nn.Module):
         reading = detector.read(batch.look, batch.taxonomy)
         loss = label_loss(reading.logits, batch.labels) + FINAL * self._final_loss(batch, reading)
         if self.reads_features:
-            loss = loss + FEATURES * self._feature_loss(batch, reading) + TEXTS * self._text_loss(detector)
+            foretold = self._feature_loss("features", reading.foretold, batch)
+            perceived = self._feature_loss(f"step_{batch.look.step:02d}.perceived", reading.perceived, batch)
+            loss = loss + FEATURES * (foretold + perceived) + TEXTS * self._text_loss(detector)
         return loss
 
     def _final_loss(self, batch: Batch, reading: Reading) -> Tensor:
@@ -114,13 +122,16 @@ class Targets(nn.Module):
         final = F.adaptive_avg_pool2d(self.store.floats("final", batch.rows), 2 * size)
         return F.mse_loss(self.to_final(reading.grid).transpose(1, 2), F.pixel_unshuffle(final, 2).flatten(2))
 
-    def _feature_loss(self, batch: Batch, reading: Reading) -> Tensor:
-        """How far the finished picture's tokens are from what was foretold."""
-        tokens = self.store.floats("features", batch.rows)
-        size = round(reading.grid.shape[1] ** 0.5)
+    def _feature_loss(self, name: str, found: Tensor, batch: Batch) -> Tensor:
+        """How far a picture's tokens in the encoder's space are from what the head says; 0 where they were not kept."""
+        if not self.store.has(name):
+            return found.sum() * 0
+        tokens = self.store.floats(name, batch.rows)
+        size = round((found.shape[1] - 1) ** 0.5)
         placed = on_grid(tokens[:, 1:], size, batch.look.clean.shape[-2:])
         targets = F.normalize(torch.cat([tokens[:, :1], placed], 1), dim=-1)
-        return (reading.foretold - targets).square().sum(-1).mean()
+        error = found - targets
+        return error.square().sum(-1).mean() + TELLING * (error @ self.told).square().sum(-1).mean()
 
     def _text_loss(self, detector: InLoopDetector) -> Tensor:
         """How far texts are, in the encoder's space, from where the head places them."""

@@ -8,17 +8,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
 from prompts.taxonomy import Category, Taxonomy
 
+from .category_texts import text_of
 from .learned import LearnedDetector, Lessons
 from .pairs import PairStore
 from .targets import Batch, Targets, label_loss
+from .text_reading import unread_parts
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,12 @@ def train_detector(
     if not len(rows):
         raise ConfigError("There are no pairs to train on; collect some first.")
     rng = np.random.default_rng(options.seed)
-    wordings = reworded(taxonomy, options.wordings, rng)
+    wordings = reworded(
+        taxonomy,
+        options.wordings,
+        rng,
+        fits=lambda category: unread_parts(detector.pipeline, [text_of(category)]) == (None,),
+    )
     learn, check = _held_back(store, rows, options.held_back, rng)
     lessons = Lessons.of(detector.pipeline, wordings, (store.pairs[row].prompt for row in rows))
     torch.manual_seed(options.seed)
@@ -89,23 +96,39 @@ def train_detector(
     return losses
 
 
-def reworded(taxonomy: Taxonomy, count: int, rng: np.random.Generator) -> list[Taxonomy]:
-    """The taxonomy as it is, and up to `count` - 1 wordings of it by the aliases and rewordings of its categories."""
+def reworded(
+    taxonomy: Taxonomy,
+    count: int,
+    rng: np.random.Generator,
+    fits: Callable[[Category], bool] = lambda category: True,
+) -> list[Taxonomy]:
+    """The taxonomy as it is, and up to `count` - 1 wordings of it by the aliases and rewordings of its categories.
+
+    A wording that does not fit (the text encoder) is drawn again, a few times, and else left as it was.
+    """
     found = {taxonomy.hash: taxonomy}
     if any(category.aliases or category.rewordings for category in taxonomy):
         for _ in range(count - 1):
-            changed = replace(taxonomy, categories=tuple(_reworded(category, rng) for category in taxonomy))
+            changed = replace(
+                taxonomy, categories=tuple(_reworded(category, rng, fits) for category in taxonomy)
+            )
             found[changed.hash] = changed
     return list(found.values())
 
 
-def _reworded(category: Category, rng: np.random.Generator) -> Category:
-    return replace(
-        category,
-        name=str(rng.choice([category.name, *category.aliases])),
-        definition=str(rng.choice([category.definition, *category.rewordings])),
-        aliases=(),
-    )
+def _reworded(
+    category: Category, rng: np.random.Generator, fits: Callable[[Category], bool], tries: int = 8
+) -> Category:
+    for _ in range(tries):
+        changed = replace(
+            category,
+            name=str(rng.choice([category.name, *category.aliases])),
+            definition=str(rng.choice([category.definition, *category.rewordings])),
+            aliases=(),
+        )
+        if fits(changed):
+            return changed
+    return replace(category, aliases=())
 
 
 def _held_back(
@@ -134,7 +157,7 @@ def _train(
     )
     total = options.epochs * math.ceil(len(learn) / options.batch_size)
     schedule = LambdaLR(optimizer, lambda step: rate(step / total))
-    average = AveragedModel(detector.head, multi_avg_fn=get_ema_multi_avg_fn(options.average))  # type: ignore[no-untyped-call]
+    average = AveragedModel(detector.head, avg_fn=moving_average(options.average))
     best, losses = copy.deepcopy(detector.head.state_dict()), list[float]()
     head = detector.head
     for epoch in range(options.epochs):
@@ -161,6 +184,16 @@ def _train(
     return losses
 
 
+def moving_average(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """How an average takes in new weights; quickly at first, so that it is not that of the start."""
+
+    def average(old: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        share = 1 - min(decay, (1 + float(count)) / (10 + float(count)))
+        return old + share * (new - old)
+
+    return average
+
+
 def rate(share: float) -> float:
     """Factor of the learning rate after a share of the steps: up in 3 %, then a cosine to 2 %."""
     return min(1.0, share / 0.03 + 0.01) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
@@ -177,7 +210,7 @@ def batches(
         yield targets.batch(shuffled[start : start + size], step, wording)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _checked(detector: LearnedDetector, targets: Targets, rows: NDArray[np.int64], size: int) -> float:
     """The loss of the labels alone, under the plain wording, over all steps."""
     detector.head.eval()
