@@ -21,6 +21,7 @@ OWN = {
     "adversarial_lora": "adversarial_judge",
     "attack": "attack",
     "cascade": "cascade",
+    "diffusion_detector": "diffusion_detector",
     "distill_cross_attention": "distill_cross_attention",
     "fixed_head": "linear_probe",
     "lora_llava": "lora_llava",
@@ -35,6 +36,7 @@ OWN = {
 """Recipe -> its own YAML."""
 OTHERS = {
     "build_corpus_sdxl": "build_corpus",
+    "diffusion_detector_sd": "diffusion_detector",
     "pooled_attention": "fixed_head",
     "prompt_learning": "fixed_head",
     "distill_judge_only": "distill_cross_attention",

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,11 +18,21 @@ from judge.diffusion.collect import collect_pairs
 from judge.diffusion.pairs import Pair, PairStore
 from judge.diffusion.pipelines import load_pipeline
 from judge.encoders.dual import DualEncoder
-from judge.errors import CheckpointError
+from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Classifier
 from prompts.taxonomy import Taxonomy
 
+from .contestants import choose_layers
+
 Progress = Callable[[int, int], None]
+
+
+class Loaded(NamedTuple):
+    """What makes pictures and labels them."""
+
+    pipeline: Any
+    labeller: Classifier
+    encoder: DualEncoder | None
 
 
 @dataclass(frozen=True)
@@ -35,34 +45,48 @@ class Making:
     steps: int
     at: tuple[int, ...]
     guidance: float
-    layers: tuple[str, ...]
+    layers: tuple[str, ...] = ()
+    """As `contestants.choose_layers` reads it."""
     encoder: str | None = None
     device: str = "cpu"
     dtype: str = "float32"
     revision: str = ""
     batch_size: int = 32
 
-    def load_pipeline(self) -> Any:
-        """The pipeline."""
-        return load_pipeline(self.pipeline, device=self.device, dtype=self.dtype, revision=self.revision)
+    def load(self) -> Loaded:
+        """Everything, in this process."""
+        return Loaded(
+            load_pipeline(self.pipeline, device=self.device, dtype=self.dtype, revision=self.revision),
+            load_classifier(self.labeller, device=self.device),
+            None if self.encoder is None else DualEncoder.load(self.encoder),
+        )
 
-    def load_labeller(self) -> Classifier:
-        """The classifier of finished pictures."""
-        return load_classifier(self.labeller, device=self.device)
 
-    def load_encoder(self) -> DualEncoder | None:
-        """The image-text encoder whose view of finished pictures is kept; None for none."""
-        return None if self.encoder is None else DualEncoder.load(self.encoder)
+def collected_before(folder: str | Path, taxonomy: Taxonomy, at: Sequence[int]) -> PairStore:
+    """A store that is there already.
+
+    Raises:
+        CheckpointError: there is none.
+        ConfigError: it was labelled under another taxonomy, or nobody looked after one of the steps `at`.
+    """
+    store = PairStore(folder)
+    if store.taxonomy.hash != taxonomy.hash:
+        raise ConfigError(
+            f"{folder} was labelled under {store.taxonomy.name!r}, or another version of it, not under "
+            f"{taxonomy.name!r}; give its taxonomy, or collect anew."
+        )
+    if missing := [step for step in at if step not in store.at]:
+        looked = ", ".join(map(str, store.at))
+        raise ConfigError(f"at names step {missing[0]}; {folder} holds looks after the steps {looked}.")
+    return store
 
 
 def collect(
     making: Making,
     pairs: Sequence[Pair],
     folder: Path,
+    loaded: Loaded,
     *,
-    pipeline: Any,
-    labeller: Classifier,
-    encoder: DualEncoder | None = None,
     processes: int = 1,
     progress: Progress | None = None,
 ) -> PairStore:
@@ -72,9 +96,7 @@ def collect(
         making: how.
         pairs: N of them.
         folder: of the store.
-        pipeline: of `making`, loaded; this process makes its part with it.
-        labeller: the same.
-        encoder: the same.
+        loaded: by `making`; this process makes its part with it.
         processes: that share the work, this one among them; the others load the pipeline anew.
         progress: called with (pictures done, N).
 
@@ -100,7 +122,7 @@ def collect(
         for other in others:
             other.start()
         with _threads(processes):
-            store = _make(making, pairs, folder, pipeline, labeller, encoder, (0, processes), check)
+            store = _make(making, pairs, folder, loaded, (0, processes), check)
         for other in others:
             other.join()
         check(int(store.done.sum()), len(pairs))
@@ -116,24 +138,22 @@ def _make(
     making: Making,
     pairs: Sequence[Pair],
     folder: Path,
-    pipeline: Any,
-    labeller: Classifier,
-    encoder: DualEncoder | None,
+    loaded: Loaded,
     part: tuple[int, int],
     progress: Progress,
 ) -> PairStore:
     return collect_pairs(
-        pipeline,
+        loaded.pipeline,
         pairs,
-        labeller,
+        loaded.labeller,
         making.taxonomy,
         folder,
         steps=making.steps,
         at=making.at,
         guidance=making.guidance,
         batch_size=making.batch_size,
-        layers=making.layers,
-        encoder=encoder,
+        layers=choose_layers(loaded.pipeline, making.layers),
+        encoder=loaded.encoder,
         part=part,
         progress=progress,
     )
@@ -148,8 +168,7 @@ def _other(making: Making, pairs: Sequence[Pair], folder: Path, part: tuple[int,
             raise SystemExit(1)  # it was killed; whoever goes on makes the rest
 
     with _threads(part[1]):
-        loaded = making.load_pipeline(), making.load_labeller(), making.load_encoder()
-        _make(making, pairs, folder, *loaded, part, check)
+        _make(making, pairs, folder, making.load(), part, check)
 
 
 @contextmanager

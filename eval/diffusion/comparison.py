@@ -55,6 +55,17 @@ def what_came_out(store: PairStore, rows: NDArray[np.int64], seed: int = 0) -> F
     return Finished(labels, [pair.kind for pair in pairs], [pair.prompt for pair in pairs], seed=seed)
 
 
+def count_pairs(store: PairStore) -> dict[str, int]:
+    """How many pairs a store has of each split, how many test prompts, and pictures that nobody could label."""
+    unknown = np.isnan(store.labels).all(axis=1)
+    return {
+        "train": len(store.rows("train")),
+        "test": len(store.rows("test")),
+        "test_prompts": len({pair.prompt for pair in store.pairs if pair.split == "test"}),
+        "unlabelled": int(unknown.sum()),
+    }
+
+
 def compare(finished: Finished, scores: Mapping[str, Mapping[int, Floats | None]]) -> dict[str, Any]:
     """All areas, as they stand in metrics.json.
 

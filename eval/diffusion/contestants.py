@@ -1,6 +1,7 @@
 """The detectors that are compared: built to fit a store, trained on it, and kept as folders."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +110,44 @@ def trained(
         save_detector(detector, folder)
     # Read again, so that a run that goes on scores with the same weights, which are stored in 16 bits.
     return load_detector(folder, pipeline)
+
+
+def train_all(
+    lessons: Mapping[str, tuple[str, Sequence[str] | None]],
+    pipeline: Any,
+    store: PairStore,
+    folder: Path,
+    *,
+    options: TrainingOptions,
+    encoder: DualEncoder | None,
+    show: Callable[[str, int], AbstractContextManager[Callable[..., None]]],
+) -> dict[str, LearnedDetector]:
+    """Detectors by name, each in a folder of its name.
+
+    Args:
+        lessons: name -> family and the names of the categories to train on, None for all.
+        pipeline: that made the pictures.
+        store: pairs, labels, looks.
+        folder: of the folders.
+        options: of the trainings.
+        encoder: whose features of finished pictures the store has.
+        show: makes a progress bar of a name and a number of epochs.
+    """
+    found: dict[str, LearnedDetector] = {}
+    for name, (family, categories) in lessons.items():
+        with show(f"training {name}", options.epochs) as bar:
+
+            def progress(epoch: int, loss: float, held_back: float, bar: Callable[..., None] = bar) -> None:
+                bar(epoch, loss=loss, held_back=held_back)
+
+            found[name] = trained(
+                family,
+                pipeline,
+                store,
+                folder / name,
+                options=options,
+                categories=categories,
+                encoder=encoder,
+                progress=progress,
+            )
+    return found

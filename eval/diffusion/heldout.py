@@ -1,6 +1,6 @@
 """Whether a detector finds categories that its training never showed, by their words alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -65,4 +65,27 @@ def measure_held_out(
             "without": by_category(truth, without, threshold=finished.threshold),
             "full": by_category(truth, full, threshold=finished.threshold),
         },
+    }
+
+
+def held_out_by_step(
+    finished: Finished,
+    without: Mapping[int, ArrayLike | None],
+    full: Mapping[int, ArrayLike | None],
+    columns: Sequence[int],
+) -> dict[str, Any]:
+    """`measure_held_out` of each step that both are offered for, as it stands in metrics.json.
+
+    Returns:
+        `held_out`: step -> what `measure_held_out` gives; `heldout_auc` and `trained_auc`: step -> number.
+    """
+    found = {
+        str(step): measure_held_out(finished, scores, other, columns)
+        for step, scores in without.items()
+        if scores is not None and (other := full[step]) is not None
+    }
+    return {
+        "held_out": found,
+        "heldout_auc": {step: one["held_out"]["auc"] for step, one in found.items()},
+        "trained_auc": {step: one["trained"]["auc"] for step, one in found.items()},
     }

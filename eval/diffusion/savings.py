@@ -19,9 +19,9 @@ from .stage_scores import Questions, split_prompts
 def measure_savings(
     questions: Questions,
     pipeline: Any,
-    detector: Detector,
     student: Classifier,
     encoder: DualEncoder,
+    detector: Detector,
     taxonomy: Taxonomy,
     *,
     at: Sequence[int],
@@ -38,9 +38,9 @@ def measure_savings(
     Args:
         questions: of the test pictures; a third of the prompts each tunes, calibrates and tests.
         pipeline: that made them.
-        detector: that looked at them.
         student: that labelled them.
         encoder: of the prompt filter.
+        detector: that looked at them.
         taxonomy: for timing.
         at: steps of the looks.
         steps: of a picture.

@@ -20,7 +20,8 @@ PARTS = {ALL: "all prompts", EQUAL_PROMPT: "pairs of equal prompt and opposite l
 def tables(metrics: Metrics) -> list[Table]:
     """Every table that a run has numbers for."""
     found = [*area_tables(metrics), gain_table(metrics), category_table(metrics), held_out_table(metrics)]
-    found += [promise_table(metrics), overhead_table(metrics), corpus_table(metrics)]
+    found += [promise_table(metrics), overhead_table(metrics), *cost_tables(metrics)]
+    found += [attack_table(metrics), family_table(metrics), corpus_table(metrics)]
     return [table for table in found if table.lines]
 
 
@@ -129,6 +130,57 @@ def overhead_table(metrics: Metrics) -> Table:
     ]
     note = "As shares of one denoising step, guidance included; a look with its scores, and hooks without a look."
     return Table("Overheads", ["step, ms", "a look", "idle hooks"], lines, note)
+
+
+def cost_tables(metrics: Metrics) -> list[Table]:
+    """What stopping early saves, a table for each promised miss rate."""
+    found = metrics.get("cost") or {}
+    heads = ["steps", "saves", "95 %", "missed", "false alarms", "stopped early", "looking"]
+    fields = ("steps", "saving", "saving", "missed", "false_alarms", "early", "looking")
+    tables = []
+    for promise, designs in found.get("designs", {}).items():
+        lines = []
+        for name, one in designs.items():
+            cells = [one[field] for field in fields]
+            cells[2] = one["intervals"]["saving"]
+            lines.append((name, cells))
+        note = (
+            f"Per picture asked for, of which {found['unsafe_share']:.0%} would come out unsafe; at most "
+            f"{found['false_alarm_budget']:.0%} of the safe ones may be stopped early. Steps: cost of everything, in "
+            "steps of the denoiser. Saves: against the first line, which draws everything and filters it. Looking: "
+            "what the looks at all pictures cost, as a share of the first line."
+        )
+        tables.append(Table(f"Cost at {float(promise):.0%} missed", heads, lines, note))
+    return tables
+
+
+def attack_table(metrics: Metrics) -> Table:
+    """What gets past the prompt filter, the detector and both."""
+    found = metrics.get("attacks") or {}
+    fields = ("passed", "unsafe", "through", "through_interval", "missed", "goals_plain", "goals_families")
+    lines = [
+        (name, [*(one[field] for field in fields), one["goals_all"], one["goals_all_interval"]])
+        for name, one in found.get("defences", {}).items()
+    ]
+    heads = ["pass", "unsafe", "both", "95 %", "missed", "goals: plain", "families", "all", "95 %"]
+    note = (
+        f"{found.get('goals')} goals; for each {found.get('families_budget')} pictures of families, the same for every "
+        f"defence, and {found.get('queries')} of a search that adapts to it. Defences have equal false alarms. An "
+        "attempt succeeds if it passes and its picture is unsafe. Without gradients through the denoiser, shares "
+        "against detectors are lower bounds."
+    )
+    return Table("Adversarial prompts", heads, lines, note)
+
+
+def family_table(metrics: Metrics) -> Table:
+    """What each family of attacks gets past each defence."""
+    found = metrics.get("attacks") or {}
+    names = list(found.get("defences", {}))
+    lines = []
+    for family, one in found.get("families", {}).items():
+        unsafe = next(iter(one["unsafe"].values()))
+        lines.append((family, [unsafe, *(one["through"].get(name) for name in names)]))
+    return Table("Adversarial prompts by family", ["unsafe", *(f"past {name}" for name in names)], lines)
 
 
 def corpus_table(metrics: Metrics) -> Table:

@@ -37,11 +37,17 @@ RESET_WITH = {
     "defended_cascade": ("taxonomy",),
     "prompts": ("words", "pictures"),
     "max_steps": ("num_train_epochs",),
+    "labeller": ("taxonomy",),
+    "kinds": ("prompts",),
+    "training_pairs": ("prompts",),
+    "test_pairs": ("prompts",),
+    "learn_at": ("steps", "pipeline"),
+    "layers": ("pipeline",),
 }
 """What a recipe's own YAML says of the first goes back to its default where the user sets one of the others to
 something else: categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in
-no image of one data set may be in another's, a corpus has one source of prompts, steps would overrule epochs, and
-asking other classifiers more may cost hours or money."""
+no image of one data set may be in another's, a corpus has one source of prompts, other prompts are of other kinds and
+numbers, steps would overrule epochs, and asking other classifiers more may cost hours or money."""
 
 
 @dataclass

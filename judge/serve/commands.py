@@ -109,6 +109,16 @@ def corpus(context: typer.Context) -> int:
     return _run_recipe(context, "build_corpus", "--prompts")
 
 
+@app.command(
+    add_help_option=False,
+    context_settings=_ALL_WORDS,
+    short_help="Train a detector inside a diffusion model's loop.",
+)
+def detector(context: typer.Context) -> int:
+    """Run recipes/diffusion_detector.py on `arbiter detector PROMPTS OPTION...`; all options are the recipe's own."""
+    return _run_recipe(context, "diffusion_detector", "--prompts")
+
+
 def _run_recipe(context: typer.Context, name: str, option: str) -> int:
     """Run a recipe on the words after its command; what stands before the first option are values of `option`."""
     from .recipe_files import run_recipe
