@@ -20,8 +20,8 @@ my_words.csv has the columns `word`, and perhaps `label` (categories, or `safe`)
 your own: `--prompts my_prompts.csv` (or .txt, .jsonl) with `prompt` and perhaps `label`. Pictures that are there
 already: `--pictures FOLDER`, or a CSV with `path` and perhaps `prompt`.
 
-It may be killed at any instant: the same command with `--resume true` goes on, and ends with the same shards as if
-nothing had happened. Every option can stand in a YAML of `--config`.
+It may be killed at any instant: `arbiter corpus --output_dir RUN --resume true` goes on, and ends with the same shards
+as if nothing had happened. Every option can stand in a YAML of `--config`.
 """
 
 import sys
@@ -47,12 +47,14 @@ from judge.corpus.audit import audit_corpus
 from judge.corpus.builder import LEDGER, Built, build
 from judge.corpus.chat_prompts import INSTRUCTION, ChatWriter
 from judge.corpus.drawing import DrawPictures, describe_drawing
+from judge.corpus.duplicates import NearDuplicates
 from judge.corpus.folder import ReadPictures, plan_folder
 from judge.corpus.labels import LabelPictures
 from judge.corpus.ledger import Ledger
 from judge.corpus.plan import Drawing, Plan, Prompt, plan_pictures
 from judge.corpus.prompts import digit_prompts, fill_templates, read_prompts, read_words
 from judge.corpus.rows import CorpusRow
+from judge.corpus.split import SHARES, SplitByCluster
 from judge.corpus.stages import ChunkStage, Stages
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
@@ -62,7 +64,8 @@ from judge.vlm.remote import parse_remote
 from prompts import Taxonomy, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "build_corpus.yaml"
-MAY_DIFFER = ("resume", "max_failures", "engine", "concurrency")
+MAY_DIFFER = ("resume", "max_failures", "concurrency", "near_duplicates", "shares")
+"""Of a corpus that goes on; the last two until all rows are in their splits, which the builder knows."""
 NONE = ("", "none")
 
 
@@ -125,6 +128,14 @@ class CorpusOptions(RecipeOptions):
         default=0.5, metadata={"help": "Score from which a category counts as violated."}
     )
 
+    near_duplicates: bool = field(
+        default=True, metadata={"help": "Leave out pictures that are nearly those of an earlier row."}
+    )
+    shares: dict[str, float] = field(
+        default_factory=lambda: dict(SHARES),
+        metadata={"help": "Split -> its share of the rows; near prompts share a split. In a YAML only."},
+    )
+
     batch_size: int = field(default=8, metadata={"help": "Pictures drawn or labelled together."})
     chunk_size: int = field(default=64, metadata={"help": "Rows drawn, labelled and kept together."})
     shard_rows: int = field(default=1000, metadata={"help": "Most rows in a shard."})
@@ -149,21 +160,20 @@ def main() -> None:
     """Plan, draw, label, write, count."""
     started = time.time()
     quiet()
-    (options,) = parse_options(OPTIONS, CONFIG)
+    (options,) = parse_options(OPTIONS, own_config)
     taxonomy = load_taxonomy(options.taxonomy)
     check_name(options.classifier)  # a wrong name leaves no folder
     drawing = folder = None
     if options.pictures in NONE:
         drawing, folder = describe(options)
-    run = create_run(
-        options.output_dir, "corpus", taxonomy, [options], resume=options.resume, may_differ=MAY_DIFFER
-    )
+    run = open_folder(options, taxonomy)
     rows = plan_rows(options, taxonomy, drawing, run)
     plan = make_plan(options, taxonomy, rows)
     log(f"{len(plan.rows):,} rows, {plan.chunks:,} chunks; {failed_before(rows)}")
 
     with bars() as progress:
-        built = build(plan, make_stages(options, taxonomy, drawing, folder), run.path, progress=progress)
+        stages = make_stages(options, taxonomy, drawing, folder, run)
+        built = build(plan, stages, run.path, progress=progress)
     metrics = count(run, built, options.threshold)
     write_metrics(run, {**metrics, "seconds": time.time() - started})
     show(run, metrics, time.time() - started)
@@ -178,6 +188,27 @@ def quiet() -> None:
     for logging in (of_diffusers, of_transformers):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def own_config(given: Mapping[str, Any]) -> Path:
+    """The options of the corpus to go on with, else the recipe's own."""
+    folder = Path(given.get("output_dir", CorpusOptions.output_dir))
+    if str(given.get("resume")).lower() != "true":
+        return CONFIG
+    if not (folder / "config.yaml").is_file():
+        raise ConfigError(
+            f"{folder} holds no corpus to go on with, or one that was stopped before its first row. Check the name; or "
+            "delete the folder and leave out --resume."
+        )
+    return folder / "config.yaml"
+
+
+def open_folder(options: CorpusOptions, taxonomy: Taxonomy) -> RunDir:
+    """The folder of the corpus, or that of the corpus to go on with."""
+    folder = Path(options.output_dir)
+    if options.resume:
+        options.changed = {**RunDir.open(folder, kind="corpus").config["changed"], **options.changed}
+    return create_run(folder, "corpus", taxonomy, [options], resume=options.resume, may_differ=MAY_DIFFER)
 
 
 def describe(options: CorpusOptions) -> tuple[Drawing, Path]:
@@ -237,14 +268,16 @@ def make_plan(options: CorpusOptions, taxonomy: Taxonomy, rows: list[CorpusRow])
 
 
 def make_stages(
-    options: CorpusOptions, taxonomy: Taxonomy, drawing: Drawing | None, folder: Path | None
+    options: CorpusOptions, taxonomy: Taxonomy, drawing: Drawing | None, folder: Path | None, run: RunDir
 ) -> Stages:
     """What is done with the rows."""
     pictures: ChunkStage = ReadPictures(Path(options.pictures))
     if drawing is not None and folder is not None:
         pictures = DrawPictures(drawing, folder, options.batch_size, options.device, options.dtype)
     labels = LabelPictures(options.classifier, taxonomy, options.label_with_prompt, options.batch_size)
-    return Stages(pictures, labels)
+    split = SplitByCluster(options.shares, seed=options.seed)
+    copies = [NearDuplicates(cache=run.path / "hashes.bin")] if options.near_duplicates else []
+    return Stages(pictures, labels, whole=(*copies, split))
 
 
 @contextmanager
