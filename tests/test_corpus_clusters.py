@@ -144,6 +144,19 @@ def test_no_cluster_is_in_two_splits_and_shares_are_met(numbers: int, seed: int)
     assert backwards == splits[::-1]
 
 
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=40))
+def test_no_split_stays_empty_where_there_are_clusters_enough(clusters: list[int]) -> None:
+    shares = {"train": 0.98, "validation": 0.01, "test": 0.01}
+    if len(set(clusters)) < 3:
+        with pytest.raises(ConfigError, match="cannot be put into 3 splits"):
+            split_clusters(clusters, shares)
+        return
+    splits = split_clusters(clusters, shares)
+    assert set(splits) == {"train", "validation", "test"}
+    assert len(set(zip(clusters, splits, strict=True))) == len(set(clusters))
+
+
 def test_another_seed_gives_another_split() -> None:
     clusters = list(range(50))
     shares = {"train": 0.5, "test": 0.5}
@@ -152,7 +165,9 @@ def test_another_seed_gives_another_split() -> None:
 
 
 def test_too_few_clusters_and_bad_options() -> None:
-    with pytest.raises(ConfigError, match=r"1 clusters of near prompts, the largest with 5 rows.*left for"):
+    with pytest.raises(
+        ConfigError, match=r"5 rows form 1 clusters of near prompts.*2 splits \(train, test\)"
+    ):
         split_clusters([1] * 5, {"train": 0.5, "test": 0.5})
     with pytest.raises(ConfigError, match="add up to 1"):
         split_clusters([1], {"train": 0.5})

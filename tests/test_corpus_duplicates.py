@@ -203,7 +203,7 @@ def test_pictures_without_a_prompt_are_clusters_of_their_own():
 
 
 def test_too_few_clusters_for_the_shares_are_said():
-    with pytest.raises(ConfigError, match="nothing is left for test, validation"):
+    with pytest.raises(ConfigError, match="2 rows form 1 clusters"):
         list(SplitByCluster()(rows_of([("a tree", {})]), lambda row: b""))
 
 

@@ -96,7 +96,8 @@ def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed
     """The split of each row, so that no cluster is in two of them.
 
     Clusters are put in an order that depends on `seed` and their names alone, and cut where the shares of rows say; so
-    a split is off its share by at most one cluster. More rows may move clusters: a corpus is split once, as a whole.
+    a split is off its share by at most one cluster, and none is empty. More rows may move clusters: a corpus is split
+    once, as a whole.
 
     Args:
         clusters: of N rows, in any order.
@@ -104,7 +105,7 @@ def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed
         seed: another one gives another split.
 
     Raises:
-        ConfigError: shares that do not add up to 1, or a split that stays empty, as there are too few clusters.
+        ConfigError: shares that do not add up to 1, or fewer clusters than splits.
     """
     if any(share < 0 for share in shares.values()) or abs(sum(shares.values()) - 1) > 1e-6:
         raise ConfigError(
@@ -114,17 +115,21 @@ def split_clusters(clusters: Sequence[int], shares: Mapping[str, float], *, seed
     order = sorted(
         range(len(names)), key=lambda place: hashlib.sha256(f"{seed}/{names[place]}".encode()).digest()
     )
-    middles = (np.cumsum(sizes[order]) - sizes[order] / 2) / max(len(clusters), 1)
     wanted = [name for name, share in shares.items() if share]
-    ends = np.cumsum([shares[name] for name in wanted])
-    chosen = np.minimum(np.searchsorted(ends, middles, side="right"), len(wanted) - 1)
-    split_of = {names[place]: wanted[number] for place, number in zip(order, chosen.tolist(), strict=True)}
-    empty = sorted(set(wanted) - set(split_of.values()))
-    if empty and len(names):
+    if 0 < len(names) < len(wanted):
         raise ConfigError(
-            f"{len(clusters)} rows form {len(names)} clusters of near prompts, the largest with {sizes.max()} rows, so "
-            f"nothing is left for {', '.join(empty)}. Add prompts about other things, or give it a larger share."
+            f"{len(clusters)} rows form {len(names)} clusters of near prompts, which cannot be put into {len(wanted)} "
+            f"splits ({', '.join(wanted)}). Add prompts about other things, or ask for fewer splits."
         )
+    middles = (np.cumsum(sizes[order]) - sizes[order] / 2) / max(len(clusters), 1)
+    cuts = np.searchsorted(middles, np.cumsum([shares[name] for name in wanted])[:-1]).tolist()
+    # Every split gets a cluster, however small its share.
+    for number in range(len(cuts)):
+        before = cuts[number - 1] if number else 0
+        cuts[number] = min(max(cuts[number], before + 1), len(names) - len(cuts) + number)
+    split_of: dict[int, str] = {}
+    for name, start, end in zip(wanted, [0, *cuts], [*cuts, len(names)], strict=True):
+        split_of |= {int(names[place]): name for place in order[start:end]}
     return [split_of[name] for name in clusters]
 
 
