@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from judge.diffusion.cross_attention import InLoopDetector
 from judge.diffusion.first_noise import NoiseDetector
@@ -97,6 +98,7 @@ def trained(
     if not (folder / ABOUT).is_file():
         count = len(store.taxonomy) if categories is None else len(categories)
         joint = int(store.array("features").shape[-1]) if store.has_features else 128
+        torch.manual_seed(options.seed)  # of the first weights, so that a run which goes on ends as one in one piece
         detector = untrained(who, pipeline, store, count, joint)
         train_detector(
             detector,

@@ -92,8 +92,8 @@ def parse_options(
     usual = vars(parser.parse_known_args([])[0])
 
     defaults = vars(_parser(groups).parse_known_args([])[0])
-    # A run that goes on has options of its own, whatever the recipe's are.
-    goes_on = str(given.get("resume")).lower() == "true"
+    # Where the run's own file takes the place of the recipe's, nothing of the recipe's is left to reset.
+    goes_on = not isinstance(config, Path) and str(given.get("resume")).lower() == "true"
     for name, others in () if goes_on else RESET_WITH.items():
         elsewhere = any(other in given and given[other] != recipe.get(other) for other in others)
         if name in recipe and name not in given and elsewhere:
