@@ -20,21 +20,24 @@ my_words.csv has the columns `word`, and perhaps `label` (categories, or `safe`)
 your own: `--prompts my_prompts.csv` (or .txt, .jsonl) with `prompt` and perhaps `label`. Pictures that are there
 already: `--pictures FOLDER`, or a CSV with `path` and perhaps `prompt`.
 
-It may be killed at any instant: `arbiter corpus --output_dir RUN --resume true` goes on, and ends with the same shards
-as if nothing had happened. Every option can stand in a YAML of `--config`.
+`--attack runs/student` adds adversarial variants of unsafe rows, made to evade that classifier; `--engine ray` works
+on many machines. It may be killed at any instant: `arbiter corpus --output_dir RUN --resume true` goes on, and ends
+with the same shards as if nothing had happened. Every option can stand in a YAML of `--config`.
 """
 
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.corpus.variants import AdversarialVariants
 from eval.recipe import (
     RecipeOptions,
+    check_mapping,
     create_run,
     hide_known_warnings,
     log,
@@ -53,9 +56,10 @@ from judge.corpus.labels import LabelPictures
 from judge.corpus.ledger import Ledger
 from judge.corpus.plan import Drawing, Plan, Prompt, plan_pictures
 from judge.corpus.prompts import digit_prompts, fill_templates, read_prompts, read_words
+from judge.corpus.ray_engine import RayOptions, ray_engine
 from judge.corpus.rows import CorpusRow
 from judge.corpus.split import SHARES, SplitByCluster
-from judge.corpus.stages import ChunkStage, Stages
+from judge.corpus.stages import ChunkStage, Engine, Stages, in_this_process
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
 from judge.serve.exit_codes import run_to_exit_code
@@ -64,9 +68,13 @@ from judge.vlm.remote import parse_remote
 from prompts import Taxonomy, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "build_corpus.yaml"
-MAY_DIFFER = ("resume", "max_failures", "concurrency", "near_duplicates", "shares")
-"""Of a corpus that goes on; the last two until all rows are in their splits, which the builder knows."""
+MAY_DIFFER = (
+    *("resume", "max_failures", "concurrency", "engine", "ray"),
+    *("near_duplicates", "shares", "attack", "attack_options"),
+)
+"""Of a corpus that goes on; stages that have begun may not, which the builder knows."""
 NONE = ("", "none")
+NOT_OF_ATTACK = ("defence", "taxonomy", "load", "name")
 
 
 @dataclass
@@ -128,6 +136,14 @@ class CorpusOptions(RecipeOptions):
         default=0.5, metadata={"help": "Score from which a category counts as violated."}
     )
 
+    attack: str = field(
+        default="none",
+        metadata={"help": "A classifier to evade, to add adversarial variants of unsafe rows; none."},
+    )
+    attack_options: dict[str, Any] = field(
+        default_factory=lambda: {"share": 0.1},
+        metadata={"help": "Fields of AdversarialVariants, such as kinds, epsilon, steps. In a YAML only."},
+    )
     near_duplicates: bool = field(
         default=True, metadata={"help": "Leave out pictures that are nearly those of an earlier row."}
     )
@@ -136,6 +152,10 @@ class CorpusOptions(RecipeOptions):
         metadata={"help": "Split -> its share of the rows; near prompts share a split. In a YAML only."},
     )
 
+    engine: str = field(default="local", metadata={"help": "Where stages run: local, or ray."})
+    ray: dict[str, Any] = field(
+        default_factory=dict, metadata={"help": "Fields of RayOptions, such as address. In a YAML only."}
+    )
     batch_size: int = field(default=8, metadata={"help": "Pictures drawn or labelled together."})
     chunk_size: int = field(default=64, metadata={"help": "Rows drawn, labelled and kept together."})
     shard_rows: int = field(default=1000, metadata={"help": "Most rows in a shard."})
@@ -149,6 +169,10 @@ class CorpusOptions(RecipeOptions):
         if len(sources) != 1:
             found = " and ".join(sources) or "none of them"
             raise ConfigError(f"Give one of prompts, words and pictures; got {found}.")
+        if self.engine not in ("local", "ray"):
+            raise ConfigError(f"engine is {self.engine!r}; use local or ray.")
+        check_mapping("ray", self.ray, RayOptions)
+        check_mapping("attack_options", self.attack_options, AdversarialVariants, without=NOT_OF_ATTACK)
         if self.words not in NONE and bool(self.templates) == (self.chat not in NONE):
             raise ConfigError("Words become prompts by templates or by a chat model; give one of the two.")
 
@@ -169,11 +193,12 @@ def main() -> None:
     run = open_folder(options, taxonomy)
     rows = plan_rows(options, taxonomy, drawing, run)
     plan = make_plan(options, taxonomy, rows)
-    log(f"{len(plan.rows):,} rows, {plan.chunks:,} chunks; {failed_before(rows)}")
+    failed = sum(row.failure is not None for row in rows)
+    log(f"{len(rows):,} rows in {plan.chunks:,} chunks; {failed:,} of them are no prompts or pictures")
 
-    with bars() as progress:
-        stages = make_stages(options, taxonomy, drawing, folder, run)
-        built = build(plan, stages, run.path, progress=progress)
+    stages = make_stages(options, taxonomy, drawing, folder, run)
+    with bars() as progress, engine_of(options) as engine:
+        built = build(plan, stages, run.path, engine, progress=progress)
     metrics = count(run, built, options.threshold)
     write_metrics(run, {**metrics, "seconds": time.time() - started})
     show(run, metrics, time.time() - started)
@@ -277,7 +302,22 @@ def make_stages(
     labels = LabelPictures(options.classifier, taxonomy, options.label_with_prompt, options.batch_size)
     split = SplitByCluster(options.shares, seed=options.seed)
     copies = [NearDuplicates(cache=run.path / "hashes.bin")] if options.near_duplicates else []
-    return Stages(pictures, labels, whole=(*copies, split))
+    return Stages(pictures, labels, make_attack(options, taxonomy), (*copies, split))
+
+
+def make_attack(options: CorpusOptions, taxonomy: Taxonomy) -> AdversarialVariants | None:
+    """What makes adversarial variants of unsafe rows, against the classifier that is to be evaded."""
+    if options.attack in NONE:
+        return None
+    given = {"threshold": options.threshold, "seed": options.seed, **options.attack_options}
+    return AdversarialVariants(options.attack, taxonomy, **given)
+
+
+def engine_of(options: CorpusOptions) -> AbstractContextManager[Engine]:
+    """Where stages run."""
+    return (
+        nullcontext(in_this_process) if options.engine == "local" else ray_engine(RayOptions(**options.ray))
+    )
 
 
 @contextmanager
@@ -295,12 +335,6 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         yield told
 
 
-def failed_before(rows: list[CorpusRow]) -> str:
-    """How many prompts or files are no rows to draw, by why."""
-    failed = Counter(row.failure.status for row in rows if row.failure is not None)
-    return ", ".join(f"{count:,} {status}" for status, count in failed.items()) or "all can be drawn"
-
-
 def count(run: RunDir, built: Built, threshold: float) -> dict[str, Any]:
     """The corpus read back: what is in its shards, what is not and why, and what was seen on the pictures."""
     audit = audit_corpus(run.path)
@@ -312,6 +346,7 @@ def count(run: RunDir, built: Built, threshold: float) -> dict[str, Any]:
         "in_shards": audit.in_shards,
         "failed": {status: number for status, number in built.counts.items() if status != "ok"},
         "duplicates": audit.duplicates,
+        "variants": sum(row.variant is not None for row in kept),
         "lost": len(audit.lost),
         "doubled": len(audit.doubled),
         "damaged": len(audit.damaged),
