@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from fixtures_corpus import TREES, StubPictures, stub_plan, stub_stages
+from fixtures_defences import ChannelIsUnsafe, WithoutGradients
 from PIL import Image
 
 from eval.corpus.variants import AdversarialVariants
@@ -14,43 +14,13 @@ from judge.corpus.builder import LEDGER, build
 from judge.corpus.ledger import Ledger
 from judge.corpus.stages import Task
 from judge.errors import ConfigError
-from judge.inputs import validate_inputs
-from judge.protocol import Scores
 
 MOST = 8 / 255
 POLICY = replace(TREES, categories=tuple(TREES.categories))
 
 
-class RedIsUnsafe:
-    """Flags what has much red, unless its prompt says that it is harmless."""
-
-    name = "red"
-
-    def pixel_margins(self, pixels, prompts, taxonomy):
-        calm = torch.tensor([6.0 if prompt and "harmless" in prompt else 0.0 for prompt in prompts])
-        return 60 * (pixels[:, 0].mean((1, 2)) - 0.5) + 0.2 - calm
-
-    @validate_inputs
-    def score(self, images, prompts, taxonomy):
-        pixels = torch.from_numpy(np.stack([np.asarray(image.convert("RGB")) for image in images]))
-        pixels = pixels.permute(0, 3, 1, 2).float() / 255
-        unsafe = (
-            self.pixel_margins(pixels, prompts or [None] * len(images), taxonomy).sigmoid().double().numpy()
-        )
-        return Scores(unsafe, np.stack([unsafe, unsafe], 1), (None,) * len(images))
-
-
-class NoGradients(RedIsUnsafe):
-    pixel_margins = None
-    why_no_gradients = "it is a service"
-
-    @validate_inputs
-    def score(self, images, prompts, taxonomy):
-        return RedIsUnsafe.score(RedIsUnsafe(), images, prompts, taxonomy)
-
-
 def attacks(**options):
-    options = {"load": lambda name: RedIsUnsafe(), "steps": 10} | options
+    options = {"load": lambda name: ChannelIsUnsafe(), "steps": 10} | options
     return AdversarialVariants("red", POLICY, **options)
 
 
@@ -118,7 +88,7 @@ def test_success_is_that_of_the_defence_on_the_files_and_pixels_stay_within_the_
             row.variant.kind == "joint" and "harmless" in row.prompt
         )  # the text alone sufficed
         image = Image.fromarray(found.astype(np.uint8))
-        [again] = RedIsUnsafe().score([image], [row.prompt], POLICY).unsafe
+        [again] = ChannelIsUnsafe().score([image], [row.prompt], POLICY).unsafe
         assert row.variant.outcome["evaded"] == (again < 0.5)
 
 
@@ -126,7 +96,7 @@ def test_only_what_is_unsafe_and_flagged_is_attacked(task):
     found = {row.variant.of for row in attacks(kinds=("pixels",))(task).rows}
     expected = set()
     for row in task.rows:
-        [score] = RedIsUnsafe().score([task.pictures[row.id]], [row.prompt], POLICY).unsafe
+        [score] = ChannelIsUnsafe().score([task.pictures[row.id]], [row.prompt], POLICY).unsafe
         if row.unsafe >= 0.5 and score >= 0.5:
             expected.add(row.id)
     assert found == expected
@@ -145,25 +115,15 @@ def test_a_share_of_the_rows_is_attacked(task):
 
 
 def test_the_attack_adapts_to_the_defence_it_is_given(task):
-    class Blue(RedIsUnsafe):
-        def pixel_margins(self, pixels, prompts, taxonomy):
-            return 60 * (pixels[:, 2].mean((1, 2)) - 0.4)
-
-        @validate_inputs
-        def score(self, images, prompts, taxonomy):
-            pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2)
-            unsafe = self.pixel_margins(pixels.float() / 255, prompts, taxonomy).sigmoid().double().numpy()
-            return Scores(unsafe, np.stack([unsafe, unsafe], 1), (None,) * len(images))
-
-    for defence, channel in ((RedIsUnsafe, 0), (Blue, 2)):
-        result = attacks(kinds=("pixels",), load=lambda name, kind=defence: kind())(task)
+    for channel in (0, 2):
+        result = attacks(kinds=("pixels",), load=lambda name, channel=channel: ChannelIsUnsafe(channel))(task)
         for row in result.rows:
             change = np.abs(pixels(result.pictures[row.id]) - pixels(task.pictures[row.variant.of]))
             assert change[..., channel].mean() > 4 * np.delete(change, channel, axis=2).mean()
 
 
 def test_a_defence_without_gradients_is_asked(task):
-    result = attacks(kinds=("pixels",), load=lambda name: NoGradients(), queries=20)(task)
+    result = attacks(kinds=("pixels",), load=lambda name: WithoutGradients(), queries=20)(task)
     assert result.rows
     assert all(row.variant.budget["square"] == 20 for row in result.rows)
 

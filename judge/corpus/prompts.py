@@ -157,7 +157,9 @@ def digit_prompts(count: int, *, seed: int = 0, vague: float = 0.3) -> list[Prom
         named = rng.random() >= vague
         text = named_prompt(digits, rng) if named else vague_prompt(digits, rng)
         label = tuple(DIGIT_NAMES[digit] for digit in sorted(digits)) if named else None
-        written_by = {"digits": "named" if named else "vague", "seed": seed}
+        written_by: dict[str, Any] = {"digits": "named" if named else "vague", "seed": seed}
+        if named:
+            written_by["words"] = list(label or ())
         prompts.setdefault(text, Prompt(text, label, written_by))
     return list(prompts.values())
 
