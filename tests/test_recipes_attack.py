@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from adversarial.checks.check import Check
 from adversarial.errors import AttackError
 from judge.cascade.saved import save_cascade
 from judge.cascade.settings import CascadeSettings
@@ -57,15 +58,15 @@ def arguments(runs, out, **more):
         "cascade": runs / "cascade",
         "defended_cascade": runs / "defended_cascade",
         "output_dir": out,
-        "rows": 8,
-        "unsafe_rows": 4,
+        "rows": 6,
+        "unsafe_rows": 3,
         "text_rows": 1,
         "severities": [3],
         "clean_rows": 20,
         "limit": 120,
-        "steps": 4,
+        "steps": 2,
         "restarts": 1,
-        "queries": 6,
+        "queries": 3,
         "epsilons": ["2/255", "32/255"],
         **more,
     }
@@ -82,9 +83,25 @@ def run_recipe(recipe, *given):
         recipe["main"]()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_texts():
+    """Searches for prompts in few steps, and few disguises: both have tests of their own."""
+    from eval.robustness import disguises, texts
+
+    few = {"TokenSearch": {"candidates": 8, "top_k": 8, "steps": 2}, "SubwordSearch": {"queries": 6}}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, changed in few.items():
+            search = getattr(texts, name)
+            patch.setattr(texts, name, lambda *given, s=search, c=changed, **more: s(*given, **more | c))
+        for kind, kept in (("HARMLESS", [disguises.PLAIN]), ("DISGUISES", ["buried_middle", "homoglyphs"])):
+            makers = getattr(disguises, kind)
+            patch.setattr(disguises, kind, {name: makers[name] for name in kept})
+        yield
+
+
 @pytest.fixture
 def pixels_only(recipe, monkeypatch):
-    """Leave out texts, edits and transfer, which take most of the time and are tested by the whole run."""
+    """Leave out checks, texts, edits and transfer, which take most of the time and are tested by the whole run."""
     nothing = {
         "texts": {},
         "disguises": {},
@@ -94,6 +111,10 @@ def pixels_only(recipe, monkeypatch):
         "static_sets": {},
     }
     monkeypatch.setitem(recipe["main"].__globals__, "run_other_attacks", lambda *_: nothing)
+    passed = [Check("huge_epsilon", True, 1.0, 1.0, "not run here").to_dict()]
+    monkeypatch.setitem(
+        recipe["main"].__globals__, "check_attacks", lambda victims, *_: dict.fromkeys(victims, passed)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -269,7 +290,7 @@ def test_an_attacker_who_only_asks_is_given_no_gradients_anywhere(recipe, runs, 
         "unsafe_rows": 2,
     }
     with suppress(SystemExit):
-        run_recipe(recipe, *arguments(runs, tmp_path / "asking", **{**more, "queries": 3}))
+        run_recipe(recipe, *arguments(runs, tmp_path / "asking", **more))
     metrics = json.loads((tmp_path / "asking" / "metrics.json").read_text())
     assert metrics["suite"]["threat"]["knowledge"] == "queries"
     assert metrics["suite"]["rows"] == metrics["pixels"]["student"]["rows"] == 4
