@@ -1,8 +1,6 @@
 """judge.encoders.fare and harden: adversarial training keeps its budget, its original encoder and its targets."""
 
 import json
-import subprocess
-import sys
 from random import Random
 
 import numpy as np
@@ -345,8 +343,8 @@ def test_attacked_rows_are_worse_than_clean_ones_and_labels_stay_out_where_told(
     assert losses[0] == losses[1]
 
 
-def test_a_student_whose_encoder_learnt_loads_in_a_fresh_process_from_anywhere(
-    tiny_encoder_folder, tmp_path, noise_image
+def test_a_student_whose_encoder_learnt_loads_in_another_process_from_anywhere(
+    tiny_encoder_folder, start_script, tmp_path, noise_image
 ):
     taxonomy = load_taxonomy("digits")
     run = RunDir.create(tmp_path / "robust", kind="student")
@@ -362,7 +360,8 @@ def test_a_student_whose_encoder_learnt_loads_in_a_fresh_process_from_anywhere(
     moved = run.path.rename(tmp_path / "elsewhere")
     policy = taxonomy.select(["one"]).reword({"one": "1"})
     wanted = student.score([noise_image(0)], ["two"], policy).unsafe.tolist()
-    code = (
+    script = tmp_path / "load.py"
+    script.write_text(
         "import json, sys, numpy as np\nfrom PIL import Image\nfrom judge import load_classifier\n"
         "from prompts import load_taxonomy\n"
         "noise = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)\n"
@@ -370,7 +369,7 @@ def test_a_student_whose_encoder_learnt_loads_in_a_fresh_process_from_anywhere(
         "student = load_classifier(sys.argv[1], device='cpu')\n"
         "print(json.dumps(student.score([Image.fromarray(noise)], ['two'], policy).unsafe.tolist()))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, str(moved)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
+    done = start_script(script, moved)
+    assert done.wait() == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == pytest.approx(wanted, abs=1e-6)
     assert load_student(RunDir.open(moved)).encoder.fingerprint == kept.fingerprint

@@ -248,6 +248,7 @@ def test_a_folder_in_use_is_refused(start):
 def test_processes_share_the_work(accelerate, start, tmp_path, cache):
     """Under `accelerate launch` on two processes: the same batches, so the same head and the same rows."""
     plain = ("--optimizer", "sgd", "--learning_rate", "0.5", "--epochs", "6", "--train_batch_size", "64")
+    plain += ("--limit", "120", "--obedience_rows", "0")
     options = (*SMALL, "--cache", cache, *plain, "--output_dir", tmp_path / "two")
     done = accelerate("cpu_ddp", "recipes/fixed_head.py", "--head", "linear_probe", *options)
     assert done.wait() == 0, done.stderr[-3000:]
