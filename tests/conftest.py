@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DS_ACCELERATOR"] = "cpu"  # read when DeepSpeed is imported
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import gc
 import re
 from collections import Counter
 from functools import cache
@@ -38,29 +39,54 @@ pytest_plugins = (
 )
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection():
+    """A million objects of libraries stay for good: looking through them again and again is a tenth of all time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 10)
+        gc.enable()
+
+
 def pytest_collection_modifyitems(items):
-    """Files that fork scripts first, then those with most slow tests: two workers that take turns then end together."""
+    """Groups first, then files with most slow tests: two workers that take turns then end together."""
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
-    items.sort(key=lambda item: (not forks_scripts(item.path), -slow[item.path]))
+    order = [*GROUPS, None]
+    items.sort(key=lambda item: (order.index(group_of(item.path)), -slow[item.path]))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """Files to workers, those that fork scripts to one: its server imports everything for 10 seconds, one run is shared."""
+    """Files to workers, those of a group to one."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
         def _split_scope(self, nodeid):
             file = super()._split_scope(nodeid)
-            return "forks scripts" if forks_scripts(config.rootpath / file) else file
+            return group_of(config.rootpath / file) or file
 
     return Scheduling(config, log) if config.getoption("dist") == "loadfile" else None
 
 
+GROUPS = {
+    # Scripts in processes of their own (`fixtures_recipes`): a server imports everything for 10 seconds; one run is shared.
+    "forked scripts": re.compile(
+        r"\b(start_script|single_run)\b|^def \w+\([^)]*\baccelerate\b", re.MULTILINE
+    ),
+    # Importing the classes of diffusers takes 5 seconds.
+    "pipelines": re.compile(r"\b(diffusers|fixtures_detectors|load_pipeline|random_pipeline)\b"),
+}
+"""Tests that share what takes long: name -> what files of the group contain."""
+
+
 @cache
-def forks_scripts(path):
-    """Whether a file has tests with scripts in processes of their own (`fixtures_recipes`)."""
-    return re.search(r"\b(start_script|single_run)\b", path.read_text(encoding="utf-8")) is not None
+def group_of(path):
+    """The first group that a file of tests belongs to, if any."""
+    text = path.read_text(encoding="utf-8")
+    return next((name for name, words in GROUPS.items() if words.search(text)), None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -81,6 +107,14 @@ def _digits_are_drawn_once():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(digits, "digits_examples", examples)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nobody_waits_for_the_disk():
+    """A recipe writes dozens of files, each with two `fsync`, which guard against power cuts and take 20 ms and more."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
         yield
 
 

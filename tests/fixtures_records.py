@@ -31,6 +31,22 @@ def user_for_postgresql():
     return next((name for name in ("postgres", "nobody") if name in known), "")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _sqlite_waits_for_no_disk():
+    """As PostgreSQL below: what is written outlives any process, and no test cuts the power."""
+    from judge.records import database
+
+    configure = database._configure_sqlite
+
+    def configure_faster(connection, record):
+        configure(connection, record)
+        connection.execute("PRAGMA synchronous = OFF")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_configure_sqlite", configure_faster)
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgresql_server():
     """The folder with the socket of a PostgreSQL server, which ends with the tests."""

@@ -3,10 +3,12 @@
 The names in capitals are put in by who runs this file.
 """
 
+import gc
 import os
 import runpy
 import sys
 
+gc.freeze()  # what was imported stays, and need not be looked through
 os.setsid()  # a group of its own, so that it is stopped with all it started
 os.chdir(FOLDER)  # noqa: F821
 os.environ.update(ENVIRONMENT)  # noqa: F821
