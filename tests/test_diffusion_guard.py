@@ -396,6 +396,7 @@ def test_a_detector_of_another_pipeline_is_refused():
     detector.layers = ("down_blocks.7.attn2",)
     with pytest.raises(PipelineError, match="has no attention layer"):
         call(DiffusionGuard(detector, TAXONOMY, at=(2,), pipeline=pipeline()))
+    assert untouched(pipeline())
 
 
 def test_pipelines_that_cannot_be_watched_are_refused():

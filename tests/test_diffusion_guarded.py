@@ -46,8 +46,13 @@ def plain(images):
     return images if isinstance(images, np.ndarray) else np.stack([np.asarray(image) for image in images])
 
 
-@pytest.mark.parametrize("name", ["sd1", "sdxl", "sd3", "flux", "qwen-image"])
-@pytest.mark.parametrize("form", ["pil", "np", "pt", "latent"])
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        *((name, form) for name in ("sd1", "flux") for form in ("pil", "np", "pt", "latent")),
+        *((name, form) for name in ("sdxl", "sd3", "qwen-image") for form in ("pil", "latent")),
+    ],
+)
 def test_no_picture_that_was_stopped_comes_out_in_any_form(name, form):
     some, whole = (make(detector, name, output_type=form)[1] for detector in (flags(STOPPED), flags()))
     none = make(ALL, name, output_type=form)[1]
@@ -303,3 +308,39 @@ def test_something_that_gives_no_pictures_is_refused(monkeypatch):
 
     with pytest.raises(PipelineError, match="without pictures"):
         images_of({"frames": []})
+
+
+def test_pictures_that_begin_as_pictures():
+    """Image to image makes only the later steps: they are numbered from 1, and log-SNRs begin higher."""
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    pipe = StableDiffusionImg2ImgPipeline(**pipeline().components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    images = [Image.new("RGB", (32, 32), (60 * place, 0, 0)) for place in range(4)]
+    seen = []
+
+    def own(pipe, index, timestep, tensors):
+        seen.append((index, int(timestep)))
+        return tensors
+
+    def draw(detector):
+        guard = DiffusionGuard(detector, TAXONOMY, at=(2,), on_stop=Redraw(1), pipeline=pipeline())
+        output = guarded(pipe, guard)(
+            PROMPTS,
+            image=images,
+            strength=0.5,
+            num_inference_steps=6,
+            generator=own_noise(),
+            output_type="np",
+            callback_on_step_end=own,
+        )
+        return guard, output.images
+
+    _, whole = draw(flags())
+    assert seen == list(enumerate(pipe.scheduler.timesteps.tolist()[3:]))
+    guard, some = draw(flags(STOPPED))
+    assert [verdict.stopped_at for verdict in guard.verdicts] == [None, 2, None, None]
+    assert guard.verdicts[DOG].looks[0].log_snr > 0
+    assert len(guard.verdicts[DOG].redrawn) == 1
+    assert np.allclose(some[[0, 2, 3]], whole[[0, 2, 3]], atol=1e-5)
+    assert not some[DOG].any()

@@ -267,7 +267,7 @@ class DiffusionGuard:
         if last:
             self._settle(call, latents)
         tensors = self._leave_out(call, tensors)
-        tensors = self._go_on(call, tensors, then or self.callback, last)
+        tensors = self._go_on(call, timestep, tensors, then or self.callback, last)
         if last:
             self.ended = True
             self.close()
@@ -368,13 +368,12 @@ class DiffusionGuard:
         return tensors
 
     def _go_on(
-        self, call: WatchedCall, tensors: dict[str, Any], then: Callback | None, last: bool
+        self, call: WatchedCall, timestep: Any, tensors: dict[str, Any], then: Callback | None, last: bool
     ) -> dict[str, Any]:
         """Call the other callback, and keep what it gives within bounds."""
         blank = call.rows_of(sorted(call.blank))
         tensors["latents"] = blank_rows(tensors["latents"], blank)
         if then is not None:
-            timestep = call.pipeline.scheduler.timesteps[call.index]
             given = then(call.pipeline, call.index, timestep, dict(tensors))
             if not isinstance(given, dict):
                 raise PipelineError(

@@ -42,9 +42,10 @@ class WatchedCall:
         refuse_second(pipeline, begun=begun)
         self.pipeline, self.prompts, self.begun = pipeline, prompts, begun
         self.thread = threading.current_thread()
-        # The observer comes second, so that it sees what the pipeline gives and gets: only the pictures that are left.
-        self.whole_batch = WholeBatchStep(pipeline.scheduler)
         self.observer = Observer(pipeline, layers)
+        # The observer takes the scheduler's step at the next call of the denoiser only, and so stands in front of this:
+        # it sees what the pipeline gives and gets, the pictures that are left.
+        self.whole_batch = WholeBatchStep(pipeline.scheduler)
         self.index = -1
         """Of the step that ended last, as the pipeline counts; -1 before the first."""
         self.closed = False
