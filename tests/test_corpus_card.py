@@ -75,6 +75,8 @@ def test_failures_variants_and_duplicates_are_counted_by_reason(text, rows):
     assert {cells[0]: int(cells[2]) for cells in table(text, "attack")} == variants
     duplicates = sum(row["duplicate_of"] is not None for row in rows)
     assert f"{duplicates} are near-duplicates" in text
+    # In this corpus the classifier that was attacked is the one that labelled.
+    assert "stub labelled attacks on itself" in text
 
 
 def test_how_it_was_made_is_there(text):

@@ -60,6 +60,7 @@ def test_a_variant_names_attack_target_budget_origin_and_outcome(rows):
         assert by_id[row.variant.of].unsafe >= 0.5
         assert by_id[row.variant.of].variant is None
         assert isinstance(row.variant.outcome["evaded"], bool)
+        assert row.variant.outcome["unsafe_before"] == by_id[row.variant.of].unsafe
     outcomes = {row.variant.outcome["evaded"] for row in variants if row.variant.kind == "pixels"}
     assert outcomes == {True, False}
 

@@ -5,6 +5,9 @@ is spent. Each attack gives one new row of it, with the attack's name, the defen
 and whether the defence was evaded. Its labels are not taken over: the builder judges it anew on its own picture, which
 for an attack on the prompt alone is drawn anew.
 
+A defence that labels its own adversarial rows labels those that evade it wrong: let another classifier label, or go by
+`outcome["unsafe_before"]`, the score of the row before the attack. The card of such a corpus says so.
+
 What is evaded is the defence as deployed: success is asked again by `score`, of pictures as bytes. The published
 corpus attacked fixed targets of other people instead (docs/diffusion.md).
 """
@@ -207,7 +210,8 @@ class AdversarialVariants:
         """A row about nothing but what it was made of; picture and labels are its own."""
         bare = replace(
             row, prompt=prompt, prompt_cut=None, sha256=None, phash=None, labelled_by=None, scores={}, unsafe=None,
-            decided_by=None, variant=Variant(kind, self.defence, budget, row.id, outcome),
+            decided_by=None,
+            variant=Variant(kind, self.defence, budget, row.id, {**outcome, "unsafe_before": row.unsafe}),
         )  # fmt: skip
         return with_id(bare)
 

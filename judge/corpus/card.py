@@ -212,8 +212,13 @@ def _variants(counts: _Counts) -> list[str]:
         (*attack, count, counts.evaded[attack], counts.still_unsafe[attack])
         for attack, count in sorted(counts.variants.items())
     ]
-    header = ("attack", "defence", "rows", "evaded it", "picture is unsafe")
-    return ["## Adversarial variants", _table(header, rows)]
+    header = ("attack", "defence", "rows", "evaded it", "labelled unsafe")
+    own = sorted({defence for _, defence in counts.variants if defence in counts.labelled_by})
+    warning = (
+        f"{', '.join(map(_plain, own))} labelled attacks on itself: where it was evaded, `label` is its mistake. The "
+        "row that a variant was made from (`variant`, `of`) has the label from before the attack."
+    )
+    return ["## Adversarial variants", _table(header, rows), warning if own else ""]
 
 
 def _failures(counts: _Counts) -> list[str]:
@@ -225,8 +230,9 @@ def _failures(counts: _Counts) -> list[str]:
 def _seeds(counts: _Counts) -> str:
     if not counts.seeds:
         return ""
-    several = f"{min(counts.seeds.values())} to {max(counts.seeds.values())}"
-    return f"{len(counts.prompts):,} different prompts, each with {several} clean pictures that are kept."
+    least, most = min(counts.seeds.values()), max(counts.seeds.values())
+    several = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{len(counts.prompts):,} different prompts; of each {several} clean pictures are kept."
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
