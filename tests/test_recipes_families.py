@@ -19,10 +19,11 @@ def test_a_family_trains_with_kept_features_as_without(
     monkeypatch.setattr(
         ImageFeatureCache, "get", lambda self, *given: seen.append(get(self, *given)) or seen[-1]
     )
-    kept = train_here(base_folder(family), "kept").path
+    run = train_here(base_folder(family), "kept")
+    kept = run.path
     assert len(seen) == 3
     assert all(found is not None for found in seen), "this family's pixels were not told apart"
-    straight = train_here(base_folder(family), "straight", keep_features=False).path
+    straight = train_here(base_folder(family), "straight", known=run.asked, keep_features=False).path
     assert len(seen) == 3
     assert step_losses(kept) == pytest.approx(step_losses(straight), rel=1e-5)
     found = load_classifier(kept)

@@ -82,7 +82,7 @@ def finished(tmp_path_factory):
         "encoder": "tiny-clip",
         "cascade": "none",
         "cache": folder / "features",
-        "dataset": "signs:220",
+        "dataset": "signs:140",
         "rows": 16,
     }
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]

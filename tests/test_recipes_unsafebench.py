@@ -69,6 +69,12 @@ def asked(tmp_path):
 SMALL = {"limit": 40, "batch_size": 8, "overlap": "false"}
 
 
+@pytest.fixture
+def without_report(monkeypatch):
+    """Its curves and pictures take longer than asking a few small classifiers; other tests read it."""
+    monkeypatch.setattr("eval.benchmark.report.page.write_benchmark_report", lambda *_, **__: None)
+
+
 @pytest.fixture(scope="module")
 def finished(home, run_recipe):
     (home / "elsewhere.csv").write_text("id,unsafe\n")
@@ -156,6 +162,7 @@ def test_a_run_does_not_go_on_unasked_nor_with_another_classifier_of_one_name(fi
         run_recipe("unsafebench", output_dir=run.path, resume="true", classifiers=other, unite=[])
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_stopped_run_goes_on_where_it_was(bright, run_recipe, tmp_path, capsys):
     out = tmp_path / "run"
     classifiers = [bright(label="first"), bright(stop_after=40 + 24)]
@@ -171,6 +178,7 @@ def test_a_stopped_run_goes_on_where_it_was(bright, run_recipe, tmp_path, capsys
     assert not list(out.glob("predictions/*.parts"))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_others_go_on_when_one_always_crashes(home, bright, run_recipe, tmp_path):
     broken = bright(crash="no such kernel", label="broken", log="")
     options = {"output_dir": tmp_path / "run", "classifiers": [broken, bright()]}
@@ -188,6 +196,7 @@ def test_others_go_on_when_one_always_crashes(home, bright, run_recipe, tmp_path
         )
 
 
+@pytest.mark.usefixtures("without_report")
 def test_what_a_service_did_not_answer_is_asked_again(stub, run_recipe, tmp_path):
     """A chat server that has too many requests for two pictures, and writes prose about a third."""
     seen = []
@@ -223,6 +232,7 @@ def test_what_a_service_did_not_answer_is_asked_again(stub, run_recipe, tmp_path
     assert stub.asked == []
 
 
+@pytest.mark.usefixtures("without_report")
 def test_prompts_can_be_left_out(bright, run_recipe, tmp_path):
     run_recipe(
         "unsafebench", classifiers=bright(), output_dir=tmp_path / "run", with_prompts="false", **SMALL
@@ -230,6 +240,7 @@ def test_prompts_can_be_left_out(bright, run_recipe, tmp_path):
     assert {line.split()[1:][0] for line in asked(tmp_path)} == {"False"}
 
 
+@pytest.mark.usefixtures("without_report")
 def test_some_categories_of_a_taxonomy(bright, run_recipe, shapes, tmp_path):
     """Rows that name other categories are read, and safe under the policy that is asked."""
     taxonomy = load_taxonomy(shapes.taxonomy)
@@ -247,6 +258,7 @@ def test_some_categories_of_a_taxonomy(bright, run_recipe, shapes, tmp_path):
     assert any(one.violates and not one.violates & keys for one in examples)
 
 
+@pytest.mark.usefixtures("without_report")
 def test_ones_own_data_are_asked_about_the_whole_taxonomy(bright, run_recipe, tmp_path):
     """The five digits of the recipe's own run are no choice of whoever names another data set."""
     run_recipe(

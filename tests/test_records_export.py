@@ -302,6 +302,7 @@ def exported_shapes(tmp_path_factory, shapes):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_recipe")
 def test_a_recipe_trains_on_decisions(exported_shapes, run_recipe, base_folder, tmp_path):
     from fixtures_shapes import TRAINER_OPTIONS
 

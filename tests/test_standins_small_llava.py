@@ -321,6 +321,7 @@ def load_builder() -> Any:
     return monkey
 
 
+@pytest.mark.slow
 def test_the_builder_teaches_in_words_then_scenes_and_can_go_on(
     language_file: Path,
     tiny_encoder_folder: Any,
