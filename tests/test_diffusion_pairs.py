@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from judge.diffusion.collect import collect_pairs
+from judge.diffusion.latent_colours import decoded
 from judge.diffusion.layouts import attention_layers
 from judge.diffusion.pairs import Pair, PairStore, split_by_prompt
+from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Scores
 from judge.standins.random_pipelines import random_pipeline
@@ -177,6 +179,19 @@ def test_finished_latents_are_those_of_the_last_step(pipeline, whole):
     latents = pipeline("a red kite", generator=seed, **options).images
     # The scheduler of Stable Diffusion 1 ends a little before the clean picture.
     assert np.corrcoef(latents.flatten(), whole.floats("final", [0]).flatten())[0, 1] > 0.999
+
+
+def test_an_encoder_sees_finished_and_predicted_pictures(pipeline, tmp_path):
+    encoder = DualEncoder.load("tiny-clip")
+    store = collect(pipeline, tmp_path, encoder=encoder)
+    seen = encoder.encode_pixels((decoded(pipeline, store.look([0], 3).clean) / 2 + 0.5).clamp(0, 1))
+    np.testing.assert_allclose(
+        store.floats("step_03.perceived", [0]), seen, atol=0.05 * float(seen.abs().max())
+    )
+    assert store.floats("features", [0, 1]).shape == (2, 26, 128)
+    assert not store.has("step_02.perceived")
+    with pytest.raises(CheckpointError, match="other encoder"):
+        collect(pipeline, tmp_path)
 
 
 def test_splits_and_kinds(whole):

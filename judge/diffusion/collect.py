@@ -36,7 +36,7 @@ def collect_pairs(
     batch_size: int = 32,
     layers: Sequence[str] = (),
     encoder: DualEncoder | None = None,
-    perceived: Sequence[int] = (),
+    perceived: Sequence[int] | None = None,
     part: tuple[int, int] = (0, 1),
     call: Mapping[str, Any] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -58,7 +58,8 @@ def collect_pairs(
         batch_size: pictures made at a time.
         layers: names of the attention layers whose tokens are kept.
         encoder: keeps its tokens of the finished pictures too, as a target that needs no labels.
-        perceived: steps of `at` whose predicted picture is decoded and encoded too, which takes a while.
+        perceived: steps of `at` whose predicted picture is decoded and encoded too; by default every second one,
+            from the last, as each costs a pass of decoder and encoder.
         part: (number, parts): make the rows of this number, counted modulo the parts.
         call: further arguments of the pipeline's call, ready for JSON, such as `max_sequence_length`.
         progress: called with (rows done, N) after each batch.
@@ -101,7 +102,7 @@ def collect_pairs(
             values["labels"] = _labels(classifier, images, taxonomy, unknown)
             if encoder is not None:
                 values["features"] = _half(encoder.encode_images(images))
-                for step in perceived:
+                for step in at[::-2] if perceived is None else perceived:
                     values[f"step_{step:02d}.perceived"] = _half(
                         _encoded(pipeline, encoder, looks[step].clean)
                     )

@@ -20,6 +20,8 @@ from .pairs import PairStore
 
 KNOWN_SHARE = 2 / 3
 """Of the tokens of a category's name, and of its definition, at least so many were in the lessons."""
+MAX_CACHED = 256
+"""Taxonomies of which it is remembered whether they may be answered."""
 MARGIN = 0.5
 """Log-SNRs this far outside of those learnt from are still judged: half a step of a schedule of 20."""
 
@@ -90,7 +92,7 @@ class LearnedDetector:
         self.name = name or self.kind
         self.log_snrs: tuple[float, float] = (np.inf, -np.inf)
         self.lessons: Lessons | None = None
-        self._outside: dict[str, str | None] = {}
+        self._outside: dict[Taxonomy, str | None] = {}
 
     @classmethod
     def of_sizes(
@@ -141,9 +143,12 @@ class LearnedDetector:
         missing = [layer for layer in self.layers if layer not in look.tokens]
         if missing:
             return f"the look has no tokens of {missing[0]!r}; watch the layers that the detector names"
-        if taxonomy.hash not in self._outside:
-            self._outside[taxonomy.hash] = self.outside_lessons(taxonomy)
-        return self._outside[taxonomy.hash]
+        # By the taxonomy itself: `Taxonomy.hash` takes longer than some of the layers.
+        if taxonomy not in self._outside:
+            if len(self._outside) >= MAX_CACHED:
+                self._outside.clear()
+            self._outside[taxonomy] = self.outside_lessons(taxonomy)
+        return self._outside[taxonomy]
 
     def outside_lessons(self, taxonomy: Taxonomy) -> str | None:
         """What of a taxonomy lies outside its lessons; None where nothing does."""

@@ -27,9 +27,9 @@ from .text_reading import unread_parts
 class TrainingOptions:
     """How long and how fast."""
 
-    epochs: int = 24
+    epochs: int = 10
     """Looks at each pair: one an epoch, after a step drawn anew."""
-    batch_size: int = 128
+    batch_size: int = 48
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     wordings: int = 24
