@@ -97,8 +97,9 @@ def trained(
     """
     if not (folder / ABOUT).is_file():
         count = len(store.taxonomy) if categories is None else len(categories)
-        joint = int(store.array("features").shape[-1]) if store.has_features else 128
-        torch.manual_seed(options.seed)  # of the first weights, so that a run which goes on ends as one in one piece
+        joint = int(store.array("features").shape[-1]) if store.has("features") else 128
+        # Of the first weights, so that a run which goes on ends as one in one piece.
+        torch.manual_seed(options.seed)
         detector = untrained(who, pipeline, store, count, joint)
         train_detector(
             detector,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from judge.diffusion.detector import Detector
 from judge.diffusion.pairs import PairStore
+from judge.diffusion.text_alone import PromptOnly
 from judge.errors import CheckpointError
 from judge.runs.files import write_atomically
 from prompts.taxonomy import Taxonomy
@@ -31,16 +32,23 @@ def score_rows(
 ) -> Floats:
     """Probabilities (R, K) of each category in R pictures after a step; NaN where the detector did not judge.
 
-    `progress` is called with the number of pictures done.
+    Who reads the prompt alone is asked once a prompt: otherwise rounding, which depends on a picture's place in its
+    batch, would tell pictures of equal prompts apart. `progress` is called with the number of pictures done.
     """
-    parts = [np.empty((0, len(taxonomy)))]
     rows = np.asarray(rows, np.int64)
+    places = np.arange(len(rows))
+    if isinstance(detector, PromptOnly) and len(rows):
+        prompts = np.array([store.pairs[row].prompt for row in rows])
+        _, first, places = np.unique(prompts, return_index=True, return_inverse=True)
+        rows = rows[first]
+    parts = [np.empty((0, len(taxonomy)))]
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         parts.append(detector.score(store.look(some, step), taxonomy).category_probabilities)
         if progress is not None:
             progress(start + len(some))
-    return np.concatenate(parts)
+    scores: Floats = np.concatenate(parts)[places.ravel()]
+    return scores
 
 
 class ScoreFiles:
