@@ -4,7 +4,7 @@ r"""Build a corpus: prompts, pictures drawn from them, labels on the pictures, a
 
 With no options: 100 prompts for digits, four pictures of each by `tiny-diffusion`, labelled by `tiny-student`. It
 leaves `runs/corpus`: shards/, which `load_examples`, webdataset and `datasets` read; rows.jsonl, with seed, scheduler,
-steps, guidance, model and revision of every row; failed.jsonl, every row that failed and why; metrics.json, the counts.
+steps, guidance, model and revision of every row; failed.jsonl, every row that failed and why; README.md, a data card.
 
 A row has two kinds of label. `prompt_label` is what the list says of the prompt or of its words. `label`, `categories`
 and `scores` are what the classifier saw on the picture, under your taxonomy. What is no picture (black, NaN,
@@ -48,6 +48,7 @@ from eval.recipe import (
 from judge.classifiers import check_name
 from judge.corpus.audit import audit_corpus
 from judge.corpus.builder import LEDGER, Built, build
+from judge.corpus.card import write_card
 from judge.corpus.chat_prompts import INSTRUCTION, ChatWriter
 from judge.corpus.drawing import DrawPictures, describe_drawing
 from judge.corpus.duplicates import NearDuplicates
@@ -200,6 +201,7 @@ def main() -> None:
     with bars() as progress, engine_of(options) as engine:
         built = build(plan, stages, run.path, engine, progress=progress)
     metrics = count(run, built, options.threshold)
+    write_card(run.path)
     write_metrics(run, {**metrics, "seconds": time.time() - started})
     show(run, metrics, time.time() - started)
 

@@ -68,6 +68,7 @@ def test_own_words_become_a_corpus_under_an_own_taxonomy(finished, own):
     assert len(found.examples) == run.metrics["in_shards"]
     assert "0 lost, 0 doubled, 0 damaged" in printed
     assert (run.path / "failed.jsonl").is_file()
+    assert f"{len(rows):,} rows were planned" in (run.path / "README.md").read_text()
     in_split = {}
     for row in rows:
         if row["split"]:
