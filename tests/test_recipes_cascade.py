@@ -42,7 +42,7 @@ def student(tmp_path_factory):
 
 
 def arguments(student, out, **more):
-    rows = {"tuning_rows": 160, "calibration_rows": 160, "test_rows": 160, "limit": 500}
+    rows = {"tuning_rows": 96, "calibration_rows": 128, "test_rows": 96, "limit": 300}
     given = {
         "student": student,
         "output_dir": out,

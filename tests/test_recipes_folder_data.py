@@ -41,7 +41,7 @@ def on_shapes(shapes):
     return {"dataset": shapes.dataset, "taxonomy": shapes.taxonomy}
 
 
-CASCADE = {"promised_miss_rate": 0.1, "tuning_rows": 48, "calibration_rows": 96, "test_rows": 48}
+CASCADE = {"promised_miss_rate": 0.1, "tuning_rows": 32, "calibration_rows": 64, "test_rows": 24}
 PGD = {"steps": 1, "attack_steps": 1, "attack_epsilons": "4/255"}
 ROBUST = {**PGD, "attack_rows": 8}
 HEADS = ("linear_probe", "prompt_learning", "pooled_attention")
@@ -309,12 +309,14 @@ def test_recipe_adversarial_lora(shapes, finished, answers):
 
 
 ATTACK = {
-    "rows": 8,
-    "unsafe_rows": 4,
+    "rows": 4,
+    "unsafe_rows": 2,
+    "text_rows": 2,
     "clean_rows": 16,
-    "steps": 2,
+    "epsilons": ["2/255", "8/255"],
+    "steps": 1,
     "restarts": 1,
-    "queries": 4,
+    "queries": 2,
     "severities": 3,
 }
 
