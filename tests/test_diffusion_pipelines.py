@@ -1,11 +1,13 @@
 """tiny-diffusion ships, opens by name, and draws what it is asked for."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from judge.diffusion.pipelines import load_pipeline
 from judge.errors import CheckpointError
@@ -65,3 +67,13 @@ def test_the_script_that_trains_it_runs(tmp_path: Path, monkeypatch: pytest.Monk
     made = load_pipeline(str(out), dtype="float16")
     assert {name: value.shape for name, value in made.unet.state_dict().items()} == shapes
     assert made.unet.dtype == torch.float16
+
+
+def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
+    copy = tmp_path / "pickled"
+    shutil.copytree(checkpoint_path("tiny-diffusion"), copy)
+    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(CheckpointError, match="safetensors"):
+        load_pipeline(str(copy))

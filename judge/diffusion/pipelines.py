@@ -12,6 +12,8 @@ def load_pipeline(
 ) -> Any:
     """A text-to-image pipeline of diffusers, in eval mode and without progress bars.
 
+    Only weights in safetensors are read, never pickles.
+
     Args:
         name_or_path: `tiny-diffusion`, which ships; a folder that `save_pretrained` wrote; or `organisation/model` of
             the hub.
@@ -35,7 +37,7 @@ def load_pipeline(
     path = str(checkpoint_path(name_or_path)) if shipped else name_or_path
     try:
         pipeline = DiffusionPipeline.from_pretrained(
-            path, dtype=getattr(torch, dtype), revision=revision or None
+            path, dtype=getattr(torch, dtype), revision=revision or None, use_safetensors=True
         )
     except Exception as error:  # diffusers raises whatever its parts raise
         raise CheckpointError(
