@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", "docs/design.md", "docs/serving.md", "docs/benchmark.md", "docs/diffusion.md")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/design.md",
+    "docs/serving.md",
+    "docs/benchmark.md",
+    "docs/diffusion.md",
+)
 PACKAGES = {"prompts", "judge", "adversarial", "eval", "recipes", "scripts", "tests"}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\n]+)`")
