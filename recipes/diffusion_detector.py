@@ -35,12 +35,12 @@ from numpy.typing import NDArray
 from eval.diffusion.attacked import measure_attacks
 from eval.diffusion.collecting import Loaded, Making, collect, collected_before
 from eval.diffusion.comparison import (
-    BOTH,
     DECODED,
     DETECTOR,
     TEXT,
     Finished,
     behind,
+    combined,
     compare,
     count_pairs,
     what_came_out,
@@ -54,7 +54,7 @@ from eval.diffusion.promise import Guarding, ask_policies, check_promises, split
 from eval.diffusion.prompt_files import digit_prompts, read_prompts
 from eval.diffusion.report import write_diffusion_report
 from eval.diffusion.savings import measure_savings
-from eval.diffusion.scored import ScoreFiles, joined, score_all
+from eval.diffusion.scored import ScoreFiles, score_all
 from eval.diffusion.tables import headline, tables
 from eval.recipe import (
     RecipeOptions,
@@ -204,8 +204,7 @@ def main() -> None:
     finished = what_came_out(store, rows, options.seed)
     scores = score_all(detectors, store, rows, options.at, files, progress_bar)
     if not options.detector_only:
-        both = {step: [scores[who][step] for who in (TEXT, DECODED)] for step in options.at}
-        scores[BOTH] = {step: joined(two, finished.labels, finished.prompts) for step, two in both.items()}
+        scores |= combined(scores, finished)
     metrics: dict[str, Any] = {"pairs": count_pairs(store), "category_names": list(taxonomy.names)}
     metrics["log_snr"] = {str(step): store.log_snrs[step] for step in options.at}
     metrics |= compare(finished, {who: found for who, found in scores.items() if who != WITHOUT})

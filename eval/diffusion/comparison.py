@@ -8,18 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from judge.diffusion.pairs import PairStore
+from judge.diffusion.together import mean_of_logits
 from judge.errors import ConfigError
 
 from .areas import ALL, EQUAL_PROMPT, Area, areas, by_category, leads
+from .scored import joined
 
 Floats = NDArray[np.float64]
 DETECTOR, TEXT, DECODED, BOTH = "detector", "text", "decoded", "text_and_decoded"
 BASELINES = (TEXT, DECODED, BOTH)
+TOGETHER = "detector_and_decoded"
 NAMES = {
     DETECTOR: "detector",
     TEXT: "text alone",
     DECODED: "labeller on the decoded picture",
     BOTH: "text and decoded picture together",
+    TOGETHER: "detector and decoded picture together",
     "flowguard": "FlowGuard's family",
     "ndm": "NDM's family",
 }
@@ -64,6 +68,20 @@ def count_pairs(store: PairStore) -> dict[str, int]:
         "test_prompts": len({pair.prompt for pair in store.pairs if pair.split == "test"}),
         "unlabelled": int(unknown.sum()),
     }
+
+
+def combined(
+    scores: Mapping[str, Mapping[int, Floats | None]], finished: Finished
+) -> dict[str, dict[int, Floats | None]]:
+    """What text and decoded picture say together, and detector and decoded picture: who -> step -> (N, K) scores."""
+    found: dict[str, dict[int, Floats | None]] = {BOTH: {}, TOGETHER: {}}
+    for step, decoded in scores[DECODED].items():
+        text, own = scores[TEXT][step], scores[DETECTOR][step]
+        if decoded is not None and text is not None:
+            found[BOTH][step] = joined([text, decoded], finished.labels, finished.prompts)
+        if decoded is not None and own is not None:
+            found[TOGETHER][step] = mean_of_logits([own, decoded])
+    return found
 
 
 def compare(finished: Finished, scores: Mapping[str, Mapping[int, Floats | None]]) -> dict[str, Any]:
@@ -126,7 +144,7 @@ def _plain(found: Mapping[str, Any]) -> dict[str, Any]:
     numbers["baselines"] = {who: others[who] for who in BASELINES if who in others}
     if TEXT in numbers["baselines"]:
         numbers["baselines"][TEXT] = next(iter(numbers["baselines"][TEXT].values()), None)
-    numbers["families"] = {who: values for who, values in others.items() if who not in BASELINES}
+    numbers["families"] = {who: values for who, values in others.items() if who not in (*BASELINES, TOGETHER)}
     return numbers
 
 

@@ -18,7 +18,7 @@ from eval.reports.figures import (
     plot_reliability,
 )
 
-from .comparison import BOTH, DECODED, DETECTOR, NAMES, TEXT
+from .comparison import BOTH, DECODED, DETECTOR, NAMES, TEXT, TOGETHER
 from .tables import part_name
 
 Metrics = Mapping[str, Any]
@@ -27,6 +27,7 @@ STYLES = {
     TEXT: {"color": GREY, "linestyle": ":", "linewidth": 1.6},
     DECODED: {"color": RED, "marker": "s", "linewidth": 1.3},
     BOTH: {"color": RED, "marker": "s", "linestyle": "--", "markerfacecolor": "white", "linewidth": 1.1},
+    TOGETHER: {"color": BLUE, "marker": "o", "linestyle": "--", "markerfacecolor": "white", "linewidth": 1.1},
     "flowguard": {"color": GREEN, "marker": "^", "linewidth": 1.1},
     "ndm": {"color": GREEN, "marker": "v", "linestyle": "--", "linewidth": 1.1},
 }
