@@ -2,11 +2,11 @@
 
 import os
 import signal
-import subprocess
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 
+import psutil
 import pytest
 from fixtures_corpus import StubLabels, stub_plan, stub_stages
 from fixtures_ray import Deadly, Wrong
@@ -35,24 +35,32 @@ def engine():
             try:
                 engine = cluster.enter_context(ray_engine(OPTIONS))
                 break
-            except CorpusError:  # on a busy machine Ray may miss its own limit of 30 seconds
+            except CorpusError as error:  # on a busy machine Ray may miss its own limit of 30 seconds
                 if not tries_left:
-                    raise
+                    cannot_start(error)
         yield engine
     assert signal.getsignal(signal.SIGTERM) == handler
     wait_until(lambda: not processes_of_ray() - before)
 
 
-def processes_of_ray() -> set[str]:
-    """Ids of Ray's processes that descend from this one."""
-    listed = subprocess.run(
-        ["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, timeout=60, check=True
-    )
-    every = [line.split(None, 2) for line in listed.stdout.splitlines()]
-    found = {str(os.getpid())}
-    while more := {pid for pid, parent, _ in every if parent in found} - found:
-        found |= more
-    return {pid for pid, _, args in every if pid in found and ("/ray/" in args or args.startswith("ray::"))}
+def cannot_start(error):
+    """Skip where Ray itself does not start here, which says nothing of the engine; fail where it has to."""
+    if os.environ.get("ARBITER_REQUIRE_RAY"):
+        raise error
+    pytest.skip(f"Ray does not start on this machine ({error}); ARBITER_REQUIRE_RAY=1 makes this a failure")
+
+
+def processes_of_ray() -> set[int]:
+    """Ids of Ray's processes that descend from this one, without those that ended and were not waited for."""
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        try:
+            words = process.cmdline()
+        except psutil.NoSuchProcess:  # a zombie too
+            continue
+        if any("/ray/" in word or word.startswith("ray::") for word in words):
+            found.add(process.pid)
+    return found
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, engine):
@@ -117,6 +125,16 @@ def test_a_stage_that_workers_cannot_import_is_said(tmp_path, engine):
             list(engine(Local(), [Task(0, ())]))
     finally:
         del sys.modules["no_such_module"]
+
+
+def test_a_machine_on_which_ray_does_not_start_skips_unless_it_has_to_start(monkeypatch):
+    error = CorpusError("Ray did not start on this machine: too busy")
+    monkeypatch.delenv("ARBITER_REQUIRE_RAY", raising=False)
+    with pytest.raises(pytest.skip.Exception, match=r"does not start on this machine .*too busy"):
+        cannot_start(error)
+    monkeypatch.setenv("ARBITER_REQUIRE_RAY", "1")
+    with pytest.raises(CorpusError, match="too busy"):
+        cannot_start(error)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch):
