@@ -58,7 +58,8 @@ class Together:
         single = [scores.category_probabilities for scores in found]
         categories = mean_of_logits(single)
         # Judged by one and not by another: the row could pass for safe without it.
-        torn: list[bool] = list((np.isnan(categories) & ~np.isnan(single).all(axis=0)).any(axis=1))
+        missing = np.isnan(single).all(axis=0)
+        torn: list[bool] = np.any(np.isnan(categories) & ~missing, axis=1).tolist()
         reasons = tuple(
             next((why for why in row if why), TORN if partly else None)
             for partly, *row in zip(torn, *(scores.reasons for scores in found), strict=True)
