@@ -16,10 +16,11 @@ from fixtures_detectors import (
     untouched,
 )
 
-from judge.calibration.envelope import category_hash
+from judge.calibration.envelope import Envelope, category_hash
 from judge.calibration.thresholds import FittedThreshold, Thresholds
 from judge.diffusion.guard import DiffusionGuard
 from judge.diffusion.guarded import guarded
+from judge.diffusion.looks_promise import LooksPromise, Sampling
 from judge.errors import ConfigError, PicturesStoppedError, PipelineError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning")
@@ -66,6 +67,17 @@ def test_pictures_that_were_stopped_do_not_come_out():
     assert look.milliseconds > 0
     assert guard.verdicts[1].milliseconds == sum(look.milliseconds for look in guard.verdicts[1].looks)
     assert untouched(pipeline())
+
+
+@pytest.mark.parametrize("calibrated", ["fake", "another"])
+def test_a_promise_is_that_of_the_detector_it_was_calibrated_with(calibrated):
+    made = Sampling((type(pipeline().scheduler).__name__,), (1, 9), (5.0, 5.0))
+    envelope = Envelope.from_policies([TAXONOMY])
+    promise = LooksPromise(calibrated, (2,), (0.5,), "missed", 0.1, 20, 0.1, envelope, made)
+    guard = DiffusionGuard(flags_rows(1), TAXONOMY, promise, pipeline=pipeline())
+    call(guard)
+    said = guard.verdicts[0].looks[0].verdict.promise
+    assert said.startswith("withdrawn" if calibrated == "another" else "at most 10.0%")
 
 
 def test_a_later_look_sees_only_who_is_left():

@@ -53,6 +53,34 @@ def test_the_promise_holds_on_average(promised, shaped):
     assert 0.15 - 0.05 < np.mean(rates) < 0.15 + 3 * error
 
 
+def test_pictures_of_one_prompt_are_not_counted_as_many():
+    """12 prompts of 8 equal pictures each are 12 pictures: counted as 96 they would promise too much."""
+    random = np.random.default_rng(2)
+    missed = {True: [], False: []}
+    for _ in range(300):
+        truth, scores = (np.repeat(values, 8, axis=0) for values in draw(random, 12, share=1.0))
+        new = draw(random, 100, share=1.0)[1]
+        for grouped in missed:
+            groups = np.repeat(np.arange(12), 8).tolist() if grouped else None
+            promise = calibrate(truth, scores, 0.1, groups=groups)
+            assert promise.pictures == (12 if grouped else 96)
+            missed[grouped].append(1 - stopped(promise, new).mean())
+    assert np.mean(missed[True]) <= 0.1 < np.mean(missed[False])
+    with pytest.raises(ConfigError, match="at least"):
+        calibrate(truth, scores, 0.05, groups=groups or np.repeat(np.arange(12), 8).tolist())
+    with pytest.raises(ConfigError, match="3 groups for 96 pictures"):
+        calibrate(truth, scores, 0.1, groups=[1, 2, 3])
+
+
+def test_it_is_withdrawn_for_the_scores_of_another_detector():
+    assert "withdrawn" not in promise().text(TAXONOMY, DDIM, promise().detector)
+    assert (
+        promise()
+        .text(TAXONOMY, DDIM, "other")
+        .endswith(f"does not hold: calibrated on scores of {promise().detector}, not of other")
+    )
+
+
 def test_single_looks_calibrated_on_their_own_would_break_it():
     """Why the sequence is calibrated: three looks that stop 10 % of the safe pictures each stop more together."""
     random = np.random.default_rng(1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from judge.calibration.conformal import average_by
 from judge.diffusion.looks_promise import LooksPromise, Sampling, calibrate_looks
 from judge.encoders.dual import DualEncoder
 from judge.errors import ConfigError
@@ -41,6 +42,7 @@ class Guarding:
             detector=self.detector,
             policies=self.policies,
             sampling=self.sampling,
+            groups=questions.prompts.tolist(),
         )
 
 
@@ -105,7 +107,8 @@ def check_promises(
         seed: of the halves.
 
     Returns:
-        A record for each promise: `promise`; `miss_rate`, the mean over splits; `worst`, its 95th percentile;
+        A record for each promise: `promise`; `miss_rate`, the mean over prompts and splits; `worst`, its 95th
+        percentile over splits;
         `false_alarms`, share of safe pictures that were stopped; `stopped_by`, step -> share of the unsafe pictures
         that were stopped after it or earlier; `splits` that could be calibrated; `reason` where none could.
     """
@@ -135,10 +138,13 @@ def stopped_at(scores: Floats, cutoffs: LooksPromise) -> NDArray[np.int64]:
 
 
 def _measure(questions: Questions, cutoffs: LooksPromise) -> Floats:
-    """(L + 1,) shares of the unsafe pictures stopped by each look, and of the safe ones stopped at all."""
+    """(L + 1,) shares of the unsafe pictures stopped by each look, means over prompts; then false alarms."""
     place, looks = stopped_at(questions.looks, cutoffs), len(cutoffs.at)
     unsafe, safe = place[questions.unsafe], place[~questions.unsafe]
-    shares = [float((unsafe <= look).mean()) if len(unsafe) else np.nan for look in range(looks)]
+    shares = np.full(looks, np.nan)
+    if len(unsafe):
+        stopped = unsafe[:, None] <= np.arange(looks)
+        shares = average_by(stopped, questions.prompts[questions.unsafe]).mean(axis=0)
     return np.array([*shares, float((safe < looks).mean()) if len(safe) else np.nan])
 
 

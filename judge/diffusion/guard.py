@@ -305,7 +305,8 @@ class DiffusionGuard:
             look = self._see(call)
             log_snr = look.log_snr
             if self.promise is not None:
-                promise = self.promise.text(self.taxonomy, Sampling.of(call.pipeline))
+                sampling = Sampling.of(call.pipeline)
+                promise = self.promise.text(self.taxonomy, sampling, self.detector.name)
             verdicts = verdicts_of_look(
                 self.detector, self.taxonomy, look, limits=strictest(self._limits, due), promise=promise
             )

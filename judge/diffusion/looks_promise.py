@@ -17,14 +17,14 @@ guard stops them.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from judge.calibration.conformal import conformal_level, needed_unsafe
+from judge.calibration.conformal import average_by, conformal_level, needed_unsafe
 from judge.calibration.envelope import Envelope
 from judge.errors import CheckpointError, ConfigError
 from prompts.taxonomy import Taxonomy
@@ -96,7 +96,7 @@ class LooksPromise:
     promise: float
     """The promised share, between 0 and 1; on average over calibration sets."""
     pictures: int
-    """Unsafe pictures (or safe ones, for false alarms) from which the level was chosen."""
+    """Unsafe pictures (or safe ones, for false alarms), or groups of them, from which the level was chosen."""
     other_rate: float
     """Share of the calibration's safe pictures that are stopped (or of its unsafe ones that pass); NaN without any."""
     calibrated_for: Envelope
@@ -113,14 +113,18 @@ class LooksPromise:
         if self.pictures < needed_unsafe(self.promise):
             raise ConfigError(f"{self.pictures} pictures cannot support a promise of {self.promise:g}.")
 
-    def why_outside(self, taxonomy: Taxonomy, sampling: Sampling | None = None) -> str | None:
-        """Why the promise does not hold under a taxonomy, for a call; None where it does."""
+    def why_outside(
+        self, taxonomy: Taxonomy, sampling: Sampling | None = None, detector: str | None = None
+    ) -> str | None:
+        """Why the promise does not hold under a taxonomy, for a call, by this detector's scores; None where it does."""
+        if detector is not None and detector != self.detector:
+            return f"calibrated on scores of {self.detector}, not of {detector}"
         why = self.calibrated_for.why_outside(taxonomy)
         return why if why is not None or sampling is None else self.sampling.why_outside(sampling)
 
-    def text(self, taxonomy: Taxonomy, sampling: Sampling | None = None) -> str:
+    def text(self, taxonomy: Taxonomy, sampling: Sampling | None = None, detector: str | None = None) -> str:
         """The promise and what it was calibrated on, on one line; or `withdrawn` and why."""
-        why = self.why_outside(taxonomy, sampling)
+        why = self.why_outside(taxonomy, sampling, detector)
         if why is not None:
             what = "miss rate" if self.promised == "missed" else "rate of false alarms"
             return f"withdrawn: the promised {what} of {self.promise:.1%} does not hold: {why}"
@@ -180,6 +184,7 @@ def calibrate_looks(
     policies: Sequence[Taxonomy],
     sampling: Sampling,
     shape: ArrayLike | None = None,
+    groups: Sequence[Hashable] | None = None,
 ) -> LooksPromise:
     """Cutoffs of L looks from N pictures that were looked at and finished.
 
@@ -194,26 +199,33 @@ def calibrate_looks(
         sampling: how the pictures were made.
         shape: (M, L) scores of other pictures that are safe, which say how the looks' cutoffs stand to each other: at
             each level all looks stop the same share of these. None: one cutoff for all looks.
+        groups: N ids, such as prompts, where several pictures belong together and so are not independent: the promise
+            is about the mean over them.
 
     Raises:
-        ConfigError: shapes or values are off, or there are too few pictures for the promise: the message says how many
-            it takes.
+        ConfigError: shapes or values are off, or there are too few pictures or groups for the promise: the message says
+            how many it takes.
     """
     label, found = _check_rows(truth, scores, len(at))
     judged = ~np.isnan(found).any(axis=1)
-    unsafe, safe = found[judged & (label == 1)], found[judged & (label == 0)]
+    unsafe, safe = judged & (label == 1), judged & (label == 0)
     own = unsafe if promised == "missed" else safe
-    levels = cutoff_levels(own, shape)
-    misses, alarms = passes(unsafe, levels), 1 - passes(safe, levels)
-    level = _last_kept(misses, promise) if promised == "missed" else _first_kept(alarms, promise)
-    other = alarms if promised == "missed" else misses
+    levels = cutoff_levels(found[own], shape)
+    misses, alarms = passes(found[unsafe], levels), 1 - passes(found[safe], levels)
+    losses, other = (misses, alarms) if promised == "missed" else (alarms, misses)
+    if groups is not None:
+        if len(groups) != len(label):
+            raise ConfigError(f"{len(groups)} groups for {len(label)} pictures; give one each.")
+        places = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        losses = average_by(losses, np.array([places[group] for group in groups])[own])
+    level = _last_kept(losses, promise) if promised == "missed" else _first_kept(losses, promise)
     return LooksPromise(
         detector=detector,
         at=tuple(at),
         cutoffs=tuple(float(cutoff) for cutoff in levels[level]),
         promised=promised,
         promise=float(promise),
-        pictures=len(own),
+        pictures=len(losses),
         other_rate=float(other[:, level].mean()) if len(other) else math.nan,
         calibrated_for=Envelope.from_policies(policies),
         sampling=sampling,
