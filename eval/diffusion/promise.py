@@ -94,7 +94,7 @@ def check_promises(
     questions: Questions,
     promises: Sequence[float],
     *,
-    splits: int = 10,
+    splits: int = 4,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
     """Calibrate on half of the prompts and measure on the other half, many times, for several promised miss rates.
