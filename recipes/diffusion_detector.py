@@ -211,7 +211,7 @@ def main() -> None:
     if WITHOUT in scores:
         metrics["held_out_names"] = [taxonomy.names[column] for column in held_out]
         metrics |= held_out_by_step(finished, scores[WITHOUT], scores[DETECTOR], held_out)
-    metrics |= guard(options, run, finished, scores[DETECTOR], detectors[DETECTOR], loaded)
+    metrics |= guard(options, run, store, finished, scores[DETECTOR], detectors[DETECTOR], loaded)
     if options.corpus not in NONE:
         metrics["corpus"] = corpus_counts(Path(options.corpus))
     metrics["seconds"] = time.time() - started
@@ -305,6 +305,7 @@ def train(
 def guard(
     options: DetectorOptions,
     run: RunDir,
+    store: PairStore,
     finished: Finished,
     looks: Mapping[int, Any],
     detector: Detector,
@@ -319,7 +320,7 @@ def guard(
         detector.name,
         tuple(options.at),
         policies,
-        Sampling((type(pipeline.scheduler).__name__,), (options.steps,) * 2, (options.guidance,) * 2),
+        Sampling((store.about["scheduler"],), (store.timesteps,) * 2, (options.guidance,) * 2),
     )
     cutoffs, reasons = strictest(guarding, questions, options.promises)
     log("\n".join(reasons))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -150,6 +151,51 @@ def test_pictures_of_nan_have_no_label(pipeline, tmp_path):
     store = collect(broken, tmp_path)
     assert np.isnan(store.labels).all()
     assert store.look([0], 2).clean.isnan().all()
+
+
+def test_pictures_of_one_colour_have_no_label(pipeline, tmp_path, monkeypatch):
+    """As they are where the decoder comes to NaN in half precision, though the latents are finite."""
+    decode = type(pipeline.vae).decode
+
+    def broken(self, latents, *args, **kwargs):
+        found = decode(self, latents, *args, **kwargs)
+        found[0][0] = float("nan")
+        return found
+
+    monkeypatch.setattr(type(pipeline.vae), "decode", broken)
+    store = collect(pipeline, tmp_path)
+    assert np.isnan(store.labels).all(1).tolist() == [True, False, True, False]
+    assert np.isfinite(store.array("final")).all()
+
+
+def test_a_service_that_does_not_answer_ends_the_collection_which_goes_on_later(pipeline, whole, tmp_path):
+    class Silent(Colours):
+        def score(self, images, prompts, taxonomy):
+            first = not self.seen
+            scores = super().score(images, prompts, taxonomy)
+            if first:
+                return scores
+            return replace(scores, unanswered=(False, True), reasons=(None, "no connection"))
+
+    with pytest.raises(CheckpointError, match=r"colours left 1 pictures unanswered \(no connection\)"):
+        collect(pipeline, tmp_path, classifier=Silent())
+    assert PairStore(tmp_path).done.tolist() == [True, True, False, False]
+    same(collect(pipeline, tmp_path), whole)
+
+
+@pytest.mark.parametrize(("scheduler", "made"), [("PNDMScheduler", 5), ("HeunDiscreteScheduler", 7)])
+def test_schedulers_that_make_more_steps_are_followed_to_the_end(
+    pipeline, tmp_path, monkeypatch, scheduler, made
+):
+    own = getattr(diffusers, scheduler).from_config(pipeline.scheduler.config, skip_prk_steps=True)
+    monkeypatch.setattr(pipeline, "scheduler", own)
+    store = collect(pipeline, tmp_path, PAIRS[:1])
+    assert (store.steps, store.timesteps, store.look([0], 2).steps) == (4, made, made)
+    size = {"height": 16, "width": 16, "num_inference_steps": 4, "guidance_scale": 5.0}
+    seed = torch.Generator().manual_seed(1)
+    latents = pipeline("a red kite", generator=seed, output_type="latent", **size).images
+    difference = (latents - store.floats("final", [0])).norm() / latents.norm()
+    assert difference < 0.05
 
 
 def test_looks_come_back_as_they_were_seen(whole):

@@ -67,7 +67,7 @@ def collect_pairs(
     Raises:
         ConfigError: no pairs, or steps to look at that do not exist.
         PipelineError: the pipeline cannot be watched.
-        CheckpointError: the folder holds another collection.
+        CheckpointError: the folder holds another collection, or a service that labels gave no answer.
     """
     folder, at = Path(folder), tuple(sorted({int(step) for step in at}))
     if not pairs or not at or at[0] < 1 or at[-1] > steps:
@@ -95,10 +95,9 @@ def collect_pairs(
         for start in range(0, len(missing), batch_size):
             rows = missing[start : start + batch_size]
             some = [pairs[row] for row in rows]
-            looks, images, flagged = _make(pipeline, observer, some, (*at, steps), about)
-            final = looks[steps].clean
-            unknown = flagged | ~torch.isfinite(final).flatten(1).all(1).numpy()
-            values = _values({step: looks[step] for step in at}, final)
+            looks, final, images, flagged = _make(pipeline, observer, some, at, about)
+            unknown = flagged | ~torch.isfinite(final).flatten(1).all(1).cpu().numpy() | _uniform(images)
+            values = _values(looks, final)
             values["labels"] = _labels(classifier, images, taxonomy, unknown)
             if encoder is not None:
                 values["features"] = _half(encoder.encode_images(images))
@@ -106,7 +105,8 @@ def collect_pairs(
                     values[f"step_{step:02d}.perceived"] = _half(
                         _encoded(pipeline, encoder, looks[step].clean)
                     )
-            store = store or _created(folder, pairs, about, looks, values)
+            made = {**about, "timesteps": int(pipeline.num_timesteps)}
+            store = store or _created(folder, pairs, made, looks, values)
             store.write(rows, values)
             if progress is not None:
                 progress(int(store.done.sum()), len(pairs))
@@ -148,14 +148,23 @@ def _created(
 
 def _make(
     pipeline: Any, observer: Observer, pairs: Sequence[Pair], at: Sequence[int], about: Mapping[str, Any]
-) -> tuple[dict[int, Look], list[Any], NDArray[np.bool_]]:
-    """Looks after some steps, the B finished pictures, and (B,) which of them the pipeline's own filter blackened."""
+) -> tuple[dict[int, Look], Tensor, list[Any], NDArray[np.bool_]]:
+    """Looks after some steps, the last one's predicted latents, the B finished pictures, and (B,) which are blackened.
+
+    Some schedulers make more steps than they are asked for: PNDM one, those of the second order nearly twice as many.
+    """
     prompts = [pair.prompt for pair in pairs]
     looks: dict[int, Look] = {}
+    final: list[Tensor] = []
 
     def watch(_: Any, index: int, timestep: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-        if index + 1 in at:
-            looks[index + 1] = observer.look(pipeline, index, prompts)
+        last = index + 1 == pipeline.num_timesteps
+        if last or index + 1 in at:
+            look = observer.look(pipeline, index, prompts)
+            if index + 1 in at:
+                looks[index + 1] = look
+            if last:
+                final.append(look.clean)
         return tensors
 
     with warnings.catch_warnings():
@@ -172,7 +181,13 @@ def _make(
             **about["call"],
         )
     flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(pairs)
-    return looks, list(output.images), np.array(flagged, bool)
+    return looks, final[0], list(output.images), np.array(flagged, bool)
+
+
+def _uniform(images: Sequence[Any]) -> NDArray[np.bool_]:
+    """(B,) which pictures have one colour only, as those have whose decoder came to NaN: nothing is seen on them."""
+    pixels = [np.asarray(image) for image in images]
+    return np.array([bool((one == one[:1, :1]).all()) for one in pixels])
 
 
 def _values(looks: Mapping[int, Look], final: Tensor) -> dict[str, NDArray[Any]]:
@@ -195,8 +210,18 @@ def _encoded(pipeline: Any, encoder: DualEncoder, latents: Tensor) -> Tensor:
 def _labels(
     classifier: Classifier, images: Sequence[Any], taxonomy: Taxonomy, unknown: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """(B, K) scores of finished pictures; NaN where the classifier did not judge, or there is nothing to judge."""
+    """(B, K) scores of finished pictures; NaN where the classifier did not judge, or there is nothing to judge.
+
+    Raises:
+        CheckpointError: a service left pictures unanswered; what was made before is kept, and is gone on with.
+    """
     scores = score_each_category(classifier, images, [None] * len(images), taxonomy)
+    if scores.unanswered is not None and any(scores.unanswered):
+        place = scores.unanswered.index(True)
+        raise CheckpointError(
+            f"{classifier.name} left {sum(scores.unanswered)} pictures unanswered ({scores.reasons[place]}). What was "
+            "made before is kept; the same command goes on, once the service answers."
+        )
     labels = scores.category_probabilities.astype(np.float32)
     unjudged = np.array([reason is not None for reason in scores.reasons]) | unknown
     labels[unjudged] = np.nan

@@ -81,6 +81,8 @@ class PairStore:
                 raise ValueError(f"format {about['format']}, this version reads {FORMAT}")
             self.taxonomy = taxonomy_from_data(about["taxonomy"], str(self.folder / STORE))
             self.steps = int(about["steps"])
+            self.timesteps = int(about.get("timesteps", self.steps))
+            """Steps that were made; some schedulers make more than they are asked for."""
             self.at = tuple(int(step) for step in about["at"])
             self.layers = tuple(str(layer) for layer in about["layers"])
             self.log_snrs = {int(step): float(value) for step, value in about["log_snrs"].items()}
@@ -144,7 +146,7 @@ class PairStore:
         signal = torch.sigmoid(torch.tensor(log_snr))
         return Look(
             step=step,
-            steps=self.steps,
+            steps=self.timesteps,
             log_snr=log_snr,
             noisy=signal.sqrt() * clean + (1 - signal).sqrt() * noise,
             noise=noise,
