@@ -1,5 +1,7 @@
 """Detectors: the taxonomy is an argument, what cannot be judged is not, and files keep what was learnt."""
 
+import math
+import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -15,7 +17,7 @@ from judge.diffusion.first_noise import NoiseDetector, discriminants
 from judge.diffusion.latent_colours import FlowGuardDetector, decoded
 from judge.diffusion.layouts import attention_layers
 from judge.diffusion.learned import Lessons
-from judge.diffusion.pairs import Pair
+from judge.diffusion.pairs import Pair, PairStore
 from judge.diffusion.saved import load_detector, save_detector
 from judge.diffusion.targets import label_loss
 from judge.diffusion.text_alone import PromptOnly
@@ -226,6 +228,35 @@ def test_unknown_labels_have_no_part_in_the_loss():
 def test_training_refuses_what_it_cannot_use(detector, store):
     with pytest.raises(ConfigError, match="no pairs"):
         train_detector(detector, store, [])
+    with pytest.raises(ConfigError, match="The loss is nan after epoch 1"):
+        train_detector(families(store)[3], store, store.rows(), options=quick(learning_rate=math.inf))
+
+
+def changed(store, folder, **values):
+    """A copy of a store, with some of an array's entries replaced: name -> (index, value)."""
+    copied = PairStore(shutil.copytree(store.folder, folder))
+    for name, (index, value) in values.items():
+        copied.array(name, write=True)[index] = value
+    return copied
+
+
+def test_a_category_that_nobody_labelled_is_not_learnt(store, tmp_path):
+    lacking = changed(store, tmp_path / "one", labels=(np.s_[:, 1], np.nan))
+    with pytest.raises(ConfigError, match=f"has a label of '{TAXONOMY.names[1]}'"):
+        train_detector(families(store)[3], lacking, store.rows(), options=quick())
+    nothing = changed(store, tmp_path / "all", labels=(..., np.nan))
+    with pytest.raises(ConfigError, match="no pairs with labels"):
+        train_detector(families(store)[3], nothing, store.rows(), options=quick())
+
+
+@pytest.mark.parametrize("place", range(3))
+def test_a_picture_of_nan_does_not_spoil_what_is_learnt(store, tmp_path, place):
+    nan = dict.fromkeys(("labels", "final"), (0, np.nan))
+    nan |= {f"step_{step:02d}.{name}": (0, np.nan) for step in store.at for name in ("clean", "noise")}
+    spoilt = changed(store, tmp_path / "store", **nan)
+    made = families(spoilt)[place]
+    train_detector(made, spoilt, spoilt.rows(), options=quick())
+    assert np.isfinite(made.score(store.look([1], store.at[0]), TAXONOMY).unsafe).all()
 
 
 def test_wordings_keep_the_categories_apart():

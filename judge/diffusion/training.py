@@ -56,7 +56,7 @@ def train_detector(
     Args:
         detector: changed in place; afterwards it answers within its lessons.
         store: pairs, labels, looks.
-        rows: to train on.
+        rows: to train on; those without any label, such as pictures of NaN, are left out.
         categories: names of those to show; any other of the store's is held out: neither its words nor its labels are
             used. None for all.
         options: how.
@@ -67,14 +67,22 @@ def train_detector(
         The loss of each epoch on the prompts held back; empty for a family that is fitted and not trained by steps.
 
     Raises:
-        ConfigError: no rows, or categories that the store has no labels of.
+        ConfigError: no rows, categories that the rows have no labels of, or a loss that is not finite.
     """
     options = options or TrainingOptions()
     rows = np.asarray(rows, np.int64)
     taxonomy = store.taxonomy.select(categories) if categories is not None else store.taxonomy
     columns = np.array([store.taxonomy.index(name) for name in taxonomy.names])
+    rows = rows[~np.isnan(store.labels[rows]).all(axis=1)]
     if not len(rows):
-        raise ConfigError("There are no pairs to train on; collect some first.")
+        raise ConfigError("There are no pairs with labels to train on; collect some first.")
+    unlabelled = np.isnan(store.labels[rows][:, columns]).all(axis=0)
+    if unlabelled.any():
+        names = [repr(name) for name, lacks in zip(taxonomy.names, unlabelled, strict=True) if lacks]
+        raise ConfigError(
+            f"No picture to train on has a label of {', '.join(names)}. Leave them out (`categories`), or label with a "
+            "classifier that judges them."
+        )
     rng = np.random.default_rng(options.seed)
     wordings = reworded(
         taxonomy,
@@ -174,6 +182,10 @@ def _train(
             seen.append(loss.item())
         detector.head = average.module
         losses.append(_checked(detector, targets, check, options.batch_size))
+        if not math.isfinite(losses[-1]):
+            raise ConfigError(
+                f"The loss is {losses[-1]} after epoch {epoch + 1}, so nothing was learnt; try a lower learning_rate."
+            )
         if losses[-1] <= min(losses):
             best = copy.deepcopy(average.module.state_dict())
         detector.head = head
