@@ -49,7 +49,7 @@ from eval.diffusion.contestants import train_all
 from eval.diffusion.drawn_pairs import draw_pairs
 from eval.diffusion.figures import draw_calibration
 from eval.diffusion.heldout import held_out_by_step, held_out_columns
-from eval.diffusion.overheads import overheads_by_batch
+from eval.diffusion.overheads import batch_overheads
 from eval.diffusion.promise import Guarding, ask_policies, check_promises, split_taxonomy, strictest
 from eval.diffusion.prompt_files import digit_prompts, read_prompts
 from eval.diffusion.report import write_diffusion_report
@@ -331,7 +331,7 @@ def guard(
     }
     how = {"at": options.at, "steps": options.steps, "guidance": options.guidance}
     few = {**how, "batch_size": min(8, options.batch_size)}
-    found |= overheads_by_batch(pipeline, detector, taxonomy, finished.prompts, **few)
+    found |= batch_overheads(pipeline, detector, taxonomy, finished.prompts, size=options.batch_size, **how)
     if options.detector_only or loaded.encoder is None:  # the prompt filter reads by the encoder
         return found
     budgets = {"false_alarms": options.false_alarms, "unsafe_share": options.unsafe_share}

@@ -12,6 +12,8 @@ from judge.diffusion.detector import Detector
 from judge.diffusion.observer import Observer
 from prompts.taxonomy import Taxonomy
 
+from .hook_cost import hook_cost
+
 
 def measure_overheads(
     pipeline: Any,
@@ -25,11 +27,10 @@ def measure_overheads(
     turns: int = 6,
     clock: Clock | None = None,
 ) -> dict[str, Any]:
-    """Time the steps of `turns` calls: every second one is watched by hooks, the others are not.
+    """Time the steps of `turns` calls, and the looks in between; medians are compared.
 
-    Watched and unwatched steps alternate within a call, and change places from call to call, so that whatever else
-    slows the machine slows both. Medians are compared. On a GPU the clock is the wall's, after its work is done; on a
-    CPU it is processor time, which other processes change little.
+    On a GPU the clock is the wall's, after its work is done; on a CPU it is processor time, which other processes
+    change little. Hooks cost less than steps differ from each other, so `hook_cost` measures them apart.
 
     Args:
         pipeline: of diffusers.
@@ -39,45 +40,52 @@ def measure_overheads(
         at: steps after which a look is taken, from 1.
         steps: of a call.
         guidance: scale of classifier-free guidance.
-        turns: calls that are measured, after one that is not.
+        turns: calls that are timed, after one that is not.
         clock: in seconds.
 
     Returns:
-        `step_ms`, of an unwatched step; `look`, a look and its scores over such a step; `idle`, how much longer a
-        watched step is without any look, over such a step; `pictures`, made in one call.
+        `step_ms`, of a step; `look`, a look and its scores over a step; `idle`, hooks that nobody looks through over a
+        call of the denoiser; `pictures`, made in one call.
     """
     clock = clock or (time.perf_counter if torch.cuda.is_available() else time.process_time)
-    seconds: dict[str, list[float]] = {"plain": [], "watched": [], "look": []}
+    seconds: dict[str, list[float]] = {"step": [], "look": []}
     for turn in range(turns + 1):
-        found = _one_call(pipeline, detector, taxonomy, prompts, frozenset(at), steps, guidance, turn, clock)
+        found = _one_call(pipeline, detector, taxonomy, prompts, frozenset(at), steps, guidance, clock)
         if turn:
             for name, values in found.items():
                 seconds[name] += values
-    step = median(seconds["plain"])
+    step = median(seconds["step"])
+    hooks = hook_cost(
+        pipeline,
+        detector.layers,
+        prompts,
+        clock=clock,
+        guidance_scale=guidance,
+    )
     return {
         "step_ms": 1000 * step,
         "look": median(seconds["look"]) / step,
-        "idle": median(seconds["watched"]) / step - 1,
+        "idle": hooks["idle_overhead"],
         "pictures": len(prompts),
-        "steps_timed": len(seconds["plain"]),
+        "steps_timed": len(seconds["step"]),
     }
 
 
-def overheads_by_batch(
+def batch_overheads(
     pipeline: Any,
     detector: Detector,
     taxonomy: Taxonomy,
     prompts: Sequence[str],
     *,
-    batch_size: int,
+    size: int,
     at: Sequence[int],
     steps: int,
     guidance: float,
 ) -> dict[str, Any]:
-    """`measure_overheads` of one picture a call and of a batch; arguments are the same.
+    """`measure_overheads` of calls for one picture, eight and `size`; other arguments are the same.
 
     Returns:
-        `overheads`: both; `look_overhead` and `idle_overhead`: shares of a step, of the batch.
+        `overheads`: each; `look_overhead` and `idle_overhead`: shares of a step, of the batch.
     """
     found = [
         measure_overheads(
@@ -89,7 +97,7 @@ def overheads_by_batch(
             steps=steps,
             guidance=guidance,
         )
-        for count in dict.fromkeys((1, batch_size))
+        for count in dict.fromkeys((1, min(8, size), size))
     ]
     return {"overheads": found, "look_overhead": found[-1]["look"], "idle_overhead": found[-1]["idle"]}
 
@@ -102,33 +110,26 @@ def _one_call(
     at: frozenset[int],
     steps: int,
     guidance: float,
-    turn: int,
     clock: Clock,
 ) -> Mapping[str, list[float]]:
-    """Seconds of the steps of one call that were watched, of those that were not, and of looks."""
-    seconds: dict[str, list[float]] = {"plain": [], "watched": [], "look": []}
-    observer: Observer | None = None
+    """Seconds of the steps of one call, and of its looks."""
+    seconds: dict[str, list[float]] = {"step": [], "look": []}
     began = 0.0
 
     def end_of_step(_: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        nonlocal observer, began
+        nonlocal began
         synchronise()
         if index:  # what lies before the first step is not one
-            seconds["plain" if observer is None else "watched"].append(clock() - began)
-        if observer is not None and index + 1 in at:
+            seconds["step"].append(clock() - began)
+        if index + 1 in at:
             started = clock()
             detector.score(observer.look(pipeline, index, prompts), taxonomy)
             synchronise()
             seconds["look"].append(clock() - started)
-        if observer is not None:
-            observer.close()
-        # A look needs a watched step before it; the others alternate.
-        watched = index + 2 in at or (index + turn) % 2 == 0
-        observer = Observer(pipeline, detector.layers) if watched else None
         began = clock()
         return tensors
 
-    try:
+    with Observer(pipeline, detector.layers) as observer:
         pipeline(
             list(prompts),
             num_inference_steps=steps,
@@ -137,7 +138,4 @@ def _one_call(
             output_type="latent",
             callback_on_step_end=end_of_step,
         )
-    finally:
-        if observer is not None:
-            observer.close()
     return seconds
