@@ -137,6 +137,17 @@ def test_chunks_may_end_in_any_order(tmp_path, whole, corpus_stubs):
     assert hashes(tmp_path) == hashes(whole.folder)
 
 
+def test_a_chunk_that_an_engine_loses_is_not_written_without_labels(tmp_path, whole, corpus_stubs):
+    def losing(stage, tasks):
+        return (
+            result for result in in_this_process(stage, tasks) if (stage.name, result.chunk) != ("labels", 2)
+        )
+
+    with pytest.raises(CorpusError, match="nothing back for the chunk 2 of labels"):
+        build(corpus_stubs.plan(), corpus_stubs.stages(), tmp_path, losing)
+    assert build(corpus_stubs.plan(), corpus_stubs.stages(), tmp_path).shards == whole.shards
+
+
 @pytest.mark.parametrize(
     ("other", "says"),
     [

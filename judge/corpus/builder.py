@@ -151,6 +151,10 @@ class _Build:
             done += 1
             self.progress(stage.name, done, len(chunks))
             self.check_failures(enough=False)
+        if lost := sorted(set(todo) - self.ledger.done(stage.name)):
+            raise CorpusError(
+                f"The engine gave nothing back for the chunk {lost[0]} of {stage.name}; run it again."
+            )
         self.check_failures(enough=True)
 
     def task(self, stage: str, chunk: int) -> Task:
