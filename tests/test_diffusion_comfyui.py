@@ -173,6 +173,15 @@ def test_a_look_that_never_came_stops_all(nodes):
     assert not latents.any()
 
 
+def test_finished_latents_of_nan_are_stopped():
+    guard = SamplerGuard(Fruit(lambda look, row: 0.1), TAXONOMY, at=(0.0,))
+    guard.taken = {0}
+    samples = torch.ones(2, 4, 2, 2)
+    samples[1, 0, 0, 0] = math.nan
+    assert guard.end(samples).flatten(1).sum(1).tolist() == [16, 0]
+    assert guard.stopped[1].status == "unjudged"
+
+
 @pytest.mark.parametrize("sampling", [IMG_TO_IMG(), SimpleNamespace()])
 def test_noise_of_another_kind_is_not_judged(nodes, sampling, caplog):
     detector = Fruit(lambda look, row: 0.1)

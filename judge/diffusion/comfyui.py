@@ -32,8 +32,9 @@ from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 from .detector import Detector
 from .look import Look
 from .look_times import times_of_looks
-from .look_verdicts import not_judged, verdicts_of_look
+from .look_verdicts import NOT_FINITE, not_judged, verdicts_of_look
 from .noise_levels import NoiseLevel
+from .stopping import rows_with_nan
 
 LOG = logging.getLogger("arbiter")
 
@@ -112,7 +113,7 @@ class SamplerGuard:
         return self._blanked(denoised)
 
     def end(self, samples: Tensor) -> Tensor:
-        """The finished latents, with zeros where stopped; also where a look never came.
+        """The finished latents, with zeros where stopped; also where a look never came, or they hold no numbers.
 
         Raises:
             BaseException: as `after_guidance`.
@@ -120,6 +121,8 @@ class SamplerGuard:
         missing = [self.at[place] for place in range(len(self.at)) if place not in self.taken]
         if missing:
             self._stop_all(len(samples), f"no look at log-SNR {missing[0]:g}: sampling ended before it")
+        for row in rows_with_nan(samples):
+            self._stop(row, not_judged(NOT_FINITE, self.taxonomy, self.detector))
         self._end_if_asked()
         return self._blanked(samples)
 
