@@ -13,7 +13,7 @@ from judge.cascade.generation_tuning import GenerationFamily, GenerationShape
 from judge.cascade.prompt_filter import PromptFilter
 from judge.cascade.similarity import Platt
 from judge.cascade.stages import NEVER
-from judge.diffusion.generation import BLACKENED, GenerationCascade
+from judge.diffusion.generation import BLACKENED, INTERRUPTED, GenerationCascade
 from judge.diffusion.generation_settings import GenerationSettings, calibrate_generation
 from judge.diffusion.looks_promise import Sampling
 from judge.errors import CheckpointError, ConfigError, PipelineError, QuestionError
@@ -237,6 +237,17 @@ def test_a_picture_that_the_pipeline_itself_blackened_is_unjudged(pipeline, monk
     [one] = cascade.draw(["a"], TAXONOMY, seeds=[0], **CALL)
     assert (one.verdict.status, one.picture) == ("unjudged", None)
     assert BLACKENED in one.verdict.reason
+
+
+def test_a_half_made_picture_is_not_handed_out_though_a_student_would(pipeline):
+    def cancel(pipe, step, timestep, tensors):
+        pipe._interrupt = True
+        return tensors
+
+    cascade = around(pipeline, settings(NEVER, ()), prompt_filter=None, detector=None)
+    [one] = cascade.draw(["a"], TAXONOMY, seeds=[0], callback_on_step_end=cancel, **CALL)
+    assert (one.verdict.status, one.picture) == ("unjudged", None)
+    assert INTERRUPTED in one.verdict.reason
 
 
 def test_a_promise_is_said_and_withdrawn(pipeline):

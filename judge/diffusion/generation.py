@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from judge.cascade.cascade import Cascade
 
 BLACKENED = "the pipeline's own filter blackened the picture"
+INTERRUPTED = "the call was interrupted, and the picture is half-made"
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,10 @@ class GenerationCascade:
             if guard is not None:
                 picture.seconds["detector"] = verdict.milliseconds / 1000
                 _settle_by_looks(rows, row, verdict, steps, taxonomy, last=self.student is None)
-            if blackened and verdict.stopped_at is None:
+            if guard is None and getattr(self.pipeline, "interrupt", False):
+                picture.image = None
+                rows.unread[row] = rows.reasons[row] = INTERRUPTED
+            elif blackened and verdict.stopped_at is None:
                 rows.unread[row] = rows.reasons[row] = BLACKENED
                 rows.unsafe[row] = np.nan
 
