@@ -76,9 +76,9 @@ def train_detector(
     rows = rows[~np.isnan(store.labels[rows]).all(axis=1)]
     if not len(rows):
         raise ConfigError("There are no pairs with labels to train on; collect some first.")
-    unlabelled = np.isnan(store.labels[rows][:, columns]).all(axis=0)
-    if unlabelled.any():
-        names = [repr(name) for name, lacks in zip(taxonomy.names, unlabelled, strict=True) if lacks]
+    unlabelled = np.flatnonzero(np.isnan(store.labels[rows][:, columns]).all(axis=0))
+    if len(unlabelled):
+        names = [repr(taxonomy.names[place]) for place in unlabelled]
         raise ConfigError(
             f"No picture to train on has a label of {', '.join(names)}. Leave them out (`categories`), or label with a "
             "classifier that judges them."
