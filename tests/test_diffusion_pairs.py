@@ -1,6 +1,8 @@
 """Pairs and their collection: rows stand alone, a killed collection goes on, labels come from the picture."""
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import diffusers
 import numpy as np
@@ -238,6 +240,20 @@ def test_an_encoder_sees_finished_and_predicted_pictures(pipeline, tmp_path):
     assert not store.has("step_02.perceived")
     with pytest.raises(CheckpointError, match="other encoder"):
         collect(pipeline, tmp_path)
+
+
+@pytest.mark.parametrize(("free", "reads"), [(1 << 40, True), (1 << 10, False)])
+def test_a_store_is_read_ahead_where_memory_allows(whole, monkeypatch, free, reads):
+    opened = []
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
+    really = Path.open
+    monkeypatch.setattr(
+        Path, "open", lambda path, *given, **more: opened.append(path) or really(path, *given, **more)
+    )
+    PairStore(whole.folder).read_ahead()
+    assert {path for path in opened if path.suffix == ".npy"} == (
+        set(whole.folder.glob("*.npy")) if reads else set()
+    )
 
 
 def test_splits_and_kinds(whole):
