@@ -1,7 +1,6 @@
 """Pairs and their collection: rows stand alone, a killed collection goes on, labels come from the picture."""
 
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import diffusers
@@ -242,18 +241,17 @@ def test_an_encoder_sees_finished_and_predicted_pictures(pipeline, tmp_path):
         collect(pipeline, tmp_path)
 
 
-@pytest.mark.parametrize(("free", "reads"), [(1 << 40, True), (1 << 10, False)])
-def test_a_store_is_read_ahead_where_memory_allows(whole, monkeypatch, free, reads):
-    opened = []
+@pytest.mark.parametrize(("free", "loaded"), [(1 << 40, True), (1 << 10, False)])
+def test_a_store_is_loaded_where_memory_allows(whole, monkeypatch, free, loaded):
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=free))
-    really = Path.open
-    monkeypatch.setattr(
-        Path, "open", lambda path, *given, **more: opened.append(path) or really(path, *given, **more)
-    )
-    PairStore(whole.folder).read_ahead()
-    assert {path for path in opened if path.suffix == ".npy"} == (
-        set(whole.folder.glob("*.npy")) if reads else set()
-    )
+    store = PairStore(whole.folder)
+    store.load()
+    monkeypatch.setattr(store, "array", lambda name: pytest.fail(f"{name} is mapped"))
+    if loaded:
+        assert torch.equal(store.look([0, 2], 3).clean, whole.look([0, 2], 3).clean)
+    else:
+        with pytest.raises(pytest.fail.Exception, match="is mapped"):
+            store.look([0, 2], 3)
 
 
 def test_splits_and_kinds(whole):

@@ -10,8 +10,8 @@
     step_SS.X.npy     (N, ...) float16 of the look after step SS: `clean`, `noise`, the tokens of each layer, and, where
                       asked for, `perceived`: tokens of the predicted picture in the image encoder
 
-Arrays are mapped, not read: rows are loaded as they are asked for. A row's flag in `done.npy` is set after everything
-else of it has been written, so a store that was killed goes on where it stopped.
+Arrays are mapped, and rows are read as they are asked for, unless `load` was called. A row's flag in `done.npy` is set
+after everything else of it has been written, so a store that was killed goes on where it stopped.
 """
 
 import json
@@ -34,8 +34,6 @@ from prompts.taxonomy import taxonomy_from_data
 from .look import Look
 
 PAIRS, STORE = "pairs.jsonl", "store.json"
-_PIECE = 1 << 24
-"""Bytes that are read ahead at a time."""
 FORMAT = 1
 
 
@@ -176,19 +174,14 @@ class PairStore:
     def _arrays(self) -> dict[str, NDArray[Any]]:
         return {}
 
-    def read_ahead(self) -> None:
-        """Read the arrays from front to back, so that the system has them in memory when rows are drawn at random.
+    def load(self) -> None:
+        """Keep all arrays in memory, where half of what is free is enough; else they stay mapped.
 
-        Drawing rows from a disk takes ten times as long as learning from them. A store that would take more than half
-        of the free memory stays where it is.
+        Rows that are drawn at random from a disk take ten times as long as learning from them.
         """
         files = sorted(self.folder.glob("*.npy"))
-        if 2 * sum(file.stat().st_size for file in files) > psutil.virtual_memory().available:
-            return
-        for file in files:
-            with file.open("rb", buffering=0) as stream:
-                while stream.read(_PIECE):
-                    pass
+        if 2 * sum(file.stat().st_size for file in files) <= psutil.virtual_memory().available:
+            self._arrays.update({file.stem: np.load(file, allow_pickle=False) for file in files})
 
     def write(self, rows: NDArray[np.int64], values: Mapping[str, NDArray[Any]]) -> None:
         """Write arrays of some rows by name, and then mark these rows as done."""

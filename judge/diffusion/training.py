@@ -96,7 +96,7 @@ def train_detector(
     detector.lessons = None  # what it learns now may contradict what it knew
     detector.prepare(store, learn, taxonomy)
     losses: list[float] = []
-    store.read_ahead()
+    store.load()
     if any(True for _ in detector.head.parameters()):
         targets = Targets(detector, store, columns, wordings, encoder)
         losses = _train(detector, targets, learn, check, options, rng, progress)
