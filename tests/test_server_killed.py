@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
 from fixtures_server import PATIENCE, picture, wait_until
@@ -31,7 +32,7 @@ class Moderator(threading.Thread):
         try:
             for turn in range(10_000):
                 self.decide(picture(red=turn % 256, green=self.number))
-        except OSError:  # the server is gone
+        except (OSError, HTTPException):  # the server is gone, perhaps in the middle of an answer
             pass
 
     def decide(self, image):
