@@ -3,7 +3,7 @@ r"""Train a detector that reads pictures while a diffusion model makes them, and
     python recipes/diffusion_detector.py
 
 With no options: `tiny-diffusion` draws 12,000 pictures of digits, 10,000 of them to learn from, and 2,000 of other
-prompts to test on; the shipped student labels each finished picture. On 2 CPU cores it takes about 14 minutes, 10 of
+prompts to test on; the shipped student labels each finished picture. On 2 CPU cores it takes about 20 minutes, 13 of
 them drawing, and leaves `runs/diffusion`: pairs/ (what was seen at each look), detectors/, metrics.json, report.html
 and report.md, looks_promise.json (cutoffs for `DiffusionGuard`). Compared are the detector, the same detector without
 some categories, the families of FlowGuard and NDM, the text alone, and the student on the decoded prediction; at each
