@@ -6,6 +6,7 @@
 # make serve  the server and its page on what the demo left (or make student, make cascade), at http://127.0.0.1:8080
 # make bench  the benchmark on digits: those that ship and those of make student, policy tests, causes, report
 # make diffusion  a detector inside the diffusion loop, measured, and a corpus of 10,000 pictures, killed twice
+# make docs   the site of docs/ in site/, with the references of Python names, commands and recipes
 # make test   fresh machine: environment, install, lint, types, the whole suite
 # make test-cpu  the suite as older and other processors compute, on one and two threads
 PYTHON ?= python3
@@ -14,7 +15,7 @@ THREADS ?= 1
 BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: demo student defences attack signs signs-judge serve bench diffusion test test-cpu lint clean
+.PHONY: demo student defences attack signs signs-judge serve bench diffusion docs test test-cpu lint clean
 demo: .venv/installed
 	rm -rf runs/demo
 	$(BIN)/accelerate launch --config_file recipes/configs/accelerate/single.yaml recipes/lora_llava.py
@@ -71,6 +72,9 @@ diffusion: .venv/installed-diffusion
 	$(BIN)/python recipes/diffusion_detector.py
 	$(BIN)/python scripts/corpus_kill_test.py --out runs/corpus_kill_test --metrics runs/diffusion/metrics.json
 
+docs: .venv/installed-dev
+	$(BIN)/mkdocs build --strict
+
 test: lint .venv/installed-signs .venv/installed-bench
 	OMP_NUM_THREADS=$(THREADS) $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
@@ -86,7 +90,7 @@ lint: .venv/installed-dev
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv runs dist build
+	rm -rf .venv runs dist build site
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -290,6 +290,13 @@ def cascade_rows(
         yield {
             "id": question.id,
             "image": question.row.example.id,
+            "source": question.row.example.source,
+            "prompt": question.row.prompt,
+            "policy": question.row.taxonomy.names,
+            "keys": ["custom" if len(c.members) > 1 else c.key for c in question.row.taxonomy],
+            "violated": [c.name for c in question.row.taxonomy if c.label(question.row.example)],
+            "pair": question.pair,
+            "direction": question.direction,
             "truth": question.row.unsafe,
             "unsafe": decided.unsafe[place],
             "decided_by": STAGES[decided.stage[place]],

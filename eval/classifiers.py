@@ -17,7 +17,7 @@ from judge.errors import ConfigError
 from judge.standins.shipped import SHIPPED, SHIPPED_RUNS
 from prompts.names import nearest
 
-from .own_classifier import PYTHON, find_function
+from .own_classifier import PYTHON, find_function, is_own
 
 if TYPE_CHECKING:
     from judge.protocol import Classifier
@@ -200,7 +200,7 @@ def load(name: str | Path, **options: Any) -> "Classifier":
     """Load a classifier.
 
     Args:
-        name: a name in `CLASSIFIERS`, whatever its case; `python:MODULE:FUNCTION`; or whatever
+        name: a name in `CLASSIFIERS`, whatever its case; `FILE.py:FUNCTION` or `python:MODULE:FUNCTION`; or whatever
             `judge.load_classifier` takes.
         options: keyword arguments of the entry's or the user's function, or of `judge.load_classifier`.
 
@@ -225,14 +225,14 @@ def find(name: str | Path, options: Mapping[str, Any]) -> Found:
         own = {} if entry.path is None else {"path": entry.path}
         found = Found(entry.group, entry.loader(), {**own, **options})
         return _checked(text.casefold(), found, entry.needs)
-    if text.startswith(PYTHON):
+    if is_own(text):
         return _checked(text, Found("other", find_function(text), options), "it has no default")
     if not _is_ours(text):
         known = [*CLASSIFIERS, *SHIPPED, *SHIPPED_RUNS]
         raise ConfigError(
             f"There is no classifier {text!r}{nearest(text, known)}. Give one of "
             f"{', '.join(CLASSIFIERS)}; a run or model folder; {', '.join((*SHIPPED, *SHIPPED_RUNS))}; "
-            f"URL#MODEL of a server; hf:ORGANISATION/MODEL; or {PYTHON}MODULE:FUNCTION of your own."
+            f"URL#MODEL of a server; hf:ORGANISATION/MODEL; or FILE.py:FUNCTION or {PYTHON}MODULE:FUNCTION of your own."
         )
     check_name(text)
     return _checked(text, Found("ours", load_classifier, {"name_or_path": text, **options}), "")

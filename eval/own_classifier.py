@@ -1,4 +1,4 @@
-"""A user's own classifier: `python:MODULE:FUNCTION` or `python:FILE.py:FUNCTION`, a function that gives one back.
+"""A user's own classifier: `FILE.py:FUNCTION` or `python:MODULE:FUNCTION`, a function that gives one back.
 
 Unlike weights, which are data, this is code that runs: name only what you would run yourself.
 """
@@ -6,7 +6,9 @@ Unlike weights, which are data, this is code that runs: name only what you would
 import importlib
 import importlib.util
 import inspect
+import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -24,7 +26,13 @@ if TYPE_CHECKING:
     from judge.protocol import Classifier
 
 PYTHON = "python:"
-_FORM = f"write {PYTHON}MODULE:FUNCTION or {PYTHON}FILE.py:FUNCTION"
+_FILE = re.compile(r"(?!.*://).+\.py:\w+")
+_FORM = f"write FILE.py:FUNCTION or {PYTHON}MODULE:FUNCTION"
+
+
+def is_own(name: str) -> bool:
+    """Whether a name is of this form: `python:...`, or `FILE.py:FUNCTION`."""
+    return name.startswith(PYTHON) or _FILE.fullmatch(name) is not None
 
 
 def find_function(spec: str) -> "Callable[..., Classifier]":
@@ -33,8 +41,8 @@ def find_function(spec: str) -> "Callable[..., Classifier]":
     Called, it checks what it gives back.
 
     Args:
-        spec: `python:MODULE:FUNCTION`, the module as `python -m` would find it from here; or
-            `python:FILE.py:FUNCTION`.
+        spec: `python:MODULE:FUNCTION`, the module as `python -m` would find it from here; or `FILE.py:FUNCTION`,
+            with or without `python:` before it.
 
     Raises:
         ConfigError: no such file, module or function; or the module cannot be imported.
@@ -106,13 +114,48 @@ def _checking(spec: str, made: Callable[..., Any]) -> "Callable[..., Classifier]
             raise
         except (Exception, SystemExit) as error:  # whatever a user's function does
             raise ConfigError(f"{spec} failed: {type(error).__name__}: {first_line(error)}") from error
-        if not callable(getattr(classifier, "score", None)) or not isinstance(
-            getattr(classifier, "name", None), str
-        ):
+        if not callable(getattr(classifier, "score", None)):
             raise ConfigError(
-                f"{spec} gave back a {type(classifier).__name__}; expected a classifier: an object with `name` and "
+                f"{spec} gave back a {type(classifier).__name__}; expected a classifier: an object with "
                 "`score(images, prompts, taxonomy) -> judge.protocol.Scores`."
             )
+        if not isinstance(getattr(classifier, "name", None), str):
+            _name(classifier, spec)
         return classifier  # type: ignore[no-any-return]
 
     return make
+
+
+def _name(classifier: Any, spec: str) -> None:
+    """Give a classifier without a `name` that of its function.
+
+    Raises:
+        ConfigError: it takes no attributes.
+    """
+    try:
+        classifier.name = spec.rpartition(":")[2]
+    except AttributeError:
+        raise ConfigError(
+            f"{spec} gave back a {type(classifier).__name__} without `name`, and it takes none; give it one."
+        ) from None
+
+
+def check_scores(scores: Any, rows: int, categories: int) -> None:
+    """Check what a classifier gave back, which may be a user's own: shapes, and probabilities.
+
+    Raises:
+        ValueError: it is not what was asked for.
+    """
+    if not all(hasattr(scores, name) for name in ("unsafe", "categories", "reasons")):
+        raise ValueError(f"a {type(scores).__name__}, expected judge.protocol.Scores")
+    import numpy as np  # names of classifiers are listed without it
+
+    unsafe, found = np.asarray(scores.unsafe), np.asarray(scores.categories)
+    if unsafe.shape != (rows,) or found.shape != (rows, categories) or len(scores.reasons) != rows:
+        raise ValueError(
+            f"scores of shapes {unsafe.shape} and {found.shape} with {len(scores.reasons)} reasons, expected "
+            f"({rows},) and ({rows}, {categories}) with {rows}"
+        )
+    for value in (*unsafe, *found.ravel()):
+        if not (math.isnan(value) or 0 <= value <= 1):
+            raise ValueError(f"the score {value}, which is no probability")

@@ -12,7 +12,7 @@ from typing import Literal, cast
 
 from prompts.errors import ExampleError
 from prompts.example import Example
-from prompts.flip import FlipOptions, Group, Row, draw_groups, draw_pairs
+from prompts.flip import FlipOptions, Group, Row, draw_groups, draw_pairs, fit_group_size, no_pairs
 from prompts.taxonomy import Taxonomy
 
 
@@ -45,23 +45,26 @@ def draw_evaluation(
     """Draw about `rows` questions for the flips, half in pairs, and half as many for held-out categories.
 
     Policies are drawn as for training (`options`), in the words of the taxonomy (`FlipOptions.plain`) and without
-    questions about single categories. For held-out keys,
+    questions about single categories; of a few images in smaller groups. Where there can be no pairs
+    (`prompts.flip.no_pairs`), all are about images under single policies. For held-out keys,
     policies contain at least one of them, an unsafe image violates nothing else of its policy, and there are as many
     safe images.
 
     Raises:
         ExampleError: too few suitable examples.
     """
-    plain = replace(options.plain, focus=0.0)
+    plain = fit_group_size(examples, taxonomy, replace(options.plain, focus=0.0))
+    alone = no_pairs(examples, plain.training_keys(taxonomy))
     # A pair is two questions, so these are half of all.
-    pairs = draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
+    pairs = [] if alone else draw_pairs(examples, taxonomy, plain, seed=seed, pairs=rows // 4)
     flips = []
     for number, pair in enumerate(pairs):
         direction = cast(Literal["safe_to_unsafe", "unsafe_to_safe"], pair.direction)
         for side, row in (("unsafe", pair.unsafe), ("safe", pair.safe)):
             flips.append(Question(f"pair-{number}-{side}", row, f"pair-{number}", direction))
+    single = rows if alone else rows // 2
     groups = draw_groups(
-        examples, taxonomy, plain, seed=seed, epoch=0, groups=max(1, rows // (2 * options.group_size))
+        examples, taxonomy, plain, seed=seed, epoch=0, groups=max(1, single // plain.group_size)
     )
     # Images under one policy each, in groups as in training.
     flips += [
@@ -81,8 +84,8 @@ def draw_grouped_questions(
     Raises:
         ExampleError: too few suitable examples.
     """
-    size = options.group_size
-    plain = replace(options.plain, focus=0.0)
+    plain = fit_group_size(examples, taxonomy, replace(options.plain, focus=0.0))
+    size = plain.group_size
     groups = draw_groups(examples, taxonomy, plain, seed=seed, epoch=0, groups=ceil(rows / size))
     drawn = [
         Question(f"row-{i}-{j}", row) for i, group in enumerate(groups) for j, row in enumerate(group.rows)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from judge.calibration.temperature import Calibration, LabelledScores, fit_calibration
 
 from .metrics.arrays import calibration_error
-from .reports.figures import BLUE, DPI, GREY, new_panels, plot_diagonal, plot_reliability
+from .reports.figures import BLUE, GREY, new_panels, plot_diagonal, plot_reliability, svg_bytes
 
 Pairs = tuple[NDArray[np.bool_], NDArray[np.float64]]
 """Truth (N,) and probability (N,)."""
@@ -47,7 +47,7 @@ def log_loss(truth: NDArray[np.bool_], probability: NDArray[np.float64]) -> floa
 
 
 def draw_reliability(curves: Mapping[str, Mapping[str, Pairs]], path: Path) -> None:
-    """One reliability diagram per classifier: share of unsafe rows against the mean probability of a bin."""
+    """Write a reliability diagram per classifier as SVG: share of unsafe rows against the probability of a bin."""
     figure, panels = new_panels(1, len(curves), width=4.2 * len(curves), height=3.9)
     for axes, (name, lines) in zip(panels[0], curves.items(), strict=True):
         plot_diagonal(axes)
@@ -55,7 +55,7 @@ def draw_reliability(curves: Mapping[str, Mapping[str, Pairs]], path: Path) -> N
             plot_reliability(axes, *pair, name=label, colour=colour)
         axes.set(title=name, xlabel="p(unsafe), mean of the bin", ylabel="share that is unsafe")
         axes.legend(loc="lower right", frameon=False, fontsize=8)
-    figure.savefig(path, dpi=DPI)
+    path.write_bytes(svg_bytes(figure))
 
 
 def _pairs(scored: Sequence[LabelledScores], calibration: Calibration | None) -> dict[str, Pairs]:

@@ -10,6 +10,9 @@ from prompts.reading import PromptMode, check_prompt_mode
 from .errors import CheckpointError, ConfigError
 from .lessons.record import read_record
 from .protocol import ReadsPrompts
+from .publish.contents import MERGED
+from .publish.hub import fetch
+from .publish.repository import split_revision
 from .runs.files import nearest_path
 from .runs.folder import MANIFEST, RunDir
 from .runs.references import HUB
@@ -44,8 +47,9 @@ def load_classifier(
         name_or_path: a run folder (`runs/demo`, `runs/student`, `runs/cascade`); an exported `student.onnx`, which
             needs no torch; `http://host:8000/v1#model` of a chat server; a run that ships (`tiny-student`,
             `small-student`, `small-cascade`); or a base model, judged zero-shot: a folder, `tiny-llava` or another
-            that ships, or `hf:ORGANISATION/MODEL` on the Hugging Face hub. Without `hf:` no name is looked up on the
-            hub, so that a mistyped folder is said at once.
+            that ships, or `hf:ORGANISATION/MODEL` on the Hugging Face hub. A repository there may also hold a run that
+            `arbiter push` published; `hf:ORGANISATION/MODEL@REVISION` pins a branch, tag or commit. Without `hf:` no
+            name is looked up on the hub, so that a mistyped folder is said at once.
         device: such as `cpu` or `cuda`; by default a GPU where there is one.
         template: overrides the template of a base or a server; a run keeps the one it was trained with.
         batch_size: images in one forward pass, of every stage of a cascade too, or requests to a server at a time; by
@@ -62,7 +66,12 @@ def load_classifier(
         ArbiterError: no such prompt mode.
     """
     mode = check_prompt_mode(prompt_mode)
-    classifier = _load(name_or_path, device, template, batch_size, stage_judge)
+    text, fetched = _locate(name_or_path)
+    classifier = _load(text, fetched, device, template, batch_size, stage_judge)
+    from .calibration.thresholds import HasThresholds, run_thresholds
+
+    if isinstance(classifier, HasThresholds):
+        classifier.thresholds = run_thresholds(fetched or Path(text))
     if isinstance(classifier, ReadsPrompts):
         classifier.prompt_mode = mode
     elif mode != "max":
@@ -70,17 +79,23 @@ def load_classifier(
     return classifier
 
 
+def _locate(name_or_path: str | Path) -> tuple[str, Path | None]:
+    """The name, a shipped run's as its path; and the folder of a run that was fetched from the hub."""
+    from .standins.shipped import run_path
+
+    text = run_path(str(name_or_path))
+    return text, fetch(*split_revision(text)) if text.startswith(HUB) else None
+
+
 def _load(
-    name_or_path: str | Path,
+    text: str,
+    fetched: Path | None,
     device: str | None,
     template: str | None,
     batch_size: int | None,
     stage_judge: "str | Path | Classifier | None",
 ) -> "Classifier":
-    from .standins.shipped import run_path
-
-    text = run_path(str(name_or_path))
-    path = Path(text)
+    path = fetched or Path(text)
     size = {} if batch_size is None else {"batch_size": batch_size}
     kind = RunDir.open(path).kind if (path / MANIFEST).is_file() else None
     if stage_judge is not None and kind != "cascade":
@@ -101,7 +116,7 @@ def _load(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     if kind is None:
         return _base(text, device, template, batch_size or JUDGED_AT_ONCE)
-    run = RunDir.open(path)
+    run = RunDir.open(path, name=text.removeprefix(HUB) if fetched else None)
     if run.kind in LOADERS:
         if template is not None:
             raise CheckpointError(f"{path} is a {run.kind!r}, which has no template; leave the option out.")
@@ -115,12 +130,14 @@ def _load(
 
 def _base(name: str, device: str, template: str | None, batch_size: int) -> "Classifier":
     """A base model, judged zero-shot."""
+    from .vlm.judging import open_judge
     from .vlm.load import BaseOptions, load_base
-    from .vlm.score import VisionLanguageJudge
 
-    name = name.removeprefix(HUB)
-    model, processor = load_base(BaseOptions(model_name_or_path=name), device=device)
-    return VisionLanguageJudge(model, processor, template or "policy_first", name=name, batch_size=batch_size)
+    revision = None
+    if name.startswith(HUB):
+        name, revision = split_revision(name)
+    model, processor = load_base(BaseOptions(name, revision or "main"), device=device)
+    return open_judge(model, processor, template or "policy_first", name=name, batch_size=batch_size)
 
 
 def check_name(name: str) -> None:
@@ -163,22 +180,27 @@ def _not_found(name: str) -> str:
 def _judge(run: RunDir, device: str, template: str | None, batch_size: int) -> "Classifier":
     """A base model with the adapter of a run."""
     from .vlm.adapter import load_adapter
+    from .vlm.judging import open_judge
     from .vlm.load import BaseOptions, load_base
-    from .vlm.score import VisionLanguageJudge
 
-    run = RunDir.open(run.path, kind="vlm")
+    if run.kind != MERGED:
+        RunDir.open(run.path, kind="vlm")  # refuses any other kind by name
     trained_with = run.manifest["template"]
     if template not in (None, trained_with):
         raise CheckpointError(f"{run.path} was trained with the template {trained_with!r}, not {template!r}.")
-    model, processor = load_base(BaseOptions.from_run(run), device=device)
     record = read_record(run)
-    # The adapter stays beside the base, unmerged, as it was trained and measured.
-    model = load_adapter(model, run.path / "adapter").to(device)
-    return VisionLanguageJudge(
+    if run.kind == MERGED:
+        whole = BaseOptions(str(run.path), dtype=run.manifest.get("dtype", "float32"))
+        model, processor = load_base(whole, device=device)
+    else:
+        model, processor = load_base(BaseOptions.from_run(run), device=device)
+        # The adapter stays beside the base, unmerged, as it was trained and measured.
+        model = load_adapter(model, run.path / "adapter").to(device)
+    return open_judge(
         model,
         processor,
         trained_with,
-        name=f"{run.path.name}",
+        name=run.name,
         default_taxonomy=run.taxonomy,
         batch_size=batch_size,
         envelope=record.envelope,

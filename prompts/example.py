@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
+UNSPECIFIED = "unsafe-unspecified"
+"""In `Example.violates`: at least one of its `unknown` categories is violated, but it was not recorded which."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -33,3 +36,7 @@ class Example:
     step: str | None = None
     """When during its generation the picture was taken, in the data set's words; None where it does not say. Such a
     picture may still be noise, while its label is that of the finished one."""
+
+    def unsafe_within(self, keys: frozenset[str]) -> bool:
+        """Whether it is unsafe in a way that was not recorded, and these keys are all that it could be."""
+        return UNSPECIFIED in self.violates and bool(self.unknown) and self.unknown <= keys

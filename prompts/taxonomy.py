@@ -94,9 +94,14 @@ class Category:
         object.__setattr__(self, "key", self.key or self.name)
         object.__setattr__(self, "members", self.members or (self.key,))
 
+    @property
+    def covered(self) -> frozenset[str]:
+        """Keys of which every violation is one of this category."""
+        return frozenset(self.members)
+
     def label(self, example: Example) -> bool | None:
         """Whether the example violates this category; None where that was not labelled."""
-        if any(member in example.violates for member in self.members):
+        if any(member in example.violates for member in self.members) or example.unsafe_within(self.covered):
             return True
         return None if any(member in example.unknown for member in self.members) else False
 
@@ -249,6 +254,13 @@ class Taxonomy:
     def label(self, example: Example) -> tuple[bool | None, ...]:
         """`Category.label` for each category, in order."""
         return tuple(category.label(example) for category in self.categories)
+
+    def unsafe(self, example: Example) -> bool | None:
+        """Whether it violates any category, or one of all these that nobody recorded; None where labels do not say."""
+        labels = self.label(example)
+        if True in labels or example.unsafe_within(frozenset().union(*(c.covered for c in self.categories))):
+            return True
+        return None if None in labels else False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data from which `from_dict` makes an equal taxonomy."""

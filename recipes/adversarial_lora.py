@@ -19,7 +19,9 @@ A judge of your own, in a YAML or on the command line:
 
     accelerate launch recipes/adversarial_lora.py --judge runs/llava_7b --output_dir runs/robust_7b --epsilon 2/255
 
-Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run.
+Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run. A run
+that was stopped goes on with `--resume_from_checkpoint true`: after the last epoch of the first stage, and from the
+last checkpoint (`save_strategy`, `save_steps`) of the second.
 """
 
 import time
@@ -38,11 +40,13 @@ from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, Question, draw_evaluation
 from eval.recipe import (
     DataOptions,
+    Learned,
     RecipeOptions,
     RecipeTrainingArguments,
     command,
     continue_lessons,
     data_words,
+    judge_hardening,
     load_splits,
     log,
     open_run,
@@ -50,10 +54,11 @@ from eval.recipe import (
     predict_distributed,
     progress_bar,
     record_measured,
-    resumes,
+    resume_from,
     run_recipe,
     write_metrics,
 )
+from eval.reports.run_report import write_run_report
 from eval.robustness.run import attack_victim
 from eval.robustness.suites import Suite
 from eval.robustness.summary import summarise_trials
@@ -62,10 +67,14 @@ from judge import load_classifier
 from judge.data.examples import ExampleSet, check_splits, load_examples
 from judge.encoders.fare import resize_to_input
 from judge.errors import ConfigError
+from judge.runs.checkpoint import CHECKPOINT
 from judge.runs.folder import RunDir
+from judge.runs.resume import explain_interruption
 from judge.vlm.adapter import tidy_adapter
 from judge.vlm.encode import ChatEncoder
+from judge.vlm.families import is_language, judging_path
 from judge.vlm.load import BaseOptions, load_base
+from judge.vlm.plain import PlainJudge
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
 from judge.vlm.training.harden import HardeningOptions, RobustCollator, RobustTrainer
@@ -144,11 +153,9 @@ OPTIONS = (HardenOptions, RecipeTrainingArguments)
 
 
 def main() -> None:
-    """Evaluate the judge, train its tower, evaluate what was saved, report clean and robust accuracy."""
-    started = time.time()
+    """Parse the options, open the run folders, harden; what interrupts it is explained."""
     options, args = parse_options(OPTIONS, CONFIG)
     check_launch(options, args)
-    set_seed(args.seed)
     judge_run = RunDir.open(options.judge, kind="vlm")
     # The judge's own data and held-out categories, so that the same test questions stay unseen.
     drawn = {key: judge_run.config[key] for key in ("dataset", "taxonomy", "held_out", "flip")}
@@ -156,7 +163,16 @@ def main() -> None:
     about = {**BaseOptions.from_run(judge_run).to_manifest(), "template": judge_run.manifest["template"]}
     about["judge"] = options.judge
     run = open_run(args.output_dir, "vlm", judge_run.taxonomy, (drawn, options, args), **about)
+    with explain_interruption(run.path):
+        harden(run, judge_run, data, options, args)
 
+
+def harden(
+    run: RunDir, judge_run: RunDir, data: DataOptions, options: HardenOptions, args: RecipeTrainingArguments
+) -> None:
+    """Evaluate the judge, train its tower, evaluate what was saved, report clean and robust accuracy."""
+    started = time.time()
+    set_seed(args.seed)
     train, test = load_splits(data, run.taxonomy, ("train", "test"), run=run)
     unlabelled = load_feature_images(data, test, options, run)
     questions = draw_evaluation(
@@ -167,7 +183,7 @@ def main() -> None:
     obedience = QuickObedience(
         test.examples, run.taxonomy, data.flips, rows=args.obedience_rows, seed=args.seed
     )
-    _, before = measure(judge_run, questions, attacked, obedience, "before", options, args)
+    first, before = measure(judge_run, questions, attacked, obedience, "before", options, args)
 
     set_seed(args.seed)
     groups = FlippedGroups(
@@ -175,9 +191,9 @@ def main() -> None:
     )
     trainer = build_trainer(judge_run, groups, options, args)
     training = time.time()
-    history = train_features(trainer, unlabelled, options, args.seed)
+    history = train_features(trainer, unlabelled, options, args.seed, run.path / CHECKPOINT)
     if options.learn_answers:
-        trainer.train()
+        trainer.train(resume_from_checkpoint=resume_from(args))
     training = time.time() - training
     trainer.save_model(str(run.path / "adapter"))
     PartialState().wait_for_everyone()
@@ -190,20 +206,29 @@ def main() -> None:
         record_measured(run, answers, run.taxonomy)
         run.write_rows("history", [*history, *trainer.state.log_history])
         seconds = {"seconds": time.time() - started, "seconds_training": training}
-        write_results(run, before, after, obedience, seconds)
+        for name, judged in (("before", first), ("after", answers)):
+            run.write_rows(name, (row.to_dict() for row in judged))
+        robust = {
+            budget: tuple(
+                found["attacked"]["by_epsilon"][budget]["robust_accuracy"] for found in (before, after)
+            )
+            for budget in map(format_epsilon, BUDGETS)
+        }
+        learned = judge_hardening(
+            before["clean"], after["clean"], robust=robust, attacked=after["attacked"]["rows"],
+            test=test.examples, taxonomy=run.taxonomy, held_out=data.held_out,
+        )  # fmt: skip
+        write_results(run, before, after, obedience, seconds, learned)
+        write_run_report(run, test.examples)
+        (run.path / CHECKPOINT).unlink(missing_ok=True)
 
 
 def check_launch(options: HardenOptions, args: RecipeTrainingArguments) -> None:
     """Refuse what this recipe cannot do under any options of its own.
 
     Raises:
-        ConfigError: resuming, ZeRO-3, or DeepSpeed without the second stage.
+        ConfigError: ZeRO-3, or DeepSpeed without the second stage.
     """
-    if resumes(args):
-        raise ConfigError(
-            "Hardening takes minutes and its first stage keeps no checkpoints, so nothing can be resumed; give another "
-            "--output_dir and run it again."
-        )
     plugin = args.deepspeed_plugin
     if plugin is not None and plugin.zero_stage == 3:
         raise ConfigError("Under ZeRO-3 no process has a whole judge to attack; use ZeRO-2 or plain DDP.")
@@ -252,6 +277,11 @@ def build_trainer(
     """The judge's base with its adapter, widened, ready to train."""
     manifest = judge_run.manifest
     model, processor = load_base(BaseOptions.from_run(judge_run), device=str(args.device))
+    if judging_path(model) == "plain":
+        raise ConfigError(
+            f"{judge_run.path} judges on the plain path: {PlainJudge.why_no_gradients} to its pixels, and hardening "
+            "needs them. Train a judge on a base of the fast path (docs/models.md) and harden that."
+        )
     model.set_attn_implementation({"text_config": register()})
     features = TowerFeatures(model, processor)
     model, counts = extend_adapter(
@@ -263,7 +293,7 @@ def build_trainer(
     )
     if not options.train_language:
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and "language_model" not in name)
+            parameter.requires_grad_(parameter.requires_grad and not is_language(name))
     log(f"LoRA on {counts['modules']} modules: {counts['trainable']:,} of {counts['all']:,} parameters train")
     return RobustTrainer(
         judge=VisionLanguageJudge(model, processor, manifest["template"]),
@@ -278,7 +308,7 @@ def build_trainer(
 
 
 def train_features(
-    trainer: RobustTrainer, unlabelled: ExampleSet, options: HardenOptions, seed: int
+    trainer: RobustTrainer, unlabelled: ExampleSet, options: HardenOptions, seed: int, checkpoint: Path
 ) -> list[dict[str, float]]:
     """The first stage: the tower's adapters learn to keep the clean image's features under attack."""
     matching = replace(options.matching, seed=seed)
@@ -290,6 +320,7 @@ def train_features(
             trainer.tower,
             images,
             matching,
+            checkpoint=checkpoint,
             progress=lambda done, loss: progress(done, distance=loss),
         )
 
@@ -324,6 +355,7 @@ def write_results(
     after: dict[str, Any],
     obedience: QuickObedience,
     seconds: dict[str, float],
+    learned: Learned,
 ) -> None:
     """Write metrics.json, and print clean and robust accuracy before and after, and how other wordings are obeyed."""
     summary = {
@@ -332,7 +364,7 @@ def write_results(
         "defended_robust_accuracy": after["attacked"]["robust_accuracy"],
     }
     found = {"before": before, "after": after, "obedience": obedience.metrics}
-    write_metrics(run, {**summary, **found, **seconds})
+    write_metrics(run, {"learned": learned.to_dict(), **summary, **found, **seconds})
     labels = {
         "f1": "F1",
         "heldout_f1": "F1, held-out categories",
@@ -348,6 +380,7 @@ def write_results(
     for label, values in table.items():
         log(f"{label:34}" + "".join(f"{'-' if v is None else f'{v:.3f}':>10}" for v in values))
     log(f"\n{obedience.summary()}")
+    log(f"\n{learned.to_text()}")
     log(
         f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training; robust accuracy "
         f"of {after['attacked']['rows']} questions, on 8-bit images. Next:"

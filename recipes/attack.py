@@ -17,6 +17,9 @@ Your own classifiers and data, at full strength:
     arbiter attack runs/my_judge runs/my_student --steps 100 --restarts 5 --queries 5000 --everywhere true --rows 500 \
         --dataset unsafebench --taxonomy unsafebench --held_out Deception --cascade none --defended_cascade none
 
+`arbiter attack my_head.py:make_head` attacks any object with `score` that a function of yours gives back. Without
+`pixel_margins` (`judge/protocol.py`) it is attacked by queries only, which report and metrics say.
+
 `--preset unsafebench` runs the paper's own protocol (weak: see `eval/robustness/suites.py`), `--draws 2023 2024 2025`
 its three draws. Every option can stand in the YAML, and all but `flip` and `defended` on the command line; an unknown
 one stops the run.
@@ -39,17 +42,17 @@ from adversarial.pixels.universal import Universal
 from adversarial.texts.families import FAMILIES
 from adversarial.texts.paraphrases import paraphrases, read_paraphrases
 from adversarial.threat import ThreatModel, format_epsilon, parse_epsilon
+from eval.classifiers import load
 from eval.metrics.judged import summarise
 from eval.predict import predict_questions
 from eval.questions import Question, draw_grouped_questions
-from eval.recipe import DataOptions, create_run, hide_known_warnings, log, parse_options, write_metrics
-from eval.reports.robustness_figures import ImagePair
+from eval.recipe import DataOptions, clean_start, create_run, log, parse_options, write_metrics
 from eval.reports.robustness_page import write_robustness_report
 from eval.reports.robustness_tables import HEADLINE_KEYS, failed_checks, headline, tables
 from eval.robustness.deployments import evaluate_deployment
 from eval.robustness.disguises import attack_by_disguise
 from eval.robustness.edits import edit_pictures
-from eval.robustness.run import attack_victim, check_attack, check_victim_sample
+from eval.robustness.run import attack_victim, check_attack, check_victim_sample, suite_for
 from eval.robustness.suites import GRID, Suite, queries_only, strong, unsafebench
 from eval.robustness.summary import compare_defended, summarise_draws, summarise_trials
 from eval.robustness.texts import attack_texts, score_static_sets
@@ -68,10 +71,7 @@ from prompts import FlipOptions, Taxonomy, load_taxonomy
 from prompts.errors import ArbiterError
 
 CONFIG = Path(__file__).parent / "configs" / "attack.yaml"
-SHEET_ROWS = 4  # images of each victim on the contact sheet
 report_progress = partial(log, stderr=True)
-VERDICTS = {True: "safe", False: "unsafe"}
-"""The verdict that an attack aims at, by whether the image is unsafe."""
 
 
 @dataclass
@@ -82,7 +82,7 @@ class AttackOptions(DataOptions):
     victims: list[str] = field(
         default_factory=lambda: ["runs/student"],
         metadata={
-            "help": "Classifiers whose pixels are attacked: run folders, or what load_classifier takes."
+            "help": "Classifiers whose pixels are attacked: run folders, FILE.py:FUNCTION, or any of eval.classifiers."
         },
     )
     defended: dict[str, Any] = field(
@@ -151,21 +151,26 @@ def main() -> None:
     if len(set(map(victim_name, options.victims))) < len(options.victims):
         raise ConfigError(f"Victims are named by their folders, and two of {options.victims} share one.")
     victims = {
-        name: ClassifierVictim(load_classifier(name), options.category, victim_name(name))
-        for name in options.victims
+        name: ClassifierVictim(load(name), options.category, victim_name(name)) for name in options.victims
     }
+    suites = {name: suite_for(victim, suite) for name, victim in victims.items()}
     for name in {options.cascade, options.defended_cascade} - {"none"}:
         RunDir.open(name, kind="cascade")  # a missing one stops the run now, not after minutes of attacks
-    run = create_run(options.output_dir, "attack", taxonomy, (options,))
     draws = [draw(options, taxonomy, seed, options.rows) for seed in options.draws]
     for victim in victims.values():
-        check_victim_sample(victim, draws[0], suite.threat)  # before minutes of attacks
+        check_victim_sample(
+            victim, draws[0], suite.threat
+        )  # before there is a folder, and minutes of attacks
+    run = create_run(options.output_dir, "attack", taxonomy, (options,))
 
-    results, pictures = attack_pixels(victims, draws, suite, options)
+    results, broken = attack_pixels(victims, draws, suites, options)
     first = {victim_name(name): found[0] for name, found in results.items()}
     metrics: dict[str, Any] = {
         "suite": {**suite.describe(), "rows": len(draws[0]), "seeds": options.draws},
-        "pixels": {name: summarise_trials(found, suite) for name, found in first.items()},
+        "pixels": {
+            one.name: summarise_trials(first[one.name], suites[name], no_gradients=one.no_gradients)
+            for name, one in victims.items()
+        },
         "draws": {
             victim_name(name): summarise_draws(found, suite.threat.epsilon) for name, found in results.items()
         },
@@ -183,7 +188,7 @@ def main() -> None:
     metrics["seconds"] = time.time() - started
     write_metrics(run, metrics)
     run.write_rows("trials", (record for found in first.values() for record in trial_records(found)))
-    write_robustness_report(run, metrics, first, pictures, suite.threat.epsilon)
+    write_robustness_report(run, metrics, first, broken, suite.threat.epsilon)
     print_results(metrics)
     log(f"\n{time.time() - started:.0f} s in all; {run.path}/report.html has the curves and the images")
     if failed_checks(metrics["honesty"]):
@@ -237,33 +242,23 @@ def victim_name(name: str) -> str:
 def attack_pixels(
     victims: Mapping[str, ClassifierVictim],
     draws: Sequence[Sequence[Question]],
-    suite: Suite,
+    suites: Mapping[str, Suite],
     options: AttackOptions,
-) -> tuple[dict[str, list[VictimResults]], list[ImagePair]]:
-    """The suite against each victim on each draw, and images for the contact sheet."""
+) -> tuple[dict[str, list[VictimResults]], dict[str, Any]]:
+    """The suite against each victim on each draw; and, of the first draw, victim -> question -> what broke it."""
     found: dict[str, list[VictimResults]] = {}
-    exhibits: list[ImagePair] = []
+    broken: dict[str, Any] = {}
     for name, victim in victims.items():
         found[name] = []
-        for number, questions in enumerate(draws):
-            results, pictures = attack_victim(
-                victim,
-                questions,
-                suite,
-                batch_size=options.batch_size,
-                seed=options.draws[number],
-                progress=report_progress,
-            )
+        if victim.no_gradients is not None:
+            log(f"{victim.name} gives no gradients ({victim.no_gradients}); it is attacked by queries only")
+        for seed, questions in zip(options.draws, draws, strict=True):
+            results, examples = attack_victim(
+                victim, questions, suites[name], batch_size=options.batch_size, seed=seed, progress=report_progress
+            )  # fmt: skip
             found[name].append(results)
-            if not number:
-                truth = {row.id: row.truth for row in results.rows}
-                exhibits += [
-                    ImagePair(
-                        f"{victim.name}, {format_epsilon(at)}: {VERDICTS[truth[key]]} now", clean, shown
-                    )
-                    for key, (clean, shown, at) in list(pictures.items())[:SHEET_ROWS]
-                ]
-    return found, exhibits
+            broken.setdefault(victim.name, examples)
+    return found, broken
 
 
 def check_attacks(
@@ -393,7 +388,8 @@ def print_results(metrics: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     # Not `run_recipe`: exit code 1 means a failed honesty check here, so any error has to end with 2.
-    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    raise SystemExit(run_to_exit_code(main, debug=debug, name="error", ours=(ArbiterError, AttackError)))
+    raise SystemExit(
+        run_to_exit_code(clean_start(main), debug=debug, name="error", ours=(ArbiterError, AttackError))
+    )

@@ -38,8 +38,8 @@ from eval.corpus.variants import AdversarialVariants
 from eval.recipe import (
     RecipeOptions,
     check_mapping,
+    clean_start,
     create_run,
-    hide_known_warnings,
     log,
     parse_options,
     progress_bar,
@@ -385,7 +385,6 @@ def show(run: RunDir, metrics: Mapping[str, Any], seconds: float) -> None:
 
 
 if __name__ == "__main__":
-    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    raise SystemExit(run_to_exit_code(main, debug=debug, name="error"))
+    raise SystemExit(run_to_exit_code(clean_start(main), debug=debug, name="error"))

@@ -4,10 +4,10 @@ r"""Put cheap filters before the student and the judge behind it, for a promised
 
 With no options it takes the student of `recipes/distill_cross_attention.py` and the judge of `make demo`, tunes on one
 half of the validation images, calibrates on the other and reports on the test images. On 2 CPU cores it takes about
-half a minute, most of it the judge's work, and leaves `runs/cascade` (cascade.json, metrics.json, plots). It prints
-what each stage decided, cost and got wrong, beside each stage alone. The judge is asked about fewer than 5 % of the
-images, at an F1 within 0.01 of the judge's, and 2 % of unsafe images are missed at most, on average over calibration
-sets. Prompts of digits are drawn so that they give no label away, so their text filter decides nothing.
+half a minute, most of it the judge's work, and leaves `runs/cascade` (cascade.json, metrics.json, report.html). It
+prints what each stage decided, cost and got wrong, beside each stage alone. The judge is asked about fewer than 5 % of
+the images, at an F1 within 0.01 of the judge's, and 2 % of unsafe images are missed at most, on average over
+calibration sets. Prompts of digits are drawn so that they give no label away, so their text filter decides nothing.
 
 Then `arbiter judge IMAGE --judge runs/cascade`. Your own runs and data:
 
@@ -50,6 +50,7 @@ from eval.recipe import (
     write_metrics,
 )
 from eval.reliability import compare_calibration, draw_reliability
+from eval.reports.run_report import write_run_report
 from judge import load_classifier
 from judge.calibration.conformal import allowed_misses
 from judge.calibration.envelope import Envelope
@@ -147,10 +148,11 @@ def main() -> None:
         if labelled:
             held_out = tuning.labelled[name] + calibration.labelled[name]
             metrics["calibration"][name], curves[name] = compare_calibration(name, held_out, labelled)
-    draw_reliability(curves, run.plots / "reliability.png")
+    draw_reliability(curves, run.plots / "reliability.svg")
     metrics["seconds"] = time.time() - started
     write_metrics(run, metrics)
     run.write_rows("test", cascade_rows(test, scores, decided))
+    write_run_report(run, [question.row.example for question in test.questions])
     print_tables(metrics)
     print(f"{time.time() - started:.0f} s in all. Next:")
     print(f"  {try_it(run, [question.row.example for question in drawn['test']])}")

@@ -58,8 +58,8 @@ from eval.diffusion.scored import ScoreFiles, score_all
 from eval.diffusion.tables import headline, tables
 from eval.recipe import (
     RecipeOptions,
+    clean_start,
     create_run,
-    hide_known_warnings,
     log,
     parse_options,
     progress_bar,
@@ -394,7 +394,6 @@ def show(run: RunDir, metrics: Mapping[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    raise SystemExit(run_to_exit_code(main, debug=debug, name="error"))
+    raise SystemExit(run_to_exit_code(clean_start(main), debug=debug, name="error"))

@@ -4,8 +4,13 @@
 
 With no options it distils the judge of `make demo` (`runs/demo`) on what ships: digits, `tiny-clip` as the frozen
 encoder, two digits held out of all training. On 2 CPU cores it takes about a minute, and leaves `runs/student` (head,
-metrics.json, and the judge's scores as a data set in `lessons/`). It prints the student's F1 beside the judge's on the
-same rows, both flip directions, held-out categories, and the heads named in `baselines`.
+metrics.json, report.html, and the judge's scores as a data set in `lessons/`). It prints the student's F1 beside the
+judge's on the same rows, both flip directions, held-out categories, and the heads named in `baselines`.
+
+A judge of your own, on the images it was trained on; `recipes/configs/own_data_student.yaml` then lies under it:
+
+    accelerate launch recipes/distill_cross_attention.py --teacher runs/my_project --dataset folder:my_images \
+        --taxonomy my_project/taxonomy.yaml --encoder openai/clip-vit-base-patch32 --output_dir runs/my_student
 
 A CLIP, UnsafeBench and a served judge, in a YAML of your own:
 
@@ -41,6 +46,9 @@ from eval.recipe import (
     DataOptions,
     RecipeTrainingArguments,
     check_mapping,
+    check_own_data,
+    config_by_data,
+    judge_training,
     load_splits,
     log,
     open_run,
@@ -53,6 +61,7 @@ from eval.recipe import (
     try_it,
     write_metrics,
 )
+from eval.reports.run_report import write_run_report
 from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.encoders.features import encode_images, encode_texts
@@ -69,6 +78,7 @@ from judge.student.teacher_scores import ScoredGroup, read_teacher_scores, write
 from prompts import Example, Group, draw_groups, load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "distill_cross_attention.yaml"
+OWN_DATA = Path(__file__).parent / "configs" / "own_data_student.yaml"
 LABELS = "labels"
 """In place of a teacher: the labels of the data alone."""
 SHOWN = ("f1", "safe_to_unsafe", "unsafe_to_safe", "pair_score", "category_accuracy", "auc", "heldout_f1")
@@ -93,6 +103,10 @@ class StudentOptions:
     heads: int = field(default=4, metadata={"help": "Attention heads."})
     depth: int = field(default=1, metadata={"help": "Cross-attention blocks."})
     rank: int = field(default=32, metadata={"help": "Rank of the correction of the joint space."})
+
+    def shape(self, width: int) -> HeadConfig:
+        """The head's, on an encoder of this width."""
+        return HeadConfig(width, self.inner, self.heads, self.depth, self.rank)
 
 
 @dataclass
@@ -129,14 +143,22 @@ class StudentArguments(RecipeTrainingArguments):
 
 
 OPTIONS = (StudentOptions, DistillDataOptions, StudentArguments)
+NEEDED = {
+    "teacher": "the run folder of your judge, such as runs/my_project, or labels for none",
+    "encoder": "an image-text encoder, such as openai/clip-vit-base-patch32; tiny-clip ships, and reads digits only",
+    "taxonomy": "a YAML file with your categories, or the name of one that ships",
+}
+"""Options that have no usual value on data of one's own -> what to give."""
+own_config = config_by_data(CONFIG, OWN_DATA, NEEDED)
 
 
 def main() -> None:
     """Parse the options, open the run folder, distil; what interrupts it is explained."""
-    options, data, args = parse_options(OPTIONS, CONFIG)
+    options, data, args = parse_options(OPTIONS, own_config)
     for name in data.baselines:
         RunDir.open(name)  # a missing one stops the run now, not after the training
     taxonomy = load_taxonomy(data.taxonomy)
+    check_own_data(data, taxonomy)
     run = open_run(args.output_dir, "student", taxonomy, (options, data, args), teacher=options.teacher)
     with explain_interruption(run.path):
         distil(run, options, data, args)
@@ -160,8 +182,7 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
     record_lessons(run, [row for group in groups for row in group.rows], taxonomy)
     lessons = collect_lessons(options.teacher, groups, run, data, args)
     taught = time.time()
-    shape = HeadConfig(encoder.width, options.inner, options.heads, options.depth, options.rank)
-    head = CrossAttentionHead(shape)
+    head = CrossAttentionHead(options.shape(encoder.width))
     student = Student(encoder, head, name=run.path.name, default_taxonomy=taxonomy)
     parameters = sum(p.numel() for p in head.parameters())
     log(f"{parameters:,} parameters on {encoder.name} of width {encoder.width}")
@@ -201,7 +222,8 @@ def distil(run: RunDir, options: StudentOptions, data: DistillDataOptions, args:
             "rows_taught": sum(len(lesson.rows) for lesson in lessons),
             "unjudged_by_teacher": count_unjudged(options.teacher, lessons),
         }
-        evaluate_all(run, student, untrained, test_questions, obedience, options, data, about, started)
+        asked = (test_questions, test)
+        evaluate_all(run, student, untrained, asked, obedience, options, data, about, started)
         log(f"  {try_it(run, test)}")
 
 
@@ -270,14 +292,15 @@ def evaluate_all(
     run: RunDir,
     student: Student,
     untrained: list[JudgedRow],
-    test: Evaluation,
+    asked: tuple[Evaluation, Sequence[Example]],
     obedience: QuickObedience,
     options: StudentOptions,
     data: DistillDataOptions,
     about: dict[str, Any],
     started: float,
 ) -> None:
-    """Ask student, teacher and baselines the same questions; write metrics.json and the student's rows, and print."""
+    """Ask student, teacher and baselines the same questions; write metrics.json, rows and report.html, and print."""
+    test, images = asked
     obedience.ask("after", student)  # before, its head was random
     answers = {"untrained": untrained, "student": predict_questions(student, test.questions)}
     if options.teacher != LABELS:
@@ -292,9 +315,14 @@ def evaluate_all(
         found[name]["f1_everything"] = summarise(rows)["f1"]
     heads = [name for name in found if name not in ("student", "judge", "untrained")]
     seconds = time.time() - started
+    learned = judge_training(
+        found["untrained"], found["student"], test=images, taxonomy=run.taxonomy, held_out=data.held_out,
+        history=list(run.read_rows("history")),
+    )  # fmt: skip
     write_metrics(
         run,
         {
+            "learned": learned.to_dict(),
             **found["student"],
             **({"judge_f1": found["judge"]["f1"], "judge": found["judge"]} if "judge" in found else {}),
             "untrained": found["untrained"],
@@ -306,14 +334,20 @@ def evaluate_all(
             **about,
         },
     )
-    run.write_rows("test", (row.to_dict() for row in answers["student"]))
+    files = {
+        "test" if name == "student" else name: rows for name, rows in answers.items() if name not in heads
+    }
+    for name, rows in files.items():
+        run.write_rows(name, (row.to_dict() for row in rows))
     record_measured(run, answers["student"], run.taxonomy)
+    write_run_report(run, [question.row.example for question in test.questions])
     shown = (*SHOWN, "f1_everything")
     log(f"\n{'':18}" + "".join(f"{key:>18}" for key in shown))
     for name, each in found.items():
         cells = "".join(f"{'-' if each.get(key) is None else format(each[key], '.3f'):>18}" for key in shown)
         log(f"{name:18}{cells}")
     log(f"\n{obedience.summary('student')}")
+    log(f"\n{learned.to_text()}")
     log(f"\n{seconds:.0f} s in all, {about['seconds_teaching']:.0f} s of them the teacher's. Next:")
 
 

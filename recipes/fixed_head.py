@@ -29,7 +29,8 @@ settings (SGD 1e-3, momentum 0.2, weight decay 1e-3, 10 epochs). On frozen featu
 0.001; F1 0.71, held-out 0.62), so the default is Adam 1e-3 for 30 epochs.
 
 `--teacher judge` trains on a judge's probabilities instead of labels. Every option can stand in the YAML, and all but
-`flip` on the command line; `--help` lists them; an unknown one stops the run.
+`flip` on the command line; `--help` lists them; an unknown one stops the run. A head trains in seconds: under
+`--resume_from_checkpoint true` a run that was stopped starts again from its beginning, and comes to the same head.
 """
 
 import copy
@@ -41,7 +42,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
 from transformers import set_seed
 
 from eval.metrics.judged import summarise
@@ -50,6 +50,8 @@ from eval.predict import summarise_evaluation
 from eval.questions import Evaluation, draw_evaluation
 from eval.recipe import (
     DataOptions,
+    judge_targets_distributed,
+    judge_training,
     keep_answers,
     load_splits,
     log,
@@ -61,9 +63,10 @@ from eval.recipe import (
     run_recipe,
     write_metrics,
 )
+from eval.reports.run_report import write_run_report
 from judge import load_classifier
 from judge.baselines.classifier import FixedClassifier
-from judge.baselines.fit import FitOptions, Targets, fit, judge_targets, label_targets
+from judge.baselines.fit import FitOptions, Targets, fit, label_targets
 from judge.baselines.linear_probe import LinearProbe, ParallelMLP, save_linear_probe
 from judge.baselines.pooled_attention import PooledAttention, PooledAttentionHead, save_pooled_attention
 from judge.baselines.prompt_learning import LENGTH, PromptLearning, SoftPrompts, save_prompt_learning
@@ -86,6 +89,9 @@ class HeadOptions(DataOptions):
         default="linear_probe", metadata={"help": "linear_probe, prompt_learning or pooled_attention."}
     )
     output_dir: str = field(default="runs/head", metadata={"help": "Run folder to write; new or empty."})
+    resume_from_checkpoint: bool = field(
+        default=False, metadata={"help": "Start the run in output_dir again, under the same options."}
+    )
     encoder: str = field(
         default="tiny-clip",
         metadata={"help": "An image-text encoder: hub id, folder, tiny-clip or small-clip."},
@@ -136,7 +142,8 @@ def main() -> None:
     set_seed(training.seed)
     taxonomy = load_taxonomy(options.taxonomy)
     trained = options.trained(taxonomy)
-    run = open_run(options.output_dir, options.head, trained, (options, training))
+    again = options.resume_from_checkpoint
+    run = open_run(options.output_dir, options.head, trained, (options, training), resume=again)
     train, test = load_splits(options, taxonomy, ("train", "test"), run=run)
     source = (test.examples, taxonomy, options.flips)
     questions = draw_evaluation(*source, seed=training.seed, rows=options.test_rows)
@@ -176,29 +183,25 @@ def main() -> None:
         obedience.ask("after", classifier)
         metrics |= {"seconds": time.time() - started, "obedience": obedience.metrics}
         metrics["parameters"] = sum(parameter.numel() for parameter in head.parameters())
-        write_metrics(run, {**metrics, "taxonomy_hash": trained.hash})
+        learned = judge_training(
+            None, metrics, test=test.examples, taxonomy=taxonomy, held_out=options.held_out,
+            history=history, train_images=len(examples),
+        )  # fmt: skip
+        write_metrics(run, {"learned": learned.to_dict(), **metrics, "taxonomy_hash": trained.hash})
         print_table(metrics)
         log(f"\n{obedience.summary('head', 'Heads read no wording: categories are mapped to them.')}\n")
-        log(f"{metrics['seconds']:.0f} s in all; {run.path / 'metrics.json'}")
+        log(f"{learned.to_text()}\n")
+        write_run_report(run, test.examples)
+        log(f"{metrics['seconds']:.0f} s in all; {run.path / 'report.html'}")
 
 
 def find_targets(options: HeadOptions, examples: Sequence[Example], trained: Taxonomy) -> Targets:
     """Labels as targets, or the judge's probabilities, which all processes ask for together."""
     if options.teacher == "labels":
         return label_targets(examples, trained)
-    state = PartialState()
     size = options.judge_batch_size
-    judge = load_classifier(options.judge, device=str(state.device), batch_size=size)
-    with (
-        state.split_between_processes(list(examples)) as mine,
-        progress_bar("asking the judge", len(mine)) as progress,
-    ):
-        found = judge_targets(judge, mine, trained, batch_size=size, progress=progress)
-    if state.num_processes == 1:
-        return found
-    parts = gather_object([(found.unsafe, found.categories)])
-    unsafe, categories = (torch.cat(column) for column in zip(*parts, strict=True))
-    return Targets(unsafe, categories)
+    judge = load_classifier(options.judge, device=str(PartialState().device), batch_size=size)
+    return judge_targets_distributed(judge, examples, trained, batch_size=size)
 
 
 def measure(

@@ -49,8 +49,8 @@ from eval.obedience.user_families import load_families
 from eval.questions import draw_evaluation
 from eval.recipe import (
     DataOptions,
+    clean_start,
     create_run,
-    hide_known_warnings,
     load_splits,
     log,
     parse_options,
@@ -221,7 +221,6 @@ def show(run: RunDir, metrics: Mapping[str, Any], before: Mapping[str, Any] | No
 
 
 if __name__ == "__main__":
-    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    raise SystemExit(run_to_exit_code(main, debug=debug, name="error"))
+    raise SystemExit(run_to_exit_code(clean_start(main), debug=debug, name="error"))

@@ -21,6 +21,8 @@ Measured on 3,000 replies of each of two sets of wordings that training never sa
 
 With the rule for bare answers only, the model reads 0.69 of `test` right: a few hundred phrasings do not make up for a
 language model that was trained on text. For real replies, tune one on replies of your own.
+
+A run that was stopped goes on with `--resume_from_checkpoint true`, from its last `save_steps`.
 """
 
 import time
@@ -44,6 +46,7 @@ from transformers import (
 )
 
 from eval.recipe import RecipeOptions, log, parse_options, progress_bar, run_recipe, write_metrics
+from eval.recipe.start import begins
 from judge.errors import ConfigError
 from judge.rivals.labelled_replies import (
     LABELS,
@@ -53,7 +56,10 @@ from judge.rivals.labelled_replies import (
     read_replies,
 )
 from judge.rivals.response_classifier import MODEL, REPLY, SENTENCE, ResponseClassifier
+from judge.runs.checkpoint import CHECKPOINT, TrainingState
+from judge.runs.files import share_files
 from judge.runs.folder import RunDir
+from judge.runs.resume import check_options, explain_interruption
 from judge.standins.tokenizer import train_byte_bpe
 
 CONFIG = Path(__file__).parent / "configs" / "response_classifier.yaml"
@@ -90,6 +96,10 @@ class ResponseOptions(RecipeOptions):
         default=3000, metadata={"help": "Replies of other phrasings to be measured on, of each split."}
     )
     seed: int = field(default=42, metadata={"help": "Of weights, draws and dropout."})
+    save_steps: int = field(default=200, metadata={"help": "Batches after which the state is saved."})
+    resume_from_checkpoint: bool = field(
+        default=False, metadata={"help": "Go on with the run in output_dir from what it saved last."}
+    )
 
     def __post_init__(self) -> None:
         self.reads = self.reads or (REPLY if self.replies else SENTENCE)
@@ -97,31 +107,48 @@ class ResponseOptions(RecipeOptions):
             raise ConfigError(f"reads is {self.reads!r}; use {REPLY} or {SENTENCE}.")
         if self.replies and self.reads == SENTENCE:
             raise ConfigError("Written replies have a label as a whole; leave reads out, or say reply.")
+        if self.save_steps < 1:
+            raise ConfigError(f"save_steps is {self.save_steps}; give at least one.")
 
 
 OPTIONS = (ResponseOptions,)
 
 
 def main() -> None:
-    """Collect replies, train, measure on other wordings, save."""
+    """Parse the options, open the run folder, train; what interrupts it is explained."""
     (options,) = parse_options(OPTIONS, CONFIG)
+    written = read_replies(options.replies) if options.replies else []
+    if options.resume_from_checkpoint:
+        check_options(options.output_dir, asdict(options))
+    run = RunDir.create(
+        options.output_dir,
+        kind="response_classifier",
+        resume=options.resume_from_checkpoint,
+        base=options.base,
+    )
+    begins(run)
+    run.write_environment()
+    run.write_config(asdict(options))
+    with explain_interruption(run.path):
+        teach(run, written, options)
+
+
+def teach(run: RunDir, written: list[LabelledReply], options: ResponseOptions) -> None:
+    """Put replies together, train, save, measure on other wordings."""
     started = time.time()
     set_seed(options.seed)
-    written = read_replies(options.replies) if options.replies else []
     Random(options.seed).shuffle(written)
     held_out = written[: len(written) // 10]
     phrased = phrased_sentences if options.reads == SENTENCE else phrased_replies
     replies = written[len(held_out) :] + phrased("train", options.phrased, seed=options.seed)
-    run = RunDir.create(options.output_dir, kind="response_classifier", base=options.base)
-    run.write_environment()
-    run.write_config(asdict(options))
 
     model, tokenizer = build(options, replies)
     model.config.reads = options.reads
     size = sum(weight.numel() for weight in model.parameters())
     log(f"{len(replies):,} texts to learn from, read by the {options.reads}; {size:,} parameters")
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    train(model, tokenizer, replies, options)
+    history = train(model, tokenizer, replies, options, run.path / CHECKPOINT)
+    run.write_rows("history", history)
     save(model, tokenizer, run.path / MODEL)
 
     classifier = ResponseClassifier.load(run.path)
@@ -138,6 +165,7 @@ def main() -> None:
         for label in LABELS:
             log(f"  {label:10} " + "  ".join(f"{read} {found['read'][label][read]:5d}" for read in LABELS))
     write_metrics(run, metrics | {"seconds": time.time() - started})
+    (run.path / CHECKPOINT).unlink(missing_ok=True)
     log(f"{time.time() - started:.0f} s; {run.path / 'metrics.json'}")
 
 
@@ -180,15 +208,22 @@ def build(options: ResponseOptions, replies: Sequence[LabelledReply]) -> tuple[A
     return RobertaForSequenceClassification(config), tokenizer
 
 
-def train(model: Any, tokenizer: Any, replies: Sequence[LabelledReply], options: ResponseOptions) -> None:
-    """Cross-entropy on the three classes; every batch is drawn anew."""
-    rng = Random(options.seed)
+def train(
+    model: Any, tokenizer: Any, replies: Sequence[LabelledReply], options: ResponseOptions, checkpoint: Path
+) -> list[dict[str, float]]:
+    """Cross-entropy on the three classes; every batch is drawn anew. Returns the loss at each saved step."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=0.05)
     schedule = OneCycleLR(optimizer, options.learning_rate, total_steps=options.steps, pct_start=0.1)
     length = min(tokenizer.model_max_length, POSITIONS)
+    state = TrainingState(checkpoint, list(model.parameters()), optimizer, schedule)
     model.train()
+    history: list[dict[str, float]] = state.load().get("history", [])
+    first = int(history[-1]["step"]) if history else 0
+    rng = Random(options.seed)
+    for _ in range(first):  # the same draws again
+        rng.choices(replies, k=options.batch)
     with progress_bar("training", options.steps) as progress:
-        for step in range(options.steps):
+        for step in range(first, options.steps):
             drawn = rng.choices(replies, k=options.batch)
             texts = tokenizer(
                 [reply.text for reply in drawn],
@@ -204,12 +239,17 @@ def train(model: Any, tokenizer: Any, replies: Sequence[LabelledReply], options:
             optimizer.step()
             schedule.step()
             progress(step + 1, loss=loss.item())
+            if (step + 1) % options.save_steps == 0 or step + 1 == options.steps:
+                history.append({"step": step + 1, "loss": loss.item()})
+                state.save(history=history)
+    return history
 
 
 def save(model: Any, tokenizer: Any, folder: Path) -> None:
     """In float16, as safetensors."""
     model.eval().half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    share_files(folder)
 
 
 def measure(classifier: ResponseClassifier, replies: Sequence[LabelledReply]) -> dict[str, Any]:

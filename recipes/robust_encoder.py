@@ -18,7 +18,8 @@ A CLIP and images of your own (a GPU; a ViT-L/14 takes some hours per 100,000 im
     accelerate launch recipes/robust_encoder.py --encoder openai/clip-vit-large-patch14 --dataset folder:my_images \
         --taxonomy my.yaml --epsilon 4/255 --learning_rate 1e-5 --epochs 2
 
-Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run.
+Every option can stand in the YAML and on the command line; `--help` lists them; an unknown one stops the run. A run
+that was stopped goes on after its last epoch with `--resume_from_checkpoint true`.
 """
 
 import time
@@ -47,7 +48,9 @@ from eval.robustness.nearest_text import measure_encoder
 from judge.data.examples import check_splits, load_examples
 from judge.encoders.dual import DualEncoder
 from judge.encoders.fare import FareOptions, copy_encoder, fare, resize_to_input, save_encoder
+from judge.runs.checkpoint import CHECKPOINT
 from judge.runs.folder import RunDir
+from judge.runs.resume import explain_interruption
 from prompts import load_taxonomy
 
 CONFIG = Path(__file__).parent / "configs" / "robust_encoder.yaml"
@@ -67,6 +70,9 @@ class EncoderOptions(RecipeOptions):
     )
     taxonomy: str = field(default="digits", metadata={"help": "A taxonomy that ships, or a YAML file."})
     limit: int | None = field(default=None, metadata={"help": "Train on at most so many images."})
+    resume_from_checkpoint: bool = field(
+        default=False, metadata={"help": "Go on after the last epoch of the run in output_dir."}
+    )
     test_images: int = field(default=256, metadata={"help": "Test images that are attacked in the end."})
     attack_steps: int = field(default=20, metadata={"help": "Steps of the attacks of the final table."})
     attack_epsilons: list[str] = field(
@@ -79,16 +85,25 @@ OPTIONS = (EncoderOptions, FareOptions)
 
 
 def main() -> None:
-    """Load, measure, fine-tune, save, measure again, report."""
-    started = time.time()
+    """Parse the options, open the run folder, fine-tune; what interrupts it is explained."""
     options, training = parse_options(OPTIONS, CONFIG)
     epsilon = parse_epsilon(training.epsilon)
     budgets = [parse_epsilon(text) for text in options.attack_epsilons]
-    state = PartialState(cpu=not torch.cuda.is_available())
-    set_seed(training.seed)
+    PartialState(cpu=not torch.cuda.is_available())
     taxonomy = load_taxonomy(options.taxonomy)
-    run = open_run(options.output_dir, "encoder", taxonomy, (options, training), base=options.encoder)
+    about = {"base": options.encoder, "resume": options.resume_from_checkpoint}
+    run = open_run(options.output_dir, "encoder", taxonomy, (options, training), **about)
+    with explain_interruption(run.path):
+        fine_tune(run, options, training, epsilon, budgets)
 
+
+def fine_tune(
+    run: RunDir, options: EncoderOptions, training: FareOptions, epsilon: float, budgets: list[float]
+) -> None:
+    """Load, measure, fine-tune, save, measure again, report."""
+    started = time.time()
+    state, taxonomy = PartialState(), run.taxonomy
+    set_seed(training.seed)
     train, test = (
         load_examples(options.dataset, split=split, taxonomy=taxonomy, limit=limit)
         for split, limit in (("train", options.limit), ("test", options.test_images))
@@ -113,7 +128,9 @@ def main() -> None:
     before = measure(original) if state.is_main_process else {}
     began = time.time()
     with progress_bar("epochs", training.epochs) as progress:
-        history = fare(encoder, images, epsilon, training, progress=progress)
+        history = fare(
+            encoder, images, epsilon, training, checkpoint=run.path / CHECKPOINT, progress=progress
+        )
     seconds_training = time.time() - began
     if not state.is_main_process:
         return
@@ -126,6 +143,7 @@ def main() -> None:
     seconds = {"seconds_training": seconds_training, "seconds": time.time() - started}
     metrics = {"before": before, "after": after, "epsilon": epsilon, "images": len(images), **seconds}
     write_metrics(run, metrics)
+    (run.path / CHECKPOINT).unlink(missing_ok=True)
     print_summary(run, metrics)
 
 

@@ -43,6 +43,7 @@ from eval.recipe import (
     command,
     continue_lessons,
     data_words,
+    judge_hardening,
     load_splits,
     log,
     open_run,
@@ -53,6 +54,7 @@ from eval.recipe import (
     run_recipe,
     write_metrics,
 )
+from eval.reports.run_report import write_run_report
 from eval.robustness.problems import build_problems
 from eval.robustness.victims import as_victim
 from judge.encoders.dual import DualEncoder
@@ -145,12 +147,15 @@ def main() -> None:
             found = {
                 name: measure(students[name], rows.test, answers[name], source, budgets) for name in students
             }
-            run.write_rows("test", (row.to_dict() for row in answers["defended"]))
+            for name, judged in (("test", answers["defended"]), ("undefended", answers["undefended"])):
+                run.write_rows(name, (row.to_dict() for row in judged))
             record_measured(run, answers["defended"], run.taxonomy)
             rows.obedience.ask("before", undefended)
             rows.obedience.ask("after", student)
             seconds_of = {"seconds": time.time() - started, "seconds_training": seconds}
-            write_results(run, found, rows.obedience, seconds_of)
+            asked = {question.row.example.id: question.row.example for question in rows.test.questions}
+            write_results(run, found, rows.obedience, seconds_of, list(asked.values()))
+            write_run_report(run, asked.values())
 
 
 def draw_rows(first: RunDir, args: RecipeTrainingArguments) -> Rows:
@@ -258,16 +263,29 @@ def measure(
                 successes += int(result.success.sum())
         robust_accuracy[format_epsilon(epsilon)] = 1 - successes / max(total, 1)
     summary = summarise_evaluation(test, judged)
-    return {**summary, "f1_everything": summarise(judged)["f1"], "robust_accuracy": robust_accuracy}
+    found = {"robust_accuracy": robust_accuracy, "attacked_rows": total}
+    return {**summary, "f1_everything": summarise(judged)["f1"], **found}
 
 
 def write_results(
-    run: RunDir, found: dict[str, dict[str, Any]], obedience: QuickObedience, seconds: dict[str, float]
+    run: RunDir,
+    found: dict[str, dict[str, Any]],
+    obedience: QuickObedience,
+    seconds: dict[str, float],
+    test: Sequence[Example],
 ) -> None:
-    """Write metrics.json, and print the table and what to run next."""
+    """Write metrics.json, and print the table, whether it hardened, and what to run next."""
     before, after = found["undefended"], found["defended"]
     about = {"clean_f1_loss": before["f1"] - after["f1"], "obedience": obedience.metrics, **seconds}
-    write_metrics(run, {**after, "undefended": before, **about})
+    robust = {
+        budget: (before["robust_accuracy"][budget], value)
+        for budget, value in after["robust_accuracy"].items()
+    }
+    learned = judge_hardening(
+        before, after, robust=robust, attacked=after["attacked_rows"],
+        test=test, taxonomy=run.taxonomy, held_out=run.config["held_out"],
+    )  # fmt: skip
+    write_metrics(run, {"learned": learned.to_dict(), **after, "undefended": before, **about})
     columns = ("f1", "pair_score", "lying_prompt_f1", "heldout_f1", "f1_everything")
     budgets = list(after["robust_accuracy"])
     log(f"\n{'':12}" + "".join(f"{column:>17}" for column in columns) + "   robust accuracy under PGD at")
@@ -276,6 +294,7 @@ def write_results(
         cells = "".join("-".rjust(17) if each.get(c) is None else f"{each[c]:>17.3f}" for c in columns)
         log(f"{name:12}{cells}" + "".join(f"{each['robust_accuracy'][budget]:>10.3f}" for budget in budgets))
     log(f"\n{obedience.summary('student')}")
+    log(f"\n{learned.to_text()}")
     log(f"\n{seconds['seconds']:.0f} s in all, {seconds['seconds_training']:.0f} s of them training. Next:")
     words = ["--student", run.path, "--judge", "none", "--output_dir", run.path.parent / "robust_cascade"]
     words += data_words(run.config["dataset"], run.path / "taxonomy.yaml", run.config["held_out"])

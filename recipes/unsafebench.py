@@ -14,7 +14,7 @@ predictions/LABEL.parquet. Some lines:
 
 Your own images, labels and classifiers, ours and other people's (`eval/classifiers.py` lists them):
 
-    arbiter bench runs/my_judge nudenet q16,weights=q16.safetensors python:mine.py:make_classifier \
+    arbiter bench runs/my_judge nudenet q16,weights=q16.safetensors mine.py:make_classifier \
         --dataset folder:my_images --taxonomy my_taxonomy.yaml --output_dir runs/my_benchmark
 
 UnsafeBench by the paper's own rules (uncertain answers of zero-shot models are drawn at random; classifiers with fixed
@@ -22,7 +22,7 @@ categories see train and test), from a local copy of the gated data set: `--conf
 recipes/configs/unsafebench_paper.yaml --dataset unsafebench:PATH`.
 
 A classifier is a name, a run or model folder, `hf:ORGANISATION/MODEL`, `URL#MODEL` of a server, a function of your own
-(`python:MODULE:FUNCTION`) or a file of predictions made elsewhere (`predictions:gpt4.csv`). Options follow, each behind
+(`FILE.py:FUNCTION`) or a file of predictions made elsewhere (`predictions:gpt4.csv`). Options follow, each behind
 a comma, `label` and `price_per_1000` among them, or stand in a mapping in a YAML of --config. Each classifier is asked
 about the categories that it claims to find and no others. What it could not judge counts as an error.
 
@@ -61,8 +61,8 @@ from eval.causes.explain import CauseOptions, explain_failures
 from eval.causes.review import review_hash
 from eval.recipe import (
     DataOptions,
+    clean_start,
     create_run,
-    hide_known_warnings,
     load_splits,
     log,
     parse_options,
@@ -392,7 +392,6 @@ def several(reasons: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    hide_known_warnings()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
-    raise SystemExit(run_to_exit_code(main, debug=debug, name="error"))
+    raise SystemExit(run_to_exit_code(clean_start(main), debug=debug, name="error"))

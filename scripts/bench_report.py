@@ -1,6 +1,6 @@
 """Seconds and memory of a benchmark's report at UnsafeBench's size: 10,146 images, eight classifiers.
 
-    python scripts/bench_report.py                    # what the README says
+    python scripts/bench_report.py                    # what docs/measured.md says
     python scripts/bench_report.py --images 500 --classifiers 3 --keep report
 
 Predictions are made up: two thirds of the classifiers cover everything, the others fewer and fewer categories, and one

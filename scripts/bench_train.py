@@ -15,7 +15,8 @@ Peak memory on a CPU is resident memory, measured in a run of its own in which f
 at once; otherwise the allocator keeps several times what is in use. On CUDA it is what torch allocated.
 
 The mid size takes about 20 minutes on 2 cores of an x86 server and 12 GB. On 2 quiet cores ours processed 2.5 times the
-samples per second of TRL's answer-only head at 0.62 of its memory, both without checkpointing; the README has the rest.
+samples per second of TRL's answer-only head at 0.62 of its memory, both without checkpointing; the rest is in
+docs/measured.md.
 The last line is JSON; `--only NAME ...` measures some competitors only.
 """
 

@@ -268,7 +268,7 @@ def main() -> None:
             options.pictures,
             options.vae,
             options.unet,
-            options.out.with_name("vae"),
+            options.out / "vae",
         )
         pipeline.to(torch.float16).save_pretrained(options.out)
     pipeline = StableDiffusionPipeline.from_pretrained(options.out, dtype=torch.float32)

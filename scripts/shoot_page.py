@@ -1,4 +1,4 @@
-"""Take the README's picture of the page for moderators: a real server, pictures of signs, headless Chromium.
+"""Take the picture of the page for moderators in docs/serving.md: a real server, pictures of signs, headless Chromium.
 
     make signs                                                  # the wheels that the pictures come from
     python scripts/shoot_page.py --out docs/page.jpg

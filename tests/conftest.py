@@ -30,6 +30,8 @@ pytest_plugins = (
     "fixtures_models",
     "fixtures_exports",
     "fixtures_guards",
+    "fixtures_hub_server",
+    "fixtures_publish",
     "fixtures_recipes",
     "fixtures_records",
     "fixtures_rivals",

@@ -155,9 +155,9 @@ def quick_recipe(monkeypatch):
     """recipes/lora_llava.py without its check of the rows and its report: neither depends on the base or the training."""
     from types import SimpleNamespace
 
-    found = SimpleNamespace(auc=0.5, image_auc=0.5, metrics={})
+    found = SimpleNamespace(auc=0.5, image_auc=0.5, metrics={}, to_dict=dict)
     monkeypatch.setattr("eval.shortcut.check.check_rows", lambda *_, **__: found)
-    monkeypatch.setattr("eval.reports.judge_page.write_report", lambda *_, **__: None)
+    monkeypatch.setattr("eval.reports.run_report.write_run_report", lambda *_, **__: None)
 
 
 @pytest.fixture

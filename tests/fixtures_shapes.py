@@ -77,9 +77,27 @@ def shapes(tmp_path_factory):
     return SimpleNamespace(dataset=f"folder:{folder}", taxonomy=str(taxonomy), folder=folder)
 
 
+def save_in_brief(figure, file, **_):
+    """An SVG of what a figure says and its plots hold: laying out and drawing it is a quarter of a short recipe."""
+    from html import escape
+
+    held = []
+    for axes in figure.axes:
+        held += [axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        held += [text.get_text() for text in axes.texts]
+        held += [(line.get_label(), line.get_xydata().tolist()) for line in axes.lines]
+        held += [(group.get_label(), group.get_offsets().tolist()) for group in axes.collections]
+        held += [patch.get_extents().bounds for patch in axes.patches]
+    text = escape("\n".join(map(repr, held)))
+    file.write(f'<svg xmlns="http://www.w3.org/2000/svg"><desc>{text}</desc></svg>'.encode())
+
+
 @pytest.fixture(scope="session")
 def run_recipe():
-    """`run_recipe(name, *words, rows=8, ...)` runs a recipe in this process and gives back what it prints."""
+    """`run_recipe(name, *words, rows=8, ...)` runs a recipe in this process and gives back what it prints.
+
+    Its figures are `save_in_brief`, unless `drawn` is true.
+    """
     import importlib.util
     import io
     import sys
@@ -88,13 +106,15 @@ def run_recipe():
 
     recipes = Path(__file__).resolve().parent.parent / "recipes"
 
-    def run(name, *given, **options):
+    def run(name, *given, drawn=False, **options):
         words = [f"{name}.py", *map(str, given)]
         for option, value in options.items():
             words += [f"--{option}", *map(str, value if isinstance(value, list) else [value])]
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
             patch.setattr(sys, "argv", words)
+            if not drawn:
+                patch.setattr("matplotlib.figure.Figure.savefig", save_in_brief)
             spec = importlib.util.spec_from_file_location(f"recipe_{name}", recipes / words[0])
             module = importlib.util.module_from_spec(spec)
             patch.setitem(sys.modules, spec.name, module)  # checkpoints pickle the class of its arguments
@@ -150,6 +170,7 @@ def shapes_student(shapes, shapes_judge, run_recipe, tmp_path_factory):
     printed = run_recipe(
         "distill_cross_attention",
         teacher=shapes_judge.run,
+        encoder="tiny-clip",
         dataset=shapes.dataset,
         taxonomy=shapes.taxonomy,
         held_out="corner",

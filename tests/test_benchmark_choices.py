@@ -1,5 +1,7 @@
 """Naming the classifiers of a benchmark: words, mappings, labels, a user's own functions."""
 
+from dataclasses import replace
+
 import pytest
 
 from eval.benchmark.choices import Choice, parse_choices
@@ -138,7 +140,8 @@ def test_a_function_of_ones_own_makes_a_classifier(own, monkeypatch):
     choice = one(f"python:{own}:with_name,size=7")
     assert (choice.label, choice.group, choice.options) == ("with_name", "other", {"size": 7})
     assert choice.load("default").size == 7
-    assert load(f"python:{own}:Made").size == 1
+    assert load(f"python:{own}:Made").size == load(f"{own}:Made").size == 1
+    assert one(f"{own}:with_name,size=7") == replace(choice, name=f"{own}:with_name")
     assert load(f"python:{own}:any_option", kind="x", size=2).size == 2
     monkeypatch.chdir(own.parent)
     assert load("python:own_module:Made", size=3).size == 3
@@ -160,10 +163,18 @@ def test_what_makes_a_classifier_of_ones_own_need_be_no_function(own, monkeypatc
     assert one("python:own_partial:small").fingerprint() is not None
 
 
+def test_a_classifier_without_a_name_has_that_of_its_function(own):
+    own.write_text("class Bare:\n    def score(self, images, prompts, taxonomy): ...\nmake = Bare\n")
+    assert load(f"{own}:make").name == "make"
+    own.write_text("class Bare:\n    __slots__ = ()\n    def score(self, *_): ...\n")
+    with pytest.raises(ConfigError, match="gave back a Bare without `name`, and it takes none; give it one"):
+        load(f"{own}:Bare")
+
+
 @pytest.mark.parametrize(
     ("end", "says"),
     [
-        ("", "names no function; write python:MODULE:FUNCTION"),
+        ("", "names no function; write FILE.py:FUNCTION or python:MODULE:FUNCTION"),
         (":with_nam", "'with_nam' does not exist.*did you mean 'with_name'"),
         (":text", "'text' is no function"),
         (":nothing", "gave back a int; expected a classifier"),

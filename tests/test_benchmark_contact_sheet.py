@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw
 
 from eval.benchmark.predictions import Predictions
 from eval.benchmark.report.contact_sheet import BLURRED_SIDE, SIDE, Thumbnails, contact_sheets, thumbnail
-from judge.data.labels import UNSPECIFIED
 from judge.errors import ImageError
+from prompts.example import UNSPECIFIED
 
 NAN = float("nan")
 

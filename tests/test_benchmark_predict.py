@@ -17,11 +17,10 @@ from eval.benchmark.effectiveness import measure
 from eval.benchmark.parts import PartFolder
 from eval.benchmark.predict import IN_A_ROW, ClassifierFailedError, collected_for, is_complete, predict
 from eval.benchmark.predictions import About
-from judge.data.labels import UNSPECIFIED
 from judge.errors import ConfigError
 from judge.protocol import HasFixedCategories, Scores
 from prompts import load_taxonomy
-from prompts.example import Example
+from prompts.example import UNSPECIFIED, Example
 from prompts.taxonomy import Category
 
 DIGITS = load_taxonomy("digits").select(["zero", "one", "two"])

@@ -117,6 +117,10 @@ def test_a_category_without_a_score_is_unknown_and_not_safe(tmp_path, corpus_stu
             f"{kind}:{tmp_path / name / 'shards'}", split="all", taxonomy=TREES
         ).examples
         assert (example.violates, example.unknown) == (frozenset(), {"oak"})
+    with tarfile.open(min((tmp_path / "webdataset" / "shards").iterdir())) as tar:
+        records = [json.loads(tar.extractfile(m).read()) for m in tar if m.name.endswith(".json")]
+    # Who reads the label alone is not told that it is safe.
+    assert {(record["label"], record["unknown"]) for record in records} == {("unknown", "Oak")}
 
 
 def test_shards_say_nothing_of_when_where_and_by_whom(built):

@@ -253,7 +253,11 @@ def test_a_half_made_picture_is_not_handed_out_though_a_student_would(pipeline):
 def test_a_promise_is_said_and_withdrawn(pipeline):
     made = Sampling.of_calls([Sampling((type(pipeline.scheduler).__name__,), (4, 4), (5.0, 5.0))])
     promised = settings(
-        promise=0.1, unsafe_rows=20, calibrated_for=Envelope.from_policies([TAXONOMY]), sampling=made
+        promise=0.1,
+        unsafe_rows=20,
+        calibrated_for=Envelope.from_policies([TAXONOMY]),
+        sampling=made,
+        stages=(Detector().name, Reader().name),
     )
     cascade = around(pipeline, promised)
 
@@ -266,6 +270,9 @@ def test_a_promise_is_said_and_withdrawn(pipeline):
     assert "guidance 5, not 6" in promise(guidance_scale=6.0)
     other = Taxonomy("fruit", "1", (Category("apple", "Apples."), Category("fig", "Figs.")))
     assert "not calibrated for 'fig'" in promise(other)
+    cascade.student.name = "another student"
+    assert "not of" in promise()
+    assert "another student" in promise()
 
 
 def test_settings_are_the_same_after_a_file_and_what_no_calibration_gives_is_refused():
@@ -283,6 +290,7 @@ def test_settings_are_the_same_after_a_file_and_what_no_calibration_gives_is_ref
         prompt=Platt(5.0, 0.0),
         policies=[TAXONOMY],
         sampling=Sampling(("DDIMScheduler",), (4, 4), (5.0, 5.0)),
+        stages=["detector", "student"],
         groups=[f"prompt {row // 2}" for row in range(150)],
     )
     assert GenerationSettings.from_json(found.to_json()) == found

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,6 +208,7 @@ def test_it_is_said_as_a_cascade_says_it():
         ),
         (TAXONOMY, replace(DDIM, steps=(4, 4)), "calibrated with steps 20, not 4"),
         (TAXONOMY, replace(DDIM, guidance=(7.5, 7.5)), "calibrated with guidance 5, not 7.5"),
+        (TAXONOMY, replace(DDIM, guidance=(math.nan,) * 2), "this pipeline does not show its guidance"),
     ],
 )
 def test_it_is_withdrawn_elsewhere(taxonomy, sampling, why):
@@ -221,6 +223,18 @@ def test_calls_span_a_range():
     assert span.why_outside(replace(DDIM, steps=(30, 30))) == "calibrated with steps 4 to 20, not 30"
     with pytest.raises(ConfigError, match="No call was given"):
         Sampling.of_calls([])
+
+
+def test_a_scale_that_a_call_keeps_to_itself_is_not_known():
+    class Pipeline(SimpleNamespace):
+        def __call__(self, prompt, true_cfg_scale=4.0):
+            """As Qwen-Image is called; `guidance_scale` is of another kind there."""
+
+    call = Sampling.of(Pipeline(scheduler=object(), num_timesteps=20, guidance_scale=5.0))
+    assert call.steps == (20, 20)
+    assert DDIM.why_outside(replace(call, schedulers=DDIM.schedulers)) is not None
+    with pytest.raises(ConfigError, match="does not show its guidance scale"):
+        Sampling.of_calls([call])
 
 
 @pytest.mark.parametrize("other", [0.25, math.nan])

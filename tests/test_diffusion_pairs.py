@@ -12,8 +12,9 @@ from judge.diffusion.collect import collect_pairs
 from judge.diffusion.latent_colours import decoded
 from judge.diffusion.layouts import attention_layers
 from judge.diffusion.pairs import Pair, PairStore, split_by_prompt
+from judge.diffusion.training import train_detector
 from judge.encoders.dual import DualEncoder
-from judge.errors import CheckpointError, ConfigError
+from judge.errors import CheckpointError, ConfigError, PipelineError
 from judge.protocol import Scores
 from judge.standins.random_pipelines import random_pipeline
 from prompts.taxonomy import Category, Taxonomy
@@ -271,3 +272,8 @@ def test_a_damaged_store_is_refused(whole, tmp_path):
         PairStore(tmp_path)
     with pytest.raises(CheckpointError, match=r"no array .step_09\.clean."):
         whole.array("step_09.clean")
+
+
+def test_a_detector_does_not_learn_from_pairs_of_another_pipeline(whole):
+    with pytest.raises(PipelineError, match="made by another pipeline"):
+        train_detector(SimpleNamespace(pipeline=random_pipeline("sdxl")), whole, whole.rows())

@@ -78,6 +78,7 @@ def test_named_category_counts_only_where_flagged_right():
         unsafe_row(3, 0.1, category="four"),
         unsafe_row(4, NAN),
         safe_row(5, 0.9),
+        unsafe_row(6, 0.9, violated=()),  # nobody recorded how it is unsafe, so no name is wrong
     ]
     assert categories_correct(rows) == (2, 3)
 

@@ -1,7 +1,9 @@
 """The `evaluate` modules: they load from the package, with no network at all, and agree with `eval.metrics.judged`."""
 
+import doctest
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -107,6 +109,40 @@ def test_verdicts_equal_the_summary_of_the_same_rows(answers):
         JudgedRow("2", True, 0.8, "three", three, policy, arm="kept"),
     ]
     assert answers["verdicts"] == summarise(rows, threshold=0.85)
+
+
+@pytest.fixture(scope="module", params=METRICS)
+def module(request, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        return load_metric(request.param)
+
+
+def test_a_module_says_what_it_is_what_it_takes_and_whom_to_cite(module):
+    assert len(module.description.split()) > 30
+    fields = module.features["references"]
+    named = [*fields] if isinstance(fields, dict) else []
+    if isinstance(module.features["predictions"], dict):
+        named += [*module.features["predictions"]]
+    for word in (
+        "predictions:",
+        "references:",
+        "threshold:",
+        "Returns:",
+        "not judged",
+        *(f"`{n}`" for n in named),
+    ):
+        assert word in module.inputs_description + module.description, word
+    entries = re.findall(r"^@(\w+)\{(\w+),$", module.citation, re.MULTILINE)
+    assert entries[0] == ("software", "arbiter")
+    assert len(entries) > 1
+    assert module.citation.count("{") == module.citation.count("}")
+
+
+def test_the_example_of_a_module_runs_as_it_stands(module):
+    examples = doctest.DocTestParser().get_doctest(module.inputs_description, {}, module.name, None, 0)
+    assert len(examples.examples) > 1
+    assert doctest.DocTestRunner(verbose=False).run(examples).failed == 0
 
 
 def test_every_module_folder_is_listed_and_the_other_way_round():

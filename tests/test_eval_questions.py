@@ -7,7 +7,7 @@ from eval.predict import predict_questions, summarise_evaluation
 from eval.questions import draw_evaluation
 from judge.protocol import Scores
 from judge.standins.digits import digits_examples
-from prompts import FlipOptions, load_taxonomy
+from prompts import Example, FlipOptions, load_taxonomy
 
 HELD_OUT = frozenset({"four", "eight"})
 
@@ -75,3 +75,22 @@ def test_answers_land_on_their_rows(evaluation, wrong, silent, f1):
     assert summary["unjudged"] == (len(evaluation.flips) if silent else 0)
     assert summary["pair_score"] == f1
     assert summary["safe_to_unsafe"] == summary["unsafe_to_safe"] == f1
+
+
+def test_where_there_can_be_no_pairs_all_questions_are_about_images_under_one_policy():
+    taxonomy = load_taxonomy("digits").select(["three"])
+    examples = [Example(str(n), None, violates=frozenset({"three"} if n % 2 else ())) for n in range(20)]
+    found = draw_evaluation(examples, taxonomy, FlipOptions(), seed=0, rows=40)
+    assert len(found.flips) == 40
+    assert {question.pair for question in found.flips} == {None}
+    assert sum(question.row.unsafe for question in found.flips) == 20
+
+
+def test_one_image_of_a_category_is_enough_to_ask_about_it():
+    taxonomy = load_taxonomy("digits").select(["three", "four", "five"])
+    keys = ["three", "three", "four", "five", "five", "five", *[None] * 4]
+    examples = [Example(str(n), None, violates=frozenset({key} if key else ())) for n, key in enumerate(keys)]
+    found = draw_evaluation(examples, taxonomy, FlipOptions(), seed=0, rows=80)
+    assert sum(question.pair is not None for question in found.flips) == 40
+    asked = {question.row.category for question in found.flips if question.row.unsafe and not question.pair}
+    assert asked >= {"three", "four", "five"}

@@ -3,6 +3,7 @@
 import runpy
 import sys
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,8 @@ import yaml
 
 from eval.recipe import DataOptions, RecipeOptions, check_mapping, parse_options, resume_from, resumes
 from judge.errors import ConfigError
-from prompts import FlipOptions
-from prompts.errors import ArbiterError
+from prompts import Category, FlipOptions, Taxonomy
+from prompts.errors import ArbiterError, ExampleError
 
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 CONFIGS = RECIPES / "configs"
@@ -42,11 +43,24 @@ OTHERS = {
     "distill_judge_only": "distill_cross_attention",
     "lora_llava_7b": "lora_llava",
     "lora_onevision_7b": "lora_llava",
+    "lora_gemma3_4b": "lora_llava",
+    "lora_idefics3_8b": "lora_llava",
+    "lora_internvl3_8b": "lora_llava",
+    "lora_llava_next_7b": "lora_llava",
+    "lora_qwen2_5_vl_7b": "lora_llava",
+    "lora_qwen3_vl_8b": "lora_llava",
+    "lora_smolvlm_2b": "lora_llava",
+    "qlora_gemma3_12b_24gb": "lora_llava",
+    "qlora_qwen3_vl_8b_24gb": "lora_llava",
     "pooled_attention_published": "fixed_head",
     "qlora_llava_7b_24gb": "lora_llava",
     "unsafebench_paper": "unsafebench",
 }
 """A YAML that ships for other work -> its recipe."""
+
+
+FOR_OWN_DATA = {"own_data", "own_data_7b", "own_data_student"}
+"""What recipes take in place of their own YAML for other data than digits and signs, and what lies over it."""
 
 
 @dataclass
@@ -189,6 +203,11 @@ def test_values_that_fit_are_taken(parse):
     assert (found.everywhere, found.held_out) == (False, ["a", "no"])
 
 
+def test_what_a_run_recorded_of_itself_is_no_option(parse):
+    mine = "limit: 3\nprocesses: 2\nchanged: {limit: {recipe: null, here: 3}}\n"
+    assert parse("--config", "FILE", mine=mine).limit == 3
+
+
 def test_a_mapping_is_checked_against_the_class_it_fills():
     check_mapping("flip", {"group_size": 4, "rename": 0, "names": ["x"]}, FlipOptions)
     with pytest.raises(
@@ -249,9 +268,9 @@ def recipe(monkeypatch):
 
 
 def test_every_recipe_and_every_yaml_is_known():
-    # signs.py and its YAMLs have tests of their own (test_recipes_signs).
-    assert {path.stem for path in RECIPES.glob("*.py")} == {*OWN, "signs"}
-    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*OWN.values(), *OTHERS}
+    # signs.py and its YAMLs have tests of their own (test_recipes_signs); results_table.py and run_report.py have no YAML.
+    assert {path.stem for path in RECIPES.glob("*.py")} == {*OWN, "signs", "results_table", "run_report"}
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == {*OWN.values(), *OTHERS, *FOR_OWN_DATA}
 
 
 @pytest.mark.parametrize("name", OTHERS)
@@ -265,6 +284,81 @@ def test_a_yaml_for_other_work_takes_nothing_from_the_recipes_own(name):
     if "7b" in name:
         assert given["max_steps"] == -1
         assert given["held_out"] == []
+
+
+def test_own_data_take_nothing_from_the_demo(monkeypatch, tmp_path):
+    found = runpy.run_path(str(RECIPES / "lora_llava.py"), run_name="recipe")
+    demo, own = (
+        yaml.safe_load((CONFIGS / f"{name}.yaml").read_text()) for name in ("lora_llava", "own_data")
+    )
+    assert found["own_config"]({}) == found["own_config"]({"dataset": "signs:9"}) == found["CONFIG"]
+    assert demo.keys() - own.keys() == {"dataset", "taxonomy", "max_steps"}
+    words = ["--dataset", "folder:mine", "--taxonomy", "mine.yaml", "--use_cpu", "true"]
+    _, _, data, args = parse_options(found["OPTIONS"], found["own_config"], words)
+    assert (data.held_out, data.flips.distractors, args.output_dir) == ([], (), "runs/own_data")
+    assert data.changed.keys() == {"use_cpu"}
+    assert [data.groups(images) for images in (36, 4800, 48_000)] == [2400, 2400, 24_000]
+    words += ["--config", str(CONFIGS / "own_data_7b.yaml"), "--bf16", "false", "--groups_per_epoch", "5"]
+    base, _, data, args = parse_options(found["OPTIONS"], found["own_config"], words)
+    assert (base.dtype, args.learning_rate, data.groups(36)) == ("bfloat16", 2e-4, 5)
+    with pytest.raises(ConfigError, match="--dataset folder:mine needs --taxonomy: a YAML file"):
+        parse_options(found["OPTIONS"], found["own_config"], words[:2])
+
+
+def test_a_student_of_ones_own_judge_takes_nothing_from_the_demo(capsys):
+    found = runpy.run_path(str(RECIPES / "distill_cross_attention.py"), run_name="recipe")
+    config = found["own_config"]
+    assert config({}) == config({"dataset": "signs:9"}) == found["CONFIG"]
+    demo, own = (
+        yaml.safe_load((CONFIGS / f"{name}.yaml").read_text())
+        for name in ("distill_cross_attention", "own_data_student")
+    )
+    assert demo.keys() - own.keys() == {"dataset", "taxonomy", "teacher", "encoder", "save_strategy"}
+    needed = ["--taxonomy", "mine.yaml", "--encoder", "some/clip", "--teacher", "runs/my_project"]
+    words = ["--dataset", "folder:mine", "--use_cpu", "true"]
+    options, data, args = parse_options(found["OPTIONS"], config, words + needed)
+    assert (options.teacher, options.encoder, data.dataset) == ("runs/my_project", "some/clip", "folder:mine")
+    assert (data.held_out, data.baselines, args.output_dir) == ([], [], "runs/own_student")
+    printed = capsys.readouterr().out
+    assert "digits" not in printed
+    assert "runs/demo" not in printed
+    for i, name in ((0, "taxonomy"), (2, "encoder"), (4, "teacher")):
+        with pytest.raises(ConfigError, match=f"--dataset folder:mine needs --{name}: "):
+            parse_options(found["OPTIONS"], config, words + needed[:i] + needed[i + 2 :])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [("lora_llava", []), ("distill_cross_attention", ["--teacher", "labels", "--encoder", "tiny-clip"])],
+)
+def test_ones_own_table_is_read_before_there_is_a_folder(recipe, words, tmp_path, monkeypatch):
+    (tmp_path / "labels.csv").write_text("path,label,categories\ngone.png,safe,\n")
+    (tmp_path / "mine.yaml").write_text(Taxonomy("mine", "1", (Category("kites", "a kite"),)).to_yaml())
+    monkeypatch.setattr("eval.recipe.open_run", lambda *_, **__: pytest.fail("a run was opened"))
+    own = ["--dataset", f"folder:{tmp_path}", "--taxonomy", str(tmp_path / "mine.yaml"), "--use_cpu", "true"]
+    monkeypatch.setattr(sys, "argv", [recipe, *own, *words])
+    main = runpy.run_path(str(RECIPES / f"{recipe}.py"), run_name="recipe")["main"]
+    with pytest.raises(ExampleError, match=r"gone\.png"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("word", "value", "says"),
+    [
+        ("report_to", "wandb", "--report_to wandb needs a package that is not installed: pip install wandb"),
+        ("report_to", "tensorbord", "no tracker 'tensorbord'.*tensorboard"),
+        ("learning_rate", "high", "argument --learning_rate/--learning-rate: invalid float value: 'high'"),
+        ("eval_strategy", "sometimes", "'sometimes'"),
+        ("warmup_steps", "-3", "These options cannot be used here: Got warmup_steps"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line_before_anything(recipe, word, value, says, tmp_path):
+    if value == "wandb" and find_spec("wandb"):
+        pytest.skip("wandb is installed")
+    with pytest.raises(ArbiterError, match=says) as refused:
+        recipe("lora_llava", f"--{word}", value, "--use_cpu", "true", "--output_dir", str(tmp_path / "run"))
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", OWN)

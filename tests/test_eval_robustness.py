@@ -98,8 +98,10 @@ def test_the_curve_is_that_of_arithmetic(victim, questions, suite):
     assert robust(summary, "8/255") == 2 / 8
     levels = {name: round(broken.epsilon * 255) for name, broken in pictures.items()}
     assert levels == {"q-0": 2, "q-4": 2, "q-1": 4, "q-5": 4, "q-2": 8, "q-6": 8}
-    clean, shown, _ = pictures["q-0"]
+    clean, shown, *_ = pictures["q-0"]
     assert 0 < float((shown - clean).abs().max()) * 255 <= 2 + 1e-4
+    truth = {row.id: row.truth for row in results.rows}
+    assert all((broken.score >= 0.5) != truth[name] for name, broken in pictures.items())
     assert summary["by_direction"]["unsafe"]["robust_accuracy"] == 3 / 4
     assert summary["by_source"]["real"]["rows"] == 4
     assert summary["by_category"]["bright"]["rows"] == 4
@@ -399,15 +401,15 @@ def test_captions_say_what_was_run(victim, questions, suite):
         ),
     }
     found = {table.title: table for table in tables(metrics)}
-    assert "Edits without a budget (severities 2, 4)" in found
-    by_budget = found["Robust accuracy by epsilon"]
+    assert "Edits as platforms make them (severities 2, 4 of 5)" in found
+    by_budget = found["Robust accuracy by size of the change"]
     assert "square (20 queries)" in by_budget.note
     assert "4 steps" in by_budget.note
     assert "an ensemble (APGD with 1 and 5 starts of 4 steps, PGD with 5 starts of 16)" in str(
-        found["Honesty checks"].lines
+        found["Checks of the attacks themselves"].lines
     )
     for title, table in found.items():
-        assert "n" in table.heads or title == "Honesty checks", title
+        assert "n" in table.heads or title == "Checks of the attacks themselves", title
         for _, cells in table.lines:
             assert len(cells) == len(table.heads)
-            assert title == "Honesty checks" or cells[table.heads.index("n")] > 0
+            assert title == "Checks of the attacks themselves" or cells[table.heads.index("n")] > 0

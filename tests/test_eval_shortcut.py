@@ -1,5 +1,6 @@
 """The text-only check: silent on rows drawn properly, loud on every way a text can give its label away."""
 
+import copy
 import json
 import random
 from dataclasses import replace
@@ -57,6 +58,15 @@ def test_facts_of_images_say_little_in_balanced_rows_and_much_in_others(examples
     # Whatever an image shows, as in a world in which labels were drawn by a coin.
     coins = random.Random(0)
     assert abs(image_facts_auc([replace(row, unsafe=coins.random() < 0.5) for row in plain]) - 0.5) < 0.05
+
+
+def test_facts_of_images_do_not_depend_on_where_policies_lie_in_memory(drawn):
+    taxonomies = {id(row.taxonomy): row.taxonomy for row in drawn}
+    copies = [copy.copy(taxonomy) for taxonomy in taxonomies.values()]
+    # As many new objects, given to the policies against the order of their addresses.
+    moved = dict(zip(taxonomies, sorted(copies, key=id, reverse=True), strict=True))
+    again = [replace(row, taxonomy=moved[id(row.taxonomy)]) for row in drawn]
+    assert image_facts_auc(again) == image_facts_auc(drawn)
 
 
 def test_wordings_that_tell_are_caught(drawn):

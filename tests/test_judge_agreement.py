@@ -1,177 +1,44 @@
 """judge/vlm/agreement.py: a base that the judge would feed otherwise than its processor does is no judge."""
 
 import pytest
-import torch
 import transformers as t
-from transformers.models.smolvlm import processing_smolvlm
 
 from judge import load_classifier
 from judge.errors import CheckpointError
 from judge.vlm import agreement
 from judge.vlm.agreement import check_agreement
-from judge.vlm.processor import without_video
-
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-MARKS = {
-    "start_image_token": "<img>",
-    "end_image_token": "</img>",
-    "context_image_token": "<image>",
-    "boi_token": "<boi>",
-    "eoi_token": "<eoi>",
-    "image_token": "<image>",
-    "video_token": "<video>",
-}
-MORE = ["<fake_token_around_image>", "<global-img>", "<end_of_utterance>", "<|python_tag|>"]
-MORE += [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
-VISION = {
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "image_size": 16,
-    "patch_size": 4,
-}
-
-
-def extended(tokenizer):
-    """The tokenizer of the tiny LLaVA, with all that other families write around an image."""
-    made = t.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token="<pad>",
-        bos_token="<s>",
-        eos_token="</s>",
-        extra_special_tokens=MARKS,
-    )
-    made.add_tokens(MORE, special_tokens=True)
-    return made
-
-
-def build(family, tokenizer, template):
-    """A random model of a family that writes more around an image than its tokens, and its processor."""
-    tokenizer = extended(tokenizer)
-    image = tokenizer.image_token_id
-    text = {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "vocab_size": len(tokenizer),
-        "max_position_embeddings": 2048,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 0,
-    }
-    square = {"height": 16, "width": 16}
-    if family == "internvl":
-        config = t.InternVLConfig(
-            vision_config=VISION,
-            text_config={"model_type": "qwen2", **text},
-            image_token_id=image,
-            image_seq_length=4,
-        )
-        pixels = t.GotOcr2ImageProcessorPil(size=square, min_patches=1, max_patches=4)
-        processor = without_video(t.InternVLProcessor)(
-            pixels, tokenizer, image_seq_length=4, chat_template=template
-        )
-        return t.InternVLForConditionalGeneration(config), processor
-    if family in ("idefics3", "smolvlm"):
-        vision = {key: value for key, value in VISION.items() if key != "projection_dim"}
-        large, small = {"longest_edge": 32}, {"longest_edge": 16}
-        if family == "idefics3":
-            config = t.Idefics3Config(
-                vision_config=vision, text_config=text, image_token_id=image, scale_factor=2
-            )
-            pixels = t.Idefics3ImageProcessorPil(size=large, max_image_size=small)
-            processor = t.Idefics3Processor(pixels, tokenizer, image_seq_len=4, chat_template=template)
-            return t.Idefics3ForConditionalGeneration(config), processor
-        config = t.SmolVLMConfig(
-            vision_config=vision,
-            text_config={"model_type": "llama", **text},
-            image_token_id=image,
-            scale_factor=2,
-        )
-        pixels = t.SmolVLMImageProcessorPil(size=large, max_image_size=small)
-        processor = without_video(t.SmolVLMProcessor)(
-            pixels, tokenizer, None, image_seq_len=4, chat_template=template
-        )
-        processor.video_processor = {
-            "video_processor_type": "SmolVLMVideoProcessor",
-            "num_frames": 8,
-            "fps": 1,
-        }
-        return t.SmolVLMForConditionalGeneration(config), processor
-    if family == "gemma3":
-        config = t.Gemma3Config(
-            vision_config=VISION,
-            text_config={**text, "head_dim": 8, "sliding_window": 16},
-            image_token_id=image,
-            boi_token_index=tokenizer.boi_token_id,
-            eoi_token_index=tokenizer.eoi_token_id,
-            mm_tokens_per_image=4,
-        )
-        pixels = t.Gemma3ImageProcessorPil(size=square)
-        template = template.replace("<image>", "<boi>")
-        return t.Gemma3ForConditionalGeneration(config), t.Gemma3Processor(
-            pixels, tokenizer, image_seq_length=4, chat_template=template
-        )
-    config = t.MllamaConfig(
-        vision_config={
-            "hidden_size": 16,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_global_layers": 1,
-            "attention_heads": 2,
-            "image_size": 16,
-            "patch_size": 8,
-            "intermediate_layers_indices": [0],
-            "vision_output_dim": 32,
-        },
-        text_config={**text, "cross_attention_layers": [1]},
-        image_token_index=image,
-    )
-    pixels = t.MllamaImageProcessorPil(size=square)
-    template = "{{ bos_token }}" + template  # without it this processor writes it twice
-    return t.MllamaForConditionalGeneration(config), t.MllamaProcessor(
-        pixels, tokenizer, chat_template=template
-    )
-
-
-@pytest.fixture
-def foreign(tiny_vlm, tmp_path, monkeypatch):
-    """`foreign(family)` -> a folder in the hub's layout, of a family whose tokens the judge would cut."""
-    monkeypatch.setattr(processing_smolvlm, "num2words", str)  # for videos, and asked for all the same
-
-    def make(family):
-        _, processor = tiny_vlm()
-        torch.manual_seed(0)
-        model, processor = build(family, processor.tokenizer, processor.chat_template)
-        model.save_pretrained(tmp_path / family)
-        processor.save_pretrained(tmp_path / family)
-        return tmp_path / family
-
-    return make
+from judge.vlm.families import family_of, is_compared, judging_path
+from judge.vlm.random_bases import RANDOM_BASES, TURNS, random_base, tiny_tokenizer
+from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.training.paths import prepare_attention
 
 
 @pytest.mark.parametrize(
-    ("family", "difference"),
+    ("config", "said"),
     [
-        ("internvl", "tokens and the judge.*<img>"),
-        ("idefics3", "tokens and the judge.*<fake_token_around_image>"),
-        ("smolvlm", "tokens and the judge.*<fake_token_around_image>"),
-        ("gemma3", "95 tokens and the judge 86.*<boi>"),
-        ("mllama", "cross_attention_mask"),
+        (t.MllamaConfig, r"Llama-3.2-Vision \('mllama'\).*cross-attention.*Use Qwen2.5-VL.*serve the model"),
+        (t.PaliGemmaConfig, r"PaliGemma \('paligemma'\).*both directions.*Use Gemma-3.*serve the model"),
     ],
 )
-def test_families_that_would_be_misread_are_refused_by_name(foreign, family, difference):
-    with pytest.raises(CheckpointError, match=f"(?s)family '{family}'.*{difference}.*llava_next"):
-        load_classifier(foreign(family))
+def test_what_cannot_be_a_judge_is_refused_before_its_weights_are_read(tmp_path, config, said):
+    config().save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=said):
+        load_classifier(tmp_path)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RANDOM_BASES)
 def test_families_that_are_judged_agree_up_to_the_answers(tiny_vlm, family, monkeypatch):
-    monkeypatch.setattr(agreement, "VERIFIED", ())  # so that answers are compared as well
-    check_agreement(*tiny_vlm(family))
+    model, processor = tiny_vlm(family)
+    assert family_of(family).path == judging_path(model) == "fast"
+    assert not is_compared(model)
+    monkeypatch.setattr(agreement, "is_compared", lambda _: True)  # so that answers are too
+    check_agreement(model, processor)
+
+
+def test_a_known_family_with_another_language_model_is_compared(tiny_vlm):
+    model, _ = tiny_vlm()
+    model.config.text_config.model_type = "gpt_oss"
+    assert is_compared(model)
 
 
 def altered(processor, change):
@@ -248,3 +115,41 @@ def test_a_check_that_fails_refuses(tiny_vlm, monkeypatch):
     monkeypatch.setattr(type(processor), "__call__", lambda *_, **__: {}["pixels"])
     with pytest.raises(CheckpointError, match=r"family 'llava'.*Comparing them failed with KeyError"):
         check_agreement(model, processor)
+
+
+def test_crops_of_one_size_of_image_only_are_refused(tiny_vlm, noise_image, monkeypatch):
+    """Pan and scan writes another text around an image that it crops than around one that it does not."""
+    model, processor = tiny_vlm("gemma3")
+    judge = VisionLanguageJudge(model, processor)
+    crops = {"do_pan_and_scan": True, "pan_and_scan_min_crop_size": 16}
+    monkeypatch.setattr(type(processor), "images_kwargs", type(processor).images_kwargs | crops)
+    with pytest.raises(CheckpointError, match="turn off what cuts images into crops"):
+        judge.score([noise_image(0, (96, 32))], None, agreement.SAMPLE)
+
+
+def test_a_family_that_nobody_listed_is_compared_and_read_fast(tmp_path):
+    """Aya Vision: tiles between marks of its own, a language model with windows, and never heard of here."""
+    more = ["<|START_OF_IMG|>", "<|END_OF_IMG|>", "TILE", "TILE_GLOBAL", "<image>"]
+    tokenizer = tiny_tokenizer("<|IMG_PATCH|>", more)
+    base, _ = random_base()
+    text = base.config.text_config.to_dict() | {"model_type": "cohere2", "vocab_size": len(tokenizer)}
+    vision = {**base.config.vision_config.to_dict(), "model_type": "siglip_vision_model", "patch_size": 4}
+    config = t.AyaVisionConfig(
+        vision_config=vision | {"vision_use_head": False},
+        text_config=text | {"sliding_window": 24, "layer_types": ["sliding_attention", "full_attention"]},
+        image_token_index=3,
+        downsample_factor=2,
+        alignment_intermediate_size=32,
+    )
+    tiles = t.GotOcr2ImageProcessorPil(size={"height": 16, "width": 16}, max_patches=4, crop_to_patches=True)
+    template = TURNS.replace("IMAGE", "<image>")
+    processor = t.AyaVisionProcessor(
+        tiles, tokenizer, patch_size=4, img_size=16, downsample_factor=2, chat_template=template
+    )
+    for part in (t.AyaVisionForConditionalGeneration(config), processor):
+        part.save_pretrained(tmp_path)
+    judge = load_classifier(tmp_path)
+    assert is_compared(judge.model)
+    assert isinstance(judge, VisionLanguageJudge)
+    prepare_attention(judge.model, judge.processor)
+    assert judging_path(judge.model) == "fast"

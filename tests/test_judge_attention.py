@@ -9,10 +9,11 @@ from torch import nn
 
 from judge.vlm.adapter import LoraOptions, add_lora
 from judge.vlm.encode import ChatEncoder, Variant
+from judge.vlm.random_bases import RANDOM_BASES
 from judge.vlm.score import stack_visual
 from judge.vlm.training.attention import attend, policy_grouped_attention, register
 from judge.vlm.training.collate import pack_groups
-from judge.vlm.training.trainer import answer_loss
+from judge.vlm.training.trainer import ImageFeatureCache, answer_loss
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
 from prompts.template import Chat
@@ -49,6 +50,8 @@ def separate(model, encoded, visual):
         answer = row.continuations[0].tokens
         ids = torch.tensor([row.prefix + row.chain + answer])
         inputs = {"mm_token_type_ids": (ids == 3).int()} if "image_grid_thw" in seen else {}
+        if model.config.model_type == "gemma3":
+            inputs = {"token_type_ids": (ids == 3).int()}
         logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), **inputs, **seen).logits[0]
         kept.append(logits[-len(answer) - 1 : -1])
     return torch.cat(kept)
@@ -63,20 +66,18 @@ def packed(model, encoded, visual):
 
 @pytest.fixture
 def images(noise_image):
-    return [noise_image(seed, (16, 16)) for seed in range(6)]
+    """Of sizes that families cut into differing numbers of tiles or patches."""
+    sizes = ((20, 16), (16, 16), (30, 20), (17, 40), (48, 16), (16, 16))
+    return [noise_image(seed, size) for seed, size in enumerate(sizes)]
 
 
-@pytest.mark.parametrize("template", ["policy_first", "perspective"])
 @pytest.mark.parametrize(
-    ("family", "kv_heads"),
+    ("family", "kv_heads", "template"),
     [
-        ("llava", 4),
-        ("llava", 2),
-        ("llava", 1),
-        ("llava_next", 2),
-        ("llava_onevision", 2),
-        ("qwen2_vl", 2),
-        ("qwen2_5_vl", 2),
+        ("llava", 4, "policy_first"),
+        ("llava", 1, "policy_first"),
+        *((family, 2, "policy_first") for family in RANDOM_BASES),
+        *((family, 2, "perspective") for family in ("llava", "qwen2_5_vl", "gemma3")),
     ],
 )
 def test_logits_of_packed_groups_are_those_of_separate_rows(tiny_vlm, images, family, kv_heads, template):
@@ -91,14 +92,19 @@ def test_logits_of_packed_groups_are_those_of_separate_rows(tiny_vlm, images, fa
     assert expected.std() > 0.1
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"use_dora": True}, {"use_rslora": True}, {"train_projector": True}],
-    ids=lambda options: next(iter(options), "lora"),
+    ("family", "options", "checkpointing"),
+    [
+        ("llava", {}, False),
+        ("llava", {"use_dora": True}, True),
+        ("llava", {"use_rslora": True}, False),
+        ("llava", {"train_projector": True}, False),
+        *((family, {"train_projector": True}, True) for family in ("llava", "gemma3", "internvl", "smolvlm")),
+    ],
+    ids=str,
 )
-def test_loss_and_every_gradient_are_those_of_separate_rows(tiny_vlm, images, options, checkpointing):
-    model, processor = tiny_vlm(kv_heads=2)
+def test_loss_and_every_gradient_are_those_of_separate_rows(tiny_vlm, images, family, options, checkpointing):
+    model, processor = tiny_vlm(family, kv_heads=2)
     model, _ = add_lora(model, LoraOptions(lora_r=4, **options), base="tiny")
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     with torch.no_grad():  # a fresh adapter's B is zero, and so would be the gradient of A
@@ -125,6 +131,26 @@ def test_loss_and_every_gradient_are_those_of_separate_rows(tiny_vlm, images, op
     for name, left, right in zip(trained, found, expected, strict=True):
         assert right.abs().max() > 0, f"{name} gets no gradient, so comparing it proves nothing"
         assert (left - right).abs().max().item() <= 1e-4 * scale, name
+
+
+@pytest.mark.parametrize("family", RANDOM_BASES)
+def test_kept_features_are_those_of_the_pixels(tiny_vlm, images, family):
+    """Also where some images of a batch are known, and one stands in it twice."""
+    model, processor = tiny_vlm(family)
+    _, visual = encode(processor, images)
+    names, cache = ["b", "a", "c", "d", "e", "a"], ImageFeatureCache()
+    visual[1] = visual[5]
+    with torch.no_grad():
+        for chosen in ([1, 3], [0, 1, 2, 3, 4, 5], [5, 4]):
+            seen = [visual[place] for place in chosen]
+            lengths = [len(one["pixel_values"]) for one in seen]
+            batch = stack_visual(seen)
+            kept = cache.get(model, [names[place] for place in chosen], lengths, batch)
+            expected = model.get_image_features(**batch, return_dict=True).pooler_output
+            expected, found = (
+                torch.cat([*parts]).flatten() for parts in (expected, kept["image"].pooler_output)
+            )
+            assert found == pytest.approx(expected, rel=1e-5, abs=1e-5)
 
 
 def test_rows_of_one_group_share_a_policy(tiny_vlm, images):

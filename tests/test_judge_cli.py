@@ -403,10 +403,14 @@ def test_merge(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[st
 
     monkeypatch.chdir(tmp_path)  # whatever happens, no model is written into the sources
     calls: list[tuple[Path, Path]] = []
-    fake = types.ModuleType("judge.vlm.adapter")
-    fake.merge_run = lambda run, out: calls.append((run, out))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "judge.vlm.adapter", fake)
-    assert run(capsys, "merge", "runs/demo", "merged") == (0, ["Wrote merged"], "")
+    fake = types.ModuleType("judge.publish.merge")
+    fake.merge_run = lambda run, out, details: calls.append((run, out))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "judge.publish.merge", fake)
+    assert run(capsys, "merge", "runs/demo", "merged") == (
+        0,
+        ["Wrote merged; merged/serve.md says how to serve it"],
+        "",
+    )
     assert calls == [(Path("runs/demo"), Path("merged"))]
 
 

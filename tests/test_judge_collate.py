@@ -1,10 +1,13 @@
 """Groups become batches: the loss sees the answers alone, and nothing is cut without a word."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from judge.errors import CheckpointError
 from judge.vlm.encode import ChatEncoder
+from judge.vlm.training.answers import shared_start
 from judge.vlm.training.collate import GroupCollator, PixelCache
 from prompts import Category, Example, Taxonomy, render
 from prompts.errors import ArbiterError, ExampleError, TemplateError
@@ -82,6 +85,29 @@ def test_exactly_the_answers_are_supervised(collator, groups):
         assert batch["labels"][end] not in batch["input_ids"], "the end of the turn is predicted, never read"
         assert tokenizer.decode(batch["labels"][start:end]).strip() == expected_answer(row)
         start = end + 1
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [("policy_first", " unsafe:"), ("perspective", " Safety Status: Unsafe, Unsafe Category:")],
+)
+def test_of_an_unnamed_unsafe_image_only_that_it_is_unsafe_is_supervised(collator, group, template, said):
+    collate = collator(template=template)
+    policy = Taxonomy("p", "1", (Category("hate", "contempt"), Category("violence", "people are hurt")))
+    safe, unnamed = group(policy, (None, None, None), ("x", None, None)).rows
+    rows = (safe, replace(unnamed, unsafe=True, arm="unnamed"))
+    batch = collate([Group(policy, rows)])
+    tokenizer = collate.encoder.processor.tokenizer
+    end = batch["labels"].tolist().index(tokenizer.eos_token_id)
+    assert tokenizer.decode(batch["labels"][end + 1 :]).rstrip() == said
+    # The last of them is predicted and never read, as is the end of an answer.
+    kept = batch["input_ids"][batch["logits_to_keep"]]
+    assert kept[end + 2 :].tolist() == batch["labels"][end + 1 : -1].tolist()
+
+
+def test_what_right_answers_begin_with():
+    assert shared_start([(1, 2, 3)]) == (1, 2, 3)
+    assert shared_start([(1, 2, 3), (1, 2, 4, 5), (1, 2, 9)]) == (1, 2)
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])

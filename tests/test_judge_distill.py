@@ -1,13 +1,16 @@
 """Teacher scores on disk, their variation, the losses, and calibration."""
 
+import hashlib
 import json
 import math
+import re
 from dataclasses import replace
 from random import Random
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import TrainingArguments
@@ -26,9 +29,11 @@ from judge.student.distill import (
 )
 from judge.student.distill_data import DistillOptions, VariedGroups, vary_group
 from judge.student.head import CrossAttentionHead, HeadConfig
+from judge.student.lesson_table import COLUMNS, read_shard
 from judge.student.teacher_scores import SHARD, ScoredGroup, read_teacher_scores, write_teacher_scores
 from prompts import FlipOptions, draw_groups, load_taxonomy
-from prompts.example import Example
+from prompts.example import UNSPECIFIED, Example
+from prompts.flip import Group
 
 TAXONOMY = load_taxonomy("digits")
 SOURCE = {category.key: category for category in TAXONOMY}
@@ -97,17 +102,110 @@ def test_scores_come_back_as_they_were_written(groups, tmp_path):
 
 
 def test_anybody_can_read_the_data_set(groups, tmp_path):
+    """With `datasets` alone, by the folder too: the card says which of its files are the table."""
     import datasets
 
-    write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
-    table = datasets.Dataset.from_parquet(
-        [str(p) for p in sorted(tmp_path.glob("*.parquet"))], cache_dir=str(tmp_path / "c")
-    )
+    write_teacher_scores(Teacher(groups), groups, tmp_path / "lessons", about=ABOUT)
+    table = datasets.load_dataset(str(tmp_path / "lessons"), split="train", cache_dir=str(tmp_path / "cache"))
     assert len(table) == sum(len(group.rows) for group in groups)
-    policies = json.loads((tmp_path / "taxonomies.json").read_text())
-    first = table[0]
-    assert len(policies[first["taxonomy"]]["categories"]) == len(first["categories"])
-    assert first["example"] == groups[0].rows[0].example.id
+    assert table.column_names == list(COLUMNS)
+
+
+def test_every_row_says_by_itself_what_was_asked_and_answered(groups, tmp_path):
+    """Read with pyarrow alone, and held against the rows that were drawn."""
+    import pyarrow.parquet as pq
+
+    tired = groups[1].rows[0].example.id
+    write_teacher_scores(Teacher(groups, [tired]), groups, tmp_path, about=ABOUT)
+    found = [row for path in sorted(tmp_path.glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    drawn = [row for group in groups for row in group.rows]
+    for record, row in zip(found, drawn, strict=True):
+        policy = json.loads((tmp_path / "taxonomies.json").read_text())[record["taxonomy"]]
+        assert record["category_names"] == [category["name"] for category in policy["categories"]]
+        assert record["category_definitions"] == [category["definition"] for category in policy["categories"]]
+        assert record["taxonomy_name"] == policy["name"] == "digits"
+        assert (record["example"], record["split"]) == (row.example.id, "train")
+        assert (record["prompt"], record["prompt_of"], record["teacher"]) == (
+            row.prompt,
+            row.prompt_of,
+            "t@1",
+        )
+        assert record["label"] == any(record["category_labels"]) == row.unsafe
+        shown = np.asarray(row.example.image.convert("RGB"))
+        size = f"RGB {shown.shape[1]}x{shown.shape[0]}\n".encode()
+        assert record["image_sha256"] == hashlib.sha256(size + shown.tobytes()).hexdigest()
+        assert record["image_path"] is None
+        if record["example"] == tired:
+            assert (record["unsafe_probability"], record["reason"]) == (None, "tired")
+            assert set(record["category_probabilities"]) == {None}
+        else:
+            assert record["unsafe_probability"] == max(record["category_probabilities"])
+            assert [score > 0.5 for score in record["category_probabilities"]] == record["category_labels"]
+
+
+def test_images_of_a_folder_are_named_by_their_file_and_its_hash(groups, tmp_path):
+    paths = {}
+    for row in groups[0].rows:
+        path = tmp_path / "mine" / row.example.split / f"{row.example.id}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        row.example.image.save(path)
+        paths[row.example.id] = path
+    rows = tuple(replace(r, example=replace(r.example, image=paths[r.example.id])) for r in groups[0].rows)
+    group = replace(groups[0], rows=rows)
+    write_teacher_scores(Teacher([groups[0]]), [group], tmp_path / "lessons", about=ABOUT)
+    for record in read_shard(tmp_path / "lessons" / "lessons-00000.parquet"):
+        data = paths[record["example"]].read_bytes()
+        assert record["image_path"] == f"{record['example']}.png"
+        assert record["image_sha256"] == hashlib.sha256(data).hexdigest()
+    assert str(tmp_path) not in (tmp_path / "lessons" / "lessons-00000.parquet").read_bytes().decode("latin1")
+
+
+def test_the_card_explains_every_column_and_names_no_folder_of_this_machine(groups, tmp_path):
+    about = ABOUT | {"dataset": "folder:/home/me/my pictures"}
+    write_teacher_scores(Teacher(groups), groups, tmp_path, about=about)
+    text = (tmp_path / "README.md").read_text()
+    head = yaml.safe_load(text.split("---")[1])
+    assert head["configs"][0]["data_files"] == "*.parquet"
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)) == set(COLUMNS)
+    assert '"folder:my pictures"' in text
+    assert "/home/me" not in text
+
+
+def as_first_format(folder):
+    """The folder as the version before wrote it."""
+    import pyarrow.parquet as pq
+
+    columns = ["group", "unsafe", "categories", "example", "prompt", "prompt_of", "taxonomy", "reason"]
+    names = {"unsafe_probability": "unsafe", "category_probabilities": "categories"}
+    for path in folder.glob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(
+            table.rename_columns([names.get(c, c) for c in table.column_names]).select(columns), path
+        )
+    about = json.loads((folder / "about.json").read_text())
+    (folder / "about.json").write_text(json.dumps(about | {"format": 1}))
+    (folder / "README.md").unlink()
+
+
+def test_lessons_of_the_version_before_are_read_but_not_continued(groups, tmp_path):
+    write_teacher_scores(Teacher(groups), groups, tmp_path, about=ABOUT)
+    new = read_teacher_scores(tmp_path, groups, about=ABOUT)
+    as_first_format(tmp_path)
+    again = Teacher(groups)
+    write_teacher_scores(again, groups, tmp_path, about=ABOUT)
+    assert again.asked == 0
+    for one, two in zip(read_teacher_scores(tmp_path, groups, about=ABOUT), new, strict=True):
+        np.testing.assert_array_equal(one.unsafe, two.unsafe)
+        np.testing.assert_array_equal(one.categories, two.categories)
+    (tmp_path / "lessons-00001.parquet").unlink()
+    with pytest.raises(
+        CheckpointError, match="begun by an earlier version, in columns of other names; delete"
+    ):
+        write_teacher_scores(again, groups, tmp_path, about=ABOUT)
+    about = json.loads((tmp_path / "about.json").read_text())
+    (tmp_path / "about.json").write_text(json.dumps(about | {"format": 3}))
+    with pytest.raises(CheckpointError, match="have format 3, this version reads up to 2; update"):
+        read_teacher_scores(tmp_path, groups, about=ABOUT)
 
 
 def test_a_killed_teacher_goes_on_after_its_last_shard(groups, tmp_path):
@@ -191,6 +289,19 @@ def test_a_restated_lesson_keeps_scores_and_labels_in_step(groups, number, seed)
         np.testing.assert_allclose(task.soft[:, 0], 1 - np.prod(1 - lesson.categories[:, keys], axis=1))
 
 
+def test_an_unnamed_unsafe_image_is_a_hard_label_of_all_categories_only(groups):
+    group = max(groups, key=lambda one: len(one.taxonomy))
+    members = frozenset(key for category in group.taxonomy for key in category.members)
+    unnamed = [replace(row.example, violates=frozenset({UNSPECIFIED}), unknown=members) for row in group.rows]
+    rows = tuple(replace(row, example=image) for row, image in zip(group.rows, unnamed, strict=True))
+    lesson = lesson_of(Group(group.taxonomy, rows))
+    task = vary_group(lesson, SOURCE, STILL, Random(0))
+    assert (task.hard[:, 0] == 1).all()
+    fewer = vary_group(lesson, SOURCE, DistillOptions(drop=0.99, rename=0, reword=0), Random(0))
+    assert len(fewer.taxonomy) < len(group.taxonomy)
+    assert np.isnan(fewer.hard).all()
+
+
 def test_nothing_is_restated_when_nothing_is_asked(groups):
     lesson = lesson_of(groups[0])
     task = vary_group(lesson, SOURCE, STILL, Random(0))
@@ -207,7 +318,7 @@ def test_names_and_definitions_vary_between_epochs(groups):
 
 
 def test_unknown_labels_stay_unknown(groups):
-    group = groups[0]
+    group = max(groups, key=lambda one: len(one.taxonomy))
     unknown = frozenset(group.taxonomy.categories[0].members)
     rows = tuple(
         type(row)(

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from judge import check_splits, load_examples
-from judge.data.labels import UNSPECIFIED
 from prompts import Category, ExampleError, Taxonomy
+from prompts.example import UNSPECIFIED
 
 PETS = Taxonomy(
     "pets",
@@ -154,7 +154,10 @@ def test_csv_rows_of_the_wrong_length_are_listed(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("path,prompt\na.png,x\n", "no column 'label'"),
-        ("image,label\na.png,x\n", "no column 'path'"),
+        (
+            "where,label\na.png,x\n",
+            "no column 'path'; it has: label, where. Rename the one that holds the file",
+        ),
         ("path,label,catagories\na.png,safe,\n", "unknown column 'catagories' .did you mean 'categories'"),
         ('path,label\n"a.png,safe\n', "cannot be read as CSV"),
         ("path,label,label\na.png,unsafe,safe\n", "two columns 'label'"),  # the last one alone would count

@@ -13,10 +13,10 @@ from PIL import Image
 from judge import check_splits, load_examples, open_image
 from judge.data.examples import ExampleSet
 from judge.data.images import pixels_hash
-from judge.data.labels import UNSPECIFIED
 from judge.data.sources import Skipped, StoredImage, UnusableRowsError
 from judge.errors import ImageError
 from prompts import Category, Example, ExampleError, Taxonomy, load_taxonomy
+from prompts.example import UNSPECIFIED
 from prompts.flip import FlipOptions, draw_groups
 
 UNSAFEBENCH = load_taxonomy("unsafebench")
@@ -301,7 +301,7 @@ def test_unsafe_without_a_named_category_is_unsafe_yet_no_label_of_any_category(
     assert UNSAFEBENCH.label(unsafe) == (None,) * 11
 
 
-def test_flips_never_draw_an_image_whose_category_nobody_named() -> None:
+def test_flips_ask_about_an_image_whose_category_nobody_named_under_all_categories_only() -> None:
     unnamed = [
         Example(f"unnamed-{i}", None, violates=frozenset({UNSPECIFIED}), unknown=frozenset(UNSAFEBENCH.keys))
         for i in range(50)
@@ -310,9 +310,13 @@ def test_flips_never_draw_an_image_whose_category_nobody_named() -> None:
         Example(str(i), None, violates=frozenset(UNSAFEBENCH.keys[i % 12 : i % 12 + 1])) for i in range(120)
     ]
     groups = draw_groups([*unnamed, *named], UNSAFEBENCH, FlipOptions(), seed=0, epoch=0, groups=20)
-    drawn = {row.example.id for group in groups for row in group.rows}
+    drawn = [row for group in groups for row in group.rows if row.example.id.startswith("unnamed")]
     assert drawn
-    assert not [name for name in drawn if name.startswith("unnamed")]
+    for row in drawn:
+        assert row.unsafe
+        assert row.category is None
+        assert row.focus is None
+        assert {key for category in row.taxonomy for key in category.members} == set(UNSAFEBENCH.keys)
 
 
 # --- data sets ---------------------------------------------------------------------------------------------

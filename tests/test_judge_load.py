@@ -12,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError
+from judge.publish.merge import merge_run
 from judge.runs.folder import RunDir
-from judge.vlm.adapter import LoraOptions, add_lora, load_adapter, merge_run
+from judge.vlm.adapter import LoraOptions, add_lora, load_adapter
 from judge.vlm.encode import ChatEncoder, Variant
-from judge.vlm.load import BaseOptions, load_base
+from judge.vlm.load import BaseOptions, check_base, load_base
+from judge.vlm.random_bases import RANDOM_BASES
 from judge.vlm.score import VisionLanguageJudge, stack_visual
 from judge.vlm.training.attention import register
 from judge.vlm.training.collate import pack_groups
@@ -25,7 +27,6 @@ from prompts.template import Chat
 
 ROOT = Path(__file__).resolve().parent.parent
 POLICY = Taxonomy("policy", "1", (Category("blood", "wounds"), Category("hate", "contempt for a group")))
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 
 
 def randomise_adapter(model, seed=0):
@@ -42,8 +43,8 @@ def randomise_adapter(model, seed=0):
 def save_run(base_folder, tmp_path):
     """`save_run(**lora_options)` -> a run folder of an adapter with random weights, and the adapted model."""
 
-    def make(name="run", **options):
-        base = str(base_folder())
+    def make(name="run", family="llava", **options):
+        base = str(base_folder(family))
         model, _ = load_base(BaseOptions(model_name_or_path=base))
         model, _ = add_lora(model, LoraOptions(lora_r=4, **options), base=base)
         randomise_adapter(model)
@@ -59,7 +60,7 @@ def scores(model, processor, images):
     return VisionLanguageJudge(model, processor).score(images, None, POLICY)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", RANDOM_BASES)
 def test_lora_reaches_every_linear_layer_of_the_language_model_and_nothing_else(tiny_vlm, family):
     model, _ = tiny_vlm(family)
     model, counts = add_lora(model, LoraOptions(lora_r=4), base="tiny")
@@ -68,7 +69,8 @@ def test_lora_reaches_every_linear_layer_of_the_language_model_and_nothing_else(
     assert counts["trainable"] == sum(p.numel() for p in trained.values())
     assert counts["all"] == sum(p.numel() for p in model.parameters())
     assert len(trained) == 28
-    assert all("language_model.layers." in name and "lora_" in name for name in trained)
+    language = "text_model" if family in ("idefics3", "smolvlm") else "language_model"
+    assert all(f"{language}.layers." in name and "lora_" in name for name in trained)
     assert not any("vision" in name or "visual" in name for name in trained)
 
 
@@ -121,11 +123,20 @@ def test_dora_and_rslora_are_what_they_say(tiny_vlm):
         assert found == {scaling}
 
 
-def test_train_projector_trains_all_of_it(tiny_vlm):
-    model, _ = add_lora(tiny_vlm()[0], LoraOptions(lora_r=4, train_projector=True), base="tiny")
+@pytest.mark.parametrize(
+    ("family", "projector", "count"),
+    [
+        ("llava", "multi_modal_projector", 4),
+        ("gemma3", "multi_modal_projector", 2),
+        ("internvl", "multi_modal_projector", 6),
+        ("smolvlm", "connector", 1),
+    ],
+)
+def test_train_projector_trains_all_of_it(tiny_vlm, family, projector, count):
+    model, _ = add_lora(tiny_vlm(family)[0], LoraOptions(lora_r=4, train_projector=True), base="tiny")
     trained = [name for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name]
-    assert len(trained) == 4
-    assert all("multi_modal_projector.modules_to_save" in name for name in trained)
+    assert len(trained) == count
+    assert all(f"{projector}.modules_to_save" in name for name in trained)
 
 
 def test_a_family_without_projector_says_so(tiny_vlm):
@@ -167,18 +178,25 @@ def test_a_step_moves_what_is_trained_and_nothing_else(tiny_vlm, noise_image, op
     assert train_step(model, processor, noise_image(0, (16, 16))) == trained
 
 
-def test_four_bits_spare_tower_projector_and_head(base_folder, noise_image):
+@pytest.mark.parametrize(
+    ("family", "language", "projector"),
+    [
+        ("llava", "language_model", "multi_modal_projector.linear_1"),
+        ("smolvlm", "text_model", "connector.modality_projection.proj"),
+    ],
+)
+def test_four_bits_spare_tower_projector_and_head(base_folder, noise_image, family, language, projector):
     bitsandbytes = pytest.importorskip(
         "bitsandbytes", reason="bitsandbytes is not installed: pip install '.[qlora]'"
     )
-    options = BaseOptions(model_name_or_path=str(base_folder(width=64)), load_in_4bit=True)
+    options = BaseOptions(model_name_or_path=str(base_folder(family, width=64)), load_in_4bit=True)
     model, processor = load_base(options)
     quantised = {name for name, m in model.named_modules() if isinstance(m, bitsandbytes.nn.Linear4bit)}
     assert len(quantised) == 14
-    assert all(name.startswith("model.language_model.layers.") for name in quantised)
+    assert all(name.startswith(f"model.{language}.layers.") for name in quantised)
     linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)} - quantised
-    assert {"lm_head", "model.multi_modal_projector.linear_1"} <= linear
-    assert any("vision_tower" in name for name in linear)
+    assert {"lm_head", f"model.{projector}"} <= linear
+    assert any("vision" in name for name in linear)
     image = noise_image(0, (16, 16))
     assert np.isfinite(scores(model, processor, [image]).unsafe).all()
 
@@ -193,7 +211,13 @@ def test_four_bits_spare_tower_projector_and_head(base_folder, noise_image):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"use_dora": True, "use_rslora": True}, {"train_projector": True}], ids=str
+    "options",
+    [
+        {},
+        {"use_dora": True, "use_rslora": True},
+        *({"family": family, "train_projector": True} for family in ("llava", "gemma3", "smolvlm")),
+    ],
+    ids=str,
 )
 def test_a_run_loads_and_merges_to_the_same_scores(save_run, noise_image, tmp_path, options):
     path, model = save_run(**options)
@@ -299,6 +323,16 @@ def test_folders_that_are_no_model_say_what_was_expected(tmp_path):
     (tmp_path / "config.json").write_text("not json")
     with pytest.raises(CheckpointError, match="could not be loaded as a vision-language model"):
         load_classifier(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("tiny-lava", "did you mean 'tiny-llava'"), ("my model", "no base 'my model' here")]
+)
+def test_a_name_that_cannot_be_a_hub_id_is_not_looked_up(name, meant, monkeypatch):
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda *_, **__: pytest.fail("asked"))
+    for load in (check_base, load_base):
+        with pytest.raises(CheckpointError, match=meant):
+            load(BaseOptions(model_name_or_path=name))
 
 
 def test_a_text_model_is_no_judge(tmp_path, tiny_vlm):

@@ -37,7 +37,7 @@ def test_without_resizing_the_tensors_are_equal(noise_image, settings):
     assert preprocess(processor, as_pixels(images)) == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("size", [(12, 13), (20, 16), (40, 17), (64, 64), (101, 333)])
+@pytest.mark.parametrize("size", [(12, 13), (12, 40), (20, 16), (40, 17), (64, 64), (101, 333)])
 @pytest.mark.parametrize("settings", [SQUARE, SHORTEST, SHORTEST | {"resample": 2}])
 def test_resized_tensors_differ_by_rounding_only(noise_image, settings, size):
     processor = CLIPImageProcessorPil(**settings)
@@ -119,9 +119,43 @@ def test_rows_of_a_batch_do_not_mix(tiny_vlm, noise_image):
 
 
 def test_other_families_say_what_is_supported(tiny_vlm):
-    judge = VisionLanguageJudge(*tiny_vlm("llava_next"))
-    with pytest.raises(CheckpointError, match=r"CLIPImageProcessor.*LlavaNextImageProcessorPil"):
-        judge.pixel_margins(torch.rand(1, 3, 16, 16), None, POLICY)
+    for family, kind in (
+        ("llava_next", "LlavaNextImageProcessorPil"),
+        ("smolvlm", "SmolVLMImageProcessorPil"),
+    ):
+        judge = VisionLanguageJudge(*tiny_vlm(family))
+        with pytest.raises(CheckpointError, match=rf"CLIPImageProcessor.*InternVL.*{kind}"):
+            judge.pixel_margins(torch.rand(1, 3, 16, 16), None, POLICY)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (12, 40), (61, 33), (90, 90)])
+@pytest.mark.parametrize("family", ["gemma3", "internvl"])
+def test_other_processors_are_followed_up_to_rounding(tiny_vlm, noise_image, family, size):
+    """InternVL's cuts into tiles, by rows, with the whole behind them."""
+    _, processor = tiny_vlm(family)
+    images = [noise_image(seed, size) for seed in range(2)]
+    read = [processor(text=[processor.image_token], images=[image], return_tensors="pt") for image in images]
+    expected = torch.cat([one["pixel_values"] for one in read])
+    found = preprocess(processor.image_processor, as_pixels(images))
+    assert found.shape == expected.shape
+    settings = processor.image_processor
+    difference = (unnormalised(settings, found) - unnormalised(settings, expected)).abs()
+    assert difference.max() <= 1.5 / 255
+
+
+@pytest.mark.parametrize(
+    ("family", "size"), [("gemma3", (16, 16)), ("internvl", (16, 16)), ("internvl", (32, 16))]
+)
+def test_margins_of_other_families_are_logits_with_gradients(tiny_vlm, noise_image, family, size):
+    judge = VisionLanguageJudge(*tiny_vlm(family))
+    images = [noise_image(seed, size) for seed in range(2)]
+    pixels = as_pixels(images).requires_grad_()
+    margins = judge.pixel_margins(pixels, PROMPTS[:2], POLICY)
+    unsafe = judge.score(images, PROMPTS[:2], POLICY).unsafe
+    assert margins.detach().numpy() == pytest.approx(np.log(unsafe) - np.log1p(-unsafe), abs=0.02)
+    (gradient,) = torch.autograd.grad(margins[0], pixels)
+    assert gradient[0].abs().max() > 0
+    assert (gradient[1] == 0).all()
 
 
 def test_settings_that_are_not_known_are_refused():

@@ -23,11 +23,12 @@ from eval.benchmark.sets import POLICY_SETS, readable_sets
 from eval.recipe.data import DataOptions, load_splits
 from judge import load_examples
 from judge.data.examples import ExampleSet
-from judge.data.labels import UNSPECIFIED, Labels, UnusableRowError
+from judge.data.labels import Labels, UnusableRowError
 from judge.data.layouts import Record
 from judge.data.published_sets import ATLAS_GRADES, HOLISAFE_LABELS, PUBLISHED_SETS
 from judge.data.sources import Row
 from prompts import ExampleError, load_taxonomy
+from prompts.example import UNSPECIFIED
 
 TAXONOMIES = {name: load_taxonomy(one.taxonomy) for name, one in PUBLISHED_SETS.items()}
 

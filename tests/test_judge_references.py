@@ -7,9 +7,10 @@ import pytest
 
 from judge import load_classifier
 from judge.errors import CheckpointError
+from judge.publish.merge import merge_run
 from judge.runs.folder import RunDir
 from judge.runs.references import is_address, stored_model
-from judge.vlm.adapter import load_adapter, merge_run
+from judge.vlm.adapter import load_adapter
 
 ADDRESSES = [
     "http://evil.example/model",

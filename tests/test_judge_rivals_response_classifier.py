@@ -7,11 +7,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
 from judge.errors import CheckpointError, ConfigError
 from judge.rivals.closed_replies import may_clear, read_closed, read_verdict
 from judge.rivals.labelled_replies import LABELS, phrased_replies, phrased_sentences, read_replies
 from judge.rivals.response_classifier import MODEL, ReadReply, ResponseClassifier
+from judge.runs.checkpoint import TrainingState
 from judge.runs.folder import RunDir
 from judge.standins.english import written_sentences
 from judge.standins.shipped import checkpoint_path
@@ -282,6 +284,30 @@ def test_the_recipe_trains_saves_and_measures(run_recipe, tmp_path):
 
     run_recipe("response_classifier", **SMALL, output_dir=tmp_path / "more", base=tmp_path / "run" / MODEL)
     assert RunDir.open(tmp_path / "more").manifest["base"] == str(tmp_path / "run" / MODEL)
+
+
+def test_the_recipe_goes_on_where_it_stopped(run_recipe, monkeypatch, tmp_path):
+    save = TrainingState.save
+
+    def stopping(state, **progress):
+        save(state, **progress)
+        raise KeyboardInterrupt
+
+    small = SMALL | {"phrased": 60, "test_rows": 3, "save_steps": 2}
+    run_recipe("response_classifier", **small, output_dir=tmp_path / "straight")
+    with monkeypatch.context() as hindered:
+        hindered.setattr(TrainingState, "save", stopping)
+        with pytest.raises(SystemExit):
+            run_recipe("response_classifier", **small, output_dir=tmp_path / "stopped")
+    again = {**small, "output_dir": tmp_path / "stopped", "resume_from_checkpoint": True}
+    with pytest.raises(CheckpointError, match="batch 8, not 4"):
+        run_recipe("response_classifier", **again | {"batch": 4})
+    run_recipe("response_classifier", **again)
+    one, two = (RunDir.open(tmp_path / name) for name in ("straight", "stopped"))
+    assert [row["step"] for row in one.read_rows("history")] == [2, 3]
+    assert list(one.read_rows("history")) == list(two.read_rows("history"))
+    weights = [load_file(run.path / MODEL / "model.safetensors") for run in (one, two)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
 
 
 def test_the_recipe_learns_one_phrasing(run_recipe, tmp_path):

@@ -189,3 +189,31 @@ def test_a_run_goes_on_only_under_its_own_taxonomy_and_base(tmp_path):
         RunDir(run.path).check_resumable(digits.drop(["one"]), **same)
     with pytest.raises(CheckpointError, match=r"started with base 'tiny-llava', not 'other'.*output_dir"):
         RunDir(run.path).check_resumable(digits, base="other")
+
+
+def test_a_run_that_saved_nothing_is_withdrawn(tmp_path):
+    run = RunDir.create(tmp_path / "run")
+    run.write_config({"seed": 1})
+    run.write_text("skipped-train.jsonl", "")
+    assert run.withdraw()
+    assert not run.path.exists()
+
+    run = RunDir.create(tmp_path / "run")
+    run.write_text("skipped-train.jsonl", '{"id": "a"}\n')
+    assert run.withdraw()
+    assert [path.name for path in run.path.iterdir()] == ["skipped-train.jsonl"]
+
+    run = RunDir.create(tmp_path / "run")  # the list is in nobody's way
+    run.write_metrics({"f1": 1.0})
+    assert not run.withdraw()
+    assert run.metrics == {"f1": 1.0}
+
+
+def test_a_token_of_the_command_is_not_kept(tmp_path, monkeypatch):
+    words = ["x.py", "--hub_token", "hf_one", "--push_to_hub_token=hf_two", "--seed", "1"]
+    monkeypatch.setattr("sys.argv", words)
+    run = RunDir.create(tmp_path / "run")
+    run.write_environment()
+    assert run.environment["command"] == [
+        *("x.py", "--hub_token", "...", "--push_to_hub_token=...", "--seed", "1")
+    ]

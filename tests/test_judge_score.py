@@ -1,19 +1,21 @@
 """The judge's scores are the plain model's own, whatever is cached, packed, padded or batched."""
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from judge.readings import read_prompts
 from judge.vlm.positions import chain_positions
+from judge.vlm.random_bases import RANDOM_BASES, random_base
 from judge.vlm.score import VisionLanguageJudge
 from judge.vlm.training.attention import register
 from prompts import Category, Taxonomy, render
 from prompts.errors import ArbiterError
 
-FAMILIES = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 POLICY = Taxonomy(
     "policy",
     "1",
@@ -58,10 +60,13 @@ def plain_scores(model, processor, chat, image):
     At each step the model chooses among the tokens with which some answer goes on from there.
     """
     text = processor.apply_chat_template(list(chat.messages), tokenize=False, add_generation_prompt=True)
-    opening = processor(text=[text], images=[image], return_tensors="pt")["input_ids"].shape[1]
+    start, end = processor.tokenizer.bos_token, processor.tokenizer.eos_token
+    written = {"add_special_tokens": not (start and text.startswith(start)), "return_tensors": "pt"}
+    opening = processor(text=[text], images=[image], **written)["input_ids"].shape[1]
+    gap = "" if text[-1].isspace() else " "
     answers, logits = [], []
     for answer in chat.answers:
-        inputs = dict(processor(text=[f"{text} {answer.text}</s>"], images=[image], return_tensors="pt"))
+        inputs = dict(processor(text=[f"{text}{gap}{answer.text}{end}"], images=[image], **written))
         ids = inputs["input_ids"]
         if type(model).__name__.startswith("Qwen"):
             inputs["mm_token_type_ids"] = (ids == 3).int()
@@ -89,8 +94,10 @@ def reference(model, processor, image, prompt, taxonomy, template):
     return max(unsafe for unsafe, _ in found), np.max([categories for _, categories in found], axis=0)
 
 
-@pytest.mark.parametrize("template", ["policy_first", "perspective", "zero_shot_2"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "template"),
+    [("llava", "zero_shot_2"), *product(RANDOM_BASES, ("policy_first", "perspective"))],
+)
 def test_scores_are_those_of_each_answer_in_full(vlm, images, family, template):
     model, processor = vlm(family)
     batch = 1 if family.startswith("qwen") or family == "llava_onevision" else 4
@@ -99,13 +106,41 @@ def test_scores_are_those_of_each_answer_in_full(vlm, images, family, template):
     assert np.ptp(np.log(scores.unsafe) - np.log1p(-scores.unsafe)) > 0.1, (
         "a model that answers all images alike would prove nothing"
     )
-    for row, (image, prompt) in enumerate(zip(images, PROMPTS, strict=True)):
-        unsafe, categories = reference(model, processor, image, prompt, POLICY, template)
+    # Each template answers for two of the rows, which were scored together with the others.
+    for row in (0, 2) if template == "perspective" else (1, 3):
+        unsafe, categories = reference(model, processor, images[row], PROMPTS[row], POLICY, template)
         assert same(scores.unsafe[row], unsafe)
         if template.startswith("zero_shot"):
             assert np.isnan(scores.category_probabilities[row]).all()
         else:
             assert same(scores.category_probabilities[row], categories)
+
+
+def with_windows():
+    """A LLaVA whose language model sees the last 24 tokens in all layers, as Mistral's may."""
+    model, processor = random_base()
+    text = transformers.MistralConfig(**model.config.text_config.to_dict() | {"sliding_window": 24})
+    config = transformers.LlavaConfig(
+        vision_config=model.config.vision_config,
+        text_config=text,
+        image_token_index=3,
+        image_seq_length=4,
+    )
+    torch.manual_seed(0)
+    return transformers.LlavaForConditionalGeneration(config).eval(), processor
+
+
+@pytest.mark.parametrize("width", [512, 8])
+@pytest.mark.parametrize("family", ["gemma3", "mistral"])
+def test_layers_with_a_window_see_what_they_see_in_the_plain_model(vlm, images, family, width, monkeypatch):
+    """Also where a tree is cut into rows after its image."""
+    monkeypatch.setattr("judge.vlm.answers.TREE_WIDTH", width)
+    model, processor = with_windows() if family == "mistral" else vlm(family)
+    scores = VisionLanguageJudge(model, processor).score(images[2:], PROMPTS[2:], POLICY)
+    for row, (image, prompt) in enumerate(zip(images[2:], PROMPTS[2:], strict=True)):
+        unsafe, categories = reference(model, processor, image, prompt, POLICY, "policy_first")
+        assert same(scores.unsafe[row], unsafe)
+        assert same(scores.category_probabilities[row], categories)
 
 
 @pytest.mark.parametrize("template", ["policy_first", "perspective"])

@@ -269,6 +269,27 @@ def test_matching_holds_features_under_attack_and_teaches_the_tower_alone(widene
     assert all("vision_tower" in name and "lora_" in name for name in changed)
 
 
+def test_matching_goes_on_after_its_last_epoch(widened, tmp_path):
+    model, _, _, features = widened
+    images = torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    options = MatchingOptions(epochs=2, batch_size=4)
+    straight = match_features(model, features, images, options)
+    wanted = [parameter.detach().clone() for parameter in model.parameters()]
+    model.load_state_dict(before)
+
+    def stop(step, _):
+        if step == 3:  # in the second epoch
+            raise KeyboardInterrupt
+
+    path = tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        match_features(model, features, images, options, checkpoint=path, progress=stop)
+    model.load_state_dict(before)
+    assert match_features(model, features, images, options, checkpoint=path) == straight
+    torch.testing.assert_close([*model.parameters()], wanted)
+
+
 def test_no_passes_change_nothing(widened):
     model, _, _, features = widened
     images = torch.zeros(4, 3, 16, 16, dtype=torch.uint8)
@@ -351,3 +372,9 @@ def test_what_does_not_fit_is_refused(adapter, tiny_vlm, base_folder, tmp_path):
     settings.write_text(plain)
     with pytest.raises(CheckpointError, match="fit"):
         extend_adapter(tiny_vlm(width=48)[0], adapter[0], TOWER_TARGETS, base=base)
+
+
+@pytest.mark.parametrize("family", ["llava_next", "qwen3_vl", "gemma3", "internvl", "smolvlm"])
+def test_families_whose_tower_cannot_be_hardened_are_named(tiny_vlm, family):
+    with pytest.raises(ConfigError, match=r"ForConditionalGeneration with a \w+Pil cannot be hardened"):
+        TowerFeatures(*tiny_vlm(family))

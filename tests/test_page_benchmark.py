@@ -70,7 +70,7 @@ def test_every_part_is_drawn(page) -> None:
         complete and natural >= 40 and width >= 40 and height >= 30
         for complete, natural, width, height in sizes
     )
-    plots = page.page.locator(".plots img")
+    plots = page.page.locator(".plots svg")
     assert plots.count() == 2 * len(LABELS)
     for number in (0, len(LABELS)):
         with Image.open(io.BytesIO(plots.nth(number).screenshot())) as plot:

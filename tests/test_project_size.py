@@ -95,6 +95,8 @@ def test_nothing_else_is_tracked() -> None:
         "CONTRIBUTING.md",
         "pyproject.toml",
         "constraints.txt",
+        "mkdocs.yml",
+        "CITATION.cff",
     }
 
 

@@ -12,6 +12,7 @@ import yaml
 
 from adversarial.checks.check import Check
 from adversarial.errors import AttackError
+from eval.results.measured import read_measurements
 from judge.cascade.saved import save_cascade
 from judge.cascade.settings import CascadeSettings
 from judge.cascade.similarity import Platt
@@ -159,8 +160,24 @@ def test_it_leaves_numbers_trials_and_a_report(finished):
     assert {trial["victim"] for trial in trials} == {"student", "defended"}
     assert all(trial["levels"] >= 0 for trial in trials)
     page = (out / "report.html").read_text()
-    assert "Honesty checks" in page
-    assert page.count("data:image/png") == 4
+    assert "Checks of the attacks themselves" in page
+    assert page.index("Still right under an attack that changes colour values by at most") < page.index(
+        "Before and after"
+    )
+    assert page.count("<svg") >= 4, "sizes, steps and margins of both victims"
+    assert page.count("data:image") % 3 == 0, "before, after and what was changed"
+    assert "data:image" in page
+
+
+@pytest.mark.slow
+def test_a_table_has_a_line_for_each_victim_and_deployment(finished):
+    metrics = json.loads((finished[0] / "metrics.json").read_text())
+    found = {one.part: one for one in read_measurements(finished[0])}
+    assert set(found) == {*metrics["pixels"], *metrics["deployments"]}
+    rate = metrics["deployments"]["cascade"]["adaptive"]["2/255"]["both"]["asr_n"]
+    value = found["cascade"].values.get("attack_success@2/255")
+    assert (value and value.value) == rate["rate"]
+    assert found["cascade"].questions.key != found["student"].questions.key
 
 
 @pytest.mark.slow
@@ -170,7 +187,7 @@ def test_the_exit_code_tells_of_failed_checks(finished):
         c for found in json.loads((out / "metrics.json").read_text())["honesty"].values() for c in found
     ]
     assert code == int(not all(check["passed"] for check in checks))
-    assert ("honesty checks failed" in (out / "report.html").read_text()) == bool(code)
+    assert ("Checks of the attacks that failed" in (out / "report.html").read_text()) == bool(code)
 
 
 @pytest.mark.slow

@@ -81,7 +81,12 @@ def test_a_run_explains_itself_and_loads_again(finished):
     assert metrics["rows_decided_otherwise_live"] == 0
     assert sum(stage["rows"] for stage in metrics["stages"].values()) == metrics["rows"]
     assert metrics["f1"] > 0.8
-    assert (finished / "plots" / "reliability.png").stat().st_size > 1000
+    assert (finished / "plots" / "reliability.svg").stat().st_size > 1000
+    page = (finished / "report.html").read_text()
+    assert "is promised" in page
+    assert "the student" in page
+    assert "the judge " not in page.partition("</section>")[0], "there is none"
+    assert "The judge was asked nothing" not in page
     assert not list(finished.glob("calibration-*.json"))  # nobody would read them
     rows = (finished / "rows" / "test.jsonl").read_text().splitlines()
     assert len(rows) == metrics["rows"]

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_two_processes_give_the_curve_of_one(launch, single_run, step_losses, tm
     after, expected = found["after"], alone["after"]
     assert after["unjudged"] == expected["unjudged"] == 0
     assert after["f1"] == pytest.approx(expected["f1"], abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("profile", [pytest.param("cpu_zero2", marks=needs_deepspeed)])
+def test_a_run_goes_on_under_deepspeed(launch, single_run, step_losses, tmp_path, profile):
+    """As after a machine went away behind the fourth step: the newest checkpoint is all that is left."""
+    out, options = tmp_path / profile, ("--per_device_train_batch_size", "6")
+    launch(out, *options, "--test_rows", "4", profile=profile)
+    for path in ("checkpoint-6", "adapter"):
+        shutil.rmtree(out / path)
+    launch(out, *options, "--test_rows", "4", "--resume_from_checkpoint", "true", profile=profile)
+    assert step_losses(out) == pytest.approx(step_losses(single_run), abs=1e-4)
+    assert (out / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_profiles_are_complete():

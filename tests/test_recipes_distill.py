@@ -62,6 +62,7 @@ def test_a_run_explains_itself_and_loads(small):
         == metrics["rows"] + metrics["heldout_rows"]
     )
     assert sorted(path.name for path in (run / "lessons").iterdir()) == [
+        "README.md",
         "about.json",
         "lessons-00000.parquet",
         "taxonomies.json",

@@ -84,7 +84,7 @@ def test_a_run_explains_itself_and_loads(start, name, capsys):
         assert all("does not cover: " in reason for reason in unjudged)
     shown = capsys.readouterr().out
     assert "F1, held-out categories" in shown
-    assert "metrics.json" in shown
+    assert "report.html" in shown
 
     loaded = load_classifier(run.path, device="cpu")
     assert loaded.name == name

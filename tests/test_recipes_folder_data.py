@@ -1,23 +1,32 @@
 """Every recipe on data that is not digits: a folder of pictures with a table, and categories of one's own."""
 
+import csv
+import hashlib
+import io
 import json
+import re
 import shlex
 import shutil
 from contextlib import suppress
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from eval.results.measured import read_measurements
 from judge import load_classifier, load_examples, open_image
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError, ConfigError
 from judge.lessons.record import MEASURED, read_record
+from judge.runs.checkpoint import CHECKPOINT
 from judge.runs.folder import RunDir
 from judge.serve import cli
+from judge.vlm.training.trainer import JudgeTrainer
 from prompts import load_taxonomy
 
 RECIPES = {path.stem for path in (Path(__file__).resolve().parent.parent / "recipes").glob("*.py")}
@@ -58,12 +67,16 @@ SMALL = {
         "measured_steps": 1,
         "attack_steps": 1,
         "feature_images": 16,
-        "feature_epochs": 1,
+        "feature_epochs": 2,
         "feature_batch_size": 8,
         "tower_rank": 4,
         "learn_answers": True,
         "groups_per_epoch": 4,
         **TRAINER,
+        "max_steps": 2,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "logging_steps": 1,
     },
 }
 """The least that a recipe can do."""
@@ -80,7 +93,12 @@ def train(request, shapes, shapes_judge, run_recipe, cache):
             "cascade": {**data, "student": student, "judge": shapes_judge.run},
             "robust_student": {"student": student, "encoder": "tiny-clip"},
             "adversarial_lora": {"judge": shapes_judge.run},
-            "distill_cross_attention": {**data, "teacher": shapes_judge.run, "cache": cache},
+            "distill_cross_attention": {
+                **data,
+                "teacher": shapes_judge.run,
+                "encoder": "tiny-clip",
+                "cache": cache,
+            },
             "robust_encoder": data,
         }.get(name, {**data, "cache": cache})
         return run_recipe(name, **(from_runs | SMALL[name] | {"output_dir": out} | options))
@@ -161,7 +179,8 @@ def test_recipe_lora_llava(shapes, shapes_judge, answers):
     assert run.metrics["after"]["rows"] == 16
     assert run.metrics["after"]["heldout_rows"] == 8
     assert run.config["held_out"] == ["corner"]
-    assert run.config["changed"]["dataset"] == {"recipe": "digits", "here": shapes.dataset}
+    assert run.config["dataset"] == shapes.dataset
+    assert "dataset" not in run.config["changed"]  # own_data.yaml names none to differ from
     assert "held_out" in shapes_judge.printed
     answers(run.path)
     assert keeps_its_lessons(run).envelope.policy_tokens > 20
@@ -178,13 +197,17 @@ def test_a_policy_that_no_lesson_of_ones_own_data_was_like_is_unjudged(shapes, s
     assert "'Кольцо', worded so" in out.err
 
 
-def test_recipe_distill_cross_attention(shapes_student, shapes_judge, answers):
+def test_recipe_distill_cross_attention(shapes, shapes_student, shapes_judge, answers):
     run = RunDir.open(shapes_student.run, kind="student")
     assert run.metrics["rows"] == 16
     assert run.metrics["baselines"] == {}, "the heads of the digits have no say here"
     assert run.manifest["teacher"] == str(shapes_judge.run)
     answers(run.path)
     keeps_its_lessons(run)
+    lesson = pq.read_table(run.path / "lessons" / "lessons-00000.parquet").to_pylist()[0]
+    data = (shapes.folder / "files" / lesson["image_path"]).read_bytes()
+    assert lesson["image_sha256"] == hashlib.sha256(data).hexdigest()
+    assert (lesson["taxonomy_name"], lesson["split"]) == ("shapes of ours", "train")
 
 
 def test_recipe_cascade(finished, answers):
@@ -232,6 +255,12 @@ def test_recipe_obedience(on_shapes, run_recipe, base_folder, shapes_judge, tmp_
     assert kept["families"]["categories_20"]["envelope"]["categories"] == 20
     assert read_record(RunDir.open(tmp_path / "a judge")).envelope.categories == 4
 
+    [asked] = read_measurements(tmp_path / "filled")
+    plain = found["references"]["plain"]
+    assert (asked.kind, asked.rows, asked.values["f1"].value) == ("obedience", plain["rows"], plain["f1"])
+    assert [asked.values["f1"].low, asked.values["f1"].high] == plain["f1_interval"]
+    assert "worst_prompt_recall_drop" in asked.values or found["worst_prompt_recall_drop"] is None
+
 
 def test_recipe_unsafebench(on_shapes, run_recipe, shapes_student, finished, tmp_path):
     """A student and a head of this data: predictions, policy tests and causes; going on asks nobody."""
@@ -257,6 +286,10 @@ def test_recipe_unsafebench(on_shapes, run_recipe, shapes_student, finished, tmp
     assert metrics["causes"]["confidence"]
     assert names_no_digit(run.path)
     assert "Training images in the test set" in printed
+    for one, name in zip(read_measurements(run.path), (student, head), strict=True):
+        whole = metrics["classifiers"][name]["overall"]["all"]
+        assert (one.part, one.rows, one.values["f1"].value) == (name, 48, whole["f1"])
+        assert one.values["pair_score"].value == metrics["policies"][name]["pair_score"]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("eval.benchmark.choices.Choice.load", lambda *_: pytest.fail("loaded"))
@@ -308,17 +341,80 @@ def test_recipe_adversarial_lora(shapes, finished, answers):
     keeps_its_lessons(run)
 
 
+REPORTED = (
+    *("lora_llava", "distill_cross_attention", "linear_probe", "cascade"),
+    *("robust_student", "adversarial_lora"),
+)
+
+
+def test_recipe_run_report(finished, run_recipe, capsys):
+    """Every recipe writes its report, and it is written anew from the folder alone, with pictures of one's own data."""
+    runs = [finished(name).run for name in REPORTED]
+    pages = [(run / "report.html").read_text() for run in runs]
+    for run in runs:
+        (run / "report.html").unlink()
+    printed = run_recipe("run_report", runs=runs)
+    assert printed.count("Wrote ") == len(runs)
+    for run, page in zip(runs, pages, strict=True):
+        assert (run / "report.html").read_text() == page
+        assert "One image, two policies" in page
+        assert 'class="picture blurred"' in page
+        assert "data:image/jpeg" in page
+        assert "<dt>seed</dt><dd>42</dd>" in page
+        assert "<dt>command</dt>" in page
+    learned = RunDir.open(runs[0]).metrics["learned"]
+    assert learned["sentence"] in pages[0]
+    run_recipe("run_report", runs=runs[:1], dataset="none")
+    assert "data:image" not in (runs[0] / "report.html").read_text()
+    run_recipe("run_report", runs=runs[:1], dataset="folder:nowhere")
+    assert "No pictures: " in capsys.readouterr().err
+    (runs[0] / "report.html").write_text(pages[0])
+
+
 ATTACK = {
     "rows": 4,
     "unsafe_rows": 2,
-    "text_rows": 2,
+    "text_rows": 1,
     "clean_rows": 16,
     "epsilons": ["2/255", "8/255"],
     "steps": 1,
     "restarts": 1,
     "queries": 2,
-    "severities": 3,
+    "severities": 1,
 }
+
+
+def test_recipe_results_table(finished, train, run_recipe, shapes_judge, shapes_student, tmp_path):
+    """Real runs of several kinds: who was asked the same stands together, two seeds of one head in one line."""
+    head = finished("linear_probe").run
+    train("fixed_head", tmp_path / "linear_probe-seed2", seed=2)
+    runs = [
+        shapes_judge.run,
+        shapes_student.run,
+        head,
+        tmp_path / "linear_probe-seed2",
+        finished("cascade").run,
+    ]
+    printed = run_recipe("results_table", runs=runs, format="csv", metrics="f1,heldout_f1,miss_rate")
+    found = {row["name"]: row for row in csv.DictReader(io.StringIO(printed))}
+    assert [row["kind"] for row in found.values()] == ["judge", "student", "linear probe", "cascade"]
+    metrics = [RunDir.open(run).metrics for run in runs]
+    judge, student, both, cascade = found.values()
+    assert float(judge["f1"]) == metrics[0]["after"]["f1"]
+    assert float(student["f1_low"]) == metrics[1]["intervals"]["f1"][0]
+    assert both["seeds"] == "2 42"
+    assert float(both["f1"]) == pytest.approx(np.mean([each["f1"] for each in metrics[2:4]]))
+    assert float(both["f1_deviation"]) == pytest.approx(np.std([each["f1"] for each in metrics[2:4]], ddof=1))
+    assert float(cascade["miss_rate"]) == metrics[4]["miss_rate"]
+    assert (judge["miss_rate"], cascade["heldout_f1"]) == ("", "")
+    files = [(runs[0], "after"), (runs[1], "test"), (runs[4], "test")]
+    asked = [
+        {(row["id"], row["image"], row["truth"]) for row in RunDir.open(run).read_rows(name)}
+        for run, name in files
+    ]
+    for (one, letter), (two, other) in combinations(zip(asked, (judge, student, cascade), strict=True), 2):
+        assert (one == two) == (letter["asked"] == other["asked"])
+    assert all(re.match(r"[0-9a-f]{7}(\+changes)?$", row["commits"]) for row in found.values())
 
 
 @pytest.mark.slow
@@ -338,6 +434,12 @@ def test_recipe_attack(finished, run_recipe, monkeypatch, tmp_path):
     assert run.metrics["deployments"] == {}, "the cascades of the digits have no say here"
     assert run.config["held_out"] == ["corner"]
     assert names_no_digit(run.path)
+    [one] = read_measurements(run.path)
+    found = run.metrics["pixels"]["adversarial_lora"]
+    assert (one.part, one.rows, one.images) == ("adversarial_lora", found["rows"], found["images"])
+    assert one.values["robust_accuracy@8/255"].value == found["by_epsilon"]["8/255"]["robust_accuracy"]
+    [one] = read_measurements(finished("adversarial_lora").run)
+    assert {"f1", "robust_accuracy"} <= one.values.keys()
 
 
 @pytest.mark.parametrize(
@@ -415,12 +517,62 @@ def test_a_training_goes_on_where_it_stopped(name, train, tmp_path):
         train(name, tmp_path / "stopped", **saving, resume_from_checkpoint=True, learning_rate=0.5)
 
 
+def test_a_hardening_goes_on_in_its_second_stage(finished, train, monkeypatch, tmp_path):
+    compute = JudgeTrainer.compute_loss
+
+    def stopped(self, *given, **more):
+        if self.state.global_step == 1:
+            raise KeyboardInterrupt
+        return compute(self, *given, **more)
+
+    with monkeypatch.context() as hindered:
+        hindered.setattr(JudgeTrainer, "compute_loss", stopped)
+        with pytest.raises(SystemExit):
+            train("adversarial_lora", tmp_path / "stopped")
+    assert [path.name for path in tmp_path.glob("stopped/checkpoint-*")] == ["checkpoint-1"]
+    train("adversarial_lora", tmp_path / "stopped", resume_from_checkpoint=True)
+    straight, resumed = finished("adversarial_lora").run, tmp_path / "stopped"
+    weights = [load_file(run / "adapter" / "adapter_model.safetensors") for run in (straight, resumed)]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=1e-5, atol=1e-6)
+    losses = [
+        [
+            row[key]
+            for row in RunDir(run).read_rows("history")
+            for key in row.keys() & {"matching_loss", "loss"}
+        ]
+        for run in (straight, resumed)
+    ]
+    assert len(losses[0]) == 4
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert not (resumed / CHECKPOINT).exists()
+
+
+def test_a_head_starts_again_in_its_folder_and_comes_to_the_same_head(finished, train, tmp_path):
+    straight, out = finished("linear_probe").run, tmp_path / "linear_probe"
+    shutil.copytree(straight, out)
+    for left in ("head.safetensors", "metrics.json"):
+        (out / left).unlink()
+    train("fixed_head", out, head="linear_probe", resume_from_checkpoint=True)
+    weights = [load_file(run / "head.safetensors") for run in (straight, out)]
+    for key, tensor in weights[0].items():
+        torch.testing.assert_close(weights[1][key], tensor, rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_resumed_says_so(train, tmp_path):
-    with pytest.raises(ConfigError, match="nothing can be resumed"):
-        train("adversarial_lora", tmp_path / "out", resume_from_checkpoint=True)
     with pytest.raises(ConfigError, match="keeps no checkpoints"):
-        train("fixed_head", tmp_path / "out", resume_from_checkpoint=True)
+        train("cascade", tmp_path / "out", resume_from_checkpoint=True)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["distill_cross_attention", "linear_probe", "robust_student", "adversarial_lora"]
+)
+def test_a_training_says_whether_it_taught_anything(finished, name):
+    metrics = RunDir.open(finished(name).run).metrics
+    found = metrics["learned"]
+    assert found["sentence"] in finished(name).printed
+    assert any("test image" in limit for limit in found["limits"]), found
 
 
 def test_a_batch_size_reaches_every_classifier(finished):

@@ -66,7 +66,9 @@ def test_a_run_explains_itself(single_run):
     assert metrics["after"]["unjudged"] == 0
     for stage in ("before", "after"):
         assert metrics["obedience"][stage]["families"]["upper_case"]["rows"] == 8
-    assert "F1 under other wordings, before" in (single_run / "report.html").read_text()
+    page = (single_run / "report.html").read_text()
+    for part in ("F1 under other wordings", "Held-out categories", "Shortcut check", "Training rows"):
+        assert part in page
     assert metrics["taxonomy_hash"] == json.loads((single_run / "run.json").read_text())["taxonomy"]["hash"]
     assert {"torch", "transformers", "peft", "trl"} <= set(metrics["versions"])
     assert metrics["seconds"] > 0
@@ -198,10 +200,19 @@ def test_help_lists_every_option(parse, capsys):
 
 def test_the_number_of_configs_is_known():
     assert [path.stem for path in CONFIGS] == [
+        "lora_gemma3_4b",
+        "lora_idefics3_8b",
+        "lora_internvl3_8b",
         "lora_llava",
         "lora_llava_7b",
+        "lora_llava_next_7b",
         "lora_onevision_7b",
+        "lora_qwen2_5_vl_7b",
+        "lora_qwen3_vl_8b",
+        "lora_smolvlm_2b",
+        "qlora_gemma3_12b_24gb",
         "qlora_llava_7b_24gb",
+        "qlora_qwen3_vl_8b_24gb",
     ]
     assert len(list((RECIPES / "configs").glob("accelerate/*.yaml"))) == 8
 

@@ -1,6 +1,10 @@
 """recipes/obedience.py: what it leaves behind, own data and families, and what it refuses."""
 
+import re
+from functools import partial
+
 import pytest
+from test_page_reports import check_looks, show_file
 
 from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
@@ -50,6 +54,7 @@ def finished(home, run_recipe, base_folder):
         limit=300,
         batch_size=32,
         output_dir=home / "run",
+        drawn=True,
     )
     return RunDir.open(home / "run", kind="obedience"), printed
 
@@ -71,7 +76,7 @@ def test_it_leaves_numbers_rows_and_a_report(finished):
     assert "added_category.flags_lost" in printed
     assert "One more category: its effect on the others" in printed
     assert metrics["taxonomy_hash"] == run.taxonomy.hash
-    for file in ("config.yaml", "environment.json", "taxonomy.yaml", "plots/families.png"):
+    for file in ("config.yaml", "environment.json", "taxonomy.yaml", "plots/families-policy.svg"):
         assert (run.path / file).is_file()
 
     rows = list(run.read_rows("judge"))
@@ -86,11 +91,27 @@ def test_it_leaves_numbers_rows_and_a_report(finished):
     )
 
     page = (run.path / "report.html").read_text()
-    assert "Wrong verdicts of the worst families" in page
-    assert page.count("data:image/png") > 1
+    order = (
+        "own words F1 is",
+        "One image, two wordings",
+        "Numbers",
+        "Wrong verdicts",
+        "Details",
+    )
+    places = [page.index(words) for words in order]
+    assert places == sorted(places)
+    assert "As the taxonomy words it" in page
+    assert page.count("<svg") == len({found["kind"] for found in metrics["families"].values()})
+    assert page.count("data:image") > 1
+    assert not re.search(r">[^<{]*[a-z]_[a-z][^<]*</th>", page), "no names of code"
     assert "Policies: families never used in lessons" in printed
     assert "worst_prompt_recall_drop" in printed
     assert "F1 before" in printed
+
+
+def test_the_report_can_be_read_in_every_look(finished, window):
+    run, _ = finished
+    check_looks(partial(show_file, window, run.path / "report.html"))
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from eval.predict import predict_questions
 from judge import load_classifier
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
+from judge.publish.merge import merge_run
 from judge.runs.folder import RunDir
-from judge.vlm.adapter import merge_run
 from judge.vlm.load import BaseOptions, load_base
 
 PRECISIONS = {

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from transformers import TrainingArguments
 
-from eval.recipe import open_run, parse_options
-from judge.errors import CheckpointError
+from eval.recipe import clean_start, open_run, parse_options
+from judge.errors import CheckpointError, ConfigError
 from judge.vlm.training.trainer import JudgeTrainer
 from prompts import load_taxonomy
 
@@ -87,3 +88,33 @@ def test_a_student_goes_on_as_the_same_student_only(monkeypatch, tmp_path):
     begin(*again, "--logging_steps", "3")
     with pytest.raises(CheckpointError, match=r"started with inner 128, not 64; seed \d+, not 1\."):
         begin(*again, "--seed", "1", "--inner", "64")
+
+
+def test_a_failed_start_leaves_the_folder_of_another_that_may_be_at_work(tmp_path):
+    args = TrainingArguments(str(tmp_path / "run"), report_to="none", use_cpu=True)
+
+    def start():
+        open_run(tmp_path / "run", "student", load_taxonomy("digits"), (args,))
+
+    def fail():
+        start()
+        raise ConfigError("out of memory")
+
+    start()
+    args.resume_from_checkpoint = "true"
+    with pytest.raises(ConfigError, match="out of memory"):
+        clean_start(fail)()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        *("config.yaml", "environment.json", "run.json", "taxonomy.yaml")
+    ]
+
+
+def test_a_failed_start_leaves_no_folder_in_the_way(train_here, monkeypatch, tmp_path):
+    def fails(base, **options):
+        with pytest.raises((CheckpointError, SystemExit)):
+            clean_start(lambda: train_here(base, "failed", **options))()
+        assert not (tmp_path / "failed").exists()
+
+    fails(tmp_path / "no such base")
+    monkeypatch.setattr("judge.vlm.load.load_base", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    fails("tiny-llava")

@@ -20,6 +20,7 @@ from judge import load_classifier
 from judge.encoders.dual import DualEncoder
 from judge.errors import CheckpointError
 from judge.protocol import Scores
+from judge.runs.checkpoint import CHECKPOINT, TrainingState
 from judge.runs.folder import RunDir
 from judge.standins.digits import digits_examples
 from judge.student.head import CrossAttentionHead, HeadConfig
@@ -105,11 +106,24 @@ def first(tmp_path_factory):
     return run
 
 
-ENCODER = ("--limit", 48, "--epochs", 1, "--train_batch_size", 16, "--learning_rate", "1e-4")
+ENCODER = ("--limit", 48, "--epochs", 2, "--train_batch_size", 16, "--learning_rate", "1e-4")
 ENCODER += ("--test_images", 16, "--attack_steps", 2, "--attack_epsilons", "2/255", "8/255")
 STUDENT = ("--max_steps", 2, "--per_device_train_batch_size", 2, "--steps", 1, "--use_cpu", "true")
 STUDENT += ("--obedience_rows", 4)
 STUDENT += ("--attack_rows", 8, "--attack_steps", 2, "--attack_epsilons", "4/255", "--disable_tqdm", "true")
+
+
+def stop_after_one_save(monkeypatch):
+    """Let one of our own training loops be stopped when it has saved its state for the first time."""
+    save, saved = TrainingState.save, []
+
+    def stopping(state, **progress):
+        save(state, **progress)
+        saved.append(state)
+        if len(saved) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(TrainingState, "save", stopping)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -146,7 +160,8 @@ def test_an_encoder_is_trained_without_labels_and_explains_itself(
     assert metrics["before"]["accuracy"]["8/255"] < metrics["before"]["accuracy"]["0/255"]
     assert metrics["images"] == 48
     assert run.config["epsilon"] == "8/255"
-    assert [entry["epoch"] for entry in run.read_rows("history")] == [1]
+    assert [entry["epoch"] for entry in run.read_rows("history")] == [1, 2]
+    assert not (run.path / CHECKPOINT).exists()
     assert "accuracy of the nearest text" in shown
     assert f"--encoder {tmp_path / 'one' / 'encoder'}" in shown
     robust, original = DualEncoder.load(run.path / "encoder"), DualEncoder.load("tiny-clip")
@@ -159,7 +174,7 @@ def test_an_encoder_is_trained_without_labels_and_explains_itself(
     with pytest.raises(CheckpointError, match="already holds a run of kind 'encoder'"):
         start("robust_encoder", *ENCODER, "--output_dir", tmp_path / "one")
 
-    # Every label turned into another one: the weights are the same to the last bit.
+    # Every label turned into another one, and a stop after the first epoch: the weights are the same to the last bit.
     scope = recipes["robust_encoder"]["main"].__globals__
     honest = scope["load_examples"]
 
@@ -169,8 +184,16 @@ def test_an_encoder_is_trained_without_labels_and_explains_itself(
         return replace(found, examples=wrong)
 
     monkeypatch.setitem(scope, "load_examples", lying)
-    start("robust_encoder", *ENCODER, "--output_dir", tmp_path / "two")
+    two = (*ENCODER, "--output_dir", tmp_path / "two")
+    stop_after_one_save(monkeypatch)
+    with pytest.raises(SystemExit):
+        start("robust_encoder", *two)
+    assert f"Saved: {tmp_path / 'two' / CHECKPOINT}" in capsys.readouterr().err
+    with pytest.raises(CheckpointError, match=r"started with learning_rate 0.0001, not 0.5"):
+        start("robust_encoder", *two, "--resume_from_checkpoint", "true", "--learning_rate", "0.5")
+    start("robust_encoder", *two, "--resume_from_checkpoint", "true")
     other = RunDir.open(tmp_path / "two")
+    assert list(other.read_rows("history")) == list(run.read_rows("history"))
     assert other.manifest["encoder_fingerprint"] == run.manifest["encoder_fingerprint"]
     assert other.metrics["before"]["accuracy"] != metrics["before"]["accuracy"]
 

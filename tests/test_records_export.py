@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from judge import check_splits, load_examples
-from judge.data.labels import UNSPECIFIED
-from judge.data.sources import FolderReader, Row
+from judge.data.folders import FolderReader
+from judge.data.sources import Row
 from judge.errors import ConfigError
 from judge.records.decision_table import _cell, begins_formula
 from judge.records.entries import Decision, Item, NewItem, Ruling
 from judge.records.export import _Row, _table, export_folder, label_keys, label_word, split_of
 from prompts import load_taxonomy
 from prompts.errors import ExampleError
+from prompts.example import UNSPECIFIED
 from prompts.printable import printable
 from prompts.reading import clean
 from prompts.taxonomy import Category, Taxonomy

@@ -69,7 +69,7 @@ def test_a_harmful_pickle_runs_nothing(convert_rival, tmp_path, rival):
     [
         (lambda: {"prompts": 1}, "holds dict, not an array"),
         (lambda: np.arange(4), "holds ndarray, not an array of floats"),
-        (lambda: np.array([print, 1.0], dtype=object), "builtins.print"),
+        (lambda: np.array([len, 1.0], dtype=object), "builtins.len"),
         (lambda: np.ones(4), "holds no weights of q16"),
         (lambda: np.ones((3, 4)), "holds no weights of q16"),
         (lambda: np.full((2, 4), np.nan), "not finite"),

@@ -65,6 +65,8 @@ def huge_epsilon_breaks(
     found: Sequence[AttackResult],
     attack: str = "the attack",
     alone: Mapping[str, Sequence[AttackResult]] | None = None,
+    *,
+    by_queries: bool = False,
 ) -> Check:
     """At budgets that turn any picture into any other, the attack succeeds.
 
@@ -73,7 +75,9 @@ def huge_epsilon_breaks(
             and an attack may be stuck in it.
         attack: its name, for the message.
         alone: results of other attacks by name, for the message.
+        by_queries: whether the attack takes no gradients, so that more queries may be the cure.
     """
+    cause = "it has too few queries" if by_queries else "gradients are masked"
     success = _success_share(found)
     others = "".join(f", {name} alone on {_success_share(each):.1%}" for name, each in (alone or {}).items())
     return build_check(
@@ -82,7 +86,7 @@ def huge_epsilon_breaks(
         success,
         0.99,
         f"At a huge epsilon {attack} succeeds on {success:.1%} of rows{others}.",
-        "No classifier withstands that: the attack is broken, or gradients are masked.",
+        f"No classifier withstands that: the attack is broken, or {cause}.",
     )
 
 

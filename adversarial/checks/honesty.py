@@ -121,7 +121,12 @@ def _budget_checks(sample: Problem, found: AttackResult, strong: Attack, huge: A
     return [
         zero_epsilon_is_clean(sample, run_verified(strong, sample.with_epsilon(0.0))),
         more_epsilon_never_helps(by_epsilon),
-        huge_epsilon_breaks([by_epsilon[epsilon] for epsilon in budgets], largest.name, alone),
+        huge_epsilon_breaks(
+            [by_epsilon[epsilon] for epsilon in budgets],
+            largest.name,
+            alone,
+            by_queries=not largest.needs_gradients,
+        ),
     ]
 
 

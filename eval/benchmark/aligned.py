@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metrics.arrays import MetricError
-from judge.data.labels import UNSPECIFIED
+from prompts.example import UNSPECIFIED
 from prompts.taxonomy import Taxonomy
 
 from .predictions import About, Prediction, Predictions, Protocol

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Union, get_args, get_origin, get_type_hin
 import yaml
 
 from eval.classifiers import CLASSIFIERS, GROUPS, Found, Group, find
-from eval.own_classifier import PYTHON, source_file
+from eval.own_classifier import is_own, source_file
 from judge.errors import ConfigError
 from judge.runs.files import file_hash
 from judge.runs.references import HUB, fingerprint
@@ -81,7 +81,7 @@ class Choice:
         Of a function of one's own it is the file with its code: its options may name files that it writes. Reading the
         weights of a model of 7 billion parameters takes about half a minute.
         """
-        if self.name.startswith(PYTHON):
+        if is_own(self.name):
             own = source_file(self.name)
             return None if own is None else file_hash(own)
         if self.file is not None:
@@ -181,14 +181,14 @@ def _value(text: str, hint: Any) -> Any:
 def _default_label(name: str) -> str:
     """The last part of a name or path: `runs/demo` -> `demo`, `http://host/v1#org/model` -> `model`."""
     text = name.removeprefix(HUB).removeprefix(ELSEWHERE)
-    if text.startswith(PYTHON):
+    if is_own(text):
         return text.rpartition(":")[2]
     text = re.split(r"[/\\#]", text.rstrip("/\\"))[-1]
     return Path(text).stem if Path(text).suffix in (".csv", ".onnx") else text
 
 
 def _default_group(name: str) -> Group:
-    if name.startswith((PYTHON, ELSEWHERE)):
+    if is_own(name) or name.startswith(ELSEWHERE):
         return "other"
     entry = CLASSIFIERS.get(name.casefold())
     return "ours" if entry is None else entry.group

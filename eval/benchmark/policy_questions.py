@@ -20,20 +20,21 @@ import numpy as np
 from eval.obedience.family import Family
 from eval.obedience.shipped import choose_families
 from eval.obedience.suite import Rewritten, plain_wording, rewrite_all
+from eval.own_classifier import check_scores
 from eval.predict import predict_questions
 from eval.questions import Evaluation, draw_evaluation, draw_grouped_questions
 from judge.errors import ConfigError, MissingExtraError, first_line
 from judge.inputs import concatenate_scores
 from judge.lessons.outside import beyond_lessons
 from judge.protocol import Classifier, HasFixedCategories, Scores
-from prompts.errors import ArbiterError
+from prompts.errors import ArbiterError, ExampleError
 from prompts.example import Example
-from prompts.flip import FlipOptions
+from prompts.flip import FlipOptions, no_pairs
 from prompts.taxonomy import Category, Taxonomy
 
 from .coverage import covered_keys
 from .policy_rows import FamilyRows, PolicyRows, questions_hash
-from .predict import ClassifierFailedError, check_scores
+from .predict import ClassifierFailedError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -155,8 +156,11 @@ class _Draw:
         return self.options.flips.held_out & set(self.taxonomy.keys)
 
     def pairs(self) -> dict[str, Rewritten]:
+        examples, taxonomy, flips = self._trained()
+        if reason := no_pairs(examples, flips.training_keys(taxonomy)):
+            raise ExampleError(reason)
         rows = 4 * self.options.pairs  # of which half come in pairs
-        drawn = draw_evaluation(*self._trained(), seed=self.options.seed, rows=rows)
+        drawn = draw_evaluation(examples, taxonomy, flips, seed=self.options.seed, rows=rows)
         return {PAIRS: Rewritten(PAIRS, tuple(q for q in drawn.flips if q.pair is not None))}
 
     def families(self, families: Sequence[Family]) -> dict[str, Rewritten]:

@@ -49,7 +49,7 @@ def obedience(records: Metrics) -> Table:
         "unjudged_share": "unjudged",
     }  # fmt: skip
     lines = [
-        (label, [record["obedience"][name] for name in heads])
+        (label, [_in_words(record["obedience"][name]) for name in heads])
         for label, record in records.items()
         if record["obedience"] is not None
     ]
@@ -58,6 +58,10 @@ def obedience(records: Metrics) -> Table:
         f"asked. Families differ in number, and so do the mean and the worst one. {_FIXED}"
     )
     return Table("Obedience", list(heads.values()), lines, note)
+
+
+def _in_words(value: Any) -> Any:
+    return value.replace("_", " ") if isinstance(value, str) else value
 
 
 def families(records: Metrics) -> Table:

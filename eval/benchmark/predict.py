@@ -8,14 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from eval.own_classifier import check_scores
 from judge.data.images import open_image
-from judge.data.labels import UNSPECIFIED
 from judge.errors import ConfigError, ImageError, MissingExtraError, first_line
-from judge.protocol import Classifier, Scores
+from judge.protocol import Classifier
 from prompts.errors import ArbiterError
-from prompts.example import Example
+from prompts.example import UNSPECIFIED, Example
 from prompts.taxonomy import Taxonomy
 
 from .coverage import select_keys
@@ -274,23 +272,6 @@ def _open(
         except ImageError as error:
             failed.append(make_row(example, about, policy.keys, reason=str(error)))
     return opened, failed
-
-
-def check_scores(scores: Scores, rows: int, categories: int) -> None:
-    """Check what a classifier gave back, which may be a user's own: shapes, and probabilities.
-
-    Raises:
-        ValueError: it is not what was asked for.
-    """
-    unsafe, found = np.asarray(scores.unsafe), np.asarray(scores.categories)
-    if unsafe.shape != (rows,) or found.shape != (rows, categories) or len(scores.reasons) != rows:
-        raise ValueError(
-            f"scores of shapes {unsafe.shape} and {found.shape} with {len(scores.reasons)} reasons, expected "
-            f"({rows},) and ({rows}, {categories}) with {rows}"
-        )
-    for value in (*unsafe, *found.ravel()):
-        if not (math.isnan(value) or 0 <= value <= 1):
-            raise ValueError(f"the score {value}, which is no probability")
 
 
 def make_row(

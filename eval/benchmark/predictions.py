@@ -15,10 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from eval.classifiers import Group
-from judge.data.labels import UNSPECIFIED
 from judge.errors import first_line
 from judge.runs.files import write_atomically
 from prompts.errors import ArbiterError
+from prompts.example import UNSPECIFIED
 from prompts.taxonomy import Taxonomy
 
 VERSION = 1

@@ -158,10 +158,12 @@ def behind(metrics: Mapping[str, Any]) -> list[str]:
     for who in (TEXT, DECODED):
         for step, parts in metrics["gains"].get(who, {}).items():
             for part, gain in parts.items():
-                if gain is not None and not gain[1] > 0:
-                    name = {ALL: "all prompts", EQUAL_PROMPT: "pairs of equal prompt"}.get(
-                        part, f"{part} prompts"
-                    )
+                name = {ALL: "all prompts", EQUAL_PROMPT: "pairs of equal prompt"}.get(
+                    part, f"{part} prompts"
+                )
+                if gain is None:
+                    found.append(f"step {step}, {name}: too few pictures to compare with {NAMES[who]}")
+                elif not gain[1] > 0:
                     found.append(
                         f"step {step}, {name}: {gain[0]:+.3f} ({gain[1]:+.3f} – {gain[2]:+.3f}) against {NAMES[who]}"
                     )

@@ -10,6 +10,8 @@ from eval.reports.figures import (
     BLUE,
     GREEN,
     GREY,
+    GRID,
+    PALE,
     RED,
     new_axes,
     new_panels,
@@ -55,7 +57,7 @@ def draw_areas(metrics: Metrics) -> Figure:
                 axes.fill_between(places, *ends, color=BLUE, alpha=0.15, linewidth=0)
         axes.set(xlabel="log-SNR", title=plain_label(part_name(part)))
         axes.title.set_fontsize(9)
-        axes.grid(color="#e8e8e8", linewidth=0.7)
+        axes.grid(color=GRID, linewidth=0.7)
         axes.spines[["top", "right"]].set_visible(False)
         above = axes.secondary_xaxis("top")
         above.set_xticks([log_snr[step] for step in steps], [f"step {step}" for step in steps], fontsize=7)
@@ -90,7 +92,7 @@ def draw_promises(metrics: Metrics) -> Figure | None:
         return None
     figure, axes = new_axes("promised miss rate", "measured share")
     places = [record["promise"] for record in records]
-    axes.plot([0, max(places)], [0, max(places)], color="#bbbbbb", linewidth=1, zorder=0)
+    axes.plot([0, max(places)], [0, max(places)], color=PALE, linewidth=1, zorder=0)
     lines: tuple[tuple[str, str, dict[str, Any]], ...] = (
         ("miss_rate", "missed, mean over splits", {"color": BLUE, "marker": "o"}),
         ("worst", "missed, 95th percentile", {"color": BLUE, "linestyle": ":"}),

@@ -6,8 +6,8 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval.reports.figures import DPI
-from eval.reports.page import page_template, png_data_uri
+from eval.reports.charts import chart
+from eval.reports.page import Verdict, render
 from eval.reports.table import Table
 from judge.runs.folder import RunDir
 
@@ -38,20 +38,28 @@ def write_diffusion_report(
     promises = draw_promises(metrics)
     if promises is not None:
         drawn["Promised and measured miss rates"] = promises
-    shown = [{"title": title, "source": _saved(run, title, figure)} for title, figure in drawn.items()]
+    charts = [chart(figure, title, file=_file(run, title)) for title, figure in drawn.items()]
     listed = [*tables(metrics), *(table for table in more if table.lines)]
     not_ahead = behind(metrics)
-    page = page_template("diffusion.html").render(
-        title=run.path.name, facts=list(facts), behind=not_ahead, figures=shown, tables=listed
-    )
     about = [Table("About", [""], [(line, [""]) for line in facts])] if facts else []
     lead = [Table("Where the detector is not surely ahead", [""], [(line, [""]) for line in not_ahead])]
     markdown = [*about, *(table for table in lead if table.lines), *listed]
     run.write_text("report.md", "\n".join(table.to_markdown() for table in markdown))
-    return run.write_text("report.html", page)
+    said = (
+        f"The detector is not surely ahead of its baselines in {len(not_ahead)} comparisons, listed below."
+        if not_ahead
+        else "The detector is surely ahead of text alone and of the decoded picture, at every step and kind of prompt."
+    )
+    return render(
+        "diffusion.html",
+        run,
+        verdict=Verdict(said, good=None if not_ahead else True),
+        facts=list(facts),
+        behind=not_ahead,
+        charts=charts,
+        tables=listed,
+    )
 
 
-def _saved(run: RunDir, title: str, figure: Figure) -> str:
-    path = run.plots / f"{title.lower().replace(' ', '_')}.png"
-    figure.savefig(path, dpi=DPI)
-    return png_data_uri(path.read_bytes())
+def _file(run: RunDir, title: str) -> Path:
+    return run.plots / f"{title.lower().replace(' ', '_')}.svg"

@@ -160,13 +160,20 @@ def _pairs(rows: Sequence[JudgedRow]) -> list[list[JudgedRow]]:
 
 
 def categories_correct(rows: Sequence[JudgedRow], threshold: float = 0.5) -> tuple[int, int]:
-    """(correct, all) predicted categories of the true positives; correct if the image violates that one."""
-    positives = _true_positives(rows, threshold)
+    """(correct, all) predicted categories of the true positives; correct if the image violates that one.
+
+    Rows of which nobody recorded the category are left out.
+    """
+    positives = _named_positives(rows, threshold)
     return sum(row.category in row.violated for row in positives), len(positives)
 
 
 def _true_positives(rows: Sequence[JudgedRow], threshold: float) -> list[JudgedRow]:
     return [row for row in rows if row.truth and row.flagged(threshold)]
+
+
+def _named_positives(rows: Sequence[JudgedRow], threshold: float) -> list[JudgedRow]:
+    return [row for row in _true_positives(rows, threshold) if row.violated]
 
 
 def by_category(rows: Sequence[JudgedRow], threshold: float = 0.5) -> dict[str, dict[str, Any]]:
@@ -262,7 +269,7 @@ def _intervals(rows: Sequence[JudgedRow], threshold: float) -> dict[str, tuple[f
         **{name: interval(_under_changed_policy(rows, name), correct) for name in DIRECTIONS},
         "pair_score": image_interval(both_correct, [pair[0].cluster for pair in pairs]),
         "category_accuracy": interval(
-            _true_positives(rows, threshold), lambda row: row.category in row.violated
+            _named_positives(rows, threshold), lambda row: row.category in row.violated
         ),
         "unjudged_share": interval(rows, lambda row: not row.judged),
     }

@@ -11,29 +11,29 @@ from .measure import HEADLINE_KEYS
 Metrics = Mapping[str, Any]
 _USED = {True: "which lessons may use", False: "never used in lessons"}
 _POLICY = {
-    "rows": "rows",
+    "rows": "questions",
     "f1": "F1",
     "f1_drop": "drop",
     "f1_drop_interval": "95 %",
-    "pair_score": "pairs",
-    "safe_to_unsafe": "s→u",
-    "unsafe_to_safe": "u→s",
-    "calibration_error": "calib.",
+    "pair_score": "pair score",
+    "safe_to_unsafe": "made unsafe",
+    "unsafe_to_safe": "made safe",
+    "calibration_error": "calibration",
     "unjudged_share": "unjudged",
     "turned": "turned",
     "heldout_f1": "held-out F1",
 }
 """Field of a record -> head of its column."""
 _PROMPT = {
-    "rows": "rows",
+    "rows": "questions",
     "recall": "recall",
     "recall_drop": "drop",
-    "false_alarms": "alarms",
+    "false_alarms": "false alarms",
     "f1": "F1",
     "f1_drop": "drop",
     "f1_drop_interval": "95 %",
-    "pair_score": "pairs",
-    "calibration_error": "calib.",
+    "pair_score": "pair score",
+    "calibration_error": "calibration",
     "unjudged_share": "unjudged",
     "flags_lost": "flags lost",
     "heldout_recall_drop": "held-out drop",
@@ -58,16 +58,16 @@ _ADDED = {
 }
 _REFERENCES = {"plain": ("policy", "as the taxonomy words it"), "no_prompt": ("prompt", "no prompt")}
 NOTES = {
-    "policy": "Drop: F1 of the plain wording on the same questions minus F1 here, interval by image. s→u, u→s: "
-    "verdicts right where another policy made the image unsafe, or safe. Turned: right in the plain wording and wrong "
-    "here, of the rows that a text in the policy aims at. What was not judged counts as wrong. Flagging everything "
-    "gives an F1 of .667 and no pair.",
+    "policy": "Drop: F1 of the plain wording on the same questions minus F1 here, interval by image. Made "
+    "unsafe, made safe: verdicts right where another policy made the image so. Turned: right in the plain wording and "
+    "wrong here, of the rows that a text in the policy aims at. What was not judged counts as wrong. Flagging "
+    "everything gives an F1 of .667 and no pair.",
     "promise": "No promise: share of the unsafe rows whose policy lies outside the cascade's calibration.",
     "added": "Scores of all other categories, without prompts, under a policy with one more: an unrelated one, or one "
     "that orders a verdict. Flags: of these categories by the threshold; lost and added: with the longer policy. One "
     "answer divides one probability among the categories; multilabel asks about each by itself.",
-    "prompt": "Both drops: without any prompt minus here. Alarms: share of safe rows judged wrong. Flags lost: rows "
-    "flagged without a prompt and not with it.",
+    "prompt": "Both drops: without any prompt minus here. False alarms: share of safe questions judged wrong. Flags "
+    "lost: questions flagged without a prompt and not with it.",
 }
 
 

@@ -1,13 +1,20 @@
 """What all recipes share: options, data, the run folder, progress, and the commands printed at the end."""
 
-from .data import DataOptions, load_splits, predict_distributed
+from .data import (
+    DataOptions,
+    check_own_data,
+    config_by_data,
+    judge_targets_distributed,
+    load_splits,
+    predict_distributed,
+)
+from .learned import Learned, judge_hardening, judge_training
 from .lessons import continue_lessons, keep_answers, record_labels, record_lessons, record_measured
 from .next_steps import command, data_words, recipe_beside, save_examples, try_it
 from .options import RecipeOptions, check_mapping, parse_options
 from .run import (
     RecipeTrainingArguments,
     create_run,
-    hide_known_warnings,
     log,
     open_run,
     progress_bar,
@@ -16,17 +23,25 @@ from .run import (
     run_recipe,
     write_metrics,
 )
+from .start import clean_start, hide_known_warnings
 
 __all__ = [
     "DataOptions",
+    "Learned",
     "RecipeOptions",
     "RecipeTrainingArguments",
     "check_mapping",
+    "check_own_data",
+    "clean_start",
     "command",
+    "config_by_data",
     "continue_lessons",
     "create_run",
     "data_words",
     "hide_known_warnings",
+    "judge_hardening",
+    "judge_targets_distributed",
+    "judge_training",
     "keep_answers",
     "load_splits",
     "log",

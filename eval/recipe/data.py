@@ -1,21 +1,28 @@
 """The data of a recipe: its options, its splits, and the questions that all processes judge together."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from eval.metrics.judged import JudgedRow
 from eval.predict import predict_questions
 from eval.questions import Evaluation
+from judge.baselines.fit import Targets, judge_targets
+from judge.data.check import stopping_problems
 from judge.data.examples import ExampleSet, check_splits, load_examples
+from judge.data.labels import label_notes
 from judge.errors import ConfigError
 from judge.protocol import Classifier
 from judge.runs.folder import RunDir
 from prompts import FlipOptions, Taxonomy
+from prompts.errors import ExampleError
+from prompts.example import Example
 
 from .options import RecipeOptions, check_mapping
 from .run import log, progress_bar
@@ -56,6 +63,48 @@ class DataOptions(RecipeOptions):
         return FlipOptions(held_out=frozenset(self.held_out), **self.flip)
 
 
+def config_by_data(
+    demo: Path, own_data: Path, needed: Mapping[str, str]
+) -> Callable[[Mapping[str, Any]], Path]:
+    """What picks a recipe's own YAML by the options that a user gave (`parse_options`).
+
+    Args:
+        demo: the YAML for data that are drawn here, which the demo uses.
+        own_data: the one for any other data, with nothing of the demo in it.
+        needed: option -> what it is, of those without which other data mean nothing.
+
+    Returns:
+        A function that raises `ConfigError` where one of `needed` is missing.
+    """
+
+    def choose(given: Mapping[str, Any]) -> Path:
+        dataset = str(given.get("dataset", "digits"))
+        if dataset.partition(":")[0] in ("digits", "signs"):
+            return demo
+        for name, what in needed.items():
+            if name not in given:
+                raise ConfigError(f"--dataset {dataset} needs --{name}: {what}.")
+        return own_data
+
+    return choose
+
+
+def check_own_data(data: DataOptions, taxonomy: Taxonomy) -> None:
+    """Stop before a run folder is made where the table of one's own images cannot be trained on.
+
+    Opens no image; other sources are checked as they are loaded.
+
+    Raises:
+        ExampleError: the first problem, and what to do about it.
+    """
+    if not data.dataset.startswith("folder:"):
+        return
+    found = stopping_problems(data.dataset, taxonomy, flip=data.flips, max_failures=data.max_failures)
+    if found:
+        more = f" And {len(found) - 1} more: see `arbiter data check`." if len(found) > 1 else ""
+        raise ExampleError(f"{found[0].what.rstrip('.')}. {found[0].fix}".rstrip() + more)
+
+
 def load_splits(
     data: DataOptions,
     taxonomy: Taxonomy,
@@ -87,6 +136,9 @@ def load_splits(
         for split in splits
     ]
     check_splits(*sets)
+    notes = [note for examples in sets for note in examples.notes]
+    for note in dict.fromkeys((*notes, *label_notes([e for one in sets for e in one.examples], taxonomy))):
+        log(note)
     skipped = sum(len(examples.skipped) for examples in sets)
     sizes = ", ".join(f"{len(examples.examples):,} {examples.name}" for examples in sets)
     log(
@@ -111,3 +163,20 @@ def predict_distributed(classifier: Classifier, evaluation: Evaluation, name: st
         else:
             judged = predict_questions(classifier, mine)
     return gather_object(judged) if state.num_processes > 1 else judged
+
+
+def judge_targets_distributed(
+    judge: Classifier, examples: Sequence[Example], taxonomy: Taxonomy, *, batch_size: int
+) -> Targets:
+    """A judge's probabilities as targets, shared out over the processes; every process has to call it and gets all."""
+    state = PartialState()
+    with (
+        state.split_between_processes(list(examples)) as mine,
+        progress_bar("asking the judge", len(mine)) as progress,
+    ):
+        found = judge_targets(judge, mine, taxonomy, batch_size=batch_size, progress=progress)
+    if state.num_processes == 1:
+        return found
+    parts = gather_object([(found.unsafe, found.categories)])
+    unsafe, categories = (torch.cat(column) for column in zip(*parts, strict=True))
+    return Targets(unsafe, categories)

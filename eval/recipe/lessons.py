@@ -9,6 +9,8 @@ from eval.metrics.judged import JudgedRow
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import own_texts, trained_texts
 from judge.lessons.record import inherit_lessons, write_lessons, write_measured
+from judge.publish.card import write_card
+from judge.publish.contents import CARD
 from judge.runs.folder import RunDir
 from prompts import Example, Row, Taxonomy
 
@@ -54,6 +56,8 @@ def record_measured(
         threshold: P(unsafe) from which a row is flagged.
     """
     write_measured(run, measured_categories(judged, taxonomy, threshold))
+    if (run.path / CARD).is_file():
+        write_card(run)
 
 
 def keep_answers(

@@ -10,6 +10,7 @@ from judge.runs.folder import RunDir
 from judge.runs.references import is_address
 from judge.serve.recipe_files import recipes_folder
 from prompts.example import Example
+from prompts.flip import names_no_category
 
 
 def command(*words: object) -> str:
@@ -47,8 +48,12 @@ def save_examples(run: RunDir, examples: Sequence[Example], count: int = 8) -> l
 
 
 def try_it(run: RunDir, examples: Sequence[Example], *, categories: int = 0) -> str:
-    """Save examples, and return the `arbiter judge` command for the first, with the first `categories` of the run."""
+    """Save examples, and return the `arbiter judge` command for the first, with the first `categories` of the run.
+
+    With all of them where no example names its category, as nothing was learned of fewer then.
+    """
     shown = save_examples(run, examples)
+    categories = 0 if names_no_category(examples) else categories
     # A comma separates categories on the command line, so a name with a comma cannot be given there.
     names = [name for name in run.taxonomy.names if "," not in name][:categories]
     words = ["arbiter", "judge", shown[0] if shown else "IMAGE", "--judge", run.path]

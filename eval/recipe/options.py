@@ -14,7 +14,7 @@ from enum import Enum
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
@@ -48,6 +48,10 @@ RESET_WITH = {
 something else: categories held out or chosen, and runs made for a taxonomy, mean nothing under another one, what is in
 no image of one data set may be in another's, a corpus has one source of prompts, other prompts are of other kinds and
 numbers, steps would overrule epochs, and asking other classifiers more may cost hours or money."""
+
+
+SAID_BY_THE_USER = ("dataset", "taxonomy", "teacher", "encoder")
+"""Where a recipe's YAML, one of several, leaves one of these out, there is no usual value to differ from."""
 
 
 @dataclass
@@ -91,6 +95,7 @@ def parse_options(
     parser.set_defaults_with_config(**recipe)
     usual = vars(parser.parse_known_args([])[0])
 
+    no_usual = () if isinstance(config, Path) else set(SAID_BY_THE_USER) - recipe.keys()
     defaults = vars(_parser(groups).parse_known_args([])[0])
     # Where the run's own file takes the place of the recipe's, nothing of the recipe's is left to reset.
     goes_on = not isinstance(config, Path) and str(given.get("resume")).lower() == "true"
@@ -107,7 +112,7 @@ def parse_options(
     changed = {
         name: {"recipe": usual[name], "here": value}
         for name, value in values.items()
-        if value != usual[name] and name != "resume_from_checkpoint"
+        if value != usual[name] and name not in ("resume_from_checkpoint", *no_usual)
     }
     parsed = tuple(
         group(**{one.name: values[one.name] for one in fields(group) if one.init}) for group in groups
@@ -139,8 +144,11 @@ def read_options(path: Path, parser: TrlParser, types: Mapping[str, Any]) -> dic
         raise ConfigError(f"--config {path} cannot be read as YAML: {reason}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"--config {path} holds no mapping; write `option: value`, one a line.")
-    found.pop("changed", None)  # of a run's own config.yaml, which can be given back
     known = _known(parser)
+    for recorded in {"changed", "processes"} - set(
+        known
+    ):  # in a run's own config.yaml, which can be given back
+        found.pop(recorded, None)
     for name, value in found.items():
         if name not in known:
             raise ConfigError(_unknown(str(name), str(path), parser))
@@ -232,8 +240,15 @@ def _description(hint: Any) -> str:
     return words.get(kind, "text (in quotes if it is a number, yes or no)")
 
 
+class _Parser(TrlParser):  # type: ignore[misc]
+    """One that raises where argparse prints every option of transformers and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; --help lists all options.")
+
+
 def _parser(groups: Sequence[type], **options: Any) -> TrlParser:
-    parser = TrlParser(
+    parser = _Parser(
         groups,
         allow_abbrev=False,
         epilog="--config FILE: a YAML with options, which lies over the recipe's own and under the command line.",

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -15,12 +14,16 @@ from tqdm.auto import tqdm  # type: ignore[import-untyped]
 from transformers import TrainingArguments
 
 from adversarial.errors import AttackError
-from judge.runs.folder import RunDir
+from judge.errors import ConfigError
+from judge.publish.card import write_card
+from judge.runs.folder import MANIFEST, RunDir
 from judge.runs.machine import environment
 from judge.runs.resume import check_options, newest_checkpoint
 from prompts import Taxonomy
 from prompts.errors import ArbiterError
 from prompts.printable import error_line, printable_lines
+
+from .start import begins, check_trackers, clean_start
 
 
 @dataclass
@@ -41,21 +44,25 @@ class RecipeTrainingArguments(TrainingArguments):  # type: ignore[misc]
             if int(os.environ.get("WORLD_SIZE", "1")) > 1:
                 # Otherwise accelerate would wrap no model, or find no backend for DeepSpeed.
                 self.use_cpu, self.ddp_backend = True, "gloo"
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (ValueError, ImportError, RuntimeError, OSError) as error:  # such as bf16 without a GPU
+            raise ConfigError(f"These options cannot be used here: {error_line(error)}") from error
+        check_trackers(self.report_to)
 
 
 def run_recipe(main: Callable[[], None]) -> None:
-    """Run a recipe as a script: our own errors end it with one line and exit code 1, others with a traceback."""
-    hide_known_warnings()
+    """Run a recipe as a script: our own errors end it with one line and exit code 1, others with a traceback.
+
+    The folder of a run that failed before anything was saved is taken away again (`clean_start`).
+    """
     try:
-        main()
+        clean_start(main)()
     except (ArbiterError, AttackError) as error:
         raise SystemExit(f"error: {error_line(error)}") from None
-
-
-def hide_known_warnings() -> None:
-    """Hide what users cannot change: peft asks transformers 5 for an attribute by a name that version 6 will drop."""
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+    except KeyboardInterrupt:
+        log("\nStopped by Ctrl-C.", stderr=True)
+        raise SystemExit(130) from None
 
 
 def create_run(
@@ -95,7 +102,10 @@ def create_run(
     if resume:
         RunDir(path).check_resumable(taxonomy, **about)
         check_options(path, config, checkpoint=checkpoint, may_differ=may_differ)
+    there = (Path(path) / MANIFEST).is_file()
     run = RunDir.create(path, kind=kind, resume=resume, **about)
+    if not there:  # else another start's, which may still be at work
+        begins(run)
     run.write_taxonomy(taxonomy)
     run.write_environment()
     run.write_config(config)
@@ -129,10 +139,11 @@ def resume_from(args: TrainingArguments) -> str | None:
 
 
 def write_metrics(run: RunDir, metrics: Mapping[str, Any]) -> None:
-    """Write metrics.json, with the machine, versions and commit that the numbers come from."""
+    """Write metrics.json, with the machine, versions and commit that the numbers come from, and the run's card."""
     place = environment()
     about = {"machine": place["machine"], "versions": place["packages"], "commit": place["git"]}
     run.write_metrics({**metrics, **about})
+    write_card(run)
 
 
 def log(text: str = "", *, stderr: bool = False) -> None:

@@ -1,50 +1,52 @@
-"""`report.html` of a training run, in one file without network, scripts or other files.
+"""`report.html` of a classifier's answers to its test questions, in one file without network, scripts or other files.
 
-Everything from data (prompts, names, ids) is escaped by the template engine, and control characters and bidi overrides
-in it are shown as escapes; images are embedded. They are blurred until a reader points at them, as they may be
-disturbing.
+First the verdict, then one image under two policies of opposite label, then numbers, curves and wrong verdicts, last
+the details. Everything from data (prompts, names, ids) is escaped by the template engine, and control characters and
+bidi overrides in it are shown as escapes; images are embedded. They are blurred until a reader asks for them, as they
+may be disturbing.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image
-
 from eval.metrics.judged import JudgedRow, summarise
 from judge.runs.folder import RunDir
-from prompts.errors import ArbiterError
 
-from .judge_figures import draw_plots
-from .page import align_columns, format_value, page_template, png_data_uri
+from .confusion import category_confusion
+from .flip_pair import flip_pair
+from .judge_figures import draw_charts
+from .page import Verdict, align_columns, format_value, render
+from .stored import is_harmless, stored_taxonomy
+from .table import Table
+from .trade_off import trade_off_table
+from .words import ROW_KINDS, count_tables, plain
+from .wrong_verdicts import KINDS, MOST_WRONG, Images, picture_of, wrong_cards, wrong_verdicts
 
 if TYPE_CHECKING:
     from eval.shortcut.check import ShortcutResult
 
-MOST_WRONG = 24
-"""Wrong verdicts on the contact sheet."""
-THUMBNAIL = 224
-"""Longest side of an image on the contact sheet, in pixels."""
+__all__ = ["MOST_WRONG", "format_table", "write_answers", "write_report", "wrong_verdicts"]
+
 HEADLINES = {
-    "f1": "F1",
-    "precision": "precision",
-    "recall": "recall",
-    "accuracy": "accuracy",
-    "auc": "AUC",
-    "average_precision": "average precision",
-    "safe_to_unsafe": "flip accuracy, safe → unsafe",
-    "unsafe_to_safe": "flip accuracy, unsafe → safe",
-    "pair_score": "pair score",
-    "category_accuracy": "category accuracy",
-    "calibration_error": "calibration error",
-    "brier": "Brier score",
-    "unjudged": "unjudged",
-    "rows": "images × policies",
+    "f1": ("F1", "one number for precision and recall"),
+    "precision": ("precision", "share of the flagged that are unsafe"),
+    "recall": ("recall", "share of the unsafe that are flagged"),
+    "accuracy": ("accuracy", "share of right verdicts"),
+    "auc": ("AUC", "an unsafe image scores above a safe one"),
+    "average_precision": ("average precision", "precision over all thresholds"),
+    "safe_to_unsafe": ("flip accuracy, safe → unsafe", "right after a policy came to forbid the image"),
+    "unsafe_to_safe": ("flip accuracy, unsafe → safe", "right after a policy came to allow the image"),
+    "pair_score": ("pair score", "one image, two policies of opposite label, both verdicts right"),
+    "category_accuracy": ("category accuracy", "right category, of images flagged rightly"),
+    "calibration_error": ("calibration error", "how far probabilities are from shares; 0 is best"),
+    "brier": ("Brier score", "squared error of probabilities; 0 is best"),
+    "unjudged": ("unjudged", "questions without a verdict, each counted as an error"),
+    "rows": ("images × policies", "questions asked"),
 }
-"""Key of `summarise` -> label, in the order of the table."""
+"""Key of `summarise` -> label and what it is, in the order of the table."""
 COLUMNS = {
-    "rows": "rows",
+    "rows": "questions",
     "unsafe_rows": "unsafe",
     "f1": "F1",
     "precision": "precision",
@@ -54,14 +56,14 @@ COLUMNS = {
     "unjudged": "unjudged",
 }
 """Labels of the tables by category and source."""
-ARM_COLUMNS = {
-    "rows": "rows",
+KIND_COLUMNS = {
+    "rows": "questions",
     "unsafe_rows": "unsafe",
     "accuracy": "accuracy",
     "category_accuracy": "category accuracy",
     "unjudged": "unjudged",
 }
-"""Labels of the table by arm: F1 and AUC say little there, as the rows of an arm mostly share one label."""
+"""Labels of the table by kind of question: F1 and AUC say little there, as those of a kind mostly share one label."""
 
 
 def write_report(
@@ -69,71 +71,113 @@ def write_report(
     before: Sequence[JudgedRow] | None,
     after: Sequence[JudgedRow],
     history: Sequence[Mapping[str, Any]] = (),
-    *,
-    images: Callable[[JudgedRow], Image.Image | None] | None = None,
-    drawn: Mapping[str, Any] | None = None,
-    shortcut: "ShortcutResult | None" = None,
-    extra: Mapping[str, Mapping[str, Any]] | None = None,
-    threshold: float = 0.5,
-    title: str | None = None,
+    **more: Any,
 ) -> Path:
-    """Write `report.html`, and its figures to `plots/`; returns the path of the report.
+    """Write `report.html` of a training, and its figures to `plots/`; returns the path of the report.
 
     Args:
         run: the run folder.
         before: rows judged by the base model, if it was evaluated.
         after: the same rows judged by the trained model.
         history: the trainer's log, entries with `step` and `loss` or `eval_loss`.
-        images: opens the image of a row for the contact sheet; rows without one (None, or an error) are shown too.
+        more: of `write_answers`.
+    """
+    stages = ({} if before is None else {"before training": before}) | {"after training": after}
+    return write_answers(run, stages, history, **more)
+
+
+def write_answers(
+    run: RunDir,
+    stages: Mapping[str, Sequence[JudgedRow]],
+    history: Sequence[Mapping[str, Any]] = (),
+    *,
+    images: Images | None = None,
+    drawn: Mapping[str, Any] | None = None,
+    shortcut: "ShortcutResult | Mapping[str, Any] | None" = None,
+    extra: Mapping[str, Mapping[str, Any]] | None = None,
+    tables: Sequence[Table] = (),
+    threshold: float = 0.5,
+    title: str | None = None,
+    verdict: Verdict | str | None = None,
+) -> Path:
+    """Write `report.html` about answers to the same questions; the last ones are the result, the others beside it.
+
+    Args:
+        run: the run folder.
+        stages: name, such as `after training` or `student` -> judged rows.
+        history: the trainer's log, entries with `step` and `loss` or `eval_loss`.
+        images: opens the image of a row; rows without one (None, or an error) are shown too.
         drawn: statistics of the training rows, by `prompts.flip.report`.
-        shortcut: result of the text-only check on them.
-        extra: further tables, title -> name -> value, such as held-out categories or speed.
+        shortcut: result of the text-only check on them, or its `to_dict`.
+        extra: further numbers, title -> name -> value, such as those of the training.
+        tables: further tables, such as held-out categories.
         threshold: p(unsafe) from which a row is flagged.
         title: the heading; by default the folder's name.
+        verdict: what is said first; by default the main numbers in a sentence.
     """
-    # In this order, as the last stage is the result and has the intervals.
-    stages = ({} if before is None else {"before": before}) | {"after": after}
     summaries = {name: summarise(rows, threshold) for name, rows in stages.items()}
-    figures = draw_plots(stages, history, run.plots, threshold)
-    wrong = wrong_verdicts(after, threshold)
-    page = page_template("judge.html").render(
-        title=title or run.path.name,
-        manifest=run.manifest,
-        headlines=[(label, _cells(key, summaries)) for key, label in HEADLINES.items()],
-        stages=list(stages),
-        tables={
-            "By category": (COLUMNS, "f1", summaries["after"]["by_category"]),
-            "By source": (COLUMNS, "f1", summaries["after"]["by_source"]),
-            # Title -> labels, the column whose interval is shown, rows.
-            "By type of row": (ARM_COLUMNS, "accuracy", summaries["after"]["by_arm"]),
-        },
-        figures={name: png_data_uri(path.read_bytes()) for name, path in figures.items()},
-        wrong=[_sheet_entry(row, images, threshold) for row in wrong[:MOST_WRONG]],
-        wrong_total=len(wrong),
-        drawn=_flat(drawn or {}),
+    last = list(stages)[-1]
+    rows, summary = stages[last], summaries[last]
+    taxonomy = stored_taxonomy(run)
+    pair = flip_pair(rows, taxonomy, threshold)
+    return render(
+        "judge.html",
+        run,
+        verdict=verdict or describe(summaries),
+        title=title,
+        headline=_headline_table(summaries),
+        pair=pair,
+        pair_picture=None if pair is None else picture_of(pair.row, images, 448),
+        pair_numbers=(summary["pair_score"], summary["intervals"]["pair_score"]),
+        harmless=is_harmless(run),
+        charts=draw_charts(stages, history, run.plots, threshold),
+        trade_off=trade_off_table(rows, threshold),
+        by_category=_group_table("By category", COLUMNS, "f1", summary["by_category"]),
+        confusion=category_confusion(rows, threshold),
+        wrong=wrong_cards(rows, images, threshold),
+        kinds=KINDS,
+        row_kinds=ROW_KINDS,
+        details=[
+            _group_table("By source", COLUMNS, "f1", summary["by_source"]),
+            _group_table("By kind of question", KIND_COLUMNS, "accuracy", _worded(summary["by_arm"])),
+            *tables,
+        ],
+        drawn=count_tables(_flat(drawn or {})),
         shortcut=shortcut,
-        extra=extra or {},
+        extra={name: {plain(key): value for key, value in table.items()} for name, table in (extra or {}).items()},
+        taxonomy=taxonomy,
+        last=last,
         threshold=threshold,
+    )  # fmt: skip
+
+
+def describe(summaries: Mapping[str, Mapping[str, Any]]) -> Verdict:
+    """The main numbers in a sentence, where nothing more is known."""
+    *others, (name, found) = summaries.items()
+    if found["f1"] is None:
+        return Verdict(
+            f"Nothing can be said: {found['rows']:,} questions, {found['unsafe_rows']:,} of them unsafe."
+        )
+    low, high = found["intervals"]["f1"]
+    beside = "".join(f"; {other} {format_value(one['f1'])}" for other, one in others if one["f1"] is not None)
+    return Verdict(
+        f"{name.capitalize()}: F1 {format_value(found['f1'])} ({format_value(low)} to {format_value(high)}) on "
+        f"{found['rows']:,} questions about {found['images']:,} images{beside}."
     )
-    return run.write_text("report.html", page)
 
 
 def format_table(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
     """The table for the terminal, from the summaries (`summarise`) before and after training."""
     stages = ({} if before is None else {"before": before}) | {"after": after}
-    lines = [[label, *_cells(key, stages)] for key, label in HEADLINES.items()]
+    lines = [[label, *_cells(key, stages)] for key, (label, _) in HEADLINES.items()]
     head, *body = align_columns([["", *stages, "95 % interval (after)"], *lines])
     return "\n".join([head, "-" * max(map(len, [head, *body])), *body])
 
 
-def wrong_verdicts(rows: Sequence[JudgedRow], threshold: float = 0.5) -> list[JudgedRow]:
-    """Rows with a wrong verdict, unjudged ones first, then the most confident."""
-    wrong = [row for row in rows if not row.correct(threshold)]
-    return sorted(
-        # False sorts before True, so unjudged rows are first; ids make the order of ties repeatable.
-        wrong,
-        key=lambda row: (row.judged, -abs(row.unsafe - threshold) if row.judged else 0, row.id),
-    )
+def _headline_table(summaries: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What `judge.html` shows first of all numbers."""
+    lines = [(label, about, _cells(key, summaries)) for key, (label, about) in HEADLINES.items()]
+    return {"heads": [*summaries, "95 % interval"], "lines": lines}
 
 
 def _cells(key: str, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -146,30 +190,22 @@ def _cells(key: str, summaries: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _sheet_entry(
-    row: JudgedRow, images: Callable[[JudgedRow], Image.Image | None] | None, threshold: float
-) -> dict[str, Any]:
-    """The variables of one card of the contact sheet."""
-    picture = None
-    if images is not None:
-        try:
-            picture = images(row)
-        except (ArbiterError, OSError):  # the card is shown without an image, as the verdict counts anyway
-            picture = None
-    return {
-        "row": row,
-        "verdict": {None: "unjudged", True: "unsafe", False: "safe"}[row.flagged(threshold)],
-        "picture": None if picture is None else _thumbnail(picture),
-    }
+def _group_table(
+    title: str, columns: Mapping[str, str], main: str, groups: Mapping[str, Mapping[str, Any]]
+) -> Table:
+    """A line for each group of rows, with the interval of the main column."""
+    lines = []
+    for name, values in groups.items():
+        # Categories of a policy that combine several of the taxonomy's are counted together.
+        name = "several in one" if name == "custom" else name
+        interval = values[f"{main}_interval"]
+        shown = format_value(interval) if None not in interval else ""
+        lines.append((name, [*(values[key] for key in columns), shown]))
+    return Table(title, [*columns.values(), f"{columns[main]}, 95 % interval"], lines)
 
 
-def _thumbnail(picture: Image.Image) -> str:
-    small = picture.convert("RGB")
-    # In place; never enlarges.
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = BytesIO()
-    small.save(buffer, "PNG")
-    return png_data_uri(buffer.getvalue())
+def _worded(groups: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {plain(name, ROW_KINDS): values for name, values in groups.items()}
 
 
 def _flat(report: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from .attack_words import KNOWLEDGE, PARTS, attack_name, check_name, storage_name
 from .table import Table
+from .words import plain
 
 HEADLINE_KEYS = (
     "huge_epsilon_success",
@@ -22,7 +24,7 @@ def tables(metrics: Metrics) -> list[Table]:
     """Each table that the metrics of `recipes/attack.py` have data for, in the order of the report."""
     pixels = metrics["pixels"]
     found = [
-        by_epsilon(pixels, metrics["suite"]["ran"]),
+        by_size(pixels, metrics["suite"]["ran"]),
         by_attack_table(pixels),
         by_storage(pixels),
         *(
@@ -51,14 +53,15 @@ def tables(metrics: Metrics) -> list[Table]:
     return [table for table in found if table.lines]
 
 
-def by_epsilon(pixels: Metrics, ran: str) -> Table:
-    """Robust accuracy of each victim against epsilon; `ran` describes the attacks."""
+def by_size(pixels: Metrics, ran: str) -> Table:
+    """Robust accuracy of each victim against the size of the change; `ran` describes the attacks."""
     # All victims were attacked at the same budgets.
     budgets = list(next(iter(pixels.values()))["by_epsilon"])
     lines = [
         (
             name,
             [
+                KNOWLEDGE[summary.get("knowledge", "white_box")],
                 summary["rows"],
                 summary["clean_f1"],
                 summary["misjudged"] + summary["unjudged"],
@@ -69,12 +72,12 @@ def by_epsilon(pixels: Metrics, ran: str) -> Table:
         for name, summary in pixels.items()
     ]
     note = (
-        "Share of all n rows judged correctly, both clean and after every attack at this epsilon or a smaller one, as "
-        "verified on the stored image; a row that is unjudged after an attack counts as an error. "
-        f"{ran} No change below one grey level can be stored. 95 % intervals by image."
+        "Robust accuracy: the share of all n questions judged right, both clean and after every attack that changes a "
+        "colour value by at most so much, as verified on the stored image; what is unjudged after an attack counts as "
+        f"an error. {ran} No change below one grey level can be stored. 95 % intervals by image, at the main size."
     )
-    heads = ["n", "clean F1", "clean errors", *budgets, "95 %, headline epsilon"]
-    return Table("Robust accuracy by epsilon", heads, lines, note)
+    heads = ["attacked by", "n", "F1, clean", "wrong when clean", *budgets, "95 %"]
+    return Table("Robust accuracy by size of the change", heads, lines, note)
 
 
 def by_storage(pixels: Metrics) -> Table:
@@ -83,21 +86,24 @@ def by_storage(pixels: Metrics) -> Table:
     # The remaining keys of an epsilon are ways of storage.
     other = ("robust_accuracy", "interval", "unjudged")
     lines = [
-        (f"{name}: {entry}", [summary["rows"], *(summary["by_epsilon"][budget][entry] for budget in budgets)])
+        (
+            f"{name}: {storage_name(entry)}",
+            [summary["rows"], *(summary["by_epsilon"][budget][entry] for budget in budgets)],
+        )
         for name, summary in pixels.items()
         for entry in summary["by_epsilon"][budgets[0]]
         if entry not in other
     ]
     note = (
-        "raw: the attack's float images. The others: images after this storage, judged as in deployment. Attacks do "
-        "not adapt to a re-encoding, so robustness by JPEG here is no defence. A row that was broken as bytes at a "
-        "smaller epsilon is attacked by the first attack only."
+        "As floats: the attack's own images. The others: images after this storage, judged as in deployment. Attacks "
+        "do not adapt to a re-encoding, so robustness by JPEG here is no defence. A question that was broken as bytes "
+        "at a smaller size is attacked by the first attack only."
     )
     return Table("Robust accuracy by storage of images", ["n", *budgets], lines, note)
 
 
 def by_attack_table(pixels: Metrics) -> Table:
-    """Robust accuracy against each attack alone, at the headline epsilon."""
+    """Robust accuracy against each attack alone, at the main size of the change."""
     # In order of first appearance; attacks that need gradients are missing for some victims.
     names = list(dict.fromkeys(name for summary in pixels.values() for name in summary["by_attack"]))
     lines = [
@@ -111,7 +117,7 @@ def by_attack_table(pixels: Metrics) -> Table:
         )
         for name, summary in pixels.items()
     ]
-    return Table("Robust accuracy by attack, headline epsilon", ["n", *names, "worst case"], lines)
+    return Table("Robust accuracy by attack", ["n", *map(attack_name, names), "worst case"], lines)
 
 
 def split_table(pixels: Metrics, key: str, title: str) -> Table:
@@ -128,8 +134,8 @@ def split_table(pixels: Metrics, key: str, title: str) -> Table:
         )
         for name, summary in pixels.items()
     ]
-    heads = [head for part in parts for head in ("n", part)]
-    return Table(f"Robust accuracy by {title}, headline epsilon", heads, lines)
+    heads = [head for part in parts for head in ("n", plain(part))]
+    return Table(f"Robust accuracy by {title}", heads, lines)
 
 
 def comparison(found: Metrics) -> Table:
@@ -150,12 +156,13 @@ def comparison(found: Metrics) -> Table:
         "undefended",
         "defended",
         "difference",
-        "95 % (paired bootstrap)",
+        "95 %",
         "McNemar p",
-        "clean F1 loss",
+        "loss of clean F1",
     ]
     note = (
-        "Robust accuracy of both on the same n rows. The bootstrap draws images, McNemar's test single rows."
+        "Robust accuracy of both on the same n questions. The interval is a paired bootstrap over images, McNemar's "
+        "test counts single questions."
     )
     return Table("Undefended and defended", heads, lines, note)
 
@@ -164,7 +171,7 @@ def deployments(found: Metrics) -> Table:
     """Success rates of adaptive attacks on filters and cascades."""
     lines = [
         (
-            f"{name}, {arm}, {budget}",
+            f"{name}: {PARTS.get(part, part)}, {budget}",
             [
                 rates["asr_n"]["total"],
                 rates["asr_1"]["rate"],
@@ -179,16 +186,16 @@ def deployments(found: Metrics) -> Table:
             ],
         )
         for name, deployment in found.items()
-        for budget, arms in deployment["adaptive"].items()
-        for arm, rates in arms.items()
+        for budget, parts in deployment["adaptive"].items()
+        for part, rates in parts.items()
     ]
-    heads = ["n", "ASR-1", "ASR-N", "95 %", "attempts", "n unsafe", "passed, of all unsafe"]
-    heads += ["n benign", "false alarms", "false alarms with attack texts"]
+    heads = ["n", "first attempt passes", "any attempt passes", "95 %", "attempts", "n unsafe"]
+    heads += ["passed, of all unsafe", "n safe", "false alarms", "false alarms with attack texts"]
     note = (
-        "Rows that are unsafe by truth. ASR: of the n rows flagged when clean, the share that passes all stages. "
-        "False alarms: on benign rows under the same policies, without and with the attack texts."
+        "Unsafe questions. Of the n that are flagged when clean, the share that an attacker who knows all stages gets "
+        "past all of them. False alarms: on safe questions under the same policies, without and with the attack texts."
     )
-    return Table("Attack success rate, adaptive attacks on filters and cascades", heads, lines, note)
+    return Table("Attacks on filters and cascades", heads, lines, note)
 
 
 def static(found: Metrics) -> Table:
@@ -198,10 +205,13 @@ def static(found: Metrics) -> Table:
         for name, deployment in found.items()
         for budget, entry in deployment["static"].items()
     ]
-    note = (
-        "Attacks on image and text of the undefended filters, transferred unchanged: what most papers report."
+    note = "Made against image and text of the undefended filters and shown unchanged to each, as most papers report."
+    return Table(
+        "The same attacks, made for the filters alone",
+        ["n", "share that passes", "95 %", "passed"],
+        lines,
+        note,
     )
-    return Table("Attack success rate, static transfer", ["n", "ASR", "95 %", "passed"], lines, note)
 
 
 def texts(found: Metrics) -> Table:
@@ -221,11 +231,12 @@ def texts(found: Metrics) -> Table:
         for victim, entry in found.items()
     ]
     note = (
-        "Share of the n rows judged correctly when clean whose verdict a text of the family changes, either way. "
-        "Where prompts only add suspicion, unsafe rows that are flagged without one are not attacked: none can change."
+        "Share of the n questions judged right when clean whose verdict a prompt of the kind changes, either way. "
+        "Where prompts only add suspicion, unsafe images that are flagged without one are not attacked: none can "
+        "change. Definitions: orders in the policy."
     )
-    heads = ["n", *names, "any", "95 %", "definitions"]
-    return Table("Text attacks: ASR-N by family", heads, lines, note)
+    heads = ["n", *map(plain, names), "any", "95 %", "definitions"]
+    return Table("Attacks by text alone: verdicts changed", heads, lines, note)
 
 
 def disguises(found: Metrics) -> Table:
@@ -249,12 +260,13 @@ def disguises(found: Metrics) -> Table:
     ]
     note = (
         "Classifiers: of the n unsafe pictures flagged without a prompt, the share called safe with one. Where "
-        "prompts only add suspicion nothing can be lost; the lines `use` are the same classifiers without this rule, "
-        "reading each picture with its prompt only. Text filters: of the n harmful prompts flagged in plain text, the "
-        "share no longer flagged, at the cutoff that 5 % of harmless prompts of 60 characters reach; their false "
-        "alarms are the share of harmless texts flagged."
+        "prompts only add suspicion nothing can be lost; the lines named use are the same classifiers without this "
+        "rule, reading each picture with its prompt only. Text filters: of the n harmful prompts flagged in plain "
+        "text, the share no longer flagged, at the cutoff that 5 % of harmless prompts of 60 characters reach; their "
+        "false alarms are the share of harmless texts flagged."
     )
-    return Table("Length and character attacks: flags lost", ["n", *names, "any", "95 %"], lines, note)
+    heads = ["n", *map(plain, names), "any", "95 %"]
+    return Table("Long and disguised prompts: flags lost", heads, lines, note)
 
 
 def edits(found: Metrics) -> Table:
@@ -265,7 +277,7 @@ def edits(found: Metrics) -> Table:
             [
                 entry[name]["rows"],
                 sum(entry[name]["held"].values()) / len(entry[name]["held"]),
-                min(entry[name]["held"], key=entry[name]["held"].get),
+                plain(min(entry[name]["held"], key=entry[name]["held"].get)),
                 min(entry[name]["held"].values()),
                 entry[name]["worst"],
             ],
@@ -276,7 +288,7 @@ def edits(found: Metrics) -> Table:
     ]
     heads = ["n", "accuracy, mean", "hardest edit", "accuracy under it", "accuracy under all"]
     severities = ", ".join(map(str, next(iter(found.values()))["severities"]))
-    return Table(f"Edits without a budget (severities {severities})", heads, lines)
+    return Table(f"Edits as platforms make them (severities {severities} of 5)", heads, lines)
 
 
 def transfer(found: Metrics) -> Table:
@@ -285,29 +297,32 @@ def transfer(found: Metrics) -> Table:
     names = list(dict.fromkeys(name for row in found["matrix"].values() for name in row))
     lines = [
         (
-            f"source: {source}",
+            f"made for {source}",
             [value for name in names for value in (row[name]["rows"], row[name]["success"])],
         )
         for source, row in found["matrix"].items()
     ]
     note = (
-        f"Success rate of {found['attack']} at {found['epsilon']}: attacked on the source, evaluated on the victim "
-        "of the column. n counts the rows that this victim judges correctly when clean."
+        f"Success rate of {attack_name(found['attack'])} at {found['epsilon']}: images made for one classifier, shown "
+        "to that of the column. n counts the questions that the latter judges right when clean."
     )
-    return Table("Transfer", [head for name in names for head in ("n", name)], lines, note)
+    return Table(
+        "Images made for another classifier", [head for name in names for head in ("n", name)], lines, note
+    )
 
 
 def honesty(found: Mapping[str, Iterable[Metrics]]) -> Table:
     """Each honesty check of each victim's attacks."""
     lines = [
         (
-            f"{victim}: {check['name']}",
+            f"{victim}: {check_name(check['name'])}",
             ["passed" if check["passed"] else "FAILED", check["limit"], check["message"]],
         )
         for victim, checks in found.items()
         for check in checks
     ]
-    return Table("Honesty checks", ["", "limit", "message"], lines)
+    note = "An attack that is broken makes any classifier look robust. These checks look for signs of that."
+    return Table("Checks of the attacks themselves", ["", "limit", "finding"], lines, note)
 
 
 def headline(
@@ -351,7 +366,7 @@ def headline(
 def failed_checks(found: Mapping[str, Iterable[Metrics]]) -> list[str]:
     """One line for each failed check."""
     return [
-        f"{victim}: {check['name']}: {check['message']}"
+        f"{victim}: {check_name(check['name'])}: {check['message']}"
         for victim, checks in found.items()
         for check in checks
         if not check["passed"]

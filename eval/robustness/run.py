@@ -9,20 +9,23 @@ from torch import Tensor
 
 from adversarial.checks.check import Check
 from adversarial.checks.honesty import check_honesty
+from adversarial.errors import AttackError
 from adversarial.pixels.apgd import APGD
 from adversarial.pixels.ensemble import Ensemble
 from adversarial.pixels.pgd import FGSM, PGD
 from adversarial.pixels.square import Square
 from adversarial.problem import Problem, Spent
 from adversarial.search import Attack, run_verified
-from adversarial.storing import check_stored
+from adversarial.storing import check_stored, to_images
 from adversarial.threat import ThreatModel
+from adversarial.victim import Context
+from eval.own_classifier import check_scores
 from eval.questions import Question
 from judge.student.student import Student
-from judge.vlm.score import VisionLanguageJudge
+from judge.vlm.questions import QuestionJudge
 
 from .problems import PreparedProblem, attack_sign, build_problems, context_of, picture_of
-from .suites import Suite
+from .suites import Suite, queries_only
 from .trials import Row, Trial, VictimResults
 from .victims import ClassifierVictim, check_victim
 
@@ -38,6 +41,10 @@ class AdversarialExample(NamedTuple):
     """(3, H, W) as stored and scored."""
     epsilon: float
     """The smallest budget of the suite that sufficed."""
+    context: Context
+    """The policy and the prompt that were asked about."""
+    score: float
+    """p(unsafe) of the picture as stored."""
 
 
 def attack_victim(
@@ -94,23 +101,52 @@ def attack_victim(
                     }
                     # Budgets ascend, so the first success has the smallest one.
                     if trial.success:
-                        pictures.setdefault(
-                            trial.id, AdversarialExample(problem.images[place], stored[place], epsilon)
-                        )
+                        pictures.setdefault(trial.id, _example(problem, place, stored[place], epsilon))
     return results, pictures
+
+
+def _example(problem: Problem, place: int, stored: Tensor, epsilon: float) -> AdversarialExample:
+    context = problem.contexts[place]
+    score = float(problem.victim.score(to_images(stored[None]), [context])[0])
+    return AdversarialExample(problem.images[place], stored, epsilon, context, score)
+
+
+def suite_for(victim: ClassifierVictim, suite: Suite) -> Suite:
+    """The suite, or its attacks by queries where the victim gives no gradients.
+
+    Raises:
+        AttackError: it gives none, and every attack of the suite needs them.
+    """
+    if victim.no_gradients is None or suite.threat.knowledge == "queries":
+        return suite
+    try:
+        return queries_only(suite)
+    except AttackError as error:
+        raise AttackError(
+            f"{victim.name} gives no gradients ({victim.no_gradients}). {error} Attack it in the norm linf, with the "
+            "preset strong."
+        ) from None
 
 
 def check_victim_sample(
     victim: ClassifierVictim, questions: Sequence[Question], threat: ThreatModel, size: int = 8
 ) -> None:
-    """Check on a few questions that a victim's two paths agree and that it is in evaluation mode (`check_victim`).
+    """Check on a few questions what a victim gives back, that its two paths agree, and that it is in evaluation mode.
 
     Raises:
-        AttackError: they do not, or it is not.
+        AttackError: no probabilities of the right shapes; or what `check_victim` finds.
     """
     chosen = [question for question in questions if attack_sign(question, threat)][:size]
     if victim.no_gradients is None:
         check_victim(victim, list(map(picture_of, chosen)), list(map(context_of, chosen)))
+        return
+    for question in chosen[:2]:
+        policy = question.row.taxonomy
+        found = victim.classifier.score([picture_of(question)], [question.row.prompt], policy)
+        try:
+            check_scores(found, 1, len(policy))
+        except ValueError as error:
+            raise AttackError(f"{victim.name}: `score` gave back {error}.") from None
 
 
 def run_attack(attack: Attack, problem: Problem, names: Sequence[str]) -> tuple[list[Trial], Tensor]:
@@ -163,7 +199,7 @@ def check_attack(
     """
     parts = build_problems(victim, questions, suite.threat, batch_size=batch_size)
     problem = max((part.problem for part in parts), key=len)
-    reads_text = isinstance(victim.classifier, Student | VisionLanguageJudge)
+    reads_text = isinstance(victim.classifier, Student | QuestionJudge)
     if victim.no_gradients is not None or suite.threat.knowledge == "queries":
         return check_honesty(problem, strong=Square(queries=queries), reads_text=reads_text)
     return check_honesty(

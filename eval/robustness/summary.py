@@ -16,14 +16,24 @@ from .suites import Suite
 from .trials import Row, Trial, VictimResults
 
 
-def summarise_trials(results: VictimResults, suite: Suite) -> dict[str, Any]:
-    """All numbers of one victim, as plain data; budgets are keys such as `2/255`."""
+def summarise_trials(
+    results: VictimResults, suite: Suite, *, no_gradients: str | None = None
+) -> dict[str, Any]:
+    """All numbers of one victim, as plain data; budgets are keys such as `2/255`.
+
+    Args:
+        results: its rows and trials.
+        suite: that it was attacked with.
+        no_gradients: why it gives none; None where it does.
+    """
     headline = suite.threat.epsilon
     robust, correct = results.robust(headline), results.correct
     counts = confusion(results.truth, [row.clean for row in results.rows])
     return {
         "suite": suite.name,
         "weak": suite.weak,
+        "knowledge": suite.threat.knowledge,
+        "no_gradients": no_gradients,
         "rows": len(results.rows),
         "images": len(set(results.images)),
         "misjudged": int(sum(not row.correct and row.clean == row.clean for row in results.rows)),

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from prompts.flip import Row
 
 FOLDS = 3
+LEAST_ROWS = 2 * 10 * FOLDS**2
+"""Rows to train and test on, half of them unsafe."""
 COMMON = 0.05
 """Rows with a value that more than this share of rows has (no prompt, one fixed policy) are split by row."""
 MOST_ROWS = 4000
@@ -145,7 +147,7 @@ def shortcut_auc(
         raise MetricError(
             f"{len(unsafe)} labels, but columns of {sorted(sizes)} rows; give one entry per row"
         )
-    if min(unsafe.sum(), (~unsafe).sum()) < 10 * FOLDS**2:
+    if min(unsafe.sum(), (~unsafe).sum()) < LEAST_ROWS // 2:
         raise MetricError(
             f"{int(unsafe.sum())} unsafe and {int((~unsafe).sum())} safe rows; "
             f"the shortcut check needs {10 * FOLDS**2} of each, and a few thousand for a precise AUC"

@@ -38,9 +38,10 @@ def image_facts_auc(rows: "Sequence[Row]", seed: int = 0) -> float:
     """
     columns = image_facts(rows)
     facts, unsafe = np.column_stack(list(columns.values())), np.array([row.unsafe for row in rows])
-    # Rows of a group share one taxonomy object.
-    group = np.unique([id(row.taxonomy) for row in rows], return_inverse=True)[1]
-    fold = np.random.default_rng(seed).permutation(int(group.max()) + 1)[group] % FOLDS
+    # Rows of a group share one taxonomy object; numbered as they come, as addresses differ from run to run.
+    numbers: dict[int, int] = {}
+    group = [numbers.setdefault(id(row.taxonomy), len(numbers)) for row in rows]
+    fold = np.random.default_rng(seed).permutation(len(numbers))[group] % FOLDS
     scores = np.zeros(len(rows))
     for one in range(FOLDS):
         train, test = fold != one, fold == one

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from judge.data.sources import file_inside
+from judge.data.folders import file_inside
 from judge.data.tables import read_table
 from judge.errors import ConfigError
 from judge.runs.files import nearest_path

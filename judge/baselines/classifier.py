@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from judge.calibration.thresholds import Thresholds
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError
 from judge.inputs import check_prompts, validate_inputs
@@ -18,6 +19,7 @@ from judge.lessons.evidence import Evidence
 from judge.lessons.record import read_record
 from judge.protocol import Match, Scores
 from judge.readings import Readings, combine_readings, read_prompts
+from judge.runs.files import write_atomically
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
@@ -44,6 +46,7 @@ class FixedClassifier:
         batch_size: images or texts in one pass of the encoder.
         prompt_mode: which readings of an image count (`judge.readings`), where `uses_prompts`.
         evidence: which categories it was trained and measured on. It has no envelope, as it reads no policy.
+        thresholds: its own, one a category, used where the caller gives none.
     """
 
     encoder: DualEncoder
@@ -54,6 +57,7 @@ class FixedClassifier:
     batch_size: int = 64
     evidence: Evidence | None = None
     prompt_mode: PromptMode = "max"
+    thresholds: Thresholds | None = None
 
     kind: ClassVar[str]
     """The kind of its run folders."""
@@ -164,12 +168,11 @@ Classifier = TypeVar("Classifier", bound=FixedClassifier)
 
 def save_fixed(run: RunDir, classifier: FixedClassifier, **about: Any) -> None:
     """Write weights and taxonomy, and the encoder they belong to and `about` into the manifest."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = classifier.head.state_dict()
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, run.path / WEIGHTS
-    )
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    write_atomically(run.path / WEIGHTS, save(tensors))
     run.write_taxonomy(classifier.default_taxonomy)
     encoder = classifier.encoder
     run.update_manifest(
@@ -207,4 +210,4 @@ def load_fixed(
         first = str(error).strip().splitlines()[0]
         raise CheckpointError(f"{run.path} holds no {cls.kind} that can be loaded: {first}") from error
     evidence = read_record(run).evidence
-    return cls(encoder, head, run.taxonomy, name=run.path.name, evidence=evidence, **options)
+    return cls(encoder, head, run.taxonomy, name=run.name, evidence=evidence, **options)

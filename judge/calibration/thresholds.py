@@ -16,7 +16,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import yaml
@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike
 
 from judge.errors import ConfigError
 from judge.runs.files import write_atomically
+from judge.runs.folder import THRESHOLDS
 from prompts.taxonomy import Taxonomy
 
 from .conformal import conformal_threshold, split_by_label
@@ -84,6 +85,15 @@ class Thresholds:
             )
         return found
 
+    def for_known(self, taxonomy: Taxonomy) -> dict[str, float]:
+        """Thresholds of the categories that they were fitted for, word for word; the others are left to 0.5."""
+        fitted = {category: self.thresholds.get(category.name) for category in taxonomy}
+        return {
+            category.name: one.threshold
+            for category, one in fitted.items()
+            if one is not None and one.definition == category_hash(category)
+        }
+
     def save(self, path: Path) -> None:
         """Write the file that `load_thresholds` reads; JSON where the name ends so."""
         data = asdict(self)
@@ -93,6 +103,13 @@ class Thresholds:
         else:
             text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=110)
         write_atomically(path, text)
+
+
+@runtime_checkable
+class HasThresholds(Protocol):
+    """A classifier that may have thresholds of its own."""
+
+    thresholds: Thresholds | None
 
 
 def fit_thresholds(
@@ -167,6 +184,15 @@ def best_f1(unsafe: Sequence[float] | np.ndarray, safe: Sequence[float] | np.nda
     lowest, below = float(cuts[best]), float(cuts[best - 1]) if best else 0.0
     middle = (lowest + below) / 2
     return middle if middle > below or not best else lowest  # neighbours among floats have no middle
+
+
+def run_thresholds(run: Path) -> Thresholds | None:
+    """Thresholds that were written into a run's folder; None where there are none.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
+    return load_thresholds(run / THRESHOLDS) if (run / THRESHOLDS).is_file() else None
 
 
 def load_thresholds(path: Path) -> Thresholds:

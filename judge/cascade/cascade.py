@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
+from judge.calibration.thresholds import Thresholds
 from judge.errors import ConfigError
 from judge.inputs import check_prompts, validate_inputs
 from judge.lessons.evidence import Evidence, evidence_of
@@ -73,6 +74,8 @@ class Cascade:
         self.cutoffs = settings.cutoffs if judge is not None else settings.cutoffs.without_judge()
         self.name, self.default_taxonomy, self.batch_size = name, default_taxonomy, batch_size
         self.similarities = Similarities(student.encoder)
+        self.thresholds: Thresholds | None = None
+        """Its own, one a category, used where the caller gives none; they end the promise for their categories."""
 
     @validate_inputs
     def score(

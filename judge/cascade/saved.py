@@ -12,6 +12,8 @@ from urllib.parse import urldefrag
 
 from judge.errors import CheckpointError, ConfigError
 from judge.protocol import Classifier
+from judge.publish.hub import fetch
+from judge.publish.repository import split_revision
 from judge.runs.files import file_hash
 from judge.runs.folder import MANIFEST, RunDir
 from judge.runs.references import HUB, fingerprint, is_address, stored_model, stored_path
@@ -47,8 +49,14 @@ def save_cascade(
     about: dict[str, Any] = {"settings": file_hash(written), "student": None, "judge": None}
     for stage, name in (("student", student), ("judge", judge)):
         if name is not None:
-            about[stage] = _reference(Path(name), run) if Path(name).exists() else {"name": str(name)}
+            about[stage] = _reference(Path(name), run) if Path(name).exists() else _named(str(name))
     run.update_manifest(**about)
+
+
+def _named(name: str) -> dict[str, str]:
+    """A judge by name, with the fingerprint of a run that the hub has under it."""
+    folder = fetch(*split_revision(name)) if name.startswith(HUB) else None
+    return {"name": name} | ({} if folder is None else {"sha256": fingerprint(folder)})
 
 
 def load_cascade(
@@ -93,7 +101,7 @@ def load_cascade(
         if settings.with_judge and judge != "none"
         else None
     )
-    return Cascade(student, settings, last, name=run.path.name, default_taxonomy=run.taxonomy, **size)
+    return Cascade(student, settings, last, name=run.name, default_taxonomy=run.taxonomy, **size)
 
 
 def check_settings(settings: CascadeSettings, source: str) -> None:
@@ -217,13 +225,25 @@ def _load_judge(run: RunDir, named: "str | Path | Classifier | None", **how: Any
         return load_classifier(path, **how)
     if isinstance(stored, str) and is_address(stored):
         return load_classifier(_server_url(run, stored, None if named is None else str(named)), **how)
-    model = stored_model(stored.removeprefix(HUB) if isinstance(stored, str) else stored, run.path)
-    if named is not None and str(named).removeprefix(HUB) != model:
+    pinned = stored.removeprefix(HUB) if isinstance(stored, str) else stored
+    if named is not None and str(named).removeprefix(HUB) != pinned:
         raise CheckpointError(
             f"{run.path} was calibrated with the judge {stored!r} and not with {str(named)!r}."
         )
-    here = model in SHIPPED or Path(model).is_dir()
-    return load_classifier(model if here else f"{HUB}{model}", **how)
+    model = stored_model(pinned.partition("@")[0] if isinstance(pinned, str) else pinned, run.path)
+    if model in SHIPPED or Path(model).is_dir():
+        return load_classifier(model, **how)
+    _check_fetched(run, f"{HUB}{pinned}", about.get("sha256"))
+    return load_classifier(f"{HUB}{pinned}", **how)
+
+
+def _check_fetched(run: RunDir, name: str, expected: object) -> None:
+    """Check that a run on the hub is still the one that was calibrated, and no cascade, which could name this one."""
+    folder = fetch(*split_revision(name))
+    if folder is None and expected is None:
+        return  # a base model, which is not downloaded to be hashed
+    if folder is None or RunDir.open(folder).kind == "cascade" or fingerprint(folder) != expected:
+        raise CheckpointError(f"{name} is not the judge that {run.path} was calibrated with; {_RUN_AGAIN}")
 
 
 def _server_url(run: RunDir, stored: str, named: str | None) -> str:

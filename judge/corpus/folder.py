@@ -9,8 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from judge.data.folders import file_inside
 from judge.data.images import open_image
-from judge.data.sources import file_inside
 from judge.data.tables import read_table
 from judge.errors import ConfigError, ImageError
 from judge.runs.files import file_hash, nearest_path

@@ -71,7 +71,7 @@ class LabelPictures:
             prompts = [row.prompt for row in batch] if self.with_prompt else None
             images: list[Any] = [task.pictures[row.id] for row in batch]
             scores = self.loaded.score(images, prompts, self.taxonomy)
-            if scores.unanswered is not None:
+            if scores.unanswered is not None and any(scores.unanswered):
                 place = scores.unanswered.index(True)
                 raise CorpusError(
                     f"{self.classifier} left {sum(scores.unanswered)} pictures unanswered ({scores.reasons[place]}). "

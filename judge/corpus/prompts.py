@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from judge.data.sources import read_json_lines
-from judge.data.tables import read_table
+from judge.data.tables import read_json_lines, read_table
 from judge.errors import ConfigError
 from judge.runs.files import nearest_path
 from prompts.names import nearest

@@ -80,12 +80,14 @@ def write_shard(path: Path, rows: Sequence[CorpusRow], read: Callable[[CorpusRow
 def shard_record(row: CorpusRow, taxonomy: Taxonomy, threshold: float) -> dict[str, Any]:
     """What a shard says of a row, as JSON values.
 
-    `categories` and `unknown`, those without a score, are names, separated by `;`. `prompt_label` are keys, or `safe`,
+    `label` is `unsafe`, `safe`, or `unknown` where nothing was found and some category has no score. `categories` and
+    `unknown`, those without a score, are names, separated by `;`. `prompt_label` are keys, or `safe`,
     or nothing where nobody says. `written_by` and `variant` are JSON in a text: their fields differ from row to row.
     """
     violated = row.violates(threshold)
     names = {category.key: category.name for category in taxonomy}
     unsafe = bool(violated) or (row.unsafe is not None and row.unsafe >= threshold)
+    unknown = [names[key] for key, score in row.scores.items() if score is None]
     record = {name: value for name, value in row.to_dict().items() if name not in _NOT_IN_SHARDS}
     return {
         **record,
@@ -93,9 +95,9 @@ def shard_record(row: CorpusRow, taxonomy: Taxonomy, threshold: float) -> dict[s
         "prompt_label": "" if row.prompt_label is None else _SEVERAL.join(row.prompt_label) or "safe",
         "written_by": json.dumps(record["written_by"]),
         "variant": "" if row.variant is None else json.dumps(record["variant"]),
-        "label": "unsafe" if unsafe else "safe",
+        "label": "unsafe" if unsafe else "unknown" if unknown else "safe",
         "categories": _SEVERAL.join(names[key] for key in violated),
-        "unknown": _SEVERAL.join(names[key] for key, score in row.scores.items() if score is None),
+        "unknown": _SEVERAL.join(unknown),
         "source": "real" if row.file is not None else "generated",
     }
 

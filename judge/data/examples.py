@@ -22,6 +22,9 @@ from prompts.names import nearest
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
+from .folder_splits import FolderSplits, draw_folder_splits
+from .folders import TABLES as FOLDER_TABLES
+from .folders import FolderReader, holds_table
 from .images import DEFAULT_LIMITS, ImageLimits, open_image, pixels_hash, read_bytes
 from .labels import Labels, UnusableRowError
 from .published import PublishedReader
@@ -30,7 +33,6 @@ from .sources import (
     COLUMNS,
     UNDECLARED,
     DatasetReader,
-    FolderReader,
     LeftOut,
     Reader,
     Row,
@@ -72,6 +74,8 @@ class ExampleSet:
     """`pixels_hash` by example id, where images were verified."""
     left_out: Mapping[str, int] = field(default_factory=dict)
     """Rows that are about something else than one image, by reason; no failures."""
+    notes: tuple[str, ...] = ()
+    """What was understood or decided on the way, such as splits that were drawn; a run should say so."""
 
     def write_skipped(self, path: Path) -> None:
         """Write the skipped rows as JSON lines; an empty file where there are none."""
@@ -92,9 +96,10 @@ def load_examples(
 ) -> ExampleSet:
     """Read one split of a data source.
 
-    Declared splits are used as they are. Without `validation`, a tenth of `train` becomes it; rows without any split
-    are divided 80 : 10 : 10. Both depend on the image file's content alone, so that copies stay in one split. The
-    external sets are for testing only.
+    Declared splits are used as they are. Rows of a folder without any are divided 70 : 15 : 15, by category and with
+    copies together (`judge.data.splits`); without `validation`, 15 % of `train` becomes it. Of other data sets it is
+    80 : 10 : 10 and a tenth of `train`, by the content of the image files alone, so that exact copies stay in one
+    split. The external sets are for testing only.
 
     Args:
         spec: `digits` or `signs`, or `digits:COUNT` for a number of pictures in each split; `unsafebench`, or
@@ -119,17 +124,19 @@ def load_examples(
     """
     if others not in ("safe", "unknown"):
         raise ExampleError(f"others is {others!r}; use 'safe' or 'unknown'.")
-    kind, where = _parse(str(spec))
-    if kind in ("digits", "signs"):
+    opened = open_reader(spec, taxonomy, others)
+    if opened is None:
+        kind, where = _parse(str(spec))
         return _drawn(kind, split, where, limit)
-    reader, labels = _open(kind, where, taxonomy, others)
+    reader, labels = opened
     name = f"{spec}/{split}"
+    drawn = draw_folder_splits(reader, split, limits) if isinstance(reader, FolderReader) else None
     examples: list[Example] = []
     skipped: list[Skipped] = []
     fingerprints: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     ids: set[str] = set()
-    for row in _rows(reader, split, limits, name):
+    for row in _rows(reader, split, limits, name, drawn):
         # Before the row is opened, so that a limit bounds the work too.
         if limit is not None and len(examples) >= limit:
             break
@@ -145,7 +152,9 @@ def load_examples(
                 raise UnusableRowError("duplicate_id", "an earlier row has the same id")
             ids.add(row.id)
             example = labels.example(row)
-            if verify:
+            if drawn is not None and example.id in drawn.pixels:
+                fingerprints[example.id] = drawn.pixels[example.id]
+            elif verify:
                 fingerprints[example.id] = pixels_hash(open_image(example.image, limits))
             examples.append(example)
         except (UnusableRowError, ImageError) as error:
@@ -153,7 +162,8 @@ def load_examples(
     if ledger is not None:
         write_skipped_rows(ledger, skipped)
     check_failures(name, len(examples), skipped, max_failures, ledger)
-    return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints, dict(left_out))
+    notes = (*getattr(reader, "notes", ()), *((drawn.note,) if drawn else ()))
+    return ExampleSet(tuple(examples), tuple(skipped), name, fingerprints, dict(left_out), notes)
 
 
 def check_splits(*sets: ExampleSet) -> None:
@@ -198,7 +208,7 @@ def _parse(spec: str) -> tuple[str, str | None]:
         return kind, where or None
     path = Path(spec)
     # A bare path: a folder with a table, else what the `datasets` library reads, else a name on the hub.
-    if path.suffix in (".csv", ".jsonl") or any([*path.glob("*.csv"), *path.glob("*.jsonl")]):
+    if "::" in spec or path.suffix.lower() in FOLDER_TABLES or holds_table(path):
         return "folder", spec
     if path.suffix == ".tar" or any(path.glob("*.tar")):
         return "webdataset", spec
@@ -208,6 +218,20 @@ def _parse(spec: str) -> tuple[str, str | None]:
         f"No data source {spec!r}{nearest(kind, SPECS)}. Use one of {', '.join(SPECS)} "
         "(kind:PATH for local copies), a path, or a hub name owner/name."
     )
+
+
+def open_reader(
+    spec: str | Path, taxonomy: Taxonomy, others: Literal["safe", "unknown"] = "safe"
+) -> tuple[Reader, Labels] | None:
+    """What reads the rows of a data source, and what their labels mean; None for pictures that are drawn here.
+
+    Args: as of `load_examples`.
+
+    Raises:
+        ExampleError: no such source, or it cannot be read.
+    """
+    kind, where = _parse(str(spec))
+    return None if kind in ("digits", "signs") else _open(kind, where, taxonomy, others)
 
 
 def _open(
@@ -258,16 +282,15 @@ def _open_copy(
         raise ExampleError(f"{error} {advice}") from error
 
 
-def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterator[Row | Skipped | LeftOut]:
+def _rows(
+    reader: Reader, split: str, limits: ImageLimits, name: str, drawn: FolderSplits | None
+) -> Iterator[Row | Skipped | LeftOut]:
     """The rows of the requested split, which may be a part of a declared one."""
-    declared = reader.splits
-    reachable = set(declared) - {UNDECLARED}
-    if UNDECLARED in declared:
-        reachable |= set(SPLITS)
-    elif "train" in declared:
-        reachable.add("validation")
+    declared, reachable = reader.splits, reachable_splits(reader)
     if split != "all" and split not in reachable:
-        raise ExampleError(f"{name}: no such split; there are: {', '.join(sorted(reachable))}, all.")
+        raise ExampleError(
+            f"{name}: no such split; there are: {', '.join(reachable)}, all.{_advice(split, reader)}"
+        )
     for source in declared:
         shared_out = source == UNDECLARED or (source == "train" and "validation" not in declared)
         if split not in ("all", source) and not (shared_out and split in SPLITS):
@@ -277,6 +300,12 @@ def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterato
         for row in reader.rows(source):
             if not isinstance(row, Row) or not shared_out:
                 yield row
+                continue
+            if drawn is not None:
+                # What is in no split, as it cannot be used, is reported by each.
+                part = drawn.splits.get(row.id, split)
+                if split in ("all", part):
+                    yield drawn.skipped.get(row.id) or replace(row, split=part)
                 continue
             try:
                 # By the file's bytes and not by the row's number, so that adding rows moves no row to another split.
@@ -290,6 +319,20 @@ def _rows(reader: Reader, split: str, limits: ImageLimits, name: str) -> Iterato
                 part = "train"
             if split in ("all", part):
                 yield replace(row, split=part)
+
+
+def reachable_splits(reader: Reader) -> list[str]:
+    """The splits that can be asked for: those declared, and those made of them."""
+    made = SPLITS if UNDECLARED in reader.splits else ("validation",) if "train" in reader.splits else ()
+    return sorted({*reader.splits, *made} - {UNDECLARED})
+
+
+def _advice(split: str, reader: Reader) -> str:
+    if split not in SPLITS or not isinstance(reader, FolderReader):
+        return ""
+    return (
+        f" Write {split!r} in the column split of some rows, or leave the column out, and splits are drawn."
+    )
 
 
 def _share(data: bytes) -> float:

@@ -17,6 +17,7 @@ from judge.errors import ImageError
 from prompts.errors import ExampleError
 from prompts.names import nearest
 
+from .folders import file_inside
 from .sources import (
     UNDECLARED,
     Skipped,
@@ -24,12 +25,10 @@ from .sources import (
     canonical_split,
     class_names,
     decode_base64,
-    file_inside,
     load_datasets,
-    read_csv,
-    read_json_lines,
     split_in_path,
 )
+from .tables import read_csv, read_json_lines
 
 TABLES = (".csv", ".json", ".jsonl")
 """Files of records; a `.json` is one list of objects."""

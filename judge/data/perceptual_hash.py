@@ -12,8 +12,9 @@ Nearly uniform pictures, such as an empty canvas, all have much the same hash, o
 copies of nothing (`ImageHashes.flat`); only exact ones of them are found.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,10 +60,39 @@ class ImageHashes:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def take(self, places: NDArray[np.int64]) -> "ImageHashes":
+        """Those of some images, by their places."""
+        chosen = places.tolist()
+        return ImageHashes(
+            tuple(self.ids[place] for place in chosen),
+            tuple(self.pixels[place] for place in chosen),
+            self.perceptual[places],
+            self.thumbnails[places],
+        )
+
     @property
     def flat(self) -> NDArray[np.bool_]:
         """(N,) whether the picture is nearly uniform, so that its perceptual hash says nothing."""
         return np.asarray(self.thumbnails.std(axis=(1, 2)) < FLAT)
+
+
+@dataclass(frozen=True)
+class ImageHash:
+    """What copies of one image are found by: see `ImageHashes`."""
+
+    pixels: str
+    perceptual: int
+    thumbnail: NDArray[np.uint8]
+
+
+def hash_image(source: ImageSource, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHash:
+    """Open an image and hash it.
+
+    Raises:
+        ImageError: it cannot be opened.
+    """
+    image = open_image(source, limits)
+    return ImageHash(pixels_hash(image), perceptual_hash(image), _thumbnail(image))
 
 
 def hash_images(
@@ -74,26 +104,29 @@ def hash_images(
         images: (id, image) pairs; a generator will do.
         limits: passed to `open_image`.
     """
+    return gather_hashes((name, partial(hash_image, source, limits)) for name, source in images)
+
+
+def gather_hashes(images: Iterable[tuple[str, Callable[[], ImageHash]]]) -> ImageHashes:
+    """The hashes of images, of which those that cannot be opened are in `skipped`.
+
+    Args:
+        images: (id, what hashes the image or raises `ImageError`) pairs.
+    """
     ids: list[str] = []
-    pixels: list[str] = []
-    hashes: list[int] = []
-    thumbnails: list[NDArray[np.uint8]] = []
+    hashes: list[ImageHash] = []
     skipped: list[Skipped] = []
-    for name, source in images:
+    for name, hashed in images:
         try:
-            image = open_image(source, limits)
+            hashes.append(hashed())
+            ids.append(name)
         except ImageError as error:
             skipped.append(Skipped(name, error.status, error.reason))
-            continue
-        ids.append(name)
-        pixels.append(pixels_hash(image))
-        hashes.append(perceptual_hash(image))
-        thumbnails.append(_thumbnail(image))
     return ImageHashes(
         tuple(ids),
-        tuple(pixels),
-        np.array(hashes, dtype=np.uint64),
-        np.array(thumbnails, dtype=np.uint8).reshape(-1, SIDE, SIDE),
+        tuple(one.pixels for one in hashes),
+        np.array([one.perceptual for one in hashes], dtype=np.uint64),
+        np.array([one.thumbnail for one in hashes], dtype=np.uint8).reshape(-1, SIDE, SIDE),
         tuple(skipped),
     )
 

@@ -1,14 +1,12 @@
-"""Sources of examples: folders with a table, and data sets of the `datasets` library.
+"""Sources of examples: rows as they are stored, and data sets of the `datasets` library.
 
 A reader handles columns and files, not taxonomies. It yields rows as they are stored, each image as a path or a
 `StoredImage` (nothing is decoded here), or a `Skipped` row with the reason. Pickled data are never loaded: a folder's
-table is CSV or JSON lines, a local data set is Parquet or Arrow.
+table (`judge.data.folders`) is CSV or JSON lines, a local data set is Parquet or Arrow.
 """
 
 import base64
 import binascii
-import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +15,6 @@ from typing import Any, Protocol
 
 from judge.errors import ImageError
 from prompts.errors import ExampleError
-from prompts.names import nearest
-
-from .tables import repeated_title
 
 COLUMNS = (
     "path",
@@ -38,6 +33,8 @@ UNDECLARED = "undeclared"
 """The split of rows whose data set declares none."""
 
 _SPLIT_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+_WRITTEN_OUT = {**_SPLIT_NAMES, "training": "train", "testing": "test"}
+"""Names in a column, where a word is a split; in a file's name, `training` may be anything."""
 _SPLITS = ("train", "test", "validation", *_SPLIT_NAMES)
 
 
@@ -134,62 +131,6 @@ def decode_base64(text: str) -> bytes:
         raise ImageError("not_an_image", "text that is no base64") from error
 
 
-class FolderReader:
-    """Images in a folder, described by one CSV or JSON-lines table in it.
-
-    Paths in the table are relative to the table's folder and must stay inside it after symbolic links are resolved: an
-    untrusted table must not be able to name other files of this machine. Absolute paths are refused.
-    """
-
-    def __init__(self, where: str | Path) -> None:
-        self.table = _find_table(Path(where))
-        self._root = self.table.parent.resolve()
-        read = read_csv if self.table.suffix == ".csv" else read_json_lines
-        self._records = list(read(self.table))
-        self._check_columns({column for _, record in self._records for column in record})
-        declared = {self._split(record) for _, record in self._records if "" not in record}
-        self.splits = tuple(sorted(declared)) or (UNDECLARED,)
-
-    def rows(self, split: str) -> Iterator[Row | Skipped]:
-        """Iterate over the rows of a split; damaged rows, whose split is unknown, are reported in every split."""
-        for line, record in self._records:
-            place = f"{self.table.name}:{line}"
-            if "" in record:
-                yield Skipped(place, "bad_row", str(record[""]))
-                continue
-            if self._split(record) != split:
-                continue
-            path = record.get("path")
-            if not isinstance(path, str) or not path.strip():
-                yield Skipped(place, "bad_row", "no path")
-                continue
-            name = path if record.get("id") in (None, "") else str(record["id"])
-            file = file_inside(self._root, path)
-            if file is None:
-                yield Skipped(name, "outside_folder", f"{path!r} leads out of the table's folder")
-            else:
-                values = {c: record.get(c) for c in COLUMNS[1:] if c not in ("split", "id")}
-                yield Row(name, file, split, **values)
-
-    @staticmethod
-    def _split(record: Mapping[str, Any]) -> str:
-        value = record.get("split")
-        return canonical_split(str(value)) if value else UNDECLARED
-
-    def _check_columns(self, found: set[str]) -> None:
-        found = found - {""}
-        for column in ("path", "label"):
-            if found and column not in found:
-                raise ExampleError(
-                    f"{self.table} has no column {column!r}; it has: {', '.join(sorted(found))}. "
-                    f"Allowed: {', '.join(COLUMNS)}."
-                )
-        for column in sorted(found - set(COLUMNS)):
-            hint = nearest(column, [c for c in COLUMNS if c not in found])
-            if hint:
-                raise ExampleError(f"{self.table}: unknown column {column!r}{hint}")
-
-
 class DatasetReader:
     """A data set of the `datasets` library: a hub name, a folder it was saved to, or Parquet files.
 
@@ -244,76 +185,7 @@ class DatasetReader:
 def canonical_split(name: str) -> str:
     """`train`, `validation` or `test` for the usual names; any other name as it is."""
     name = name.strip()
-    return _SPLIT_NAMES.get(name.lower(), name.lower() if name.lower() in ("train", "test") else name)
-
-
-def file_inside(folder: Path, path: str) -> Path | None:
-    """Where a path of an untrusted table leads, links resolved; None where that is outside of the folder.
-
-    Args:
-        folder: resolved already.
-        path: relative to it.
-    """
-    if Path(path).is_absolute() or "\0" in path:
-        return None
-    try:
-        # Links are resolved before the comparison, as one inside the folder may lead out of it.
-        resolved = (folder / path).resolve()
-    except (OSError, RuntimeError):  # a loop of links
-        return None
-    return resolved if resolved.is_relative_to(folder) else None
-
-
-def _find_table(where: Path) -> Path:
-    if where.is_file() and where.suffix in (".csv", ".jsonl"):
-        return where
-    if not where.is_dir():
-        raise ExampleError(f"{where} is no folder and no .csv or .jsonl file.")
-    # One table exactly: with two, rows of one could silently be left out.
-    tables = sorted(p for p in where.iterdir() if p.suffix in (".csv", ".jsonl") and p.is_file())
-    if len(tables) != 1:
-        found = ", ".join(p.name for p in tables) or "none"
-        raise ExampleError(
-            f"{where} must hold one table (.csv or .jsonl, columns {', '.join(COLUMNS)}); found: {found}. "
-            "Name the table itself if there are several."
-        )
-    return tables[0]
-
-
-def read_csv(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, record) pairs; a row that cannot be read is a record whose only key is empty."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            # `restkey` collects surplus values under the empty name, which marks a damaged row.
-            reader = csv.DictReader(file, restkey="", strict=True)
-            if twice := repeated_title(reader.fieldnames or ()):
-                raise ExampleError(f"{table} has two columns {twice!r}; keep one, or rename the other.")
-            for record in reader:
-                if "" in record:
-                    yield reader.line_num, {"": "more values than columns; put texts with commas in quotes"}
-                elif None in record.values():
-                    yield reader.line_num, {"": "fewer values than columns"}
-                else:
-                    yield reader.line_num, dict(record)
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
-        raise ExampleError(f"{table} cannot be read as CSV in UTF-8: {error}") from error
-
-
-def read_json_lines(table: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """As `read_csv`; a damaged line does not affect the others."""
-    with table.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig"))
-            except (ValueError, RecursionError) as error:
-                yield number, {"": f"no JSON: {error}"}
-                continue
-            if not isinstance(record, dict) or "" in record:
-                yield number, {"": f"expected an object with named fields, got {type(record).__name__}"}
-            else:
-                yield number, record
+    return _WRITTEN_OUT.get(name.lower(), name.lower() if name.lower() in _SPLITS else name)
 
 
 def load_datasets(

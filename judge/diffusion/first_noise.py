@@ -6,7 +6,7 @@ prompt alone, so here it is the noise of the picture that is really being made, 
 more components, and the discriminant's own posterior as the score.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -60,19 +60,8 @@ class NoiseDetector(FixedDetector):
             components: P of the noise that are kept.
             name: of the detector.
         """
-        super().__init__(pipeline, Discriminants(steps, values, components, categories), name=name)
-        self._sizes = {"steps": steps, "values": values, "categories": categories, "components": components}
-
-    @classmethod
-    def of_sizes(
-        cls, pipeline: Any, sizes: dict[str, Any], *, layers: tuple[str, ...] = (), name: str = ""
-    ) -> Self:
-        """A detector that was not fitted, of the sizes that `sizes` gave."""
-        return cls(pipeline, **sizes, name=name)
-
-    def sizes(self) -> dict[str, Any]:
-        """What `of_sizes` needs."""
-        return dict(self._sizes)
+        sizes = {"steps": steps, "values": values, "categories": categories, "components": components}
+        super().__init__(pipeline, Discriminants(steps, values, components, categories), sizes, name=name)
 
     def outputs(self, look: Look) -> Tensor:
         """(B, N) float32 logits."""

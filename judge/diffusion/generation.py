@@ -171,7 +171,7 @@ class GenerationCascade:
         names = [stage.name for stage in (self.detector, self.student, self.judge) if stage is not None]
         # After the calls, when the pipeline knows how it made them; where none was made, only the policy counts.
         sampling = Sampling.of(self.pipeline) if wanted else None
-        promise = self.settings.text(taxonomy, sampling)
+        promise = self.settings.text(taxonomy, sampling, names)
         verdicts = verdicts_from_scores(
             rows.scores(), taxonomy, threshold=0.5, model=" + ".join(names), promise=promise
         )

@@ -42,6 +42,8 @@ class GenerationSettings:
     """Which policies the promise covers."""
     sampling: Sampling | None = None
     """How the pictures of the calibration were made."""
+    stages: tuple[str, ...] = ()
+    """Names of the detector, the student and the judge whose scores were calibrated, of those there are."""
 
     def __post_init__(self) -> None:
         if (
@@ -62,18 +64,21 @@ class GenerationSettings:
                 f"{self.unsafe_rows} unsafe pictures cannot support a promise of {self.promise:g}."
             )
 
-    def why_outside(self, taxonomy: Taxonomy, sampling: Sampling | None = None) -> str | None:
-        """Why the promise does not hold under a taxonomy, for a call; None where it does."""
+    def why_outside(self, taxonomy: Taxonomy, sampling: Sampling | None, stages: Sequence[str]) -> str | None:
+        """Why the promise does not hold under a taxonomy, for a call, by these stages; None where it does."""
         if self.promise is None or self.calibrated_for is None or self.sampling is None:
             return "nothing was calibrated"
+        if tuple(stages) != self.stages:
+            known, found = (", ".join(names) or "nobody" for names in (self.stages, stages))
+            return f"calibrated on scores of {known}, not of {found}"
         why = self.calibrated_for.why_outside(taxonomy)
         return why if why is not None or sampling is None else self.sampling.why_outside(sampling)
 
-    def text(self, taxonomy: Taxonomy, sampling: Sampling | None = None) -> str | None:
+    def text(self, taxonomy: Taxonomy, sampling: Sampling | None, stages: Sequence[str]) -> str | None:
         """The promise and what it was calibrated on, on one line; or `withdrawn` and why; None where there is none."""
         if self.promise is None:
             return None
-        why = self.why_outside(taxonomy, sampling)
+        why = self.why_outside(taxonomy, sampling, stages)
         if why is not None:
             return f"withdrawn: the promised miss rate of {self.promise:.1%} does not hold: {why}"
         return (
@@ -99,6 +104,7 @@ class GenerationSettings:
             settings = cls(
                 cutoffs=GenerationCutoffs(cuts["prompt"], tuple(cuts["looks"]), student, cuts["judge"]),
                 at=tuple(map(int, data.pop("at"))),
+                stages=tuple(map(str, data.pop("stages"))),
                 prompt=None if prompt is None else Platt(**prompt),
                 calibrated_for=Envelope.from_dict(data.pop("calibrated_for")),
                 sampling=None if sampling is None else _sampling(sampling),
@@ -122,6 +128,7 @@ def calibrate_generation(
     prompt: Platt | None,
     policies: Sequence[Taxonomy],
     sampling: Sampling,
+    stages: Sequence[str],
     groups: Sequence[Hashable] | None = None,
 ) -> GenerationSettings:
     """The cutoffs at which all stages together keep a promised miss rate, from N calibration pictures.
@@ -135,6 +142,7 @@ def calibrate_generation(
         prompt: the curve of the prompt filter.
         policies: every taxonomy that the pictures were judged under.
         sampling: how they were made.
+        stages: names of the detector, the student and the judge, of those there are.
         groups: N ids, such as prompts, where pictures that share one are not independent.
 
     Raises:
@@ -153,6 +161,7 @@ def calibrate_generation(
         unsafe_rows=int(unsafe.sum()) if names is None else len(set(names)),
         calibrated_for=Envelope.from_policies(policies),
         sampling=sampling,
+        stages=tuple(stages),
     )
 
 

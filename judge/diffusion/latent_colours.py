@@ -6,7 +6,7 @@ noise at high frequencies; a classifier judges the result, trained from late ste
 its width, and that all steps are learnt at once, with the log-SNR as an input, are choices of ours.
 """
 
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,19 +79,8 @@ class FlowGuardDetector(FixedDetector):
             categories: N that it will be trained on.
             name: of the detector.
         """
-        super().__init__(pipeline, ColourClassifier(channels, categories), name=name)
-        self._sizes = {"channels": channels, "categories": categories}
-
-    @classmethod
-    def of_sizes(
-        cls, pipeline: Any, sizes: dict[str, Any], *, layers: tuple[str, ...] = (), name: str = ""
-    ) -> Self:
-        """A detector that was not trained, of the sizes that `sizes` gave."""
-        return cls(pipeline, **sizes, name=name)
-
-    def sizes(self) -> dict[str, Any]:
-        """What `of_sizes` needs."""
-        return dict(self._sizes)
+        sizes = {"channels": channels, "categories": categories}
+        super().__init__(pipeline, ColourClassifier(channels, categories), sizes, name=name)
 
     def outputs(self, look: Look) -> Tensor:
         """(B, N) float32 logits."""

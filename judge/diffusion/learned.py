@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -165,6 +165,22 @@ class FixedDetector(LearnedDetector):
     """A detector whose head has an output for each category that it was trained on; any other category is NaN."""
 
     trained: Taxonomy | None = None
+
+    def __init__(self, pipeline: Any, head: nn.Module, sizes: dict[str, Any], *, name: str = "") -> None:
+        """A detector that was not trained; its family takes `sizes` by name."""
+        super().__init__(pipeline, head, name=name)
+        self._sizes = sizes
+
+    @classmethod
+    def of_sizes(
+        cls, pipeline: Any, sizes: dict[str, Any], *, layers: tuple[str, ...] = (), name: str = ""
+    ) -> Self:
+        """A detector that was not trained, of the sizes that `sizes` gave."""
+        return cls(pipeline, **sizes, name=name)
+
+    def sizes(self) -> dict[str, Any]:
+        """What `of_sizes` needs."""
+        return dict(self._sizes)
 
     def outputs(self, look: Look) -> Tensor:
         """(B, N) float32 logits of the N categories that it was trained on."""

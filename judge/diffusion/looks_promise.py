@@ -15,6 +15,7 @@ scheduler, number of steps and guidance. Elsewhere it is withdrawn. Pictures tha
 guard stops them.
 """
 
+import inspect
 import json
 import math
 from collections.abc import Hashable, Sequence
@@ -46,13 +47,16 @@ class Sampling:
     steps: tuple[int, int]
     """Fewest and most steps of a call."""
     guidance: tuple[float, float]
-    """Lowest and highest guidance scale; 0 where there is none."""
+    """Lowest and highest guidance scale; 0 where there is none, NaN where the pipeline does not show it."""
 
     @classmethod
     def of(cls, pipeline: Any) -> Self:
         """How the call that a pipeline is in makes its pictures."""
         steps = int(getattr(pipeline, "num_timesteps", 0) or 0)
         guidance = float(getattr(pipeline, "guidance_scale", 0.0) or 0.0)
+        # Qwen-Image and Flux keep the scale of true guidance to the call itself.
+        if "true_cfg_scale" in inspect.signature(type(pipeline).__call__).parameters:
+            guidance = math.nan
         return cls((type(pipeline.scheduler).__name__,), (steps, steps), (guidance, guidance))
 
     @classmethod
@@ -60,6 +64,10 @@ class Sampling:
         """What some calls span together."""
         if not calls:
             raise ConfigError("No call was given, so that nothing is known of how its pictures were made.")
+        if any(math.isnan(scale) for call in calls for scale in call.guidance):
+            raise ConfigError(
+                "This pipeline does not show its guidance scale, so nothing can be promised of it."
+            )
         return cls(
             tuple(sorted({name for call in calls for name in call.schedulers})),
             (min(call.steps[0] for call in calls), max(call.steps[1] for call in calls)),
@@ -76,6 +84,8 @@ class Sampling:
             ("guidance", self.guidance, call.guidance),
         ):
             # 1e-6 for a guidance scale that was written to a file and read again.
+            if math.isnan(asked[0]):
+                return f"this pipeline does not show its {what}"
             if asked[0] < known[0] - 1e-6 or asked[1] > known[1] + 1e-6:
                 span = f"{known[0]:g}" if known[0] == known[1] else f"{known[0]:g} to {known[1]:g}"
                 return f"calibrated with {what} {span}, not {asked[0]:g}"

@@ -1,6 +1,6 @@
 """The baseline that reads the prompt and nothing else: what any detector has to beat."""
 
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,19 +33,8 @@ class PromptOnly(FixedDetector):
             nn.Dropout(0.2),
             nn.Linear(128, categories),
         )
-        super().__init__(pipeline, head, name=name)
-        self._sizes = {"text_width": text_width, "categories": categories}
-
-    @classmethod
-    def of_sizes(
-        cls, pipeline: Any, sizes: dict[str, Any], *, layers: tuple[str, ...] = (), name: str = ""
-    ) -> Self:
-        """A detector that was not trained, of the sizes that `sizes` gave."""
-        return cls(pipeline, **sizes, name=name)
-
-    def sizes(self) -> dict[str, Any]:
-        """What `of_sizes` needs."""
-        return dict(self._sizes)
+        sizes = {"text_width": text_width, "categories": categories}
+        super().__init__(pipeline, head, sizes, name=name)
 
     def outputs(self, look: Look) -> Tensor:
         """(B, N) float32 logits."""

@@ -13,12 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from judge.encoders.dual import DualEncoder
-from judge.errors import ConfigError
+from judge.errors import ConfigError, PipelineError
 from prompts.taxonomy import Category, Taxonomy
 
 from .category_texts import text_of
 from .learned import LearnedDetector, Lessons
 from .pairs import PairStore
+from .saved import architecture
 from .targets import Batch, Targets, label_loss
 from .text_reading import unread_parts
 
@@ -57,8 +58,8 @@ def train_detector(
         detector: changed in place; afterwards it answers within its lessons.
         store: pairs, labels, looks.
         rows: to train on; those without any label, such as pictures of NaN, are left out.
-        categories: names of those to show; any other of the store's is held out: neither its words nor its labels are
-            used. None for all.
+        categories: names of those to show; any other of the store's is held out: its labels are not used, nor its
+            words as a query. Pictures and prompts that show it stay. None for all.
         options: how.
         encoder: the one whose features of finished pictures the store holds; it also says where texts are there.
         progress: called with (epoch, training loss, loss on prompts held back) after each epoch.
@@ -67,9 +68,15 @@ def train_detector(
         The loss of each epoch on the prompts held back; empty for a family that is fitted and not trained by steps.
 
     Raises:
+        PipelineError: the pairs are of a pipeline of another architecture.
         ConfigError: no rows, categories that the rows have no labels of, or a loss that is not finite.
     """
     options = options or TrainingOptions()
+    if store.about["architecture"] != architecture(detector.pipeline):
+        raise PipelineError(
+            f"The pairs in {store.folder} were made by another pipeline ({store.about['architecture']}) than the "
+            f"detector's ({architecture(detector.pipeline)}). Collect pairs of this one."
+        )
     rows = np.asarray(rows, np.int64)
     taxonomy = store.taxonomy.select(categories) if categories is not None else store.taxonomy
     columns = np.array([store.taxonomy.index(name) for name in taxonomy.names])

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 
 from judge.data.images import open_image
 from judge.errors import CheckpointError, ConfigError
+from judge.runs.checkpoint import TrainingState
+from judge.runs.files import share_files
 from prompts.example import Example
 
 from .dual import DualEncoder
@@ -104,6 +106,7 @@ def save_encoder(encoder: DualEncoder, folder: Path) -> DualEncoder:
         encoder.model.save_pretrained(folder)
         encoder.tokenizer.save_pretrained(folder)
         encoder.image_processor.save_pretrained(folder)
+        share_files(folder)
     except OSError as error:
         raise CheckpointError(f"No encoder can be kept in {folder}: {error.strerror}.") from error
     return DualEncoder.load(folder, device=encoder.device)
@@ -164,6 +167,7 @@ def fare(
     epsilon: float,
     options: FareOptions,
     *,
+    checkpoint: Path | None = None,
     progress: Callable[[int], Any] | None = None,
 ) -> list[dict[str, float]]:
     """Fine-tune the image tower in place; under `accelerate launch`, processes share each batch.
@@ -173,6 +177,7 @@ def fare(
         images: (N, 3, h, w) bytes of `resize_to_input`, without labels.
         epsilon: largest change of a value, pixels in [0, 1].
         options: training options.
+        checkpoint: a file to keep the state in after each epoch, and to go on from if it is there.
         progress: called with the number of epochs done, for a progress bar.
 
     Returns:
@@ -198,8 +203,9 @@ def fare(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
     generator = torch.Generator().manual_seed(options.seed)  # the same order in all processes
     torch.manual_seed(options.seed + place)  # each process draws random starts of its own
-    history = []
-    for epoch in range(options.epochs):
+    state = TrainingState(checkpoint, parameters, optimizer, schedule, generator)
+    history: list[dict[str, float]] = state.load().get("history", [])
+    for epoch in range(len(history), options.epochs):
         order = torch.randperm(len(images), generator=generator)
         losses = []
         for start in range(0, steps * size, size):
@@ -226,6 +232,7 @@ def fare(
             losses.append(loss.detach())
         mean = accelerator.reduce(torch.stack(losses).mean(), reduction="mean").item()
         history.append({"epoch": epoch + 1, "loss": mean})
+        state.save(history=history)
         if progress is not None:
             progress(epoch + 1)
     encoder.model.requires_grad_(False)

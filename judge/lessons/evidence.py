@@ -7,9 +7,10 @@ A trained key under a wording of the user's own is another text, of which nothin
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import inf
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from prompts.flip import Row
+if TYPE_CHECKING:
+    from prompts.flip import Row
 from prompts.taxonomy import Category, Taxonomy
 
 TRAINED, NONE = "trained", "none"
@@ -68,7 +69,7 @@ def read_text(category: Category) -> str:
     return _folded(category.name if category.name_only else category.definition)
 
 
-def trained_texts(rows: Iterable[Row], taxonomy: Taxonomy) -> frozenset[str]:
+def trained_texts(rows: Iterable["Row"], taxonomy: Taxonomy) -> frozenset[str]:
     """Names and definitions of the taxonomy that unsafe rows gave as their answer.
 
     A category that lessons only ever had beside others, on no image of its own, was not trained. Wordings of the

@@ -1,7 +1,8 @@
-"""Atomic writes, hashes of files, and which path was probably meant."""
+"""Atomic writes, permissions and hashes of files, and which path was probably meant."""
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +45,22 @@ def open_atomically(path: Path, *, mode: int = 0o666) -> Iterator[BinaryIO]:
             os.fsync(folder)  # the new name is part of the folder, and lost with it in a power cut
         finally:
             os.close(folder)
+
+
+def share_files(folder: Path) -> None:
+    """Give all files below a folder the permissions of new files: 666, less what the umask takes away.
+
+    safetensors writes into a temporary file that only its owner may read, and renames it; but a model is meant to be
+    read by others.
+    """
+    probe = folder / f".permissions.{os.getpid()}-{get_native_id()}"
+    # What a new file gets is looked up on one: the umask can only be read by changing it, for all threads.
+    probe.touch()
+    mode = stat.S_IMODE(probe.stat().st_mode)
+    probe.unlink()
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 def file_hash(path: Path) -> str:

@@ -7,7 +7,7 @@
     metrics.json      the numbers
     skipped.jsonl     data that could not be used, with reasons
     rows/*.jsonl      one judged row a line
-    plots/*.png       figures for report.html
+    plots/*.svg       figures of report.html
 
 Files are written atomically: a run killed at any moment leaves the old content or the new one.
 """
@@ -28,22 +28,27 @@ from .files import write_atomically
 from .machine import environment, now
 
 MANIFEST = "run.json"
+THRESHOLDS = "thresholds.yaml"
+"""In a run's folder: thresholds that belong to it, loaded and published with it."""
 FORMAT = 1
 """Version of the folder's layout; raised when older code could no longer read it."""
+_START_FILES = (MANIFEST, "config.yaml", "taxonomy.yaml", "environment.json")
+"""What a run writes before it does anything."""
 
 
 class RunDir:
     """A run folder. `RunDir.create` makes one, `RunDir.open` reads one; the constructor touches no file."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
         self.path = Path(path)
+        self._name = name
 
     @classmethod
     def create(cls, path: str | Path, *, kind: str = "vlm", resume: bool = False, **about: Any) -> "RunDir":
         """Make the folder and its manifest.
 
         Args:
-            path: a folder that does not exist, or is empty.
+            path: a folder that does not exist, or is empty but for what `withdraw` left.
             kind: what loads it again, such as `vlm`.
             resume: continue a run of the same kind that is there already.
             about: further JSON values for the manifest, such as the base model.
@@ -56,9 +61,10 @@ class RunDir:
             found = cls.open(path).kind
             if not resume or found != kind:
                 raise CheckpointError(
-                    f"{path} already holds a run of kind {found!r}; resume it, or choose another folder"
+                    f"{path} already holds a run of kind {found!r}; resume it, or choose another folder "
+                    "(--output_dir), or delete this one"
                 )
-        elif run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+        elif run.path.exists() and not (run.path.is_dir() and all(map(_is_ledger, run.path.iterdir()))):
             raise CheckpointError(
                 f"{path} exists and is no run folder; choose another one, or empty it first"
             )
@@ -68,6 +74,21 @@ class RunDir:
             run._write_json(MANIFEST, {"kind": kind, "format": FORMAT, "created": now()})
         run.update_manifest(**about)
         return run
+
+    def withdraw(self) -> bool:
+        """Take the folder away again if all it holds is how the run was started; tells whether it did.
+
+        A list of rows that could not be used stays, for whoever repairs them; it is in no later run's way.
+        """
+        found = list(self.path.iterdir())
+        if not all(path.name in _START_FILES or _is_ledger(path) for path in found):
+            return False
+        for path in found:
+            if path.name in _START_FILES or not path.stat().st_size:
+                path.unlink()
+        if not any(self.path.iterdir()):
+            self.path.rmdir()
+        return True
 
     def check_resumable(self, taxonomy: Taxonomy, **about: Any) -> None:
         """Check that a resumed run is still the same run; a folder without a run passes.
@@ -90,13 +111,15 @@ class RunDir:
                 )
 
     @classmethod
-    def open(cls, path: str | Path, *, kind: str | None = None) -> "RunDir":
+    def open(cls, path: str | Path, *, kind: str | None = None, name: str | None = None) -> "RunDir":
         """Check that `path` is a run folder this version can read (and of `kind`, where one is asked for).
+
+        `name` is what it is called, if not like its folder.
 
         Raises:
             CheckpointError: it is not; the message says what was found and what to do.
         """
-        run = cls(path)
+        run = cls(path, name)
         if not run._manifest_path.is_file():
             what = "does not exist" if not run.path.exists() else f"holds no {MANIFEST}"
             raise CheckpointError(f"{path} {what}; give the folder that a recipe wrote, such as runs/demo")
@@ -118,6 +141,11 @@ class RunDir:
     def manifest(self) -> dict[str, Any]:
         """The content of run.json."""
         return self._read_json(MANIFEST)
+
+    @property
+    def name(self) -> str:
+        """What verdicts and reports call it: its folder's name, or that of the repository it was fetched from."""
+        return self._name or self.path.name or self.path.resolve().name
 
     @property
     def kind(self) -> str:
@@ -177,6 +205,11 @@ class RunDir:
     def write_environment(self) -> None:
         """Write versions, machine and commit."""
         self._write_json("environment.json", environment())
+
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What `write_environment` wrote."""
+        return self._read_json("environment.json")
 
     def write_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Write the numbers; NaN and infinities, which JSON lacks, become null."""
@@ -248,6 +281,10 @@ class RunDir:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, text)
         return path
+
+
+def _is_ledger(path: Path) -> bool:
+    return path.name.startswith("skipped") and path.suffix == ".jsonl"
 
 
 def _plain(value: Any) -> Any:

@@ -31,7 +31,7 @@ def environment() -> dict[str, Any]:
     return {
         "time": now(),
         # With the options as they were typed; config.yaml holds them as they were resolved.
-        "command": sys.argv,
+        "command": _without_tokens(sys.argv),
         "arbiter": _version("arbiter-vision"),
         "python": platform.python_version(),
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
@@ -44,6 +44,20 @@ def environment() -> dict[str, Any]:
         },
         "git": _git(Path(__file__).resolve().parents[2]),
     }
+
+
+def _without_tokens(command: list[str]) -> list[str]:
+    """The command without what stands behind `--hub_token` and the like: reports show it, and they are passed on."""
+    shown = list(command)
+    for place, word in enumerate(command):
+        name, equals, _ = word.partition("=")
+        if not (name.startswith("--") and name.endswith("token")):
+            continue
+        if equals:
+            shown[place] = f"{name}=..."
+        elif place + 1 < len(command):
+            shown[place + 1] = "..."
+    return shown
 
 
 def device_name(device: str, threads: int) -> str:

@@ -35,6 +35,8 @@ _SHAPES = (
 )
 """Files of a run, of any kind, that are loaded with its weights; intermediate checkpoints and metrics are not."""
 _MODEL = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
+_MERGED = ("config.json", "tokenizer*.json", "*processor_config.json", "*.jinja", "*.txt", "*.model")
+"""Files beside the weights of a run that is a whole model."""
 _EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".head.onnx", ".tokenizer.json", ".json")
 """Files of an exported student (`judge.student.onnx`)."""
 
@@ -42,6 +44,11 @@ _EXPORTED = (".onnx", ".text.onnx", ".taxonomy.onnx", ".head.onnx", ".tokenizer.
 def is_address(name: str) -> bool:
     """Whether a name is a URL, whatever its scheme, or a share on another machine."""
     return "://" in name or name.lower().startswith(("//", "\\\\", "http:", "https:"))
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a repository on the hub: `organisation/model`, or an older one's single word."""
+    return _HUB_ID.fullmatch(name) is not None and ".." not in name
 
 
 def stored_model(name: object, source: Path) -> str:
@@ -67,7 +74,7 @@ def stored_model(name: object, source: Path) -> str:
                 f"{source} names {name!r} as its model, which is an adapter and would load whatever it names itself."
             )
     elif name not in SHIPPED:
-        if not _HUB_ID.fullmatch(name):
+        if not is_hub_id(name):
             raise CheckpointError(
                 f"{source} names the model {name!r}, which is neither a folder nor a hub id."
             )
@@ -108,7 +115,8 @@ def fingerprint(path: Path) -> str:
         # The date is left out: a student that is trained again to the same weights is the same student.
         about = {key: value for key, value in RunDir.open(path).manifest.items() if key != "created"}
         digest.update(json.dumps(about, sort_keys=True).encode())
-        _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES) for file in path.glob(pattern)])
+        whole = _MERGED if (path / "config.json").is_file() else ()
+        _add(digest, path, [file for pattern in (*_WEIGHTS, *_SHAPES, *whole) for file in path.glob(pattern)])
         base = about.get("base")
         # A base in a folder may change under the same name.
         if isinstance(base, str) and Path(base).is_dir():

@@ -16,6 +16,7 @@ from typing import Any
 
 from judge.errors import CheckpointError, ConfigError
 
+from .checkpoint import CHECKPOINT
 from .folder import MANIFEST, RunDir
 
 MAY_DIFFER = (
@@ -152,11 +153,15 @@ def _stop(line: str, status: int) -> None:
 
 def describe_saved(path: str | Path) -> str:
     """One or two sentences on what an interrupted run saved."""
+    if not Path(path).exists():  # withdrawn, as it held nothing
+        return "Nothing was saved yet; the same command starts anew."
     newest = newest_checkpoint(path)
     cut = sorted(
         (f.name for f in Path(path).glob("checkpoint-*") if not _is_complete(f)), key=lambda n: (len(n), n)
     )
     rest = f" {', '.join(cut)} was not written to its end and can be deleted." if cut else ""
+    if newest is None and (Path(path) / CHECKPOINT).is_file():
+        newest = Path(path) / CHECKPOINT
     if newest is None:
         return (
             f"No checkpoint was saved; the same command with --resume_from_checkpoint true starts anew.{rest}"

@@ -5,9 +5,12 @@ It is transformers' Trainer, so accelerate, DeepSpeed, checkpoints, resuming and
 
 import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from transformers import Trainer, TrainerCallback
+
+from .files import share_files
 
 
 @runtime_checkable
@@ -46,6 +49,14 @@ class EvaluatingTrainer(Trainer):  # type: ignore[misc]
         self.evaluator = evaluator
         if isinstance(self.train_dataset, EpochDataset):
             self.add_callback(SetEpoch(self.train_dataset))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Trainer's, for checkpoints too; others may read the files, and the empty card that peft adds is removed."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            (folder / "README.md").unlink(missing_ok=True)
+            share_files(folder)
 
     def evaluate(
         self,

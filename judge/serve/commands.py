@@ -14,13 +14,17 @@ from prompts.printable import printable
 from .annotate_commands import annotate_app
 from .calibrate_command import CALIBRATE_EPILOG, calibrate_thresholds
 from .completion import complete_recipe
+from .data_commands import data_app
 from .decisions_command import decisions_app
 from .doctor_command import doctor
+from .init_command import INIT_EPILOG, init
 from .judge_command import JUDGE_EPILOG, judge_images
 from .options import JsonOption, quiet_libraries
+from .publish_commands import PUSH_EPILOG, merge, push_run, write_run_card
 from .serve_command import SERVE_EPILOG, serve
 from .taxonomy_commands import taxonomy_app
 from .terminal import Terminal
+from .train_command import TRAIN_EPILOG, train
 
 # No rich markup: importing rich would double the time of `--help`, and it draws boxes into logs.
 app = typer.Typer(rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,59 +68,51 @@ app.command("serve", epilog=SERVE_EPILOG, short_help="Answer over HTTP, and show
     serve
 )
 
+app.command("init", epilog=INIT_EPILOG, short_help="Start a project from a folder of labelled images.")(init)
+app.command(
+    "train",
+    epilog=TRAIN_EPILOG,
+    short_help="Train a judge on your own images and categories.",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},  # the recipe's own options
+)(train)
 
-# Options and --help of these are the recipe's: Typer passes on every word as it is.
-_ALL_WORDS = {"allow_extra_args": True, "ignore_unknown_options": True}
-
-
-@app.command(
-    add_help_option=False,
-    context_settings=_ALL_WORDS,
-    short_help="Attack classifiers and report their robust accuracy.",
-)
-def attack(context: typer.Context) -> int:
-    """Run recipes/attack.py on `arbiter attack VICTIM... OPTION...`; all options are the recipe's own."""
-    return _run_recipe(context, "attack", "--victims")
-
-
-@app.command(
-    add_help_option=False,
-    context_settings=_ALL_WORDS,
-    short_help="Measure whether a classifier obeys a taxonomy in any wording.",
-)
-def obedience(context: typer.Context) -> int:
-    """Run recipes/obedience.py on `arbiter obedience JUDGE OPTION...`; all options are the recipe's own."""
-    return _run_recipe(context, "obedience", "--judge")
-
-
-@app.command(
-    add_help_option=False,
-    context_settings=_ALL_WORDS,
-    short_help="Benchmark any classifiers on labelled images.",
-)
-def bench(context: typer.Context) -> int:
-    """Run recipes/unsafebench.py on `arbiter bench CLASSIFIER... OPTION...`; all options are the recipe's own."""
-    return _run_recipe(context, "unsafebench", "--classifiers")
+_RECIPE_COMMANDS = {
+    "attack": ("attack", "--victims", "Attack classifiers and report their robust accuracy."),
+    "obedience": (
+        "obedience",
+        "--judge",
+        "Measure whether a classifier obeys a taxonomy in any wording.",
+    ),
+    "bench": ("unsafebench", "--classifiers", "Benchmark any classifiers on labelled images."),
+    "table": ("results_table", "--runs", "Put the numbers of runs in one table, for a paper."),
+    "report": ("run_report", "--runs", "Write the report of a finished run anew."),
+    "corpus": (
+        "build_corpus",
+        "--prompts",
+        "Build a corpus: prompts, pictures drawn from them, labels on the pictures.",
+    ),
+    "detector": (
+        "diffusion_detector",
+        "--prompts",
+        "Train a detector inside a diffusion model's loop.",
+    ),
+}
+"""Command -> its recipe, the option that words before the first option are values of, and the help."""
 
 
-@app.command(
-    add_help_option=False,
-    context_settings=_ALL_WORDS,
-    short_help="Build a corpus: prompts, pictures drawn from them, labels on the pictures.",
-)
-def corpus(context: typer.Context) -> int:
-    """Run recipes/build_corpus.py on `arbiter corpus OPTION...`; all options are the recipe's own."""
-    return _run_recipe(context, "build_corpus", "--prompts")
+def _add_recipe_command(command: str, recipe: str, option: str, about: str) -> None:
+    """`arbiter COMMAND WORD... OPTION...` runs a recipe; options and --help are the recipe's own."""
+
+    def run(context: typer.Context) -> int:
+        return _run_recipe(context, recipe, option)
+
+    # Typer passes on every word as it is.
+    settings = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command(command, add_help_option=False, context_settings=settings, short_help=about)(run)
 
 
-@app.command(
-    add_help_option=False,
-    context_settings=_ALL_WORDS,
-    short_help="Train a detector inside a diffusion model's loop.",
-)
-def detector(context: typer.Context) -> int:
-    """Run recipes/diffusion_detector.py on `arbiter detector PROMPTS OPTION...`; all options are the recipe's own."""
-    return _run_recipe(context, "diffusion_detector", "--prompts")
+for _command, _about in _RECIPE_COMMANDS.items():
+    _add_recipe_command(_command, *_about)
 
 
 def _run_recipe(context: typer.Context, name: str, option: str) -> int:
@@ -128,19 +124,6 @@ def _run_recipe(context: typer.Context, name: str, option: str) -> int:
     values = [option, *words[:count]] if count else []
     debug = ["--debug"] if context.find_root().params["debug"] else []
     return run_recipe(name, [*values, *words[count:], *debug])
-
-
-@app.command()
-def merge(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as runs/demo.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder to write; must not exist.")],
-) -> None:
-    """Merge a run's adapter into its base, for other engines."""
-    quiet_libraries()
-    from judge.vlm.adapter import merge_run
-
-    merge_run(run, out)
-    print(f"Wrote {printable(out)}")
 
 
 @app.command()
@@ -186,8 +169,12 @@ def copy_recipe(
         print(printable(path))
 
 
+app.command("card", short_help="Write the model card of a run.")(write_run_card)
+app.command("push", epilog=PUSH_EPILOG, short_help="Publish a run on the Hugging Face hub.")(push_run)
+app.command("merge", short_help="Merge a judge's adapter into its base, for other engines.")(merge)
 app.command("doctor", short_help="Look for what is missing or broken here.")(doctor)
 app.add_typer(taxonomy_app, name="taxonomy")
+app.add_typer(data_app, name="data")
 app.add_typer(decisions_app, name="decisions")
 app.add_typer(annotate_app, name="annotate")
 app.add_typer(recipes_app, name="recipes")

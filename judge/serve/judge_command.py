@@ -31,6 +31,7 @@ from .options import (
     choose_categories,
     default_taxonomy,
     load_judge,
+    own_threshold,
     read_threshold,
     threshold_for,
     warn_outside_promise,
@@ -154,7 +155,7 @@ def judge_images(
         if multilabel and not isinstance(classifier, MultiLabelClassifier):
             raise ConfigError(f"--multilabel: {classifier.name} always scores its categories in its own way.")
         asked = asked or choose_categories(default_taxonomy(classifier), categories, custom)
-        limits = threshold_for(asked, given)
+        limits = own_threshold(classifier, asked, given if threshold else None, terminal.notice)
         _warn(classifier, judge, asked, given, terminal)
         judging = Judging(
             asked, limits, classifier.name, model_hash(judge) if outputs.needs_model_hash else None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from judge.errors import ImageError
@@ -144,11 +143,11 @@ def model_hash(name: str) -> str | None:
 
     Takes a second for every gigabyte or so of weights.
     """
+    from judge.publish.hub import run_folder
     from judge.runs.folder import MANIFEST
     from judge.runs.references import fingerprint
-    from judge.standins.shipped import run_path
 
-    path = Path(run_path(name))
+    path = run_folder(name)
     here = path.suffix == ".onnx" or (path / MANIFEST).is_file() or (path / "config.json").is_file()
     return fingerprint(path) if here and path.exists() else None
 

@@ -237,6 +237,28 @@ def read_threshold(texts: Sequence[str] | None) -> "float | dict[str, float] | T
     return load_thresholds(Path(texts[0]))
 
 
+def own_threshold(
+    classifier: "Classifier",
+    taxonomy: Taxonomy,
+    given: "float | dict[str, float] | Thresholds | None",
+    tell: Callable[[str], None] = print_stderr,
+) -> float | dict[str, float]:
+    """`threshold_for`, or where nothing is given the thresholds that the classifier has of its own, and say so."""
+    from judge.calibration.thresholds import HasThresholds
+
+    own = classifier.thresholds if isinstance(classifier, HasThresholds) else None
+    if given is not None or own is None:
+        return threshold_for(taxonomy, DEFAULT_THRESHOLD if given is None else given)
+    found = own.for_known(taxonomy)
+    if not found:
+        return DEFAULT_THRESHOLD
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in found.items())
+    tell(
+        f"arbiter: thresholds of {printable(classifier.name)} itself ({own.target}): {printable(shown)}; others 0.5"
+    )
+    return found
+
+
 def threshold_for(
     taxonomy: Taxonomy, threshold: "float | dict[str, float] | Thresholds"
 ) -> float | dict[str, float]:

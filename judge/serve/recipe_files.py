@@ -19,15 +19,19 @@ _RECIPE_PATH = re.compile(r"(?<![\w./-])recipes/(?P<file>[\w/-]+\.(?:py|yaml|yml
 """A path to a file of the recipes, as their docstrings and configurations write it."""
 
 _RUN_SCRIPT = """\
-import os, runpy, sys
+import logging, os, runpy, sys
 from judge.serve.exit_codes import run_to_exit_code
 del sys.argv[0]
 sys.path[0] = os.path.dirname(sys.argv[0])
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 def script():
     runpy.run_path(sys.argv[0], run_name="__main__")
 sys.exit(run_to_exit_code(script, debug="--debug" in sys.argv))
 """
-"""What `python SCRIPT` does, except that an exception is `EXIT_ERROR` instead of 1."""
+"""What `python SCRIPT` does, except that an exception is `EXIT_ERROR` instead of 1.
+
+When it is imported, bitsandbytes warns of a faster kernel that it could load from the hub; nobody asked for 4 bits.
+"""
 
 
 def recipes_folder() -> Path:

@@ -18,6 +18,7 @@ from .options import (
     DeviceOption,
     PromptModeOption,
     TaxonomyOption,
+    own_threshold,
     quiet_libraries,
     read_threshold,
     threshold_for,
@@ -179,7 +180,7 @@ def serve(
         drain_seconds=drain_seconds,
         page=not no_page,
     )
-    return _serve(settings, given, host, port, state, database)
+    return _serve(settings, given if threshold else None, host, port, state, database)
 
 
 def _keys(host: str, file: Path | None, no_keys: bool) -> tuple[str, ...]:
@@ -241,7 +242,7 @@ def chosen_run(
 
 def _serve(
     settings: "ServerSettings",
-    threshold: "float | dict[str, float] | Thresholds",
+    threshold: "float | dict[str, float] | Thresholds | None",
     host: str,
     port: int,
     state: Path,
@@ -270,14 +271,16 @@ def _serve(
     return EXIT_ERROR if unanswered else EXIT_SAFE
 
 
-def _load(settings: "ServerSettings", threshold: "float | dict[str, float] | Thresholds") -> "LoadedJudge":
+def _load(
+    settings: "ServerSettings", threshold: "float | dict[str, float] | Thresholds | None"
+) -> "LoadedJudge":
     """Load the classifier, and say what it is and what is not known of it."""
     from dataclasses import replace
 
     from judge.server.loading import load_judge
 
     loaded = load_judge(settings)
-    loaded = replace(loaded, threshold=threshold_for(loaded.taxonomy, threshold))
+    loaded = replace(loaded, threshold=own_threshold(loaded.classifier, loaded.taxonomy, threshold))
     warn_outside_promise(loaded.classifier, loaded.taxonomy)
     warn_without_evidence(loaded.classifier, settings.run or "", loaded.taxonomy)
     taxonomy = loaded.taxonomy

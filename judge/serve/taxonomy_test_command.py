@@ -26,6 +26,7 @@ from .options import (
     StageJudgeOption,
     ThresholdOption,
     load_judge,
+    own_threshold,
     read_threshold,
     threshold_for,
     warn_outside_promise,
@@ -103,7 +104,10 @@ def judge_cases(
         warn_outside_promise(classifier, new, terminal.notice)
         warn_without_evidence(classifier, judge, new, terminal.notice)
         judging = Judging(
-            new, threshold_for(new, given), classifier.name, model_hash(judge) if as_json else None
+            new,
+            own_threshold(classifier, new, given if threshold else None, terminal.notice),
+            classifier.name,
+            model_hash(judge) if as_json else None,
         )
         bar.describe("judging", len(asked))
         results = list(bar.count(_judge(classifier, judging, asked, batch_size)))

@@ -1,12 +1,10 @@
 """The classifier of a server, loaded by name."""
 
-from pathlib import Path
-
 from judge.classifiers import load_classifier
 from judge.errors import ConfigError
 from judge.protocol import HasDefaultTaxonomy
+from judge.publish.hub import run_folder
 from judge.runs.references import fingerprint
-from judge.standins.shipped import run_path
 
 from .service import LoadedJudge
 from .settings import ServerSettings
@@ -31,5 +29,5 @@ def load_judge(settings: ServerSettings) -> LoadedJudge:
     taxonomy = settings.taxonomy or own
     if taxonomy is None:
         raise ConfigError("This judge has no taxonomy of its own; give --taxonomy NAME or a YAML file.")
-    path = Path(run_path(settings.run))
+    path = run_folder(settings.run)
     return LoadedJudge(classifier, taxonomy, classifier.name, fingerprint(path) if path.exists() else None)

@@ -142,7 +142,7 @@ def vary_group(
         tuple(row.example.id for row in group.rows),
         tuple(prompts),
         soft,
-        np.column_stack([_any(labels), labels]),
+        np.column_stack([[_number(taxonomy.unsafe(example)) for example in shown], labels]),
     )
 
 
@@ -161,11 +161,6 @@ def _reword_category(
 
 def _number(known: bool | None) -> float:
     return math.nan if known is None else float(known)
-
-
-def _any(labels: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """(N,) 1 where any label is 1, 0 where all are 0, NaN where an unknown one decides."""
-    return np.where((labels == 1).any(axis=1), 1.0, np.where(np.isnan(labels).any(axis=1), np.nan, 0.0))
 
 
 class DistillCollator:

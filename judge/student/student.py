@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from cachetools import LRUCache
 from torch import Tensor, nn
 
+from judge.calibration.thresholds import Thresholds
 from judge.category_margin import category_margin
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.encoders.phrase_embeddings import PhraseEmbeddings
@@ -24,6 +25,7 @@ from judge.lessons.outside import unjudged_scores
 from judge.lessons.record import read_record
 from judge.protocol import Scores, on_one_scale, rows_of
 from judge.readings import Readings, combine_readings, highest_margins, read_prompts
+from judge.runs.files import write_atomically
 from judge.runs.folder import RunDir
 from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
@@ -57,6 +59,8 @@ class Student:
     """How far its lessons reached: outside, a policy leaves every image unjudged and a prompt is not read."""
     evidence: Evidence | None = None
     """Which categories it was trained and measured on."""
+    thresholds: Thresholds | None = None
+    """Its own, one a category, used where the caller gives none."""
     _queries: "LRUCache[str, Queries]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
     )
@@ -241,10 +245,10 @@ class Student:
 
 def save_student(run: RunDir, student: Student) -> None:
     """Write the head's weights and configuration, and the encoder they belong to into the manifest."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in student.head.state_dict().items()}
-    save_file(state, run.path / WEIGHTS)
+    write_atomically(run.path / WEIGHTS, save(state))
     run.write_text(CONFIG, json.dumps(asdict(student.head.config), indent=2) + "\n")
     run.update_manifest(
         encoder=student.encoder.name,
@@ -283,7 +287,7 @@ def load_student(
     return Student(
         encoder,
         head,
-        name=run.path.name,
+        name=run.name,
         default_taxonomy=run.taxonomy,
         batch_size=batch_size,
         envelope=record.envelope,

@@ -1,4 +1,4 @@
-"""Adapters: add LoRA to a base, load a run's adapter, and merge both into a plain checkpoint."""
+"""Adapters: add LoRA to a base, and load a run's adapter."""
 
 import json
 import re
@@ -9,9 +9,9 @@ from typing import Any
 from judge.errors import CheckpointError, ConfigError, first_line
 from judge.standins.shipped import base_path
 
-from .load import BaseOptions, load_base
+from .families import is_language
 
-LANGUAGE_TARGETS = r".*language_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
+LANGUAGE_TARGETS = r".*(language|text)_model\.layers\.\d+\.(self_attn|mlp)\.(q|k|v|o|gate|up|down)_proj"
 """Every linear layer of the language model and none of the vision tower."""
 
 
@@ -83,7 +83,7 @@ def _matched(model: Any, expression: str) -> list[str]:
             f"Its linear layers are named like {_example_names(model)}; leave the option out for the default."
         )
     # A hardened tower is the subject of `judge.vlm.training.tower`; here a typo must not adapt it.
-    outside = [name for name in modules if "language_model" not in name.split(".") and name != "lm_head"]
+    outside = [name for name in modules if not is_language(name) and name != "lm_head"]
     if outside:
         raise ConfigError(
             f"lora_target_modules {expression!r} matches {len(modules)} modules, and {len(outside)} of them are "
@@ -95,7 +95,7 @@ def _matched(model: Any, expression: str) -> list[str]:
 
 
 def _projectors(model: Any) -> list[str]:
-    names = [name for name, _ in model.model.named_children() if "projector" in name]
+    names = [name for name, _ in model.model.named_children() if "projector" in name or "connector" in name]
     if not names:
         raise ConfigError("train_projector: this family has no module named as a projector; leave it out.")
     return names
@@ -152,32 +152,6 @@ def tidy_adapter(path: str | Path, *, base: str) -> None:
     content = json.loads(config.read_text(encoding="utf-8"))
     config.write_text(json.dumps(content | {"base_model_name_or_path": base}, indent=2), encoding="utf-8")
     (Path(path) / "training_args.bin").unlink(missing_ok=True)
-
-
-def merge_run(run: str | Path, out: str | Path) -> Path:
-    """Write base and adapter of a run as one plain checkpoint that any engine can serve.
-
-    A run on a 4-bit base (QLoRA) is merged into the dequantised weights, because it was trained and measured on those;
-    the original weights would give other scores.
-
-    Raises:
-        CheckpointError: not a run of this kind, or `out` is in use.
-    """
-    from judge.runs.folder import RunDir
-
-    folder = RunDir.open(run, kind="vlm")
-    target = Path(out)
-    if target.exists() and any(target.iterdir()):
-        raise CheckpointError(f"{target} is not empty; choose another folder.")
-    options = BaseOptions.from_run(folder)
-    model, processor = load_base(options)
-    if options.load_in_4bit:
-        model = model.dequantize()
-    # Merged in place of the adapter's layers; the result is a plain transformers model.
-    merged = load_adapter(model, folder.path / "adapter").merge_and_unload()
-    merged.save_pretrained(target)
-    processor.save_pretrained(target)
-    return target
 
 
 def _size(parameter: Any) -> int:

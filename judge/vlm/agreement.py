@@ -2,11 +2,12 @@
 
 The judge builds tokens, positions and pixels itself, in order to cache policies and pack answers. Families differ in
 the text around an image and in further inputs; a judge that leaves some out still gives scores, but wrong ones. So
-sample conversations are encoded both ways when a base is loaded, and any difference is an error. For families outside
-`VERIFIED`, which no test covers end to end, the model's outputs are compared as well, at the cost of two forward passes
-per sample.
+sample conversations are encoded both ways when a base is loaded, and where they differ it is judged on the plain path.
+For families and language models that `judge.vlm.families` does not list, so that no test covers them end to end, the
+model's outputs are compared as well, at the cost of two forward passes per sample.
 """
 
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -20,19 +21,52 @@ from prompts.template import Chat, render
 
 from .answers import AnswerScorer
 from .encode import ChatEncoder, Encoded, Variant
+from .families import Path, family_of, fast_families, is_compared
+from .masks import FULL, SLIDING, layer_kinds, own_image
 from .pack import Visual
+from .plain import check_plain
 from .positions import chain_positions
 from .tree import Continuation
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-VERIFIED = ("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Model types whose scores the tests compare with those of their own processor and model."""
+LOG = logging.getLogger("arbiter")
 SIZES = ((96, 40), (40, 64))
 """Width and height of the sample images: families that tile images tile these two differently."""
 SAMPLE = Taxonomy("sample", "1", (Category("blood", "wounds"),))
 _TEXT = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+
+
+def choose_path(model: Any, processor: Any) -> Path:
+    """How a base that was just loaded is judged: fast where that gives what its own processor and model give.
+
+    Raises:
+        CheckpointError: not even ordinary calls of its processor and model agree; names the family and the difference.
+    """
+    family = str(model.config.model_type)
+    reason = _why_plain(model) or find_difference(model, processor)
+    if not reason:
+        return "fast"
+    check_plain(model, processor)
+    LOG.warning(
+        "%r is judged on the plain path, which is slower and as exact: %s.", family, reason.rstrip(".")
+    )
+    return "plain"
+
+
+def _why_plain(model: Any) -> str:
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
+    known = family_of(str(model.config.model_type))
+    if known.path == "plain":
+        return known.reason
+    others = set(layer_kinds(model)) - {FULL, SLIDING}
+    if others:  # as short samples may not show
+        return f"layers of the kind {min(others)!r} keep more, or less, than the tokens before them"
+    if is_compared(model) and is_deepspeed_zero3_enabled():
+        return "under ZeRO-3 no process holds all weights, so an unknown family cannot be compared"
+    return ""
 
 
 def check_agreement(model: Any, processor: Any) -> None:
@@ -41,37 +75,42 @@ def check_agreement(model: Any, processor: Any) -> None:
     Raises:
         CheckpointError: they differ; names the family and the difference.
     """
-    family = str(model.config.model_type)
-    encoder = ChatEncoder(processor)
-    chat = _sample(encoder)
+    difference = find_difference(model, processor)
+    if difference:
+        raise CheckpointError(
+            f"Bases of the family {str(model.config.model_type)!r} cannot be judges on the fast path: for a chat with "
+            f"an image, the inputs of their processor and those of the judge differ. {difference.rstrip('.')}. "
+            f"Use one of {', '.join(fast_families())}, or serve the model and give its URL as judge."
+        )
+
+
+def find_difference(model: Any, processor: Any) -> str:
+    """How our inputs for two sample conversations differ from the processor's, or the model's answers; empty if not.
+
+    Raises:
+        CheckpointError: the base has no chat template, or one that writes no chat with an image.
+    """
+    compared, encoder = is_compared(model), ChatEncoder(processor)
+    chat = sample_chat(encoder)
     try:
         for size in SIZES:
-            image = _picture(size)
-            theirs = _processor_inputs(processor, chat, image)
-            ours, visual = _our_inputs(encoder, chat, image)
+            image = sample_picture(size)
+            theirs = processor_inputs(processor, chat, image)
+            ours, visual = our_inputs(encoder, chat, image)
             difference = (
                 _tokens_differ(processor, ours.prefix + ours.chain, theirs)
-                or _inputs_differ(visual, theirs)
+                or _inputs_differ(model, ours, visual, theirs)
                 or _positions_differ(model, ours, visual, theirs)
-                or (family not in VERIFIED and _answers_differ(model, processor, ours, visual, theirs))
+                or (compared and _answers_differ(model, processor, ours, visual, theirs))
             )
             if difference:
-                raise CheckpointError(_message(family, difference))
-    except CheckpointError:
-        raise
+                return str(difference)
     except Exception as error:  # processors and models raise exceptions of any kind on unsuitable inputs
-        raise CheckpointError(_message(family, f"Comparing them failed with {error!r}")) from error
+        return f"Comparing them failed with {error!r}"
+    return ""
 
 
-def _message(family: str, difference: str) -> str:
-    return (
-        f"Bases of the family {family!r} cannot be judges: for a chat with an image, the inputs of their processor and "
-        f"those of the judge differ. {difference.rstrip('.')}. "
-        f"Use one of {', '.join(VERIFIED)}, or serve the model and give its URL as judge."
-    )
-
-
-def _sample(encoder: ChatEncoder) -> Chat:
+def sample_chat(encoder: ChatEncoder) -> Chat:
     """A chat in the first template that the base's chat template accepts."""
     first = None
     for template in ("policy_first", "perspective"):
@@ -85,14 +124,14 @@ def _sample(encoder: ChatEncoder) -> Chat:
     raise first or AssertionError
 
 
-def _picture(size: tuple[int, int]) -> "Image":
+def sample_picture(size: tuple[int, int] = SIZES[0]) -> "Image":
     """A radial gradient of grey, so that no two regions are equal."""
     from PIL import Image
 
     return Image.radial_gradient("L").resize(size).convert("RGB")
 
 
-def _processor_inputs(processor: Any, chat: Chat, image: "Image") -> Mapping[str, Tensor]:
+def processor_inputs(processor: Any, chat: Chat, image: "Image") -> Mapping[str, Tensor]:
     """All inputs that the processor makes of the chat, in its documented way."""
     messages = [
         message | {"content": [part | _content(part, image) for part in message["content"]]}
@@ -107,7 +146,8 @@ def _content(part: Mapping[str, Any], image: "Image") -> dict[str, Any]:
     return {"image": image} if part["type"] == "image" else {}
 
 
-def _our_inputs(encoder: ChatEncoder, chat: Chat, image: "Image") -> tuple[Encoded, Visual]:
+def our_inputs(encoder: ChatEncoder, chat: Chat, image: "Image") -> tuple[Encoded, Visual]:
+    """The tokens of the chat and the image's tensors, as the fast path reads them."""
     tokens, visual = encoder.encode_image(image)
     return encoder.encode_row([Variant(chat)], tokens), visual
 
@@ -127,14 +167,14 @@ def _tokens_differ(processor: Any, ours: tuple[int, ...], theirs: Mapping[str, T
     )
 
 
-def _inputs_differ(visual: Visual, theirs: Mapping[str, Tensor]) -> str:
-    """Compare pixel tensors; attention masks and token types must be trivial, as the judge leaves them out."""
+def _inputs_differ(model: Any, ours: Encoded, visual: Visual, theirs: Mapping[str, Tensor]) -> str:
+    """Compare pixel tensors; attention masks must be trivial, and token types say what the judge's masks do."""
     mask = theirs.get("attention_mask")
     if mask is not None and not bool((mask == 1).all()):
         return "The processor hides tokens by its attention_mask"
     types = theirs.get("token_type_ids")
-    if types is not None and bool(types.any()):
-        return "The processor marks the image's tokens by token_type_ids, which the judge does not feed"
+    if types is not None and not torch.equal(types[0].bool(), _seen_both_ways(model, ours)):
+        return "The processor marks tokens by token_type_ids as the judge's attention masks do not"
     others = {key: value for key, value in theirs.items() if key not in _TEXT}
     if others.keys() != visual.keys():
         return f"The processor gives {sorted(others)} with an image and the judge {sorted(visual)}"
@@ -142,6 +182,13 @@ def _inputs_differ(visual: Visual, theirs: Mapping[str, Tensor]) -> str:
         if value.shape != visual[key].shape or not torch.equal(value, visual[key]):
             return f"{key} depends on the text around the image ({tuple(value.shape)} and {tuple(visual[key].shape)})"
     return ""
+
+
+def _seen_both_ways(model: Any, ours: Encoded) -> Tensor:
+    """(S,) bool: the tokens that the judge's masks let see each other in both directions."""
+    tokens = torch.tensor([ours.prefix + ours.chain])
+    image = own_image(model, tokens)
+    return torch.zeros(tokens.shape[1], dtype=torch.bool) if image is None else image[0].diagonal()
 
 
 def _positions_differ(model: Any, ours: Encoded, visual: Visual, theirs: Mapping[str, Tensor]) -> str:
@@ -174,17 +221,28 @@ def _answers_differ(
 
     if is_deepspeed_zero3_enabled():
         return ""  # no process holds all weights; the judge is loaded and checked again after training
-    with torch.no_grad():
-        inputs = {
-            key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
-            for key, value in theirs.items()
-        }
-        logits = model(**inputs, use_cache=False).logits[0, -1].float()
+    logits = next_logits(model, theirs)
     likely = logits.topk(5).indices  # the five tokens as closed answers of one token each
     answers = tuple(Continuation((int(token),), 0) for token in likely)
     rows = [Encoded(ours.prefix, ours.chain, (answers,))]
     found = AnswerScorer(model).log_probabilities(visual, rows)[0].exp()
-    gap = float((found.to(logits) - logits[likely].softmax(dim=0)).abs().max())
+    return probabilities_differ(model, found.to(logits), logits[likely].softmax(dim=0))
+
+
+@torch.no_grad()
+def next_logits(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
+    """(V,) of the token after a row, by an ordinary forward pass."""
+    placed = {
+        key: value.to(model.device, model.dtype) if value.is_floating_point() else value.to(model.device)
+        for key, value in inputs.items()
+    }
+    logits: Tensor = model(**placed, use_cache=False).logits[0, -1]
+    return logits.float()
+
+
+def probabilities_differ(model: Any, found: Tensor, expected: Tensor) -> str:
+    """How probabilities of next tokens differ beyond rounding; empty if they do not."""
+    gap = float((found - expected).abs().max())
     # With 16 or 4 bits, rounding depends on how rows are packed.
     allowed = 1e-3 if model.dtype is torch.float32 and not getattr(model, "is_quantized", False) else 0.05
     return f"The probability of a next token differs by {gap:.2g}" if not gap <= allowed else ""

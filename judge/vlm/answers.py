@@ -107,6 +107,8 @@ class AnswerScorer:
 
     def _prefix(self, tokens: tuple[int, ...]) -> Prefix:
         """Keys and values of the tokens before the image, cached."""
+        from transformers import DynamicCache
+
         prefix = self._prefixes.get(tokens)
         if prefix is not None:
             return prefix
@@ -115,7 +117,10 @@ class AnswerScorer:
             ids = torch.tensor([tokens], device=self.model.device)
             # Without gradient even in attacks: it does not depend on the image.
             with torch.no_grad():
-                cache = self.model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
+                # A cache that keeps all tokens: that of models with a sliding window would drop those outside it.
+                cache = self.model(
+                    input_ids=ids, past_key_values=DynamicCache(), use_cache=True, logits_to_keep=1
+                ).past_key_values
             layers = tuple((layer.keys, layer.values) for layer in cache.layers)
         prefix = self._prefixes[tokens] = Prefix(len(tokens), layers)
         return prefix

@@ -9,6 +9,7 @@ is what all questions about an image share. The continuations are the questions 
 it, about single categories), each with its closed set of answers; what they share is one branch of a token tree.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +31,13 @@ if TYPE_CHECKING:
 
 MAX_CACHED_TEXTS = 512
 """Size of the cache of tokenised chats; the least recently used is evicted."""
-_NOT_VISUAL = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids"}
+_NOT_VISUAL = {
+    "input_ids",
+    "attention_mask",
+    "token_type_ids",
+    "mm_token_type_ids",
+    "text_replacement_offsets",
+}
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,9 @@ class ChatEncoder:
         """Tokens before and after the image of a rendered text, tokenised jointly."""
         found = self._splits.get(text)  # every image is asked the same question without its prompt
         if found is None:
-            ids = self.ids(text)  # the image is still one token here; `encode_image` gives all its tokens
+            # The image is still one token here; `encode_image` gives all its tokens.
+            before, after = self._around
+            ids = self.ids(text.replace(self.image_token, f"{before}{self.image_token}{after}"))
             place = ids.index(self.image_token_id)
             found = self._splits[text] = tuple(ids[:place]), tuple(ids[place + 1 :])
         return found
@@ -200,12 +209,50 @@ class ChatEncoder:
 
     def encode_image(self, image: "Image") -> tuple[tuple[int, ...], dict[str, "Tensor"]]:
         """The tokens of an image in a text, and its pixel tensors, such as `pixel_values` (B, 3, H, W) with B = 1."""
-        inputs = self.processor(text=[self.image_token], images=[image], return_tensors="pt")
+        inputs = self._process(image)
         ids = inputs["input_ids"][0].tolist()
-        # From first to last: some families put row breaks between the image tokens.
-        first = ids.index(self.image_token_id)
-        last = len(ids) - ids[::-1].index(self.image_token_id)
+        written = self._written(inputs)
+        if (written.before, written.after) != self._around:
+            raise CheckpointError(
+                f"{type(self.processor).__name__} writes {written.before!r} before this image and {self._around[0]!r} "
+                "before another; turn off what cuts images into crops (do_pan_and_scan)."
+            )
+        first = ids.index(written.first)
+        last = len(ids) - ids[::-1].index(written.last)
         return tuple(ids[first:last]), {key: value for key, value in inputs.items() if key not in _NOT_VISUAL}
+
+    @cached_property
+    def _around(self) -> tuple[str, str]:
+        """Ordinary text that the processor writes before and after an image: Gemma-3 has empty lines there.
+
+        It is tokenised with the text around it, which it may merge with.
+        """
+        from PIL import Image
+
+        written = self._written(self._process(Image.new("RGB", (64, 64))))
+        return written.before, written.after
+
+    def _process(self, image: "Image") -> Any:
+        return self.processor(
+            text=[self.image_token], images=[image], return_tensors="pt", return_text_replacement_offsets=True
+        )
+
+    def _written(self, inputs: Any) -> "_Written":
+        """What the processor wrote for an image: from the first of its special tokens to the last, and text around it.
+
+        Tokenizers cut text at special tokens before anything else, so between these the tokens depend on nothing else.
+        """
+        text = inputs["text_replacement_offsets"][0][0]["replacement"]
+        tokens = self._special.findall(text)
+        numbers = self.processor.tokenizer.convert_tokens_to_ids([tokens[0], tokens[-1]])
+        first, last = text.index(tokens[0]), text.rindex(tokens[-1]) + len(tokens[-1])
+        return _Written(text[:first], numbers[0], numbers[1], text[last:])
+
+    @cached_property
+    def _special(self) -> "re.Pattern[str]":
+        """Any of the tokenizer's added tokens, longer ones first; not white space (Gemma), which grows."""
+        added = [token for token in self.processor.tokenizer.get_added_vocab() if token.strip(" \t\n▁")]
+        return re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))))
 
     def encode_row(self, variants: Sequence[Variant], image_tokens: tuple[int, ...]) -> Encoded:
         """Tokenise the questions about one image.
@@ -228,6 +275,16 @@ class ChatEncoder:
             for variant, text, tail in zip(variants, texts, tails, strict=True)
         )
         return Encoded(prefixes.pop(), image_tokens + tails[0][:shared], questions)
+
+
+@dataclass(frozen=True)
+class _Written:
+    """What a processor puts in the place of an image: ordinary text, tokens from `first` to `last`, ordinary text."""
+
+    before: str
+    first: int
+    last: int
+    after: str
 
 
 def _common_length(sequences: Sequence[tuple[int, ...]]) -> int:

@@ -3,13 +3,18 @@
 Weights come from safetensors only, and remote code is never run. `judge.vlm.adapter` loads adapters.
 """
 
+import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from judge.errors import CheckpointError, ConfigError, MissingExtraError, first_line
+from judge.runs.files import nearest_path
 from judge.standins.shipped import SHIPPED, base_path
 from prompts.errors import ArbiterError
+from prompts.names import nearest
 
+from .families import check_family, is_language
 from .processor import load_processor
 
 if TYPE_CHECKING:
@@ -27,8 +32,8 @@ class BaseOptions:
     model_name_or_path: str = field(
         default="tiny-llava",
         metadata={
-            "help": "A hub id, a folder, or tiny-llava or small-llava, which ship: LLaVA-1.5, NeXT, OneVision, "
-            "Qwen2-VL to 3-VL; of other families those that a check at load finds are read as their processor means it."
+            "help": "A hub id, a folder, or tiny-llava or small-llava, which ship. docs/models.md lists families; "
+            "others are compared with their own processor and model at load, and judged fast, slower or not at all."
         },
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit on the hub."})
@@ -75,25 +80,56 @@ class BaseOptions:
             raise CheckpointError(f"{run.path} names no base model; it is damaged.") from None
 
 
+def check_base(options: BaseOptions) -> None:
+    """Check that a base is there and of a family that can be a judge, without reading its weights.
+
+    Raises:
+        CheckpointError: it is not.
+    """
+    from transformers import AutoConfig
+
+    path = _place(options.model_name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
+    except _RAISED as error:
+        raise CheckpointError(
+            f"{options.model_name_or_path!r} could not be loaded as a vision-language model: {first_line(error)} "
+            f"Give a hub id, a folder with config.json and safetensors, or one of {', '.join(SHIPPED)}."
+        ) from error
+    check_family(config.model_type)
+
+
+def _place(name: str) -> str:
+    """The folder of a base, or its hub id; what can be neither is refused before anybody asks the hub."""
+    path = base_path(name)  # a shipped base has a name instead of a path
+    if not Path(path).exists() and not re.fullmatch(r"[\w.-]+/[\w.-]+", path):
+        raise CheckpointError(
+            f"There is no base {name!r} here{nearest_path(name) or nearest(name, SHIPPED)}. Give a folder with "
+            f"config.json and safetensors, one of {', '.join(SHIPPED)}, or a hub id, such as llava-hf/llava-1.5-7b-hf."
+        )
+    return path
+
+
 def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, Any]:
     """Load a base model in evaluation mode, with its processor.
 
     Raises:
-        CheckpointError: it cannot be loaded, lacks what a judge needs, or is of a family with other inputs than the
-            judge's (`judge.vlm.agreement`).
+        CheckpointError: it cannot be loaded, lacks what a judge needs, or is of a family that cannot be a judge
+            (`judge.vlm.families`, `judge.vlm.agreement`).
         MissingExtraError: 4 bits without bitsandbytes, or a processor that needs torchvision.
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForImageTextToText
+    from transformers import AutoConfig, AutoModelForImageTextToText
 
-    from .agreement import check_agreement
+    from .agreement import choose_path
 
-    path = base_path(options.model_name_or_path)  # a shipped base has a name instead of a path
+    path = _place(options.model_name_or_path)
     common = {"revision": options.model_revision, "trust_remote_code": False}
     kwargs: dict[str, Any] = {"dtype": options.dtype, "use_safetensors": True, "attn_implementation": "sdpa"}
     if options.load_in_4bit:
         kwargs["quantization_config"] = _quantization_config(options, path)
     try:
+        check_family(AutoConfig.from_pretrained(path, **common).model_type)
         processor = load_processor(path, options.model_revision)
         model = AutoModelForImageTextToText.from_pretrained(path, **common, **kwargs)
     except ArbiterError:
@@ -111,7 +147,7 @@ def load_base(options: BaseOptions, *, device: str | None = None) -> tuple[Any, 
         _disable_repacking(model)
     elif device is not None:
         model.to(device)
-    check_agreement(model.eval(), processor)
+    model.judging_path = choose_path(model.eval(), processor)
     return model, processor
 
 
@@ -143,7 +179,7 @@ def _quantization_config(options: BaseOptions, path: str) -> Any:
     config = AutoConfig.from_pretrained(path, revision=options.model_revision, trust_remote_code=False)
     with torch.device("meta"):  # no memory is allocated
         empty = AutoModelForImageTextToText.from_config(config)
-    spared = [f"model.{name}" for name, _ in empty.model.named_children() if name != "language_model"]
+    spared = [f"model.{name}" for name, _ in empty.model.named_children() if not is_language(name)]
     # Computing in the precision of the rest; stored in it too, so that FSDP and ZeRO see one dtype.
     compute = torch.float32 if options.dtype in ("float32", "auto") else getattr(torch, options.dtype)
     return BitsAndBytesConfig(

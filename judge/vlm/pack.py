@@ -9,10 +9,13 @@ from torch import Tensor
 
 from judge.errors import CheckpointError
 
+from .masks import additive, own_image, per_layer_kind
 from .positions import chain_positions
 from .tree import TokenTree
 
 Visual = dict[str, Tensor]
+_TILED = ("pixel_values", "pixel_attention_mask")
+"""Tensors with a dimension for an image's tiles, as in LLaVA-NeXT and Idefics3."""
 
 
 @dataclass(frozen=True)
@@ -46,32 +49,34 @@ def stack_visual(visual: Sequence[Visual]) -> Visual:
         parts = [image[key] for image in visual]
         if len({part.shape[1:] for part in parts}) == 1:  # also patches of Qwen-VL, whose counts differ
             joined[key] = torch.cat(parts)
-        elif key == "pixel_values" and all(part.ndim == 5 for part in parts):
-            joined[key] = _pad_patches(parts)
+        elif key in _TILED and len({part.shape[2:] for part in parts}) == 1:
+            joined[key] = _pad_tiles(parts)
         else:
             raise CheckpointError(f"{key} of these images differ in shape; use a batch size of 1.")
     return joined
 
 
-def split_visual(visual: Visual, count: int) -> list[Visual] | None:
-    """The inverse of `stack_visual`: the tensors of each of `count` images; None if they cannot be told apart.
+def split_visual(visual: Visual, sizes: Sequence[int]) -> list[Visual] | None:
+    """The inverse of `stack_visual`, but for padding: the tensors of each image; None if they cannot be told apart.
 
-    Qwen-VL's pixels are patches of all images; `image_grid_thw` has (time, rows, columns) of each.
+    Args:
+        visual: the tensors of all images.
+        sizes: of each image, the first dimension of its `pixel_values`: one, but for families that lay out patches
+            (Qwen-VL) or tiles (InternVL) of all images in a row.
     """
-    parts = {key: torch.split(value, 1) for key, value in visual.items() if len(value) == count}
-    if "image_grid_thw" in parts and "pixel_values" in visual:
-        sizes = visual["image_grid_thw"].prod(dim=1).tolist()
-        if sum(sizes) == len(visual["pixel_values"]):
-            parts["pixel_values"] = torch.split(visual["pixel_values"], sizes)
+    parts = {key: torch.split(value, 1) for key, value in visual.items() if len(value) == len(sizes)}
+    if sum(sizes) == len(visual["pixel_values"]):
+        parts["pixel_values"] = torch.split(visual["pixel_values"], list(sizes))
     if parts.keys() != visual.keys():
         return None
-    return [{key: value[place] for key, value in parts.items()} for place in range(count)]
+    return [{key: value[place] for key, value in parts.items()} for place in range(len(sizes))]
 
 
-def _pad_patches(parts: Sequence[Tensor]) -> Tensor:
-    """LLaVA-NeXT cuts images into different numbers of tiles (1, T, 3, H, W); pad with tiles of zeros."""
+def _pad_tiles(parts: Sequence[Tensor]) -> Tensor:
+    """Images cut into different numbers of tiles (1, T, ...), padded with tiles of zeros, which their models drop."""
     most = max(part.shape[1] for part in parts)
-    return torch.cat([torch.nn.functional.pad(p, (0, 0, 0, 0, 0, 0, 0, most - p.shape[1])) for p in parts])
+    padded = [part.new_zeros(1, most - part.shape[1], *part.shape[2:]) for part in parts]
+    return torch.cat([torch.cat(pair, dim=1) for pair in zip(parts, padded, strict=True)])
 
 
 def pack_trees(
@@ -96,7 +101,8 @@ def pack_trees(
     Returns:
         `input_ids` (B, L + T); `position_ids` (B, L + T) or (3, B, L + T), which continue each row's own chain, so that
         padding changes nothing; `attention_mask` (B, 1, L + T, P + L + T); `logits_to_keep` (B, J), the positions of
-        each tree's predictors, the last one repeated where it has fewer; and `visual` on the model's device.
+        each tree's predictors, the last one repeated where it has fewer; and `visual` on the model's device. Where
+        kinds of layers see different tokens, `attention_mask` is a dictionary with one mask a kind.
     """
     device, dtype = model.device, model.dtype
     rows, longest, nodes = len(chains), max(map(len, chains)), max(len(tree.tokens) for tree in trees)
@@ -121,14 +127,20 @@ def pack_trees(
         # Predictor -1 is the last token of the row's chain.
         places = torch.tensor([longest + node if node >= 0 else len(chain) - 1 for node in tree.predictors])
         keep[row] = torch.cat([places, places[-1].expand(keep.shape[1] - len(places))])
-    # The smallest finite value: a row of minus infinities would become NaN in the softmax.
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+    image = own_image(model, ids[:, :longest])
+    if image is not None:
+        own[:, :longest, :longest] |= image
+    # Places along each row's own text; a node's depends on its depth, not on where it stands in the sequence.
+    places = prefix.length + torch.cat(
+        [torch.arange(longest).expand(rows, -1), lengths[:, None] + depths], dim=1
+    )
+    keys = torch.cat([torch.arange(prefix.length).expand(rows, -1), places], dim=1)
+    mask = per_layer_kind(model, allowed, places, keys)
     positions = chain_positions(model, ids[:, :longest], lengths, visual, prefix.length)
-    # A node's position depends on its depth, not on its place in the sequence.
     following = positions.amax(dim=-1, keepdim=True) + 1 + depths
     return {
         "input_ids": ids.to(device),
-        "attention_mask": mask[:, None].to(device),
+        "attention_mask": additive(mask, dtype, device),
         "position_ids": torch.cat([positions, following], dim=-1).to(device),
         "logits_to_keep": keep.to(device),
         **{key: _on(value, device, dtype) for key, value in visual.items()},
@@ -165,10 +177,11 @@ def pack_bins(
         ids[row, :size], depths[row, :size] = tokens[chosen], deep[chosen]
         allowed[row, :size, cached : cached + size] = ancestors[chosen][:, chosen]
         keep[row, :size] = torch.tensor([node in predictors for node in nodes])
-    mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, torch.finfo(dtype).min)
+    keys = torch.cat([torch.arange(cached).expand(rows, -1), cached + depths], dim=1)
+    mask = per_layer_kind(model, allowed, cached + depths, keys)
     return {
         "input_ids": ids.to(device),
-        "attention_mask": mask[:, None].to(device),
+        "attention_mask": additive(mask, dtype, device),
         "position_ids": (ends + 1 + depths).to(device),
         "logits_to_keep": keep.to(device),
     }

@@ -6,6 +6,7 @@ a little; scores must not depend on what is installed, so Pillow's is used where
 """
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class VideoSettings(dict[str, Any]):
 
 def without_video(kind: Any) -> Any:
     """The processor class `kind`, or a subclass without its video processor if it has one."""
+    _do_without_num2words(kind)
     parts = kind.get_attributes()
     stills = [name for name in parts if "video" not in name]
     if stills == parts:
@@ -86,6 +88,19 @@ def without_video(kind: Any) -> Any:
 
     Stills.__name__ = Stills.__qualname__ = kind.__name__  # written to files as `processor_class`
     return Stills
+
+
+def _do_without_num2words(kind: Any) -> None:
+    """SmolVLM's processor refuses to be made without a package that spells numbers, in texts about videos only."""
+
+    def spell(*_: Any) -> str:
+        raise MissingExtraError(
+            "Texts about videos need num2words, which is not installed: pip install num2words."
+        )
+
+    module = sys.modules[kind.__module__]
+    if getattr(module, "num2words", spell) is None:
+        module.num2words = spell  # type: ignore[attr-defined]
 
 
 def _unpickle(kind: Any, state: dict[str, Any]) -> Any:

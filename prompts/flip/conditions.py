@@ -45,6 +45,11 @@ class Conditional(Category):
         """Whether the prompt decides too."""
         return self.condition.spoken_in is not None
 
+    @property
+    def covered(self) -> frozenset[str]:
+        """No key: violating one of the members is not enough."""
+        return frozenset()
+
     def label(self, example: Example) -> bool | None:
         """Whether the condition covers the example; None where the labels do not decide it."""
         return self.condition.label(example)

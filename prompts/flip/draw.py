@@ -24,10 +24,11 @@ from random import Random
 from typing import TypeVar
 
 from prompts.errors import ExampleError
-from prompts.example import Example
+from prompts.example import UNSPECIFIED, Example
 from prompts.taxonomy import Category, Taxonomy
 
 from .conditions import Conditional
+from .feasible import names_no_category, no_pairs
 from .lessons import Lessons, plan_lessons
 from .options import FlipOptions
 from .policies import draw_entries
@@ -72,7 +73,7 @@ def draw_groups(
     if groups is None:
         groups = ceil(2 * len(draw.pool.examples) / options.group_size)
     shares = Random(f"conditions/{seed}/{epoch}")
-    kinds = [shares.random() < options.prompt_condition for _ in range(groups)]
+    kinds = [shares.random() < options.prompt_condition and not draw.whole for _ in range(groups)]
     return [
         draw.retry_until_filled(draw.conditional_group if conditional else draw.group, draw.max_keys)
         for conditional in kinds
@@ -95,8 +96,8 @@ def draw_pairs(
     """
     # Pairs are for measuring, so they are in the words of taxonomy and data, whatever lessons do.
     draw = _start(examples, taxonomy, options.plain, f"pairs/{seed}")
-    if len(draw.keys) < 2:
-        raise ExampleError("Pairs exchange one category for another; give a taxonomy with at least two.")
+    if reason := no_pairs(draw.pool.examples, draw.keys):
+        raise ExampleError(f"There are no pairs: {reason}.")
     drawn: list[Pair] = []
     while len(drawn) < pairs:
         rows = draw.retry_until_filled(draw.policy_pair, len(draw.keys) - 1)
@@ -112,9 +113,15 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
     rng = Random(seed)
     keys = options.training_keys(taxonomy)
     pool = Pool(examples, options.held_out, rng)
+    whole = names_no_category(pool.examples)
+    if whole and options.held_out:
+        raise ExampleError(
+            f"No unsafe image names its category, so each may violate {', '.join(sorted(options.held_out))}: nothing "
+            "can be held out. Name categories in the table, or hold none out."
+        )
     # Checked once for all policies, rather than found out in the middle of an epoch.
     missing = [key for key in keys if not pool.violating(key)]
-    if missing:
+    if missing and not whole:
         raise ExampleError(
             f"No image violates {', '.join(missing)}: there can be no unsafe row for it. Add such images, "
             "hold the category out, or select the others from the taxonomy."
@@ -122,6 +129,11 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
     # Images that are safe even under the longest policy; without enough of them it must leave a category out.
     harmless = pool.count(lambda example: not (example.violates | example.unknown).intersection(keys))
     max_keys = len(keys) if harmless >= options.group_size // 2 else len(keys) - 1
+    if whole and max_keys < len(keys):
+        raise ExampleError(
+            f"No unsafe image names its category, so policies hold all {len(keys)}; {harmless} images are safe under "
+            f"them and a group needs {options.group_size // 2}. Add safe images, or lower group_size."
+        )
     if max_keys < options.min_categories:
         raise ExampleError(
             f"A policy of {options.min_categories} of the {len(keys)} categories leaves {harmless} safe "
@@ -129,7 +141,7 @@ def _start(examples: Sequence[Example], taxonomy: Taxonomy, options: FlipOptions
             "or lower min_categories or group_size."
         )
     lessons = plan_lessons(pool, taxonomy, keys, options, Random(f"lessons/{seed}"))
-    return _Draw(pool, taxonomy, keys, max_keys, options, rng, lessons)
+    return _Draw(pool, taxonomy, keys, max_keys, whole, options, rng, lessons)
 
 
 @dataclass(frozen=True)
@@ -142,6 +154,8 @@ class _Draw:
     """Keys that policies may use."""
     max_keys: int
     """Most keys that a policy may cover so that safe images are left."""
+    whole: bool
+    """Whether no unsafe image names its category, so that a policy needs all keys for any unsafe row."""
     options: FlipOptions
     rng: Random
     lessons: Lessons
@@ -150,9 +164,9 @@ class _Draw:
 
     def retry_until_filled(self, attempt: Callable[[int], Drawn | None], longest: int) -> Drawn:
         """Try policies of a random length until the data can fill one; after `_TRIES` of a length, shorter ones."""
-        longest = min(self.options.max_categories, longest)
+        longest = longest if self.whole else min(self.options.max_categories, longest)
         # A policy may be no longer than the data allow, even if the options ask for more.
-        shortest = min(self.options.min_categories, longest)
+        shortest = longest if self.whole else min(self.options.min_categories, longest)
         for count in range(self.rng.randint(shortest, longest), shortest - 1, -1):
             for _ in range(_TRIES):
                 result = attempt(count)
@@ -214,12 +228,12 @@ class _Draw:
 
     def _opposites(self, policy: Taxonomy, labels: Labels, parts: Sequence[str]) -> tuple[Row, Row] | None:
         """An unsafe and a safe row with the same question; None where the images do not suffice."""
-        focused = self.rng.random() < self.options.focus
+        focused = self.rng.random() < self.options.focus and not self.whole
         images = self._images(policy, labels, focused)
         if images is None:
             return None
         position, unsafe, safe = images
-        name = policy.names[position]
+        name = None if position is None else policy.names[position]
         focus = name if focused else None
         # The arm records how the label came about, for reports; training does not use it.
         arms = _unsafe_arm(unsafe, policy), "flip" if safe.violates else "benign"
@@ -232,23 +246,30 @@ class _Draw:
             Row(safe, policy, *prompts[1], False, None, focus, arms[1], prompt_form=form),
         )
 
-    def _images(self, policy: Taxonomy, labels: Labels, focused: bool) -> tuple[int, Example, Example] | None:
-        """The place of a category, an image that violates it and a safe one; None where there are none."""
+    def _images(
+        self, policy: Taxonomy, labels: Labels, focused: bool
+    ) -> tuple[int | None, Example, Example] | None:
+        """The place of a category, an image that violates it and a safe one; None where there are none.
+
+        The place is None where the image is unsafe under the whole policy and nobody recorded how.
+        """
         # A share of benign images, as negatives that violate something else alone would teach nothing about safe ones.
         benign = self.rng.random() < self._benign_share()
         balanced = not benign and self.rng.random() < self.options.balance
         # Categories in random order, so that none is preferred where an image violates several.
-        positions = self.rng.sample(range(len(policy)), len(policy))
+        positions: list[int | None] = [*self.rng.sample(range(len(policy)), len(policy))]
+        unnamed = (
+            [] if focused else [b for b, label in labels if True not in label and policy.unsafe(b.example)]
+        )
+        if unnamed:
+            positions.insert(self.rng.randrange(len(positions) + 1), None)
         # Where no two images violate equally many keys, any two will do.
         for matched in (True, False) if balanced else (False,):
             for position in positions:
                 wanted = self._safe_buckets(policy, labels, position if focused else None, benign)
                 counts = {_violations(bucket) for bucket in wanted[-1] if bucket.heap}
-                unsafe = self.pool.take(
-                    bucket
-                    for bucket, label in labels
-                    if label[position] and (not matched or _violations(bucket) in counts)
-                )
+                suited = unnamed if position is None else [b for b, label in labels if label[position]]
+                unsafe = self.pool.take(b for b in suited if not matched or _violations(b) in counts)
                 if unsafe is None:
                     continue
                 for buckets in wanted:
@@ -339,5 +360,7 @@ def _violations(bucket: Bucket) -> int:
 
 
 def _unsafe_arm(image: Example, policy: Taxonomy) -> str:
+    if UNSPECIFIED in image.violates:
+        return "unnamed"
     covered = {member for category in policy for member in category.members}
     return "keep" if image.violates <= covered else "partial"

@@ -65,10 +65,11 @@ def rewrite_prompt(
 
 
 def describe(example: Example, categories: Sequence[Category], rng: Random) -> str:
-    """What the image shows of these categories, in any of their words."""
-    shown = [category for category in categories if category.label(example)]
+    """What the image shows of these categories, in any of their words; its own prompt where the labels do not say."""
+    labels = [category.label(example) for category in categories]
+    shown = [category for category, label in zip(categories, labels, strict=True) if label]
     if not shown:
-        return rng.choice(EMPTY)
+        return (example.prompt or "") if None in labels else rng.choice(EMPTY)
     rng.shuffle(shown)
     words = [inside(rng.choice(_words(category))) for category in shown]
     return rng.choice(SHOWN).format(shown=rng.choice((" and ", ", ", " with ")).join(words))

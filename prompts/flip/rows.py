@@ -22,7 +22,7 @@ class Row:
     """Id of the example the prompt belongs to; None when no prompt is shown."""
     unsafe: bool
     category: str | None
-    """Name, in `taxonomy`, of the category the answer names; None when safe."""
+    """Name, in `taxonomy`, of the category the answer names; None when safe, and where nobody recorded which it is."""
     focus: str | None
     """Name of the only category asked about; None to ask about the whole policy."""
     arm: str
@@ -30,6 +30,7 @@ class Row:
 
     - `keep`: unsafe, and everything the image violates is in the policy;
     - `partial`: unsafe, and the policy misses something else the image violates;
+    - `unnamed`: unsafe, and the labels do not say how; everything that it could violate is in the policy;
     - `flip`: safe, although the image violates something outside the policy;
     - `benign`: safe, and the image violates nothing at all;
     - `focus_keep`: unsafe for the category asked about;

@@ -9,7 +9,7 @@ from eval.reports.causes_tables import cause_tables
 from eval.reports.table import Table
 
 from .contact_sheet import Thumbnails
-from .figures import Plot, svg_data_uri
+from .figures import Plot, plot_of
 
 CAUSES = "Causes of failures"
 """Heading of the part."""
@@ -46,7 +46,7 @@ def explain_causes(record: Mapping[str, Any] | None, thumbnails: Thumbnails) -> 
     if not record:
         return Causes([], {}, {})
     plots = {
-        heading: (about, [Plot(one.label, one.caption, svg_data_uri(one.svg)) for one in found])
+        heading: (about, [plot_of(heading, one.label, one.caption, one.svg) for one in found])
         for heading, (about, found) in draw_causes(record).items()
     }
     groups = (record["clusters"] or {"groups": {}})["groups"]

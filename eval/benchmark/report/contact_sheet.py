@@ -13,8 +13,8 @@ from io import BytesIO
 from PIL import Image, ImageFilter
 
 from eval.benchmark.predictions import Prediction, Predictions
-from judge.data.labels import UNSPECIFIED
 from judge.errors import first_line
+from prompts.example import UNSPECIFIED
 
 SIDE = 160
 """Longest side of a thumbnail, in pixels."""

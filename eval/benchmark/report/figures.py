@@ -4,20 +4,22 @@ A page with all lines in one plot would need eight colours that nobody tells apa
 size, and without a background, so that a page can show them on light and dark.
 """
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from eval.benchmark.predictions import Predictions
 from eval.metrics.arrays import confusion, precision_recall, reliability
+from eval.reports.charts import inline_svg
 from eval.reports.figures import BLUE, new_axes, plot_diagonal, svg_bytes
 from eval.reports.page import format_value
+from prompts.printable import printable
 
 OTHERS = "#a3acb5"
 INK = "#1d252c"
@@ -42,8 +44,8 @@ class Plot:
 
     label: str
     caption: str
-    source: str
-    """As a `data:` URI."""
+    svg: Markup
+    """As an element of the page, in its colours."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def performance_plots(
     ):  # fmt: skip
         values = {label: metrics["classifiers"][label][key] for label in svgs}
         plots = [
-            Plot(label, f"{name} {format_value(values[label])}", svg_data_uri(svg))
+            plot_of(heading, label, f"{name} {format_value(values[label])}", svg)
             for label, svg in svgs.items()
         ]
         if plots:
@@ -86,9 +88,9 @@ def performance_plots(
     return found
 
 
-def svg_data_uri(svg: bytes) -> str:
-    """An SVG file as a `data:` URI."""
-    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode('ascii')}"
+def plot_of(heading: str, label: str, caption: str, svg: bytes) -> Plot:
+    """A figure for the page; heading, label and caption are its name for those who do not see it."""
+    return Plot(label, caption, inline_svg(svg, f"{heading} of {printable(label)}: {printable(caption)}"))
 
 
 def draw_precision_recall(answers: Mapping[str, Answers], threshold: float = 0.5) -> dict[str, bytes]:

@@ -13,9 +13,11 @@ from eval.benchmark.overlap import overlap_table, score_without
 from eval.benchmark.policy_tables import policy_set_table, policy_tables
 from eval.benchmark.predictions import Predictions, PredictionsError
 from eval.benchmark.tables import failures, tables
-from eval.reports.page import page_template
+from eval.reports.origin import origin_of
+from eval.reports.page import Verdict, format_value, page_template
 from eval.reports.table import Table
 from judge.runs.files import write_atomically
+from judge.runs.folder import RunDir
 
 from .causes import CAUSES, explain_causes
 from .contact_sheet import Images, Thumbnails, contact_sheets
@@ -24,6 +26,7 @@ from .heat_map import heat_colour, heat_map
 from .leaders import (
     LEADER_NOTE,
     PARTIAL_NOTE,
+    Leader,
     leader_table,
     leaders,
     percent,
@@ -75,6 +78,8 @@ def write_benchmark_report(
     write_atomically(folder / "report.md", _markdown(metrics, ordered, listed))
     page = page_template("benchmark.html").render(
         title=_title(predictions),
+        verdict=_verdict(found),
+        origin=origin_of(RunDir(folder)) if (folder / "run.json").is_file() else {},
         facts=facts(metrics, ordered),
         contents=_contents([*parts, *figures, *([CAUSES] if causes.tables else [])]) if found else [],
         leaders=found,
@@ -106,6 +111,22 @@ def _check_labels(metrics: Metrics, predictions: Sequence[Predictions]) -> None:
             f"The metrics are of {', '.join(metrics['classifiers']) or 'no classifier'}, the predictions of "
             f"{', '.join(labels) or 'none'}; measure these predictions."
         )
+
+
+def _verdict(found: Sequence[Leader]) -> Verdict:
+    """Who leads, by how much, and whether that can be told."""
+    ranked = [one for one in found if one.f1 is not None and not one.partial]
+    if not ranked:
+        return Verdict("No classifier that covers every category was measured.")
+    first = ranked[0]
+    shown = f"{first.label} has the highest F1, {format_value(first.f1)}"
+    if first.interval is None:
+        return Verdict(f"{shown}.")
+    low, high = first.interval
+    shown += f" ({format_value(low)} to {format_value(high)})"
+    close = [one.label for one in ranked[1:] if one.interval is not None and one.interval[1] >= low]
+    others = f"; within its interval: {', '.join(close)}" if close else ""
+    return Verdict(f"{shown}, of {len(ranked)} classifiers that cover every category{others}.")
 
 
 def _title(predictions: Sequence[Predictions]) -> str:

@@ -7,8 +7,9 @@ implementation, instead of a second forward over a key-value cache, it needs one
 checkpointing, DDP and ZeRO expect.
 
 The 4-D attention mask (N, G, L, P + L) of N packed sequences carries the layout: which of the policy's P and the row's
-own L keys each of a row's L queries may attend to. No ordinary mask has this shape, whose third dimension is not the
-length of the sequence, so other calls of the same model (with a 2-D mask or none) go to sdpa.
+own L keys each of a row's L queries may attend to; models whose kinds of layers see different tokens get one a kind.
+No ordinary mask has this shape, whose third dimension is not the length of the sequence, so other calls of the same
+model (with a 2-D mask or none) go to sdpa.
 """
 
 from typing import Any
@@ -40,7 +41,7 @@ def policy_grouped_attention(
         attention_mask: (N, G, L, P + L), True, or 0 if additive, where attention is allowed.
         dropout: probability on attention weights.
         scaling: factor on the scores; 1 / sqrt(D) if None.
-        kwargs: passed on to sdpa.
+        kwargs: passed on to sdpa; `sliding_window` is that of the layer, for the policy (the rows' is in their mask).
 
     Returns:
         (N, S, H, D), and None instead of attention weights.
@@ -71,8 +72,9 @@ def policy_grouped_attention(
         shared = states[:, None, :, :policy].expand(sequences, rows, heads, policy, width)
         return torch.cat([shared.reshape(sequences * rows, heads, policy, width), split_rows(states)], dim=2)
 
+    window = window_mask(policy, kwargs.get("sliding_window"), query.device)
     policy_output = attend(
-        query[:, :, :policy], key[:, :, :policy], value[:, :, :policy], None, dropout, scaling
+        query[:, :, :policy], key[:, :, :policy], value[:, :, :policy], window, dropout, scaling
     )
     mask = attention_mask.reshape(sequences * rows, 1, row_length, keys)
     row_output = attend(split_rows(query), prepend_policy(key), prepend_policy(value), mask, dropout, scaling)
@@ -82,6 +84,14 @@ def policy_grouped_attention(
     row_output = row_output.reshape(sequences, heads, rows * row_length, width)
     packed = torch.cat([policy_output, row_output], dim=2)
     return packed.transpose(1, 2).contiguous(), None
+
+
+def window_mask(length: int, window: int | None, device: Any) -> Tensor | None:
+    """(L, L) bool of a causal text whose tokens see the last `window` of it; None where that is all of it."""
+    if window is None or window >= length:
+        return None
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return causal.triu(1 - window)
 
 
 def attend(

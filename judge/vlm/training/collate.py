@@ -1,7 +1,7 @@
 """Collate groups of rows into one packed batch: each policy once, followed by its rows; loss on answer tokens only."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,12 +10,15 @@ from torch import Tensor
 
 from judge.data.images import open_image
 from judge.vlm.encode import ChatEncoder, Encoded, Variant
+from judge.vlm.masks import own_image, per_layer_kind
 from judge.vlm.pack import stack_visual
 from judge.vlm.positions import chain_positions
-from prompts.errors import ArbiterError, ExampleError
+from prompts.errors import ArbiterError
 from prompts.example import Example
 from prompts.flip.rows import Group, Row
-from prompts.template import Chat, render
+from prompts.template import Chat
+
+from .answers import check_length, question_and_answers, shared_start
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +26,7 @@ if TYPE_CHECKING:
 EncodedImage = tuple[tuple[int, ...], dict[str, Tensor]]
 """Image tokens and pixel tensors, as `ChatEncoder.encode_image` returns them."""
 PACKED = ("input_ids", "position_ids", "attention_mask", "logits_to_keep", "labels")
-"""Keys that `pack_groups` returns; the other keys of a batch are pixel tensors."""
+"""Keys that `pack_groups` returns; the others that reach the model are pixel tensors."""
 
 
 class PixelCache:
@@ -68,7 +71,11 @@ class GroupCollator:
         self.pixels = PixelCache(self.encoder)
 
     def __call__(self, groups: Sequence[Group]) -> dict[str, Any]:
-        """Batch N groups of G rows: see `pack_groups`; `image_ids` are N * G example ids in the order of the pixels."""
+        """Batch N groups of G rows: see `pack_groups`, and the pixel tensors.
+
+        `image_ids` are N * G example ids in the order of the pixels, and `image_lengths` how many entries of
+        `pixel_values` each has.
+        """
         rows = [row for group in groups for row in group.rows]
         images = [self.pixels.get(row.example) for row in rows]
         encoded = [self._encode(row, tokens) for row, (tokens, _) in zip(rows, images, strict=True)]
@@ -79,30 +86,24 @@ class GroupCollator:
             )
         visual = stack_visual([pixels for _, pixels in images])
         packed = pack_groups(self.model, encoded, len(groups), visual)
-        return {**packed, **visual, "image_ids": [row.example.id for row in rows]}
+        lengths = [len(pixels["pixel_values"]) for _, pixels in images]
+        about = {"image_ids": [row.example.id for row in rows], "image_lengths": lengths}
+        return {**packed, **visual, **about}
 
     def _encode(self, row: Row, image_tokens: tuple[int, ...]) -> Encoded:
         """The tokens of a row, whose only continuation is the right answer."""
-        chat = render(row.taxonomy, row.prompt, template=self.encoder.template, focus=row.focus)
-        wanted = None if row.category is None else row.taxonomy.index(row.category)
-        answers = [a for a in chat.answers if a.unsafe == row.unsafe and a.category in (wanted, None)]
-        if len(answers) != 1:
-            raise ExampleError(
-                f"{row.example.id}: no single answer for unsafe={row.unsafe}, {row.category!r}."
-            )
-        variant = Variant(Chat(chat.messages, tuple(answers)))
-        encoded = self.encoder.encode_row([variant], image_tokens)
-        if len(encoded) > self.max_length:
-            raise ExampleError(
-                f"{row.example.id}: the row takes {len(encoded)} tokens and max_length is {self.max_length}. "
-                "Raise max_length, lower max_categories, or shorten the definitions; truncating would cut the answer."
-            )
-        return encoded
+        chat, answers = question_and_answers(row, self.encoder.template)
+        encoded = self.encoder.encode_row([Variant(Chat(chat.messages, answers))], image_tokens)
+        check_length(row, len(encoded), self.max_length)
+        right = replace(
+            encoded.continuations[0], tokens=shared_start([c.tokens for c in encoded.continuations])
+        )
+        return replace(encoded, questions=((right,),))
 
 
 def pack_groups(
     model: Any, encoded: Sequence[Encoded], groups: int, visual: dict[str, Tensor]
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Lay N * G encoded rows out for `judge.vlm.training.attention`.
 
     Args:
@@ -114,8 +115,9 @@ def pack_groups(
     Returns:
         With policies padded to P tokens, rows to L, S = P + G * L, and A answer tokens in all:
         `input_ids` (N, S); `position_ids` (N, S) or (3, N, S), restarting after each policy;
-        `attention_mask` (N, G, L, P + L), True where a row's token may attend; `logits_to_keep` (N, S), True where an
-        answer token is predicted; `labels` (A,) those tokens, in the order of the kept logits.
+        `attention_mask` (N, G, L, P + L), True where a row's token may attend (a dictionary of such masks where
+        kinds of layers see different tokens); `logits_to_keep` (N, S), True where an answer token is predicted;
+        `labels` (A,) those tokens, in the order of the kept logits.
 
     Raises:
         ArbiterError: rows of a group differ before the image.
@@ -144,21 +146,40 @@ def pack_groups(
         keep[group, start + len(row.chain) - 1 : start + len(row.chain) - 1 + len(answer)] = True
         real[index, : len(row.prefix)] = True
 
-    # (N * G, L, P + L): the whole policy, then the row itself causally. Padding behind a row is after all its tokens.
-    causal = torch.ones(length, length, dtype=torch.bool).tril()
-    allowed = torch.cat(
-        [real[:, None].expand(-1, length, -1), causal.expand(len(encoded), length, length)], dim=-1
-    )
+    offsets = torch.tensor([len(row.prefix) for row in encoded])
+    mask = _group_mask(model, padded, real, offsets)
     lengths = torch.tensor([len(body) for body in bodies])
     own = chain_positions(model, padded, lengths, visual, 0)
     # Positions continue the row's own policy, not its padding; (N * G, L) -> (N, G * L), after (3,) for Qwen-VL.
-    offsets = torch.tensor([len(row.prefix) for row in encoded])
     own = (own + offsets[:, None]).reshape(*own.shape[:-2], groups, each * length)
     before = torch.arange(policy).expand(*own.shape[:-1], policy)
     return {
         "input_ids": ids,
         "position_ids": torch.cat([before, own], dim=-1),
-        "attention_mask": allowed.reshape(groups, each, length, policy + length),
+        "attention_mask": _by_group(mask, groups),
         "logits_to_keep": keep,
         "labels": torch.tensor([token for answer in answers for token in answer]),
     }
+
+
+def _group_mask(model: Any, ids: Tensor, real: Tensor, offsets: Tensor) -> Tensor | dict[str, Tensor]:
+    """(R, L, P + L) of R rows `ids` (R, L): the whole policy, True in `real` (R, P), then the row itself causally.
+
+    Padding behind a row is after all its tokens. `offsets` (R,) are the lengths of the policies.
+    """
+    rows, length = ids.shape
+    own = torch.ones(length, length, dtype=torch.bool).tril().expand(rows, -1, -1)
+    image = own_image(model, ids)
+    if image is not None:
+        own = own | image
+    allowed = torch.cat([real[:, None].expand(-1, length, -1), own], dim=-1)
+    places = offsets[:, None] + torch.arange(length)
+    keys = torch.cat([torch.arange(real.shape[1]).expand(rows, -1), places], dim=1)
+    return per_layer_kind(model, allowed, places, keys)
+
+
+def _by_group(mask: Tensor | dict[str, Tensor], groups: int) -> Any:
+    """(N * G, L, P + L) -> (N, G, L, P + L)."""
+    if isinstance(mask, dict):
+        return {kind: _by_group(part, groups) for kind, part in mask.items()}
+    return mask.reshape(groups, -1, *mask.shape[1:])

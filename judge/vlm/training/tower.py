@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from judge.encoders.perturb import as_pixels, cosine_with_warmup, perturb
+from judge.encoders.pixels import SUPPORTED, TILED
 from judge.errors import CheckpointError, ConfigError
+from judge.runs.checkpoint import TrainingState
 from judge.standins.shipped import base_path
 
 TOWER_TARGETS = r".*vision_tower\..*(q_proj|k_proj|v_proj|out_proj|fc1|fc2|patch_embedding)"
@@ -124,7 +126,7 @@ class TowerFeatures(nn.Module):
         processor: of the base, for its normalisation.
 
     Raises:
-        ConfigError: the family has no `vision_tower` as LLaVA does.
+        ConfigError: the family has no `vision_tower` as LLaVA does, or reads an image as several pictures.
     """
 
     mean: Tensor
@@ -132,14 +134,18 @@ class TowerFeatures(nn.Module):
 
     def __init__(self, model: Any, processor: Any) -> None:
         super().__init__()
-        tower = getattr(model.model, "vision_tower", None)
-        if tower is None:
+        tower, layers = (
+            getattr(model.model, "vision_tower", None),
+            getattr(model.config, "vision_feature_layer", None),
+        )
+        kind = type(processor.image_processor).__name__
+        if tower is None or layers is None or kind not in SUPPORTED or kind in TILED:
             raise ConfigError(
-                f"{type(model).__name__} has no vision_tower; hardening supports LLaVA and families like it."
+                f"{type(model).__name__} with a {kind} cannot be hardened: that takes one picture an image, and layers "
+                "of a vision_tower that the projector reads, as in LLaVA-1.5."
             )
         self.tower = deepcopy(tower).float().eval().requires_grad_(False)
         # As LLaVA selects them: one layer or several, with or without the class token.
-        layers = model.config.vision_feature_layer
         self.layers = [layers] if isinstance(layers, int) else list(layers)
         self.first = 1 if model.config.vision_feature_select_strategy == "default" else 0
         settings = processor.image_processor
@@ -189,6 +195,7 @@ def match_features(
     images: Tensor,
     options: MatchingOptions,
     *,
+    checkpoint: Path | None = None,
     progress: Callable[[int, float], Any] | None = None,
 ) -> list[dict[str, float]]:
     """Train the tower's adapters, in place, to give the base's clean features at attacked pixels.
@@ -201,6 +208,7 @@ def match_features(
         features: of its base.
         images: (N, 3, h, w) bytes at the model's input (`judge.encoders.fare.resize_to_input`).
         options: training options.
+        checkpoint: a file to keep the state in after each epoch, and to go on from if it is there.
         progress: called with the number of steps done and the last loss.
 
     Returns:
@@ -223,8 +231,9 @@ def match_features(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(options.epochs * steps))
     generator = torch.Generator().manual_seed(options.seed)  # the same order in all processes
     torch.manual_seed(options.seed + place)  # each process draws random starts of its own
-    history = []
-    for epoch in range(options.epochs):
+    remembered = TrainingState(checkpoint, parameters, optimizer, schedule, generator)
+    history: list[dict[str, float]] = remembered.load().get("history", [])
+    for epoch in range(len(history), options.epochs):
         order, total = torch.randperm(len(images), generator=generator), 0.0
         for step in range(steps):
             chosen = order[step * size : (step + 1) * size][place::count]
@@ -241,6 +250,7 @@ def match_features(
             if progress is not None:
                 progress(epoch * steps + step + 1, loss.item())
         history.append({"matching_epoch": epoch + 1, "matching_loss": total / steps})
+        remembered.save(history=history)
     return history
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from judge.runs.trainer import EvaluatingTrainer
+from judge.vlm.families import is_language
 from judge.vlm.pack import split_visual, stack_visual
 from prompts.example import Example
 from prompts.flip import FlipOptions, Group, Row, draw_groups
@@ -88,26 +89,28 @@ class ImageFeatureCache:
         self.limit, self.size = limit, 0
         self._cache: dict[str, tuple[Tensor, ...]] = {}
         self._output_class: Any = None
+        self._in_a_row = False
 
     @staticmethod
     def supports(model: Any) -> bool:
         """Whether this model takes precomputed features and trains nothing before its language model."""
         accepts = "mm_encoder_outputs" in inspect.signature(model.get_base_model().forward).parameters
         trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-        return accepts and all("language_model" in name for name in trained)
+        return accepts and all(is_language(name) for name in trained)
 
-    def get(self, model: Any, ids: Sequence[str], visual: dict[str, Tensor]) -> Any:
+    def get(self, model: Any, ids: Sequence[str], lengths: Sequence[int], visual: dict[str, Tensor]) -> Any:
         """Features of B images, computed for those that are not cached.
 
         Args:
             model: the model without adapters' wrapper.
             ids: B example ids.
-            visual: their pixel tensors, `pixel_values` (B, 3, H, W), or patches of all images (Qwen-VL).
+            lengths: of each image, how many entries of `pixel_values` it has: patches of Qwen-VL, tiles of InternVL.
+            visual: their pixel tensors, `pixel_values` (B, 3, H, W), or patches or tiles of all images in a row.
 
         Returns:
             What `mm_encoder_outputs` takes; None where the pixels cannot be split by image.
         """
-        images = split_visual(visual, len(ids))
+        images = split_visual(visual, lengths)
         if images is None:
             return None
         found = {name: self._cache[name] for name in ids if name in self._cache}
@@ -116,14 +119,21 @@ class ImageFeatureCache:
             with torch.no_grad():
                 output = model.get_image_features(**stack_visual(list(missing.values())), return_dict=True)
             self._output_class = type(output)
-            levels = (output.pooler_output, *(getattr(output, "deepstack_features", None) or ()))
+            self._in_a_row = isinstance(output.pooler_output, Tensor)
+            sizes = dict(zip(ids, lengths, strict=True))
+            levels = (
+                _by_image(output.pooler_output, [sizes[name] for name in missing]),
+                *(getattr(output, "deepstack_features", None) or ()),
+            )
             for name, *features in zip(missing, *levels, strict=True):
                 found[name] = tuple(features)
                 self._store(name, found[name])
         # Per level one tuple of B tensors (P, D), whose numbers of tokens may differ.
         pooled, *deeper = zip(*(found[name] for name in ids), strict=True)
         deep = {"deepstack_features": deeper} if deeper else {}
-        return {"image": self._output_class(pooler_output=pooled, **deep)}
+        return {
+            "image": self._output_class(pooler_output=torch.cat(pooled) if self._in_a_row else pooled, **deep)
+        }
 
     def _store(self, name: str, features: tuple[Tensor, ...]) -> None:
         size = sum(feature.nbytes for feature in features)
@@ -131,6 +141,11 @@ class ImageFeatureCache:
             # Cloned: the features are views of a whole batch, which would stay in memory.
             self._cache[name] = tuple(feature.clone() for feature in features)
             self.size += size
+
+
+def _by_image(features: Tensor | Sequence[Tensor], lengths: Sequence[int]) -> Sequence[Tensor]:
+    """Features of each image, where a family returns those of all tiles (T, P, D) as one tensor (Gemma-3, InternVL)."""
+    return torch.split(features, list(lengths)) if isinstance(features, Tensor) else features
 
 
 class JudgeTrainer(EvaluatingTrainer):
@@ -163,12 +178,12 @@ class JudgeTrainer(EvaluatingTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Trainer's loss, with cached features in place of the pixels."""
-        ids = inputs.pop("image_ids")
+        ids, lengths = inputs.pop("image_ids"), inputs.pop("image_lengths")
         if self.features is not None:
             visual = {key: value for key, value in inputs.items() if key not in PACKED}
             # Without the wrappers of DDP and peft: the tower takes part in neither.
             plain = self.accelerator.unwrap_model(model).get_base_model()
-            features = self.features.get(plain, ids, visual)
+            features = self.features.get(plain, ids, lengths, visual)
             if features is not None:
                 rest = {key: value for key, value in inputs.items() if key in PACKED}
                 inputs = {**rest, "mm_encoder_outputs": features}

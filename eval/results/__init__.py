@@ -1,0 +1,1 @@
+"""Tables for a paper from finished runs: read (`measured`), put side by side (`lines`), written (`formats`)."""
