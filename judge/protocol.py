@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from .data.preprocessing import ImagePreprocessing
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -158,6 +160,37 @@ class MixedClassifier(Classifier, Protocol):
 
         Returns:
             B scores of one row each.
+        """
+        ...
+
+
+@runtime_checkable
+class ScoresFeatures(Classifier, Protocol):
+    """A classifier that encodes an image once and scores it under any number of taxonomies.
+
+    Features are what its own `encode` methods return: of B images, to be handed to `score_features` and nothing else.
+    """
+
+    @property
+    def image_preprocessing(self) -> "ImagePreprocessing | None":
+        """What is done to an image before it is encoded, for other processes to do; None where it cannot be told."""
+        ...
+
+    def encode_images(self, images: "Sequence[Image]") -> Any:
+        """Features of B RGB images, as `judge.data.images.open_image` returns them."""
+        ...
+
+    def encode_resized(self, pixels: "NDArray[np.uint8]") -> Any:
+        """Features of B images (B, H, W, 3) that `image_preprocessing.resized` gave; those of `encode_images`."""
+        ...
+
+    def score_features(
+        self, features: Any, prompts: Sequence[str | None] | None, taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """What `score` gives for these B images and prompts under each taxonomy, but for rounding.
+
+        Returns:
+            One `Scores` of B rows for each taxonomy, in their order.
         """
         ...
 

@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.special import logit
 
 from judge import load_classifier
+from judge.data.preprocessing import ImagePreprocessing
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import Evidence, read_text
@@ -23,7 +24,6 @@ from judge.lessons.record import Record, record_to_dict
 from judge.serve.cli import main
 from judge.student.onnx import OnnxStudent, load_onnx_student
 from judge.student.onnx_files import SIDES
-from judge.student.preprocessing import ImagePreprocessing
 from prompts import Taxonomy, load_taxonomy
 from prompts.taxonomy import Category
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from judge.data.preprocessing import ImagePreprocessing
 from judge.encoders.dual import MAX_WINDOWS, DualEncoder
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.lessons.outside import beyond_lessons
@@ -25,7 +26,7 @@ from prompts.taxonomy import Category, Taxonomy
 from .graphs import write_graphs
 from .onnx import OnnxStudent
 from .onnx_files import MANIFEST, SIDES, make_manifest
-from .preprocessing import ImagePreprocessing, TextPreprocessing
+from .preprocessing import TextPreprocessing
 from .student import Student, load_student
 
 TOLERANCE = 1e-3

@@ -13,6 +13,7 @@ import numpy as np
 from cachetools import LRUCache
 from numpy.typing import NDArray
 
+from judge.data.preprocessing import Floats, ImagePreprocessing
 from judge.encoders.phrases import (
     KINDS,
     MAX_CACHED_PHRASES,
@@ -42,7 +43,7 @@ from .onnx_files import (
     open_tokenizer,
     read_manifest,
 )
-from .preprocessing import Floats, ImagePreprocessing, TextPreprocessing
+from .preprocessing import TextPreprocessing
 from .unread import withhold_unread
 
 if TYPE_CHECKING:

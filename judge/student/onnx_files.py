@@ -15,11 +15,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from judge.data.preprocessing import ImagePreprocessing
 from judge.encoders.phrases import KINDS
 from judge.errors import CheckpointError, MissingExtraError
 from judge.runs.files import file_hash
 
-from .preprocessing import ImagePreprocessing, TextPreprocessing
+from .preprocessing import TextPreprocessing
 
 FORMAT = 2
 """Version of the files; raised when older code could no longer read them."""

@@ -1,54 +1,6 @@
-"""What a processor of CLIP or SigLIP does to images and texts, recorded as settings and applied without torch.
+"""What a tokenizer of CLIP or SigLIP does to texts, recorded as settings: keys of an exported student's manifest."""
 
-The settings are part of an exported student's manifest, so field names are keys of a file.
-"""
-
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class ImagePreprocessing:
-    """The steps of an image processor of CLIP or SigLIP on an RGB image, in this order."""
-
-    resize: tuple[int, int] | int | None
-    """Height and width, or the length of the shorter side."""
-    resample: int
-    """Pillow's number of the filter."""
-    crop: tuple[int, int] | None
-    """Height and width of the centre crop; smaller images are padded with black."""
-    scale: float | None
-    """Factor on pixels of 0 to 255."""
-    mean: tuple[float, ...] | None
-    deviation: tuple[float, ...] | None
-    """Three values each, of the scaled pixels; both or neither."""
-
-    def __call__(self, image: "Image") -> Floats:
-        """An RGB image -> normalised (3, H, W) float32."""
-        if self.resize is not None:
-            height, width = (
-                self.resize if isinstance(self.resize, tuple) else _shorter_side(image, self.resize)
-            )
-            image = image.resize((width, height), resample=self.resample)
-        pixels: NDArray[Any] = np.asarray(image)
-        if self.crop is not None:
-            pixels = _centre_crop(pixels, *self.crop)
-        # Scaled in float64 and rounded once, as transformers' Pillow processors do.
-        values = (pixels.astype(np.float64) * (1.0 if self.scale is None else self.scale)).astype(np.float32)
-        if self.mean is not None and self.deviation is not None:
-            mean: Floats = np.array(self.mean, dtype=np.float32)
-            deviation: Floats = np.array(self.deviation, dtype=np.float32)
-            values = (values - mean) / deviation
-        return np.ascontiguousarray(values.transpose(2, 0, 1))
 
 
 @dataclass(frozen=True)
@@ -63,21 +15,3 @@ class TextPreprocessing:
     """Pad to the context (SigLIP) instead of to the longest text (CLIP)."""
     windows: int
     """Most windows that one text may take."""
-
-
-def _shorter_side(image: "Image", edge: int) -> tuple[int, int]:
-    """Height and width with `edge` as the shorter side, the longer one truncated as in transformers."""
-    short, long = min(image.size), max(image.size)
-    longer = int(edge * long / short)
-    return (longer, edge) if image.width <= image.height else (edge, longer)
-
-
-def _centre_crop(pixels: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """Centre crop (H, W, 3) -> (height, width, 3); odd differences are split as in transformers."""
-    missing = [max(wanted - has, 0) for wanted, has in zip((height, width), pixels.shape, strict=False)]
-    before = [math.ceil(gap / 2) for gap in missing]
-    if any(missing):  # pad first, then crop: one side may be too short and the other too long
-        sides = [(first, gap - first) for first, gap in zip(before, missing, strict=True)]
-        pixels = np.pad(pixels, [*sides, (0, 0)])
-    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
-    return pixels[top : top + height, left : left + width]

@@ -1,0 +1,123 @@
+"""What passes between the stages of a labelling run: shards, their inputs, blocks of decoded images, scored blocks.
+
+A *shard* is read from one end to the other: a tar, a Parquet file, JSON lines, or some image files of a folder. A
+*part* is `part_rows` consecutive inputs of a shard and becomes one file of the output. A *block* is a number of
+consecutive inputs of a part; it passes from stage to stage, and batches never reach beyond it. So what a resumed run
+computes does not depend on where the first one was killed.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, SupportsBytes
+
+from judge.errors import ImageError, ImageStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+Kind = Literal["images", "tar", "parquet", "jsonl"]
+Status = Literal["ok", "unreadable", "unsupported", "too_large", "timeout", "model_error"]
+
+STATUS_OF: Mapping[ImageStatus, Status] = {
+    "missing": "unreadable",
+    "unreadable": "unreadable",
+    "truncated": "unreadable",
+    "crashed": "unreadable",
+    "url_refused": "unreadable",
+    "url_failed": "unreadable",
+    "not_an_image": "unsupported",
+    "unsupported_format": "unsupported",
+    "animated": "unsupported",
+    "unknown_colours": "unsupported",
+    "too_narrow": "unsupported",
+    "too_large": "too_large",
+    "too_many_pixels": "too_large",
+    "out_of_memory": "too_large",
+    "timeout": "timeout",
+}
+"""What became of an input, of what `judge.data.images` and `judge.intake` say of its image."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is read from one end to the other; it is pickled to get to the process that reads it."""
+
+    number: int
+    """From 0, in the order of the plan; never changes."""
+    kind: Kind
+    root: str
+    """The folder that paths are relative to, or an fsspec URL such as `s3://bucket/uploads`."""
+    paths: tuple[str, ...]
+    """With `/`, relative to `root`: the one file that is read, or the image files of a folder."""
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """`image`, `prompt` and `id` -> names of columns of a table, where they are others."""
+
+
+@dataclass(frozen=True)
+class InputRow:
+    """One input: it becomes one row of the output, whatever happens."""
+
+    id: str
+    """The same in every run; no other input of the folder has it."""
+    source: str
+    """The file it stood in, relative to the root."""
+    image: SupportsBytes | None = None
+    """Its `bytes()` are the encoded image, read when they are needed; raises ImageError where they cannot be."""
+    prompt: str | None = None
+    problem: ImageError | None = None
+    """Why there is no image, where that is known already."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """An input whose image was read and decoded, or why it was not."""
+
+    id: str
+    source: str
+    prompt: str | None = None
+    sha256: str | None = None
+    """64 hexadecimal digits, of the encoded bytes; None where they could not be read."""
+    problem: ImageError | None = None
+    views: int = 0
+    """How many of the block's images are views of this input (`judge.data.frames`); 0 with a problem."""
+    frames: Mapping[str, Any] | None = None
+    """`numbers`, `total`, `unrepresented` and `grounds` of `judge.data.frames.Frames`, where there are several views
+    or frames."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive inputs of a part, decoded."""
+
+    shard: int
+    part: int
+    """Number of the part within the shard, from 0."""
+    offset: int
+    """How many inputs of the shard come before this block."""
+    rows: tuple[Opened, ...]
+    images: "NDArray[np.uint8] | Sequence[Image]"
+    """All views of all rows, in order: (V, H, W, 3) as the classifier's preprocessing resizes them, or V images."""
+    last: bool
+    """Whether the shard ends with this block."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What was spent on it: `read`, `decode`; processor or wall time of the process that did it."""
+    size: int = 0
+    """Encoded bytes that were read."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A block whose images were scored: rows of the output."""
+
+    shard: int
+    part: int
+    offset: int
+    last: bool
+    table: Any
+    """`pyarrow.Table` of `judge.labelling.writer`'s schema, one row an input of the block."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """`read`, `decode`, `encode`, `score`."""
+    size: int = 0
+    """Encoded bytes that were read."""
