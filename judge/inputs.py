@@ -176,7 +176,7 @@ def _score_opened(
         some = [prompts[row] for row in rows if row not in failed]
         # A chunk in which every image failed leaves nothing to score.
         found = (
-            [_no_rows(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
+            [no_rows(taxonomy) for taxonomy in taxonomies] if failed and not opened else score(opened, some)
         )
         parts.append([insert_failed_rows(one, [failed.get(row) for row in rows]) for one in found])
     return (
@@ -184,7 +184,7 @@ def _score_opened(
     )
 
 
-def _no_rows(taxonomy: Taxonomy) -> Scores:
+def no_rows(taxonomy: Taxonomy) -> Scores:
     """Scores of zero rows, (0,) and (0, K)."""
     import numpy as np
 

@@ -21,6 +21,7 @@ from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import Evidence, read_text
 from judge.lessons.record import Record, record_to_dict
+from judge.protocol import ScoresFeatures
 from judge.serve.cli import main
 from judge.student.onnx import OnnxStudent, load_onnx_student
 from judge.student.onnx_files import SIDES
@@ -96,6 +97,28 @@ def test_batches_do_not_matter(exported, noise_image):
     assert_same(large.score(images, prompts, FEW), small.score(images, prompts, FEW))
 
 
+def test_images_are_encoded_once_for_several_taxonomies(exported, noise_image):
+    runtime = load_onnx_student(exported("clip")[1], batch_size=2)
+    assert isinstance(runtime, ScoresFeatures)
+    images = [noise_image(seed, (30 + seed, 40)) for seed in range(3)]
+    prompts = [None, "two dogs", "neon " * 40]
+    pixels = np.stack([runtime.image_preprocessing.resized(image) for image in images])
+    features = runtime.encode_resized(pixels)
+    np.testing.assert_array_equal(features, runtime.encode_images(images))
+    runtime.envelope = LessonsEnvelope.of([FEW], ["neon " * 50])
+    for scores, taxonomy in zip(
+        runtime.score_features(features, prompts, [FEW, MANY, FEW.select(["7"])]),
+        [FEW, MANY, FEW.select(["7"])],
+        strict=True,
+    ):
+        alone = runtime.score(images, prompts, taxonomy)
+        np.testing.assert_allclose(scores.unsafe, alone.unsafe, atol=1e-5)
+        np.testing.assert_allclose(scores.category_probabilities, alone.category_probabilities, atol=1e-5)
+        assert (scores.reasons, scores.notes) == (alone.reasons, alone.notes)
+        assert scores.decided_by == ("student",) * 3
+        assert np.isnan(scores.unsafe).all() == (taxonomy == MANY)
+
+
 def test_a_permuted_taxonomy_permutes_the_answers(exported, noise_image):
     runtime = load_onnx_student(exported("siglip")[1])
     shuffled = MANY.shuffled(random.Random(3))
@@ -146,10 +169,9 @@ def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
     monkeypatch.setattr(
         runtime,
         "logits",
-        lambda images, readings, taxonomy: (
-            np.array([0.0, np.nan], np.float32),
-            np.array([[1, -1000, 1000], [0, 0, 0]], np.float32),
-        ),
+        lambda tokens, readings, taxonomies: [
+            (np.array([0.0, np.nan], np.float32), np.array([[1, -1000, 1000], [0, 0, 0]], np.float32))
+        ],
     )
     scores = runtime.score([noise_image(0)] * 2, None, FEW)
     np.testing.assert_allclose(scores.category_probabilities[0], [1 / (1 + np.exp(-1)), 0, 1])
@@ -176,28 +198,26 @@ def test_what_is_not_finite_is_not_judged(exported, noise_image, monkeypatch):
     ],
 )
 def test_images_are_prepared_as_transformers_does(noise_image, size, settings):
-    from types import SimpleNamespace
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.student.export import image_preprocessing
+    from judge.encoders.processor_settings import image_preprocessing
 
     processor = CLIPImageProcessorPil(**settings)
-    steps = image_preprocessing(SimpleNamespace(name="x", image_processor=processor))
+    steps = image_preprocessing(processor, name="x")
     image = noise_image(3, size)
     expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
     np.testing.assert_array_equal(steps(image), expected.astype(np.float32))
 
 
 def test_siglip_images_are_prepared_as_transformers_does(noise_image):
-    from types import SimpleNamespace
 
     from transformers import SiglipImageProcessorPil
 
-    from judge.student.export import image_preprocessing
+    from judge.encoders.processor_settings import image_preprocessing
 
     processor = SiglipImageProcessorPil(size={"height": 20, "width": 20})
-    steps = image_preprocessing(SimpleNamespace(name="x", image_processor=processor))
+    steps = image_preprocessing(processor, name="x")
     image = noise_image(3, (33, 50))
     expected = processor(images=[image], return_tensors="np")["pixel_values"][0]
     np.testing.assert_array_equal(steps(image), expected)
@@ -212,14 +232,13 @@ def test_siglip_images_are_prepared_as_transformers_does(noise_image):
     ],
 )
 def test_unknown_image_processors_are_refused(settings):
-    from types import SimpleNamespace
 
     from transformers import CLIPImageProcessorPil
 
-    from judge.student.export import image_preprocessing
+    from judge.encoders.processor_settings import image_preprocessing
 
     with pytest.raises(CheckpointError, match="prepares images by CLIPImageProcessorPil"):
-        image_preprocessing(SimpleNamespace(name="x", image_processor=CLIPImageProcessorPil(**settings)))
+        image_preprocessing(CLIPImageProcessorPil(**settings), name="x")
 
 
 def test_tokenizers_without_a_file_are_refused():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from judge.calibration.thresholds import Thresholds
 from judge.encoders.dual import DualEncoder, check_encoder
 from judge.errors import CheckpointError
-from judge.inputs import check_prompts, validate_inputs
+from judge.inputs import check_prompts, check_taxonomy, validate_inputs
 from judge.lessons.evidence import Evidence
 from judge.lessons.record import read_record
 from judge.protocol import Match, Scores
@@ -28,7 +28,11 @@ from prompts.taxonomy import Taxonomy
 from .coverage import asked_outputs, check_match, covered_scores
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from judge.data.preprocessing import ImagePreprocessing
 
 WEIGHTS = "head.safetensors"
 
@@ -91,14 +95,41 @@ class FixedClassifier:
         self, images: "Sequence[Image]", prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """Score B images with B prompts (or none at all) under a taxonomy of K categories."""
-        readings = self.read_prompts(check_prompts(len(images), prompts))
+        return self.score_features(self.encode_images(images), prompts, [taxonomy])[0]
+
+    @property
+    def image_preprocessing(self) -> "ImagePreprocessing | None":
+        """As `DualEncoder.image_preprocessing`."""
+        return self.encoder.image_preprocessing
+
+    def encode_images(self, images: "Sequence[Image]") -> Tensor:
+        """Pooled embeddings (B, D) of B RGB images, on the CPU."""
+        return self._pooled(self.encoder.encode_images, images)
+
+    def encode_resized(self, pixels: "NDArray[np.uint8]") -> Tensor:
+        """`encode_images` of B images (B, H, W, 3) that `image_preprocessing.resized` gave."""
+        return self._pooled(self.encoder.encode_resized, pixels)
+
+    def _pooled(self, encode: Callable[[Any], Tensor], images: Any) -> Tensor:
         # The empty first part keeps `torch.cat` valid for B = 0.
         parts = [torch.zeros(0, self.encoder.width)]
         for start in range(0, len(images), self.batch_size):
-            parts.append(self.encoder.encode_images(images[start : start + self.batch_size])[:, 0].cpu())
-        pooled_images = torch.cat(parts)[list(readings.rows)]
-        pooled_texts = self.pooled_texts(readings).cpu() if self.uses_prompts else None
-        return combine_readings(self.score_embeddings(pooled_images, pooled_texts, taxonomy), readings)
+            parts.append(encode(images[start : start + self.batch_size])[:, 0].cpu())
+        return torch.cat(parts)
+
+    def score_features(
+        self, features: Tensor, prompts: Sequence[str | None] | None, taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """`score` of B images from their pooled embeddings (B, D), under each taxonomy; texts are encoded once."""
+        for taxonomy in taxonomies:
+            check_taxonomy(taxonomy)
+        readings = self.read_prompts(check_prompts(len(features), prompts))
+        images = features[list(readings.rows)]
+        texts = self.pooled_texts(readings).cpu() if self.uses_prompts else None
+        return [
+            combine_readings(self.score_embeddings(images, texts, taxonomy), readings)
+            for taxonomy in taxonomies
+        ]
 
     def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
         """The readings of B images with these prompts: the images alone, where the head reads none."""

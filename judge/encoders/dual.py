@@ -10,23 +10,29 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from judge.errors import CheckpointError
+from judge.errors import CheckpointError, ConfigError
 from judge.runs.folder import RunDir
 from judge.standins.shipped import base_path
 
 from .phrases import without_surrogates
 from .pixels import preprocess
+from .processor_settings import exact_preprocessing
 from .text_pooling import TextPooling
 from .towers import check_towers, image_tokens, text_context
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from judge.data.preprocessing import ImagePreprocessing
 
 DUAL = "vision-text-dual-encoder"
 FAMILIES = ("clip", "siglip", DUAL)
@@ -142,6 +148,24 @@ class DualEncoder:
         """`encode_pixel_values` of B RGB images, without gradients: (B, 1 + P, D) float32."""
         with torch.no_grad():
             return self.encode_pixel_values(self.pixel_values(images))
+
+    @cached_property
+    def image_preprocessing(self) -> "ImagePreprocessing | None":
+        """The image processor as settings, for other processes to apply; None where they would not give the same."""
+        return exact_preprocessing(self.image_processor)
+
+    def encode_resized(self, pixels: "NDArray[np.uint8]") -> Tensor:
+        """`encode_images` of B images (B, H, W, 3), as `image_preprocessing.resized` gave them.
+
+        Raises:
+            ConfigError: there is no such `image_preprocessing`.
+        """
+        if self.image_preprocessing is None:
+            raise ConfigError(
+                f"{self.name!r} prepares images in a way that cannot be split in two; give the images to encode_images."
+            )
+        with torch.no_grad():
+            return self.encode_pixel_values(torch.from_numpy(self.image_preprocessing.normalised(pixels)))
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """`encode_pixel_values` of pixels (B, 3, H, W) in [0, 1] at any size, differentiable: (B, 1 + P, D)."""

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from judge.data.preprocessing import ImagePreprocessing
 from judge.encoders.dual import MAX_WINDOWS, DualEncoder
+from judge.encoders.processor_settings import image_preprocessing
 from judge.errors import CheckpointError, ConfigError, MissingExtraError
 from judge.lessons.outside import beyond_lessons
 from judge.lessons.record import Record, record_to_dict
@@ -31,8 +31,6 @@ from .student import Student, load_student
 
 TOLERANCE = 1e-3
 """Largest allowed difference of a probability between PyTorch and a float32 export; a larger one is a bug."""
-PROCESSORS = ("CLIPImageProcessor", "SiglipImageProcessor")
-"""Image processors that `ImagePreprocessing` can express; each also with the suffix `Pil`."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +69,9 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
         student = load_student(RunDir.open(student, kind="student"), device="cpu")
     if student.encoder.device.type != "cpu" or student.encoder.model.dtype != torch.float32:
         raise ConfigError("A student is exported from float32 on the CPU; load it there.")
-    manifest = make_manifest(
-        image_preprocessing(student.encoder), text_preprocessing(student.encoder), **_about(student, int8)
-    )
+    encoder = student.encoder
+    images = image_preprocessing(encoder.image_processor, name=encoder.name)
+    manifest = make_manifest(images, text_preprocessing(encoder), **_about(student, int8))
     out.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, so that files can be renamed into place after the check.
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.stem}.") as folder:
@@ -98,38 +96,6 @@ def export_student(student: Student | str | Path, out: str | Path, *, int8: bool
     return ExportResult(tuple(targets.values()), difference)
 
 
-def image_preprocessing(encoder: DualEncoder) -> ImagePreprocessing:
-    """The settings of the encoder's image processor.
-
-    Raises:
-        CheckpointError: another kind of processor, or an unsupported setting.
-    """
-    processor = encoder.image_processor
-    kind = type(processor).__name__
-    size, crop = dict(processor.size or {}), dict(getattr(processor, "crop_size", None) or {})
-    size = {key: int(value) for key, value in size.items() if value}
-    square = {"height", "width"}
-    known = set(size) in (square, {"shortest_edge"}) and not getattr(processor, "do_pad", None)
-    cropped = bool(getattr(processor, "do_center_crop", None))
-    # One output size, since graphs have fixed heights and widths.
-    fixed = cropped or (processor.do_resize and set(size) == square)
-    if kind.removesuffix("Pil") not in PROCESSORS or not known or not fixed:
-        raise CheckpointError(
-            f"{encoder.name!r} prepares images by {kind} with size {size}, which an export cannot: supported "
-            f"are {' and '.join(PROCESSORS)} with one fixed output size."
-        )
-    resize = size.get("shortest_edge") or (size["height"], size["width"])
-    normalised = processor.do_normalize
-    return ImagePreprocessing(
-        resize=resize if processor.do_resize else None,
-        resample=int(processor.resample),
-        crop=(int(crop["height"]), int(crop["width"])) if cropped else None,
-        scale=float(processor.rescale_factor) if processor.do_rescale else None,
-        mean=tuple(map(float, processor.image_mean)) if normalised else None,
-        deviation=tuple(map(float, processor.image_std)) if normalised else None,
-    )
-
-
 def text_preprocessing(encoder: DualEncoder) -> TextPreprocessing:
     """The settings of the encoder's tokenizer.
 
@@ -150,7 +116,7 @@ def text_preprocessing(encoder: DualEncoder) -> TextPreprocessing:
 
 def _input_size(encoder: DualEncoder) -> tuple[int, int]:
     """Height and width of the encoder's images."""
-    steps = image_preprocessing(encoder)
+    steps = image_preprocessing(encoder.image_processor, name=encoder.name)
     size = steps.crop or steps.resize
     if not isinstance(size, tuple):  # `image_preprocessing` refuses such processors
         raise CheckpointError(f"{encoder.name!r} has no fixed image size.")

@@ -4,7 +4,7 @@
 `onnxruntime` and `tokenizers`; neither torch nor transformers is imported.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -24,7 +24,7 @@ from judge.encoders.phrases import (
     without_surrogates,
 )
 from judge.errors import CheckpointError, ConfigError
-from judge.inputs import check_prompts, concatenate_scores, validate_inputs
+from judge.inputs import check_prompts, concatenate_scores, no_rows, validate_inputs
 from judge.lessons.outside import unjudged_scores
 from judge.lessons.record import record_from_dict
 from judge.protocol import Scores, on_one_scale
@@ -33,6 +33,7 @@ from prompts.errors import TaxonomyError
 from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
+from .feature_scores import score_in_batches, score_inside
 from .onnx_files import (
     MANIFEST,
     SIDES,
@@ -117,22 +118,56 @@ class OnnxStudent:
         """
         prompts = check_prompts(len(images), prompts)
         outside = self.outside_lessons(taxonomy)
-        if outside is not None:
+        if outside is not None:  # without a pass of the encoder
             return unjudged_scores(len(images), taxonomy, outside, "student")
-        parts = [
-            self._score(
-                images[start : start + self.batch_size], prompts[start : start + self.batch_size], taxonomy
-            )
-            for start in range(0, len(images), self.batch_size)
-        ]
-        if not parts:
-            return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
+        parts = [no_rows(taxonomy)]
+        for start in range(0, len(images), self.batch_size):  # so that few features are in memory at a time
+            some = slice(start, start + self.batch_size)
+            parts += self.score_features(self.encode_images(images[some]), prompts[some], [taxonomy])
         return replace(concatenate_scores(parts), decided_by=("student",) * len(images))
 
-    def _score(self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomy: Taxonomy) -> Scores:
-        """Scores of one batch, whose images are encoded in one pass."""
+    @property
+    def image_preprocessing(self) -> ImagePreprocessing:
+        """What is done to images before they are encoded."""
+        return self.images
+
+    def encode_images(self, images: "Sequence[Image]") -> Floats:
+        """Tokens (B, 1 + P, D) of B RGB images, `batch_size` in one pass of the encoder."""
+        return self._in_batches(lambda some: np.stack([self.images(image) for image in some]), images)
+
+    def encode_resized(self, pixels: NDArray[np.uint8]) -> Floats:
+        """`encode_images` of B images (B, H, W, 3) that `image_preprocessing.resized` gave."""
+        return self._in_batches(self.images.normalised, pixels)
+
+    def _in_batches(self, prepare: Callable[[Any], Floats], images: Any) -> Floats:
+        # The empty first part keeps the concatenation valid for B = 0.
+        parts: list[Floats] = [np.zeros((0, 1, self.width), np.float32)]
+        for start in range(0, len(images), self.batch_size):
+            pixels = prepare(images[start : start + self.batch_size])
+            parts.append(self._image.run(["tokens"], {"pixel_values": pixels})[0])
+        return np.concatenate(parts[1:] or parts)
+
+    def score_features(
+        self, features: Floats, prompts: Sequence[str | None] | None, taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """`score` of B images from their tokens (B, 1 + P, D), under each taxonomy; prompts are encoded once."""
+        return score_in_batches(self._score_batch, features, prompts, taxonomies, self.batch_size)
+
+    def _score_batch(
+        self, tokens: Floats, prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
         readings = read_prompts(prompts, self.prompt_mode, self.envelope, too_long=self.too_long)
-        unsafe, categories = self.logits(images, readings, taxonomy)
+
+        def score(inside: Sequence[Taxonomy]) -> list[Scores]:
+            logits = self.logits(tokens, readings, inside)
+            return [
+                self._scores(*pair, readings, taxonomy) for pair, taxonomy in zip(logits, inside, strict=True)
+            ]
+
+        return score_inside(score, len(tokens), taxonomies, self.outside_lessons)
+
+    def _scores(self, unsafe: Floats, categories: Floats, readings: Readings, taxonomy: Taxonomy) -> Scores:
+        """Scores of B images from the logits (R,) and (R, K) of their readings."""
         finite = np.isfinite(unsafe) & np.isfinite(categories).all(-1)
         scores = Scores(
             _sigmoid(np.where(finite, unsafe.astype(np.float64), np.nan)),
@@ -150,21 +185,23 @@ class OnnxStudent:
         return len(self._tokenizer.encode(without_surrogates(text)).overflowing) >= self.texts.windows
 
     def logits(
-        self, images: "Sequence[Image]", readings: Readings, taxonomy: Taxonomy
-    ) -> tuple[Floats, Floats]:
-        """Logits (R,) that anything is violated and (R, K) of the categories, of R readings of B images."""
-        [tokens] = self._image.run(
-            ["tokens"], {"pixel_values": np.stack([self.images(image) for image in images])}
-        )
-        queries = self.queries(taxonomy)
-        unsafe: Floats = np.zeros(len(readings), np.float32)
-        categories: Floats = np.zeros((len(readings), len(taxonomy)), np.float32)
+        self, tokens: Floats, readings: Readings, taxonomies: Sequence[Taxonomy]
+    ) -> list[tuple[Floats, Floats]]:
+        """Logits (R,) that anything is violated and (R, K) of the categories, of R readings, under each taxonomy.
+
+        `tokens` (B, 1 + P, D) are those of the images.
+        """
+        found = [
+            (np.zeros(len(readings), np.float32), np.zeros((len(readings), len(taxonomy)), np.float32))
+            for taxonomy in taxonomies
+        ]
         for batch in readings.batches(self.batch_size):
             prompt, mask = self.encode_prompts([readings.texts[reading] for reading in batch])
             image = tokens[[readings.rows[reading] for reading in batch]]
-            inputs = {"image": image, "prompt": prompt, "prompt_mask": mask, **queries}
-            unsafe[batch], categories[batch] = self._head.run(["whole", "categories"], inputs)
-        return unsafe, categories
+            for (unsafe, categories), taxonomy in zip(found, taxonomies, strict=True):
+                inputs = {"image": image, "prompt": prompt, "prompt_mask": mask, **self.queries(taxonomy)}
+                unsafe[batch], categories[batch] = self._head.run(["whole", "categories"], inputs)
+        return found
 
     def encode_prompts(self, prompts: Sequence[str | None]) -> tuple[Floats, NDArray[np.bool_]]:
         """(B, 1 + L, D) tokens, the pooled embedding first, and (B, 1 + L) mask, all False without a prompt."""

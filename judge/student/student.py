@@ -18,7 +18,7 @@ from judge.encoders.phrase_embeddings import PhraseEmbeddings
 from judge.encoders.phrases import MAX_CACHED_TAXONOMIES, NOT_FINITE
 from judge.encoders.soft_text import SoftText
 from judge.errors import CheckpointError
-from judge.inputs import check_prompts, concatenate_scores, validate_inputs
+from judge.inputs import check_prompts, concatenate_scores, no_rows, validate_inputs
 from judge.lessons.envelope import LessonsEnvelope
 from judge.lessons.evidence import Evidence
 from judge.lessons.outside import unjudged_scores
@@ -31,11 +31,15 @@ from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
+from .feature_scores import score_in_batches, score_inside
 from .head import CrossAttentionHead, HeadConfig, Queries
 from .unread import withhold_unread
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
+
+    from judge.data.preprocessing import ImagePreprocessing
 
 WEIGHTS, CONFIG = "head.safetensors", "head.json"
 
@@ -93,17 +97,37 @@ class Student:
         outside = self.outside_lessons(taxonomy)
         if outside is not None:
             return unjudged_scores(len(images), taxonomy, outside, "student")
-        parts = [
-            self.score_tokens(
-                self.encoder.encode_images(images[start : start + self.batch_size]),
-                prompts[start : start + self.batch_size],
-                taxonomy,
-            )
-            for start in range(0, len(images), self.batch_size)
-        ]
-        if not parts:
-            return Scores(np.zeros(0), np.zeros((0, len(taxonomy))), ())
+        parts = [no_rows(taxonomy)]
+        for start in range(0, len(images), self.batch_size):  # so that few features are in memory at a time
+            some = slice(start, start + self.batch_size)
+            parts += self.score_features(self.encode_images(images[some]), prompts[some], [taxonomy])
         return replace(concatenate_scores(parts), decided_by=("student",) * len(images))
+
+    @property
+    def image_preprocessing(self) -> "ImagePreprocessing | None":
+        """As `DualEncoder.image_preprocessing`."""
+        return self.encoder.image_preprocessing
+
+    def encode_images(self, images: "Sequence[Image]") -> Tensor:
+        """Tokens (B, 1 + P, D) of B RGB images, `batch_size` in one pass of the encoder."""
+        return self._in_batches(self.encoder.encode_images, images)
+
+    def encode_resized(self, pixels: "NDArray[np.uint8]") -> Tensor:
+        """`encode_images` of B images (B, H, W, 3) that `image_preprocessing.resized` gave."""
+        return self._in_batches(self.encoder.encode_resized, pixels)
+
+    def _in_batches(self, encode: Callable[[Any], Tensor], images: Any) -> Tensor:
+        # The empty first part keeps `torch.cat` valid for B = 0.
+        parts = [torch.zeros(0, 1, self.encoder.width, device=self.encoder.device)]
+        for start in range(0, len(images), self.batch_size):
+            parts.append(encode(images[start : start + self.batch_size]))
+        return torch.cat(parts[1:] or parts)
+
+    def score_features(
+        self, features: Tensor, prompts: Sequence[str | None] | None, taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        """`score` of B images from their tokens (B, 1 + P, D), under each taxonomy."""
+        return score_in_batches(self._score_batch, features, prompts, taxonomies, self.batch_size)
 
     def score_mixed(
         self, images: "Sequence[Image]", prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
@@ -129,20 +153,20 @@ class Student:
         self, image_tokens: Tensor, prompts: Sequence[str | None] | None, taxonomy: Taxonomy
     ) -> Scores:
         """`score` of B images from their tokens (B, 1 + P, D), as `DualEncoder.encode_pixel_values` gives them."""
-        outside = self.outside_lessons(taxonomy)
-        if outside is not None:
-            return unjudged_scores(len(image_tokens), taxonomy, outside)
-        readings = self.read_prompts(check_prompts(len(image_tokens), prompts))
-        with torch.no_grad():
-            unsafe, categories = self.reading_logits(image_tokens, readings, taxonomy)
-        finite = torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)
-        # In float64, where the sigmoid of a large logit is still below 1.
-        scores = Scores(
-            unsafe.masked_fill(~finite, float("nan")).double().sigmoid().cpu().numpy(),
-            categories.masked_fill(~finite[:, None], float("nan")).double().sigmoid().cpu().numpy(),
-            tuple(None if fine else NOT_FINITE for fine in finite.tolist()),
-        )
-        return withhold_unread(combine_readings(on_one_scale(scores), readings), readings, taxonomy)
+        prompts = check_prompts(len(image_tokens), prompts)
+        return self._score_batch(image_tokens, prompts, [taxonomy])[0]
+
+    def _score_batch(
+        self, tokens: Tensor, prompts: Sequence[str | None], taxonomies: Sequence[Taxonomy]
+    ) -> list[Scores]:
+        readings = self.read_prompts(prompts)
+
+        def score(inside: Sequence[Taxonomy]) -> list[Scores]:
+            with torch.no_grad():
+                logits = [self.reading_logits(tokens, readings, taxonomy) for taxonomy in inside]
+            return [_scores(*pair, readings, taxonomy) for pair, taxonomy in zip(logits, inside, strict=True)]
+
+        return score_inside(score, len(tokens), taxonomies, self.outside_lessons)
 
     def logits(
         self, image_tokens: Tensor, prompts: Sequence[str | None], taxonomy: Taxonomy
@@ -241,6 +265,18 @@ class Student:
     def clear_cache(self) -> None:
         """Drop cached taxonomies; call it after the head's weights have changed."""
         self._queries.clear()
+
+
+def _scores(unsafe: Tensor, categories: Tensor, readings: Readings, taxonomy: Taxonomy) -> Scores:
+    """Scores of B images from the logits (R,) and (R, K) of their readings."""
+    finite = torch.isfinite(unsafe) & torch.isfinite(categories).all(-1)
+    # In float64, where the sigmoid of a large logit is still below 1.
+    scores = Scores(
+        unsafe.masked_fill(~finite, float("nan")).double().sigmoid().cpu().numpy(),
+        categories.masked_fill(~finite[:, None], float("nan")).double().sigmoid().cpu().numpy(),
+        tuple(None if fine else NOT_FINITE for fine in finite.tolist()),
+    )
+    return withhold_unread(combine_readings(on_one_scale(scores), readings), readings, taxonomy)
 
 
 def save_student(run: RunDir, student: Student) -> None:
