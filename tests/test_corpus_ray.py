@@ -13,9 +13,10 @@ from fixtures_ray import Deadly, Wrong
 from fixtures_server import wait_until
 
 from judge.corpus.builder import build
-from judge.corpus.ray_engine import RayOptions, ray_engine
+from judge.corpus.ray_engine import ray_engine
 from judge.corpus.stages import Task
 from judge.errors import ConfigError, CorpusError, MissingExtraError
+from judge.runs.ray_cluster import RayOptions
 
 OPTIONS = RayOptions(workers=2, object_store=80_000_000, patience=300, attempts=2)
 pytestmark = [

@@ -10,57 +10,20 @@ when there is room for them, and takes results in any order. Ray Data plans a wh
 pictures of a stage into its object store, and one bad row ends its job, where ours becomes a failed row.
 """
 
-import os
 import pickle
-import signal
-import sys
-import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from judge.errors import ConfigError, CorpusError, MissingExtraError
+from judge.errors import CorpusError
+from judge.runs.ray_cluster import RayOptions, ray_cluster, room_for
 
 from .stages import ChunkStage, Engine, Result, Task
 
 _AHEAD = 2
 """Chunks that a worker is given at a time, so that it need not wait for the next one."""
-
-
-@dataclass(frozen=True)
-class RayOptions:
-    """Where workers run, and what each needs.
-
-    Raises:
-        ConfigError: a number outside its range.
-    """
-
-    address: str | None = None
-    """Of a running cluster, such as `auto` or `10.0.0.1:6379`; None starts one on this machine, and ends it."""
-    workers: int | None = None
-    """None: as many as the cluster has room for."""
-    cpus: float = 1
-    """Of each worker."""
-    gpus: float = 0
-    """Of each worker."""
-    attempts: int = 3
-    """Workers that one chunk may cost before the build stops."""
-    patience: float = 3600
-    """Seconds without any result, after which the build stops."""
-    object_store: int | None = None
-    """Bytes of shared memory of a cluster started here, at least 80 MB; None for Ray's default, 30 % of the memory."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("attempts", 1), ("object_store", 80_000_000)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; give at least {least:,}.")
-        if self.cpus <= 0 or self.gpus < 0 or self.patience <= 0:
-            raise ConfigError(
-                f"cpus is {self.cpus}, gpus {self.gpus}, patience {self.patience}; cpus and patience are above 0."
-            )
 
 
 @contextmanager
@@ -71,69 +34,17 @@ def ray_engine(options: RayOptions | None = None) -> Iterator[Engine]:
         MissingExtraError: Ray is not installed.
         ConfigError: no such cluster, or none of its machines has what a worker needs.
         CorpusError: Ray did not start, as on a machine that is too busy; from the engine, where a chunk costs too many
-            workers, or nothing comes back.
+            workers (`attempts`), or nothing comes back.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise MissingExtraError(
-            "This engine needs Ray: pip install 'arbiter-vision[ray]', on every machine of the cluster."
-        ) from error
     options = options or RayOptions()
-    ours = not ray.is_initialized()
-    in_main = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM) if in_main else None
-    if ours:
-        _connect(ray, options)
-    try:
-        pool = _Pool(ray, options, _room(ray, options))
+    local_cpus = None if options.workers is None else int(-(-options.workers * options.cpus // 1))
+    with ray_cluster(options, local_cpus, CorpusError) as ray:
+        fits = room_for(ray, options.needed)
+        pool = _Pool(ray, options, min(fits, options.workers or fits))
         try:
             yield pool.run
         finally:
             pool.close()
-    finally:
-        if ours:
-            ray.shutdown()
-            if handler is not None:  # Ray puts its own in its place
-                signal.signal(signal.SIGTERM, handler)
-
-
-def _connect(ray: Any, options: RayOptions) -> None:
-    given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if options.address is not None:
-        given["address"] = options.address
-    else:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Workers find modules where this process finds them.
-        paths = os.pathsep.join(os.path.abspath(path) for path in sys.path)
-        given |= {
-            "address": "local",
-            "include_dashboard": False,
-            "runtime_env": {"env_vars": {"PYTHONPATH": paths}},
-            "object_store_memory": options.object_store,
-        }
-        if options.workers is not None:  # as asked for, though this machine may have fewer cores
-            given["num_cpus"] = -(-options.workers * options.cpus // 1)
-    where = f"at {options.address}" if options.address else "on this machine"
-    try:
-        ray.init(**given)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        raise ConfigError(f"No Ray cluster {where}: {error}") from error
-    except Exception as error:  # as Ray says that its processes took longer than 30 seconds to start
-        raise CorpusError(f"Ray did not start {where}: {error} Run the same command again.") from error
-
-
-def _room(ray: Any, options: RayOptions) -> int:
-    """How many workers to start: those asked for, or as many as fit."""
-    needed = {name: value for name, value in (("CPU", options.cpus), ("GPU", options.gpus)) if value}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    fits = sum(int(min(node.get(name, 0) / value for name, value in needed.items())) for node in nodes)
-    if not fits:
-        raise ConfigError(
-            f"A worker needs {needed}, which no machine of the cluster has: "
-            f"{[{name: node.get(name, 0) for name in needed} for node in nodes]}. Ask for less, or wait for machines."
-        )
-    return min(fits, options.workers or fits)
 
 
 class _Worker:
