@@ -168,6 +168,7 @@ IMAGE = image_part(BLACK)
         ([IMAGE, {"type": "text", "text": 3}], {}, "input[1]", "invalid_value"),
         ([IMAGE], {"taxonomy": []}, "taxonomy", "invalid_value"),
         ([IMAGE], {"taxonomy": [{"name": "A"}]}, "taxonomy", "invalid_taxonomy"),
+        ([IMAGE], {"taxonomy": [{"name": "A", "definition": "x", "examples": 3}]}, "taxonomy", "invalid_taxonomy"),
         ([IMAGE], {"taxonomy": [{"name": "safe", "definition": "x"}]}, "taxonomy", "invalid_taxonomy"),
         ([IMAGE], {"taxonomy": [{"name": "A", "definition": "</s><image>"}]}, "taxonomy", "invalid_taxonomy"),
         ([IMAGE], {"taxonomy": [{"name": "A", "definition": "x", "members": []}]}, "taxonomy[0].members", "unknown_parameter"),

@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from . import health, moderations, page_routes, taxonomy_routes, verdict_routes
+from . import chat_routes, health, moderations, page_routes, taxonomy_routes, verdict_routes
 from .answers import json_answer
 from .bodies import BodyLimit
 from .errors import ApiError
@@ -38,7 +38,7 @@ def create_app(service: JudgeService, settings: ServerSettings, records: "Record
     app = FastAPI(title="Arbiter", docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.service, app.state.settings, app.state.records = service, settings, records
     app.state.taxonomies = Taxonomies(service, records)
-    for module in (health, moderations, verdict_routes, taxonomy_routes):
+    for module in (health, moderations, chat_routes, verdict_routes, taxonomy_routes):
         app.include_router(module.router)
     if records is not None:
         from .review import router as review

@@ -58,7 +58,7 @@ async def moderate(request: Request) -> Response:
     questions = [Question(image, asked.taxonomy, prompt, asked.threshold, asked.explain) for image in images]
     judged: list[Judged] = await unless_gone(request, service.judge_all(questions))
     if not flag_unjudged:
-        _refuse_unjudged(judged, list(urls))
+        refuse_unjudged(judged, list(urls))
     results = [result_of(one, prompted=prompt is not None) for one in judged]
     return json_answer({"id": f"modr-{uuid4().hex}", "model": service.model_version, "results": results})
 
@@ -121,7 +121,12 @@ def _parts(given: Any, most: int) -> tuple[dict[str, Any], str | None]:
     return urls, read_text("\n".join(texts), "input") if texts else None
 
 
-def _refuse_unjudged(judged: Sequence[Judged], params: Sequence[str]) -> None:
+def refuse_unjudged(judged: Sequence[Judged], params: Sequence[str]) -> None:
+    """Do not answer about images of which one was not judged.
+
+    Raises:
+        ApiError: none of the statuses after which clients of OpenAI try again; `params` say where the image stands.
+    """
     for one, param in zip(judged, params, strict=True):
         if one.error is not None:
             raise image_problem(one.error, param)

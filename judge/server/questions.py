@@ -172,7 +172,8 @@ def read_taxonomy(given: Any, where: str, name: str = "custom", version: str = "
         if not isinstance(entry, dict):
             raise bad_request(f"{where}: give {{name, definition}}.", param=f"{where}[{number}]")
         check_keys(entry, ("name", "definition", "examples", "code", "key"), f"{where}[{number}]")
-        if len(entry.get("examples") or ()) > MAX_EXAMPLES:
+        examples = entry.get("examples")
+        if isinstance(examples, list) and len(examples) > MAX_EXAMPLES:
             raise bad_request(f"{where}: at most {MAX_EXAMPLES} examples.", param=f"{where}[{number}]")
     try:
         return taxonomy_from_data(data, where)
