@@ -1,34 +1,6 @@
 """Fixtures: databases for records, SQLite and a PostgreSQL server of our own, and what is stored in them."""
 
-import itertools
-import os
-import pwd
-import shutil
-import signal
-import subprocess
-import tempfile
-from pathlib import Path
-
 import pytest
-
-_NUMBERS = itertools.count()
-
-
-def postgresql_programs():
-    """The folder of `initdb` and `postgres`; None where PostgreSQL is not installed."""
-    folders = [
-        *map(Path, os.environ.get("PATH", "").split(os.pathsep)),
-        *Path("/usr/lib/postgresql").glob("*/bin"),
-    ]
-    return next((f for f in folders if (f / "initdb").is_file() and (f / "postgres").is_file()), None)
-
-
-def user_for_postgresql():
-    """Whom to run the server as, since it refuses root: None for ourselves, "" where nobody fits."""
-    if os.geteuid() != 0:
-        return None
-    known = {entry.pw_name for entry in pwd.getpwall()}
-    return next((name for name in ("postgres", "nobody") if name in known), "")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -49,53 +21,19 @@ def _sqlite_waits_for_no_disk():
 
 @pytest.fixture(scope="session")
 def postgresql_server():
-    """The folder with the socket of a PostgreSQL server, which ends with the tests."""
-    programs, user = postgresql_programs(), user_for_postgresql()
-    if programs is None:
-        pytest.skip(
-            "PostgreSQL is not installed: no initdb and postgres on the PATH or in /usr/lib/postgresql"
-        )
-    if user == "":
-        pytest.skip("we are root, and there is no user postgres or nobody to run PostgreSQL as")
-    # Not in pytest's folder: another user may not enter that, and the path of a socket is at most 107 characters.
-    home = Path(tempfile.mkdtemp(prefix="pg"))
-    if user:
-        shutil.chown(home, user)
-    run = {"user": user, "cwd": home, "stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-    command = [programs / "initdb", "-D", home / "data", "-U", "arbiter", "-A", "trust", "-E", "UTF8", "-N"]
-    subprocess.run(command, check=True, **run)
-    words = ["-D", home / "data", "-k", home, "-c", "listen_addresses=", "-c", "fsync=off"]
-    server = subprocess.Popen([programs / "postgres", *words], **run)
-    try:
-        yield home
-    finally:
-        server.send_signal(signal.SIGQUIT)  # at once: nobody needs the data again
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait(20)
-        shutil.rmtree(home, ignore_errors=True)
+    """A PostgreSQL server (`eval.serving.postgresql`), which ends with the tests."""
+    from eval.serving.postgresql import temporary_postgresql, why_no_postgresql
+
+    if reason := why_no_postgresql():
+        pytest.skip(reason)
+    with temporary_postgresql(sync=False) as server:
+        yield server
 
 
 @pytest.fixture
 def postgresql_url(postgresql_server):
     """URL of an empty schema on the server."""
-    import time
-
-    import psycopg
-
-    schema = f"test_{next(_NUMBERS)}"
-    for attempt in itertools.count():
-        try:
-            with psycopg.connect(f"host={postgresql_server} user=arbiter dbname=postgres") as connection:
-                connection.execute(f"CREATE SCHEMA {schema}")
-            break
-        except psycopg.OperationalError:  # it is still starting
-            if attempt == 300:
-                raise
-            time.sleep(0.1)
-    return f"postgresql+psycopg://arbiter@/postgres?host={postgresql_server}&options=-csearch_path%3D{schema}"
+    return postgresql_server.new_url()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -1,8 +1,8 @@
 """One database, SQLite or PostgreSQL: opened, brought up to date, read and written in transactions.
 
 - **Writers wait for each other**, on SQLite by its lock, on PostgreSQL by an advisory one. So ids become visible in
-  their order (who asks for what came after an id misses nothing), and a check and what is written after it are one
-  step. Readers never wait.
+  their order (who asks for what came after an id misses nothing), a check and what is written after it are one step,
+  and none is told to try again because of another one. Readers never wait.
 - **What was answered stays.** A write is one transaction; SQLite writes ahead (WAL) and syncs each commit.
 - **The database knows its version.** An older one is migrated when it is opened, with its rows and in one transaction;
   a newer one is refused, as this program could misread it.
@@ -18,13 +18,15 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect, make_url, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, exc, inspect
 from sqlalchemy.orm import Session
 
-from judge.errors import ConfigError, MissingExtraError, first_line
+from judge.errors import first_line
 
 from .errors import RecordsError
+from .postgresql import postgresql_engine, take_turn
 from .tables import Table
+from .urls import checked_url
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -32,8 +34,6 @@ if TYPE_CHECKING:
 MIGRATIONS = Path(__file__).parent / "migrations"
 _WAIT_SECONDS = 30.0
 """How long a writer waits for others before it gives up."""
-_WRITERS = 0x61726269
-"""Key of the advisory lock that writers on PostgreSQL take ("arbi")."""
 
 
 class Database:
@@ -49,7 +49,7 @@ class Database:
     """
 
     def __init__(self, url: str | URL) -> None:
-        parsed = _checked_url(url)
+        parsed = checked_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         """The URL without its password, for messages."""
         with self._explained():
@@ -90,23 +90,6 @@ class Database:
             ) from error
 
 
-def _checked_url(url: str | URL) -> URL:
-    try:
-        parsed = make_url(url)
-    except exc.ArgumentError as error:
-        # The text of the URL stays out of the message: it may hold a password.
-        raise ConfigError(
-            "That is no URL of a database; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME."
-        ) from error
-    if parsed.get_backend_name() == "postgresql":
-        return parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() != "sqlite":
-        raise ConfigError(f"No database of the kind {parsed.get_backend_name()!r}; use sqlite or postgresql.")
-    if parsed.database in (None, "", ":memory:"):
-        raise ConfigError("A database in memory forgets every decision; write sqlite:///PATH.")
-    return parsed
-
-
 def _engine(url: URL) -> Engine:
     options: dict[str, Any] = {
         "json_serializer": partial(json.dumps, allow_nan=False),
@@ -119,12 +102,7 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    try:
-        return create_engine(url, **options, pool_pre_ping=True)
-    except ImportError as error:
-        raise MissingExtraError(
-            "PostgreSQL needs its driver: pip install 'arbiter-vision[postgresql]'."
-        ) from error
+    return postgresql_engine(url, options)
 
 
 def _make_private_file(path: Path) -> None:
@@ -163,8 +141,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _wait_for_writers(connection: Connection) -> None:
     if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SET LOCAL lock_timeout = '{round(1000 * _WAIT_SECONDS)}ms'"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_WRITERS})"))
+        take_turn(connection, _WAIT_SECONDS)
 
 
 def _migrate(connection: Connection, name: str) -> None:

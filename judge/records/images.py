@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+import shutil
 from pathlib import Path
 
 from judge.errors import first_line
@@ -61,6 +62,14 @@ class ImageFolder:
             self._path(sha256).unlink(missing_ok=True)
         except OSError as error:
             raise RecordsError(f"Image {sha256[:16]} cannot be removed: {first_line(error)}.") from error
+
+    def free_bytes(self) -> int:
+        """Free space of the disk that the folder is on.
+
+        Raises:
+            OSError: it cannot be asked.
+        """
+        return shutil.disk_usage(self._folder).free
 
     def _path(self, sha256: str) -> Path:
         # What is no hash could be a path out of the folder.

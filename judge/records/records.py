@@ -1,6 +1,7 @@
 """`Records`: what the server asks for and stores; each call is one transaction."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -47,7 +48,7 @@ class Records:
         self._finish_removals()
 
     @classmethod
-    def in_folder(cls, state: Path, url: str | None = None) -> "Records":
+    def in_folder(cls, state: Path, url: str | URL | None = None) -> "Records":
         """The records of a state folder: its images, and its database unless another one is named."""
         make_private_folder(state)
         # As an object: a path may hold what means something in the text of a URL.
@@ -58,6 +59,13 @@ class Records:
     def name(self) -> str:
         """The database's URL without its password, for messages."""
         return self._database.name
+
+    def free_bytes(self) -> float:
+        """Free space where the images are; NaN where nobody can say."""
+        try:
+            return self._images.free_bytes()
+        except OSError:
+            return math.nan
 
     def close(self) -> None:
         """Close the connections."""

@@ -11,7 +11,7 @@ from judge.errors import ConfigError, first_line
 from prompts.printable import printable
 
 from .exit_codes import EXIT_SAFE
-from .options import JsonOption
+from .options import DatabaseOption, DatabasePasswordOption, JsonOption
 from .past_decisions import open_records
 from .terminal import STATUS_STYLES, Terminal
 
@@ -38,9 +38,6 @@ Examples:
 StateOption = Annotated[
     Path, typer.Option(metavar="DIR", help="The --state of `arbiter serve`: its images and its database.")
 ]
-DatabaseOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="Its --database.", show_default="SQLite in --state")
-]
 DEFAULT_STATE = Path(".arbiter")
 
 
@@ -48,13 +45,14 @@ DEFAULT_STATE = Path(".arbiter")
 def list_decisions(
     state: StateOption = DEFAULT_STATE,
     database: DatabaseOption = None,
+    database_password_file: DatabasePasswordOption = None,
     as_json: JsonOption = False,
     limit: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Only the latest N.", show_default="all")
     ] = None,
 ) -> int:
     """List the decisions, oldest first; in JSON one a line, with the verdict that it is about."""
-    records = open_records(state, database)
+    records = open_records(state, database, database_password_file)
     try:
         found = records.decisions(limit=limit, newest_first=True)[::-1]
     finally:
@@ -90,12 +88,13 @@ def export_decisions(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="What to write; must not exist.")],
     state: StateOption = DEFAULT_STATE,
     database: DatabaseOption = None,
+    database_password_file: DatabasePasswordOption = None,
     csv: Annotated[
         bool, typer.Option("--csv", help="Write the whole log as a table to the file OUT, or - to print it.")
     ] = False,
 ) -> int:
     """Write the decided images with their labels into a folder, for training and calibration."""
-    records = open_records(state, database)
+    records = open_records(state, database, database_password_file)
     try:
         if csv:
             from judge.records.decision_table import csv_lines

@@ -67,6 +67,22 @@ CustomOption = Annotated[
     list[str] | None,
     typer.Option(metavar='"NAME: DEFINITION"', help="One more category; may be repeated."),
 ]
+DatabaseOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        envvar="ARBITER_DATABASE",
+        help="Where queue and decisions of `serve` are kept, such as postgresql+psycopg://USER@HOST/NAME.",
+        show_default="SQLite in --state",
+    ),
+]
+DatabasePasswordOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Holds the password of --database, which a list of processes would show in a URL.",
+    ),
+]
 PromptModeOption = Annotated[
     str,
     typer.Option(

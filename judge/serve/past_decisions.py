@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from .terminal import Terminal
 
 
-def open_records(state: Path, database: str | None) -> "Records":
+def open_records(state: Path, database: str | None, password_file: Path | None = None) -> "Records":
     """The records that `arbiter serve` wrote.
 
     Raises:
-        ConfigError: there are none.
+        ConfigError: there are none, or the password cannot be read.
         MissingExtraError: the packages that read them are not installed.
         RecordsError: they cannot be read.
     """
@@ -36,13 +36,14 @@ def open_records(state: Path, database: str | None) -> "Records":
 
     check_extra()
     from judge.records.records import DATABASE_FILE, Records
+    from judge.records.urls import with_password
 
     if not (state.is_dir() if database else (state / DATABASE_FILE).is_file()):
         raise ConfigError(
             f"{state} holds no records of moderators; name the --state of `arbiter serve`, and its --database if it "
             "had one."
         )
-    return Records.in_folder(state, database)
+    return Records.in_folder(state, with_password(database, password_file))
 
 
 def decisions_about(records: "Records", taxonomy: Taxonomy) -> "list[PastDecision]":
@@ -64,8 +65,7 @@ def decisions_about(records: "Records", taxonomy: Taxonomy) -> "list[PastDecisio
 
 def judge_decisions(
     terminal: "Terminal",
-    state: Path,
-    database: str | None,
+    where: tuple[Path, str | None, Path | None],
     taxonomy: Taxonomy,
     threshold: float | dict[str, float],
     judge: tuple[str, str | None, str | None, int],
@@ -75,8 +75,7 @@ def judge_decisions(
 
     Args:
         terminal: where to print.
-        state: folder of the records.
-        database: URL of their database, where it is not in `state`.
+        where: folder of the records, URL of their database where it is not in there, and file of its password.
         taxonomy: the new wording.
         threshold: one number, or category name -> number.
         judge: name, stage judge, device and batch size, as `load_judge` takes them.
@@ -85,7 +84,7 @@ def judge_decisions(
     from judge.records.replay import other_judges, summary
 
     name, stage_judge, device, batch_size = judge
-    records = open_records(state, database)
+    records = open_records(*where)
     try:
         past = decisions_about(records, taxonomy)
         with terminal.progress() as bar:

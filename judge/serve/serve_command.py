@@ -10,11 +10,14 @@ import typer
 from judge.errors import ConfigError, MissingExtraError
 from prompts.printable import printable
 from prompts.reading import check_prompt_mode
+from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
 from .exit_codes import EXIT_ERROR, EXIT_SAFE, print_stderr
 from .options import (
     BatchSizeOption,
+    DatabaseOption,
+    DatabasePasswordOption,
     DeviceOption,
     PromptModeOption,
     TaxonomyOption,
@@ -27,6 +30,8 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from sqlalchemy import URL
+
     from judge.calibration.thresholds import Thresholds
     from judge.server.service import LoadedJudge
     from judge.server.settings import ServerSettings
@@ -87,16 +92,10 @@ HostsOption = Annotated[
         "--allow-image-host", metavar="HOST", help="Fetch image URLs from this host; may be repeated."
     ),
 ]
-DatabaseOption = Annotated[
-    str | None,
-    typer.Option(
-        metavar="URL",
-        help="Where queue and decisions are kept, such as postgresql+psycopg://USER@HOST/NAME.",
-        show_default="SQLite in --state",
-    ),
+MetricsKeyOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Keys that open /metrics and nothing else, one a line."),
 ]
-
-
 HostOption = Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")]
 PortOption = Annotated[int, typer.Option(metavar="PORT", min=0, max=65535, help="0 takes a free one.")]
 QueueOption = Annotated[
@@ -139,8 +138,10 @@ def serve(
     decode_workers: WorkersOption = None,
     allow_image_host: HostsOption = None,
     api_key_file: KeyFileOption = None,
+    metrics_key_file: MetricsKeyOption = None,
     no_keys: NoKeysOption = False,
     database: DatabaseOption = None,
+    database_password_file: DatabasePasswordOption = None,
     state: StateOption = Path(".arbiter"),
     queue_folder: QueueFolderOption = None,
     drain_seconds: DrainOption = 30.0,
@@ -150,17 +151,15 @@ def serve(
     """Serve a judge: OpenAI's moderation API for images, under any taxonomy, and a page for moderators."""
     check_extra()
     from judge.classifiers import check_name
+    from judge.records.urls import with_password
+    from judge.server.keys import read_keys
     from judge.server.origins import is_local
     from judge.server.settings import ServerSettings, default_decode_workers
 
     run, stage_judge = chosen_run(judge, student, cascade, engine)
     check_name(run)
     given = read_threshold(threshold)
-    asked = load_taxonomy(taxonomy) if taxonomy else None
-    if asked is not None:
-        threshold_for(asked, given)
-    elif run.startswith(("http://", "https://")):
-        raise ConfigError("--engine judges by any taxonomy and has none of its own; give --taxonomy.")
+    asked = _taxonomy(taxonomy, run, given)
     keys = _keys(host, api_key_file, no_keys)
     settings = ServerSettings(
         run=run,
@@ -175,12 +174,27 @@ def serve(
         decode_workers=default_decode_workers() if decode_workers is None else decode_workers,
         image_hosts=tuple(allow_image_host or ()),
         keys=keys,
+        metrics_keys=read_keys(metrics_key_file, {}),
         local_only=is_local(host) and not (keys or no_keys),
         queue_folder=queue_folder,
         drain_seconds=drain_seconds,
         page=not no_page,
     )
-    return _serve(settings, given if threshold else None, host, port, state, database)
+    url = with_password(database, database_password_file)
+    return _serve(settings, given if threshold else None, host, port, state, url)
+
+
+def _taxonomy(
+    name: str | None, run: str, threshold: "float | dict[str, float] | Thresholds"
+) -> Taxonomy | None:
+    """The taxonomy of requests that name none; None for the classifier's own."""
+    if name:
+        taxonomy = load_taxonomy(name)
+        threshold_for(taxonomy, threshold)
+        return taxonomy
+    if run.startswith(("http://", "https://")):
+        raise ConfigError("--engine judges by any taxonomy and has none of its own; give --taxonomy.")
+    return None
 
 
 def _keys(host: str, file: Path | None, no_keys: bool) -> tuple[str, ...]:
@@ -246,7 +260,7 @@ def _serve(
     host: str,
     port: int,
     state: Path,
-    database: str | None,
+    database: "str | URL | None",
 ) -> int:
     import logging
 

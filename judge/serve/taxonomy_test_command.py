@@ -19,6 +19,8 @@ from .image_files import FoundFile
 from .judging import JudgeCall, model_hash
 from .options import (
     BatchSizeOption,
+    DatabaseOption,
+    DatabasePasswordOption,
     DeviceOption,
     JsonOption,
     QuietOption,
@@ -61,9 +63,6 @@ DecisionsOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Instead of cases: what moderators decided, in the --state of `serve`."),
 ]
-DatabaseOption = Annotated[
-    str | None, typer.Option(metavar="URL", help="The --database of `serve`, where it had one.")
-]
 
 
 def judge_cases(
@@ -72,6 +71,7 @@ def judge_cases(
     cases: Annotated[Path | None, typer.Argument(metavar="CASES.csv")] = None,
     decisions: DecisionsOption = None,
     database: DatabaseOption = None,
+    database_password_file: DatabasePasswordOption = None,
     against: Annotated[
         str | None,
         typer.Option(
@@ -94,7 +94,8 @@ def judge_cases(
     threshold_for(new, given)
     if decisions is not None and cases is None and old is None:
         how = (judge, stage_judge, device, batch_size)
-        return judge_decisions(terminal, decisions, database, new, threshold_for(new, given), how, as_json)
+        where = (decisions, database, database_password_file)
+        return judge_decisions(terminal, where, new, threshold_for(new, given), how, as_json)
     if cases is None or decisions is not None:
         raise ConfigError("Give a table of cases, with or without --against, or else --decisions.")
     asked = read_cases(cases, new)

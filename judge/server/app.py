@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from . import chat_routes, health, moderations, page_routes, taxonomy_routes, verdict_routes
 from .answers import json_answer
 from .bodies import BodyLimit
-from .errors import ApiError
+from .errors import ApiError, RecordsUnavailableError
 from .keys import KeyCheck
 from .loading import load_judge
 from .origins import OriginCheck
@@ -44,6 +44,7 @@ def create_app(service: JudgeService, settings: ServerSettings, records: "Record
         from .review import router as review
 
         app.include_router(review)
+        service.metrics.watch_disk(records.free_bytes)
     if settings.page:
         app.include_router(page_routes.router)
     app.add_exception_handler(ApiError, _answer_error)
@@ -51,7 +52,7 @@ def create_app(service: JudgeService, settings: ServerSettings, records: "Record
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
     # The last one added is the outermost.
     app.add_middleware(BodyLimit, settings.max_body_bytes, settings.max_bodies_bytes)
-    app.add_middleware(KeyCheck, settings.keys)
+    app.add_middleware(KeyCheck, settings.keys, settings.metrics_keys)
     app.add_middleware(OriginCheck, settings.local_only)
     app.add_middleware(Requests, service.metrics)
     return app
@@ -72,9 +73,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.close()
 
 
-async def _answer_error(_: Request, error: Exception) -> Response:
+async def _answer_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ApiError):
         raise error
+    if isinstance(error, RecordsUnavailableError):
+        request.app.state.service.metrics.records_failed()
     return json_answer(error.body, error.status, error.headers)
 
 

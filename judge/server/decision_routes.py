@@ -4,7 +4,7 @@ import asyncio
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import chain, islice
 from typing import IO, Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
@@ -105,8 +105,10 @@ async def show_decisions(
 async def export_decisions(request: Request) -> StreamingResponse:
     """The whole log as a table."""
     lines = csv_lines(request.app.state.records.each_decision())
-    # Joined, as each piece is a step in another thread.
-    pieces = iter(lambda: "".join(islice(lines, _LINES)), "")
+    # Joined, as each piece is a step in another thread; the first one before any answer, which a database that is away
+    # would otherwise begin and break off.
+    first = await ask_records(lambda: "".join(islice(lines, _LINES)))
+    pieces = chain([first], iter(lambda: "".join(islice(lines, _LINES)), ""))
     return StreamingResponse(pieces, media_type="text/csv; charset=utf-8", headers=_download("decisions.csv"))
 
 

@@ -82,6 +82,15 @@ class LoadingError(ApiError):
         super().__init__(503, "loading", "The classifier is being loaded; ask again.", retry_after=2)
 
 
+class RecordsUnavailableError(ApiError):
+    """The database or the folder of images cannot be used now; what is judged without them goes on."""
+
+    def __init__(self) -> None:
+        # Nothing of the reason: it names hosts and files of this machine.
+        message = "The server's database cannot be used now; its log says why."
+        super().__init__(503, "records_unavailable", message, retry_after=5)
+
+
 def image_problem(error: ImageError, param: str | None = None) -> ApiError:
     """The answer about an image that could not be opened."""
     return ApiError(IMAGE_STATUS_CODES.get(error.status, 422), error.status, str(error), param=param)

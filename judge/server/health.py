@@ -1,5 +1,6 @@
 """`/healthz`, `/readyz`, `/metrics`, and what this server is: `/v1/server`, `/v1/models`."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -34,7 +35,9 @@ async def ready(request: Request) -> Response:
 async def metrics(request: Request) -> Response:
     """Numbers for Prometheus."""
     service: JudgeService = request.app.state.service
-    return Response(service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    # In a thread: the disk, whose free space is asked for, may be one of another machine.
+    text = await asyncio.to_thread(service.metrics.text)
+    return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @router.get("/v1/server")

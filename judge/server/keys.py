@@ -20,35 +20,35 @@ SHORTEST_KEY = 16
 
 
 class KeyCheck:
-    """ASGI middleware: 401 for a request to `/v1` or `/metrics` without one of the keys, before its body is read."""
+    """ASGI middleware: 401 for a request to `/v1` or `/metrics` without one of the keys, before its body is read.
 
-    def __init__(self, app: "ASGIApp", keys: tuple[str, ...]) -> None:
+    Args:
+        app: what is guarded.
+        keys: open everything.
+        metrics_keys: open `/metrics` alone.
+    """
+
+    def __init__(self, app: "ASGIApp", keys: tuple[str, ...], metrics_keys: tuple[str, ...] = ()) -> None:
         self.app = app
         self._digests = [_digest(key) for key in keys]
+        self._metrics_digests = [*self._digests, *map(_digest, metrics_keys)]
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Pass the request on, or answer 401."""
-        if scope["type"] == "http" and self._digests and _guarded(scope["path"]):
-            problem = self._problem(scope)
+        digests = self._accepted(scope["path"]) if scope["type"] == "http" else []
+        if digests:
+            problem = _problem(scope, digests)
             if problem is not None:
                 headers = {**problem.headers, "www-authenticate": "Bearer"}
                 await json_answer(problem.body, problem.status, headers)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
-    def _problem(self, scope: "Scope") -> ApiError | None:
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        kind, _, key = header.partition(b" ")
-        if kind.lower() != b"bearer" or not key.strip():
-            return ApiError(401, "missing_api_key", "Send one of this server's API keys as a Bearer token.")
-        given = hashlib.sha256(key.strip()).digest()
-        # Every key is compared, each in constant time: neither which one nor how much of it fits can be measured.
-        found = [hmac.compare_digest(given, digest) for digest in self._digests]
-        return (
-            None
-            if any(found)
-            else ApiError(401, "invalid_api_key", "This API key is not one of the server's.")
-        )
+    def _accepted(self, path: str) -> list[bytes]:
+        """Digests of the keys for a path; none where it is open."""
+        if path == "/metrics":
+            return self._metrics_digests
+        return self._digests if path == "/v1" or path.startswith("/v1/") else []
 
 
 def read_keys(path: Path | None, environment: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -76,8 +76,17 @@ def read_keys(path: Path | None, environment: Mapping[str, str] = os.environ) ->
     return tuple(dict.fromkeys(keys))
 
 
-def _guarded(path: str) -> bool:
-    return path == "/metrics" or path == "/v1" or path.startswith("/v1/")
+def _problem(scope: "Scope", digests: list[bytes]) -> ApiError | None:
+    header = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+    kind, _, key = header.partition(b" ")
+    if kind.lower() != b"bearer" or not key.strip():
+        return ApiError(401, "missing_api_key", "Send one of this server's API keys as a Bearer token.")
+    given = hashlib.sha256(key.strip()).digest()
+    # Every key is compared, each in constant time: neither which one nor how much of it fits can be measured.
+    found = [hmac.compare_digest(given, digest) for digest in digests]
+    if any(found):
+        return None
+    return ApiError(401, "invalid_api_key", "This API key is not one of the server's.")
 
 
 def _digest(key: str) -> bytes:

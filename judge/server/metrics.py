@@ -1,12 +1,10 @@
 """What `/metrics` shows, in Prometheus' format. Every label has a closed set of values, whatever strangers send."""
 
+import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from judge.errors import ImageStatus
-
-if TYPE_CHECKING:
-    pass
 
 OTHER = "other"
 _STAGES = frozenset({"door", "filter", "student", "judge"})
@@ -64,15 +62,34 @@ class Metrics:
             "arbiter_pending_images", "Images that were accepted and not answered.", registry=to
         )
         self._queued = Gauge("arbiter_queue_images", "Opened images that wait to be scored.", registry=to)
+        self._ready = Gauge("arbiter_ready", "1 while questions are accepted.", registry=to)
         self._draining = Gauge("arbiter_draining", "1 while the server is shutting down.", registry=to)
+        self._records_errors = Counter(
+            "arbiter_records_errors_total",
+            "Requests that failed because the database could not be used.",
+            registry=to,
+        )
+        self._free_bytes = Gauge(
+            "arbiter_state_free_bytes", "Free space where the queue's images are.", registry=to
+        )
+        self._free_bytes.set(math.nan)  # of a server without records
 
     def watch(
-        self, pending: Callable[[], float], queued: Callable[[], float], draining: Callable[[], float]
+        self,
+        pending: Callable[[], float],
+        queued: Callable[[], float],
+        ready: Callable[[], float],
+        draining: Callable[[], float],
     ) -> None:
         """Where the gauges' numbers come from."""
         self._pending.set_function(pending)
         self._queued.set_function(queued)
+        self._ready.set_function(ready)
         self._draining.set_function(draining)
+
+    def watch_disk(self, free_bytes: Callable[[], float]) -> None:
+        """Where the free space comes from."""
+        self._free_bytes.set_function(free_bytes)
 
     def answered(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered.
@@ -101,6 +118,10 @@ class Metrics:
     def concluded(self, status: str, stage: str) -> None:
         """A question was answered."""
         self._verdicts.labels(status, stage if stage in _STAGES else OTHER).inc()
+
+    def records_failed(self) -> None:
+        """A request needed the database, which could not be used."""
+        self._records_errors.inc()
 
     def text(self) -> bytes:
         """All numbers, in Prometheus' text format."""

@@ -109,6 +109,7 @@ class JudgeService:
         self.metrics.watch(
             lambda: self.pending,
             lambda: self._batcher.length if self._batcher else 0,
+            lambda: float(self.ready),
             lambda: float(self.draining),
         )
 

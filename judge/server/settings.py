@@ -52,6 +52,8 @@ class ServerSettings:
     """Hosts from which an `image_url` may be fetched; none by default."""
     keys: tuple[str, ...] = ()
     """API keys, one of which every request needs; without any the server is open to whoever reaches it."""
+    metrics_keys: tuple[str, ...] = ()
+    """Keys that open `/metrics` and nothing else, for what collects them."""
     local_only: bool = False
     """Whether requests have to name this machine as their host, such as `localhost`."""
     queue_folder: Path | None = None

@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from judge.records.errors import EntryError, NotFoundError, RecordsError
 from prompts.errors import TaxonomyError
 
-from .errors import ApiError, bad_request
+from .errors import ApiError, RecordsUnavailableError, bad_request
 
 LOG = logging.getLogger("arbiter")
 Given = ParamSpec("Given")
@@ -43,6 +43,4 @@ def records_errors() -> Iterator[None]:
         raise bad_request(str(error), code=code) from None
     except RecordsError as error:
         LOG.error("records: %s", error)
-        # The message names hosts and files of this machine.
-        message = "The server's database cannot be used now; its log says why."
-        raise ApiError(503, "records_unavailable", message, retry_after=5) from None
+        raise RecordsUnavailableError from None
