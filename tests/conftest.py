@@ -28,6 +28,7 @@ pytest_plugins = (
     "fixtures_chat_server",
     "fixtures_corpus",
     "fixtures_models",
+    "fixtures_osprey",
     "fixtures_exports",
     "fixtures_guards",
     "fixtures_hub_server",
