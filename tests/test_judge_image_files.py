@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 
 import judge
+from judge.data.recognise import looks_like_image
 from judge.errors import ConfigError
 from judge.protocol import Scores
 from judge.serve.cli import main
-from judge.serve.image_files import FoundFile, find_images, looks_like_image
+from judge.serve.image_files import FoundFile, find_images
 from prompts import Taxonomy, load_taxonomy
 
 

@@ -6,46 +6,22 @@ whatever cannot be read.
 """
 
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from typing import cast
 
+from judge.data.recognise import looks_like_image, starts_like_image
+from judge.data.walk import walk
 from judge.errors import ConfigError
 from judge.runs.files import nearest_path
 from prompts.printable import printable
 
 from .exit_codes import print_stderr
 
-SUFFIXES = frozenset(
-    """
-    .jpg .jpeg .jpe .jif .jfif .jfi .png .apng .mng .jng .gif .webp .bmp .dib .tif .tiff .ico .cur .icns .svg .svgz
-    .avif .avifs .heic .heif .heics .heifs .hif .jxl .jxr .wdp .hdp .jp2 .j2k .jpf .jpx .jpm .j2c .jpc .mpo .jps .pns
-    .pnm .pbm .pgm .ppm .pam .pfm .tga .pcx .dcx .psd .psb .xcf .kra .ora .dds .exr .hdr .rgbe .qoi .flif .bpg .wbmp
-    .xbm .xpm .sgi .rgb .rgba .wmf .emf .eps .ai
-    .raw .dng .cr2 .cr3 .crw .nef .nrw .arw .srf .sr2 .orf .rw2 .raf .pef .srw .x3f .erf .mef .mrw .3fr .iiq
-    """.split()
-)
-"""Suffixes of images, in lower case. Most of these formats are never decoded: such files are listed, and unjudged."""
-_HEAD_BYTES = 4096
-"""Bytes read from the start of a file without the suffix of an image."""
 _MAGIC_BYTES = 16
 """Bytes from which an image on standard input is known."""
-_MORE_MAGIC = (
-    *(b"II+\0", b"MM\0+"),  # BigTIFF
-    *(b"II\xbc", b"\xff\x4f\xff\x51"),  # JPEG XR, JPEG 2000 without a container
-    *(b"v/1\x01", b"#?RADIANCE", b"#?RGBE"),  # OpenEXR, Radiance HDR
-    *(b"DDS ", b"icns", b"\x8aMNG", b"\x8bJNG", b"FLIF", b"BPG\xfb", b"gimp xcf", b"/* XPM"),
-    b"\0\0\2\0",  # a Windows cursor
-)
-"""First bytes of formats that are not decoded here and that `format_of` does not know."""
-_BRANDS = (b"avi", b"hei", b"hev", b"mif", b"msf", b"mia", b"MiH", b"crx")
-"""Brands (bytes 8 to 12) of still images in ISO base media files, which hold videos too."""
-_NETPBM = re.compile(rb"P[1-7fF]\s+(?:#[^\r\n]*[\r\n]\s*)*(?:\d|WIDTH|-)")
-"""A comment ends with its line: then a text matches in one way only, and no file takes exponential time."""
-_SVG = re.compile(rb"\s*(<\?xml|<!--|<!DOCTYPE\s+svg|<svg|<[\w-]+:svg)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -102,64 +78,23 @@ def say_missing(paths: Sequence[str], tell: Callable[[str], None]) -> None:
         tell(f"arbiter: {printable(line)}")
 
 
-def looks_like_image(path: str) -> bool:
-    """Whether a file claims to be an image, by its name or by its first bytes; True for what cannot be read."""
-    # `a.png~` is an editor's backup, and Windows ignores dots and spaces at the end.
-    name = os.path.basename(path).rstrip(" .~")
-    return os.path.splitext(name)[1].lower() in SUFFIXES or _starts_like_image(_read_head(path))
-
-
 def _find_below(path: str, tell: Callable[[str], None]) -> Iterator[FoundFile]:
     """A file, or the image files below a folder."""
     if not os.path.isdir(path):
         yield FoundFile(path)
         return
     others = 0
-    for found in _walk(path):
-        if found.reason is None and not looks_like_image(found.path):
-            others += 1
+    for found in walk(path):
+        if found.error is not None:  # it may hold images, so it is listed as unjudged
+            reason = f"a folder that cannot be read, {found.error.strerror or found.error}"
+            yield FoundFile(found.path, f"unreadable: {reason}")
+        elif looks_like_image(found.path):
+            yield FoundFile(found.path)
         else:
-            yield found
+            others += 1
     if others:
         said = "1 file is no image" if others == 1 else f"{others} files are no images"
         tell(f"arbiter: {printable(path)}: {said}, not judged")
-
-
-def _walk(folder: str) -> Iterator[FoundFile]:
-    """Every file below a folder, by name.
-
-    Linked folders come last: a file that is also reachable without a link is listed under its own path.
-    """
-    folders, links = [folder], list[str]()  # a stack, and a queue for when the stack is empty
-    seen = set[tuple[int, int]]()  # (device, inode) of each folder: links may form a circle
-    while folders or links:
-        parent = folders.pop() if folders else links.pop(0)
-        try:
-            status = os.stat(parent)
-            if (status.st_dev, status.st_ino) in seen:
-                continue
-            seen.add((status.st_dev, status.st_ino))
-            with os.scandir(parent) as entries:
-                inside = sorted(entries, key=lambda entry: entry.name)
-        except OSError as error:  # it may hold images, so it is listed as unjudged
-            yield FoundFile(parent, f"unreadable: a folder that cannot be read, {error.strerror or error}")
-            continue
-        below = []
-        for entry in inside:
-            if not _is_folder(entry):
-                yield FoundFile(entry.path)
-            elif entry.is_symlink():
-                links.append(entry.path)
-            else:
-                below.append(entry.path)
-        folders += reversed(below)  # the last one is popped first
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: listed as a file, and the reason follows when it is opened
-        return False
 
 
 def _read_standard_input(null: bool, tell: Callable[[str], None]) -> Iterator[FoundFile]:
@@ -168,7 +103,7 @@ def _read_standard_input(null: bool, tell: Callable[[str], None]) -> Iterator[Fo
     from judge.data.images import DEFAULT_LIMITS
 
     head = _read_first(stream, end)
-    if not null and _is_binary(head) and _starts_like_image(head):
+    if not null and _is_binary(head) and starts_like_image(head):
         # One byte more than allowed is enough to know that the image is too large.
         yield FoundFile("-", data=head + stream.read(DEFAULT_LIMITS.max_bytes + 1))
         return
@@ -209,30 +144,3 @@ def _decode_paths(entries: Iterable[bytes], end: bytes) -> Iterator[str]:
     for entry in entries:
         if path := os.fsdecode(entry if end == b"\0" else entry.rstrip(b"\r")):
             yield path
-
-
-def _read_head(path: str) -> bytes | None:
-    """The first bytes of a file; b"" for a pipe or device, which reading could block; None if it cannot be read."""
-    try:
-        if not os.path.isfile(path):
-            return b"" if os.path.exists(path) else None
-        with open(path, "rb") as file:
-            return file.read(_HEAD_BYTES)
-    except (OSError, ValueError):
-        return None
-
-
-def _starts_like_image(head: bytes | None) -> bool:
-    """Whether the first bytes are those of an image; True where they are unknown."""
-    from judge.data.images import format_of  # imports PIL, which `arbiter --help` must not wait for
-
-    if head is None:
-        return True
-    if format_of(head) is not None or head.startswith(_MORE_MAGIC):
-        return True
-    if head[4:8] == b"ftyp" and head[8:12].startswith(_BRANDS):
-        return True
-    text = head.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        text = head.decode("utf-16", "ignore").encode()
-    return bool(_NETPBM.match(head)) or bool(_SVG.match(text) and b"svg" in text.lower())

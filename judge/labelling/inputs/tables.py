@@ -1,0 +1,124 @@
+"""Parquet files as inputs: a column of images, or of paths of images; read a row group at a time."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
+
+from judge.data.images import DEFAULT_LIMITS, ImageLimits
+from judge.errors import ImageError, first_line
+from judge.labelling.rows import InputRow, Shard
+
+from .cells import Columns, Rows, choose_columns
+from .files import Skip, image_error, open_root
+from .ids import file_id, storable
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+_BATCH = 64
+"""Rows that are in memory as Python objects at a time."""
+
+
+def read_table(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -> Iterator[InputRow | None]:
+    """The rows of a Parquet file; None for those to skip. Rows of a damaged row group are inputs with a problem."""
+    path, rows, count = shard.paths[0], Rows(shard, limits), 0
+    try:
+        with _opened(shard.root, path) as table:
+            columns = choose_columns(path, table.schema_arrow.names, shard.columns)
+            sizes = _group_sizes(table, columns)
+            for group, size in enumerate(sizes):
+                for row in _group_rows(table, group, range(count, count + size), columns, rows, skip):
+                    yield row
+                    count += 1
+    except Exception as error:  # on malformed bytes, Arrow raises errors of any class
+        if skip(count):
+            yield None
+        else:
+            known = isinstance(error, OSError) and error.errno is not None
+            problem = (
+                image_error(error)
+                if known
+                else ImageError("unreadable", f"no whole Parquet file: {first_line(error)}")
+            )
+            yield InputRow(file_id(path), storable(path), problem=problem)
+
+
+def check_table(root: str, path: str, columns: Mapping[str, str]) -> None:
+    """See whether a Parquet file has the columns that are read, by its footer.
+
+    Raises:
+        ConfigError: it lacks one; the message says which it has.
+    """
+    try:
+        with _opened(root, path) as table:
+            names = list(table.schema_arrow.names)
+    except Exception:  # damaged: its rows say so
+        return
+    choose_columns(path, names, columns)
+
+
+@contextmanager
+def _opened(root: str, path: str) -> Iterator["ParquetFile"]:
+    from pyarrow.parquet import ParquetFile
+
+    with open_root(root).open(path) as file, ParquetFile(file, page_checksum_verification=True) as table:
+        yield table
+
+
+def _group_sizes(table: "ParquetFile", columns: Columns) -> list[int]:
+    """Rows of each row group, as the footer says.
+
+    Raises:
+        ValueError: the footer contradicts itself, so that its numbers mean nothing.
+    """
+    wanted, sizes = {name for name in columns if name is not None}, []
+    for number in range(table.metadata.num_row_groups):
+        group = table.metadata.row_group(number)
+        sizes.append(int(group.num_rows))
+        leaves = map(group.column, range(group.num_columns))
+        # None of our columns holds lists, so each has a value, or a null, for every row.
+        if any(
+            leaf.num_values != group.num_rows
+            for leaf in leaves
+            if leaf.path_in_schema.split(".")[0] in wanted
+        ):
+            raise ValueError(f"the footer contradicts itself about row group {number}")
+    if sum(sizes) != table.metadata.num_rows or min(sizes, default=0) < 0:
+        raise ValueError("the footer contradicts itself about the number of rows")
+    return sizes
+
+
+def _group_rows(
+    table: "ParquetFile", group: int, numbers: range, columns: Columns, rows: Rows, skip: Skip
+) -> Iterator[InputRow | None]:
+    """The rows of a row group, as many as the footer says."""
+    if all(map(skip, numbers)):
+        yield from repeat(None, len(numbers))
+        return
+    done, reason = 0, "it has fewer rows than the footer says"
+    names = [name for name in dict.fromkeys(columns) if name is not None]
+    try:
+        for record in _records(table, group, names):
+            number = numbers[done]
+            row = None if skip(number) else rows.row(number, record(), columns)
+            yield row
+            done += 1
+    except Exception as error:  # on malformed bytes, Arrow raises errors of any class
+        reason = first_line(error)
+    for number in numbers[done:]:
+        problem = ImageError("unreadable", f"row group {group} is damaged: {reason}")
+        yield None if skip(number) else rows.broken(number, problem)
+
+
+def _records(table: "ParquetFile", group: int, names: list[str]) -> Iterator[Any]:
+    """A function for each row that makes a record of it."""
+    for batch in table.iter_batches(_BATCH, row_groups=[group], columns=names, use_threads=False):
+        cells = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for index in range(batch.num_rows):
+            yield partial(_record, cells, index)
+
+
+def _record(cells: Mapping[str, Any], index: int) -> dict[str, Any]:
+    return {name: column[index].as_py() for name, column in cells.items()}
