@@ -8,6 +8,7 @@ ArbiterError
 ├── ConfigError          options that contradict each other, or name what does not exist
 ├── CheckpointError      a base model, adapter or run folder that cannot be used
 ├── PipelineError        a diffusion pipeline that cannot be watched or interrupted, or a detector of another one
+├── DecoderError         no worker process decodes images (of `judge.intake`); no image is to blame
 ├── CorpusError          a corpus that cannot be built or read: a changed plan, a damaged ledger, too many failures
 ├── PicturesStoppedError pictures that a guard stopped while they were made, so that nothing is handed out
 ├── MissingExtraError    an optional dependency that is not installed
@@ -66,6 +67,10 @@ class CheckpointError(ArbiterError, RuntimeError):
 
 class PipelineError(ArbiterError, ValueError):
     """A diffusion pipeline that cannot be watched or interrupted, or a detector that belongs to another one."""
+
+
+class DecoderError(ArbiterError, RuntimeError):
+    """The processes that decode images cannot be started, or were closed; no image is to blame."""
 
 
 class CorpusError(ArbiterError, RuntimeError):

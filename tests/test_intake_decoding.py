@@ -22,7 +22,7 @@ from PIL import Image
 from judge.data.frames import open_frames
 from judge.data.images import ImageLimits
 from judge.errors import ImageError
-from judge.intake import decoding
+from judge.intake import decoding, processes
 from judge.intake.decoding import DecodePool
 
 
@@ -137,7 +137,7 @@ def test_a_slow_image_is_killed_and_the_next_one_goes_on() -> None:
 
 
 def test_no_image_is_late_because_its_worker_still_starts(monkeypatch) -> None:
-    monkeypatch.setattr(decoding, "_START", "import time; time.sleep(0.6)\n" + decoding._START)
+    monkeypatch.setattr(processes, "_START", "import time; time.sleep(0.6)\n" + processes._START)
     monkeypatch.setattr(decoding, "PATIENCE", 0.5)
 
     async def body(pool: DecodePool) -> None:
@@ -267,7 +267,7 @@ def test_a_worker_that_was_taken_over_is_not_believed(name, monkeypatch, tmp_pat
         said = b"\1" + struct.pack(">I", len(text)) + text
     (tmp_path / "said").write_bytes(said)
     script = f"import sys; sys.stdout.buffer.write(open({str(tmp_path / 'said')!r}, 'rb').read())"
-    monkeypatch.setattr(decoding, "_START", script)
+    monkeypatch.setattr(processes, "_START", script)
 
     async def body(pool: DecodePool) -> None:
         with pytest.raises(ImageError, match=r"^crashed: "):
@@ -279,7 +279,7 @@ def test_a_worker_that_was_taken_over_is_not_believed(name, monkeypatch, tmp_pat
 def test_a_machine_that_starts_no_process_is_an_answer(monkeypatch) -> None:
     async def body(pool: DecodePool) -> None:
         await pool.ready()
-        monkeypatch.setattr(decoding.subprocess, "Popen", refuse)
+        monkeypatch.setattr(processes.subprocess, "Popen", refuse)
         for pid in pids(pool):
             os.kill(pid, signal.SIGKILL)
             await ended(pid)

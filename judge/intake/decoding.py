@@ -2,64 +2,31 @@
 
 Decoders are C code that reads what strangers wrote. `judge.data.images` refuses what it can foresee; a worker's death
 is the answer to the rest: too much time, too much memory, a crash. It costs that one image, and is never "safe".
-
-The workers (`judge.intake.worker`) are fresh interpreters and not forks, which would copy the memory of the models and
-the locks of torch's threads; they import Pillow, numpy and `judge.data`. Each has pipes of its own. A pool with queues
-that are shared, such as those of `concurrent.futures` and pebble, stands still or ends as a whole when a worker is
-killed at the wrong moment; and it unpickles what a worker sends, who may by then be the image's.
 """
 
 import asyncio
 import hashlib
-import json
-import os
-import signal
-import struct
-import subprocess
-import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import asdict
-from itertools import chain
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, cast, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from judge.errors import ImageError, ImageStatus, first_line
+from judge.errors import ImageError, first_line
 
-from .worker import OUT_OF_MEMORY, READY
+from .processes import (
+    MEMORY,
+    NO_ANSWER,
+    PATIENCE,
+    SECONDS,
+    START_SECONDS,
+    WorkerProcess,
+    pil_images,
+    settings_of,
+    why_it_ended,
+)
 
 if TYPE_CHECKING:
     from judge.data.frames import Frames
     from judge.data.images import ImageLimits
-
-SECONDS = 2.0
-"""Processor time that one image may take by default; the slowest valid stills take about one second."""
-MEMORY = 300 * 10**6
-"""Bytes that a worker may hold by default, Python included."""
-PATIENCE = 5
-"""A worker is also killed after this many times its processor time: it waits, for whatever reason."""
-START_SECONDS = 60
-"""How long a worker may take until it can decode; half a second, where nothing else is to be done."""
-_MAX_TEXT = 2**20
-_PIPE_BYTES = 2**20
-"""What a pipe may hold without privileges."""
-_NO_ANSWER = (OSError, EOFError, ValueError, LookupError, TypeError)
-"""A worker has ended, or says what no worker says."""
-_START = """import sys, json
-settings = json.loads(sys.argv[1])
-sys.path[:] = settings["path"]
-from judge.intake.worker import main
-main(settings)"""
-_KEPT = ("PATH", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONHOME", "SYSTEMROOT", "TMPDIR")
-"""Variables of the environment that a worker gets; keys and passwords are in others."""
-_ENVIRONMENT = {
-    "OPENBLAS_NUM_THREADS": "1",  # each thread would hold a stack
-    # glibc then gives blocks from 8 MB on back, so that no image finds the holes of others. By default it does so until
-    # it has seen one freed; from 1 MB on, images would take half as long again.
-    "MALLOC_MMAP_THRESHOLD_": str(8 * 2**20),
-    # With that set, glibc would also give back the end of its heap after every image from 128 KB on, and fault it in
-    # again for the next: twice the time of a 512 x 512 JPEG.
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**20),
-}
 
 
 class Decoded(NamedTuple):
@@ -94,25 +61,16 @@ class DecodePool:
             memory: bytes for a worker. On Linux; elsewhere the system may not enforce it.
             max_frames: of an animation; `judge.data.frames.MAX_FRAMES` if None.
         """
-        from judge.data.frames import MAX_FRAMES
         from judge.data.images import DEFAULT_LIMITS
 
         self.limits = limits or DEFAULT_LIMITS
         self.seconds = seconds
-        self._settings = json.dumps(
-            {
-                "path": sys.path,
-                "limits": asdict(self.limits),
-                "max_frames": max_frames or MAX_FRAMES,
-                "seconds": seconds,
-                "memory": memory,
-            }
-        )
+        self._settings = settings_of(self.limits, seconds=seconds, memory=memory, max_frames=max_frames)
         self._free = asyncio.Semaphore(workers)
         self._threads = ThreadPoolExecutor(workers, "arbiter-decoding")
         self._closed = False
-        self._idle = [_Worker(self._settings) for _ in range(workers)]
-        self._busy: list[_Worker] = []
+        self._idle = [WorkerProcess(self._settings) for _ in range(workers)]
+        self._busy: list[WorkerProcess] = []
 
     @property
     def pids(self) -> list[int]:
@@ -147,12 +105,12 @@ class DecodePool:
             try:
                 async with asyncio.timeout(START_SECONDS):  # the image has no part in how long that takes
                     await asyncio.wrap_future(future)
-                future = self._threads.submit(worker.ask, data)
+                future = self._threads.submit(_ask, worker, data)
                 async with asyncio.timeout(PATIENCE * self.seconds):
                     found: Decoded | ImageError = await asyncio.wrap_future(future)
             except TimeoutError:
                 raise self._problem(None, started=worker.ready) from None
-            except _NO_ANSWER:
+            except NO_ANSWER:
                 raise self._problem(worker.kill()) from None
             finally:
                 self._busy.remove(worker)
@@ -161,7 +119,7 @@ class DecodePool:
             raise found
         return found
 
-    def _choose(self) -> "_Worker":
+    def _choose(self) -> WorkerProcess:
         """A worker that runs."""
         if self._closed:
             raise ImageError("crashed", "the decoder was closed")
@@ -171,19 +129,19 @@ class DecodePool:
                 return worker
             worker.close()  # it ended while it had nothing to do
         try:
-            return _Worker(self._settings)
+            return WorkerProcess(self._settings)
         except OSError as error:
             raise ImageError("crashed", f"no worker can be started: {first_line(error)}") from error
 
-    def _give_back(self, worker: "_Worker", future: Future[Any]) -> None:
+    def _give_back(self, worker: WorkerProcess, future: Future[Any]) -> None:
         """Keep a worker that has answered; start another in place of any other."""
-        if not future.done() or worker.owes_answer:
+        if not future.done() or worker.owed:
             worker.kill()
             # Its thread may still read: until it sees the end of the pipe.
             future.add_done_callback(lambda _: worker.close())
             if not self._closed:
                 with suppress(OSError):  # `_choose` tries again
-                    self._idle.append(_Worker(self._settings))
+                    self._idle.append(WorkerProcess(self._settings))
         else:
             self._idle.append(worker)
 
@@ -193,11 +151,7 @@ class DecodePool:
             return ImageError("crashed", "the decoder was closed")
         if not started:
             return ImageError("crashed", f"no worker could decode within {START_SECONDS} s")
-        if status is None or status == -getattr(signal, "SIGPROF", 0):
-            return ImageError("timeout", f"decoding took more than {self.seconds:g} s")
-        if status == OUT_OF_MEMORY:
-            return ImageError("out_of_memory", "decoding takes more memory than there is")
-        return ImageError("crashed", f"the decoder ended its process ({status})")
+        return why_it_ended(status, self.seconds)
 
     def close(self) -> None:
         """Kill the workers, whatever they do, and wait for their end; images under way are `crashed`."""
@@ -211,124 +165,11 @@ class DecodePool:
         self._threads.shutdown()
 
 
-class _Worker:
-    """One process, asked by one thread at a time."""
-
-    def __init__(self, settings: str) -> None:
-        environment = {name: os.environ[name] for name in _KEPT if name in os.environ} | _ENVIRONMENT
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", _START, settings],
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=environment,
-        )
-        self._give = cast("BinaryIO", self.process.stdin)
-        self._take = cast("BinaryIO", self.process.stdout)
-        _widen(self._take)
-        self.ready = False
-        self.owes_answer = False
-
-    def wait_until_ready(self) -> None:
-        """Return when the worker can decode.
-
-        Raises:
-            EOFError, OSError, ValueError: it has ended, or says something else.
-        """
-        if not self.ready:
-            self.owes_answer = True
-            if self._read(1) != READY:
-                raise ValueError
-            self.ready, self.owes_answer = True, False
-
-    def ask(self, data: bytes) -> Decoded | ImageError:
-        """What the worker finds in an image.
-
-        Raises:
-            EOFError, OSError: it has ended.
-            ValueError, LookupError, TypeError: its answer is none.
-        """
-        self.owes_answer = True
-        self._write(struct.pack(">Q", len(data)))
-        self._write(data)
-        sha256 = hashlib.sha256(data).hexdigest()  # while the worker decodes
-        [length] = struct.unpack(">I", self._read(4))
-        if length > _MAX_TEXT:
-            raise ValueError
-        fields = json.loads(self._read(length))
-        if "error" in fields:
-            status, reason = fields["error"]
-            if status not in get_args(ImageStatus):
-                raise ValueError
-            self.owes_answer = False
-            return ImageError(status, str(reason))
-        frames = self._frames(**fields)
-        self.owes_answer = False
-        return Decoded(frames, sha256)
-
-    def _frames(
-        self,
-        sizes: list[list[int]],
-        numbers: list[int],
-        grounds: list[str],
-        total: int,
-        unrepresented: int,
-        **_: Any,
-    ) -> "Frames":
-        """Read the pixels of all views, of these sizes."""
-        from PIL import Image
-
-        from judge.data.frames import MAX_HELD_PIXELS, Frames
-        from judge.data.images import MAX_JUDGED_PIXELS
-
-        sane = len(sizes) == len(numbers) == len(grounds) > 0
-        sane &= all(type(number) is int for number in (*numbers, total, unrepresented, *chain(*sizes)))
-        sane &= all(0 < width * height <= MAX_JUDGED_PIXELS for width, height in sizes)
-        if not sane or sum(width * height for width, height in sizes) > MAX_HELD_PIXELS + MAX_JUDGED_PIXELS:
-            raise ValueError
-        images = [
-            Image.frombytes("RGB", (width, height), self._read(3 * width * height)) for width, height in sizes
-        ]
-        return Frames(images, numbers, total, unrepresented, [str(ground) for ground in grounds])
-
-    def _read(self, size: int) -> bytearray:
-        """Exactly so many bytes."""
-        found = bytearray(size)
-        place = memoryview(found)
-        while place:
-            count = self._take.readinto(place)  # type: ignore[attr-defined]
-            if not count:
-                with suppress(subprocess.TimeoutExpired):  # it is about to end, and its status says why
-                    self.process.wait(1)
-                raise EOFError
-            place = place[count:]
+def _ask(worker: WorkerProcess, data: bytes) -> Decoded | ImageError:
+    """What a worker finds in an image; raises `NO_ANSWER`."""
+    worker.send([data])
+    sha256 = hashlib.sha256(data).hexdigest()  # while the worker decodes
+    found = worker.receive()
+    if isinstance(found, ImageError):
         return found
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[self._give.write(left) :]
-
-    def kill(self) -> int:
-        """End the process if it still runs; returns its exit status."""
-        self.process.kill()
-        return self.process.wait()
-
-    def close(self) -> None:
-        """Close the pipes; by the thread that uses them."""
-        self._give.close()
-        self._take.close()
-
-
-def _widen(pipe: BinaryIO) -> None:
-    """Let a pipe hold a megabyte instead of 64 KB, on Linux.
-
-    Pixels then cross it in a few steps. After each one the thread that reads has to wait for the interpreter's lock,
-    which a thread that scores may hold for milliseconds.
-    """
-    with suppress(
-        ImportError, AttributeError, OSError
-    ):  # another system, or no more such pipes for this user
-        import fcntl
-
-        fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return Decoded(found.frames._replace(images=pil_images(found)), sha256)

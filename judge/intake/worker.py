@@ -1,10 +1,12 @@
-"""The process that decodes images for `judge.intake.decoding`: encoded bytes come in, pixels go out.
+"""The process that decodes images for `judge.intake.processes`: encoded bytes come in, pixels go out.
 
 It may be taken over by an image, so what it says is kept so simple that it cannot hurt who reads it: JSON and raw
 pixels, no pickles. It has the variables of its environment that Python needs and no others, and writes no files.
 
-Each request is 8 bytes of length and an encoded image. Each answer is 4 bytes of length, a JSON object (`error`, or the
-fields of `Frames` and the sizes), and the RGB bytes of each view. One byte is sent before all, when it is ready.
+Each request is a byte (whether the answers so far are waited for), 8 bytes of length and an encoded image. Each answer
+is 4 bytes of length, a JSON object (`error`, or the fields of `Frames`, `sizes` and `seconds`), and the RGB bytes of
+each view. One byte is sent before all, when it is ready. Where answers may be kept back, another pipe gets a byte when
+an image is begun, so that it is known which one ended the process.
 """
 
 import json
@@ -12,6 +14,7 @@ import os
 import signal
 import struct
 import sys
+import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,10 +25,15 @@ from judge.errors import ImageError
 
 if TYPE_CHECKING:
     from judge.data.images import ImageLimits
+    from judge.data.preprocessing import ImagePreprocessing
 
 OUT_OF_MEMORY = 3
 """Exit status."""
 READY = b"\1"
+REQUEST = struct.Struct(">?Q")
+"""Before each encoded image: whether the answers so far are waited for, and its length."""
+_KEPT_BACK = 2**20
+"""Most bytes of answers that are kept back."""
 
 
 def main(settings: Mapping[str, Any]) -> None:
@@ -33,48 +41,79 @@ def main(settings: Mapping[str, Any]) -> None:
 
     Args:
         settings: `limits` (the fields of `ImageLimits`), `max_frames`, `seconds` of processor time for an image and
-            `memory`, bytes of this process.
+            `memory`, bytes of this process; `preprocessing`, the fields of `ImagePreprocessing` where the views are to
+            be resized, or None; and `counter`, the number of a pipe that gets a byte for every image begun, or None.
     """
     from judge.data.images import ImageLimits
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
     warnings.simplefilter("ignore")  # Pillow warns of damaged metadata
     limits = ImageLimits(**{**settings["limits"], "background": tuple(settings["limits"]["background"])})
-    take, give = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    steps = _preprocessing(settings["preprocessing"])
+    take, give = sys.stdin.buffer, os.fdopen(os.dup(1), "wb", _KEPT_BACK)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whatever a library prints is no answer
     try:
-        _answer(SMALLEST_PNG, limits, 1, None)  # imports everything
+        _answer(SMALLEST_PNG, limits, 1, steps, None)  # imports everything
         _limit_memory(settings["memory"])
         give.write(READY)
         give.flush()
-        while head := take.read(8):
+        while len(head := take.read(REQUEST.size)) == REQUEST.size:
+            if settings["counter"] is not None:
+                os.write(settings["counter"], b".")
+            waited_for, length = REQUEST.unpack(head)
             _start_clock(settings["seconds"])
-            _answer(take.read(*struct.unpack(">Q", head)), limits, settings["max_frames"], give)
+            if len(data := take.read(length)) < length:
+                return  # nobody is there any more
+            _answer(data, limits, settings["max_frames"], steps, give)
+            del data  # not held while the next one is waited for
             _start_clock(0)
-            give.flush()
+            if waited_for:
+                give.flush()
     except MemoryError:
         os._exit(OUT_OF_MEMORY)  # and not an answer, which would need memory
     except BrokenPipeError:  # nobody is there any more
         os._exit(1)
 
 
-def _answer(data: bytes, limits: "ImageLimits", max_frames: int, give: BinaryIO | None) -> None:
+def _preprocessing(fields: Mapping[str, Any] | None) -> "ImagePreprocessing | None":
+    """As it was before it became JSON, which has no tuples."""
+    if fields is None:
+        return None
+    from judge.data.preprocessing import ImagePreprocessing
+
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()
+    }
+    return ImagePreprocessing(**known)
+
+
+def _answer(
+    data: bytes,
+    limits: "ImageLimits",
+    max_frames: int,
+    preprocessing: "ImagePreprocessing | None",
+    give: BinaryIO | None,
+) -> None:
     """Decode an image, and write the answer to `give` if there is one."""
     from judge.data.frames import open_frames
 
+    started = time.process_time()
     try:
         frames = open_frames(data, limits, max_frames=max_frames)
     except ImageError as error:
         if error.status == "out_of_memory":
             raise MemoryError from None
         return _write(give, {"error": [error.status, error.reason]})
-    images = frames.images
-    fields = frames._replace(images=[])._asdict()
-    _write(give, {**fields, "sizes": [image.size for image in images]})
+    fields = frames._asdict()
+    views: list[Any] = fields.pop("images")
     del frames
-    while images:
+    if preprocessing is not None:
+        views = [preprocessing.resized(views.pop(0)) for _ in range(len(views))]
+    sizes = [view.shape[1::-1] if preprocessing else view.size for view in views]
+    _write(give, {**fields, "sizes": sizes, "seconds": time.process_time() - started})
+    while views:
         # One by one, so that no image is held twice.
-        pixels = images.pop(0).tobytes()
+        pixels = views.pop(0).tobytes()
         if give is not None:
             give.write(pixels)
     return None
