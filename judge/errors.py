@@ -10,6 +10,7 @@ ArbiterError
 ├── PipelineError        a diffusion pipeline that cannot be watched or interrupted, or a detector of another one
 ├── DecoderError         no worker process decodes images (of `judge.intake`); no image is to blame
 ├── CorpusError          a corpus that cannot be built or read: a changed plan, a damaged ledger, too many failures
+├── LabellingError       a labelling run that cannot start or go on: a full disk, another run in its folder
 ├── PicturesStoppedError pictures that a guard stopped while they were made, so that nothing is handed out
 ├── MissingExtraError    an optional dependency that is not installed
 └── RecordsError, NotFoundError, EntryError  about what moderators store (of `judge.records.errors`)
@@ -75,6 +76,10 @@ class DecoderError(ArbiterError, RuntimeError):
 
 class CorpusError(ArbiterError, RuntimeError):
     """A corpus that cannot be built or read: a changed plan, a damaged ledger, too many failed rows, a full disk."""
+
+
+class LabellingError(ArbiterError, RuntimeError):
+    """A labelling run that cannot start or go on; what is labelled stays, and the same command goes on."""
 
 
 class PicturesStoppedError(ArbiterError, RuntimeError):

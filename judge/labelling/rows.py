@@ -6,7 +6,7 @@ consecutive inputs of a part; it passes from stage to stage, and batches never r
 computes does not depend on where the first one was killed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, SupportsBytes
 
@@ -56,6 +56,15 @@ class Shard:
 
 
 @dataclass(frozen=True)
+class Task:
+    """A shard that is not finished."""
+
+    shard: Shard
+    done: frozenset[int] = frozenset()
+    """Numbers of its parts that are there."""
+
+
+@dataclass(frozen=True)
 class InputRow:
     """One input: it becomes one row of the output, whatever happens."""
 
@@ -68,6 +77,8 @@ class InputRow:
     prompt: str | None = None
     problem: ImageError | None = None
     """Why there is no image, where that is known already."""
+    place: float = 0.0
+    """Share of the shard that is read with this input, from 0 to 1; tells how long the rest will take."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +116,8 @@ class Block:
     """What was spent on it: `read`, `decode`; processor or wall time of the process that did it."""
     size: int = 0
     """Encoded bytes that were read."""
+    place: float = 0.0
+    """Share of the shard that is read with this block, from 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -121,3 +134,9 @@ class Scored:
     """`read`, `decode`, `encode`, `score`."""
     size: int = 0
     """Encoded bytes that were read."""
+    place: float = 0.0
+    """Share of the shard that is read with this block, from 0 to 1."""
+
+
+Engine = Callable[[Iterable[Task]], Iterator[Scored]]
+"""Opens and scores what is missing of shards, and yields every block of it at least once, in any order."""

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from judge.errors import ArbiterError, ConfigError, MissingExtraError
+from judge.errors import ConfigError, MissingExtraError
+from prompts.errors import ArbiterError
 
 
 @dataclass(frozen=True)
