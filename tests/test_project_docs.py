@@ -15,7 +15,7 @@ PAGES = (
 PACKAGES = {"prompts", "judge", "adversarial", "eval", "recipes", "scripts", "tests"}
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 QUOTED = re.compile(r"`([^`\n]+)`")
-PATH = re.compile(r"(?:prompts|judge|adversarial|eval|recipes|scripts|tests|docs)/[\w./-]*")
+PATH = re.compile(r"(?:prompts|judge|adversarial|eval|recipes|scripts|tests|docs|deploy)/[\w./-]*")
 DOTTED = re.compile(r"(?:prompts|judge|adversarial|eval)(?:\.\w+)+")
 
 

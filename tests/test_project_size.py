@@ -88,7 +88,17 @@ def test_nothing_else_is_tracked() -> None:
     """What a test or a command left at the root by mistake would be committed with the next `git add`."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     top = {line.split("/")[0] for line in listed.stdout.splitlines()}
-    known = {*FOLDERS, "tests", "docs", ".ci", ".gitignore", ".pre-commit-config.yaml", "Makefile", "LICENSE"}
+    known = {
+        *FOLDERS,
+        "tests",
+        "docs",
+        "deploy",
+        ".ci",
+        ".gitignore",
+        ".pre-commit-config.yaml",
+        "Makefile",
+        "LICENSE",
+    }
     assert top <= known | {
         "README.md",
         "CHANGELOG.md",

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
+from judge.errors import first_line
 from judge.records.decision_table import csv_lines
-from judge.records.errors import NotFoundError
+from judge.records.errors import NotFoundError, RecordsError
 from judge.records.export import export_training_rows
 from judge.records.records import Records
 from judge.records.what_if import WhatIf, what_if
@@ -142,6 +143,9 @@ def _write_archive(records: Records, still_hash: Callable[[bytes], str]) -> IO[b
     try:
         with zipfile.ZipFile(archive, "w") as zipped:
             export_training_rows(records, zipped.writestr, still_hash)
+    except OSError as error:
+        archive.close()
+        raise RecordsError(f"The archive cannot be written: {first_line(error)}.") from error
     except BaseException:
         archive.close()
         raise
