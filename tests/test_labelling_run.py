@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from judge.errors import LabellingError
 from judge.labelling import run as run_module
 from judge.labelling.columns import label_block
+from judge.labelling.inputs.shards import Shard
 from judge.labelling.plan import Plan
-from judge.labelling.rows import Opened, Scored, Shard
+from judge.labelling.rows import Opened, Scored
 from judge.labelling.run import label_shards, locked
 from judge.labelling.writer import Part, parts_in, schema
 from judge.verdicts.rows import Judging

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 from judge.errors import ConfigError
 
-from .rows import Kind, Shard
+from .inputs.shards import Kind, Shard
 
 if TYPE_CHECKING:
     from .inputs.locate import Found

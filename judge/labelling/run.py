@@ -18,7 +18,8 @@ from filelock import FileLock, Timeout
 from judge.errors import LabellingError
 from judge.runs.machine import now
 
-from .rows import Engine, Scored, Shard, Status, Task
+from .inputs.shards import Shard
+from .rows import Engine, Scored, Status, Task
 from .writer import Counts, Part, counts_in, parts_in, write_part
 
 

@@ -19,6 +19,7 @@ from .decisions_command import decisions_app
 from .doctor_command import doctor
 from .init_command import INIT_EPILOG, init
 from .judge_command import JUDGE_EPILOG, judge_images
+from .label_command import LABEL_EPILOG, label
 from .options import JsonOption, quiet_libraries
 from .publish_commands import PUSH_EPILOG, merge, push_run, write_run_card
 from .serve_command import SERVE_EPILOG, serve
@@ -60,6 +61,9 @@ def arbiter(
 app.command("judge", epilog=JUDGE_EPILOG, short_help="Judge files, folders, or paths from standard input.")(
     judge_images
 )
+app.command(
+    "label", epilog=LABEL_EPILOG, short_help="Label millions of images: Parquet out, safe to run again."
+)(label)
 app.command("calibrate", epilog=CALIBRATE_EPILOG, short_help="Fit a threshold for each category.")(
     calibrate_thresholds
 )

@@ -15,10 +15,10 @@ from judge.data.folders import file_inside, find_image
 from judge.data.images import ImageLimits
 from judge.data.sources import decode_base64
 from judge.errors import ConfigError, ImageError
-from judge.labelling.rows import InputRow, Shard
 
 from .files import FileImage, is_url
 from .ids import place_id, storable
+from .shards import InputRow, Shard
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 """A URL; one letter before the colon is a drive of Windows."""

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
-from judge.labelling.rows import InputRow, Shard
 
 from .files import FileImage, Skip
 from .ids import file_id, storable
+from .shards import InputRow, Shard
 
 
 def read_images(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -> Iterator[InputRow | None]:

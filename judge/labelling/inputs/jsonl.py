@@ -10,11 +10,11 @@ from typing import Any, BinaryIO
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
 from judge.errors import ImageError, first_line
-from judge.labelling.rows import InputRow, Shard
 
 from .cells import Columns, Rows, choose_columns
 from .files import Skip, image_error, opened
 from .ids import file_id, storable
+from .shards import InputRow, Shard
 
 _MOST_BESIDE = 2**20
 """Bytes of a line beside its image, at most."""

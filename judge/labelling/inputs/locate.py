@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from judge.data.recognise import has_image_suffix, starts_like_image
 from judge.errors import ConfigError
-from judge.labelling.rows import Kind
 from judge.runs.files import nearest_path
 from prompts.printable import printable
 
 from .files import Entry, Root, UrlRoot, is_url, open_root
 from .read import check_source
+from .shards import Kind
 
 SUFFIXES: Mapping[str, Kind] = {
     **dict.fromkeys((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst"), "tar"),

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
-from judge.labelling.rows import InputRow, Kind, Shard
 
 from .files import Skip
 from .folders import read_images
 from .jsonl import check_lines, read_lines
+from .shards import InputRow, Kind, Shard
 from .tables import check_table, read_table
 from .tars import read_tar
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
 from judge.errors import ImageError, first_line
-from judge.labelling.rows import InputRow, Shard
 
 from .cells import Columns, Rows, choose_columns
 from .files import Skip, image_error, open_root
 from .ids import file_id, storable
+from .shards import InputRow, Shard
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile

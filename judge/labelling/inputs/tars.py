@@ -17,10 +17,10 @@ from judge.data.recognise import HEAD_BYTES, has_image_suffix, starts_like_image
 from judge.data.tar_members import Damage, Member, TarMembers
 from judge.data.tar_shards import TarImage
 from judge.errors import ImageError, first_line
-from judge.labelling.rows import InputRow, Shard
 
 from .files import Skip, image_error, opened
 from .ids import file_id, place_id, storable
+from .shards import InputRow, Shard
 
 PROMPTS = ("prompt", "caption")
 """Where the `.json` of a sample has its prompt, if no other name is given."""

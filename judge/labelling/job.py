@@ -1,0 +1,165 @@
+"""A whole labelling run: from the name of a judge and an input to a finished folder of labels."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from judge.errors import ConfigError, LabellingError
+from judge.lessons.evidence import evidence_of
+from judge.lessons.outside import KnowsItsLessons
+from judge.protocol import Classifier, PromisesMissRate
+from judge.verdicts.from_scores import unjudged
+from judge.verdicts.rows import Judging, verdict_row
+from prompts.reading import PromptMode
+from prompts.taxonomy import Taxonomy
+
+from .inputs.locate import find_sources, root_of
+from .opening import Opening
+from .plan import Plan
+from .rows import Engine, Status
+from .run import Progress, Tally, label_shards, locked
+from .scoring import Scorer
+
+_COMMON = ("row_format", "thresholds", "taxonomy", "model", "evidence", "promise", "arbiter")
+"""Keys of a verdict row that are the same for all images of a run."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a `Scorer` is made; it is pickled to get to other processes."""
+
+    judge: str
+    """As `judge.load_classifier` takes it."""
+    judgings: tuple[Judging, ...]
+    """A taxonomy and its thresholds each."""
+    stage_judge: str | None = None
+    device: str | None = None
+    batch_size: int = 64
+    prompt_mode: PromptMode = "max"
+
+    def load(self) -> Scorer:
+        """Load the classifier."""
+        from judge.classifiers import load_classifier
+
+        stage = {"stage_judge": self.stage_judge} if self.stage_judge else {}
+        classifier = load_classifier(
+            self.judge, device=self.device, batch_size=self.batch_size, prompt_mode=self.prompt_mode, **stage
+        )
+        return Scorer(classifier, self.judgings, self.batch_size)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is labelled, under which question, and where the labels go."""
+
+    where: str
+    """A folder, a file, or an fsspec URL."""
+    folder: Path
+    """The output."""
+    scoring: Scoring
+    opening: Opening
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """`image`, `prompt`, `id` -> columns of tables, where they are named otherwise."""
+    again: frozenset[Status] = frozenset()
+    """Statuses whose rows are done again."""
+
+
+def check_question(classifier: Classifier, taxonomies: Sequence[Taxonomy]) -> None:
+    """Refuse, before millions of images are read, what would leave all of them unjudged.
+
+    Raises:
+        ConfigError: two taxonomies of one name, or one outside of the classifier's lessons.
+    """
+    names = [taxonomy.name for taxonomy in taxonomies]
+    double = next((name for name in names if names.count(name) > 1), None)
+    if double is not None:
+        raise ConfigError(f"Two taxonomies are named {double!r}; labels are told apart by it, so rename one.")
+    for taxonomy in taxonomies:
+        outside = classifier.outside_lessons(taxonomy) if isinstance(classifier, KnowsItsLessons) else None
+        if outside is not None:
+            raise ConfigError(f"Under {taxonomy.name!r} every image would be unjudged: {outside}")
+
+
+def run_job(
+    job: Job,
+    classifier: Classifier,
+    engine: Engine,
+    *,
+    tell: Callable[[str], None] = lambda remark: None,
+    progress: Callable[[Mapping[int, int]], Progress] = lambda sizes: lambda tally, scored: None,
+) -> Tally:
+    """Label what is missing.
+
+    Args:
+        job: what is asked.
+        classifier: the one of `job.scoring`; read only.
+        engine: opens and scores.
+        tell: prints a remark on files that are not labelled.
+        progress: makes, from shard -> bytes of the whole plan, what is told of every block.
+
+    Raises:
+        ConfigError: no input; or the folder holds labels of another question or of other files.
+        LabellingError: see `label_shards`.
+    """
+    with locked(job.folder), Plan(job.folder) as plan:
+        _begin(plan, _about(job, classifier))
+        found = find_sources(job.where, job.columns, tell)
+        changed = plan.extend(found, job.opening.part_rows)
+        if changed.other:
+            raise LabellingError(
+                f"{', '.join(changed.other)} changed since {job.folder} was begun, so labels there may be of other "
+                "images. Label into another folder."
+            )
+        sizes = plan.sizes()
+        if not sizes:
+            raise ConfigError(f"{job.where} holds nothing to label: no image, .tar, .parquet or .jsonl.")
+        return label_shards(
+            plan.shards(root_of(job.where), job.columns),
+            job.folder,
+            job.opening.part_rows,
+            engine,
+            {"taxonomies": _common(job.scoring, classifier)},
+            progress=progress(sizes),
+            again=job.again,
+        )
+
+
+def _about(job: Job, classifier: Classifier) -> dict[str, Any]:
+    """What labels depend on; a run goes on only with the same."""
+    about: dict[str, Any] = {
+        "input": job.where,
+        "columns": dict(job.columns),
+        "part_rows": job.opening.part_rows,
+        "prompt_mode": job.scoring.prompt_mode,
+    }
+    for name, common in _common(job.scoring, classifier).items():
+        about[f"taxonomy {name}"] = common["taxonomy"]["hash"]
+        about[f"thresholds of {name}"] = common["thresholds"]
+        about["judge"] = common["model"]["sha256"] or common["model"]["name"]
+    return about
+
+
+def _begin(plan: Plan, about: Mapping[str, Any]) -> None:
+    """Write down what a run is started with, or compare it with what it was started with."""
+    started = plan.about()
+    if not started:
+        plan.set_about(about)
+    changed = [name for name in {**started, **about} if started and started.get(name) != about.get(name)]
+    if changed:
+        told = "; ".join(f"{name}: {started.get(name)!r}, now {about.get(name)!r}" for name in changed)
+        raise LabellingError(
+            f"{plan.path.parent} holds labels of another run ({told}). Ask the same, or label into another folder."
+        )
+
+
+def _common(scoring: Scoring, classifier: Classifier) -> dict[str, dict[str, Any]]:
+    """Taxonomy -> what its verdict rows have in common."""
+    found = {}
+    for judging in scoring.judgings:
+        taxonomy = judging.taxonomy
+        promise = classifier.promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None
+        row = verdict_row(unjudged("nothing yet", taxonomy, judging.model), judging, time="")
+        row |= {"evidence": evidence_of(classifier).of_policy(taxonomy), "promise": promise}
+        found[taxonomy.name] = {name: row[name] for name in _COMMON}
+    return found

@@ -1,0 +1,212 @@
+"""`arbiter label`: a folder, tars, Parquet or JSON lines of images -> Parquet, one row an image."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast, get_args
+
+import typer
+
+from judge.errors import ConfigError
+from judge.verdicts.rows import Judging
+from prompts.printable import printable
+from prompts.reading import check_prompt_mode
+from prompts.taxonomy_file import load_taxonomy
+
+from .exit_codes import EXIT_SAFE, EXIT_UNJUDGED
+from .judging import model_hash
+from .options import (
+    DeviceOption,
+    PromptModeOption,
+    QuietOption,
+    RunOption,
+    StageJudgeOption,
+    ThresholdOption,
+    default_taxonomy,
+    load_judge,
+    own_threshold,
+    read_threshold,
+    warn_outside_promise,
+    warn_without_evidence,
+)
+from .terminal import Terminal
+
+if TYPE_CHECKING:
+    from judge.labelling.job import Job
+    from judge.labelling.rows import Engine, Status
+    from judge.labelling.run import Tally
+    from judge.protocol import Classifier
+
+LABEL_EPILOG = """\
+\b
+INPUT is a folder with any of these, one such file, or an fsspec URL (s3://bucket/uploads):
+  images         one input each
+  .tar           webdataset samples: an image, with its prompt in .txt or .json
+  .parquet       columns image (bytes) or path, and prompt, id where they are there
+  .jsonl         objects with the same keys; image is base64 or a data URL
+
+OUTPUT becomes a folder of Parquet files, one row an input: id, source, sha256, status, reason, and for each taxonomy
+its verdict with scores. Only rows of status ok have a verdict under every taxonomy; all others are unjudged, not safe.
+
+Run the same command again after anything that stopped it: what is finished is skipped, and new files are added.
+
+\b
+Exit codes:
+  0  every input has a verdict under every taxonomy
+  2  stopped by an error; what is labelled stays
+  3  finished, but some inputs could not be judged; they are not safe
+  130  interrupted (Ctrl-C)
+
+\b
+Examples:
+  arbiter label uploads/ labels/ --judge runs/student --taxonomy digits
+  arbiter label s3://bucket/shards labels/ --judge runs/student \\
+      --taxonomy ours.yaml --taxonomy theirs.yaml --device cuda
+  arbiter label uploads/ labels/ --judge runs/student --engine ray --ray-address auto
+  arbiter label uploads/ labels/ --judge runs/student --again timeout,model_error
+"""
+
+_VERDICTS = ("unsafe", "safe", "unjudged")
+_ENGINES = ("local", "ray")
+_COLUMNS = ("image", "path", "prompt", "id")
+
+TaxonomiesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--taxonomy",
+        metavar="NAME",
+        help="A shipped taxonomy or a YAML file; may be repeated: all are scored in one pass.",
+        show_default="the judge's own",
+    ),
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column", metavar="OURS=THEIRS", help="Of tables: image, path, prompt or id is named THEIRS."
+    ),
+]
+AgainOption = Annotated[
+    str | None,
+    typer.Option(metavar="STATUS,...", help="Also do finished parts again that have rows of these statuses."),
+]
+
+
+def label(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="A folder, file or URL.")],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder of labels.")],
+    judge: RunOption,
+    stage_judge: StageJudgeOption = None,
+    taxonomy: TaxonomiesOption = None,
+    threshold: ThresholdOption = None,
+    column: ColumnOption = None,
+    prompt_mode: PromptModeOption = "max",
+    batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images in one pass.")] = 64,
+    device: DeviceOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, help="Processes that decode.", show_default="one a core, 16 at most"
+        ),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=0.01, help="Processor time that one image may take to decode.")
+    ] = 2.0,
+    again: AgainOption = None,
+    engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a cluster.")] = "local",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Of a running cluster.", show_default="a new one here"),
+    ] = None,
+    quiet: QuietOption = False,
+) -> int:
+    """Label any number of images, safe to interrupt and to run again."""
+    terminal = Terminal(quiet=quiet)
+    # Mistakes are found before a model of many gigabytes is loaded.
+    if engine not in _ENGINES:
+        raise ConfigError(f"--engine {engine!r}: expected {' or '.join(_ENGINES)}.")
+    if ray_address is not None and engine != "ray":
+        raise ConfigError("--ray-address is about --engine ray; give both, or neither.")
+    asked = [load_taxonomy(name) for name in taxonomy or ()]
+    given = read_threshold(threshold) if threshold else None
+    columns, redo = _read_columns(column or ()), _read_statuses(again)
+    from judge.labelling.job import Job, Scoring, check_question, run_job
+    from judge.labelling.opening import Opening
+    from judge.labelling.scoring import preprocessing_of
+
+    from .label_progress import LabelProgress
+
+    with terminal.progress() as bar:
+        bar.describe(f"loading {judge}")
+        classifier = load_judge(
+            judge, stage_judge=stage_judge, device=device, batch_size=batch_size, prompt_mode=prompt_mode
+        )
+        asked = asked or [default_taxonomy(classifier)]
+        check_question(classifier, asked)
+        hashed = model_hash(judge)
+        judgings = tuple(
+            Judging(one, own_threshold(classifier, one, given, terminal.notice), classifier.name, hashed)
+            for one in asked
+        )
+        for one in asked:
+            warn_outside_promise(classifier, one, terminal.notice)
+            warn_without_evidence(classifier, judge, one, terminal.notice)
+        scoring = Scoring(judge, judgings, stage_judge, device, batch_size, check_prompt_mode(prompt_mode))
+        opening = Opening(
+            preprocessing_of(classifier), workers=workers or min(os.cpu_count() or 1, 16), seconds=seconds
+        )
+        job = Job(source, output, scoring, opening, columns, redo)
+        bar.describe("listing the input")
+        with _engine(engine, job, classifier, ray_address) as run:
+            tally = run_job(
+                job, classifier, run, tell=terminal.notice, progress=partial(LabelProgress, terminal, bar)
+            )
+    return _conclude(tally, output, terminal)
+
+
+def _read_columns(texts: Sequence[str]) -> dict[str, str]:
+    """`--column image=jpg` -> {"image": "jpg"}."""
+    found = {}
+    for text in texts:
+        ours, _, theirs = text.partition("=")
+        if ours.strip() not in _COLUMNS or not theirs.strip():
+            raise ConfigError(
+                f"--column {text!r}: write one of {', '.join(_COLUMNS)}, =, and the table's own name."
+            )
+        found[ours.strip()] = theirs.strip()
+    return found
+
+
+def _read_statuses(text: str | None) -> "frozenset[Status]":
+    from judge.labelling.rows import Status
+
+    names = [name.strip() for name in (text or "").split(",") if name.strip()]
+    known = get_args(Status)
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise ConfigError(f"--again {unknown!r}: the statuses are {', '.join(known)}.")
+    return frozenset(cast("list[Status]", names))
+
+
+@contextmanager
+def _engine(name: str, job: "Job", classifier: "Classifier", address: str | None) -> "Iterator[Engine]":
+    """The engine of that name; Ray's cluster is there inside the `with` block."""
+    from judge.labelling.one_machine import one_machine
+    from judge.labelling.scoring import Scorer
+
+    yield one_machine(job.opening, Scorer(classifier, job.scoring.judgings, job.scoring.batch_size))
+
+
+def _conclude(tally: "Tally", output: Path, terminal: Terminal) -> int:
+    """Say what the folder holds now, and return the exit code."""
+    counts = tally.counts
+    terminal.table(
+        ("taxonomy", *_VERDICTS),
+        [(name, *(some[verdict] for verdict in _VERDICTS)) for name, some in counts.verdicts.items()],
+    )
+    failed = {status: count for status, count in counts.statuses.items() if status != "ok"}
+    for status, count in sorted(failed.items()):
+        terminal.notice(f"{count:,} of {counts.statuses.total():,} rows are {status}; `reason` says why")
+    terminal.notice(f"{counts.statuses.total():,} rows in {printable(output)}, {tally.rows:,} of them new")
+    return EXIT_UNJUDGED if failed else EXIT_SAFE
