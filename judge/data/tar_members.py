@@ -198,7 +198,8 @@ class TarMembers:
     def _pass_damage(self) -> Damage:
         """Go to the next header that is whole."""
         start = self._offset
-        for place, chunk in self._chunks(start + BLOCK):
+        self._offset += BLOCK
+        for place, chunk in self._chunks(self._offset):
             found = chunk.find(_MAGIC)
             while found >= 0:
                 block = found // BLOCK * BLOCK
