@@ -11,7 +11,7 @@ from typing import Any
 
 from judge.errors import CheckpointError, first_line
 from judge.runs.folder import MANIFEST, RunDir
-from judge.runs.references import HUB, is_address, is_hub_id
+from judge.runs.references import HUB, fingerprint, is_address, is_hub_id
 from judge.standins.shipped import SHIPPED, run_path
 
 from .contents import MERGED, PARTS, patterns
@@ -55,6 +55,16 @@ def run_folder(name: str) -> Path:
     if name.startswith(HUB):
         return fetch(*split_revision(name)) or Path(name)
     return Path(run_path(name))
+
+
+def model_hash(name: str) -> str | None:
+    """SHA-256 of a classifier that is here: a run, a model folder, an exported student; None of any other.
+
+    Takes a second for every gigabyte or so of weights.
+    """
+    path = run_folder(name)
+    here = path.suffix == ".onnx" or (path / MANIFEST).is_file() or (path / "config.json").is_file()
+    return fingerprint(path) if here and path.exists() else None
 
 
 def _manifest(repository: str, revision: str | None) -> Path | None:

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -34,7 +35,7 @@ def environment() -> dict[str, Any]:
         "command": _without_tokens(sys.argv),
         "arbiter": _version("arbiter-vision"),
         "python": platform.python_version(),
-        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "packages": versions(PACKAGES),
         "machine": {
             "system": platform.platform(),
             "cpu": _cpu_model(),
@@ -44,6 +45,11 @@ def environment() -> dict[str, Any]:
         },
         "git": _git(Path(__file__).resolve().parents[2]),
     }
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Package -> its version, of those that are installed; imports none of them."""
+    return {name: version for name in packages if (version := _version(name))}
 
 
 def _without_tokens(command: list[str]) -> list[str]:

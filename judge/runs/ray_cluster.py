@@ -5,6 +5,7 @@ What is done on it belongs to others: `judge.corpus.ray_engine` and `judge.label
 
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from judge.errors import ConfigError, MissingExtraError
+from judge.errors import ConfigError, MissingExtraError, first_line
 from prompts.errors import ArbiterError
 
 
@@ -92,6 +93,7 @@ def ray_cluster(options: RayOptions, local_cpus: int | None, busy: type[ArbiterE
 def _connect(ray: Any, options: RayOptions, local_cpus: int | None, busy: type[ArbiterError]) -> None:
     given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address is not None:
+        _check_address(options.address)
         given["address"] = options.address
     else:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
@@ -112,6 +114,20 @@ def _connect(ray: Any, options: RayOptions, local_cpus: int | None, busy: type[A
         raise ConfigError(f"No Ray cluster {where}: {error}") from error
     except Exception as error:  # as Ray says that its processes took longer than 30 seconds to start
         raise busy(f"Ray did not start {where}: {error} Run the same command again.") from error
+
+
+def _check_address(address: str) -> None:
+    """Refuse at once what Ray would try to reach for minutes."""
+    if address == "auto" or "://" in address:
+        return
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port) if port.isdecimal() else 0), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"No Ray cluster at {address}: {first_line(error)}. Give host and port as `ray start --head` printed them, "
+            "such as 10.0.0.1:6379, or auto on a machine of the cluster."
+        ) from error
 
 
 def room_for(ray: Any, needed: Mapping[str, float]) -> int:

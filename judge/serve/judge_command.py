@@ -9,6 +9,7 @@ import typer
 
 from judge.errors import ConfigError
 from judge.protocol import MultiLabelClassifier
+from judge.publish.hub import model_hash
 from judge.verdicts.rows import Judging
 from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
@@ -16,7 +17,7 @@ from prompts.taxonomy_file import load_taxonomy
 
 from .completion import complete_order
 from .image_files import FoundFile, find_images, say_missing
-from .judging import JudgeCall, model_hash
+from .judging import JudgeCall
 from .options import (
     BatchSizeOption,
     CategoriesOption,

@@ -138,20 +138,6 @@ class JudgeCall:
         return opened
 
 
-def model_hash(name: str) -> str | None:
-    """SHA-256 of a classifier that is here: a run, a model folder, an exported student; None of any other.
-
-    Takes a second for every gigabyte or so of weights.
-    """
-    from judge.publish.hub import run_folder
-    from judge.runs.folder import MANIFEST
-    from judge.runs.references import fingerprint
-
-    path = run_folder(name)
-    here = path.suffix == ".onnx" or (path / MANIFEST).is_file() or (path / "config.json").is_file()
-    return fingerprint(path) if here and path.exists() else None
-
-
 def _thumbnail(image: "Image") -> bytes:
     """A JPEG of at most `THUMBNAIL` pixels a side, encoded anew: nothing of the file but its pixels is left."""
     small, file = image.copy(), BytesIO()

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from judge.errors import ConfigError
+from judge.publish.hub import model_hash
 from judge.verdicts.rows import Judging
 from prompts.printable import printable
 from prompts.reading import check_prompt_mode
 from prompts.taxonomy_file import load_taxonomy
 
 from .exit_codes import EXIT_SAFE, EXIT_UNJUDGED
-from .judging import model_hash
 from .options import (
     DeviceOption,
     PromptModeOption,

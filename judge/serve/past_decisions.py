@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from judge.errors import ConfigError
+from judge.publish.hub import model_hash
 from judge.verdicts.rows import Judging
 from prompts.taxonomy import Taxonomy
 
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
 from .image_files import FoundFile
-from .judging import JudgeCall, model_hash
+from .judging import JudgeCall
 from .options import load_judge, warn_outside_promise, warn_without_evidence
 from .taxonomy_diff import matching_categories
 from .terminal import STATUS_STYLES

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from judge.errors import ConfigError
+from judge.publish.hub import model_hash
 from judge.verdicts.rows import Judging
 from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
@@ -16,7 +17,7 @@ from prompts.verdict import DEFAULT_THRESHOLD
 from .completion import complete_taxonomy
 from .exit_codes import EXIT_FLAGGED, EXIT_SAFE, EXIT_UNJUDGED
 from .image_files import FoundFile
-from .judging import JudgeCall, model_hash
+from .judging import JudgeCall
 from .options import (
     BatchSizeOption,
     DatabaseOption,
