@@ -243,8 +243,9 @@ class WorkerProcess:
         """Return when the pipe can be used; raises TimeoutError where the worker did not get on for too long."""
         poll = select.poll()
         poll.register(pipe, event)
-        before = self._count()
-        while not poll.poll(1000 * cast("float", self._patience if self.ready else START_SECONDS)):
+        seconds = cast("float", self._patience) if self.ready else START_SECONDS
+        before = self._begun
+        while not poll.poll(1000 * seconds):
             if before == (before := self._count()):
                 raise TimeoutError
 
