@@ -100,6 +100,8 @@ def read_prompts(
 
 def _readable(prompt: ReadPrompt, why_not: Callable[[str], str | None]) -> ReadPrompt:
     """The prompt without the windows that `why_not` gives a reason against, and with the first of these reasons."""
+    if not prompt.windows:
+        return prompt
     why = {window: why_not(window) for window in prompt.windows}
     inside = tuple(window for window, reason in why.items() if reason is None)
     if len(inside) == len(prompt.windows):

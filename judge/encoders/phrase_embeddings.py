@@ -43,6 +43,11 @@ class PhraseEmbeddings:
                     kinds[g, k, m] = KINDS.index(phrase.kind)
         return embeddings, kinds
 
+    def encode(self, texts: Sequence[str]) -> Tensor:
+        """Pooled embeddings (P, D) of at least one phrase, on the CPU; errors as of `embed`."""
+        self._encode_new(texts)
+        return torch.stack([self._cache[text] for text in texts])
+
     def _encode_new(self, texts: Sequence[str]) -> None:
         # Emptied as a whole: `embed` needs all phrases of its taxonomies at once, so none of them may be evicted.
         if len(self._cache) > MAX_CACHED_PHRASES:

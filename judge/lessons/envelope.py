@@ -7,6 +7,7 @@ envelope by what was answered well (`judge.lessons.measured`).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from typing import Any, Self
 
 from judge.encoders.phrases import has_condition
@@ -134,6 +135,10 @@ class LessonsEnvelope:
             taxonomy: the policy.
             tokens: as in `of`; without it, tokens are not compared.
         """
+        # Asked for every batch of images.
+        return _why_outside(self, taxonomy) if tokens is None else self._compare(taxonomy, tokens)
+
+    def _compare(self, taxonomy: Taxonomy, tokens: Callable[[Taxonomy], int] | None) -> str | None:
         if len(taxonomy) > self.categories:
             return self._outside(f"it has {len(taxonomy)} categories", f"at most {self.categories}")
         for category in taxonomy:
@@ -171,6 +176,11 @@ class LessonsEnvelope:
 
     def _outside(self, found: str, known: str) -> str:
         return f"the policy lies outside the lessons: {found}, lessons had {known}. {_WHAT_TO_DO}"
+
+
+@lru_cache(maxsize=256)
+def _why_outside(envelope: LessonsEnvelope, taxonomy: Taxonomy) -> str | None:
+    return envelope._compare(taxonomy, None)
 
 
 def _texts(category: Category) -> tuple[str, ...]:

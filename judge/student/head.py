@@ -25,8 +25,13 @@ from torch import Tensor, nn
 from judge.encoders.phrases import CONDITION
 from judge.errors import ConfigError
 
+from .mutual_attention import MutualAttention
+
 PADDED_LOGIT = -1e4
 """Logit of padding: adds nothing to a log-sum-exp and, unlike minus infinity, gives no NaN gradients."""
+
+_CACHED = 2**17
+"""Numbers that fit a processor's cache (half a megabyte): attention is computed for so many at a time."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +142,13 @@ class CrossAttentionHead(nn.Module):
         Returns:
             Logits that anything is violated (G, N), and of the categories (G, N, K); about `PADDED_LOGIT` for padding.
         """
-        # A category is any of its phrases: (G, N, K, M) -> (G, N, K).
         phrases = self.phrase_logits(image, prompt, prompt_mask, queries)
-        about_prompt = (queries.kinds == CONDITION)[:, None]  # (G, 1, K, M)
+        return self.policy_logits(phrases, queries.kinds)
+
+    def policy_logits(self, phrases: Tensor, kinds: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` from the logits of the phrases (G, N, K, M), as `phrase_logits` gives them, and kinds (G, K, M)."""
+        # A category is any of its phrases: (G, N, K, M) -> (G, N, K).
+        about_prompt = (kinds == CONDITION)[:, None]  # (G, 1, K, M)
         subject = phrases.masked_fill(about_prompt, PADDED_LOGIT).logsumexp(-1)
         condition = phrases.masked_fill(~about_prompt, PADDED_LOGIT).logsumexp(-1)
         # One with a condition is its subject *and* its condition: a soft minimum, -logaddexp(-subject, -condition),
@@ -155,7 +164,8 @@ class CrossAttentionHead(nn.Module):
         Conditions on the prompt have no part in it.
         """
         tokens = self.image_correction(F.normalize(image, dim=-1))
-        found = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, tokens).amax(-1)
+        found = _cosines(tokens, queries.phrases).amax(-2)
+        found = found.reshape(*found.shape[:2], *queries.kinds.shape[1:])
         about_image = (queries.kinds >= 0) & (queries.kinds != CONDITION)
         return found.masked_fill(~about_image[:, None], -1.0).amax(-1)
 
@@ -171,37 +181,47 @@ class CrossAttentionHead(nn.Module):
         Returns:
             (G, N, K, M); `PADDED_LOGIT` for padding, and for a condition where there is no prompt.
         """
-        image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
-        image_keys, prompt_keys, prompt_mask, no_prompt = self.fuse(image, prompt, prompt_mask)
-        # (G, N, K, M, T) and (G, N, K, M, L): every phrase with every token.
-        image_cosines = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
-        prompt_cosines = torch.einsum("gkmd,gnld->gnkml", queries.phrases, self.text_correction(prompt))
-        by_image = self.attend(queries.attention, image_keys, image_cosines, None)
-        by_prompt = self.attend(queries.attention, prompt_keys, prompt_cosines, prompt_mask)
-        by_prompt = by_prompt * ~no_prompt[:, :, None, None, None]
-        # (G, N, K, M, 2 H + 1): a cosine of each head, and that of the pooled image embedding (token 0).
-        features = torch.cat([by_image, image_cosines[..., :1], by_prompt], dim=-1)
+        # Phrases are in one row, P = K * M, and the last dimension of all that is large.
+        attention, kinds = queries.attention.flatten(1, 2), queries.kinds.flatten(1)
+        about_prompt = (kinds == CONDITION)[:, None]  # (G, 1, P)
+        # A graph holds all ways, and DDP waits for a gradient of every parameter.
+        everything = self.training or torch.compiler.is_exporting()
+        image = F.normalize(image, dim=-1)
+        image_cosines = _cosines(self.image_correction(image), queries.phrases)
+        if everything or prompt_mask.any():
+            prompt = F.normalize(prompt, dim=-1)
+            image_keys, prompt_keys, prompt_mask, no_prompt = self.fuse(image, prompt, prompt_mask)
+            prompt_cosines = _cosines(self.text_correction(prompt), queries.phrases)
+            by_prompt = self.attend(attention, prompt_keys, prompt_cosines, prompt_mask)
+            by_prompt = by_prompt * ~no_prompt[:, :, None, None]
+        else:
+            image_keys, prompt_cosines = self.fuse_alone(image), None
+            by_prompt = image.new_zeros(1).expand(*image.shape[:2], kinds.shape[1], self.config.heads)
+        by_image = self.attend(attention, image_keys, image_cosines, None)
+        # (G, N, P, 2 H + 1): a cosine of each head, and that of the pooled image embedding (token 0).
+        features = torch.cat([by_image, image_cosines[:, :, 0, :, None], by_prompt], dim=-1)
         logits: Tensor = (self.plain(features) + self.weigh(features)).squeeze(-1)
-        logits = logits + self.kind_bias[queries.kinds.clamp(min=0, max=CONDITION - 1)][:, None]
-        about_prompt = (queries.kinds == CONDITION)[:, None]
-        # Most policies have no condition; but a graph holds both ways, and DDP waits for a gradient of every parameter.
-        if self.training or torch.compiler.is_exporting() or about_prompt.any():
+        logits = logits + self.kind_bias[kinds.clamp(min=0, max=CONDITION - 1)][:, None]
+        if prompt_cosines is None:
+            logits = logits.masked_fill(about_prompt, PADDED_LOGIT)
+        elif everything or about_prompt.any():  # most policies have no condition
             met = self.condition_logits(prompt_cosines, prompt_mask)
-            met = met.masked_fill(no_prompt[:, :, None, None], PADDED_LOGIT)
+            met = met.masked_fill(no_prompt[:, :, None], PADDED_LOGIT)
             logits = torch.where(about_prompt, met, logits)
-        return logits.masked_fill((queries.kinds < 0)[:, None], PADDED_LOGIT)
+        logits = logits.masked_fill((kinds < 0)[:, None], PADDED_LOGIT)
+        return logits.reshape(*logits.shape[:2], *queries.kinds.shape[1:])
 
     def condition_logits(self, cosines: Tensor, mask: Tensor) -> Tensor:
-        """(G, N, K, M) logits that prompts speak of phrases, whatever the images show.
+        """(G, N, P) logits that prompts speak of phrases, whatever the images show.
 
         Args:
-            cosines: (G, N, K, M, L) of the phrases with the prompts' tokens, the pooled embedding first.
+            cosines: (G, N, L, P) of the phrases with the prompts' tokens, the pooled embedding first.
             mask: (G, N, L) True at tokens.
         """
-        scores = self.sharpness.exp()[:, None] * cosines[..., None, :]  # (G, N, K, M, H, L)
-        scores = scores.masked_fill(~mask[:, :, None, None, None], float("-inf"))
-        by_head = torch.einsum("gnkmhl,gnkml->gnkmh", scores.softmax(-1), cosines)
-        features = torch.cat([by_head, cosines[..., :1]], dim=-1)
+        scores = self.sharpness.exp()[:, None, None, None] * cosines[:, None]  # (G, H, N, L, P)
+        scores = scores.masked_fill(~mask[:, None, :, :, None], float("-inf"))
+        by_head = (scores.softmax(-2) * cosines[:, None]).sum(-2).movedim(1, -1)  # (G, N, P, H)
+        features = torch.cat([by_head, cosines[:, :, 0, :, None]], dim=-1)
         logits: Tensor = (features * self.condition[:-1]).sum(-1) + self.condition[-1]
         return logits
 
@@ -237,32 +257,54 @@ class CrossAttentionHead(nn.Module):
             no_prompt,
         )
 
+    def fuse_alone(self, image: Tensor) -> Tensor:
+        """`fuse` of images without prompt: keys (G, N, T, inner) of their tokens, unit vectors (G, N, T, D)."""
+        patches = self.image_in(image).flatten(0, 1)
+        words = self.no_prompt.expand(len(patches), 1, -1)
+        for number, block in enumerate(self.blocks, start=1):
+            last = number == len(self.blocks)  # of which the prompt's stream is not needed
+            patches, words = block(patches, words, None, alone=last)
+        keys: Tensor = self.show_image(patches).unflatten(0, image.shape[:2])
+        return keys
+
     def attend(self, queries: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None) -> Tensor:
         """Mean cosine of each phrase with the tokens, weighted by each head's attention.
 
         Args:
-            queries: (G, K, M, H, inner / H) of the phrases.
+            queries: (G, P, H, inner / H) of the phrases.
             keys: (G, N, T, inner) of the tokens.
-            similarity: (G, N, K, M, T) cosines, which take the place of values and also raise the attention.
+            similarity: (G, N, T, P) cosines, which take the place of values and also raise the attention.
             mask: (G, N, T) True at tokens that may be attended to; None for all.
 
         Returns:
-            (G, N, K, M, H).
+            (G, N, P, H).
         """
-        weights = self.attention_weights(queries, keys, similarity, mask)
-        return torch.einsum("gnkmht,gnkmt->gnkmh", weights, similarity)
+        if similarity.device.type != "cpu" or torch.compiler.is_exporting():
+            spans = [slice(None)]
+        else:
+            groups, images, tokens, phrases = similarity.shape
+            most = max(1, _CACHED // (groups * self.config.heads * tokens * phrases))
+            spans = [slice(start, start + most) for start in range(0, max(images, 1), most)]
+        parts = []
+        for rows in spans:
+            some, allowed = similarity[:, rows], None if mask is None else mask[:, rows]
+            weights = self.attention_weights(queries, keys[:, rows], some, allowed)
+            parts.append((weights * some[:, None]).sum(-2))
+        return torch.cat(parts, dim=2).movedim(1, -1)
 
     def attention_weights(
         self, queries: Tensor, keys: Tensor, similarity: Tensor, mask: Tensor | None
     ) -> Tensor:
-        """(G, N, K, M, H, T) weights of each phrase's heads over the tokens; arguments as in `attend`."""
-        heads = self.config.heads
-        keys = keys.reshape(*keys.shape[:-1], heads, -1)  # (G, N, T, H, inner / H)
-        scores = torch.einsum("gkmhd,gnthd->gnkmht", queries, keys) * keys.shape[-1] ** -0.5
-        scores = scores + self.sharpness.exp()[:, None] * similarity[..., None, :]
+        """(G, H, N, T, P) weights of each phrase's heads over the tokens; arguments as in `attend`."""
+        heads, (groups, images, tokens, phrases) = self.config.heads, similarity.shape
+        # (G, H, N * T, inner / H) times (G, H, inner / H, P): one product a head.
+        by_head = keys.reshape(groups, images * tokens, heads, -1).transpose(1, 2)
+        wanted = (queries * queries.shape[-1] ** -0.5).permute(0, 2, 3, 1)
+        scores = (by_head @ wanted).reshape(groups, heads, images, tokens, phrases)
+        scores = torch.addcmul(scores, self.sharpness.exp()[:, None, None, None], similarity[:, None])
         if mask is not None:
-            scores = scores.masked_fill(~mask[:, :, None, None, None], float("-inf"))
-        weights: Tensor = scores.softmax(-1)
+            scores = scores.masked_fill(~mask[:, None, :, :, None], float("-inf"))
+        weights: Tensor = scores.softmax(-2)
         return weights
 
     def image_attention(
@@ -283,8 +325,10 @@ class CrossAttentionHead(nn.Module):
         logits = self.phrase_logits(image, prompt, prompt_mask, queries)
         image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
         keys = self.fuse(image, prompt, prompt_mask)[0]
-        cosines = torch.einsum("gkmd,gntd->gnkmt", queries.phrases, self.image_correction(image))
-        weights = self.attention_weights(queries.attention, keys, cosines, None).mean(-2)
+        cosines = _cosines(self.image_correction(image), queries.phrases)
+        weights = self.attention_weights(queries.attention.flatten(1, 2), keys, cosines, None)
+        # (G, H, N, T, P) -> (G, N, K, M, T)
+        weights = weights.mean(1).transpose(-2, -1).reshape(*logits.shape, -1)
         return logits.masked_fill((queries.kinds == CONDITION)[:, None], PADDED_LOGIT), weights
 
     def unsafe_logit(self, category: Tensor) -> Tensor:
@@ -295,49 +339,6 @@ class CrossAttentionHead(nn.Module):
         """
         sharpness = self.whole[0].exp()
         return (category.sort(-1).values * sharpness).logsumexp(-1) / sharpness + self.whole[1]
-
-
-class MutualAttention(nn.Module):
-    """A block of co-attention: image tokens attend to the prompt, prompt tokens to the image, then an MLP on each."""
-
-    def __init__(self, inner: int, heads: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(inner) for _ in range(4))
-        self.image_reads = CrossAttention(inner, heads)
-        self.prompt_reads = CrossAttention(inner, heads)
-        self.image_thinks = _feed_forward(inner)
-        self.prompt_thinks = _feed_forward(inner)
-
-    def forward(self, image: Tensor, prompt: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Image (B, T, inner), prompt (B, L, inner) and its mask (B, L) -> both streams, of the same shapes."""
-        patches, words = self.norms[0](image), self.norms[1](prompt)
-        image = image + self.image_reads(patches, words, prompt_mask)
-        prompt = prompt + self.prompt_reads(words, patches, None)
-        image = image + self.image_thinks(self.norms[2](image))
-        return image, prompt + self.prompt_thinks(self.norms[3](prompt))
-
-
-class CrossAttention(nn.Module):
-    """Multi-head attention of one stream over the other."""
-
-    def __init__(self, inner: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.query, self.key_value = nn.Linear(inner, inner), nn.Linear(inner, 2 * inner)
-        self.out = nn.Linear(inner, inner)
-
-    def forward(self, target: Tensor, source: Tensor, mask: Tensor | None) -> Tensor:
-        """Queries from `target` (B, R, inner), keys and values from `source` (B, S, inner) -> (B, R, inner).
-
-        `mask` (B, S) is True at tokens that may be attended to; None for all.
-        """
-        # (B, R, inner) -> (B, H, R, inner / H); keys and values come out of one product.
-        query = self.query(target).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        key, value = self.key_value(source).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        allowed = None if mask is None else mask[:, None, None]
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        out: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        return out
 
 
 class LowRank(nn.Module):
@@ -353,5 +354,7 @@ class LowRank(nn.Module):
         return F.normalize(unit + self.up(self.down(unit)), dim=-1)
 
 
-def _feed_forward(inner: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(inner, 2 * inner), nn.GELU(), nn.Linear(2 * inner, inner))
+def _cosines(tokens: Tensor, phrases: Tensor) -> Tensor:
+    """Unit vectors (G, N, T, D) and (G, K, M, D) -> (G, N, T, K * M) cosines of every token with every phrase."""
+    found = tokens.flatten(1, 2) @ phrases.flatten(1, 2).mT
+    return found.reshape(*tokens.shape[:3], -1)

@@ -31,6 +31,7 @@ from judge.runs.references import stored_model
 from prompts.reading import PromptMode, check_prompt_mode
 from prompts.taxonomy import Taxonomy
 
+from .asked_phrases import AskedPhrases, ask_phrases
 from .feature_scores import score_in_batches, score_inside
 from .head import CrossAttentionHead, HeadConfig, Queries
 from .unread import withhold_unread
@@ -66,6 +67,9 @@ class Student:
     thresholds: Thresholds | None = None
     """Its own, one a category, used where the caller gives none."""
     _queries: "LRUCache[str, Queries]" = field(
+        default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
+    )
+    _asked: "LRUCache[tuple[Taxonomy, ...], AskedPhrases]" = field(
         default_factory=lambda: LRUCache(MAX_CACHED_TAXONOMIES), repr=False
     )
 
@@ -163,7 +167,7 @@ class Student:
 
         def score(inside: Sequence[Taxonomy]) -> list[Scores]:
             with torch.no_grad():
-                logits = [self.reading_logits(tokens, readings, taxonomy) for taxonomy in inside]
+                logits = self.reading_logits(tokens, readings, inside)
             return [_scores(*pair, readings, taxonomy) for pair, taxonomy in zip(logits, inside, strict=True)]
 
         return score_inside(score, len(tokens), taxonomies, self.outside_lessons)
@@ -181,25 +185,33 @@ class Student:
             taxonomy: of K categories.
         """
         readings = self.read_prompts(prompts)
-        unsafe, categories = self.reading_logits(image_tokens, readings, taxonomy)
+        [(unsafe, categories)] = self.reading_logits(image_tokens, readings, [taxonomy])
         return highest_margins(unsafe, readings), highest_margins(categories, readings)
 
     def reading_logits(
-        self, image_tokens: Tensor, readings: Readings, taxonomy: Taxonomy
-    ) -> tuple[Tensor, Tensor]:
-        """Logits (R,) and (R, K) of R readings of B images, differentiable in their tokens (B, 1 + P, D)."""
+        self, image_tokens: Tensor, readings: Readings, taxonomies: Sequence[Taxonomy]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Logits of R readings of B images under each taxonomy, differentiable in their tokens (B, 1 + P, D).
+
+        Returns:
+            For each taxonomy (R,) that anything is violated and (R, K) of its categories.
+        """
         batches = readings.batches(self.batch_size)
         image_tokens = image_tokens.to(self.encoder.device)
+        asked = self.ask(taxonomies)
         parts = []
         for batch in batches:
             tokens, mask = self.encode_prompts([readings.texts[reading] for reading in batch])
-            images = image_tokens[[readings.rows[reading] for reading in batch]]
-            # One group (G = 1) of N readings.
-            parts.append(self.head(images[None], tokens[None], mask[None], self.queries(taxonomy)))
-        unsafe, categories = (torch.cat([part[0] for part in column]) for column in zip(*parts, strict=True))
-        # From the order of the batches to that of the readings.
+            rows = [readings.rows[reading] for reading in batch]
+            images = image_tokens if rows == [*range(len(image_tokens))] else image_tokens[rows]
+            # One group of N readings.
+            found = self.head.phrase_logits(images[None], tokens[None], mask[None], asked.queries)
+            parts.append(asked.policy_logits(self.head, found))
+        # (G, R) and (G, R, K), and from the order of the batches to that of the readings
+        unsafe, categories = (torch.cat(column, dim=1) for column in zip(*parts, strict=True))
         order = torch.tensor([reading for batch in batches for reading in batch]).argsort().to(unsafe.device)
-        return unsafe[order], categories[order]
+        unsafe, categories = unsafe[:, order], categories[:, order]
+        return [(unsafe[g], categories[g, :, : len(taxonomy)]) for g, taxonomy in enumerate(taxonomies)]
 
     def read_prompts(self, prompts: Sequence[str | None]) -> Readings:
         """The readings of B images with these prompts."""
@@ -235,7 +247,8 @@ class Student:
         """
         place = None if category is None else taxonomy.index(category)
         readings = self.read_prompts(check_prompts(len(pixels), prompts))
-        unsafe, categories = self.reading_logits(self.encoder.encode_pixels(pixels), readings, taxonomy)
+        tokens = self.encoder.encode_pixels(pixels)
+        [(unsafe, categories)] = self.reading_logits(tokens, readings, [taxonomy])
         if place is not None:
             unsafe = category_margin(unsafe, F.logsigmoid(categories), place)
         return highest_margins(unsafe, readings)
@@ -262,9 +275,18 @@ class Student:
             self._queries[taxonomy.hash] = found
         return found
 
+    def ask(self, taxonomies: Sequence[Taxonomy]) -> AskedPhrases:
+        """The phrases of taxonomies, cached."""
+        key = tuple(taxonomies)
+        found = self._asked.get(key)
+        if found is None:
+            found = self._asked[key] = ask_phrases(taxonomies, self.phrase_embeddings, self.head)
+        return found
+
     def clear_cache(self) -> None:
         """Drop cached taxonomies; call it after the head's weights have changed."""
         self._queries.clear()
+        self._asked.clear()
 
 
 def _scores(unsafe: Tensor, categories: Tensor, readings: Readings, taxonomy: Taxonomy) -> Scores:
