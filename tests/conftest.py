@@ -32,6 +32,7 @@ pytest_plugins = (
     "fixtures_exports",
     "fixtures_guards",
     "fixtures_hub_server",
+    "fixtures_label_studio",
     "fixtures_publish",
     "fixtures_recipes",
     "fixtures_records",

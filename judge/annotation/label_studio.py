@@ -21,7 +21,7 @@ from .images import Picture
 
 LOCAL_FILES = "/data/local-files/?d="
 """What Label Studio serves files of its own machine under."""
-_LABEL, _CATEGORIES = "label", "categories"
+LABEL, CATEGORIES = "label", "categories"
 """Names of the two questions. JSON-MIN writes them beside the keys of `data`, so no key there may be the same."""
 Row = tuple[str, dict[str, str | None]]
 """Where it stands, and its cells, as in a table of answers."""
@@ -47,7 +47,7 @@ def labelling_config(taxonomy: Taxonomy, *, only_categories: bool = False) -> st
     when = {"required": "true"}
     if not only_categories:
         asked = {
-            "name": _LABEL,
+            "name": LABEL,
             "toName": "image",
             "choice": "single-radio",
             "required": "true",
@@ -56,9 +56,9 @@ def labelling_config(taxonomy: Taxonomy, *, only_categories: bool = False) -> st
         label = ElementTree.SubElement(view, "Choices", asked)
         for value in ("safe", "unsafe", "N/A"):
             ElementTree.SubElement(label, "Choice", value=value)
-        when = {"visibleWhen": "choice-selected", "whenTagName": _LABEL, "whenChoiceValue": "unsafe"}
+        when = {"visibleWhen": "choice-selected", "whenTagName": LABEL, "whenChoiceValue": "unsafe"}
     choices = ElementTree.SubElement(
-        view, "Choices", {"name": _CATEGORIES, "toName": "image", "choice": "multiple"} | when
+        view, "Choices", {"name": CATEGORIES, "toName": "image", "choice": "multiple"} | when
     )
     for category in taxonomy:
         ElementTree.SubElement(choices, "Choice", value=category.name)
@@ -110,7 +110,7 @@ def read_export(path: Path) -> Iterator[Row]:
     for number, task in enumerate(tasks, start=1):
         where = f"{path.name}, task {number}"
         if "data" not in task and "annotations" not in task:
-            yield where, _cells(task, task.get(_LABEL), task.get(_CATEGORIES), task.get("annotator"), where)
+            yield where, _cells(task, task.get(LABEL), task.get(CATEGORIES), task.get("annotator"), where)
             continue
         data, annotations = task.get("data"), task.get("annotations")
         if not isinstance(data, dict) or not _is_list_of_objects(annotations):
@@ -131,13 +131,13 @@ def _annotation(data: Mapping[str, Any], annotation: Mapping[str, Any], where: s
     results = annotation.get("result") or []
     if not _is_list_of_objects(results):
         raise ConfigError(f"{where}: `result` is no list of choices.")
-    chosen: dict[str, list[Any]] = {_LABEL: [], _CATEGORIES: []}
+    chosen: dict[str, list[Any]] = {LABEL: [], CATEGORIES: []}
     skipped = annotation.get("was_cancelled") is True
     for result in [] if skipped else results:
         for name in chosen:
             if result.get("from_name") == name:
                 chosen[name].append(result.get("value"))
-    return _cells(data, chosen[_LABEL], chosen[_CATEGORIES], annotation.get("completed_by"), where)
+    return _cells(data, chosen[LABEL], chosen[CATEGORIES], annotation.get("completed_by"), where)
 
 
 def _cells(

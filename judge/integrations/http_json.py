@@ -25,15 +25,20 @@ if TYPE_CHECKING:
 
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Statuses that another try may change."""
-UNTOUCHED = frozenset({425, 429})
-"""Those of them that say that nothing was done."""
+_FIRST_WAIT = 0.5
+"""Seconds between the first two tries; each further wait is twice as long."""
 _LONGEST_WAIT = 30.0
 """Seconds between two tries, at most; a server that asks for more is asked again after these."""
 _HEADER = re.compile(r"[\x21-\x7e]+")
 
 
 class NoAnswerError(ArbiterError, ConnectionError):
-    """A server gave no answer, or none that is one: the same request may be answered later."""
+    """A server gave no answer; the same request may be answered later."""
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+        """Whether the request may have arrived, so that what it asks for may have been done."""
 
 
 class Answer(NamedTuple):
@@ -114,11 +119,10 @@ class HttpJson:
         params: Mapping[str, Any] | None = None,
         data: Any = None,
     ) -> Answer:
-        """One request, sent once.
+        """One request, sent once; whatever status it is answered with is returned.
 
         Raises:
-            NoAnswerError: no answer in time, or the connection failed; what was asked for may have been done.
-            ConfigError: a refused key, a redirect, or an address that the server does not know.
+            NoAnswerError: no answer in time, or the connection failed.
         """
         import httpx2
 
@@ -126,14 +130,15 @@ class HttpJson:
             response = self._client.request(
                 method, self.url + path, params=params, json=data, headers=dict(headers)
             )
-        except httpx2.TimeoutException as error:
-            raise NoAnswerError(f"{self.name} at {self.url} gave no answer in {self.timeout:g} s.") from error
         except httpx2.HTTPError as error:
-            why = shorten(self._without_secrets(str(error)), 200) or type(error).__name__
-            raise NoAnswerError(f"No connection to {self.name} at {self.url}: {printable(why)}.") from error
-        answer = self._read(response)
-        self._refuse(answer, path)
-        return answer
+            sent = not isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+            if isinstance(error, httpx2.TimeoutException):
+                raise NoAnswerError(
+                    f"{self.name} at {self.url} gave no answer in {self.timeout:g} s.", sent=sent
+                ) from error
+            why = printable(shorten(self._without_secrets(str(error)), 200)) or type(error).__name__
+            raise NoAnswerError(f"No connection to {self.name} at {self.url}: {why}.", sent=sent) from error
+        return self._read(response)
 
     def _read(self, response: "httpx2.Response") -> Answer:
         try:
@@ -144,15 +149,20 @@ class HttpJson:
         problem = f"HTTP {response.status_code}: {printable(shorten(said, 200)) or 'no text'}"
         return Answer(response.status_code, data, problem, _seconds(response.headers.get("retry-after")))
 
-    def _refuse(self, answer: Answer, path: str) -> None:
-        """Raise for what no other try and no other image will change."""
+    def check(self, answer: Answer, path: str) -> Answer:
+        """The answer itself, if another question could get another one.
+
+        Raises:
+            ConfigError: a refused key, a redirect, or an address that the server does not know.
+        """
         where, problem = f"{self.name} at {self.url}", answer.problem
         if answer.status in (401, 403):
             raise ConfigError(f"{where} refuses the key ({problem}); set {self.key_name}.")
         if answer.status in (404, 405):
-            raise ConfigError(f"{where} does not know {path} ({problem}); check the URL.")
+            raise ConfigError(f"{where} does not know {path} ({problem}); check the address.")
         if 300 <= answer.status < 400:
             raise ConfigError(f"{self.url} sends requests elsewhere; give the URL of {self.name} itself.")
+        return answer
 
     def _without_secrets(self, text: str) -> str:
         for secret in self.secrets:
@@ -170,7 +180,7 @@ class Pause:
 
 def pauses(patience: float) -> Iterator[Pause]:
     """One for each try: the first at once, the others after longer and longer waits, `patience` seconds in all."""
-    end, wait = time.monotonic() + patience, 0.5
+    end, wait = time.monotonic() + patience, _FIRST_WAIT
     while True:
         # Many clients that failed together should not come back together.
         pause = Pause(wait * random.uniform(0.5, 1.0))

@@ -111,7 +111,7 @@ class VerdictClient:
                 why = str(error)
             else:
                 if not answer.passing:
-                    return self._row(answer)
+                    return self._row(self._http.check(answer, "/v1/verdicts"))
                 why = f"The judge's server cannot answer now ({answer.problem})."
                 pause.seconds = pause.seconds if answer.wait is None else answer.wait
         raise NotJudgedError(why)

@@ -39,6 +39,7 @@ Examples:
       --taxonomy mine.yaml --out dataset
   arbiter annotate tasks dataset/annotation/uncategorised.csv --round 2 \\
       --images pictures --taxonomy mine.yaml --annotators anna,ben --out round2.csv
+  arbiter annotate push verdicts.jsonl --url http://localhost:8080 --project 7
 """
 SourceArgument = Annotated[
     Path, typer.Argument(metavar="FOLDER|TABLE", help="Images, or a CSV with a column `image`.")
@@ -281,6 +282,63 @@ def merge_votes(
     left = {key: line[key] for key in ("not_applicable", "uncategorised", "unresolved") if line[key]}
     told = "; left out: " + ", ".join(f"{count} {key}" for key, count in left.items()) if left else ""
     print(f"Wrote {printable(out)}: {line['safe'] + line['unsafe']} labelled images{told}")
+
+
+@annotate_app.command("push", epilog=ANNOTATE_EPILOG)
+def push_predictions(
+    rows: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="ROWS...",
+            help="JSON lines of `arbiter judge --json`.",
+        ),
+    ],
+    url: Annotated[str, typer.Option(metavar="URL", help="Label Studio, such as http://localhost:8080.")],
+    project: Annotated[int, typer.Option(metavar="N", min=1, help="Its number, as in the address.")],
+    taxonomy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Only rows of this taxonomy.", show_default="all rows"),
+    ] = None,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Predictions of a request.")] = 50,
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", help="Wait for an answer so long.")] = 30.0,
+    patience: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Try again so long when Label Studio fails.")
+    ] = 600.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only look up what would be sent.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Store verdicts as predictions of an existing Label Studio project; run it again after any failure.
+
+    Your access token is read from the environment variable LABEL_STUDIO_API_KEY.
+    """
+    from dataclasses import asdict
+
+    from judge.annotation.label_studio_api import LabelStudio
+    from judge.annotation.label_studio_push import push
+    from judge.annotation.verdict_suggestions import read_finished
+
+    finished = read_finished(rows, taxonomy)
+    with (
+        LabelStudio(url, timeout=timeout, patience=patience) as studio,
+        Terminal().progress() as bar,
+    ):
+        bar.describe("pushing", None)
+        done = push(studio, project, finished, batch=batch, dry_run=dry_run, count=bar.count)
+    _warn(list(done.without_task), f"without a task in project {project}")
+    _warn(list(done.ambiguous), "left out, as their names fit several tasks")
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    left = {
+        "there already": done.there,
+        "unjudged images left out": done.unjudged,
+        "unsafe images that no choice fits": done.untold,
+        "copies taken back": done.taken_back,
+    }
+    told = "".join(f"; {number} {what}" for what, number in left.items() if number)
+    print(f"{'Would push' if dry_run else 'Pushed'} {done.sent} predictions to project {project}{told}")
+    for version in done.versions:
+        print(f"model version: {printable(version)}")
 
 
 def _pictures(
