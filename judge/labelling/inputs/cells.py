@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, SupportsBytes
 from judge.data.folders import file_inside, find_image
 from judge.data.images import ImageLimits
 from judge.data.sources import decode_base64
-from judge.errors import ConfigError, ImageError
+from judge.errors import ConfigError, ImageError, first_line
 
 from .files import FileImage, is_url
 from .ids import place_id, storable
@@ -85,8 +85,9 @@ class Rows:
             if prompt is not None and text is None:
                 raise ImageError("unreadable", f"its prompt is no text, but {type(prompt).__name__}")
             image = self._image(record, columns)
-        except ImageError as error:
-            return InputRow(row_id, self._source, prompt=text, problem=error)
+        except (ImageError, OSError, ValueError) as error:  # of a path that no system takes
+            problem = error if isinstance(error, ImageError) else ImageError("unreadable", first_line(error))
+            return InputRow(row_id, self._source, prompt=text, problem=problem)
         return InputRow(row_id, self._source, image, text)
 
     def broken(self, number: int, problem: ImageError) -> InputRow:
@@ -119,7 +120,7 @@ class Rows:
                 return self._from_path(text)
             try:
                 return self._from_path(text)
-            except ImageError:
+            except (ImageError, OSError, ValueError):
                 pass
         return self._checked(len(text) * 3 // 4, Base64Image(text))
 
