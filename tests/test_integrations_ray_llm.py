@@ -5,7 +5,6 @@ import json
 import math
 import sys
 import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -33,7 +32,7 @@ INPUTS = [
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _ray_is_imported() -> Iterator[None]:
+def _ray_is_imported() -> None:
     """Once, without the warnings that Ray's own classes and settings give of themselves."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -45,7 +44,6 @@ def _ray_is_imported() -> Iterator[None]:
         )
 
         ray.data.DataContext.get_current()
-    yield
 
 
 # --- as Ray does it ----------------------------------------------------------------------------------------
