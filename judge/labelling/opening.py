@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, SupportsBytes
 
-from judge.errors import ImageError
+from judge.errors import ImageError, LabellingError
 from judge.intake.batches import BatchDecoder
 from judge.intake.blocks import OpenedBlock
+from judge.intake.worker import SMALLEST_PNG
 
 from .inputs.read import read_shard
 from .inputs.shards import InputRow
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from judge.data.frames import Frames
     from judge.data.preprocessing import ImagePreprocessing
 
-_NO_IMAGE = ImageError("missing", "there is no image")
+MAX_CRASHES = 64
+"""Images in a row that end the process that decodes them, before it is tried on a plain one."""
 
 
 @dataclass(frozen=True)
@@ -54,22 +56,47 @@ class BlockReader:
         self._decoder = BatchDecoder(
             opening.workers, preprocessing=opening.preprocessing, seconds=opening.seconds
         )
+        self._crashes = 0
 
     def blocks(self, tasks: Iterable[Task]) -> Iterator[Block]:
         """Every block of the parts that tasks lack, in order."""
         wanted = (
-            (request, [row.problem or row.image or _NO_IMAGE for row in request.rows])
+            (request, [_image(row) for row in request.rows])
             for task in tasks
             for request in requests(task, self._opening.part_rows, self._opening.block_rows)
         )
         for request, opened in self._decoder.open_blocks(wanted):
+            self._count_crashes(opened)
             yield _block(request, opened)
+
+    def _count_crashes(self, opened: OpenedBlock) -> None:
+        """Stop where no process can decode, which would cost every image of the input its label."""
+        for row in opened.rows:
+            crashed = row.problem is not None and row.problem.status == "crashed"
+            self._crashes = self._crashes + 1 if crashed else 0
+        if self._crashes < MAX_CRASHES:
+            return
+        # The images may be to blame, and a stranger may have chosen them: a plain one decides.
+        [(_, plain)] = self._decoder.open_blocks([(None, [SMALLEST_PNG])])
+        self._crashes = 0
+        if (problem := plain.rows[0].problem) is not None:
+            raise LabellingError(
+                f"The processes that decode end on every image, at last with: {problem}. Mend that (memory? a limit of "
+                "the system?), and run the same command again: what is labelled stays."
+            )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._decoder.close()
+
+
+def _image(row: InputRow) -> SupportsBytes | ImageError:
+    if row.problem is not None:
+        return row.problem
+    # Not `or`: bytes that are empty are an image without any.
+    return ImageError("missing", "there is no image") if row.image is None else row.image
 
 
 def _block(request: Request, opened: OpenedBlock) -> Block:

@@ -5,7 +5,7 @@ It is the only stage that holds a model. An image is encoded once, however many 
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger(__name__)
 MAX_FAILURES = 64
-"""Images on which the classifier fails one after the other before the run stops: it is the classifier then."""
+"""Images on which the classifier fails one after the other before it is tried on a plain grey one."""
 
 
 class ClassifierFailedError(LabellingError):
-    """The classifier fails on every image, so that going on would only write rows without a verdict."""
+    """The classifier fails on any image, so that going on would only write rows without a verdict."""
 
 
 @dataclass
@@ -52,7 +52,7 @@ class Scorer:
         """The rows of a block.
 
         Raises:
-            ClassifierFailedError: on `MAX_FAILURES` images in a row.
+            ClassifierFailedError: on `MAX_FAILURES` images in a row, and on a grey one.
         """
         seconds = {**block.seconds, "encode": 0.0, "score": 0.0}
         prompts = [row.prompt for row in block.rows for _ in range(row.views)]
@@ -72,7 +72,9 @@ class Scorer:
             block.shard, block.part, block.offset, block.last, table, seconds, block.size, block.place
         )
 
-    def _score(self, images: Any, prompts: Sequence[str | None], seconds: dict[str, float]) -> list[Scores]:
+    def _score(
+        self, images: Any, prompts: Sequence[str | None], seconds: MutableMapping[str, float]
+    ) -> list[Scores]:
         """Scores of a batch under every taxonomy; where that fails, of each image alone."""
         try:
             found = self._score_batch(images, prompts, seconds)
@@ -80,29 +82,43 @@ class Scorer:
             return found
         except Exception as error:  # a classifier may fail in any way, and other images are worth going on
             if len(prompts) == 1:
-                return self._failed(error)
+                return self._failed(images, error)
             LOG.warning("The classifier failed on %d images (%r); trying each alone.", len(prompts), error)
         alone = [
             self._score(images[row : row + 1], prompts[row : row + 1], seconds) for row in range(len(prompts))
         ]
         return [concatenate_scores(list(column)) for column in zip(*alone, strict=True)]
 
-    def _failed(self, error: Exception) -> list[Scores]:
+    def _failed(self, image: Any, error: Exception) -> list[Scores]:
         """One image without scores, and why."""
         self._failures += 1
-        if self._failures >= MAX_FAILURES:
-            raise ClassifierFailedError(
-                f"{self.classifier.name} failed on {self._failures} images in a row, at last with {error!r}. Mend "
-                "that, and run the same command again: what is labelled stays."
-            ) from error
+        if self._failures % MAX_FAILURES == 0:
+            self._try_grey(image)
         reason = (f"the classifier failed on this image: {type(error).__name__}",)
         return [
             Scores(np.full(1, np.nan), np.full((1, len(judging.taxonomy)), np.nan), reason)
             for judging in self.judgings
         ]
 
+    def _try_grey(self, image: Any) -> None:
+        """See whether it is the classifier that fails and not the images, which a stranger may have chosen."""
+        from PIL import Image
+
+        grey: Any = (
+            np.full_like(image, 128)
+            if isinstance(image, np.ndarray)
+            else [Image.new("RGB", (64, 64), "grey")]
+        )
+        try:
+            self._score_batch(grey, [None], {"encode": 0.0, "score": 0.0})
+        except Exception as error:
+            raise ClassifierFailedError(
+                f"{self.classifier.name} failed on {self._failures} images in a row, and on a grey one with {error!r}. "
+                "Mend that, and run the same command again: what is labelled stays."
+            ) from error
+
     def _score_batch(
-        self, images: Any, prompts: Sequence[str | None], seconds: dict[str, float]
+        self, images: Any, prompts: Sequence[str | None], seconds: MutableMapping[str, float]
     ) -> list[Scores]:
         begun = time.perf_counter()
         taxonomies = [judging.taxonomy for judging in self.judgings]

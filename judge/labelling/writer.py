@@ -167,8 +167,11 @@ def _verdict_row(
 ) -> dict[str, Any]:
     scores = {name: score for name, score in verdict["scores"].items() if score is not None}
     frame = verdict.pop("frame")
+    # Of an image that no model saw, nothing is known of the model's answers.
+    unseen = row["status"] not in ("ok", "model_error")
     return {
         **common,
+        **(dict.fromkeys(("evidence", "promise")) if unseen else {}),
         **verdict,
         "time": time,
         "image": {"path": row["id"], "sha256": row["sha256"], "frame": frame},
