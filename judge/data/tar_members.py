@@ -19,6 +19,8 @@ _MOST_PADDING = 2**20
 _LONGEST_EXTENSION = 2**20
 """Bytes of the names and attributes of a member, at most."""
 _CHUNK = 2**20
+_LARGEST = 10**18
+"""Bytes of a member, at most: positions in a file have 63 bits, and no file is larger."""
 _MAGIC = b"ustar"
 _MAGIC_AT = 257
 _PAX_RECORD = re.compile(rb"(\d{1,10}) ([^=\n]+)=")
@@ -137,7 +139,7 @@ class TarMembers:
         # A sparse file has blocks of another form between its header and its content.
         if found.size < 0 or found.type == tarfile.GNUTYPE_SPARSE:
             return None
-        return Member(found.name, self._offset + BLOCK, found.size, found.type)
+        return Member(found.name, self._offset + BLOCK, min(found.size, _LARGEST), found.type)
 
     def _extend(self, member: Member, said: dict[str, str]) -> bool:
         """Read what a header says about the next member, or all that follow; False where it is damaged."""
@@ -161,11 +163,13 @@ class TarMembers:
         said = {**self._common, **said}
         if not said:
             return member
-        size = said.get("size", "")
+        size = member.size
+        if (digits := said.get("size", "")).isdecimal():
+            size = int(digits) if len(digits) < len(str(_LARGEST)) else _LARGEST
         return Member(
             said.get("GNU.sparse.name") or said.get("path") or member.name,
             member.offset,
-            int(size) if size.isdecimal() else member.size,
+            size,
             tarfile.GNUTYPE_SPARSE if any(name.startswith("GNU.sparse.") for name in said) else member.kind,
         )
 
