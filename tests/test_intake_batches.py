@@ -60,7 +60,7 @@ def good(seed: int) -> bytes:
 @cache
 def slow() -> bytes:
     """An animation of many frames: some seconds of work in 3 MB."""
-    frames = [Image.new("P", (1500, 1500), level) for level in range(120)]
+    frames = [Image.new("P", (1500, 1500), level) for level in range(80)]
     return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
 
 
@@ -105,7 +105,7 @@ def wait_until(condition: Callable[[], object]) -> None:
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[BatchDecoder]:
     """Two workers that give up soon."""
-    with BatchDecoder(2, ImageLimits(max_bytes=10**7), preprocessing=STEPS, seconds=1) as decoder:
+    with BatchDecoder(2, ImageLimits(max_bytes=10**7), preprocessing=STEPS, seconds=0.5) as decoder:
         yield decoder
 
 
@@ -174,7 +174,7 @@ def test_a_poison_costs_its_own_row(decoder: BatchDecoder, name: str) -> None:
     sources: list[Source | ImageError] = [Source(good(seed)) for seed in range(11)]
     sources[5] = make()
     assert check(decoder, sources, 4) == {5: status}
-    assert all(map(alive, decoder.pids))
+    wait_until(lambda: all(map(alive, decoder.pids)))  # replaced, where it was killed
 
 
 def test_an_image_that_takes_too_much_memory_costs_its_own_row() -> None:
@@ -274,15 +274,18 @@ def test_a_worker_that_waits_for_ever_is_killed(hooked: Path, monkeypatch: pytes
         assert check(decoder, sources, 5) == {2: "timeout"}
 
 
-@pytest.mark.parametrize("place", [0, 33, 90, 118])
+@pytest.mark.parametrize("place", [0, 90])
 def test_a_worker_killed_from_outside_costs_no_image(decoder: BatchDecoder, place: int) -> None:
     """Also while large requests and answers are on their way, which fill the pipes."""
-    large = encoded(photo(1, 1500, 1400), compress_level=0)  # 6 MB
-    sources = [Source(large if seed % 10 == 3 else good(seed % 16)) for seed in range(120)]
+    large = encoded(photo(1, 1100, 1000), compress_level=0)  # 3 MB
+    sources = [Source(large if seed % 20 == 3 else good(seed % 16)) for seed in range(120)]
+
+    victims = decoder.pids[:1]
 
     def kill() -> None:
-        with suppress(ProcessLookupError):
-            os.kill(decoder.pids[0], signal.SIGKILL)
+        while victims:  # once: `check` reads them again
+            with suppress(ProcessLookupError):
+                os.kill(victims.pop(), signal.SIGKILL)
 
     sources[place].when_read = kill
     assert check(decoder, [*sources], 32) == {}
@@ -420,7 +423,7 @@ def test_a_worker_that_was_taken_over_is_not_believed(
 def test_no_image_is_blamed_where_no_worker_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lanes, "_PAUSE", 0)
     monkeypatch.setattr(processes, "_START", "raise SystemExit(7)")
-    with BatchDecoder(1) as decoder, pytest.raises(DecoderError, match=r"3 times in a row: .*\(7"):
+    with BatchDecoder(1) as decoder, pytest.raises(DecoderError, match=r"10 times in a row: .*\(7"):
         list(decoder.open_blocks([(0, [Source(good(0))])]))
 
 

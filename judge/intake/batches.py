@@ -232,9 +232,10 @@ class _Run(Generic[Key]):
         self, block: UnfinishedBlock, index: int, sha256: str | None, found: Answer | ImageError
     ) -> None:
         """Take the result for one of the images of a block."""
+        views = block.views_of(found) if isinstance(found, Answer) else ()
         with self._changed:
             before = block.held
-            block.finish(index, sha256, found)
+            block.finish(index, sha256, found, views)
             self._held += block.held - before
             if not block.unfinished:
                 self._changed.notify_all()
@@ -287,17 +288,23 @@ class _Run(Generic[Key]):
     def _read_all(self) -> None:
         """Read images until there are no more; by several threads."""
         try:
-            while True:
-                with self._turn:
-                    task = next(self._tasks, None)
-                if task is None:
-                    break
+            while (task := self._next()) is not None:
                 self._read(task)
-        except Exception as error:  # of the iterator of blocks
+        except BaseException as error:  # whoever waits for the blocks has to know
+            self.stop(error)
+
+    def _next(self) -> _Task | None:
+        task = None
+        try:
+            with self._turn:
+                task = next(self._tasks, None)
+        except Exception as error:  # of the iterator of blocks; those before it are decoded
             self._error = error
-        with self._changed:
-            self._ended = True
-            self._changed.notify_all()
+        if task is None:
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+        return task
 
     def _read(self, task: _Task) -> None:
         started = perf_counter()

@@ -80,11 +80,17 @@ class UnfinishedBlock:
             return [self._pixels[index]]
         return [np.empty((height, width, 3), np.uint8) for _ in sizes]
 
-    def finish(self, index: int, sha256: str | None, found: Answer | ImageError) -> None:
-        """Take the result for one of the images."""
+    def views_of(self, answer: Answer) -> Sequence[Any]:
+        """The views of an image that was read to `places`."""
+        return pil_images(answer) if self._shape is None else answer.buffers
+
+    def finish(
+        self, index: int, sha256: str | None, found: Answer | ImageError, views: Sequence[Any]
+    ) -> None:
+        """Take the result for one of the images; by one thread at a time."""
         if isinstance(found, Answer):
             self._rows[index] = Opened(sha256, None, found.frames)
-            self._views[index] = found.buffers if self._shape else pil_images(found)
+            self._views[index] = views
             self.held += sum(3 * width * height for width, height in found.sizes)
             self.decode_seconds += found.seconds
         else:

@@ -17,8 +17,8 @@ BATCH = 32
 """Images sent to a worker at a time. It has up to two such batches, so that there is always a next image."""
 MAX_WAITING_BYTES = 64 * 2**20
 """Encoded bytes that are read before a worker is free for them."""
-_STARTS = 3
-"""How often in a row a worker may end before it is ready."""
+_STARTS = 10
+"""How often in a row a worker may end before it is ready; somebody, or a system without memory, may kill some."""
 _PAUSE = 0.5
 """Seconds between such starts."""
 
