@@ -2,6 +2,7 @@
 
     python scripts/bench_serve.py                            # a ViT-B/32-shaped student and the shipped tiny-student
     python scripts/bench_serve.py --seconds 10 --rounds 2    # shorter
+    python scripts/bench_serve.py --classifiers --seconds 0 --starts 0 --database temporary    # only 5.
 
 1. Throughput: images a second that keep-alive clients get from `POST /v1/verdicts`, one JPEG of 512 x 512 a request,
    beside those of the same classifier called in this process with batches of the same size, decoding included on both
@@ -14,6 +15,8 @@
    images, bombs, malformed and deep JSON, unknown taxonomies, broken animations, clients that go away. Counted are
    answers by status, requests without an answer, and how much the memory of server and workers grew after a warm-up.
 4. Start: from `arbiter serve` to the first verdict, and `arbiter --help`; the fastest of three.
+5. With `--database`: verdicts a second that 16 processes store in SQLite and in PostgreSQL, in turns, both on the disk
+   of the temporary folder if PostgreSQL is one that is started here (`temporary`; from the system's packages).
 
 Only 127.0.0.1 is used. Takes four minutes beside `--seconds`. The last line is JSON.
 """
@@ -31,7 +34,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,9 +44,11 @@ from eval.serving.clients import Clients, besiege, client_process, closed_loop, 
 from eval.serving.processes import memory_bytes, processor_seconds, tree
 
 if TYPE_CHECKING:
+    from eval.serving.writers import WriteRate
     from judge.protocol import Classifier
 
 SOAK_CLIENTS, HOSTILE_SHARE = 64, 0.05
+WRITERS, WRITER_ROUNDS = 16, 3
 CLI = [sys.executable, "-m", "judge.serve.cli"]
 
 
@@ -62,6 +67,9 @@ def main() -> None:
     if options.starts:
         report["start"] = time_starts(options.starts)
         print(f"start: {json.dumps(report['start'])}", flush=True)
+    if options.database:
+        report["writers"] = measure_writers(options.database)
+        print(f"writers: {json.dumps(report['writers'])}", flush=True)
     report["machine"]["load_after"] = os.getloadavg()[0]
     print(json.dumps(report))
 
@@ -80,6 +88,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--latency-seconds", type=float, default=15)
     parser.add_argument("--seconds", type=float, default=60, help="of the soak; 0 leaves it out")
     parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument(
+        "--database", metavar="URL", help="an empty one in PostgreSQL, or `temporary`: also measure writers"
+    )
     return parser.parse_args()
 
 
@@ -304,6 +315,30 @@ def time_starts(count: int) -> dict[str, float]:
         "first_verdict": min(clock),
         "first_verdict_processor_seconds": min(processor),
         "help": min(helped),
+    }
+
+
+# --- writers --------------------------------------------------------------------------------------------------
+
+
+def measure_writers(database: str) -> dict[str, float]:
+    """Verdicts a second that 16 processes store, in SQLite and PostgreSQL by turns; medians of three."""
+    from eval.serving.postgresql import temporary_postgresql
+    from eval.serving.writers import write_rate
+
+    found: dict[str, list[WriteRate]] = {"sqlite": [], "postgresql": []}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        url = stack.enter_context(temporary_postgresql()).new_url() if database == "temporary" else database
+        urls = {"sqlite": f"sqlite:///{folder}/records.sqlite", "postgresql": url}
+        for _ in range(WRITER_ROUNDS):
+            for name, rates in found.items():
+                rates.append(write_rate(urls[name], folder / "images", writers=WRITERS))
+    per_second = {name: statistics.median(rate.per_second for rate in rates) for name, rates in found.items()}
+    return {
+        **{f"{name}_per_second": rate for name, rate in per_second.items()},
+        "postgresql_over_sqlite": per_second["postgresql"] / per_second["sqlite"],
+        **{f"{name}_p95_ms": 1000 * statistics.median(r.p95 for r in rates) for name, rates in found.items()},
     }
 
 

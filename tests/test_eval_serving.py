@@ -8,10 +8,12 @@ from collections import Counter
 
 import pytest
 from fixtures_server import ColourJudge, colour_service, listening, picture, wait_until
+from sqlalchemy import func, select
 
 from eval.serving import clients as load
 from eval.serving.asked import hostile_requests, pictures, question, request
 from eval.serving.processes import memory_bytes, processor_seconds, tree
+from judge.records.tables import VerdictRow
 
 GOOD = [request(question(picture(red=red))) for red in (0, 255)]
 
@@ -87,3 +89,22 @@ def test_the_benchmark_prints_its_numbers(start_script):
     assert found["http_per_second"] > 0
     assert found["overhead"] == pytest.approx(found["called_per_second"] / found["http_per_second"] - 1)
     assert found["p95"] >= found["p50"] > 0
+
+
+def test_writers_store_what_they_count(database_url, open_records, tmp_path):
+    from eval.serving.writers import write_rate
+
+    rate = write_rate(database_url, tmp_path / "images", writers=2, seconds=0.2)
+    assert rate.p95 > 0
+    records = open_records(database_url)
+    assert len(records.items()) == 2
+    with records._database.read() as session:
+        stored = session.scalar(select(func.count()).select_from(VerdictRow))
+    assert stored == round(rate.per_second * 0.2)
+
+
+def test_a_writer_that_fails_is_no_slow_one(tmp_path):
+    from eval.serving.writers import write_rate
+
+    with pytest.raises(RuntimeError, match="a writer failed"):
+        write_rate("sqlite:///:memory:", tmp_path / "images", writers=1)
