@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
 OUTPUT = "text"
@@ -97,6 +99,7 @@ def make_workspace(folder: Path) -> Path:
     _write_taxonomies(folder)
     _write_runs(folder)
     _write_project(folder)
+    _write_labels(folder)
     return folder
 
 
@@ -124,6 +127,20 @@ def _write_images(folder: Path) -> None:
     (folder / "cases.csv").write_text(f"image,expected\npicture.png,{wanted}\n")
 
 
+def _write_labels(folder: Path) -> None:
+    from judge.serve.cli import main
+
+    words = [
+        str(folder / "uploads"),
+        str(folder / "labels"),
+        "--judge",
+        "tiny-student",
+        "--taxonomy",
+        "digits",
+    ]
+    assert main(["label", *words, "--quiet"]) == 0
+
+
 def _write_taxonomies(folder: Path) -> None:
     from prompts import load_taxonomy
 
@@ -132,6 +149,8 @@ def _write_taxonomies(folder: Path) -> None:
     shutil.copytree(folder / "my_images", folder / "reviewed")
     shutil.copy(folder / "my_taxonomy.yaml", folder / "reviewed" / "taxonomy.yaml")
     (folder / "new_wording.yaml").write_text(mine.reword({"seven": "any 7 drawn by hand"}).to_yaml())
+    ours = {**mine.select(["three", "seven"]).to_dict(), "name": "ours"}
+    (folder / "ours.yaml").write_text(yaml.safe_dump(ours))
     own = "output_dir: runs/mine\ndataset: folder:my_images\ntaxonomy: my_taxonomy.yaml\n"
     (folder / "my.yaml").write_text(own)
     (folder / "my_rewordings.yaml").write_text("families: []\n")

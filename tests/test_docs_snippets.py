@@ -40,9 +40,9 @@ from judge.serve import cli
 from judge.serve.commands import _RECIPE_COMMANDS
 from prompts.taxonomy_file import parse_taxonomy
 
-RUN = ("judge", "calibrate", "data", "doctor", "init", "merge", "taxonomy", "recipes")
+RUN = ("judge", "calibrate", "data", "doctor", "init", "label", "merge", "taxonomy", "recipes")
 """Commands of `arbiter` that run here; the others are parsed."""
-ELSEWHERE = re.compile(r"https?://|hf:|--decisions|^--help$|my_pipeline|student\.onnx")
+ELSEWHERE = re.compile(r"https?://|hf:|s3:|--decisions|^--help$|my_pipeline|student\.onnx")
 """Words of commands that need a server, the hub or what a longer command would have written."""
 OF_THE_SYSTEM = {
     *("find", "kill", "break", "cd", "curl", "cat"),

@@ -1,5 +1,6 @@
 """A whole labelling run: from the name of a judge and an input to a finished folder of labels."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from judge.verdicts.rows import Judging, verdict_row
 from prompts.reading import PromptMode
 from prompts.taxonomy import Taxonomy
 
+from .inputs.files import is_url
 from .inputs.locate import find_sources, root_of
 from .opening import Opening
 from .plan import Plan
@@ -102,9 +104,12 @@ def run_job(
         ConfigError: no input; or the folder holds labels of another question or of other files.
         LabellingError: see `label_shards`.
     """
+    # As other processes and a later run from another folder find it.
+    where = job.where if is_url(job.where) else os.path.abspath(job.where)
+    root = root_of(where)
     with locked(job.folder), Plan(job.folder) as plan:
-        _begin(plan, _about(job, classifier))
-        found = find_sources(job.where, job.columns, tell)
+        _begin(plan, {"input": where, **_about(job, classifier)})
+        found = find_sources(where, job.columns, tell)
         changed = plan.extend(found, job.opening.part_rows)
         if changed.other:
             raise LabellingError(
@@ -115,7 +120,7 @@ def run_job(
         if not sizes:
             raise ConfigError(f"{job.where} holds nothing to label: no image, .tar, .parquet or .jsonl.")
         return label_shards(
-            plan.shards(root_of(job.where), job.columns),
+            plan.shards(root, job.columns),
             job.folder,
             job.opening.part_rows,
             engine,
@@ -128,7 +133,6 @@ def run_job(
 def _about(job: Job, classifier: Classifier) -> dict[str, Any]:
     """What labels depend on; a run goes on only with the same."""
     about: dict[str, Any] = {
-        "input": job.where,
         "columns": dict(job.columns),
         "part_rows": job.opening.part_rows,
         "prompt_mode": job.scoring.prompt_mode,

@@ -74,7 +74,9 @@ def _group_sizes(table: "ParquetFile") -> list[int]:
         ValueError: the footer contradicts itself, so that its numbers mean nothing.
     """
     # Not what it says about columns: on a damaged one Arrow ends the process there instead of raising.
-    sizes = [int(table.metadata.row_group(number).num_rows) for number in range(table.metadata.num_row_groups)]
+    sizes = [
+        int(table.metadata.row_group(number).num_rows) for number in range(table.metadata.num_row_groups)
+    ]
     if sum(sizes) != table.metadata.num_rows or min(sizes, default=0) < 0:
         raise ValueError("the footer contradicts itself about the number of rows")
     return sizes
