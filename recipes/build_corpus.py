@@ -57,13 +57,12 @@ from judge.corpus.labels import LabelPictures
 from judge.corpus.ledger import Ledger
 from judge.corpus.plan import Drawing, Plan, Prompt, plan_pictures
 from judge.corpus.prompts import digit_prompts, fill_templates, read_prompts, read_words
-from judge.corpus.ray_engine import ray_engine
+from judge.corpus.ray_engine import RayOptions, ray_engine
 from judge.corpus.rows import CorpusRow
 from judge.corpus.split import SHARES, SplitByCluster
 from judge.corpus.stages import ChunkStage, Engine, Stages, in_this_process
 from judge.errors import ConfigError
 from judge.runs.folder import RunDir
-from judge.runs.ray_cluster import RayOptions
 from judge.serve.exit_codes import run_to_exit_code
 from judge.serve.options import quiet_libraries
 from judge.vlm.remote import parse_remote

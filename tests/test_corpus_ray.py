@@ -1,22 +1,18 @@
 """The Ray engine: two workers on this machine, one of them killed; the shards are those of the engine without Ray."""
 
 import os
-import signal
 import sys
-from contextlib import ExitStack
 from dataclasses import replace
 
-import psutil
 import pytest
+from fixtures_cluster import cannot_start, processes_of_ray, started
 from fixtures_corpus import StubLabels, stub_plan, stub_stages
 from fixtures_ray import Deadly, Wrong
-from fixtures_server import wait_until
 
 from judge.corpus.builder import build
-from judge.corpus.ray_engine import ray_engine
+from judge.corpus.ray_engine import RayOptions, ray_engine
 from judge.corpus.stages import Task
 from judge.errors import ConfigError, CorpusError, MissingExtraError
-from judge.runs.ray_cluster import RayOptions
 
 OPTIONS = RayOptions(workers=2, object_store=80_000_000, patience=300, attempts=2)
 pytestmark = [
@@ -29,39 +25,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def engine():
-    handler = signal.getsignal(signal.SIGTERM)
-    with ExitStack() as cluster:
-        for tries_left in (2, 1, 0):
-            before = processes_of_ray()
-            try:
-                engine = cluster.enter_context(ray_engine(OPTIONS))
-                break
-            except CorpusError as error:  # on a busy machine Ray may miss its own limit of 30 seconds
-                if not tries_left:
-                    cannot_start(error)
+    with started(lambda: ray_engine(OPTIONS), CorpusError) as engine:
         yield engine
-    assert signal.getsignal(signal.SIGTERM) == handler
-    wait_until(lambda: not processes_of_ray() - before)
-
-
-def cannot_start(error):
-    """Skip where Ray itself does not start here, which says nothing of the engine; fail where it has to."""
-    if os.environ.get("ARBITER_REQUIRE_RAY"):
-        raise error
-    pytest.skip(f"Ray does not start on this machine ({error}); ARBITER_REQUIRE_RAY=1 makes this a failure")
-
-
-def processes_of_ray() -> set[int]:
-    """Ids of Ray's processes that descend from this one, without those that ended and were not waited for."""
-    found = set()
-    for process in psutil.Process().children(recursive=True):
-        try:
-            words = process.cmdline()
-        except psutil.NoSuchProcess:  # a zombie too
-            continue
-        if any("/ray/" in word or word.startswith("ray::") for word in words):
-            found.add(process.pid)
-    return found
 
 
 def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, engine):

@@ -18,12 +18,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from judge.errors import CorpusError
-from judge.runs.ray_cluster import RayOptions, ray_cluster, room_for
+from judge.runs.ray_cluster import ClusterOptions, at_least, ray_cluster, room_for
 
 from .stages import ChunkStage, Engine, Result, Task
 
 _AHEAD = 2
 """Chunks that a worker is given at a time, so that it need not wait for the next one."""
+
+
+@dataclass(frozen=True)
+class RayOptions(ClusterOptions):
+    """Where workers run, and what each needs.
+
+    Raises:
+        ConfigError: a number outside its range.
+    """
+
+    attempts: int = 3
+    """Workers that one chunk may cost before the build stops."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least("attempts", self.attempts, 1)
 
 
 @contextmanager

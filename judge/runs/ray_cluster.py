@@ -18,7 +18,7 @@ from prompts.errors import ArbiterError
 
 
 @dataclass(frozen=True)
-class RayOptions:
+class ClusterOptions:
     """Where workers run, and what each needs.
 
     Raises:
@@ -33,18 +33,14 @@ class RayOptions:
     """Of each worker."""
     gpus: float = 0
     """Of each worker."""
-    attempts: int = 3
-    """Workers that one piece of the work may cost before all of it stops."""
     patience: float = 3600
     """Seconds without any result, after which the work stops."""
     object_store: int | None = None
     """Bytes of shared memory of a cluster started here, at least 80 MB; None for Ray's default, 30 % of the memory."""
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("attempts", 1), ("object_store", 80_000_000)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ConfigError(f"{name} is {value}; give at least {least:,}.")
+        for name, least in (("workers", 1), ("object_store", 80_000_000)):
+            at_least(name, getattr(self, name), least)
         if self.cpus <= 0 or self.gpus < 0 or self.patience <= 0:
             raise ConfigError(
                 f"cpus is {self.cpus}, gpus {self.gpus}, patience {self.patience}; cpus and patience are above 0."
@@ -56,8 +52,18 @@ class RayOptions:
         return {name: value for name, value in (("CPU", self.cpus), ("GPU", self.gpus)) if value}
 
 
+def at_least(name: str, value: float | None, least: float) -> None:
+    """Check an option.
+
+    Raises:
+        ConfigError: it is given, and lower.
+    """
+    if value is not None and value < least:
+        raise ConfigError(f"{name} is {value}; give at least {least:,}.")
+
+
 @contextmanager
-def ray_cluster(options: RayOptions, local_cpus: int | None, busy: type[ArbiterError]) -> Iterator[Any]:
+def ray_cluster(options: ClusterOptions, local_cpus: int | None, busy: type[ArbiterError]) -> Iterator[Any]:
     """The module `ray`, connected inside the `with` block; a connection that was there already is used, and stays.
 
     Args:
@@ -90,7 +96,7 @@ def ray_cluster(options: RayOptions, local_cpus: int | None, busy: type[ArbiterE
             signal.signal(signal.SIGTERM, handler)
 
 
-def _connect(ray: Any, options: RayOptions, local_cpus: int | None, busy: type[ArbiterError]) -> None:
+def _connect(ray: Any, options: ClusterOptions, local_cpus: int | None, busy: type[ArbiterError]) -> None:
     given: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if options.address is not None:
         _check_address(options.address)
