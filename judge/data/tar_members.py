@@ -60,13 +60,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Damage:
-    """A place of a tar behind which something is lost."""
+    """A place of a tar behind which something is lost; what belongs to the member before it, too, maybe."""
 
     offset: int
     reason: str
     """What is known, on one line."""
-    cuts: bool = False
-    """Whether the member before it, or what belongs to that, may be cut."""
 
 
 class TarMembers:
@@ -90,7 +88,7 @@ class TarMembers:
         try:
             yield from self._members()
         except (OSError, EOFError, zlib.error) as error:
-            yield Damage(self._offset, f"cannot be read further: {first_line(error)}", cuts=True)
+            yield Damage(self._offset, f"cannot be read further: {first_line(error)}")
 
     def read(self, member: Member, most: int | None = None) -> bytes:
         """The content of a member, or its first bytes; shorter where the tar ends inside it. Raises as the file does.
@@ -105,7 +103,7 @@ class TarMembers:
         header, said = self._read_at(0, BLOCK), dict[str, str]()
         while True:
             if len(header) < BLOCK:
-                yield Damage(self._offset, _ending(header), cuts=bool(header))
+                yield Damage(self._offset, _ending(header))
                 return
             if not header.strip(b"\0"):
                 if (damage := self._pass_zeros()) is not None:
@@ -126,7 +124,7 @@ class TarMembers:
                 yield member
             following = self._pass_content(member)
             if following is None:
-                yield Damage(self._offset, f"ends inside {member.name!r}", cuts=True)
+                yield Damage(self._offset, f"ends inside {member.name!r}")
                 return
             header = following
 
@@ -210,12 +208,10 @@ class TarMembers:
                 self._offset = place + block
                 header = chunk[block : block + BLOCK]
                 if found - block == _MAGIC_AT and len(header) == BLOCK and self._parse(header) is not None:
-                    return Damage(
-                        start, f"is damaged here; {self._offset - start:,} bytes are lost", cuts=True
-                    )
+                    return Damage(start, f"is damaged here; {self._offset - start:,} bytes are lost")
                 found = chunk.find(_MAGIC, found + 1)
             self._offset = place + len(chunk)
-        return Damage(start, "is damaged from here to its end", cuts=True)
+        return Damage(start, "is damaged from here to its end")
 
     def _chunks(self, start: int) -> Iterator[tuple[int, bytes]]:
         """(offset, bytes) from a place to the end; whole blocks, but for the end."""
@@ -235,7 +231,7 @@ def _ending(header: bytes) -> str:
 
 
 def _hole(start: int, zeros: int) -> Damage:
-    return Damage(start, f"holds {zeros:,} zero bytes here, where something else may have been", cuts=True)
+    return Damage(start, f"holds {zeros:,} zero bytes here, where something else may have been")
 
 
 def _parse_pax(content: bytes) -> dict[str, str] | None:

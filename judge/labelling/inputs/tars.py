@@ -76,9 +76,7 @@ class _Samples:
         sample = None
         for found in self._members:
             if isinstance(found, Damage):
-                yield from self._flush(
-                    sample, "ends, or is damaged, inside this sample" if found.cuts else None
-                )
+                yield from self._flush(sample, "ends, or is damaged, inside or right behind this sample")
                 sample = None
                 yield from self._flush_damage(found)
                 continue
