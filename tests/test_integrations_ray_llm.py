@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fixtures_vllm import install
 
 from judge.errors import CheckpointError, ConfigError, QuestionError
 from judge.integrations.ray_llm import ENGINE_OPTIONS, FAILED, EngineRows, ImageTokens, ServerRows
+from judge.lessons.envelope import LessonsEnvelope
 from judge.standins.shipped import checkpoint_path
 from prompts import load_taxonomy
 from prompts.template import render
@@ -180,7 +182,6 @@ def test_what_other_rows_and_options_lose(
 def test_a_system_turn_of_parts_is_what_older_versions_lost() -> None:
     """Ray 2.48 and 2.49 looked for images in Python lists only, and Arrow hands on arrays; why 2.50 is the least."""
     import tomllib
-    from pathlib import Path
 
     from packaging.requirements import Requirement
 
@@ -304,6 +305,33 @@ def test_checkpoints_that_do_not_say_what_an_image_takes(tmp_path: Any) -> None:
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(CheckpointError, match="how many tokens an image takes"):
             ImageTokens.of_checkpoint(tmp_path)
+
+
+def test_a_merged_judge_says_how_it_is_asked(finished_judge: Path, tmp_path: Path) -> None:
+    from judge.calibration.envelope import category_hash
+    from judge.calibration.thresholds import FittedThreshold, Thresholds
+    from judge.publish.merge import merge_run
+    from judge.runs.folder import RunDir
+    from judge.vlm.processor import load_processor
+
+    run = RunDir.open(finished_judge)
+    lessons = {"envelope": LessonsEnvelope.of([run.taxonomy], tokens=lambda _: 200).to_dict(), "trained": []}
+    run.update_manifest(lessons=lessons)
+    first = run.taxonomy.categories[0]
+    fitted = FittedThreshold(0.3, category_hash(first), 30, 30, 1.0, 0.0)
+    Thresholds("tiny", "best F1", {first.name: fitted}).save(finished_judge / "thresholds.yaml")
+    merged = merge_run(finished_judge, tmp_path / "merged")
+    rows = EngineRows.of_merged(merged, name="id")
+    assert (rows.taxonomy.hash, rows.template, rows.name) == (run.taxonomy.hash, "policy_first", "id")
+    assert rows.images_arrived(engine_row(load_processor(str(merged)), "safe")) == 1
+    assert rows.threshold == {first.name: 0.3}
+    assert EngineRows.of_merged(merged, run.taxonomy.drop([first.name]), threshold=0.4).threshold == 0.4
+    with pytest.raises(
+        ConfigError, match="Every image would be unjudged: the policy lies outside the lessons"
+    ):
+        EngineRows.of_merged(merged, load_taxonomy("unsafebench"))
+    with pytest.raises(CheckpointError):
+        EngineRows.of_merged(finished_judge)
 
 
 # --- from a server -----------------------------------------------------------------------------------------

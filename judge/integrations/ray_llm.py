@@ -171,6 +171,44 @@ class EngineRows(_Rows):
     constrain: bool = False
     """Have vLLM allow nothing but the closed answers."""
 
+    @classmethod
+    def of_merged(cls, folder: str | Path, taxonomy: Taxonomy | None = None, **options: Any) -> Self:
+        """Rows for what `arbiter merge` wrote, asked with its own template, and its own thresholds where it has any.
+
+        Args:
+            folder: of the merged judge.
+            taxonomy: None for the one that it was trained on.
+            options: other fields.
+
+        Raises:
+            CheckpointError: no merged judge.
+            ConfigError: the taxonomy lies outside of its lessons, so every image would be unjudged.
+        """
+        from judge.calibration.thresholds import run_thresholds
+        from judge.lessons.record import read_record
+        from judge.publish.contents import MERGED
+        from judge.runs.folder import RunDir
+        from judge.vlm.architecture import policy_tokens
+
+        run = RunDir.open(folder, kind=MERGED)
+        template, envelope = str(run.manifest["template"]), read_record(run).envelope
+        policy = run.taxonomy if taxonomy is None else taxonomy
+        if envelope is not None:
+            outside = envelope.why_policy_outside(
+                policy, lambda asked: policy_tokens(str(folder), asked, template)[0]
+            )
+            if outside is not None:
+                raise ConfigError(f"Every image would be unjudged: {outside}")
+        given: dict[str, Any] = {
+            "model": run.name,
+            "template": template,
+            "image_tokens": ImageTokens.of_checkpoint(folder),
+        }
+        fitted = run_thresholds(run.path)
+        if fitted is not None:
+            given["threshold"] = fitted.for_known(policy)
+        return cls(taxonomy=policy, **(given | options))
+
     def preprocess(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """`messages` and `sampling_params` of a row; of an image that cannot be opened the reason why.
 
