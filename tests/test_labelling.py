@@ -191,7 +191,7 @@ def test_another_question_or_another_input_is_refused(labels, inputs, taxonomies
         (["nowhere", "out"], "nowhere"),
         (["EMPTY", "out"], "holds nothing to label"),
         (["EMPTY", "out", "--engine", "spark"], "--engine 'spark': expected local or ray"),
-        (["EMPTY", "out", "--ray-address", "auto"], "--ray-address is about --engine ray"),
+        (["EMPTY", "out", "--ray-address", "auto"], "--ray-gpus are about --engine ray"),
         (["EMPTY", "out", "--column", "picture=x"], "--column 'picture=x': write one of image"),
         (["EMPTY", "out", "--again", "ok,slow"], "--again 'slow': the statuses are ok, unreadable"),
     ],

@@ -35,6 +35,7 @@ from .terminal import Terminal
 
 if TYPE_CHECKING:
     from judge.labelling.job import Job
+    from judge.labelling.ray_data import LabellingRayOptions
     from judge.labelling.rows import Engine, Status
     from judge.labelling.run import Tally
     from judge.protocol import Classifier
@@ -87,6 +88,16 @@ ColumnOption = Annotated[
         "--column", metavar="OURS=THEIRS", help="Of tables: image, path, prompt or id is named THEIRS."
     ),
 ]
+RayAddressOption = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="Of a running cluster.", show_default="a new one here")
+]
+RayWorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=1, help="Processes that score.", show_default="as many as there is room for"
+    ),
+]
+RayGpusOption = Annotated[float, typer.Option(metavar="G", min=0, help="GPUs of each of them.")]
 AgainOption = Annotated[
     str | None,
     typer.Option(metavar="STATUS,...", help="Also do finished parts again that have rows of these statuses."),
@@ -115,19 +126,15 @@ def label(
     ] = 2.0,
     again: AgainOption = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a cluster.")] = "local",
-    ray_address: Annotated[
-        str | None,
-        typer.Option(metavar="ADDRESS", help="Of a running cluster.", show_default="a new one here"),
-    ] = None,
+    ray_address: RayAddressOption = None,
+    ray_workers: RayWorkersOption = None,
+    ray_gpus: RayGpusOption = 0,
     quiet: QuietOption = False,
 ) -> int:
     """Label any number of images, safe to interrupt and to run again."""
     terminal = Terminal(quiet=quiet)
     # Mistakes are found before a model of many gigabytes is loaded.
-    if engine not in _ENGINES:
-        raise ConfigError(f"--engine {engine!r}: expected {' or '.join(_ENGINES)}.")
-    if ray_address is not None and engine != "ray":
-        raise ConfigError("--ray-address is about --engine ray; give both, or neither.")
+    ray = _ray_options(engine, ray_address, ray_workers, ray_gpus)
     asked = [load_taxonomy(name) for name in taxonomy or ()]
     given = read_threshold(threshold) if threshold else None
     columns, redo = _read_columns(column or ()), _read_statuses(again)
@@ -158,11 +165,26 @@ def label(
         )
         job = Job(source, output, scoring, opening, columns, redo)
         bar.describe("listing the input")
-        with _engine(engine, job, classifier, ray_address) as run:
+        with _engine(job, classifier, ray) as run:
             tally = run_job(
                 job, classifier, run, tell=terminal.notice, progress=partial(LabelProgress, terminal, bar)
             )
     return _conclude(tally, output, terminal)
+
+
+def _ray_options(
+    engine: str, address: str | None, workers: int | None, gpus: float
+) -> "LabellingRayOptions | None":
+    """What `--engine ray` starts; None for this machine alone."""
+    if engine not in _ENGINES:
+        raise ConfigError(f"--engine {engine!r}: expected {' or '.join(_ENGINES)}.")
+    if engine == "ray":
+        from judge.labelling.ray_data import LabellingRayOptions
+
+        return LabellingRayOptions(address=address, workers=workers, gpus=gpus)
+    if (address, workers, gpus) != (None, None, 0):
+        raise ConfigError("--ray-address, --ray-workers and --ray-gpus are about --engine ray; add it.")
+    return None
 
 
 def _read_columns(texts: Sequence[str]) -> dict[str, str]:
@@ -190,12 +212,18 @@ def _read_statuses(text: str | None) -> "frozenset[Status]":
 
 
 @contextmanager
-def _engine(name: str, job: "Job", classifier: "Classifier", address: str | None) -> "Iterator[Engine]":
-    """The engine of that name; Ray's cluster is there inside the `with` block."""
-    from judge.labelling.one_machine import one_machine
-    from judge.labelling.scoring import Scorer
+def _engine(job: "Job", classifier: "Classifier", ray: "LabellingRayOptions | None") -> "Iterator[Engine]":
+    """The engine of this machine, or Ray's, whose cluster is there inside the `with` block."""
+    if ray is None:
+        from judge.labelling.one_machine import one_machine
+        from judge.labelling.scoring import Scorer
 
-    yield one_machine(job.opening, Scorer(classifier, job.scoring.judgings, job.scoring.batch_size))
+        yield one_machine(job.opening, Scorer(classifier, job.scoring.judgings, job.scoring.batch_size))
+        return
+    from judge.labelling.ray_data import ray_engine
+
+    with ray_engine(job.opening, job.scoring, ray) as engine:
+        yield engine
 
 
 def _conclude(tally: "Tally", output: Path, terminal: Terminal) -> int:
