@@ -388,8 +388,11 @@ def test_readers_do_not_wait_for_a_writer(records):
 def test_a_writer_does_not_wait_for_ever(database_url, open_records, monkeypatch):
     monkeypatch.setattr("judge.records.database._WAIT_SECONDS", 0.2)
     records, other = open_records(database_url), open_records(database_url)
-    with records._database.write(), pytest.raises(RecordsError, match="lock"):
-        other.add_items([NewItem(b"x", "x")])
+    with records._database.write():
+        with pytest.raises(RecordsError, match="lock"):
+            other.add_items([NewItem(b"x", "x")])
+        with ThreadPoolExecutor(1) as pool, pytest.raises(RecordsError, match="lock"):
+            pool.submit(records.add_items, [NewItem(b"x", "x")]).result(PATIENCE)
     assert [item.name for item in other.add_items([NewItem(b"x", "later")])] == ["later"]
 
 

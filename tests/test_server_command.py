@@ -174,6 +174,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (["--api-key-file", "none.txt"], "Cannot read the API keys in none.txt"),
         (["--api-key-file", "empty.txt"], "empty.txt holds no API key"),
         (["--api-key-file", "short.txt"], "An API key has at least 16 characters"),
+        (["--metrics-key-file", "empty.txt"], "empty.txt holds no API key"),
+        (["--database-password-file", "short.txt"], "SQLite has no password"),
         (["--taxonomy", "digtis"], "did you mean 'digits'"),
         (["--taxonomy", "digits", "--threshold", "Nudity=0.1"], "has no category 'Nudity'"),
         (["--threshold", "2"], "expected a number from 0 to 1"),
@@ -186,6 +188,26 @@ def test_mistakes_are_one_line(options: list[str], message: str, capsys: pytest.
     Path("short.txt").write_text("hello\n")
     assert main(["serve", *options]) == 2
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_database_may_stand_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A password in it shows nowhere, in the message neither; the option has the last word."""
+    monkeypatch.setenv("ARBITER_DATABASE", "postgresql://me:secret@/no?host=/nowhere")
+    Path("password").write_text("another secret\n")
+    for words in (
+        ["serve", "--port", "0"],
+        ["serve", "--port", "0", "--database-password-file", "password"],
+        ["decisions", "list", "--state", "."],
+    ):
+        assert main(words) == 2
+        assert "secret" not in (said := capsys.readouterr().err)
+        assert "/nowhere" in said or "leave one of them out" in said
+    with_file = ["--database", "postgresql://me@/no?host=/nowhere", "--database-password-file", "password"]
+    assert main(["decisions", "list", "--state", ".", *with_file]) == 2
+    assert "/nowhere" in (said := capsys.readouterr().err)
+    assert "secret" not in said
 
 
 def test_a_port_in_use(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import math
 import os
+import re
 import zipfile
 
 import pytest
@@ -437,6 +439,34 @@ def test_a_database_that_fails_is_no_secret_and_no_verdict(review, monkeypatch):
     assert error["code"] == "records_unavailable"
     assert "secret" not in error["message"]
     assert answer.headers["retry-after"] == "5"
+
+
+def test_a_full_disk_is_no_mistake_of_ours(review, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("judge.server.decision_routes.export_training_rows", full)
+        assert problem(review.get("/v1/decisions/training.zip"), 503)["code"] == "records_unavailable"
+    assert review.get("/v1/decisions/training.zip").status_code == 200
+
+
+def test_metrics_tell_free_space_and_whether_questions_are_accepted(review, monkeypatch):
+    def value(name):
+        return float(re.search(rf"^{name} (\S+)$", review.get("/metrics").text, re.MULTILINE)[1])
+
+    def lost(_):
+        raise OSError(116, "Stale file handle")
+
+    assert value("arbiter_ready") == 1
+    assert value("arbiter_state_free_bytes") > 2**20
+    assert value("arbiter_records_errors_total") == 0
+    monkeypatch.setattr("shutil.disk_usage", lost)
+    assert math.isnan(value("arbiter_state_free_bytes"))
+    service = review.app.state.service
+    service.draining = True
+    assert (value("arbiter_ready"), value("arbiter_draining")) == (0, 1)
+    service.draining = False
 
 
 def test_keys_guard_the_queue(records):

@@ -11,6 +11,7 @@
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,7 @@ class Database:
         parsed = checked_url(url)
         self.name = parsed.render_as_string(hide_password=True)
         """The URL without its password, for messages."""
+        self._turn = threading.Lock()
         with self._explained():
             self._engine = _engine(parsed)
             self._writer = self._engine.execution_options(writes=True)
@@ -72,9 +74,31 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A session whose changes are committed together at the end, or, on an error, not at all."""
-        with self._explained(), Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with (
+            self._explained(),
+            self._turn_in_process(),
+            Session(self._writer, expire_on_commit=False) as session,
+            session.begin(),
+        ):
             _wait_for_writers(session.connection())
             yield session
+
+    @contextmanager
+    def _turn_in_process(self) -> Iterator[None]:
+        """On SQLite, wait for this process's other writers.
+
+        SQLite itself has no queue: who waits looks again after a while, and of 16 that write all the time some never
+        find it free.
+        """
+        if self._engine.dialect.name != "sqlite":
+            yield
+            return
+        if not self._turn.acquire(timeout=_WAIT_SECONDS):
+            raise RecordsError(f"The database {self.name}: other writers hold its lock for too long.")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def close(self) -> None:
         """Close the connections; the database may not be used afterwards."""
