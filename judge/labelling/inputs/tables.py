@@ -36,7 +36,8 @@ def read_table(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -
         if skip(count):
             yield None
         else:
-            known = isinstance(error, OSError) and error.errno is not None
+            # Arrow's own errors about a file are OSErrors, too, without a number.
+            known = isinstance(error, OSError) and (error.errno or isinstance(error, FileNotFoundError))
             problem = (
                 image_error(error)
                 if known
