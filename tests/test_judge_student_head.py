@@ -140,6 +140,19 @@ def test_every_prompt_token_and_every_patch_is_read():
     assert all((grad.abs().sum(-1) > 0).all() for grad in grads)
 
 
+@given(st.integers(0, 10_000), st.integers(0, 2), st.booleans())
+def test_what_inference_leaves_out_changes_nothing(seed, depth, prompts):
+    """Training computes both halves, with prompts or without, and all images at once."""
+    head = make_head(seed, depth=depth)
+    image, prompt, mask, texts, kinds = draw(seed, rows=4)
+    mask &= torch.tensor(prompts)
+    plain = run(head.train(), image, prompt, mask, texts, kinds)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("judge.student.head._CACHED", 300)  # one or two images at a time
+        found = run(head.eval(), image, prompt, mask, texts, kinds)
+    torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
+
+
 def test_a_missing_prompt_is_not_an_empty_vector():
     head = make_head()
     image, prompt, mask, texts, kinds = draw(0)

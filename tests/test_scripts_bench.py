@@ -81,3 +81,13 @@ def test_the_overhead_of_the_head_and_the_speedup_by_int8(exported, monkeypatch,
     assert found["int8_speedup"] > 0
     assert found["max_over_use"] > 0
     assert {"machine", "versions", "load_average"} <= found.keys()
+
+
+def test_what_further_taxonomies_add(monkeypatch, capsys):
+    options = ["--batch", "2", "--rounds", "1"]
+    monkeypatch.setattr(sys, "argv", ["bench_taxonomies.py", *options])
+    runpy.run_path(str(SCRIPTS / "bench_taxonomies.py"))["main"]()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert list(found["milliseconds_per_image"]) == ["encoder", "one taxonomy", "ten taxonomies"]
+    assert found["ten_over_one"] > 0
+    assert found["phrases"] > 300

@@ -30,8 +30,8 @@ from .mutual_attention import MutualAttention
 PADDED_LOGIT = -1e4
 """Logit of padding: adds nothing to a log-sum-exp and, unlike minus infinity, gives no NaN gradients."""
 
-_CACHED = 2**17
-"""Numbers that fit a processor's cache (half a megabyte): attention is computed for so many at a time."""
+_CACHED = 2**18
+"""Numbers that fit a processor's cache (a megabyte): attention is computed for so many at a time."""
 
 
 @dataclass(frozen=True)
