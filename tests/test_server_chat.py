@@ -12,6 +12,8 @@ import openai
 import pydantic
 import pytest
 from fixtures_server import ColourJudge, client_of, colour_service, data_url, image_part, listening, picture
+from hypothesis import given
+from hypothesis import strategies as st
 
 POLICY = "Images that show weapons, such as knives, guns or bombs."
 LIST = "- Weapons: knives, guns and bombs.\n- Fights: people who hurt each other."
@@ -38,6 +40,12 @@ def judge() -> ColourJudge:
 def address(judge: ColourJudge) -> Iterator[str]:
     with listening(colour_service(judge)) as address:
         yield address
+
+
+@pytest.fixture(scope="module")
+def any_client() -> Iterator[Any]:
+    with client_of(colour_service()) as client:
+        yield client
 
 
 @pytest.fixture
@@ -417,6 +425,68 @@ def test_wrong_options_are_400_and_say_where(
     answer = client.post("/v1/chat/completions", json={"messages": [SYSTEM, USER], **more})
     error = answer.json()["error"]
     assert (answer.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+ANYTHING = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 30)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["type", "text", "schema", "properties", "anyOf", "enum"]) | st.text(max_size=4),
+            inner,
+            max_size=3,
+        )
+    ),
+    max_leaves=8,
+)
+PARTS = st.lists(st.sampled_from(USER["content"]) | ANYTHING, max_size=3) | ANYTHING
+MESSAGES = st.lists(
+    st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]) | ANYTHING, "content": PARTS})
+    | ANYTHING,
+    max_size=3,
+)
+SCHEMAS = st.dictionaries(
+    st.sampled_from(["flagged", "label", "score", "category", "categories", "x"]), ANYTHING, max_size=4
+)
+
+
+@given(
+    st.one_of(
+        st.just([SYSTEM, USER]), st.lists(st.sampled_from([SYSTEM, USER]), max_size=3), MESSAGES, ANYTHING
+    ),
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "thresholds",
+                "answer",
+                "n",
+                "logprobs",
+                "top_logprobs",
+                "max_tokens",
+                "stream",
+                "stream_options",
+            ]
+        ),
+        ANYTHING,
+        max_size=3,
+    ),
+    st.none() | ANYTHING | SCHEMAS.map(lambda properties: schema([], **properties)),
+)
+def test_whatever_is_sent_is_answered_or_refused(
+    any_client: Any, messages: Any, options: dict[str, Any], form: Any
+) -> None:
+    body = {"messages": messages, **options, "response_format": form}
+    answer = any_client.post("/v1/chat/completions", json=body)
+    assert answer.status_code in (200, 400, 415, 422), answer.text
+    if answer.status_code == 200:
+        assert messages in ([SYSTEM, USER], [USER, SYSTEM]) or any(
+            "image_url" in str(part) for part in messages
+        )
+        assert "safe" in answer.text or "flagged" in answer.text
 
 
 def test_errors_are_not_tried_again(ask: Any, http: Counted) -> None:
