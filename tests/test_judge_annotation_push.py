@@ -482,6 +482,42 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, line: str, why: str
         read_finished([file])
 
 
+def test_labels_of_a_whole_run_are_read(tmp_path: Path) -> None:
+    """The output of `arbiter label`, in its own schema: the same suggestions as the rows of `arbiter judge`."""
+    import pyarrow as pa
+
+    from judge.labelling.writer import Part, schema, write_part
+
+    rows = {
+        name: row(name, *scores)
+        for name, scores in {"a.png": (0.9, 0.1), "b.png": (0.2, 0.1), "c.png": ()}.items()
+    }
+    kept = ("status", "flagged", "unsafe", "category", "decided_by", "because", "reason", "note")
+    common = {key: rows["a.png"][key] for key in ("row_format", "thresholds", "taxonomy", "model", "arbiter")}
+    table = pa.Table.from_pylist(
+        [
+            {
+                "id": name,
+                "source": name,
+                "sha256": None,
+                "status": "ok" if one["scores"] else "unreadable",
+                "reason": None,
+                "verdicts": {
+                    "digits": {key: one[key] for key in kept} | {"scores": one["scores"], "frame": None}
+                },
+            }
+            for name, one in rows.items()
+        ],
+        schema=schema([POLICY]),
+    )
+    about = {"time": rows["a.png"]["time"], "taxonomies": {"digits": common}}
+    (tmp_path / "labels").mkdir()
+    write_part(tmp_path / "labels", Part(0, 0, end=True), [table], about)
+    assert read_finished([tmp_path / "labels"]) == finished(tmp_path, *rows.values())
+    with pytest.raises(ConfigError, match="no labels"):
+        read_finished([tmp_path])
+
+
 def test_the_command(
     label_studio: StubLabelStudio, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -115,6 +115,11 @@ def _distance(score: float, limit: float) -> float:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    if path.is_dir():
+        from judge.labelling.writer import verdict_rows
+
+        yield from ((str(path), row) for _, row in verdict_rows(path))
+        return
     try:
         with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):

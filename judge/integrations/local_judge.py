@@ -78,12 +78,10 @@ class LocalJudge:
 
     def _load(self, loaded: _Loaded) -> "Classifier":
         from judge.classifiers import load_classifier
-        from judge.publish.hub import run_folder
-        from judge.runs.references import fingerprint
+        from judge.publish.hub import model_hash
 
         classifier = load_classifier(self.model, device=self.device)
-        path = run_folder(self.model)
-        loaded.hash = fingerprint(path) if path.exists() else None
+        loaded.hash = model_hash(self.model)
         loaded.classifier = classifier
         return classifier
 

@@ -36,6 +36,10 @@ UNJUDGED = "unjudged"
 """The status, and the label, of what was not judged."""
 _REMEMBERED = 4096
 """Images whose verdicts are kept, at most."""
+_NO_OSPREY = (
+    "These functions run inside Osprey's worker (github.com/roostorg/osprey), which is on no package index: "
+    "install Arbiter into the environment of its plugins."
+)
 LOG = logging.getLogger("arbiter")
 
 
@@ -142,10 +146,7 @@ def _define(verdicts: SharedVerdicts, taxonomy: Taxonomy | None) -> tuple[type, 
         from osprey.engine.udf.arguments import ArgumentsBase, ConstExpr
         from osprey.engine.udf.base import UDFBase
     except ImportError as error:
-        raise MissingExtraError(
-            "These functions run inside Osprey's worker (github.com/roostorg/osprey), which is on no package index: "
-            "install Arbiter into the environment of its plugins."
-        ) from error
+        raise MissingExtraError(_NO_OSPREY) from error
 
     # Osprey reads the fields of arguments from annotations, and what is said of them from this source.
     class ImageArguments(ArgumentsBase):  # type: ignore[misc]

@@ -290,7 +290,7 @@ def push_predictions(
         list[Path],
         typer.Argument(
             metavar="ROWS...",
-            help="JSON lines of `arbiter judge --json`.",
+            help="JSON lines of `arbiter judge --json`, output folders of `arbiter label`.",
         ),
     ],
     url: Annotated[str, typer.Option(metavar="URL", help="Label Studio, such as http://localhost:8080.")],
