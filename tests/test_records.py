@@ -3,10 +3,7 @@
 import hashlib
 import math
 import os
-import signal
 import stat
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -334,46 +331,6 @@ def test_sixteen_writers_lose_nothing(
     assert stored_images(tmp_path) == {entry.item.sha256 for entry in log}
     versions = [records.taxonomy("mine", version).version for version in range(1, rounds * writers + 1)]
     assert records.taxonomy("mine").version == len(versions)
-
-
-WRITER = """
-import sys
-from pathlib import Path
-from judge.records.entries import NewItem
-from judge.records.records import Records
-from prompts import load_taxonomy
-
-url, folder = sys.argv[1:]
-records, taxonomy = Records(url, Path(folder)), load_taxonomy("digits")
-row = {"status": "safe", "flags": {}, "scores": {}}
-for number in range(10_000):
-    [item] = records.add_items([NewItem(str(number).encode(), str(number))])
-    verdict = records.add_verdict(item.id, row, taxonomy)
-    decision = records.decide(item.id, verdict.id, "agree", moderator="m")
-    print(decision.id, item.sha256, flush=True)  # what a server would answer
-"""
-
-
-def test_a_killed_process_loses_nothing_that_was_answered(postgresql_url, open_records, tmp_path):
-    """On SQLite, tests/test_server_killed.py does the same to a whole server."""
-    words = [sys.executable, "-c", WRITER, postgresql_url, str(tmp_path / "images")]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, cwd=ROOT, text=True) as writer:
-        answered = [writer.stdout.readline() for _ in range(12)]
-        writer.send_signal(signal.SIGKILL)
-        answered += writer.stdout.readlines()
-    if answered and not answered[-1].endswith("\n"):  # half a line is no answer
-        answered.pop()
-    promised = {int(line.split()[0]): line.split()[1] for line in answered}
-    assert len(promised) >= 12
-    records = open_records(postgresql_url)
-    found = {entry.id: entry.item.sha256 for entry in records.decisions()}
-    assert promised.items() <= found.items()
-    assert len(found) - len(promised) <= 1, "at most one was stored and not yet answered"
-    for item in records.items(limit=10_000):
-        assert hashlib.sha256(records.image(item.sha256)).hexdigest() == item.sha256
-        assert (item.state == "decided") == (item.sha256 in found.values()), "nothing is half done"
-    [new] = records.add_items([NewItem(b"on we go", "x")])
-    assert records.item(new.id) == new
 
 
 def test_readers_do_not_wait_for_a_writer(records):

@@ -6,16 +6,31 @@ import json
 import math
 import os
 import re
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from urllib.request import urlopen
 
 import pytest
-from fixtures_server import ColourJudge, animation, client_of, colour_service, picture
+from fixtures_server import (
+    PATIENCE,
+    ColourJudge,
+    animation,
+    client_of,
+    colour_service,
+    data_url,
+    listening,
+    picture,
+    wait_until,
+)
 from PIL import Image
 
 from judge import load_examples
 from judge.records.errors import RecordsError
 from judge.records.export import export_folder
 from judge.records.records import Records
+from judge.server import stored
+from judge.server.stored import THREADS
 from prompts import load_taxonomy
 from prompts.taxonomy_file import parse_taxonomy
 
@@ -439,6 +454,29 @@ def test_a_database_that_fails_is_no_secret_and_no_verdict(review, monkeypatch):
     assert error["code"] == "records_unavailable"
     assert "secret" not in error["message"]
     assert answer.headers["retry-after"] == "5"
+
+
+def test_a_database_that_does_not_answer_holds_up_nothing_else(records, monkeypatch):
+    answers, real = threading.Event(), Records.counts
+
+    def hang(self):
+        assert answers.wait(PATIENCE)
+        return real(self)
+
+    monkeypatch.setattr(Records, "counts", hang)
+    with listening(colour_service(), records) as address, ThreadPoolExecutor(THREADS) as moderators:
+        waiting = [moderators.submit(urlopen, f"{address}/v1/queue") for _ in range(THREADS)]
+        wait_until(
+            lambda: stored._threads()._work_queue.empty() and len(stored._threads()._threads) == THREADS
+        )
+        body = json.dumps({"images": [{"data": data_url(RED)}]}).encode()
+        with urlopen(f"{address}/v1/verdicts", body) as judged, urlopen(f"{address}/metrics") as metrics:
+            assert (judged.status, metrics.status) == (200, 200)
+        assert not any(one.done() for one in waiting)
+        answers.set()
+        for one in waiting:
+            with one.result(PATIENCE) as answer:
+                assert answer.status == 200
 
 
 def test_a_full_disk_is_no_mistake_of_ours(review, monkeypatch):

@@ -3,7 +3,9 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache, partial
 from typing import ParamSpec, TypeVar
 
 from judge.records.errors import EntryError, NotFoundError, RecordsError
@@ -12,6 +14,9 @@ from prompts.errors import TaxonomyError
 from .errors import ApiError, RecordsUnavailableError, bad_request
 
 LOG = logging.getLogger("arbiter")
+THREADS = 16
+"""Calls of the records at a time; further ones wait. These threads do nothing else, so a database that does not answer
+holds up no image and no `/metrics`."""
 Given = ParamSpec("Given")
 Result = TypeVar("Result")
 
@@ -22,9 +27,10 @@ async def ask_records(method: Callable[Given, Result], *given: Given.args, **nam
     Raises:
         ApiError: as `records_errors`.
     """
+    call = partial(method, *given, **named)
     with records_errors():
         # Shielded: a client that goes away must not leave it open whether something was stored.
-        return await asyncio.shield(asyncio.to_thread(method, *given, **named))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(_threads(), call))
 
 
 @contextmanager
@@ -44,3 +50,8 @@ def records_errors() -> Iterator[None]:
     except RecordsError as error:
         LOG.error("records: %s", error)
         raise RecordsUnavailableError from None
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(THREADS, "arbiter-records")
