@@ -1,7 +1,6 @@
 """Webdataset shards as a source of examples: tars of `ID.png` (or another image) and `ID.json` beside it."""
 
 import json
-import tarfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from judge.errors import ImageError
 from prompts.errors import ExampleError
 
 from .sources import COLUMNS, UNDECLARED, Row, Skipped, split_in_path
+from .tar_members import Damage, Member, TarMembers
 
 _IMAGES = ("png", "jpg", "jpeg", "webp", "gif", "bmp")
 
@@ -63,17 +63,22 @@ class TarReader:
         """Iterate over one split; of a sample without an image or a record, why it cannot be used."""
         for path in self._files[split]:
             try:
-                with tarfile.open(path, "r:") as tar:
-                    yield from _samples(tar, path, split)
-            except (tarfile.TarError, OSError) as error:
-                yield Skipped(path.name, "unreadable", f"{path} is no whole tar: {error}")
+                with path.open("rb") as file:
+                    yield from _samples(TarMembers(file), path, split)
+            except OSError as error:
+                yield Skipped(path.name, "unreadable", f"{path} cannot be read: {error}")
 
 
-def _samples(tar: tarfile.TarFile, path: Path, split: str) -> Iterator[Row | Skipped]:
+def _samples(tar: TarMembers, path: Path, split: str) -> Iterator[Row | Skipped]:
     """Members of one sample stand together, and share what comes before the first dot of their name."""
-    key, parts = "", dict[str, tarfile.TarInfo]()
+    key, parts = "", dict[str, Member]()
     for member in tar:
-        if not member.isfile():
+        if isinstance(member, Damage):
+            # More of the last sample may have been there.
+            yield Skipped(path.name, "unreadable", f"{path} is no whole tar: it {member.reason}")
+            parts = {}
+            continue
+        if not member.is_file:
             continue
         name, _, suffix = member.name.rpartition("/")[2].partition(".")
         if name != key and parts:
@@ -84,21 +89,18 @@ def _samples(tar: tarfile.TarFile, path: Path, split: str) -> Iterator[Row | Ski
         yield _row(tar, path, split, key, parts)
 
 
-def _row(
-    tar: tarfile.TarFile, path: Path, split: str, key: str, parts: Mapping[str, tarfile.TarInfo]
-) -> Row | Skipped:
+def _row(tar: TarMembers, path: Path, split: str, key: str, parts: Mapping[str, Member]) -> Row | Skipped:
     place = f"{path.name}/{key}"
     image = next((parts[suffix] for suffix in _IMAGES if suffix in parts), None)
     if image is None or "json" not in parts:
         return Skipped(
             place, "bad_row", f"the sample has no {'image' if image is None else 'record (.json)'}"
         )
-    content = tar.extractfile(parts["json"])
     try:
-        record: Any = json.loads(content.read()) if content is not None else None
+        record: Any = json.loads(tar.read(parts["json"]))
     except (ValueError, RecursionError) as error:
         return Skipped(place, "bad_row", f"no JSON: {error}")
     if not isinstance(record, dict):
         return Skipped(place, "bad_row", f"expected an object, got {type(record).__name__}")
     values = {name: record.get(name) for name in COLUMNS[1:] if name not in ("split", "id")}
-    return Row(str(record.get("id") or key), TarImage(path, image.offset_data, image.size), split, **values)
+    return Row(str(record.get("id") or key), TarImage(path, image.offset, image.size), split, **values)
