@@ -176,13 +176,15 @@ class TestOnRay:
         assert len(list(tmp_path.glob("scorer-*"))) >= 2
         assert tally.rows == there.num_rows == 36
         assert there.equals(here)
-        assert dict(tally.counts.statuses) == {"ok": 33, "unsupported": 1, "unreadable": 2}
+        assert tally.counts.statuses["ok"] == 33
 
     def test_a_classifier_that_fails_ends_the_run_with_its_own_error(self, scoring, capfd):
         load = partial(broken_scorer, scoring.judgings)
         with (
             engine_of_stages(BlankReader, load, OPTIONS) as engine,
-            pytest.raises(ClassifierFailedError, match=r"broken failed on 4 images.*a kernel is missing"),
+            pytest.raises(
+                ClassifierFailedError, match=r"broken failed on 4 images.*grey one.*a kernel is missing"
+            ),
         ):
             list(engine(blank_tasks(3)))
         assert "Traceback" not in "".join(capfd.readouterr())
@@ -191,7 +193,7 @@ class TestOnRay:
         (tmp_path / "deaths").write_text("999")
         load = partial(DeadlyScorer, dict, tmp_path / "deaths", (0, 0))
         with (
-            engine_of_stages(BlankReader, load, replace(OPTIONS, patience=4)) as engine,
+            engine_of_stages(BlankReader, load, replace(OPTIONS, workers=1, patience=4)) as engine,
             pytest.raises(
                 LabellingError, match=r"Ray gave up.*made no progress.*run the same command again"
             ) as caught,

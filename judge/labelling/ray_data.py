@@ -20,8 +20,9 @@ import logging
 import os
 import pickle
 import platform
+import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -190,7 +191,7 @@ def _results(
     load: Callable[[], Callable[[Block], Scored]],
     scorers: int,
     options: LabellingRayOptions,
-) -> Iterator[Scored | Exception]:
+) -> Generator[Scored | Exception, None, None]:
     """What comes out of the two stages."""
     from ray.data import ActorPoolStrategy
     from ray.data.exceptions import ExecutionTimeoutError
@@ -205,7 +206,9 @@ def _results(
         ReadShard,
         fn_constructor_args=(read, versions(_PACKAGES)),
         # A shard takes long: none waits at a reader while another reader is idle.
-        compute=ActorPoolStrategy(size=options.readers_of(scorers), max_tasks_in_flight_per_actor=1),
+        compute=ActorPoolStrategy(
+            size=min(options.readers_of(scorers), len(rows)), max_tasks_in_flight_per_actor=1
+        ),
         num_cpus=options.reader_cpus,
         **given,
     )
@@ -330,7 +333,10 @@ def _quiet() -> Iterator[None]:
     for handler in shown:
         handler.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings():
+            # There may be fewer blocks than scorers.
+            warnings.filterwarnings("ignore", "The minimum number of concurrent actors", UserWarning)
+            yield
     finally:
         for handler, level in zip(shown, levels, strict=True):
             handler.setLevel(level)
