@@ -118,7 +118,7 @@ class VerdictClient:
 
     def _row(self, answer: Answer) -> dict[str, Any]:
         data = answer.data
-        if answer.status == 200:
+        if 200 <= answer.status < 300:
             rows = data.get("verdicts") if isinstance(data, dict) else None
             row = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
             if row is None or not _is_row(row):
