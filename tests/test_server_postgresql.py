@@ -42,7 +42,7 @@ def test_servers_that_are_killed_lose_nothing_that_they_answered(postgresql_url,
         ) as second:
             for moderator in crew.moderators[::2]:
                 moderator.address = second
-            crew.wait_for(2 * WRITERS)
+            crew.wait_for(WRITERS)
         crew.work_at(first, WRITERS)
     with killed_server(tmp_path, "--database", postgresql_url) as third:
         crew.work_at(third, WRITERS)

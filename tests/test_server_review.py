@@ -29,7 +29,6 @@ from judge import load_examples
 from judge.records.errors import RecordsError
 from judge.records.export import export_folder
 from judge.records.records import Records
-from judge.server import stored
 from judge.server.stored import THREADS
 from prompts import load_taxonomy
 from prompts.taxonomy_file import parse_taxonomy
@@ -457,18 +456,17 @@ def test_a_database_that_fails_is_no_secret_and_no_verdict(review, monkeypatch):
 
 
 def test_a_database_that_does_not_answer_holds_up_nothing_else(records, monkeypatch):
-    answers, real = threading.Event(), Records.counts
+    answers, real, asked = threading.Event(), Records.counts, []
 
     def hang(self):
+        asked.append(self)
         assert answers.wait(PATIENCE)
         return real(self)
 
     monkeypatch.setattr(Records, "counts", hang)
     with listening(colour_service(), records) as address, ThreadPoolExecutor(THREADS) as moderators:
         waiting = [moderators.submit(urlopen, f"{address}/v1/queue") for _ in range(THREADS)]
-        wait_until(
-            lambda: stored._threads()._work_queue.empty() and len(stored._threads()._threads) == THREADS
-        )
+        wait_until(lambda: len(asked) == THREADS)
         body = json.dumps({"images": [{"data": data_url(RED)}]}).encode()
         with urlopen(f"{address}/v1/verdicts", body) as judged, urlopen(f"{address}/metrics") as metrics:
             assert (judged.status, metrics.status) == (200, 200)
