@@ -193,6 +193,10 @@ def test_another_question_or_another_input_is_refused(labels, inputs, taxonomies
         (["EMPTY", "out", "--engine", "spark"], "--engine 'spark': expected local or ray"),
         (["EMPTY", "out", "--ray-address", "auto"], "--ray-gpus are about --engine ray"),
         (["EMPTY", "out", "--column", "picture=x"], "--column 'picture=x': write one of image"),
+        (
+            ["EMPTY", "out", "--taxonomy", "digits", "--threshold", "tree=0.3"],
+            "--threshold 'tree': no category",
+        ),
         (["EMPTY", "out", "--again", "ok,slow"], "--again 'slow': the statuses are ok, unreadable"),
     ],
 )

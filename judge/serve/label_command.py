@@ -14,6 +14,7 @@ from judge.publish.hub import model_hash
 from judge.verdicts.rows import Judging
 from prompts.printable import printable
 from prompts.reading import check_prompt_mode
+from prompts.taxonomy import Taxonomy
 from prompts.taxonomy_file import load_taxonomy
 
 from .exit_codes import EXIT_SAFE, EXIT_UNJUDGED
@@ -34,6 +35,7 @@ from .options import (
 from .terminal import Terminal
 
 if TYPE_CHECKING:
+    from judge.calibration.thresholds import Thresholds
     from judge.labelling.job import Job
     from judge.labelling.ray_data import LabellingRayOptions
     from judge.labelling.rows import Engine, Status
@@ -88,6 +90,13 @@ ColumnOption = Annotated[
         "--column", metavar="OURS=THEIRS", help="Of tables: image, path, prompt or id is named THEIRS."
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Processes that decode.", show_default="one a core, 16 at most"),
+]
+SecondsOption = Annotated[
+    float, typer.Option(metavar="S", min=0.01, help="Processor time that one image may take to decode.")
+]
 RayAddressOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Of a running cluster.", show_default="a new one here")
 ]
@@ -115,15 +124,8 @@ def label(
     prompt_mode: PromptModeOption = "max",
     batch_size: Annotated[int, typer.Option(metavar="N", min=1, help="Images in one pass.")] = 64,
     device: DeviceOption = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N", min=1, help="Processes that decode.", show_default="one a core, 16 at most"
-        ),
-    ] = None,
-    seconds: Annotated[
-        float, typer.Option(metavar="S", min=0.01, help="Processor time that one image may take to decode.")
-    ] = 2.0,
+    workers: WorkersOption = None,
+    seconds: SecondsOption = 2.0,
     again: AgainOption = None,
     engine: Annotated[str, typer.Option(metavar="NAME", help="local, or ray for a cluster.")] = "local",
     ray_address: RayAddressOption = None,
@@ -151,14 +153,7 @@ def label(
         )
         asked = asked or [default_taxonomy(classifier)]
         check_question(classifier, asked)
-        hashed = model_hash(judge)
-        judgings = tuple(
-            Judging(one, own_threshold(classifier, one, given, terminal.notice), classifier.name, hashed)
-            for one in asked
-        )
-        for one in asked:
-            warn_outside_promise(classifier, one, terminal.notice)
-            warn_without_evidence(classifier, judge, one, terminal.notice)
+        judgings = _judgings(classifier, judge, asked, given, terminal)
         scoring = Scoring(judge, judgings, stage_judge, device, batch_size, check_prompt_mode(prompt_mode))
         opening = Opening(
             preprocessing_of(classifier), workers=workers or min(os.cpu_count() or 1, 16), seconds=seconds
@@ -170,6 +165,37 @@ def label(
                 job, classifier, run, tell=terminal.notice, progress=partial(LabelProgress, terminal, bar)
             )
     return _conclude(tally, output, terminal)
+
+
+def _judgings(
+    classifier: "Classifier",
+    judge: str,
+    taxonomies: Sequence[Taxonomy],
+    given: "float | dict[str, float] | Thresholds | None",
+    terminal: Terminal,
+) -> "tuple[Judging, ...]":
+    """Each taxonomy with its thresholds; a threshold of a category counts in every taxonomy that has it."""
+    hashed = model_hash(judge)
+    judgings = []
+    for taxonomy, limits in zip(taxonomies, _limits(given, taxonomies), strict=True):
+        threshold = own_threshold(classifier, taxonomy, limits, terminal.notice)
+        judgings.append(Judging(taxonomy, threshold, classifier.name, hashed))
+        warn_outside_promise(classifier, taxonomy, terminal.notice)
+        warn_without_evidence(classifier, judge, taxonomy, terminal.notice)
+    return tuple(judgings)
+
+
+def _limits(
+    given: "float | dict[str, float] | Thresholds | None", taxonomies: Sequence[Taxonomy]
+) -> "list[float | dict[str, float] | Thresholds | None]":
+    """The thresholds that are about each taxonomy."""
+    if not isinstance(given, dict):
+        return [given] * len(taxonomies)
+    names = [{name.casefold() for name in taxonomy.names} for taxonomy in taxonomies]
+    unknown = next((name for name in given if not any(name.casefold() in some for some in names)), None)
+    if unknown is not None:
+        raise ConfigError(f"--threshold {unknown!r}: no category of the taxonomies has this name.")
+    return [{name: limit for name, limit in given.items() if name.casefold() in some} for some in names]
 
 
 def _ray_options(
