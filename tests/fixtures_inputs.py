@@ -40,8 +40,9 @@ def read_row(row: InputRow) -> Read:
 def read_file(
     root: object, path: str, kind: str, skip: Callable[[int], bool] = lambda number: False, **columns: str
 ) -> list[Read | None]:
-    """Every input of a file, each read as it comes."""
-    rows = read_shard(Shard(0, kind, str(root), (path,), columns), skip)
+    """Every input of a file; images are read when all inputs have come."""
+    rows = list(read_shard(Shard(0, kind, str(root), (path,), columns), skip))
+    assert all(0 <= row.place <= 1 for row in rows if row is not None)
     found = [None if row is None else read_row(row) for row in rows]
     ids = [row.id for row in found if row is not None]
     assert len(set(ids)) == len(ids)

@@ -1,5 +1,6 @@
 """Which files of an input are labelled: every image and every table, here and behind URLs; ids that are unique."""
 
+import base64
 import os
 import random
 from collections.abc import Iterator
@@ -202,3 +203,43 @@ def test_a_listing_does_not_depend_on_the_file_system(
     monkeypatch.setattr(in_order, "__defaults__", (7,))  # names that are sorted in memory
     assert list(find_sources(str(tmp_path))) == found
     assert [one.path for one in found] == sorted(one.path for one in found)
+
+
+@pytest.mark.parametrize("kind", ["images", "tar", "parquet", "jsonl"])
+def test_rows_say_how_much_of_the_shard_is_read(tmp_path: Path, kind: str) -> None:
+    images = [PNG + random.Random(number).randbytes(300_000) for number in range(12)]
+    paths = tuple(f"{number}.png" for number in range(12)) if kind == "images" else ("t",)
+    if kind == "images":
+        for path, image in zip(paths, images, strict=True):
+            (tmp_path / path).write_bytes(image)
+    elif kind == "tar":
+        (tmp_path / "t").write_bytes(tar_of((f"{number}.png", image) for number, image in enumerate(images)))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"image": images}), tmp_path / "t")
+    else:
+        (tmp_path / "t").write_bytes(
+            lines_of({"image": base64.b64encode(image).decode()} for image in images)
+        )
+    rows = list(read_shard(Shard(0, kind, str(tmp_path), paths), lambda number: False))
+    places = [row.place for row in rows if row is not None]
+    assert places == sorted(places)
+    assert all(abs(place - (number + 1) / 12) < 0.15 for number, place in enumerate(places))
+
+
+def test_images_behind_a_url_are_fetched_ahead_and_no_further() -> None:
+    root = f"memory://{uuid4().hex}"
+    system, below = fsspec.core.url_to_fs(root)
+    paths = tuple(f"{number:02}.png" for number in range(60))
+    for path in paths:
+        system.pipe_file(f"{below}/{path}", PNG + path.encode())
+    rows = list(read_shard(Shard(0, "images", root, paths), lambda number: number % 3 == 1))
+    first = rows[0]
+    assert first is not None
+    assert read_row(first).image == PNG + b"00.png"
+    system.rm_file(f"{below}/41.png")  # too far ahead to have been fetched with the first
+    read = [row and read_row(row) for row in rows]
+    assert [row and row.image for row in read] == [
+        None if number % 3 == 1 else "missing" if number == 41 else PNG + path.encode()
+        for number, path in enumerate(paths)
+    ]
+    system.rm(below, recursive=True)

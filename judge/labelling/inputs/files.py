@@ -93,23 +93,42 @@ def open_root(where: str) -> Root:
     return UrlRoot(where) if is_url(where) else LocalRoot(where)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A file that is read."""
+
+    file: BinaryIO
+    """What it holds, unpacked."""
+    streamed: bool
+    """Whether it should be read from its start to its end only: going back is costly."""
+    stored: BinaryIO
+    size: int
+
+    @property
+    def place(self) -> float:
+        """Share of the file that was read, from 0 to 1."""
+        return min(1.0, self.stored.tell() / self.size) if self.size else 1.0
+
+
 @contextmanager
-def opened(root: str, path: str) -> Iterator[tuple[BinaryIO, bool]]:
-    """A file, unpacked where gzip packed it, and whether it should be read from its start to its end only.
+def opened(root: str, path: str) -> Iterator["Opened"]:
+    """Open a file; one that gzip packed is unpacked.
 
     Raises:
         OSError: it cannot be opened.
         ImageError: `unsupported_format`, packed by another program.
     """
     with open_root(root).open(path) as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
         head = file.read(8)
         file.seek(0)
         packer = next((name for magic, name in _PACKERS.items() if head.startswith(magic)), None)
         if packer is None:
-            yield file, is_url(root)
+            yield Opened(file, is_url(root), file, size)
         elif packer == "gzip":
             unpacked = cast(io.RawIOBase, gzip.GzipFile(fileobj=file))
-            yield cast(BinaryIO, io.BufferedReader(unpacked, _BUFFER)), True
+            yield Opened(cast(BinaryIO, io.BufferedReader(unpacked, _BUFFER)), True, file, size)
         else:
             raise ImageError("unsupported_format", f"packed by {packer}; unpack it, or pack it by gzip")
 

@@ -6,6 +6,7 @@ Empty lines are no inputs. A file that is packed by gzip is read, too.
 import json
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
@@ -32,9 +33,12 @@ def read_lines(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -
         shard.columns.get("id", "id"),
     )
     try:
-        with opened(shard.root, path) as (file, _):
-            for number, line in _lines(file, _longest(limits)):
-                yield None if skip(count) else _row(rows, columns, number, line)
+        with opened(shard.root, path) as table:
+            for number, line in _lines(table.file, _longest(limits)):
+                if skip(count):
+                    yield None
+                else:
+                    yield replace(_row(rows, columns, number, line), place=table.place)
                 count += 1
     except ImageError as error:
         yield None if skip(count) else InputRow(file_id(path), storable(path), problem=error)
@@ -54,8 +58,8 @@ def check_lines(root: str, path: str, columns: Mapping[str, str]) -> None:
         ConfigError: it does not; the message says what it holds.
     """
     try:
-        with opened(root, path) as (file, _):
-            _, line = next(_lines(file, _longest(DEFAULT_LIMITS)), (0, None))
+        with opened(root, path) as table:
+            _, line = next(_lines(table.file, _longest(DEFAULT_LIMITS)), (0, None))
             record = json.loads(line.decode("utf-8-sig")) if line is not None else None
     except (*_FAILURES, ValueError, RecursionError):  # an ImageError, too: the rows say so
         return

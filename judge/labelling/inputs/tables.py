@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
@@ -95,8 +96,11 @@ def _group_rows(
     try:
         for record in _records(table, group, names):
             number = numbers[done]
-            row = None if skip(number) else rows.row(number, record(), columns)
-            yield row
+            if skip(number):
+                yield None
+            else:
+                place = (number + 1) / table.metadata.num_rows
+                yield replace(rows.row(number, record(), columns), place=place)
             done += 1
     except Exception as error:  # on malformed bytes, Arrow raises errors of any class
         reason = first_line(error)

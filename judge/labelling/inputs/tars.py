@@ -18,7 +18,7 @@ from judge.data.tar_members import Damage, Member, TarMembers
 from judge.data.tar_shards import TarImage
 from judge.errors import ImageError, first_line
 
-from .files import Skip, image_error, opened
+from .files import Opened, Skip, image_error, opened
 from .ids import file_id, place_id, storable
 from .shards import InputRow, Shard
 
@@ -36,8 +36,8 @@ def read_tar(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -> 
     """The images of a tar; None for those to skip. A damaged place is an input with a problem."""
     path, count = shard.paths[0], 0
     try:
-        with opened(shard.root, path) as (file, streamed):
-            samples = _Samples(shard, TarMembers(file), streamed, skip, limits)
+        with opened(shard.root, path) as tar:
+            samples = _Samples(shard, tar, skip, limits)
             for row in samples.rows():
                 yield row
                 count += 1
@@ -59,12 +59,10 @@ class _Sample:
 class _Samples:
     """The samples of one tar, as rows."""
 
-    def __init__(
-        self, shard: Shard, members: TarMembers, streamed: bool, skip: Skip, limits: ImageLimits
-    ) -> None:
-        self._path, self._members, self._streamed = shard.paths[0], members, streamed
+    def __init__(self, shard: Shard, tar: Opened, skip: Skip, limits: ImageLimits) -> None:
+        self._path, self._tar, self._members = shard.paths[0], tar, TarMembers(tar.file)
         self._skip, self._limits = skip, limits
-        self._file = None if streamed else Path(shard.root) / self._path
+        self._file = None if tar.streamed else Path(shard.root) / self._path
         named = shard.columns.get("prompt")
         self._prompts = PROMPTS if named is None else (named,)
         self._keys = _Names()
@@ -164,7 +162,9 @@ class _Samples:
             return
         reason = f"the tar {damage.reason}; what stood behind is lost, and was not counted"
         place = place_id(self._path, damage.offset)
-        yield InputRow(place, storable(self._path), problem=ImageError("truncated", reason))
+        yield InputRow(
+            place, storable(self._path), problem=ImageError("truncated", reason), place=self._tar.place
+        )
 
     def _row(self, name: str, content: _Content, prompt: str | ImageError | None) -> InputRow:
         problem = next((one for one in (content, prompt) if isinstance(one, ImageError)), None)
@@ -172,8 +172,8 @@ class _Samples:
         row_id = f"{file_id(self._path)}/{storable(name)}"
         text = prompt if isinstance(prompt, str) else None
         if problem is not None:
-            return InputRow(row_id, path, prompt=text, problem=problem)
-        return InputRow(row_id, path, cast(SupportsBytes, content), text)
+            return InputRow(row_id, path, prompt=text, problem=problem, place=self._tar.place)
+        return InputRow(row_id, path, cast(SupportsBytes, content), text, place=self._tar.place)
 
     def _prompt(self, texts: Mapping[str, _Content]) -> str | ImageError | None:
         """The prompt of a sample; why it cannot be read, as an image must not be judged without its prompt."""
