@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from judge.data.images import ImageLimits
+from judge.data.sources import UNDECLARED, Row, Skipped
+from judge.data.tar_shards import TarReader
 from judge.labelling.inputs.read import read_shard
 from judge.labelling.inputs.shards import Shard
 
@@ -191,3 +193,15 @@ def test_a_large_image_is_not_read(tmp_path: Path) -> None:
     assert large.problem.status == "too_large"
     assert small is not None
     assert small.problem is None
+
+
+def test_the_reader_of_examples_goes_on_behind_damage(tmp_path: Path) -> None:
+    found = [[(f"{number}.png", PNG), (f"{number}.json", b'{"label": "safe"}')] for number in range(4)]
+    tar, start = bytearray(tar_of(chain(*found))), ends_of(found, tarfile.GNU_FORMAT)[1]
+    tar[start + 20] ^= 1
+    write(tmp_path, bytes(tar))
+    rows = list(TarReader(tmp_path).rows(UNDECLARED))
+    assert [row.id for row in rows if isinstance(row, Row)] == ["0", "3"]
+    assert any(
+        isinstance(row, Skipped) and f"{tmp_path / 't.tar'} is no whole tar" in row.reason for row in rows
+    )
