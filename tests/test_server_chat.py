@@ -5,7 +5,6 @@ import math
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal
 
 import openai
@@ -347,18 +346,16 @@ def test_coop_learns_that_its_policy_or_model_is_wrong(address: str) -> None:
 
 
 def test_a_policy_outside_the_lessons_is_never_safe() -> None:
-    """The classifier's own "cannot say", with its reason."""
+    """A real student, which was taught short categories in Latin letters."""
+    from judge.classifiers import load_classifier
 
-    class Narrow(ColourJudge):
-        def score(self, images: Any, prompts: Any, taxonomy: Any) -> Any:
-            scores = super().score(images, prompts, taxonomy)
-            nothing = scores.unsafe + math.nan
-            return replace(
-                scores, unsafe=nothing, categories=scores.categories + math.nan, reasons=("outside",)
-            )
-
-    with listening(colour_service(Narrow())) as address, pytest.raises(RuntimeError, match="422 unjudged"):
-        coop_score(address, POLICY, data_url(BLACK))
+    picture_url = data_url(picture(size=(40, 40)))
+    with listening(colour_service(load_classifier("tiny-student"))) as address:
+        known = "- three: the digit 3, two open curves"
+        assert coop_score(address, known, picture_url, model="tiny-student") < 0.5
+        for outside in ("Изображения с оружием", "Weapons of every kind, and whatever looks like one. " * 8):
+            with pytest.raises(RuntimeError, match="422 unjudged"):
+                coop_score(address, outside, picture_url, model="tiny-student")
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
