@@ -43,7 +43,7 @@ class Simulated:
 
 
 def simulate_sizes(
-    job: Job, cluster: Cluster, images: Sequence[int], machines: Sequence[int], pieces: int = 20_000
+    job: Job, cluster: Cluster, images: Sequence[int], machines: Sequence[int], pieces: int = 6_000
 ) -> list[Simulated]:
     """The job with so many images on so many machines, every combination."""
     found = []
