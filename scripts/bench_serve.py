@@ -69,7 +69,13 @@ def main() -> None:
         print(f"start: {json.dumps(report['start'])}", flush=True)
     if options.database:
         report["writers"] = measure_writers(options.database)
-        print(f"writers: {json.dumps(report['writers'])}", flush=True)
+        print(
+            "{writers} writers: SQLite {sqlite_per_second:.0f} verdicts/s, PostgreSQL {postgresql_per_second:.0f} "
+            "({postgresql_over_sqlite:.2f} times); p95 {sqlite_p95_ms:.0f} and {postgresql_p95_ms:.0f} ms".format_map(
+                report["writers"]
+            ),
+            flush=True,
+        )
     report["machine"]["load_after"] = os.getloadavg()[0]
     print(json.dumps(report))
 
@@ -336,6 +342,7 @@ def measure_writers(database: str) -> dict[str, float]:
                 rates.append(write_rate(urls[name], folder / "images", writers=WRITERS))
     per_second = {name: statistics.median(rate.per_second for rate in rates) for name, rates in found.items()}
     return {
+        "writers": WRITERS,
         **{f"{name}_per_second": rate for name, rate in per_second.items()},
         "postgresql_over_sqlite": per_second["postgresql"] / per_second["sqlite"],
         **{f"{name}_p95_ms": 1000 * statistics.median(r.p95 for r in rates) for name, rates in found.items()},

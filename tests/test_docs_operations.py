@@ -30,7 +30,7 @@ def limits() -> dict[str, str]:
     from judge.intake import decoding
     from judge.records import database, postgresql
     from judge.serve.serve_command import serve
-    from judge.server import chat_policy, decision_routes, opening, questions, review, uploads
+    from judge.server import chat_policy, decision_routes, opening, questions, review, stored, uploads
     from judge.server.settings import ServerSettings
 
     settings = ServerSettings(decode_workers=1)
@@ -62,6 +62,7 @@ def limits() -> dict[str, str]:
         "items of the queue in an answer": f"{review.MAX_PAGE}",
         "decisions in an answer": f"{decision_routes.MAX_DECISIONS:,}",
         "files of a folder import": f"{uploads.MAX_FOLDER_FILES:,}",
+        "calls of the database at a time": f"{stored.THREADS}",
         "wait of a writer for its turn": f"{database._WAIT_SECONDS:.0f} s",
         "pause of a writer that has its turn (PostgreSQL)": f"{postgresql._IDLE_SECONDS:.0f} s",
         "wait for PostgreSQL to let us in": f"{postgresql._CONNECT_SECONDS} s",

@@ -34,6 +34,9 @@ def test_every_answer_has_an_id_and_a_callers_own_is_kept(client: TestClient) ->
 def test_paths_and_methods_that_do_not_exist(client: TestClient) -> None:
     assert error_of(client.get("/v1/nothing"), 404)["code"] == "not_found"
     assert error_of(client.get("/v1/moderations"), 405)["code"] == "method_not_allowed"
+    # No redirect: behind a proxy it would lead from https:// to http://, with the key.
+    answer = client.get("/v1/server/", headers={"x-forwarded-proto": "https"}, follow_redirects=False)
+    assert error_of(answer, 404)["code"] == "not_found"
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,9 @@ def create_app(service: JudgeService, settings: ServerSettings, records: "Record
         settings: limits and keys.
         records: the review queue and decisions; without them their routes do not exist.
     """
-    # No /docs: FastAPI's page loads scripts from elsewhere.
-    app = FastAPI(title="Arbiter", docs_url=None, redoc_url=None, lifespan=_lifespan)
+    # No /docs: FastAPI's page loads scripts from elsewhere. No redirects: behind a proxy with TLS they would lead to
+    # http://, and a client's key with them.
+    app = FastAPI(title="Arbiter", docs_url=None, redoc_url=None, redirect_slashes=False, lifespan=_lifespan)
     app.state.service, app.state.settings, app.state.records = service, settings, records
     app.state.taxonomies = Taxonomies(service, records)
     for module in (health, moderations, chat_routes, verdict_routes, taxonomy_routes):

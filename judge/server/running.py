@@ -60,6 +60,7 @@ def run(app: "FastAPI", service: "JudgeService", listener: socket.socket) -> int
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nothing depends on who the client is said to be
         lifespan="on",
         timeout_keep_alive=_IDLE_SECONDS,
         timeout_graceful_shutdown=max(1, round(service.settings.drain_seconds)),
