@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -9,10 +10,12 @@ from fixtures_cluster import cannot_start, processes_of_ray, started
 from fixtures_corpus import StubLabels, stub_plan, stub_stages
 from fixtures_ray import Deadly, Wrong
 
+from judge.corpus import ray_engine as ray_engine_module
 from judge.corpus.builder import build
 from judge.corpus.ray_engine import RayOptions, ray_engine
 from judge.corpus.stages import Task
 from judge.errors import ConfigError, CorpusError, MissingExtraError
+from judge.runs.folder import RunDir
 
 OPTIONS = RayOptions(workers=2, object_store=80_000_000, patience=300, attempts=2)
 pytestmark = [
@@ -39,6 +42,37 @@ def test_a_killed_worker_loses_and_doubles_nothing(tmp_path, engine):
     assert built.counts == local.counts
     for name in ("rows.jsonl", "failed.jsonl"):
         assert (tmp_path / "ray" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+def test_the_recipe_builds_the_same_corpus_with_it(tmp_path, engine, run_recipe, shapes, monkeypatch):
+    """Its options reach the engine, and its stages the workers of the cluster that is there."""
+    given = []
+
+    @contextmanager
+    def on_this_cluster(options):
+        given.append(options)
+        yield engine
+
+    monkeypatch.setattr(ray_engine_module, "ray_engine", on_this_cluster)
+    (tmp_path / "own.yaml").write_text("shares: {train: 1.0}\nray: {workers: 3, address: auto}\n")
+    for place, picture in enumerate(sorted(shapes.folder.glob("files/test *.png"))[:3]):
+        (tmp_path / f"{place}.png").write_bytes(picture.read_bytes())
+    (tmp_path / "all.csv").write_text(
+        "path,prompt\n" + "".join(f"{place}.png,a shape\n" for place in range(3))
+    )
+    for name in ("local", "ray"):
+        run_recipe(
+            "build_corpus",
+            config=tmp_path / "own.yaml",
+            pictures=tmp_path / "all.csv",
+            engine=name,
+            max_failures=1.0,
+            output_dir=tmp_path / name,
+        )
+    assert given == [RayOptions(workers=3, address="auto")]
+    local, ray = (RunDir.open(tmp_path / name, kind="corpus") for name in ("local", "ray"))
+    assert ray.metrics["shards"] == local.metrics["shards"] != {}
+    assert ray.metrics["in_shards"] > 0
 
 
 def test_each_chunk_is_asked_for_when_there_is_room(engine):
