@@ -4,7 +4,7 @@
 
 1. `killed`: `arbiter label` is ended with SIGKILL at random instants and started again until it is through. Wanted:
    exactly one row an input, scores equal to the last bit, no other file.
-2. `poisoned`: some images are replaced by a decompression bomb, an animation of many frames, a cut file and a text, and two
+2. `poisoned`: some images become a decompression bomb, an animation of many frames, a cut file and a text, and two
    files cannot be read at all (a tar cut in the middle, JSON lines with a broken one). Wanted: only their rows differ.
    Neighbours in a batch may differ in the last bits, as a batch without the poison has another size; counted apart.
 3. `full_disk`: the output lies on a file system (tmpfs, in a mount namespace of its own) that has room for half of it;
