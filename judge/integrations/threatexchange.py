@@ -42,7 +42,7 @@ class Judge(Protocol):
 
 
 @dataclass
-class ArbiterInfo(ClassificationInfo):
+class ArbiterInfo(ClassificationInfo):  # type: ignore[misc]
     """One category: whether its score reaches its threshold."""
 
     score: float = 0.0
@@ -55,14 +55,14 @@ class ArbiterInfo(ClassificationInfo):
 
 
 @dataclass
-class ArbiterResult(ClassificationResult[ArbiterInfo]):
+class ArbiterResult(ClassificationResult[ArbiterInfo]):  # type: ignore[misc]
     """A label for every category of the taxonomy, under its own name."""
 
     row: Mapping[str, Any] = field(default_factory=dict)
     """The verdict row (`docs/verdict_row.schema.json`): model, taxonomy's hash, thresholds, what is not known."""
 
 
-class ArbiterClassifier(Classifier):
+class ArbiterClassifier(Classifier):  # type: ignore[misc]
     """Classifies photos by an Arbiter judge, on a server or in this process.
 
     Args:

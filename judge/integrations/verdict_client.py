@@ -37,7 +37,8 @@ class VerdictClient:
         thresholds: one number in [0, 1], or category -> number; None: the server's.
         api_key: by default what the environment variable `ARBITER_API_KEY` holds, if anything.
         timeout: seconds for connecting and for each wait for the server.
-        patience: seconds after which an overloaded or silent server is given up.
+        patience: seconds after which an overloaded or silent server is not asked again; what was asked before
+            still has its `timeout`.
         connections: open at a time.
 
     Raises:
