@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import CLIPImageProcessorPil
 
-from judge.encoders.pixels import preprocess
+from judge.data.preprocessing import ImagePreprocessing
+from judge.encoders.pixels import look_up, preprocess
 from judge.errors import CheckpointError
 from judge.vlm.score import VisionLanguageJudge
 from prompts import Category, Taxonomy
@@ -183,3 +186,19 @@ def test_a_row_too_long_for_the_context_is_an_error(tiny_vlm):
 def test_as_many_prompts_as_images(tiny_vlm):
     with pytest.raises(ValueError, match="2 images but 1 prompts"):
         VisionLanguageJudge(*tiny_vlm()).pixel_margins(torch.rand(2, 3, 16, 16), ["one"], POLICY)
+
+
+@given(st.integers(0, 3), st.sampled_from([None, 1 / 255, 0.5]), st.booleans(), st.integers(0, 99))
+def test_levels_are_looked_up_as_the_arithmetic_gives_them(count, scale, normalised, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (count, 5, 7, 3), dtype=np.uint8)
+    mean, deviation = ((0.48, 0.45, 0.4), (0.26, 0.27, 0.3)) if normalised else (None, None)
+    steps = ImagePreprocessing(None, 3, None, scale, mean, deviation)
+    expected = (pixels.astype(np.float64) * (1.0 if scale is None else scale)).astype(np.float32)
+    if normalised:
+        expected = (expected - np.float32(mean)) / np.float32(deviation)
+    expected = expected.transpose(0, 3, 1, 2)
+    found = steps.normalised(pixels)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, expected)
+    # What an encoder on another device does.
+    assert np.array_equal(look_up(torch.from_numpy(pixels), steps.values).numpy(), expected)

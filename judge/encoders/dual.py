@@ -23,7 +23,7 @@ from judge.runs.folder import RunDir
 from judge.standins.shipped import base_path
 
 from .phrases import without_surrogates
-from .pixels import preprocess
+from .pixels import look_up, preprocess
 from .processor_settings import exact_preprocessing
 from .text_pooling import TextPooling
 from .towers import check_towers, image_tokens, text_context
@@ -164,8 +164,12 @@ class DualEncoder:
             raise ConfigError(
                 f"{self.name!r} prepares images in a way that cannot be split in two; give the images to encode_images."
             )
+        if self.device.type == "cpu":
+            values = torch.from_numpy(self.image_preprocessing.normalised(pixels))
+        else:  # bytes are a quarter of floats to send
+            values = look_up(torch.from_numpy(pixels).to(self.device), self.image_preprocessing.values)
         with torch.no_grad():
-            return self.encode_pixel_values(torch.from_numpy(self.image_preprocessing.normalised(pixels)))
+            return self.encode_pixel_values(values)
 
     def encode_pixels(self, pixels: Tensor) -> Tensor:
         """`encode_pixel_values` of pixels (B, 3, H, W) in [0, 1] at any size, differentiable: (B, 1 + P, D)."""

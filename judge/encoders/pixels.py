@@ -5,13 +5,17 @@ processor's own settings, so the result equals the processor's except for Pillow
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from judge.errors import CheckpointError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 TILED = ("GotOcr2ImageProcessor", "GotOcr2ImageProcessorPil")
 """Image processors that cut an image into tiles: InternVL's."""
@@ -66,6 +70,13 @@ def preprocess(processor: Any, pixels: Tensor) -> Tensor:
         )
         pixels = (pixels - mean) / deviation
     return pixels
+
+
+def look_up(levels: Tensor, values: "NDArray[np.float32]") -> Tensor:
+    """(B, H, W, 3) uint8 -> (B, 3, H, W) float32: each level as `values` (3, 256) says, on the levels' device."""
+    table = torch.from_numpy(values).to(levels.device)
+    # One channel after the other, as an index takes four times the memory of a level.
+    return torch.stack([table[channel][levels[..., channel].int()] for channel in range(3)], dim=1)
 
 
 def _tiles(processor: Any, pixels: Tensor) -> Tensor:

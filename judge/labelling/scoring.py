@@ -5,7 +5,7 @@ It is the only stage that holds a model. An image is encoded once, however many 
 
 import logging
 import time
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -54,20 +54,28 @@ class Scorer:
         Raises:
             ClassifierFailedError: on `MAX_FAILURES` images in a row, and on a grey one.
         """
+        return self.rows(block, *self.score(block))
+
+    def score(self, block: Block) -> tuple[list[Scores] | None, dict[str, float]]:
+        """Scores of all views under each taxonomy, None without any view; and the seconds of all stages so far.
+
+        Raises:
+            ClassifierFailedError: as calling it.
+        """
         seconds = {**block.seconds, "encode": 0.0, "score": 0.0}
         prompts = [row.prompt for row in block.rows for _ in range(row.views)]
         parts = [
-            self._score(
-                block.images[start : start + self.batch_size],
-                prompts[start : start + self.batch_size],
-                seconds,
-            )
-            for start in range(0, len(prompts), self.batch_size)
+            self._score(block.images[start:stop], prompts[start:stop], seconds)
+            for start, stop in _batches(len(prompts), self.batch_size)
         ]
+        found = [concatenate_scores(list(column)) for column in zip(*parts, strict=True)]
+        return found or None, seconds
+
+    def rows(self, block: Block, scores: Sequence[Scores] | None, seconds: Mapping[str, float]) -> Scored:
+        """The rows of a block from its scores; needs no model, so another thread may do it."""
         begun = time.perf_counter()
-        scores = [concatenate_scores(list(column)) for column in zip(*parts, strict=True)] if parts else None
         table = self._table(block.rows, scores)
-        seconds["rows"] = time.perf_counter() - begun
+        seconds = {**seconds, "rows": time.perf_counter() - begun}
         return Scored(
             block.shard, block.part, block.offset, block.last, table, seconds, block.size, block.place
         )
