@@ -8,8 +8,8 @@ other, part by part, and no other pair fits as well.
 import posixpath
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from .label_studio import LOCAL_FILES
@@ -18,7 +18,6 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-(?=.)")
 """What Label Studio puts in front of the name of a file that is uploaded to it."""
 Parts = tuple[str, ...]
 """A path, part by part."""
-Name = TypeVar("Name", str, Parts)
 
 
 class Matches(NamedTuple):
@@ -39,43 +38,48 @@ def match_tasks(paths: Iterable[str], tasks: Mapping[int, str]) -> Matches:
         paths: of rows.
         tasks: task -> name of its image (`image_name`); several may be about one image.
     """
-    rows = {path: parts_of(path) for path in paths}
+    rows: dict[Parts, list[str]] = defaultdict(list)
+    for path in paths:
+        rows[parts_of(path)].append(path)
     images: dict[Parts, list[int]] = defaultdict(list)
     for task, name in tasks.items():
         images[parts_of(name)].append(task)
-    rows_of_file: dict[str, list[str]] = defaultdict(list)
-    for path, parts in rows.items():
-        rows_of_file[parts[-1]].append(path)
-    images_of_file: dict[str, list[Parts]] = defaultdict(list)
-    for parts in images:
-        images_of_file[parts[-1]].append(parts)
+    image_of, row_of = _best_fits(rows, images), _best_fits(images, rows)
     matched: dict[int, str] = {}
-    without, ambiguous = [], []
-    for path, parts in rows.items():
-        fitting = {image: _fit(parts, image) for image in images_of_file[parts[-1]]}
-        image = _only_best(fitting)
-        if not any(fitting.values()):
-            without.append(path)
-        elif image is not None and path == _only_best(
-            {other: _fit(rows[other], image) for other in rows_of_file[image[-1]]}
-        ):
-            matched |= dict.fromkeys(images[image], path)
+    without: list[str] = []
+    ambiguous: list[str] = []
+    for parts, written in rows.items():
+        image = image_of.get(parts)
+        if parts not in image_of:
+            without += written
+        elif image is not None and row_of[image] == parts and len(written) == 1:
+            matched |= dict.fromkeys(images[image], written[0])
         else:
-            ambiguous.append(path)
+            ambiguous += written
     return Matches(matched, tuple(without), tuple(ambiguous))
 
 
-def _fit(one: Parts, other: Parts) -> float:
-    """How many parts two paths share, where one is the end of the other, else 0; the same path fits a little better."""
-    length = min(len(one), len(other))
-    return 0 if one[-length:] != other[-length:] else length + 0.5 * (one == other)
+def _best_fits(some: Collection[Parts], others: Collection[Parts]) -> dict[Parts, Parts | None]:
+    """What fits each best: the same path, else a longer one that ends with it, else the longest that it ends with.
 
-
-def _only_best(fits: Mapping[Name, float]) -> Name | None:
-    """What fits best, if it alone does."""
-    highest = max(fits.values(), default=0)
-    best = [name for name, fit in fits.items() if fit == highest > 0]
-    return best[0] if len(best) == 1 else None
+    None where several longer ones do; what nothing fits is left out. Takes time by the number of paths, not of pairs:
+    thousands of folders may hold a file of the same name.
+    """
+    longer: dict[Parts, Parts | None] = {}
+    for other in others:
+        for end in (other[start:] for start in range(1, len(other))):
+            if end in some:
+                longer[end] = None if end in longer else other
+    found: dict[Parts, Parts | None] = {}
+    for one in some:
+        ends = (one[start:] for start in range(1, len(one)))
+        if one in others:
+            found[one] = one
+        elif one in longer:
+            found[one] = longer[one]
+        elif (shorter := next((end for end in ends if end in others), None)) is not None:
+            found[one] = shorter
+    return found
 
 
 def parts_of(path: str) -> Parts:
