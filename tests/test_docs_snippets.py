@@ -48,7 +48,16 @@ ELSEWHERE = re.compile(r"https?://|hf:|s3:|--decisions|^--help$|my_pipeline|stud
 OF_THE_SYSTEM = {
     *("find", "kill", "break", "cd", "curl", "cat"),
     *("ruff", "mypy", "pre-commit", "mkdocs"),  # pinned tools, whose own options are theirs
-    *("mkdir", "chmod", "cp", "install", "systemctl", "docker", "pg_dump"),  # docs/operations.md
+    *(
+        "mkdir",
+        "chmod",
+        "cp",
+        "install",
+        "systemctl",
+        "systemd-run",
+        "docker",
+        "pg_dump",
+    ),  # docs/operations.md
     *("vllm", "sglang", "transformers", "hf"),  # other engines, and the hub's client
 }
 """Programs that are not ours."""

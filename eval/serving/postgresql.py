@@ -14,7 +14,7 @@ from typing import Any
 
 from judge.errors import ConfigError
 
-from .processes import tree
+from .processes import has_ended, tree
 
 _START_SECONDS = 120
 """How long a server may take to let somebody in, recovery after a kill included."""
@@ -71,10 +71,14 @@ class PostgresqlServer:
     def kill(self) -> None:
         """End the server and all its processes by SIGKILL, in the middle of whatever they do."""
         if self._process is not None:
-            for process in tree(self._process.pid):
+            processes = tree(self._process.pid)
+            for process in processes:
                 with suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
             self._process.wait()
+            # The next server would refuse to start while one of them still holds the memory that they share.
+            while not all(map(has_ended, processes)):
+                time.sleep(0.01)
 
     def stop(self) -> None:
         """Shut the server down at once, without a checkpoint."""

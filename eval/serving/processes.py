@@ -36,6 +36,14 @@ def memory_bytes(processes: Collection[int]) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def has_ended(process: int) -> bool:
+    """Whether a process is gone, or holds nothing any more and only waits for its parent to notice."""
+    try:
+        return _fields(process)[0] == "Z"
+    except OSError:
+        return True
+
+
 def _fields(process: int) -> list[str]:
     """Fields of `stat`, from the third on: state, parent, ..."""
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
