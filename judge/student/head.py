@@ -186,15 +186,15 @@ class CrossAttentionHead(nn.Module):
         about_prompt = (kinds == CONDITION)[:, None]  # (G, 1, P)
         # A graph holds all ways, and DDP waits for a gradient of every parameter.
         everything = self.training or torch.compiler.is_exporting()
-        image = F.normalize(image, dim=-1)
-        image_cosines = _cosines(self.image_correction(image), queries.phrases)
         if everything or prompt_mask.any():
-            prompt = F.normalize(prompt, dim=-1)
+            image, prompt = F.normalize(image, dim=-1), F.normalize(prompt, dim=-1)
+            image_cosines = _cosines(self.image_correction(image), queries.phrases)
             image_keys, prompt_keys, prompt_mask, no_prompt = self.fuse(image, prompt, prompt_mask)
             prompt_cosines = _cosines(self.text_correction(prompt), queries.phrases)
             by_prompt = self.attend(attention, prompt_keys, prompt_cosines, prompt_mask)
             by_prompt = by_prompt * ~no_prompt[:, :, None, None]
         else:
+            image_cosines = self.image_correction.cosines(image, queries.phrases)
             image_keys, prompt_cosines = self.fuse_alone(image), None
             by_prompt = image.new_zeros(1).expand(*image.shape[:2], kinds.shape[1], self.config.heads)
         by_image = self.attend(attention, image_keys, image_cosines, None)
@@ -258,8 +258,10 @@ class CrossAttentionHead(nn.Module):
         )
 
     def fuse_alone(self, image: Tensor) -> Tensor:
-        """`fuse` of images without prompt: keys (G, N, T, inner) of their tokens, unit vectors (G, N, T, D)."""
-        patches = self.image_in(image).flatten(0, 1)
+        """`fuse` of images without prompt: keys (G, N, T, inner) of their tokens (G, N, T, D) of any length."""
+        # `image_in` of unit vectors, divided by the length afterwards, where they are shorter.
+        patches = F.linear(image, self.image_in.weight) / _lengths(image) + self.image_in.bias
+        patches = patches.flatten(0, 1)
         words = self.no_prompt.expand(len(patches), 1, -1)
         for number, block in enumerate(self.blocks, start=1):
             last = number == len(self.blocks)  # of which the prompt's stream is not needed
@@ -352,6 +354,25 @@ class LowRank(nn.Module):
     def forward(self, unit: Tensor) -> Tensor:
         """(..., D) unit vectors -> (..., D) unit vectors."""
         return F.normalize(unit + self.up(self.down(unit)), dim=-1)
+
+    def cosines(self, tokens: Tensor, phrases: Tensor) -> Tensor:
+        """`_cosines` of corrected tokens of any length, without writing down unit vectors and corrected ones.
+
+        These are the largest tensors of the head. With d = down(x), the corrected x + U d has the squared length
+        |x|^2 + d (2 U'x + U'U d), and (x + U d) p = x p + d (U'p).
+        """
+        up, small = self.up.weight, self.down(tokens)  # (D, R), (G, N, T, R)
+        square = _lengths(tokens)[..., 0] ** 2 + (small * (2 * (tokens @ up) + small @ (up.mT @ up))).sum(-1)
+        across = (phrases.flatten(1, 2) @ up).mT  # (G, R, K * M)
+        found = torch.baddbmm(tokens.flatten(1, 2) @ phrases.flatten(1, 2).mT, small.flatten(1, 2), across)
+        cosines: Tensor = found.reshape(*tokens.shape[:3], -1) * square.rsqrt()[..., None]
+        return cosines
+
+
+def _lengths(tokens: Tensor) -> Tensor:
+    """(..., D) -> (..., 1) lengths, as `F.normalize` divides by them."""
+    lengths: Tensor = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    return lengths.clamp_min(1e-12)
 
 
 def _cosines(tokens: Tensor, phrases: Tensor) -> Tensor:
