@@ -12,7 +12,8 @@ loaded before the clock starts. torch has `--threads` threads, and `--workers` p
    encoder, the head, rows, writing; processor time of all; the encoder's share of both; peak memory; bytes a row.
    Tars hold `--images` images, the other kinds a tenth of it.
 2. `taxonomies`: a tenth of the images under one taxonomy of 20 categories and under ten, in turns (`ten_over_one`).
-3. `ray`: the same tenth on Ray Data with two workers on this machine, beside one process (`overhead`).
+3. `ray`: the same tenth on Ray Data with two workers on this machine, beside one process: `overhead` of the time in all,
+   and after the first block, as workers load models of their own.
 4. `peers`: files of a folder, in turns: a DataLoader with `score`, `datasets.map` with `score`, and a DataLoader with
    the encoder and a head on the pooled vector, as clip-retrieval does it. Same model, threads, batches and workers.
 5. `simulate`: stage times of images of several sizes, measured one by one; what they predict for this machine beside
@@ -188,12 +189,14 @@ def on_ray(bench: "Bench", options: argparse.Namespace, folder: Path) -> dict[st
         both = measure(job, bench.classifier, engine)
     found = {
         "one_process": alone.record(),
-        "ray_two_workers": {"seconds": both.seconds, "images_per_second": both.rate, "rows": both.rows},
+        "ray_two_workers": both.record(),
         "overhead": both.seconds / alone.seconds - 1,
+        "overhead_after_the_first_block": alone.steady_rate / both.steady_rate - 1,
     }
     print(
-        f"  one process {alone.rate:.0f} images/s, Ray with two workers {both.rate:.0f} (the start of its workers and "
-        f"their models included); time {found['overhead']:+.0%}",
+        f"  one process {alone.rate:.0f} images/s, Ray with two workers {both.rate:.0f}: time {found['overhead']:+.0%}, "
+        f"{both.first:.0f} s of it until its first block;\n  after the first block {alone.steady_rate:.0f} and "
+        f"{both.steady_rate:.0f}: {found['overhead_after_the_first_block']:+.0%}",
         flush=True,
     )
     return found

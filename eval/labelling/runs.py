@@ -41,6 +41,8 @@ class Measured:
     """Processor seconds of the encoder; of one thread of torch."""
     stages: dict[str, float]
     """Clock seconds: `WALL`, which add up to `seconds`; `read` and `decode` are of others, beside them."""
+    first: float
+    """Clock seconds until the first block was scored: processes started, models loaded by them."""
     peak_bytes: int
     """The most memory that all processes held, shared pages counted once a process."""
     output_bytes: int
@@ -50,6 +52,12 @@ class Measured:
     def rate(self) -> float:
         """Images a second."""
         return self.rows / self.seconds
+
+    @property
+    def steady_rate(self) -> float:
+        """Images a second after the first block of 64; of fewer images, that of all."""
+        rows = self.rows - Opening().block_rows
+        return rows / (self.seconds - self.first) if rows > 0 else self.rate
 
     def share(self, stage: str) -> float:
         """A stage's share of the clock."""
@@ -61,6 +69,7 @@ class Measured:
             "rows": self.rows,
             "statuses": self.statuses,
             "images_per_second": self.rate,
+            "images_per_second_after_the_first_block": self.steady_rate,
             "seconds": self.seconds,
             "processor_seconds": {"all": self.processor, "scoring_process": self.scoring},
             "stages": self.stages,
@@ -119,6 +128,7 @@ def measure(job: Job, classifier: Classifier, engine: Engine) -> Measured:
         # Beside other work on the machine, the clock runs on while this thread does not.
         stages["encode"] * min(1.0, thread / (seconds - stages["wait"])),
         stages,
+        timed.first,
         max(peak),
         sum(path.stat().st_size for path in job.folder.glob("*.parquet")),
     )
@@ -128,7 +138,7 @@ class _Timed:
     """An engine, and the time that is spent in it."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.inside = engine, 0.0
+        self.engine, self.inside, self.first = engine, 0.0, 0.0
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Scored]:
         blocks = iter(self.engine(tasks))
@@ -136,6 +146,7 @@ class _Timed:
             begun = time.perf_counter()
             scored = next(blocks, None)
             self.inside += time.perf_counter() - begun
+            self.first = self.first or self.inside
             if scored is None:
                 return
             yield scored
