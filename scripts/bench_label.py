@@ -12,7 +12,7 @@ loaded before the clock starts. torch has `--threads` threads, and `--workers` p
    encoder, the head, rows, writing; processor time of all; the encoder's share of both; peak memory; bytes a row.
    Tars hold `--images` images, the other kinds a tenth of it.
 2. `taxonomies`: a tenth of the images under one taxonomy of 20 categories and under ten, in turns (`ten_over_one`).
-3. `ray`: the same tenth on Ray Data with two workers on this machine, beside one process: `overhead` of the time in all,
+3. `ray`: the same tenth on Ray Data with two workers on this machine, beside one process: `overhead` of all the time,
    and after the first block, as workers load models of their own.
 4. `peers`: files of a folder, in turns: a DataLoader with `score`, `datasets.map` with `score`, and a DataLoader with
    the encoder and a head on the pooled vector, as clip-retrieval does it. Same model, threads, batches and workers.
@@ -177,9 +177,8 @@ def taxonomies(bench: "Bench", options: argparse.Namespace, folder: Path) -> dic
 
 def on_ray(bench: "Bench", options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Two workers on Ray Data beside one process, both from the listing of the input to the last part."""
-    from judge.labelling.ray_data import LabellingRayOptions, ray_engine
-
     from eval.labelling.runs import measure
+    from judge.labelling.ray_data import LabellingRayOptions, ray_engine
     from prompts import load_taxonomy
 
     where, asked = tenth(options, folder), [load_taxonomy(options.taxonomy)]
@@ -194,8 +193,8 @@ def on_ray(bench: "Bench", options: argparse.Namespace, folder: Path) -> dict[st
         "overhead_after_the_first_block": alone.steady_rate / both.steady_rate - 1,
     }
     print(
-        f"  one process {alone.rate:.0f} images/s, Ray with two workers {both.rate:.0f}: time {found['overhead']:+.0%}, "
-        f"{both.first:.0f} s of it until its first block;\n  after the first block {alone.steady_rate:.0f} and "
+        f"  one process {alone.rate:.0f} images/s, Ray with two workers {both.rate:.0f}: time "
+        f"{found['overhead']:+.0%}, {both.first:.0f} s of it until its first block;\n  after the first block {alone.steady_rate:.0f} and "
         f"{both.steady_rate:.0f}: {found['overhead_after_the_first_block']:+.0%}",
         flush=True,
     )
