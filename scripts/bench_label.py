@@ -194,8 +194,9 @@ def on_ray(bench: "Bench", options: argparse.Namespace, folder: Path) -> dict[st
     }
     print(
         f"  one process {alone.rate:.0f} images/s, Ray with two workers {both.rate:.0f}: time "
-        f"{found['overhead']:+.0%}, {both.first:.0f} s of it until its first block;\n  after the first block {alone.steady_rate:.0f} and "
-        f"{both.steady_rate:.0f}: {found['overhead_after_the_first_block']:+.0%}",
+        f"{found['overhead']:+.0%}, {both.first:.0f} s of it until its first block;\n"
+        f"  after the first block {alone.steady_rate:.0f} and {both.steady_rate:.0f}: "
+        f"{found['overhead_after_the_first_block']:+.0%}",
         flush=True,
     )
     return found
