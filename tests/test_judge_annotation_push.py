@@ -395,6 +395,7 @@ def test_tasks_are_found_by_the_end_of_their_path() -> None:
     assert found.tasks == {1: "in/a/1.png", 6: "in/a/1.png", 2: "./in/b//1.png", 3: r"in\2.png", 4: "x/3.png"}
     assert found.without_task == ("none.png",)
     assert found.ambiguous == ("1.png", "p/only.png", "q/only.png")
+    assert match_tasks(["a.png", "./a.png"], {1: "a.png"}).ambiguous == ("a.png", "./a.png")
 
 
 PATHS = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
