@@ -98,7 +98,10 @@ def test_pip_understands_what_it_is_told():
 
     runs = [rest for rest in of(stages()[0], "RUN") if "/pip " in rest]
     assert len(runs) == 2
-    for rest in runs:
+    index = "${TORCH_INDEX:+--index-url ${TORCH_INDEX}}"
+    assert sum(index in rest for rest in runs) == 1
+    # Both as it stands, and with another index for torch.
+    for rest in [run.replace(index, given) for run in runs for given in ("", "--index-url http://here")]:
         program, command, *words = shlex.split(rest)
         assert (program, command) == ("/opt/arbiter/bin/pip", "install")
         options, targets = create_command("install").parse_args(words)
