@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,7 @@ def picture_data_uri(image: Image.Image, side: int) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(saved.getvalue()).decode('ascii')}"
 
 
+@cache
 def page_template(name: str) -> jinja2.Template:
     """The template `name` of this folder; it escapes all values, and fails on undefined names.
 
