@@ -42,7 +42,9 @@ class Measured:
     stages: dict[str, float]
     """Clock seconds: `WALL`, which add up to `seconds`; `read` and `decode` are of others, beside them."""
     first: float
-    """Clock seconds until the first block was scored: processes started, models loaded by them."""
+    """Clock seconds until the first block was there: processes started, models loaded by them."""
+    steady_rate: float
+    """Images a second in the later half of the blocks."""
     peak_bytes: int
     """The most memory that all processes held, shared pages counted once a process."""
     output_bytes: int
@@ -52,12 +54,6 @@ class Measured:
     def rate(self) -> float:
         """Images a second."""
         return self.rows / self.seconds
-
-    @property
-    def steady_rate(self) -> float:
-        """Images a second after the first block of 64; of fewer images, that of all."""
-        rows = self.rows - Opening().block_rows
-        return rows / (self.seconds - self.first) if rows > 0 else self.rate
 
     def share(self, stage: str) -> float:
         """A stage's share of the clock."""
@@ -69,7 +65,8 @@ class Measured:
             "rows": self.rows,
             "statuses": self.statuses,
             "images_per_second": self.rate,
-            "images_per_second_after_the_first_block": self.steady_rate,
+            "images_per_second_of_the_later_half": self.steady_rate,
+            "seconds_to_first_block": self.first,
             "seconds": self.seconds,
             "processor_seconds": {"all": self.processor, "scoring_process": self.scoring},
             "stages": self.stages,
@@ -128,7 +125,8 @@ def measure(job: Job, classifier: Classifier, engine: Engine) -> Measured:
         # Beside other work on the machine, the clock runs on while this thread does not.
         stages["encode"] * min(1.0, thread / (seconds - stages["wait"])),
         stages,
-        timed.first,
+        timed.came[0][0] if timed.came else 0.0,
+        timed.steady_rate(),
         max(peak),
         sum(path.stat().st_size for path in job.folder.glob("*.parquet")),
     )
@@ -138,18 +136,28 @@ class _Timed:
     """An engine, and the time that is spent in it."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.inside, self.first = engine, 0.0, 0.0
+        self.engine, self.inside = engine, 0.0
+        self.came: list[tuple[float, int]] = []
+        """Of each block, how many seconds after the first call it came, and its rows."""
 
     def __call__(self, tasks: Iterable[Task]) -> Iterator[Scored]:
-        blocks = iter(self.engine(tasks))
+        blocks, called = iter(self.engine(tasks)), time.perf_counter()
         while True:
             begun = time.perf_counter()
             scored = next(blocks, None)
             self.inside += time.perf_counter() - begun
-            self.first = self.first or self.inside
             if scored is None:
                 return
+            self.came.append((time.perf_counter() - called, scored.table.num_rows))
             yield scored
+
+    def steady_rate(self) -> float:
+        """Images a second in the later half of the blocks; 0 where there are not enough."""
+        half = len(self.came) // 2
+        if not half:
+            return 0.0
+        rows = sum(rows for _, rows in self.came[half:])
+        return rows / (self.came[-1][0] - self.came[half - 1][0])
 
 
 @contextmanager
