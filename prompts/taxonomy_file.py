@@ -10,6 +10,8 @@ from .names import nearest
 from .taxonomy import Taxonomy, taxonomy_from_data
 
 SHIPPED = Path(__file__).parent / "taxonomies"
+_DEPTH = 8
+"""How deep entries may lie in each other; a taxonomy needs 5. Of thousands, YAML takes seconds to say no."""
 
 
 def shipped_taxonomies() -> tuple[str, ...]:
@@ -65,12 +67,20 @@ def _parse_yaml(content: str, source: str) -> object:
     import yaml
 
     class Loader(yaml.SafeLoader):
+        depth = 0
+
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
             if self.check_event(yaml.AliasEvent):
                 # An alias can make an entry contain itself, or grow exponentially (ten times ten times ten ...).
                 name = self.get_event().anchor  # type: ignore[no-untyped-call]
                 raise TaxonomyError(f"{source}: *{name} is an alias; write out what it stands for.")
-            return super().compose_node(parent, index)
+            if self.depth > _DEPTH:
+                raise TaxonomyError(f"{source}: entries lie more than {_DEPTH} deep in each other.")
+            self.depth += 1
+            try:
+                return super().compose_node(parent, index)
+            finally:
+                self.depth -= 1
 
     try:
         loader = Loader(content)

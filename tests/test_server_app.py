@@ -44,6 +44,7 @@ def test_paths_and_methods_that_do_not_exist(client: TestClient) -> None:
     [
         (b"", "not valid JSON"),
         (b"{", "not valid JSON"),
+        (b'{"thresholds": 0.1, "thresholds": 0.9}', "'thresholds' is given twice"),
         (b"\xff\xfe\x00", "not valid JSON"),
         (b"[" * 200_000 + b"]" * 200_000, "nested too deeply"),
         (b"[]", "array; send an object"),

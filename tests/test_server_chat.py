@@ -157,6 +157,30 @@ def test_log_probabilities_are_of_the_verdict(ask: Any, words: str, said: str) -
     assert choice.logprobs.content[0].top_logprobs == []
 
 
+def test_a_single_alternative_is_the_answer_itself(ask: Any) -> None:
+    """Who takes the first alternative for the answer reads `unsafe` where it is the less probable one, too."""
+    [choice] = ask(LIST, GREY, thresholds=0.3, logprobs=True, top_logprobs=1).choices
+    assert [other.token for other in choice.logprobs.content[0].top_logprobs] == ["unsafe"]
+
+
+def test_of_an_unsafe_image_a_category_that_was_not_judged_is_listed() -> None:
+    class Half(ColourJudge):
+        def score(self, images: Any, prompts: Any, taxonomy: Any) -> Any:
+            scores = super().score(images, prompts, taxonomy)
+            scores.categories[:, 1] = math.nan
+            return scores
+
+    body = {"messages": [{"role": "system", "content": LIST}, {"role": "user", "content": [image_part(RED)]}]}
+    with client_of(colour_service(Half())) as client:
+        answer = client.post("/v1/chat/completions", json=body).json()
+        assert answer["choices"][0]["message"]["content"] == "unsafe\nWeapons,Fights"
+        as_json = body | {"response_format": {"type": "json_object"}}
+        said = json.loads(
+            client.post("/v1/chat/completions", json=as_json).json()["choices"][0]["message"]["content"]
+        )
+        assert (said["category"], said["categories"]) == ("Weapons", ["Weapons", "Fights"])
+
+
 def test_impossible_is_a_number_too(ask: Any) -> None:
     """A threshold of 0 flags what has no probability at all; JSON has no infinity."""
     [choice] = ask(LIST, BLACK, thresholds=0, logprobs=True).choices
@@ -243,6 +267,11 @@ def schema(required: list[str], **properties: Any) -> dict[str, Any]:
     "given",
     [
         schema(["rationale"], flagged={"type": "boolean"}, rationale={"type": "string"}),
+        schema([], flagged={}, violates={"type": "boolean"}),  # which would be missing, and read as false
+        schema([], flagged={}, score={"enum": [0, 0.5, 1]}),
+        schema([], flagged={"anyOf": [{}] * 5}),
+        schema([], flagged={"description": "x" * 20_000}),
+        {"type": "json_schema", "json_schema": {"schema": {"type": "object", "properties": {"flagged": {}}, "not": {}}}},
         schema([], category={"type": ["string", "null"]}),  # null for an unsafe image without a named category
         schema([], flagged={"type": "string"}),
         schema([], flagged={"type": "integer"}),
@@ -271,9 +300,10 @@ def test_a_schema_that_not_every_verdict_fits_is_refused_before_judging(
     assert len(judge.calls) == before
 
 
-def test_fields_that_are_not_required_may_be_missing(ask: Any) -> None:
-    given = schema(["flagged"], flagged={"type": "boolean"}, rationale={"type": "string"})
-    assert json.loads(ask(LIST, RED, response_format=given).choices[0].message.content) == {"flagged": True}
+def test_fields_need_not_be_required(ask: Any) -> None:
+    given = schema([], flagged={"type": "boolean"}, score={"type": "number"})
+    said = json.loads(ask(LIST, RED, response_format=given).choices[0].message.content)
+    assert said == {"flagged": True, "score": 1.0}
 
 
 # --- as Coop asks ------------------------------------------------------------------------------------------

@@ -106,6 +106,33 @@ def test_what_may_not_stand_in_a_policy_is_refused(text: str, said: str) -> None
     assert str(caught.value.param).startswith(WHERE)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (
+            '{"categories": [{"name": "A", "definition": "x"}], "categories": []}',
+            "'categories' is given twice",
+        ),
+        ('[{"name": "A", "definition": "x", "name": "B"}]', "'name' is given twice"),
+        ("categories:\n- {name: A, definition: x, name: B}", "'name' is given twice"),
+    ],
+)
+def test_a_category_that_is_overwritten_is_not_dropped_unseen(text: str, said: str) -> None:
+    with pytest.raises(ApiError, match=said):
+        read_policy(text, WHERE)
+
+
+@pytest.mark.timeout(60)  # minutes before; a second now
+def test_no_text_keeps_the_server_busy() -> None:
+    """Pattern matching holds up every request of the server while it lasts."""
+    assert pairs(f"# a{' ' * 49_000}x\nbody") == [("a x", "body")]
+    assert pairs("# C#\nbody\n# D ##\nbody") == [("C#", "body"), ("D", "body")]
+    endless = (f"# a{'#' * 49_000}x\nb", "# a\n" + "b\n" * 24_000, "categories: " + "[" * 20_000)
+    for text in endless:
+        with pytest.raises(ApiError):
+            read_policy(text, WHERE)
+
+
 def accepted(make: type[Category], *texts: str) -> bool:
     try:
         make(*texts)

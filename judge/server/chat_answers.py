@@ -62,7 +62,7 @@ def events(whole: Mapping[str, Any], *, usage: bool) -> Iterator[str]:
 
 
 def _content(row: Mapping[str, Any], taxonomy: Taxonomy, answer: AnswerFormat) -> str:
-    flagged = _flagged(row)
+    flagged = _not_cleared(row)
     if answer.fields:
         return json.dumps(
             {name: value for name, value in _json(row, flagged).items() if name in answer.fields}
@@ -74,11 +74,16 @@ def _content(row: Mapping[str, Any], taxonomy: Taxonomy, answer: AnswerFormat) -
     return f"{word}\n{','.join(codes)}"
 
 
-def _flagged(row: Mapping[str, Any]) -> list[str]:
-    """Names of the flagged categories, the highest score first."""
-    return sorted(
+def _not_cleared(row: Mapping[str, Any]) -> list[str]:
+    """Names of the flagged categories, the highest score first; of an unsafe image then those without a score.
+
+    As in `/v1/moderations`: whoever asks for one category only, and does not find it, takes it for not violated.
+    """
+    flagged = sorted(
         (name for name, is_over in row["flags"].items() if is_over), key=lambda name: -row["scores"][name]
     )
+    unknown = [name for name in row["thresholds"] if name not in row["scores"]] if row["flagged"] else []
+    return flagged + unknown
 
 
 def _json(row: Mapping[str, Any], flagged: list[str]) -> dict[str, Any]:
@@ -99,7 +104,9 @@ def _log_probabilities(row: Mapping[str, Any], answer: AnswerFormat, content: st
     safe, unsafe = WORDS[answer.words]
     both = [_token(unsafe, row["unsafe"]), _token(safe, 1.0 - row["unsafe"])]
     said = both[0 if row["flagged"] else 1]
-    listed = sorted(both, key=lambda token: -token["logprob"])[: answer.alternatives]
+    listed = sorted(both, key=lambda token: -token["logprob"])
+    if answer.alternatives < len(listed):
+        listed = [said][: answer.alternatives]  # who reads the first one alone must not read the other answer
     rest = content.removeprefix(said["token"])
     tokens = [said | {"top_logprobs": listed}]
     if rest:

@@ -4,6 +4,7 @@ A form is refused before anything is judged if it could not carry every verdict:
 that it does not have takes it for safe.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -26,8 +27,16 @@ _TELLING = ("flagged", "label", "score")
 """Fields that tell an unsafe image from a safe one by themselves; a category may be null although it is unsafe."""
 _MOST_ALTERNATIVES = 20
 _ANNOTATIONS = {"title", "description", "default", "examples"}
+_SCORES = (0.0, 0.123456789, 1.0)
+"""What a score may be: no list of numbers holds them all."""
+_AROUND = {"type", "properties", "required", "additionalProperties", "$schema", *_ANNOTATIONS}
+"""Keywords of the schema itself."""
 _DEPTH = 4
 """How deep `anyOf` and `items` may lie in each other."""
+_MOST_CHOICES = 4
+"""Of `anyOf`; with the depth, how often a value is checked."""
+_LONGEST_SCHEMA = 20_000
+"""Characters of a schema; it may list 100 names of categories."""
 
 
 @dataclass(frozen=True)
@@ -113,11 +122,19 @@ def _fields(given: Any, taxonomy: Taxonomy) -> tuple[str, ...]:
 
 
 def _fields_of_schema(schema: Mapping[str, Any], taxonomy: Taxonomy) -> tuple[str, ...]:
+    if len(json.dumps(schema)) > _LONGEST_SCHEMA:
+        raise _no_schema(f"it has more than {_LONGEST_SCHEMA:,} characters")
     properties, required = schema.get("properties"), schema.get("required", [])
     if schema.get("type") != "object" or not isinstance(properties, dict) or not isinstance(required, list):
         raise _no_schema("it is no object with properties")
-    if not set(map(str, required)) <= set(FIELDS):
-        raise _no_schema(f"it requires {', '.join(sorted(set(map(str, required)) - set(FIELDS)))[:200]}")
+    # Also what is not required: a field "violates" that is missing would read as false.
+    for what, unknown in (
+        ("requires", set(map(str, required)) - set(FIELDS)),
+        ("has", set(properties) - set(FIELDS)),
+        ("uses", set(schema) - _AROUND),
+    ):
+        if unknown:
+            raise _no_schema(f"it {what} {', '.join(sorted(unknown))[:200]}")
     fields = tuple(name for name in FIELDS if name in properties or name in required)
     if not set(fields) & set(_TELLING):
         raise _no_schema(f"it has none of {', '.join(_TELLING)}")
@@ -125,8 +142,8 @@ def _fields_of_schema(schema: Mapping[str, Any], taxonomy: Taxonomy) -> tuple[st
     possible: dict[str, Sequence[Any]] = {
         "flagged": (False, True),
         "label": (0, 1),
-        "score": (0.0, 0.5, 1.0),
-        "confidence": (0.0, 0.5, 1.0),
+        "score": _SCORES,
+        "confidence": _SCORES,
         "category": (None, *names),
         "categories": ([], names),
     }
@@ -157,7 +174,9 @@ def _allows(schema: Any, value: Any, depth: int = 0) -> bool:
         "enum": lambda given: isinstance(given, list) and any(_same(one, value) for one in given),
         "const": lambda given: _same(given, value),
         "anyOf": lambda given: (
-            isinstance(given, list) and any(_allows(one, value, depth + 1) for one in given)
+            isinstance(given, list)
+            and len(given) <= _MOST_CHOICES
+            and any(_allows(one, value, depth + 1) for one in given)
         ),
         "items": lambda given: (
             not isinstance(value, list) or all(_allows(given, one, depth + 1) for one in value)

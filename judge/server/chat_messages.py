@@ -15,8 +15,8 @@ from .questions import check_keys, json_type, read_text
 
 _ROLES = ("system", "developer", "user")
 _KEYS = ("role", "content", "name")
-_LONE_URL = re.compile(r"(?i)\s*(data:image/\S+|https?://\S+)\s*")
-"""A content that is nothing but an address: what Coop sends of a field that holds one."""
+_URL = re.compile(r"(?i)data:image/|https?://")
+"""How the address of an image begins."""
 
 
 @dataclass(frozen=True)
@@ -83,10 +83,11 @@ def _policy(content: Any, param: str) -> str | None:
 def _question(content: Any, param: str) -> tuple[str, Any, str | None]:
     """Where the image stands, its URL, and the prompt."""
     if isinstance(content, str):
-        lone = _LONE_URL.fullmatch(content)
-        if lone is None:
+        # Nothing but an address: what Coop sends of a field that holds one.
+        words = content.split(maxsplit=1)
+        if len(words) != 1 or not _URL.match(words[0]):
             raise _no_image(param)
-        return param, lone[1], None
+        return param, words[0], None
     if not isinstance(content, list):
         raise bad_request(f"{param}: expected an array of parts, got a {json_type(content)}.", param=param)
     urls, texts = dict[str, Any](), []

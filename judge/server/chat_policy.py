@@ -5,7 +5,6 @@ taken apart; else all of it is the definition of one category. So a sentence abo
 cannot get lost and turn the list into its opposite.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
@@ -15,14 +14,15 @@ from prompts.taxonomy import Category, Taxonomy
 from prompts.taxonomy_file import parse_taxonomy
 
 from .errors import bad_request
-from .questions import MAX_CATEGORIES, read_taxonomy
+from .questions import MAX_CATEGORIES, parse_json, read_taxonomy
 
 Form = Literal["json", "yaml", "headings", "codes", "list", "text"]
 NAME = "policy"
 """Name of the taxonomy, and of the category of a text that is not taken apart."""
 MAX_POLICY_LENGTH = 50_000
 """Characters of a policy."""
-_HEADING = re.compile(r"(?P<mark>#{1,6})[ \t]+(?P<rest>\S.*?)[ \t]*#*")
+# A line is a stranger's, of 50,000 characters: each pattern reads it once, with nothing to try again.
+_HEADING = re.compile(r"(?P<mark>#{1,6})[ \t]+(?P<rest>\S.*)")
 _CODE = re.compile(r"(?P<code>[A-Z]{1,3}\d{1,3})[ \t]*[:.][ \t]+(?P<rest>\S.*)")
 _ITEM = re.compile(r"(?P<mark>[-*•]|\d{1,3}[.)])[ \t]+(?P<rest>\S.*)")
 _NUMBER = re.compile(r"\d{1,3}[.)][ \t]+")
@@ -44,7 +44,7 @@ class _Block(NamedTuple):
 
     mark: str
     head: str
-    body: tuple[str, ...]
+    body: list[str]
 
 
 def read_policy(text: str, param: str) -> ReadPolicy:
@@ -82,7 +82,7 @@ def read_policy(text: str, param: str) -> ReadPolicy:
 
 def _json(text: str, param: str) -> object:
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
         raise bad_request(
             f"The policy starts like JSON and is none: {error}.", param=param, code="invalid_taxonomy"
@@ -119,7 +119,7 @@ def _headings(lines: Sequence[str]) -> list[Category] | None:
     return [
         Category(_name(_NUMBER.sub("", rest, count=1)), _one_line(block.body), code=code)
         for block in blocks
-        for code, rest in [_split_code(block.head)]
+        for code, rest in [_split_code(_without_closing_marks(block.head))]
     ]
 
 
@@ -162,12 +162,18 @@ def _blocks(lines: Sequence[str], start: re.Pattern[str]) -> list[_Block] | None
     for line in lines:
         match = start.fullmatch(line)
         if match is not None:
-            found.append(_Block(match[1], match["rest"], ()))
+            found.append(_Block(match[1], match["rest"], []))
         elif not found:
             return None
         else:
-            found[-1] = found[-1]._replace(body=(*found[-1].body, line))
+            found[-1].body.append(line)
     return found
+
+
+def _without_closing_marks(heading: str) -> str:
+    """`Name ##`, as headings may be closed -> `Name`; `C#` stays."""
+    text = heading.rstrip("#")
+    return text.rstrip() if text[-1:].isspace() else heading
 
 
 def _split_code(text: str) -> tuple[str | None, str]:

@@ -37,7 +37,7 @@ MAX_PROMPT_LENGTH = 100_000
 """Characters of a prompt; far more than any classifier reads."""
 _LARGE = 2**18
 """Bytes from which on JSON and base64 are read in a thread, so that others are not kept waiting."""
-_ADDRESS = re.compile(r"(?i)\s*https?:")
+_ADDRESS = re.compile(r"(?i)https?:")
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,29 @@ async def read_json(request: "Request", allowed: Collection[str]) -> dict[str, A
     return data
 
 
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text in which every key of an object stands once.
+
+    Raises:
+        ValueError: it is none, or a key is given twice: readers differ in which one they take, and a policy or a
+            threshold would be dropped unseen.
+        RecursionError: it is nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        left = set[str]()
+        twice = next(key for key, _ in pairs if key in left or left.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"{twice[:60]!r} is given twice in one object")
+    return found
+
+
 def _parse(body: bytes) -> Any:
     try:
-        return json.loads(body)
+        return parse_json(body)
     except (ValueError, RecursionError) as error:
         what = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise bad_request(f"The body is not valid JSON: {what}.", code="invalid_json") from None
@@ -243,7 +263,7 @@ async def read_image(given: Any, param: str, service: "JudgeService") -> bytes |
     if not isinstance(given, str):
         raise bad_request(f"{param}: expected a data URL, got a {json_type(given)}.", param=param)
     try:
-        if _ADDRESS.match(given):
+        if _ADDRESS.match(given.lstrip()):
             return await service.fetch(given.strip())
         if len(given) > _LARGE:
             return await asyncio.to_thread(bytes_of_text, given, DEFAULT_LIMITS.max_bytes)
