@@ -371,7 +371,17 @@ def test_rows_of_a_server() -> None:
         [row] = [stricter.postprocess(row) for row in ask_server(address, stricter, INPUTS[2:3])]
         assert row["status"] == "unsafe"
     [answer] = answers[:1]
-    for wrong in ({}, {"verdicts": None}, {"verdicts": [{"status": "fine"}]}, None):
+    [known] = answer["http_response"]["verdicts"]
+    no_rows = (
+        {"status": "fine"},
+        known | {"row_format": 2},
+        known | {"flagged": False},
+        known | {"image": None},
+    )
+    for wrong in (
+        {}, {"verdicts": None}, {"verdicts": [known, known]}, {"error": "bad gateway"}, None,
+        *({"verdicts": [row]} for row in no_rows),
+    ):  # fmt: skip
         assert (
             rows.verdict_row({**answer, "http_response": wrong})["reason"]
             == "the server's answer holds no verdict"

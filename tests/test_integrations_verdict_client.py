@@ -1,5 +1,7 @@
 """What the client of other people's tools makes of answers, good and bad; the server is scripted."""
 
+import hashlib
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -12,17 +14,18 @@ from judge.errors import ConfigError
 from judge.integrations import http_json
 from judge.integrations.verdict_client import NotJudgedError, VerdictClient, taxonomy_for_request
 from judge.server.questions import read_taxonomy
+from judge.verdicts.rows import Judging, verdict_row
 from prompts import load_taxonomy
 from prompts.taxonomy_file import shipped_taxonomies
+from prompts.verdict import verdict_from_scores
 
 POLICY = load_taxonomy("digits").select(["three", "seven"])
-ROW = {
-    "status": "safe",
-    "scores": {"three": 0.1, "seven": 0.2},
-    "flags": {"three": False, "seven": False},
-    "thresholds": {"three": 0.5, "seven": 0.5},
-    "taxonomy": {"hash": POLICY.hash},
-}
+ROW = verdict_row(
+    verdict_from_scores(0.2, [0.1, 0.2], POLICY, model="m"),
+    Judging(POLICY),
+    time="2026-01-01T00:00:00+00:00",
+    image_hash=hashlib.sha256(b"image").hexdigest(),
+)
 GOOD = (200, {"verdicts": [ROW]})
 
 
@@ -93,7 +96,27 @@ def test_patience_ends(scripted: StubLabelStudio) -> None:
         (200, {"verdicts": [ROW | {"flags": {"three": "false", "seven": "false"}}]}),
         (200, {"verdicts": [ROW | {"thresholds": {}}]}),
         (200, {"verdicts": [ROW | {"scores": None}]}),
-        (200, {"verdicts": [ROW | {"taxonomy": {"hash": "of another policy"}}]}),
+        (200, {"verdicts": [ROW | {"taxonomy": ROW["taxonomy"] | {"hash": "of another policy"}}]}),
+        (200, {"verdicts": [ROW | {"image": ROW["image"] | {"sha256": "0" * 64}}]}),
+        (200, {"verdicts": [ROW | {"row_format": 2}]}),
+        (200, {"verdicts": [ROW | {"flagged": True}]}),
+        (200, {"verdicts": [ROW | {"flags": {"three": True, "seven": False}}]}),
+        (200, {"verdicts": [ROW | {"scores": {"three": math.nan, "seven": 0.2}}]}),
+        (200, {"verdicts": [ROW | {"scores": {"three": -1, "seven": 0.2}}]}),
+        (200, {"verdicts": [ROW | {"unsafe": None}]}),
+        (
+            200,
+            {
+                "verdicts": [
+                    {
+                        **ROW,
+                        **{key: {"three": ROW[key]["three"]} for key in ("scores", "flags", "thresholds")},
+                    }
+                ]
+            },
+        ),
+        (200, {"verdicts": ["safe"]}),
+        (200, {"verdicts": {"0": ROW}}),
         (200, ["verdicts"]),
         (204, None),
         (415, error("not an image")),
@@ -122,6 +145,17 @@ def test_a_mistake_of_the_set_up_is_said_at_once(scripted: StubLabelStudio, answ
     with pytest.raises(ConfigError, match=why) as caught:
         ask(scripted, api_key="my-secret-key")
     assert "my-secret-key" not in str(caught.value)
+
+
+@pytest.mark.parametrize("asked", ["digits@2", "other", "digits@"])
+def test_another_taxonomy_than_the_named_one_is_not_judged(scripted: StubLabelStudio, asked: str) -> None:
+    answers(scripted, GOOD)
+    with VerdictClient(scripted.url, asked, patience=60) as client:
+        if asked == "digits@":
+            assert client.ask(b"image") == ROW
+            return
+        with pytest.raises(NotJudgedError, match="another taxonomy"):
+            client.ask(b"image")
 
 
 def test_a_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from judge.errors import ConfigError, first_line
 from judge.runs.files import nearest_path
+from judge.verdicts.rows import is_verdict_row
 from prompts.verdict import DEFAULT_THRESHOLD
 
 _DIGITS = 12
@@ -53,7 +54,8 @@ def read_finished(paths: Sequence[Path], taxonomy: str | None = None) -> Finishe
     unjudged = 0
     for path in paths:
         for where, row in _rows(path):
-            _check(row, where)
+            if not is_verdict_row(row):
+                raise ConfigError(f"{where} is no verdict row (docs/verdict_row.schema.json).")
             names.add(row["taxonomy"]["name"])
             if taxonomy is not None and row["taxonomy"]["name"] != taxonomy:
                 continue
@@ -137,26 +139,3 @@ def _parse(line: str, where: str) -> Any:
         return json.loads(line)
     except (ValueError, RecursionError):
         raise ConfigError(f"{where} is no JSON; give what `arbiter judge --json` printed.") from None
-
-
-def _check(row: Any, where: str) -> None:
-    """Refuse what is no verdict row, as far as it is read here."""
-    parts = ("image", "scores", "flags", "thresholds", "taxonomy", "model")
-    ok = (
-        isinstance(row, dict)
-        and row.get("status") in ("safe", "unsafe", "unjudged")
-        and all(isinstance(row.get(part), dict) for part in parts)
-        and all(isinstance(row["taxonomy"].get(key), str) for key in ("name", "hash"))
-        and isinstance(row["model"].get("name"), str)
-        and isinstance(row["model"].get("sha256"), str | None)
-        and all(isinstance(value, bool) for value in row["flags"].values())
-        and set(row["flags"]) == set(row["scores"]) <= set(row["thresholds"])
-        and all(map(_is_probability, (*row["scores"].values(), *row["thresholds"].values())))
-        and (row["status"] == "unjudged" or _is_probability(row.get("unsafe")))
-    )
-    if not ok:
-        raise ConfigError(f"{where} is no verdict row (docs/verdict_row.schema.json).")
-
-
-def _is_probability(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1

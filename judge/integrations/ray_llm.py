@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Self
 from judge.errors import CheckpointError, ConfigError, ImageError, QuestionError
 from judge.runs.machine import now
 from judge.verdicts.from_scores import unjudged, verdicts_from_scores
-from judge.verdicts.rows import Judging, verdict_row
+from judge.verdicts.rows import Judging, is_verdict_row, verdict_row
 from prompts.reading import clean
 from prompts.taxonomy import Taxonomy
 from prompts.template import TEMPLATES, Chat, render
@@ -308,30 +308,36 @@ class ServerRows(_Rows):
         answer = row.get("http_response")
         answer = answer if isinstance(answer, Mapping) else {}
         error = answer.get("error")
-        if error:
+        if isinstance(error, Mapping) and error.get("code"):
             said = f"{error.get('code')}: {error.get('message')}"
             if error.get("code") in _FOR_EVERY_ROW:
                 raise ConfigError(f"The server refuses every row: {said}")
             return self._unjudged(row, f"the server refused the image: {said}")
-        verdicts = answer.get("verdicts")
-        if verdicts is None or len(verdicts) != 1 or not isinstance(verdicts[0], Mapping):
+        try:
+            [verdict] = answer["verdicts"]
+            found = dict(verdict)
+            for key in (
+                "scores",
+                "flags",
+            ):  # Arrow gives every row of a block the scores of all others, as None
+                found[key] = {name: value for name, value in (found[key] or {}).items() if value is not None}
+        except (LookupError, TypeError, ValueError, AttributeError):
             return self._unjudged(row, "the server's answer holds no verdict")
-        found = dict(verdicts[0])
         problem = self._problem(row, found)
         if problem is not None:
             return self._unjudged(row, problem)
-        for key in ("scores", "flags"):  # Arrow gives every row of a block the scores of all others, as None
-            found[key] = {name: value for name, value in (found[key] or {}).items() if value is not None}
         path = row.get(self.name)
         return found | {"image": {**found["image"], "path": None if path is None else str(path)}}
 
     def _problem(self, row: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
         """Why this is no verdict row about the image that was sent."""
-        if found.get("status") not in ("safe", "unsafe", "unjudged"):
+        if not is_verdict_row(found):
             return "the server's answer holds no verdict"
         if found["image"]["sha256"] != row.get("image_sha256"):
             return "the server's answer is about another image"
-        if found["taxonomy"]["hash"] != self.taxonomy.hash:
+        if found["taxonomy"]["hash"] != self.taxonomy.hash or set(found["thresholds"]) != set(
+            self.taxonomy.names
+        ):
             return "the server judged by another taxonomy"
         return None
 

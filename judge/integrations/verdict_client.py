@@ -1,11 +1,13 @@
 """Verdicts of an Arbiter server for other people's tools: one image, and its verdict row or why there is none."""
 
 import base64
+import hashlib
 import os
 from collections.abc import Mapping
 from typing import Any, Self
 
 from judge.errors import ConfigError
+from judge.verdicts.rows import is_verdict_row
 from prompts.errors import ArbiterError
 from prompts.taxonomy import Taxonomy
 
@@ -13,7 +15,6 @@ from .http_json import Answer, HttpJson, NoAnswerError, check_key, pauses
 
 API_KEY = "ARBITER_API_KEY"
 """Environment variable with the server's key."""
-_STATUSES = ("safe", "unsafe", "unjudged")
 
 
 class NotJudgedError(ArbiterError, RuntimeError):
@@ -112,7 +113,9 @@ class VerdictClient:
                 why = str(error)
             else:
                 if not answer.passing:
-                    return self._row(self._http.check(answer, "/v1/verdicts"))
+                    row = self._row(self._http.check(answer, "/v1/verdicts"))
+                    self._check_question(row, image)
+                    return row
                 why = f"The judge's server cannot answer now ({answer.problem})."
                 pause.seconds = pause.seconds if answer.wait is None else answer.wait
         raise NotJudgedError(why)
@@ -122,9 +125,10 @@ class VerdictClient:
         if 200 <= answer.status < 300:
             rows = data.get("verdicts") if isinstance(data, dict) else None
             row = rows[0] if isinstance(rows, list) and len(rows) == 1 else None
-            if row is None or not _is_row(row):
-                raise NotJudgedError(f"This is no answer of Arbiter's server: {answer.problem}.")
-            self._check_taxonomy(row)
+            if not is_verdict_row(row):
+                raise NotJudgedError(
+                    f"This is no verdict of Arbiter's server, or one of another version: {answer.problem}."
+                )
             return dict(row)
         error = data.get("error") if isinstance(data, dict) else None
         where = str(error.get("param") or "") if isinstance(error, dict) else ""
@@ -132,10 +136,19 @@ class VerdictClient:
             raise NotJudgedError(f"The judge's server refuses the image ({answer.problem}).")
         raise ConfigError(f"The judge's server refuses the question ({answer.problem}).")
 
-    def _check_taxonomy(self, row: Mapping[str, Any]) -> None:
-        """The server may have read another policy than was sent only if it is not Arbiter's, or of another version."""
-        if isinstance(self.taxonomy, Taxonomy) and row["taxonomy"].get("hash") != self.taxonomy.hash:
-            raise NotJudgedError(f"The server judged by another taxonomy than {self.taxonomy.name!r}.", row)
+    def _check_question(self, row: Mapping[str, Any], image: bytes | str) -> None:
+        """Refuse the answer to another question: of a proxy that mixes answers up, or a server of another version."""
+        asked, judged = self.taxonomy, row["taxonomy"]
+        if isinstance(asked, Taxonomy):
+            same = judged["hash"] == asked.hash and set(row["thresholds"]) == set(asked.names)
+        else:
+            name, _, version = (asked or judged["name"]).partition("@")
+            same = judged["name"] == name and version in ("", judged["version"])
+        if not same:
+            name = asked.name if isinstance(asked, Taxonomy) else asked
+            raise NotJudgedError(f"The server judged by another taxonomy than {name!r}.", row)
+        if isinstance(image, bytes) and row["image"]["sha256"] != hashlib.sha256(image).hexdigest():
+            raise NotJudgedError("The server's answer is about another image.", row)
 
 
 def is_address(image: str) -> bool:
@@ -178,13 +191,3 @@ def taxonomy_for_request(taxonomy: Taxonomy) -> dict[str, Any]:
         "version": str(taxonomy.version),
         "categories": [{key: entry[key] for key in known if key in entry} for entry in entries],
     }
-
-
-def _is_row(row: Any) -> bool:
-    return (
-        isinstance(row, dict)
-        and row.get("status") in _STATUSES
-        and all(isinstance(row.get(key), dict) for key in ("scores", "flags", "thresholds", "taxonomy"))
-        and bool(row["thresholds"])
-        and all(isinstance(violated, bool) for violated in row["flags"].values())
-    )

@@ -16,6 +16,7 @@ from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 
 ROW_FORMAT = 1
 """Version of the keys and their meaning."""
+_FLAGGED = {"safe": False, "unsafe": True, "unjudged": None}
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,39 @@ def verdict_row(
         "promise": verdict.promise,
         "arbiter": package_version(),
     }
+
+
+def is_verdict_row(row: object) -> bool:
+    """Whether data from elsewhere is a verdict row of this format that does not contradict itself.
+
+    What is read from a file or a server is checked by this before anybody believes it: of another format, keys may mean
+    something else, and a score that is no number compares as below every threshold.
+    """
+    if not isinstance(row, Mapping) or row.get("row_format") != ROW_FORMAT:
+        return False
+    parts = [row.get(part) for part in ("image", "scores", "flags", "thresholds", "taxonomy", "model")]
+    if not all(isinstance(part, Mapping) for part in parts):
+        return False
+    image, scores, flags, thresholds, taxonomy, model = parts
+    status = row.get("status")
+    return (
+        status in _FLAGGED
+        and row.get("flagged") is _FLAGGED[status]
+        and all(isinstance(image.get(key), str | None) for key in ("path", "sha256"))
+        and all(isinstance(taxonomy.get(key), str) for key in ("name", "version", "hash"))
+        and isinstance(model.get("name"), str)
+        and isinstance(model.get("sha256"), str | None)
+        and bool(thresholds)
+        and set(flags) == set(scores) <= set(thresholds)
+        and all(isinstance(violated, bool) for violated in flags.values())
+        and all(map(_is_probability, (*scores.values(), *thresholds.values())))
+        and (status == "unjudged" or _is_probability(row.get("unsafe")))
+        and not (status == "safe" and any(flags.values()))
+    )
+
+
+def _is_probability(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 @cache
