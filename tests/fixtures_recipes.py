@@ -52,6 +52,8 @@ class Script:
 
         root, self.folder = Path(__file__).resolve().parent.parent, tempfile.TemporaryDirectory()
         self.output, self.errors = (Path(self.folder.name) / name for name in ("output", "errors"))
+        for file in (self.output, self.errors):  # may be read before the fork writes
+            file.touch()
         given = {
             "FOLDER": str(root),
             "ENVIRONMENT": environment,

@@ -2,10 +2,8 @@
 
 import os
 import re
-import subprocess
 import sys
 import time
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -82,30 +80,19 @@ def said_locally(model, processor, picture, template="policy_first"):
     return processor.tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
-@contextmanager
-def serving(folder, log):
-    """`transformers serve` on `folder`, ready to answer."""
-    command = [os.path.join(os.path.dirname(sys.executable), "transformers"), "serve", str(folder)]
-    command += ["--port", "0", "--host", "127.0.0.1", "--device", "cpu"]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(log.parent / "home")}
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
-    try:
-        listens = "Uvicorn running on "
-        while listens not in log.read_text():  # until the test's own timeout
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-        yield re.search(rf"{listens}(\S+)", log.read_text())[1] + "/v1"
-    finally:
-        process.kill()
-        process.wait()
-
-
 @pytest.fixture(scope="module")
-def served(taught, tmp_path_factory):
+def served(taught, start_script):
+    """`transformers serve` on the taught model's folder, ready to answer: its address."""
     pytest.importorskip("uvicorn")
-    with serving(taught[0], tmp_path_factory.mktemp("serve") / "log.txt") as url:
-        yield url
+    program = os.path.join(os.path.dirname(sys.executable), "transformers")
+    options = ["--port", "0", "--host", "127.0.0.1", "--device", "cpu"]
+    server = start_script(program, "serve", taught[0], *options, HF_HUB_OFFLINE="1")
+    while not (listens := re.search(r"Uvicorn running on (\S+) ", server.stderr)):
+        # until the test's own timeout
+        assert server.process.is_alive(), server.stdout + server.stderr
+        time.sleep(0.1)
+    yield listens[1] + "/v1"
+    server.kill()
 
 
 @pytest.mark.slow
