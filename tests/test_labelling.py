@@ -248,3 +248,12 @@ def test_no_process_stays_behind():
         ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False
     ).stdout
     assert "judge.intake.worker" not in children
+
+
+def test_labels_inside_of_the_input_are_no_input(pictures, tmp_path, capsys):
+    (tmp_path / "digit.png").write_bytes(pictures["digit-0.png"])
+    assert main(["label", str(tmp_path), str(tmp_path / "."), *TYPED]) == 2
+    assert "is the input and the output" in capsys.readouterr().err
+    for made in (1, 0):
+        assert main(["label", str(tmp_path), str(tmp_path / "labels"), *TYPED]) == 0
+        assert f"1 rows in {tmp_path / 'labels'}, {made} of them new" in capsys.readouterr().err

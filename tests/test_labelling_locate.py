@@ -97,6 +97,16 @@ def test_every_image_and_table_is_found_and_read(where: str) -> None:
     assert [row and read_row(row).id for row in rows] == ["a.png", None, "sub/c", "sub/deep/d.heic"]
 
 
+def test_the_folder_of_labels_is_no_input(tmp_path: Path) -> None:
+    """By whatever path it is found: its Parquet files would be labelled, or refused, in the next run."""
+    for path in ("a.png", "labels/deep/b.png", "sub/labels/c.png"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(PNG)
+    (tmp_path / "sub" / "link").symlink_to(tmp_path / "labels")
+    found = find_sources(str(tmp_path), leave_out=tmp_path / "sub" / ".." / "labels")
+    assert [one.path for one in found] == ["a.png", "sub/labels/c.png"]
+
+
 def test_one_file_of_each_kind(where: str) -> None:
     for path, ident in (("sub/c", "c"), ("sub/tar", "tar/k"), ("table", "table#0"), ("t.jsonl", "t.jsonl#1")):
         one = f"{where}/{path}"

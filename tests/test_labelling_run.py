@@ -3,6 +3,7 @@
 import errno
 import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,8 @@ from judge.errors import LabellingError
 from judge.labelling import run as run_module
 from judge.labelling.columns import label_block
 from judge.labelling.inputs.shards import Shard
-from judge.labelling.plan import Plan
+from judge.labelling.job import check_parts
+from judge.labelling.plan import PLAN, Plan
 from judge.labelling.rows import Opened, Scored
 from judge.labelling.run import label_shards, locked
 from judge.labelling.writer import Part, parts_in, schema
@@ -142,6 +144,70 @@ def test_rows_of_a_status_are_done_again(tmp_path):
     assert sorted(found_ids(tmp_path)) == expected(shards(15))
 
 
+def test_a_shard_that_could_not_be_read_and_now_can(tmp_path):
+    """Its one row that says so was the last part; now others follow, and nothing of it stays."""
+    label_shards(shards(1), tmp_path, PART, in_order, ABOUT)
+    label_shards(shards(15), tmp_path, PART, in_order, ABOUT, again=["unreadable"])
+    assert sorted(found_ids(tmp_path)) == expected(shards(15))
+    assert label_shards(shards(15), tmp_path, PART, in_order, ABOUT).todo == frozenset()
+
+
+@pytest.mark.parametrize("lost", [Part(0, 1, False), Part(0, 2, True)])
+@pytest.mark.parametrize("now", [1, 8])
+def test_a_shard_that_has_become_another_is_never_called_finished(tmp_path, lost, now):
+    """As when a tar of which some parts are missing was removed, or cannot be opened any more."""
+    label_shards(shards(15), tmp_path, PART, in_order, ABOUT)
+    (tmp_path / lost.name).unlink()
+    before = found_ids(tmp_path)
+    for _ in range(2):
+        with pytest.raises(LabellingError, match="1 shards have other inputs now"):
+            label_shards(
+                [*shards(now), Shard(1, "images", "root", ("1/0",))], tmp_path, PART, in_order, ABOUT
+            )
+        assert {name for name in found_ids(tmp_path) if name.startswith("0")} >= set(before)
+        assert "1/0" in found_ids(tmp_path)
+    assert len(found_ids(tmp_path)) == len(set(found_ids(tmp_path)))
+
+
+def test_a_shard_that_lost_what_follows_a_finished_part_keeps_its_labels(tmp_path):
+    label_shards(shards(15), tmp_path, PART, in_order, ABOUT)
+    with pytest.raises(LabellingError, match="first is '0/0'; see whether it can be read"):
+        label_shards(shards(1), tmp_path, PART, in_order, ABOUT, again=["unreadable"])
+    assert sorted(found_ids(tmp_path)) == expected(shards(15))
+
+
+def test_an_engine_that_loses_a_whole_part_is_found_out(tmp_path):
+    with pytest.raises(LabellingError, match="1 shards came back incomplete"):
+        label_shards(
+            shards(15), tmp_path, PART, lambda tasks: (b for b in in_order(tasks) if b.part != 1), ABOUT
+        )
+
+
+def test_parts_of_another_plan_are_refused(tmp_path):
+    label_shards(shards(7), tmp_path, PART, in_order, {**ABOUT, "plan": "one"})
+    with pytest.raises(LabellingError, match=r"part-0000000-00000\.parquet was written under another plan"):
+        label_shards(shards(7), tmp_path, PART, in_order, {**ABOUT, "plan": "other"})
+
+
+def test_tasks_are_made_one_by_one(tmp_path):
+    """The paths of ten million images are never in memory together."""
+    alive = []
+
+    class Shards:
+        def __iter__(self):
+            for shard in (Shard(n, "images", "root", (f"{n}/0",)) for n in range(50)):
+                alive.append(weakref.ref(shard))
+                yield shard
+
+    def engine(tasks):
+        for task in tasks:
+            yield from blocks_of(task)
+            assert sum(shard() is not None for shard in alive[50:]) <= 3
+
+    label_shards(Shards(), tmp_path, PART, engine, ABOUT)
+    assert len(found_ids(tmp_path)) == 50
+
+
 def test_an_engine_that_loses_a_block_is_found_out(tmp_path):
     with pytest.raises(LabellingError, match="2 shards came back incomplete, the first is number 1"):
         label_shards(
@@ -227,6 +293,59 @@ def test_a_changed_file_is_named(tmp_path):
         plan.extend([Found("a.png"), Found("b.tar", "tar")], 3)
     with Plan(tmp_path) as plan:
         assert plan.extend([Found("a.png"), Found("b.tar", "tar", size=2)], 3).other == ("b.tar",)
+
+
+def test_labels_whose_plan_is_gone_or_old_are_refused(tmp_path):
+    """A new plan could give their numbers to other files, which would then pass for labelled."""
+    parts = [Part(0, 0, True), Part(1, 0, True)]
+    with Plan(tmp_path) as plan:
+        check_parts(plan, [])
+        with pytest.raises(LabellingError, match="the plan was deleted, or is an older copy"):
+            check_parts(plan, parts)
+        plan.extend([Found("a.tar", "tar")], 3)
+        with pytest.raises(LabellingError, match=r"holds part-0000001-00000-end\.parquet"):
+            check_parts(plan, parts)
+        plan.extend([Found("b.tar", "tar")], 3)
+        check_parts(plan, parts)
+        first = plan.identity
+    with Plan(tmp_path) as plan:
+        assert plan.identity == first
+    (tmp_path / PLAN).unlink()
+    with Plan(tmp_path) as plan:
+        assert plan.identity != first
+
+
+def test_a_damaged_plan_is_one_line(tmp_path):
+    with Plan(tmp_path) as plan:
+        plan.extend([Found(f"{number}.png") for number in range(500)], 3)
+    path = tmp_path / PLAN
+    path.write_bytes(path.read_bytes()[:4096] + bytes(path.stat().st_size - 4096))
+    with pytest.raises(LabellingError, match=r"plan.sqlite.*malformed"), Plan(tmp_path) as plan:
+        list(plan.shards("root", {}))
+    path.write_bytes(b"no database" * 500)
+    with pytest.raises(LabellingError, match="file is not a database"):
+        Plan(tmp_path)
+
+
+def test_a_plan_on_a_full_disk_is_one_line_and_stays_as_it_was(tmp_path):
+    def fill():
+        with Plan(tmp_path) as plan:
+            plan.extend([Found("a.png")], 3)
+            [pages] = plan._database.execute("PRAGMA page_count").fetchone()
+            plan._database.execute(f"PRAGMA max_page_count = {pages + 2}")
+            plan.extend((Found(f"{number}.png") for number in range(5000)), 3)
+
+    with pytest.raises(LabellingError, match="full, free some space"):
+        fill()
+    with Plan(tmp_path) as plan:
+        assert [shard.paths for shard in plan.shards("root", {})] == [("a.png",)]
+
+
+@pytest.mark.parametrize("modified", [-(2**70), -1, 2**63, 2**70])
+def test_a_file_may_have_any_time(tmp_path, modified):
+    with Plan(tmp_path) as plan:
+        plan.extend([Found("a.png", modified=modified)], 3)
+        assert plan.extend([Found("a.png", modified=modified)], 3) == (0, ())
 
 
 def test_listing_that_fails_leaves_no_half_a_plan(tmp_path):

@@ -20,7 +20,11 @@ class Walked(NamedTuple):
     """Why the folder cannot be read; None for a file."""
 
 
-def walk(folder: str, keep: Callable[[str], bool] = lambda name: True) -> Iterator[Walked]:
+def walk(
+    folder: str,
+    keep: Callable[[str], bool] = lambda name: True,
+    leave_out: str | os.PathLike[str] | None = None,
+) -> Iterator[Walked]:
     """Every file below a folder: those of a folder by name, then those of the folders inside it.
 
     Linked folders come last, each real folder once: a file that is also reachable without a link is listed under its
@@ -29,9 +33,13 @@ def walk(folder: str, keep: Callable[[str], bool] = lambda name: True) -> Iterat
     Args:
         folder: where to start.
         keep: whether a name of a file or folder is looked at.
+        leave_out: a folder that is there and is not looked into, by whatever path it is found.
     """
     folders, links = [folder], list[str]()  # a stack, and a queue for when the stack is empty
     seen = set[tuple[int, int]]()  # (device, inode) of each folder: links may form a circle
+    if leave_out is not None:
+        status = os.stat(leave_out)
+        seen.add((status.st_dev, status.st_ino))
     while folders or links:
         parent = folders.pop() if folders else links.pop(0)
         below = list[str]()

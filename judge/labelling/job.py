@@ -10,6 +10,7 @@ from judge.errors import ConfigError, LabellingError
 from judge.lessons.evidence import evidence_of
 from judge.lessons.outside import KnowsItsLessons
 from judge.protocol import Classifier, PromisesMissRate
+from judge.publish.hub import model_hash
 from judge.verdicts.from_scores import unjudged
 from judge.verdicts.rows import Judging, verdict_row
 from prompts.reading import PromptMode
@@ -22,6 +23,7 @@ from .plan import Plan
 from .rows import Engine, Status
 from .run import Progress, Tally, label_shards, locked
 from .scoring import Scorer
+from .writer import Part, parts_in
 
 _COMMON = ("row_format", "thresholds", "taxonomy", "model", "evidence", "promise", "arbiter")
 """Keys of a verdict row that are the same for all images of a run."""
@@ -107,9 +109,12 @@ def run_job(
     # As other processes and a later run from another folder find it.
     where = job.where if is_url(job.where) else os.path.abspath(job.where)
     root = root_of(where)
+    if not is_url(where) and os.path.realpath(where) == os.path.realpath(job.folder):
+        raise ConfigError(f"{job.where} is the input and the output; label into a folder of its own.")
     with locked(job.folder), Plan(job.folder) as plan:
+        check_parts(plan, parts_in(job.folder))
         _begin(plan, {"input": where, **_about(job, classifier)})
-        found = find_sources(where, job.columns, tell)
+        found = find_sources(where, job.columns, tell, leave_out=job.folder)
         changed = plan.extend(found, job.opening.part_rows)
         if changed.other:
             raise LabellingError(
@@ -124,7 +129,7 @@ def run_job(
             job.folder,
             job.opening.part_rows,
             engine,
-            {"taxonomies": _common(job.scoring, classifier)},
+            {"plan": plan.identity, "taxonomies": _common(job.scoring, classifier)},
             progress=progress(sizes),
             again=job.again,
         )
@@ -141,7 +146,18 @@ def _about(job: Job, classifier: Classifier) -> dict[str, Any]:
         about[f"taxonomy {name}"] = common["taxonomy"]["hash"]
         about[f"thresholds of {name}"] = common["thresholds"]
         about["judge"] = common["model"]["sha256"] or common["model"]["name"]
+    if job.scoring.stage_judge is not None:  # it is no part of a cascade's hash
+        about["stage judge"] = model_hash(job.scoring.stage_judge) or job.scoring.stage_judge
     return about
+
+
+def check_parts(plan: Plan, parts: Sequence[Part]) -> None:
+    """Refuse labels of shards that the plan does not know, as it would plan other files under their numbers."""
+    if parts and parts[-1].shard >= plan.shard_count:
+        raise LabellingError(
+            f"{plan.path.parent} holds {parts[-1].name}, of which {plan.path.name} knows nothing: the plan was "
+            "deleted, or is an older copy. Put the newest one back, or label into another folder."
+        )
 
 
 def _begin(plan: Plan, about: Mapping[str, Any]) -> None:

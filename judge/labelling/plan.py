@@ -7,12 +7,13 @@ part that was written stays the part of the same inputs. SQLite holds it, as ten
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
-from judge.errors import ConfigError
+from judge.errors import LabellingError
 
 from .inputs.shards import Kind, Shard
 
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 PLAN = "_plan.sqlite"
 _NAMED = 5
 """Changed files that are named, at most."""
+_MOST = 2**63 - 1
+"""SQLite's largest number; a time may be any."""
 _TABLES = """
+CREATE TABLE identity (value TEXT NOT NULL);
+INSERT INTO identity VALUES (hex(randomblob(16)));
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE sources (
     number INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, kind TEXT NOT NULL, size INTEGER NOT NULL,
@@ -45,27 +50,47 @@ class Plan:
     """The plan in an output folder; a context manager."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the plan, or an empty one.
+        """Open the plan, or begin one.
 
         Raises:
-            ConfigError: the file is no plan.
+            LabellingError: the file is no plan, or cannot be written.
         """
         self.path = folder / PLAN
-        self._database = sqlite3.connect(self.path, isolation_level=None)
-        try:
-            self._database.execute("PRAGMA synchronous = FULL")
-            known = self._database.execute("SELECT name FROM sqlite_master WHERE name = 'sources'").fetchone()
-            if known is None:
-                self._database.executescript(f"BEGIN; {_TABLES} COMMIT;")
-        except sqlite3.DatabaseError as error:
-            self._database.close()
-            raise ConfigError(f"{self.path} is no plan of a labelling run: {error}") from error
+        with ExitStack() as stack:
+            try:
+                # Threads that read take the shards, one at a time.
+                self._database = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+                stack.callback(self._database.close)
+                self._database.execute("PRAGMA synchronous = FULL")
+                known = self._database.execute(
+                    "SELECT 1 FROM sqlite_master WHERE name = 'sources'"
+                ).fetchone()
+                if known is None:
+                    self._database.executescript(f"BEGIN; {_TABLES} COMMIT;")
+                [self.identity] = self._database.execute("SELECT value FROM identity").fetchone()
+            except sqlite3.Error as error:
+                raise self._explained(error) from error
+            stack.pop_all()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         self._database.close()
+        if isinstance(error, sqlite3.Error):
+            raise self._explained(error) from error
+
+    def _explained(self, error: sqlite3.Error) -> LabellingError:
+        return LabellingError(
+            f"{self.path}, the plan of a labelling run, cannot be used: {error}. If the disk is full, free some space "
+            "and run the same command again; if the file is damaged, label into another folder."
+        )
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards there are; their numbers are below it."""
+        [highest] = self._database.execute("SELECT MAX(shard) FROM sources").fetchone()
+        return 0 if highest is None else int(highest) + 1
 
     def about(self) -> dict[str, Any]:
         """What the run was started with; empty before the first."""
@@ -90,15 +115,15 @@ class Plan:
         """
         new, other = 0, list[str]()
         with self._transaction():
-            following = self._next_shard()
+            following = self.shard_count
             group, members = -1, shard_files  # the shard that image files go to, and how many it has
             for source in found:
-                path = os.fsencode(source.path)
+                path, modified = os.fsencode(source.path), source.modified & _MOST
                 known = self._database.execute(
                     "SELECT size, modified FROM sources WHERE path = ?", (path,)
                 ).fetchone()
                 if known is not None:
-                    if known != (source.size, source.modified) and len(other) < _NAMED:
+                    if known != (source.size, modified) and len(other) < _NAMED:
                         other.append(source.path)
                     continue
                 if source.kind != "images":
@@ -109,13 +134,16 @@ class Plan:
                     number, members = group, members + 1
                 self._database.execute(
                     "INSERT INTO sources (path, kind, size, modified, shard) VALUES (?, ?, ?, ?, ?)",
-                    (path, source.kind, source.size, source.modified, number),
+                    (path, source.kind, source.size, modified, number),
                 )
                 new += 1
         return Changed(new, tuple(other))
 
-    def shards(self, root: str, columns: Mapping[str, str]) -> Iterator[Shard]:
-        """All shards, in order."""
+    def shards(self, root: str, columns: Mapping[str, str]) -> Iterable[Shard]:
+        """All shards, in order; read from the plan each time that they are iterated over."""
+        return _Shards(partial(self._read_shards, root, columns))
+
+    def _read_shards(self, root: str, columns: Mapping[str, str]) -> Iterator[Shard]:
         with closing(self._database.cursor()) as cursor:
             rows = cursor.execute("SELECT shard, kind, path FROM sources ORDER BY shard, number")
             number, kind, paths = -1, "", list[str]()
@@ -132,10 +160,6 @@ class Plan:
         """Shard -> bytes of its files."""
         return dict(self._database.execute("SELECT shard, SUM(size) FROM sources GROUP BY shard"))
 
-    def _next_shard(self) -> int:
-        [highest] = self._database.execute("SELECT MAX(shard) FROM sources").fetchone()
-        return 0 if highest is None else int(highest) + 1
-
     def _transaction(self) -> "_Transaction":
         return _Transaction(self._database)
 
@@ -150,4 +174,15 @@ class _Transaction:
         self._database.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, *_: object) -> None:
-        self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+        if self._database.in_transaction:  # a full disk has ended it already
+            self._database.execute("COMMIT" if kind is None else "ROLLBACK")
+
+
+class _Shards:
+    """Shards that are read again each time that they are iterated over, and never all in memory."""
+
+    def __init__(self, read: Callable[[], Iterator[Shard]]) -> None:
+        self._read = read
+
+    def __iter__(self) -> Iterator[Shard]:
+        return self._read()

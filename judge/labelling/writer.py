@@ -19,7 +19,8 @@ from judge.runs.files import open_atomically
 from prompts.taxonomy import Taxonomy
 
 ABOUT = b"arbiter"
-"""Key of a file's metadata: JSON with `time`, and by taxonomy what its verdict rows have in common."""
+"""Key of a file's metadata: JSON with the plan's `identity`, `time`, `counts`, and by taxonomy what its verdict rows
+have in common."""
 _NAME = re.compile(r"part-(\d{7,})-(\d{5,})(-end)?\.parquet")
 
 
@@ -110,6 +111,8 @@ def count_rows(table: Any) -> Counts:
 def write_part(folder: Path, part: Part, tables: Sequence[Any], about: Mapping[str, Any]) -> Counts:
     """Write a part: after this returns it is there whatever happens, before it is not there at all.
 
+    It replaces one of its number, also where one of them is the last of the shard and the other is not.
+
     Raises:
         OSError: the disk is full, say; nothing is left of the part then.
     """
@@ -119,23 +122,25 @@ def write_part(folder: Path, part: Part, tables: Sequence[Any], about: Mapping[s
     table = pa.concat_tables(tables)
     counts = count_rows(table)
     table = table.replace_schema_metadata({ABOUT: json.dumps({**about, "counts": counts._asdict()})})
+    # Before, so that there is never a moment, or a power cut, with both.
+    (folder / part._replace(end=not part.end).name).unlink(missing_ok=True)
     with open_atomically(folder / part.name) as file:
         pq.write_table(table, file, compression="zstd")
     return counts
 
 
-def counts_in(path: Path) -> Counts | None:
-    """The counts of a part, which its end says; None where that is damaged."""
+def read_about(path: Path) -> tuple[dict[str, Any], Counts] | None:
+    """The metadata of a part and its counts, which its end says; None where that is damaged."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        counts = json.loads(pq.read_schema(path).metadata[ABOUT])["counts"]
-    except (OSError, pa.ArrowException, TypeError, LookupError, ValueError):
+        about = json.loads(pq.read_schema(path).metadata[ABOUT])
+        counts = about["counts"]
+        verdicts = {name: Counter(some) for name, some in counts["verdicts"].items()}
+        return about, Counts(Counter(counts["statuses"]), verdicts)
+    except (OSError, pa.ArrowException, AttributeError, TypeError, LookupError, ValueError):
         return None
-    return Counts(
-        Counter(counts["statuses"]), {name: Counter(some) for name, some in counts["verdicts"].items()}
-    )
 
 
 def verdict_rows(folder: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

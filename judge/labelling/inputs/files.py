@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, cast
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits, read_bytes
@@ -44,8 +45,8 @@ class Root(Protocol):
 
     where: str
 
-    def walk(self) -> Iterator[Entry]:
-        """Every file, in an order that does not change; not those that `is_left_out`."""
+    def walk(self, leave_out: Path | None = None) -> Iterator[Entry]:
+        """Every file, in an order that does not change; not those that `is_left_out`, or of a folder to leave out."""
         ...
 
     def entry(self, path: str) -> Entry:
@@ -139,10 +140,10 @@ class LocalRoot:
     def __init__(self, where: str) -> None:
         self.where = where
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, leave_out: Path | None = None) -> Iterator[Entry]:
         """As `Root.walk`; linked folders are followed, each real folder once."""
         start = len(os.path.join(self.where, ""))
-        for found in walk(self.where, lambda name: not is_left_out(name)):
+        for found in walk(self.where, lambda name: not is_left_out(name), leave_out):
             path = found.path[start:].replace(os.sep, "/")
             if found.error is not None:
                 yield Entry(path or ".", error=found.error)
@@ -181,7 +182,7 @@ class UrlRoot:
         self.system, path = fsspec.core.url_to_fs(where, use_listings_cache=False)
         self._below = str(path).rstrip("/")
 
-    def walk(self) -> Iterator[Entry]:
+    def walk(self, leave_out: Path | None = None) -> Iterator[Entry]:
         """As `Root.walk`: files of a folder by name, then the folders inside it."""
         folders = [self._below]
         while folders:
@@ -254,7 +255,7 @@ def _modified(info: Any) -> int:
         if isinstance(value, str):
             value = datetime.fromisoformat(value)
         return int((value.timestamp() if isinstance(value, datetime) else float(value)) * 1e9)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return 0
 
 

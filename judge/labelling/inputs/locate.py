@@ -9,6 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from judge.data.recognise import has_image_suffix, starts_like_image
 from judge.errors import ConfigError
@@ -53,7 +54,10 @@ def root_of(where: str) -> str:
 
 
 def find_sources(
-    where: str, columns: Mapping[str, str] | None = None, tell: Callable[[str], None] = lambda remark: None
+    where: str,
+    columns: Mapping[str, str] | None = None,
+    tell: Callable[[str], None] = lambda remark: None,
+    leave_out: Path | None = None,
 ) -> Iterator[Found]:
     """Every file to label, those of a folder by name and then those of the folders inside it.
 
@@ -64,6 +68,7 @@ def find_sources(
         where: a file, a folder, or an fsspec URL of one.
         columns: names of columns, as in `Shard`; every table is checked for them.
         tell: prints a remark about files that are not labelled.
+        leave_out: a folder of this machine that is not looked into, such as that of the labels.
 
     Raises:
         ConfigError: there is no such input, it is a file of another kind, or a table lacks a column.
@@ -80,7 +85,7 @@ def find_sources(
         yield Found(kind, name, entry.size, entry.modified)
         return
     others = Counter[str]()
-    for entry in root.walk():
+    for entry in root.walk(leave_out):
         kind = _kind(root, entry)
         if kind is None:
             others[os.path.splitext(entry.path)[1].lower() or "no suffix"] += 1
