@@ -13,7 +13,7 @@ from fixtures_server import colour_service, listening, picture
 from test_corpus_ray import cannot_start
 
 from judge.errors import CorpusError
-from judge.runs.ray_cluster import RayOptions, ray_cluster
+from judge.runs.ray_cluster import ClusterOptions, ray_cluster
 
 PAGE = Path(__file__).parents[1] / "docs" / "moderation-tools.md"
 pytestmark = [
@@ -44,7 +44,7 @@ def test_every_file_of_a_folder_has_one_verdict(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # Ray's own
         address = stack.enter_context(listening(colour_service()))
         try:
-            stack.enter_context(ray_cluster(RayOptions(object_store=80_000_000), 2, CorpusError))
+            stack.enter_context(ray_cluster(ClusterOptions(object_store=80_000_000), 2, CorpusError))
         except CorpusError as error:
             cannot_start(error)
         judge_folder(str(folder), str(out), address)

@@ -9,7 +9,7 @@ schema, held by a test. `ROW_FORMAT` rises when a key changes its meaning; new k
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from prompts.taxonomy import Taxonomy
 from prompts.verdict import DEFAULT_THRESHOLD, Verdict
@@ -88,7 +88,7 @@ def verdict_row(
     }
 
 
-def is_verdict_row(row: object) -> bool:
+def is_verdict_row(row: object) -> TypeGuard[Mapping[str, Any]]:
     """Whether data from elsewhere is a verdict row of this format that does not contradict itself.
 
     What is read from a file or a server is checked by this before anybody believes it: of another format, keys may mean
@@ -96,8 +96,9 @@ def is_verdict_row(row: object) -> bool:
     """
     if not isinstance(row, Mapping) or row.get("row_format") != ROW_FORMAT:
         return False
-    parts = [row.get(part) for part in ("image", "scores", "flags", "thresholds", "taxonomy", "model")]
-    if not all(isinstance(part, Mapping) for part in parts):
+    names = ("image", "scores", "flags", "thresholds", "taxonomy", "model")
+    parts = [part for part in map(row.get, names) if isinstance(part, Mapping)]
+    if len(parts) < len(names):
         return False
     image, scores, flags, thresholds, taxonomy, model = parts
     status = row.get("status")
