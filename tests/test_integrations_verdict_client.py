@@ -12,7 +12,8 @@ from fixtures_server import colour_service, listening, picture
 
 from judge.errors import ConfigError
 from judge.integrations import http_json
-from judge.integrations.verdict_client import NotJudgedError, VerdictClient, taxonomy_for_request
+from judge.integrations.osprey import seen_of
+from judge.integrations.verdict_client import NotJudgedError, VerdictClient, judged_row, taxonomy_for_request
 from judge.server.questions import read_taxonomy
 from judge.verdicts.rows import Judging, verdict_row
 from prompts import load_taxonomy
@@ -172,6 +173,14 @@ def test_a_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_taxonomy_arrives_as_it_was_sent(name: str) -> None:
     policy = load_taxonomy(name)
     assert read_taxonomy(taxonomy_for_request(policy), "taxonomy").hash == policy.hash
+
+
+def test_a_reason_is_printed_on_one_line() -> None:
+    """It may quote what a model said, or an address that a stranger wrote."""
+    row = ROW | {"status": "unjudged", "reason": "\x1b[2Jsafe\nsafe"}
+    with pytest.raises(NotJudgedError) as caught:
+        judged_row(row)
+    assert str(caught.value) == seen_of(row).reason == r"\x1b[2Jsafe\nsafe"
 
 
 def test_names_without_definitions_cannot_be_sent() -> None:

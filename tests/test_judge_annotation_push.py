@@ -147,6 +147,8 @@ def test_another_judge_taxonomy_or_threshold_is_another_version() -> None:
 def test_a_later_row_of_an_image_counts(tmp_path: Path) -> None:
     found = finished(tmp_path, row("a.png", 0.9, 0.1), row("a.png", 0.2, 0.1))
     assert found.suggestions == {"a.png": {VERSION: Suggestion((), False, pytest.approx(0.6))}}
+    unjudged = finished(tmp_path, row("a.png", 0.2, 0.1), row("b.png", 0.2, 0.1), row("a.png"), row("c.png"))
+    assert (list(unjudged.suggestions), unjudged.unjudged) == (["b.png"], 2)
 
 
 @given(

@@ -89,6 +89,7 @@ def test_a_password_comes_from_its_file(tmp_path):
         ("sqlite:///a.sqlite", b"secret", "SQLite has no password"),
         ("postgresql://me:secret@/a", b"secret", "leave one of them out"),
         ("postgresql://me@/a", b"", "holds no password"),
+        ("postgresql://me@/a?password=shown-in-messages", b"secret", "password behind its"),
         ("postgresql://me@/a", b"secret\nsecret\n", "holds no password"),
         ("postgresql://me@/a", b"\xff", "cannot be read"),
         ("postgresql://me@/a", None, "cannot be read"),

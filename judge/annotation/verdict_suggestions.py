@@ -31,7 +31,7 @@ class Finished:
     """The judged images of a labelling."""
 
     suggestions: Mapping[str, Mapping[str, Suggestion]]
-    """Path -> version -> suggestion. A later row of the same path and version replaces an earlier one."""
+    """Path -> version -> suggestion. A later row of the same path and version replaces an earlier one, one that is unjudged too."""
     categories: tuple[str, ...]
     """All that were judged."""
     unjudged: int
@@ -59,10 +59,12 @@ def read_finished(paths: Sequence[Path], taxonomy: str | None = None) -> Finishe
             names.add(row["taxonomy"]["name"])
             if taxonomy is not None and row["taxonomy"]["name"] != taxonomy:
                 continue
+            name = row["image"]["path"]
             if row["status"] == "unjudged":
                 unjudged += 1
+                if suggestions.get(name, {}).pop(version_of(row), None) and not suggestions[name]:
+                    del suggestions[name]
                 continue
-            name = row["image"]["path"]
             if not isinstance(name, str) or name == "-":
                 raise ConfigError(f"{where}: the image has no path, so no task can be found for it.")
             categories |= dict.fromkeys(row["thresholds"])

@@ -27,7 +27,7 @@ from cachetools import TTLCache
 from judge.errors import ConfigError, MissingExtraError
 from prompts.errors import TaxonomyError
 from prompts.names import nearest
-from prompts.printable import error_line
+from prompts.printable import error_line, printable
 from prompts.taxonomy import Taxonomy
 
 from .verdict_client import VerdictClient
@@ -109,7 +109,7 @@ def seen_of(row: Mapping[str, Any]) -> Seen:
     categories, scores = tuple(row["thresholds"]), dict(row["scores"])
     flagged = [name for name in categories if row["flags"].get(name)]
     whole = row["status"] != UNJUDGED and all(name in scores for name in categories)
-    reason = "" if whole else str(row.get("reason") or "no reason was given")
+    reason = "" if whole else printable(row.get("reason") or "no reason was given")
     labels = (*flagged, *(() if whole else (UNJUDGED,)))
     return Seen(str(row["status"]), scores, labels, reason, categories)
 

@@ -9,6 +9,7 @@ from typing import Any, Self
 from judge.errors import ConfigError
 from judge.verdicts.rows import is_verdict_row
 from prompts.errors import ArbiterError
+from prompts.printable import printable
 from prompts.taxonomy import Taxonomy
 
 from .http_json import Answer, HttpJson, NoAnswerError, check_key, pauses
@@ -163,13 +164,13 @@ def judged_row(row: Mapping[str, Any]) -> Mapping[str, Any]:
         NotJudgedError: it is unjudged, or lacks the score of a category.
     """
     if row["status"] == "unjudged":
-        raise NotJudgedError(str(row.get("reason") or "no reason was given"), row)
+        raise NotJudgedError(printable(row.get("reason") or "no reason was given"), row)
     missing = [name for name in row["thresholds"] if name not in row["flags"] or name not in row["scores"]]
     if missing:
         flagged = [name for name, violated in row["flags"].items() if violated]
         found = f"; flagged: {', '.join(flagged)}" if flagged else ""
         raise NotJudgedError(
-            f"{', '.join(missing)} not judged: {row.get('reason') or 'no reason'}{found}", row
+            printable(f"{', '.join(missing)} not judged: {row.get('reason') or 'no reason'}{found}"), row
         )
     return row
 

@@ -20,6 +20,9 @@ def checked_url(url: str | URL) -> URL:
         raise ConfigError(
             "That is no URL of a database; write sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME."
         ) from error
+    if "password" in parsed.query or "sslpassword" in parsed.query:
+        # Messages hide the password in front of the host, and would show this one.
+        raise ConfigError("The URL of the database has a password behind its ?; give it in a file instead.")
     if parsed.get_backend_name() == "postgresql":
         return parsed.set(drivername="postgresql+psycopg")
     if parsed.get_backend_name() != "sqlite":
