@@ -31,7 +31,8 @@ class Finished:
     """The judged images of a labelling."""
 
     suggestions: Mapping[str, Mapping[str, Suggestion]]
-    """Path -> version -> suggestion. A later row of the same path and version replaces an earlier one, one that is unjudged too."""
+    """Path -> version -> suggestion. A later row of the same path and version replaces an earlier one; an unjudged one
+    takes it back."""
     categories: tuple[str, ...]
     """All that were judged."""
     unjudged: int
