@@ -1,5 +1,7 @@
 """Blocks through a classifier that fails: an image costs its own row, a broken classifier stops the run."""
 
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -99,3 +101,12 @@ def test_a_block_without_images_asks_nobody():
         assert scored.table["status"].to_pylist() == ["unreadable"] * len(levels)
         assert [column.name for column in scored.table.schema.field("verdicts").type] == ["pair", "single"]
     assert not classifier.sizes
+
+
+def test_rows_pass_from_process_to_process_as_they_are():
+    scored = Scorer(Fake(), JUDGINGS)(block([255, 51, 7, 0], problems=[1]))
+    again = pickle.loads(pickle.dumps(scored))
+    assert again == scored
+    assert again.table.schema.equals(scored.table.schema, check_metadata=True)
+    empty = Scorer(Fake(), JUDGINGS)(block([]))
+    assert pickle.loads(pickle.dumps(empty)) == empty
