@@ -80,6 +80,8 @@ GROUPS = {
     "forked scripts": re.compile(
         r"\b(start_script|single_run)\b|^def \w+\([^)]*\baccelerate\b", re.MULTILINE
     ),
+    # A browser and its driver take 2 seconds to start.
+    "pages": re.compile(r"^def \w+\([^)]*\b(desk|chromium|window)\b", re.MULTILINE),
     # Importing the classes of diffusers takes 5 seconds.
     "pipelines": re.compile(r"\b(diffusers|fixtures_detectors|load_pipeline|random_pipeline)\b"),
 }

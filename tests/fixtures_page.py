@@ -71,7 +71,7 @@ def rule_service(classifier=None, **settings):
 
 @pytest.fixture(scope="module")
 def chromium():
-    """One headless browser for the tests of a file; no longer, as Playwright's event loop would stop `asyncio.run`."""
+    """A headless browser, which files that stand one behind the other share; each of them has a `window` of its own."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         reason = f"no Chromium found (looked for {', '.join(NAMES)})"
@@ -80,11 +80,35 @@ def chromium():
         pytest.skip(reason)
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=PATIENCE)
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
+    if "browser" not in OPEN or not OPEN["browser"].is_connected():
+        close_browser()  # one that a test has crashed is not the others' end
+        expect.set_options(timeout=PATIENCE)
+        OPEN["driver"] = sync_playwright().start()
+        arguments = ["--no-sandbox", "--disable-gpu"]
+        OPEN["browser"] = OPEN["driver"].chromium.launch(executable_path=path, args=arguments)
+    return OPEN["browser"]
+
+
+OPEN = {}
+"""The browser that is open, and what drives it."""
+
+
+def close_browser():
+    if browser := OPEN.pop("browser", None):
         browser.close()
+    if driver := OPEN.pop("driver", None):
+        driver.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Close the browser where files without one follow: Playwright's event loop would stop their `asyncio.run`."""
+    try:
+        return (yield)
+    finally:
+        goes_on = nextitem is not None and (nextitem.path == item.path or "chromium" in nextitem.fixturenames)
+        if OPEN and not goes_on:
+            close_browser()
 
 
 class Desk:
