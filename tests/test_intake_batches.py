@@ -319,6 +319,23 @@ def test_blocks_are_not_taken_long_before_they_are_needed(decoder: BatchDecoder)
     assert check(decoder, [Source(good(3))], 1) == {}
 
 
+def test_images_that_are_in_memory_count(decoder: BatchDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of tables hold their images until their block is taken; hundreds of large ones would be gigabytes."""
+    taken, large = [], good(0) + bytes(2**20)
+    monkeypatch.setattr("judge.intake.batches.MAX_HELD_BYTES", 10 * 2**20)
+
+    def blocks() -> Iterator[tuple[int, list[bytes]]]:
+        for number in range(30):
+            taken.append(number)
+            yield number, [large] * 4
+
+    found = decoder.open_blocks(blocks(), ahead=500)
+    for number in range(10):
+        assert next(found)[0] == number
+        assert len(taken) <= number + 1 + 4  # three are 12 MB, and one does not wait yet
+    found.close()  # type: ignore[attr-defined]
+
+
 def test_an_error_of_the_iterator_comes_after_the_blocks_before_it(decoder: BatchDecoder) -> None:
     def blocks() -> Iterator[tuple[int, list[Source | ImageError]]]:
         yield 0, [Source(good(0))]

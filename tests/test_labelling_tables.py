@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fixtures_inputs import PNG, check_skips, lines_of, read_file
+from fixtures_inputs import PNG, check_skips, lines_of, read_file, tar_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -243,3 +243,26 @@ def test_row_groups_that_are_skipped_are_not_read(tmp_path: Path, monkeypatch: p
     rows = read_file(tmp_path, "t.parquet", "parquet", lambda number: number < 3)
     assert [row and row.image for row in rows] == [None, None, None, *images[3:]]
     assert asked == [([1], ["image"]), ([2], ["image"])]
+
+
+def test_what_a_row_calls_itself_and_its_prompt_have_limits(tmp_path: Path) -> None:
+    """Strangers choose them, and the ids of 4,096 rows are in memory together."""
+    rows = [{"image": text_of(PNG), "id": "n" * 10**6, "prompt": "p" * size} for size in (10**5, 2**16)]
+    (tmp_path / "t.jsonl").write_bytes(lines_of(rows))
+    long, kept = read_file(tmp_path, "t.jsonl", "jsonl")
+    assert long is not None
+    assert kept is not None
+    assert (long.image, long.prompt, long.reason) == (
+        "too_large",
+        None,
+        "a prompt of 100,000 characters; at most 65,536 are read",
+    )
+    assert (kept.image, kept.prompt) == (PNG, "p" * 2**16)
+    assert kept.id == "t.jsonl#2/" + "n" * 1024
+    names = [f"{'d' * 5000}{number}.{'s' * 5000}{also}.png" for number in (1, 2) for also in "ab"]
+    (tmp_path / "t.tar").write_bytes(
+        tar_of([*((name, PNG) for name in names), ("z.png", PNG), ("z.txt", b"p" * 10**5)])
+    )
+    found = [row for row in read_file(tmp_path, "t.tar", "tar") if row is not None]  # ids differ
+    assert [row.image for row in found] == [PNG] * 4 + ["too_large"]
+    assert max(len(row.id) for row in found) < 2100

@@ -7,7 +7,7 @@ fill this process: each gets a status of its own.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from threading import Condition, Lock, Thread
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsBytes, TypeVar
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Key = TypeVar("Key")
 
 MAX_HELD_BYTES = 2**29
-"""Bytes of pixels up to which blocks behind the next one are decoded."""
+"""Bytes of pixels, and of encoded images in memory, up to which blocks behind the next one are read and decoded."""
 
 
 class BatchDecoder:
@@ -198,7 +198,7 @@ class _Run(Generic[Key]):
         self._changed = Condition()
         self._waiting: deque[tuple[Key, UnfinishedBlock]] = deque()
         self._images = self._held = 0
-        """In blocks that wait: images, and bytes of pixels."""
+        """In blocks that wait: images, and bytes of pixels and of encoded images that were in memory."""
         self._ended = self._stopped = False
         self._error: BaseException | None = None
 
@@ -255,6 +255,8 @@ class _Run(Generic[Key]):
         """All images that are to be read, each when it is time for it."""
         for key, sources in blocks:
             block = self._block_of(len(sources))
+            # What is in memory already, as the images in tables are, stays there until the block is taken.
+            block.held = sum(len(source) for source in sources if isinstance(source, Sized))
             if not self._add(key, block):
                 return
             for index, source in enumerate(sources):
@@ -268,14 +270,16 @@ class _Run(Generic[Key]):
     def _add(self, key: Key, block: UnfinishedBlock) -> bool:
         """Put a block behind those that wait, when these are not too many; False if the run was stopped."""
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._stopped or not self._waiting or self._images + len(block) <= self._ahead
-            )
+            self._changed.wait_for(lambda: self._stopped or not self._waiting or self._has_room(block))
             self._waiting.append((key, block))
             self._images += len(block)
+            self._held += block.held
             if not len(block):
                 self._changed.notify_all()
             return not self._stopped
+
+    def _has_room(self, block: UnfinishedBlock) -> bool:
+        return self._images + len(block) <= self._ahead and self._held <= MAX_HELD_BYTES
 
     def _wait_for_turn(self, block: UnfinishedBlock) -> bool:
         """Return when there is room for the pixels of an image of this block; False if the run was stopped."""

@@ -57,7 +57,7 @@ class UnfinishedBlock:
         self.wanted = True
         self.read_seconds = self.decode_seconds = 0.0
         self.size = self.held = 0
-        """Encoded bytes, and bytes of pixels."""
+        """Encoded bytes that were read, and bytes that are in memory: pixels, and what its maker adds."""
         self._rows: list[Opened | None] = [None] * size
         self._views: list[Sequence[Any]] = [()] * size
         self._shape, self._most_views = shape, most_views

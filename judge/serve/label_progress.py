@@ -23,6 +23,7 @@ class LabelProgress:
         self._terminal, self._bar, self._sizes = terminal, bar, sizes
         self._places: dict[int, float] = {}
         self._bytes = 0.0
+        self._total: int | None = None
         self._begun = self._told = time.monotonic()
         self._marks = deque([(self._begun, 0)])
 
@@ -32,9 +33,12 @@ class LabelProgress:
         place = max(before, scored.place)
         self._places[scored.shard] = place
         self._bytes += (place - before) * self._sizes[scored.shard]
+        if self._total is None:
+            self._total = sum(self._sizes[shard] for shard in tally.todo)
         now = time.monotonic()
         self._marks.append((now, tally.rows))
-        while now - self._marks[0][0] > _WINDOW:
+        # One mark from before the window stays: a slow judge may take longer than that for a block.
+        while now - self._marks[1][0] > _WINDOW:
             self._marks.popleft()
         self._bar.describe(self.line(tally, now))
         if not self._terminal.draws_progress and now - self._told >= LOG_SECONDS:
@@ -45,8 +49,7 @@ class LabelProgress:
         """How far it is at a time of `time.monotonic`."""
         then, rows = self._marks[0]
         rate = (tally.rows - rows) / max(now - then, 1e-9)
-        total = sum(self._sizes[shard] for shard in tally.todo)
-        share = min(self._bytes / total, 1.0) if total else 1.0
+        share = min(self._bytes / self._total, 1.0) if self._total else 1.0
         words = [f"{tally.before + tally.rows:,} rows", f"{rate:,.0f}/s", f"{share:.1%} of what was missing"]
         if share:
             words.append(f"{duration((now - self._begun) * (1 - share) / share)} left")

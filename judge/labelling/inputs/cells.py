@@ -18,7 +18,7 @@ from judge.errors import ConfigError, ImageError, first_line
 
 from .files import FileImage, is_url
 from .ids import place_id, storable
-from .shards import InputRow, Shard
+from .shards import InputRow, Shard, check_prompt
 
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 """A URL; one letter before the colon is a drive of Windows."""
@@ -42,6 +42,9 @@ class Base64Image:
 
     def __bytes__(self) -> bytes:
         return decode_base64(self.text)
+
+    def __len__(self) -> int:
+        return len(self.text)
 
 
 def choose_columns(table: str, found: Collection[str], named: Mapping[str, str]) -> Columns:
@@ -80,9 +83,11 @@ class Rows:
         """An input of a row; with a problem where it holds no image."""
         name, prompt = record.get(columns.id or ""), record.get(columns.prompt or "")
         row_id = place_id(self._table, number, name if isinstance(name, (str, int)) else None)
-        text = storable(prompt) if isinstance(prompt, str) else None
+        text = None
         try:
-            if prompt is not None and text is None:
+            if isinstance(prompt, str):
+                text = check_prompt(storable(prompt))
+            elif prompt is not None:
                 raise ImageError("unreadable", f"its prompt is no text, but {type(prompt).__name__}")
             image = self._image(record, columns)
         except (ImageError, OSError, ValueError) as error:  # of a path that no system takes

@@ -10,6 +10,9 @@ t.jsonl#18                line 18 of JSON lines, counted from 1; likewise
 
 import re
 
+LONGEST_NAME = 1024
+"""Characters of what a row or a sample calls itself that its id has, at most: strangers choose it, and the ids of a
+whole part are in memory."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Bytes of a name that are no UTF-8, as Python decodes them, and halves of characters in JSON."""
 _LIKE_ESCAPED = re.compile(r"\\(?:x[0-9a-f]{2}|ud[89a-f][0-9a-f]{2})")
@@ -36,7 +39,7 @@ def file_id(path: str) -> str:
 def place_id(path: str, number: int, name: object = None) -> str:
     """The id of a row, a line or a byte of a file, and of what the row calls itself."""
     place = f"{file_id(path)}#{number}"
-    return place if name is None or name == "" else f"{place}/{storable(str(name))}"
+    return place if name is None or name == "" else f"{place}/{storable(str(name)[:LONGEST_NAME])}"
 
 
 def _escape(found: "re.Match[str]") -> str:

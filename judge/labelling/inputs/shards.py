@@ -6,6 +6,9 @@ from typing import Literal, SupportsBytes
 
 from judge.errors import ImageError
 
+LONGEST_PROMPT = 2**16
+"""Characters; the prompts of many rows are in memory together, and no model reads as much."""
+
 Kind = Literal["images", "tar", "parquet", "jsonl"]
 
 
@@ -39,3 +42,16 @@ class InputRow:
     """Why there is no image, where that is known already."""
     place: float = 0.0
     """Share of the shard that is read with this input, from 0 to 1; tells how long the rest will take."""
+
+
+def check_prompt(text: str) -> str:
+    """A prompt as it is.
+
+    Raises:
+        ImageError: `too_large`.
+    """
+    if len(text) > LONGEST_PROMPT:
+        raise ImageError(
+            "too_large", f"a prompt of {len(text):,} characters; at most {LONGEST_PROMPT:,} are read"
+        )
+    return text

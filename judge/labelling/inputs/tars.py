@@ -19,8 +19,8 @@ from judge.data.tar_shards import TarImage
 from judge.errors import ImageError, first_line
 
 from .files import Opened, Skip, image_error, opened
-from .ids import file_id, place_id, storable
-from .shards import InputRow, Shard
+from .ids import LONGEST_NAME, file_id, place_id, storable
+from .shards import InputRow, Shard, check_prompt
 
 PROMPTS = ("prompt", "caption")
 """Where the `.json` of a sample has its prompt, if no other name is given."""
@@ -137,7 +137,7 @@ class _Samples:
         if not sample.images and cut:  # the row about the damage says so
             return
         again = sample.key in self._keys
-        key, start = self._keys.add(sample.key), self._count
+        key, start = self._keys.add(sample.key[:LONGEST_NAME]), self._count
         self._count += max(1, len(sample.images))
         skipped = [self._skip(number) for number in range(start, self._count)]
         if all(skipped):
@@ -152,7 +152,7 @@ class _Samples:
             prompt = self._prompt(sample.texts)
         names = _Names()
         for (suffix, content), skip in zip(sample.images, skipped, strict=True):
-            name = key if len(sample.images) == 1 else names.add(f"{key}.{suffix}")
+            name = key if len(sample.images) == 1 else names.add(f"{key}.{suffix}"[: 2 * LONGEST_NAME])
             yield None if skip else self._row(name, content, prompt)
 
     def _flush_damage(self, damage: Damage) -> Iterator[InputRow | None]:
@@ -179,16 +179,14 @@ class _Samples:
         """The prompt of a sample; why it cannot be read, as an image must not be judged without its prompt."""
         try:
             if "txt" in texts:
-                return _text(texts["txt"])
+                return check_prompt(_text(texts["txt"]))
             record = json.loads(_text(texts["json"])) if "json" in texts else None
+            values = [record.get(name) for name in self._prompts] if isinstance(record, dict) else []
+            return next((check_prompt(storable(value)) for value in values if isinstance(value, str)), None)
         except ImageError as error:
             return ImageError(error.status, f"the prompt: {error.reason}")
         except (ValueError, RecursionError) as error:
             return ImageError("unreadable", f"the sample's .json is no JSON: {first_line(error)}")
-        if not isinstance(record, dict):
-            return None
-        values = (record.get(name) for name in self._prompts)
-        return next((storable(value) for value in values if isinstance(value, str)), None)
 
 
 class _Names:
