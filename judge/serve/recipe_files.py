@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -49,11 +50,14 @@ def recipes_folder() -> Path:
 
 def recipe_names() -> dict[str, str]:
     """Name -> first line of the docstring, for each recipe; none is run."""
-    names = {}
-    for path in sorted(recipes_folder().glob("*.py")):
-        text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-        names[path.stem] = text.split("\n", 1)[0]
-    return names
+    paths = sorted(recipes_folder().glob("*.py"))
+    return {path.stem: _first_line(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@cache
+def _first_line(program: str) -> str:
+    text = ast.get_docstring(ast.parse(program)) or ""
+    return text.split("\n", 1)[0]
 
 
 def run_recipe(name: str, arguments: Sequence[str]) -> int:
