@@ -125,6 +125,26 @@ def test_a_table_without_images_is_an_error_at_once(where: str) -> None:
         list(find_sources(where, {"image": "picture"}))
 
 
+def test_one_strange_table_stops_nothing(tmp_path: Path) -> None:
+    """Whoever may upload a file could end every run; and a folder of images may have a metadata.jsonl."""
+    pq.write_table(pa.table({"x": [1]}), tmp_path / "upload")
+    (tmp_path / "metadata.jsonl").write_bytes(lines_of([{"file_name": "a.png"}]))
+    with pytest.raises(ConfigError, match=r"metadata\.jsonl, line 1 has neither"):
+        list(find_sources(str(tmp_path)))
+    (tmp_path / "z.png").write_bytes(PNG)
+    remarks: list[str] = []
+    found = list(find_sources(str(tmp_path), {}, remarks.append))
+    assert [one.path for one in found] == ["metadata.jsonl", "upload", "z.png"]
+    [remark] = remarks
+    assert remark.startswith(
+        "2 tables hold no images, and their rows will have no verdict; the first: metadata"
+    )
+    rows = [row for one in found for row in read_file(tmp_path, one.path, one.kind)]
+    assert [row and row.image for row in rows] == ["missing", "not_an_image", PNG]
+    with pytest.raises(ConfigError, match="no column 'jpg'"):
+        list(find_sources(str(tmp_path), {"image": "jpg"}))
+
+
 def test_what_cannot_be_read_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a/x.png", "closed/y.png", "z/loop"):
         (tmp_path / name).parent.mkdir()

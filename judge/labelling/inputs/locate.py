@@ -66,12 +66,13 @@ def find_sources(
 
     Args:
         where: a file, a folder, or an fsspec URL of one.
-        columns: names of columns, as in `Shard`; every table is checked for them.
+        columns: names of columns, as in `Shard`; every table is checked for them, and a remark says which lack them.
         tell: prints a remark about files that are not labelled.
         leave_out: a folder of this machine that is not looked into, such as that of the labels.
 
     Raises:
-        ConfigError: there is no such input, it is a file of another kind, or a table lacks a column.
+        ConfigError: there is no such input, or it is a file of another kind. At the end, where no table has the
+            `columns`, or nothing at all can be labelled.
     """
     start, name = _locate(where)
     root = open_root(start)
@@ -84,14 +85,25 @@ def find_sources(
         check_source(start, name, kind, columns or {})
         yield Found(kind, name, entry.size, entry.modified)
         return
-    others = Counter[str]()
+    others, kinds, refused = Counter[str](), Counter[Kind](), list[ConfigError]()
     for entry in root.walk(leave_out):
         kind = _kind(root, entry)
         if kind is None:
             others[os.path.splitext(entry.path)[1].lower() or "no suffix"] += 1
             continue
-        check_source(start, entry.path, kind, columns or {})
+        try:
+            check_source(start, entry.path, kind, columns or {})
+            kinds[kind] += 1
+        except ConfigError as error:
+            refused.append(error)
         yield Found(kind, entry.path, entry.size, entry.modified)
+    if refused:
+        # One that a stranger uploaded among others does not stop the run; its rows have no verdict.
+        if not (kinds["parquet"] + kinds["jsonl"] if columns else kinds.total()):
+            raise refused[0]
+        tell(
+            f"{len(refused):,} tables hold no images, and their rows will have no verdict; the first: {refused[0]}"
+        )
     if others:
         tell(_remark(where, others))
 

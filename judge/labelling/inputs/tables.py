@@ -8,7 +8,7 @@ from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from judge.data.images import DEFAULT_LIMITS, ImageLimits
-from judge.errors import ImageError, first_line
+from judge.errors import ConfigError, ImageError, first_line
 
 from .cells import Columns, Rows, choose_columns
 from .files import Skip, image_error, open_root
@@ -38,12 +38,15 @@ def read_table(shard: Shard, skip: Skip, limits: ImageLimits = DEFAULT_LIMITS) -
             yield None
         else:
             # Arrow's own errors about a file are OSErrors, too, without a number.
+            no_images = isinstance(error, ConfigError)  # it lacks a column
             known = isinstance(error, OSError) and (error.errno or isinstance(error, FileNotFoundError))
-            problem = (
-                image_error(error)
-                if known
-                else ImageError("unreadable", f"no whole Parquet file: {first_line(error)}")
-            )
+            reason = first_line(error)
+            if known:
+                problem = image_error(error)
+            elif no_images:
+                problem = ImageError("not_an_image", reason)
+            else:
+                problem = ImageError("unreadable", f"no whole Parquet file: {reason}")
             yield InputRow(file_id(path), storable(path), problem=problem)
 
 
