@@ -40,6 +40,20 @@ def drawn(examples):
     return [row for group in groups for row in group.rows]
 
 
+@pytest.fixture
+def few_trees(monkeypatch):
+    """Six trees and not sixty, which take most of the time, where another classifier sees what there is to see.
+
+    The best classifier counts: what is seen with few trees is seen with many. Where nothing may be seen, all are asked.
+    """
+    from eval.shortcut import check
+
+    boosted = check.HistGradientBoostingClassifier
+    monkeypatch.setattr(
+        check, "HistGradientBoostingClassifier", lambda **given: boosted(**given | {"max_iter": 6})
+    )
+
+
 def test_properly_drawn_rows_say_nothing(drawn):
     result = check_rows(drawn)
     assert 3500 < result.rows <= 4000
@@ -69,6 +83,7 @@ def test_facts_of_images_do_not_depend_on_where_policies_lie_in_memory(drawn):
     assert image_facts_auc(again) == image_facts_auc(drawn)
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_wordings_that_tell_are_caught(drawn):
     """A style that safe rows have more often: seen in what was done, and in how it is spelled."""
     shouting = [
@@ -80,6 +95,7 @@ def test_wordings_that_tell_are_caught(drawn):
     assert check_rows(told).features["prompt_odd"] < 0.01
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_published_negatives_without_definitions_are_caught(examples):
     result = check_rows(paper_rows(examples[:600], TAXONOMY, seed=0))
     assert result.auc > 0.9
@@ -92,6 +108,7 @@ def test_truthful_prompts_are_caught(drawn):
     assert check_rows(telling).auc > 0.9
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_a_small_leak_is_seen(drawn):
     """One row in five always shows its own, truthful prompt; the others keep or exchange theirs."""
     leaking = [
@@ -103,6 +120,7 @@ def test_a_small_leak_is_seen(drawn):
     assert not result.clean
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_missing_prompts_that_tell_are_caught(drawn):
     telling = [
         replace(row, prompt=None) if not row.unsafe and number % 3 == 0 else row
@@ -126,6 +144,7 @@ def test_pairs_say_nothing_when_couples_stay_together(examples):
     assert abs(result.auc - 0.5) <= 0.03
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_exact_balance_across_groups_does_not_push_the_auc_below_chance():
     """Each prompt once safe, once unsafe, in two policies: remembered prompts predict the wrong label."""
     rng = np.random.default_rng(0)
@@ -139,6 +158,7 @@ def test_exact_balance_across_groups_does_not_push_the_auc_below_chance():
     assert abs(honest.by_model["logistic_regression"] - 0.5) <= 0.03
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_policies_dealt_by_row_would_hide_a_shortcut():
     """Within a policy half is unsafe; dealt by row, a remembered policy predicts the wrong label."""
     rng = np.random.default_rng(1)
@@ -158,6 +178,7 @@ def test_one_fixed_policy_is_dealt_by_row():
     assert shortcut_auc(texts, labels, ["fixed"] * 1000).auc == 1.0
 
 
+@pytest.mark.usefixtures("few_trees")
 def test_result_is_repeatable_json(drawn):
     rows = drawn[:400]
     first, again = check_rows(rows, seed=3), check_rows(rows, seed=3)
