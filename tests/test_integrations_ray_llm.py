@@ -5,6 +5,7 @@ import json
 import math
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -297,6 +298,42 @@ def test_questions() -> None:
             rows.preprocess({"image": RED})
         with pytest.raises(QuestionError, match="holds str, not the bytes"):
             rows.preprocess({"bytes": "a.png"})
+    for rows in (
+        EngineRows(taxonomy=TAXONOMY, image_tokens=ROWS.image_tokens, prompt="txt"),
+        ServerRows(taxonomy=TAXONOMY, prompt="txt"),
+    ):
+        with pytest.raises(QuestionError, match="No column 'txt'; there are: bytes, text"):
+            rows.preprocess({"bytes": RED, "text": "sea"})
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        (None, None),
+        ("the sea", None),
+        ("море", "it is in Cyrillic, which no prompt of the lessons was"),
+        ("sea " * 20, "it has 79 characters, lessons had at most 20"),
+        ("sea " * 100_000, "it has 400,000 characters"),
+    ],
+)
+def test_what_the_judge_cannot_read_cannot_talk_it_out_of_what_it_sees(
+    processor: Any, text: str | None, why: str | None
+) -> None:
+    lessons = replace(LessonsEnvelope.of([TAXONOMY]), prompt_characters=20, prompt_scripts=("Latin",))
+    rows = EngineRows(taxonomy=TAXONOMY, image_tokens=ROWS.image_tokens, prompt="text", envelope=lessons)
+    asked = rows.preprocess({"bytes": RED, "text": text})
+    said = asked["messages"][1]["content"][1]["text"]
+    assert said.startswith("Prompt:") == (text == "the sea")
+    found = rows.verdict_row({**engine_row(processor, "safe"), **asked, "text": text})
+    assert found["status"] == "safe"
+    assert (found["note"] is None) == (why is None)
+    assert why is None or why in found["note"]
+
+
+def test_of_a_prompt_of_several_parts_none_is_read() -> None:
+    rows = EngineRows(taxonomy=TAXONOMY, image_tokens=ROWS.image_tokens, prompt="text")
+    words = " ".join(f"word{number}" for number in range(200))
+    assert "parts, and a server reads" in rows.preprocess({"bytes": RED, "text": words})["prompt_note"]
 
 
 def test_checkpoints_that_do_not_say_what_an_image_takes(tmp_path: Any) -> None:
@@ -348,7 +385,7 @@ def ask_server(
 
 def test_rows_of_a_server() -> None:
     rows = ServerRows(taxonomy=TAXONOMY, prompt="text")
-    inputs = [*INPUTS, {"path": "blue.png", "bytes": BLUE, "text": "sea"}]
+    inputs = [*({**row, "text": None} for row in INPUTS), {"path": "blue.png", "bytes": BLUE, "text": "sea"}]
     judge = ColourJudge()
     with listening(colour_service(judge)) as address:
         answers = ask_server(address, rows, inputs)

@@ -13,17 +13,17 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from judge.errors import CheckpointError, ConfigError, ImageError, QuestionError
+from judge.lessons.envelope import LessonsEnvelope
 from judge.runs.machine import now
 from judge.verdicts.from_scores import unjudged, verdicts_from_scores
 from judge.verdicts.rows import Judging, is_verdict_row, verdict_row
-from prompts.reading import clean
 from prompts.taxonomy import Taxonomy
-from prompts.template import TEMPLATES, Chat, render
+from prompts.template import TEMPLATES, render
 from prompts.verdict import DEFAULT_THRESHOLD, Verdict
 
 from .verdict_client import taxonomy_for_request
@@ -122,8 +122,19 @@ class _Rows:
         return DEFAULT_THRESHOLD if self.threshold is None else self.threshold
 
     def _text(self, row: Mapping[str, Any]) -> str | None:
-        text = None if self.prompt is None else row.get(self.prompt)
-        return clean(str(text)).text if text is not None else None
+        """The text behind an image.
+
+        Raises:
+            QuestionError: there is no such column, so every image would be judged without its text.
+        """
+        if self.prompt is None:
+            return None
+        if self.prompt not in row:
+            raise QuestionError(
+                f"No column {self.prompt!r}; there are: {', '.join(map(str, row))}. Name it with `prompt`."
+            )
+        text = row[self.prompt]
+        return None if text is None else str(text)
 
     def _verdict(self, row: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
         judging = Judging(self.taxonomy, self._limit, self.model)
@@ -168,6 +179,8 @@ class EngineRows(_Rows):
     image_tokens: ImageTokens
     template: str = TEMPLATES[0]
     """The one that the judge was trained with."""
+    envelope: LessonsEnvelope | None = None
+    """Of the judge's lessons; a prompt outside of it is not read."""
     constrain: bool = False
     """Have vLLM allow nothing but the closed answers."""
 
@@ -203,6 +216,7 @@ class EngineRows(_Rows):
             "model": run.name,
             "template": template,
             "image_tokens": ImageTokens.of_checkpoint(folder),
+            "envelope": envelope,
         }
         fitted = run_thresholds(run.path)
         if fitted is not None:
@@ -218,7 +232,7 @@ class EngineRows(_Rows):
         from judge.data.frames import open_frames
         from judge.vlm.replies import completion_request, data_url
 
-        asked = self._asked("messages", "sampling_params")
+        asked = self._asked("messages", "sampling_params", "prompt_note")
         try:
             data = self._encoded(row)
             asked["image_sha256"] = hashlib.sha256(data).hexdigest()
@@ -227,7 +241,8 @@ class EngineRows(_Rows):
                 raise ImageError("animated", f"{len(views)} views have to be judged; send it to a server")
         except ImageError as error:
             return asked | {FAILED: str(error)}
-        chat = self._chat(row)
+        text, asked["prompt_note"] = self._read_text(row)
+        chat = render(self.taxonomy, text, template=self.template)
         request = completion_request(chat, data_url(views[0]), model=None, logprobs=False, constrain="none")
         sampling: dict[str, Any] = {"temperature": 0.0, "max_tokens": request["max_tokens"], "logprobs": 20}
         if self.constrain:
@@ -267,15 +282,28 @@ class EngineRows(_Rows):
         if not self.images_arrived(row):
             return self._unjudged(row, "the image did not arrive at the model")
         try:
-            reply = reply_scores(_completion(row), self._chat(row), self.taxonomy, self.template)
+            chat = render(
+                self.taxonomy, None, template=self.template
+            )  # for its answers, which no text changes
+            reply = reply_scores(_completion(row), chat, self.taxonomy, self.template)
         except UnjudgedError as error:
             return self._unjudged(row, str(error))
         scores = Scores(np.array([reply[0]]), reply[1][None], (None,))
         [verdict] = verdicts_from_scores(scores, self.taxonomy, threshold=self._limit, model=self.model)
-        return self._verdict(row, verdict)
+        return self._verdict(row, replace(verdict, note=row.get("prompt_note")))
 
-    def _chat(self, row: Mapping[str, Any]) -> Chat:
-        return render(self.taxonomy, self._text(row), template=self.template)
+    def _read_text(self, row: Mapping[str, Any]) -> tuple[str | None, str | None]:
+        """The text that the image is asked about with, or why the image is asked about alone.
+
+        What the judge was not trained to read could talk it out of what it sees.
+        """
+        from judge.readings import read_prompts
+
+        readings = read_prompts([self._text(row)], "use", self.envelope)
+        [note] = readings.notes
+        if note is None and len(readings) > 1:
+            note = f"the prompt was not read: it has {len(readings)} parts, and a server reads one at a time"
+        return (readings.texts[0], None) if note is None else (None, note)
 
 
 @dataclass(frozen=True, kw_only=True)
