@@ -434,6 +434,7 @@ def test_wrong_messages_are_400_and_say_where(client: Any, messages: Any, param:
         ({"tools": []}, "tools", "unknown_parameter"),
         ({"treshold": 1}, "treshold", "unknown_parameter"),
         ({"answer": "essay"}, "answer", "invalid_value"),
+        ({"answer": "digit", "response_format": {"type": "json_object"}}, "answer", "invalid_value"),
         ({"top_logprobs": 2}, "top_logprobs", "invalid_value"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "invalid_value"),
         ({"logprobs": True, "response_format": {"type": "json_object"}}, "logprobs", "invalid_value"),

@@ -180,6 +180,7 @@ IMAGE = image_part(BLACK)
         ([IMAGE], {"thresholds": "0.5"}, "thresholds", "invalid_value"),
         ([IMAGE], {"thresholds": {"No such": 0.5}}, "thresholds", "unknown_category"),
         ([IMAGE], {"thresholds": {"zero": 0.5, "Zero": 0.6}}, "thresholds", "invalid_value"),
+        ([IMAGE], {"thresholds": {f"No such {n}": 0.5 for n in range(101)}}, "thresholds", "invalid_value"),
         ([IMAGE], {"explain": 1}, "explain", "invalid_value"),
         ([IMAGE], {"on_unjudged": "ignore"}, "on_unjudged", "invalid_value"),
         ([IMAGE], {"treshold": 1}, "treshold", "unknown_parameter"),

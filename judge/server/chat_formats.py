@@ -62,6 +62,8 @@ def read_format(data: Mapping[str, Any], taxonomy: Taxonomy) -> AnswerFormat:
     if data.get("n") not in (None, 1) or isinstance(data.get("n"), bool):
         raise bad_request("n: there is one answer; leave it out, or give 1.", param="n")
     fields = _fields(data.get("response_format"), taxonomy)
+    if fields and data.get("answer") is not None:
+        raise bad_request("answer: response_format asks for JSON; leave one of them out.", param="answer")
     options = data.get("stream_options")
     if options is not None and not isinstance(options, dict):
         raise bad_request(

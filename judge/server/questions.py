@@ -212,6 +212,9 @@ def read_threshold(
     if given is None:
         return default(taxonomy)
     if isinstance(given, dict):
+        most = max(MAX_CATEGORIES, len(taxonomy))
+        if len(given) > most:  # a name can be spelt in thousands of ways, and each would be looked up
+            raise bad_request(f"thresholds: {len(given)} entries, at most {most}.", param="thresholds")
         try:
             # The taxonomy's own names, so that two spellings of one category cannot contradict each other.
             names = [taxonomy.names[taxonomy.index(name)] for name in given]
