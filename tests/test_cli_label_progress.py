@@ -44,3 +44,7 @@ def test_a_judge_that_takes_minutes_for_a_block_has_a_rate(monkeypatch):
     lines = watch(monkeypatch, 64.0, 128, 5, {0: 10_000, 1: 10_000})
     assert lines.line == "740 rows, 2/s, 12.5% of what was missing, 37 min 20 s left"
     assert len(lines.notices) == 5
+
+
+def test_empty_files_count(monkeypatch):
+    assert "50.0% of what was missing, 20 s left" in watch(monkeypatch, 2.0, 64, 10, {0: 0}).line

@@ -110,3 +110,35 @@ def test_rows_pass_from_process_to_process_as_they_are():
     assert again.table.schema.equals(scored.table.schema, check_metadata=True)
     empty = Scorer(Fake(), JUDGINGS)(block([]))
     assert pickle.loads(pickle.dumps(empty)) == empty
+
+
+class Service(Fake):
+    """A server that answers about the first images only."""
+
+    def __init__(self, answers):
+        super().__init__()
+        self.left = answers
+
+    def score(self, images, prompts, taxonomy):
+        answered = [number < self.left for number in range(len(images))]
+        self.left -= len(images)
+        scores = super().score(images, prompts, taxonomy)
+        if all(answered):
+            return scores
+        return Scores(
+            np.where(answered, scores.unsafe, np.nan),
+            np.where(np.array(answered)[:, None], scores.categories, np.nan),
+            tuple(None if one else "the connection failed" for one in answered),
+            unanswered=tuple(not one for one in answered),
+        )
+
+
+def test_a_service_that_is_gone_stops_the_run():
+    """Its silence is no error of an image: a million rows without a verdict would follow."""
+    scorer = Scorer(Service(70), JUDGINGS[:1])
+    assert scorer(block([9] * 64)).table["status"].to_pylist() == ["ok"] * 64
+    assert scorer(block([9] * 16)).table["status"].to_pylist() == ["ok"] * 6 + ["model_error"] * 10
+    with pytest.raises(
+        ClassifierFailedError, match=r"64 images in a row, and on a grey one: the connection failed\. Mend"
+    ):
+        scorer(block([9] * 64))

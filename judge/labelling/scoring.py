@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from judge.errors import LabellingError
+from judge.errors import LabellingError, first_line
 from judge.inputs import concatenate_scores
 from judge.protocol import Classifier, Scores, ScoresFeatures
 from judge.verdicts.rows import Judging
@@ -42,6 +42,7 @@ class Scorer:
     batch_size: int = 64
     """Images in one pass of the encoder, or of the classifier."""
     _failures: int = field(default=0, init=False)
+    """Images in a row on which it failed, or gave no answer."""
 
     @property
     def preprocessing(self) -> "ImagePreprocessing | None":
@@ -86,12 +87,17 @@ class Scorer:
         """Scores of a batch under every taxonomy; where that fails, of each image alone."""
         try:
             found = self._score_batch(images, prompts, seconds)
-            self._failures = 0
-            return found
         except Exception as error:  # a classifier may fail in any way, and other images are worth going on
             if len(prompts) == 1:
                 return self._failed(images, error)
             LOG.warning("The classifier failed on %d images (%r); trying each alone.", len(prompts), error)
+        else:
+            for row in range(len(prompts)):
+                silent = _unanswered(found, row) is not None
+                self._failures = self._failures + 1 if silent else 0
+                if silent:
+                    self._check_failures(images[row : row + 1])
+            return found
         alone = [
             self._score(images[row : row + 1], prompts[row : row + 1], seconds) for row in range(len(prompts))
         ]
@@ -100,30 +106,34 @@ class Scorer:
     def _failed(self, image: Any, error: Exception) -> list[Scores]:
         """One image without scores, and why."""
         self._failures += 1
-        if self._failures % MAX_FAILURES == 0:
-            self._try_grey(image)
+        self._check_failures(image)
         reason = (f"the classifier failed on this image: {type(error).__name__}",)
         return [
             Scores(np.full(1, np.nan), np.full((1, len(judging.taxonomy)), np.nan), reason)
             for judging in self.judgings
         ]
 
-    def _try_grey(self, image: Any) -> None:
-        """See whether it is the classifier that fails and not the images, which a stranger may have chosen."""
+    def _check_failures(self, image: Any) -> None:
+        """After many, see whether it is the classifier that fails, not the images, which a stranger may have chosen."""
         from PIL import Image
 
+        if self._failures % MAX_FAILURES:
+            return
         grey: Any = (
             np.full_like(image, 128)
             if isinstance(image, np.ndarray)
             else [Image.new("RGB", (64, 64), "grey")]
         )
+        cause: Exception | None = None
         try:
-            self._score_batch(grey, [None], {"encode": 0.0, "score": 0.0})
+            reason = _unanswered(self._score_batch(grey, [None], {"encode": 0.0, "score": 0.0}), 0)
         except Exception as error:
+            cause, reason = error, f"{type(error).__name__}: {first_line(error)}"
+        if reason is not None:
             raise ClassifierFailedError(
-                f"{self.classifier.name} failed on {self._failures} images in a row, and on a grey one with {error!r}. "
-                "Mend that, and run the same command again: what is labelled stays."
-            ) from error
+                f"{self.classifier.name} failed on {self._failures} images in a row, and on a grey one: {reason}. Mend "
+                "that, and run the same command again: what is labelled stays."
+            ) from cause
 
     def _score_batch(
         self, images: Any, prompts: Sequence[str | None], seconds: MutableMapping[str, float]
@@ -175,6 +185,14 @@ class Scorer:
 def preprocessing_of(classifier: Classifier) -> "ImagePreprocessing | None":
     """What can be done to images before a classifier gets them; None where it takes them as they are."""
     return classifier.image_preprocessing if isinstance(classifier, ScoresFeatures) else None
+
+
+def _unanswered(found: Sequence[Scores], row: int) -> str | None:
+    """Why a service gave no answer about an image under one of the taxonomies; None where it gave all."""
+    for scores in found:
+        if scores.unanswered is not None and scores.unanswered[row]:
+            return (scores.reasons and scores.reasons[row]) or "no answer"
+    return None
 
 
 def _batches(count: int, size: int) -> Iterator[tuple[int, int]]:

@@ -32,9 +32,9 @@ class LabelProgress:
         before = self._places.get(scored.shard, 0.0)
         place = max(before, scored.place)
         self._places[scored.shard] = place
-        self._bytes += (place - before) * self._sizes[scored.shard]
+        self._bytes += (place - before) * self._size(scored.shard)
         if self._total is None:
-            self._total = sum(self._sizes[shard] for shard in tally.todo)
+            self._total = sum(self._size(shard) for shard in tally.todo)
         now = time.monotonic()
         self._marks.append((now, tally.rows))
         # One mark from before the window stays: a slow judge may take longer than that for a block.
@@ -44,6 +44,9 @@ class LabelProgress:
         if not self._terminal.draws_progress and now - self._told >= LOG_SECONDS:
             self._told = now
             self._terminal.notice(self.line(tally, now))
+
+    def _size(self, shard: int) -> int:
+        return max(1, self._sizes[shard])  # all files may be empty
 
     def line(self, tally: Tally, now: float) -> str:
         """How far it is at a time of `time.monotonic`."""
