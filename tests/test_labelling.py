@@ -1,6 +1,7 @@
 """`arbiter label`, from files of every kind to labels: one row an input, with the verdicts of `arbiter judge`."""
 
 import base64
+import hashlib
 import io
 import json
 import os
@@ -248,6 +249,30 @@ def test_no_process_stays_behind():
         ["ps", "--ppid", str(os.getpid()), "-o", "args="], capture_output=True, text=True, check=False
     ).stdout
     assert "judge.intake.worker" not in children
+
+
+def test_a_changed_file_is_refused_or_labelled_again(pictures, tmp_path, capsys):
+    """Some file of a live folder is always replaced: that must not be the end of its labels."""
+    where, out = tmp_path / "in", tmp_path / "out"
+    where.mkdir()
+    for name in ("digit-0.png", "digit-1.png"):
+        (where / name).write_bytes(pictures[name])
+    with tarfile.open(where / "t.tar", "w") as tar:
+        (tmp_path / "k.png").write_bytes(pictures["digit-2.png"])
+        tar.add(tmp_path / "k.png", "k.png")
+    typed = ["label", str(where), str(out), *TYPED, "--quiet"]
+    assert main(typed) == 0
+    before = {row["id"]: row["sha256"] for row in table(out)}
+    kept = (out / "part-0000001-00000-end.parquet").stat().st_mtime_ns
+    (where / "digit-0.png").write_bytes(pictures["digit-3.png"])
+    assert main(typed) == 2
+    assert "digit-0.png changed since" in capsys.readouterr().err
+    assert {row["id"]: row["sha256"] for row in table(out)} == before
+    assert main([*typed, "--again", "changed"]) == 0
+    after = {row["id"]: row["sha256"] for row in table(out)}
+    assert after == before | {"digit-0.png": hashlib.sha256(pictures["digit-3.png"]).hexdigest()}
+    assert (out / "part-0000001-00000-end.parquet").stat().st_mtime_ns == kept
+    assert main(typed) == 0
 
 
 def test_labels_inside_of_the_input_are_no_input(pictures, tmp_path, capsys):

@@ -315,6 +315,23 @@ def test_labels_whose_plan_is_gone_or_old_are_refused(tmp_path):
         assert plan.identity != first
 
 
+def test_shards_of_changed_files_are_renewed(tmp_path):
+    renewed = []
+    with Plan(tmp_path) as plan:
+        plan.extend([Found("a.png"), Found("b.png"), Found("c.tar", "tar"), Found("d.tar", "tar")], 2)
+        now = [
+            Found("a.png"),
+            Found("b.png", size=2),
+            Found("c.tar", "tar", modified=9),
+            Found("d.tar", "tar"),
+        ]
+        assert plan.extend(now, 2, renewed.append) == (0, ())
+        assert renewed == [0, 1]
+        assert plan.extend(now, 2, renewed.append) == (0, ())
+        assert renewed == [0, 1]
+        assert [shard.paths for shard in plan.shards("", {})] == [("a.png", "b.png"), ("c.tar",), ("d.tar",)]
+
+
 def test_a_damaged_plan_is_one_line(tmp_path):
     with Plan(tmp_path) as plan:
         plan.extend([Found(f"{number}.png") for number in range(500)], 3)

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .plan import Plan
 from .rows import Engine, Status
 from .run import Progress, Tally, label_shards, locked
 from .scoring import Scorer
-from .writer import Part, parts_in
+from .writer import Part, parts_in, remove_parts
 
 _COMMON = ("row_format", "thresholds", "taxonomy", "model", "evidence", "promise", "arbiter")
 """Keys of a verdict row that are the same for all images of a run."""
@@ -67,6 +68,8 @@ class Job:
     """`image`, `prompt`, `id` -> columns of tables, where they are named otherwise."""
     again: frozenset[Status] = frozenset()
     """Statuses whose rows are done again."""
+    renew: bool = False
+    """Whether shards of which a file changed are done again; else a changed file is an error."""
 
 
 def check_question(classifier: Classifier, taxonomies: Sequence[Taxonomy]) -> None:
@@ -112,14 +115,15 @@ def run_job(
     if not is_url(where) and os.path.realpath(where) == os.path.realpath(job.folder):
         raise ConfigError(f"{job.where} is the input and the output; label into a folder of its own.")
     with locked(job.folder), Plan(job.folder) as plan:
-        check_parts(plan, parts_in(job.folder))
+        check_parts(plan, parts := parts_in(job.folder))
         _begin(plan, {"input": where, **_about(job, classifier)})
         found = find_sources(where, job.columns, tell, leave_out=job.folder)
-        changed = plan.extend(found, job.opening.part_rows)
+        renew = partial(remove_parts, job.folder, parts) if job.renew else None
+        changed = plan.extend(found, job.opening.part_rows, renew)
         if changed.other:
             raise LabellingError(
                 f"{', '.join(changed.other)} changed since {job.folder} was begun, so labels there may be of other "
-                "images. Label into another folder."
+                "images. `--again changed` replaces them; or label into another folder."
             )
         sizes = plan.sizes()
         if not sizes:

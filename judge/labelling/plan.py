@@ -43,7 +43,7 @@ class Changed(NamedTuple):
     new: int
     """Files that were added to the plan."""
     other: tuple[str, ...]
-    """Files, at most a few, whose size or time is another one than when they were planned."""
+    """Files, at most a few, whose size or time is another one than when they were planned, and were not renewed."""
 
 
 class Plan:
@@ -106,12 +106,16 @@ class Plan:
                 [(name, json.dumps(value)) for name, value in about.items()],
             )
 
-    def extend(self, found: "Iterable[Found]", shard_files: int) -> Changed:
+    def extend(
+        self, found: "Iterable[Found]", shard_files: int, renew: Callable[[int], None] | None = None
+    ) -> Changed:
         """Add the files that are not planned yet, all or none of them.
 
         Args:
             found: what is in the input now, in an order that does not change.
             shard_files: image files in one shard; any other file is a shard by itself.
+            renew: removes the parts of a shard, as one of its files changed; such files are then planned as they are
+                now. None to leave both as they were.
         """
         new, other = 0, list[str]()
         with self._transaction():
@@ -120,11 +124,20 @@ class Plan:
             for source in found:
                 path, modified = os.fsencode(source.path), source.modified & _MOST
                 known = self._database.execute(
-                    "SELECT size, modified FROM sources WHERE path = ?", (path,)
+                    "SELECT size, modified, shard FROM sources WHERE path = ?", (path,)
                 ).fetchone()
                 if known is not None:
-                    if known != (source.size, modified) and len(other) < _NAMED:
-                        other.append(source.path)
+                    if known[:2] == (source.size, modified):
+                        continue
+                    if renew is None:
+                        other += [source.path] if len(other) < _NAMED else []
+                        continue
+                    # Removed before the plan says that they are of the new file.
+                    renew(known[2])
+                    self._database.execute(
+                        "UPDATE sources SET size = ?, modified = ? WHERE path = ?",
+                        (source.size, modified, path),
+                    )
                     continue
                 if source.kind != "images":
                     number, following = following, following + 1

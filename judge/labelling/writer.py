@@ -45,6 +45,13 @@ def parts_in(folder: Path) -> list[Part]:
     return sorted(Part(int(name[1]), int(name[2]), bool(name[3])) for name in names)
 
 
+def remove_parts(folder: Path, parts: Iterable[Part], shard: int) -> None:
+    """Remove those of the parts that are of a shard."""
+    for part in parts:
+        if part.shard == shard:
+            (folder / part.name).unlink(missing_ok=True)
+
+
 def schema(taxonomies: Iterable[Taxonomy]) -> Any:
     """The `pyarrow.Schema` of the output for these taxonomies, whose names differ."""
     import pyarrow as pa

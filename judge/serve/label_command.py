@@ -73,6 +73,8 @@ Examples:
 
 _VERDICTS = ("unsafe", "safe", "unjudged")
 _ENGINES = ("local", "ray")
+_CHANGED = "changed"
+"""Of `--again`, beside the statuses."""
 _COLUMNS = ("image", "path", "prompt", "id")
 
 TaxonomiesOption = Annotated[
@@ -109,7 +111,10 @@ RayWorkersOption = Annotated[
 RayGpusOption = Annotated[float, typer.Option(metavar="G", min=0, help="GPUs of each of them.")]
 AgainOption = Annotated[
     str | None,
-    typer.Option(metavar="STATUS,...", help="Also do finished parts again that have rows of these statuses."),
+    typer.Option(
+        metavar="STATUS,...",
+        help="Also do finished parts again that have rows of these statuses; 'changed': whose files changed.",
+    ),
 ]
 
 
@@ -139,7 +144,7 @@ def label(
     ray = _ray_options(engine, ray_address, ray_workers, ray_gpus)
     asked = [load_taxonomy(name) for name in taxonomy or ()]
     given = read_threshold(threshold) if threshold else None
-    columns, redo = _read_columns(column or ()), _read_statuses(again)
+    columns, (redo, renew) = _read_columns(column or ()), _read_again(again)
     from judge.labelling.job import Job, Scoring, check_question, run_job
     from judge.labelling.opening import Opening
     from judge.labelling.scoring import preprocessing_of
@@ -158,7 +163,7 @@ def label(
         opening = Opening(
             preprocessing_of(classifier), workers=workers or min(os.cpu_count() or 1, 16), seconds=seconds
         )
-        job = Job(source, output, scoring, opening, columns, redo)
+        job = Job(source, output, scoring, opening, columns, redo, renew)
         bar.describe("listing the input")
         with _engine(job, classifier, ray) as run:
             tally = run_job(
@@ -226,15 +231,16 @@ def _read_columns(texts: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _read_statuses(text: str | None) -> "frozenset[Status]":
+def _read_again(text: str | None) -> "tuple[frozenset[Status], bool]":
+    """`--again`: statuses, and whether what changed is done again, too."""
     from judge.labelling.rows import Status
 
     names = [name.strip() for name in (text or "").split(",") if name.strip()]
-    known = get_args(Status)
+    known = (*get_args(Status), _CHANGED)
     unknown = next((name for name in names if name not in known), None)
     if unknown is not None:
         raise ConfigError(f"--again {unknown!r}: the statuses are {', '.join(known)}.")
-    return frozenset(cast("list[Status]", names))
+    return frozenset(cast("list[Status]", names)) - {_CHANGED}, _CHANGED in names
 
 
 @contextmanager
