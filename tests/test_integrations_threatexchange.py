@@ -182,6 +182,20 @@ def test_one_model_for_all_instances_of_a_process(monkeypatch: pytest.MonkeyPatc
         classifiers[0].classify_image("http://example.org/x.png")
 
 
+def test_scores_that_are_no_probabilities_are_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ValueError would say that this type of content is not for this classifier."""
+
+    class Wild(ColourJudge):
+        def score(self, images: Any, prompts: Any, taxonomy: Any) -> Any:
+            scores = super().score(images, prompts, taxonomy)
+            scores.categories[:, 0] = scores.unsafe[:] = 7.0
+            return scores
+
+    monkeypatch.setattr(local_judge, "_loaded", {("wild", None): local_judge._Loaded(classifier=Wild())})
+    with pytest.raises(NotJudgedError, match="no verdict"):
+        ArbiterClassifier(LocalJudge("wild", POLICY)).classify_image(picture(red=255))
+
+
 def test_settings_from_the_environment(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ARBITER_URL"):
         ArbiterClassifier.get_with_default_settings()

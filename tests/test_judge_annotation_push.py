@@ -453,6 +453,11 @@ def test_a_project_of_the_second_round_is_asked_for_categories_only() -> None:
     assert questions.result(Suggestion((), False, 0.1)) == []
 
 
+TWO_IMAGES = CONFIG.replace("</View>", '<Image name="other" value="$other"/></View>').replace(
+    'name="categories" toName="image"', 'name="categories" toName="other"'
+)
+
+
 @pytest.mark.parametrize(
     ("config", "why"),
     [
@@ -461,6 +466,7 @@ def test_a_project_of_the_second_round_is_asked_for_categories_only() -> None:
         (CONFIG.replace('value="seven"', 'value="eight"'), "no choice seven"),
         (CONFIG.replace('value="unsafe"', 'value="bad"'), "no choice unsafe"),
         ("<!DOCTYPE x [<!ENTITY a 'b'>]><View/>", "entities"),
+        (TWO_IMAGES, "about two images"),
     ],
 )
 def test_a_project_that_asks_something_else_is_refused(config: str, why: str) -> None:

@@ -83,5 +83,7 @@ def read_questions(config: str, categories: Iterable[str]) -> Questions:
                 f"The project's question {name!r} has no choice {', '.join(missing)}; add it to the labelling "
                 "interface, or push rows of another taxonomy (--taxonomy NAME)."
             )
+    if len({one.get("toName") for one in asked.values()}) > 1:
+        raise ConfigError("The project's questions 'label' and 'categories' are about two images.")
     to = str(next(iter(asked.values())).get("toName"))
     return Questions(images[to], to, choices[LABEL], choices[CATEGORIES])

@@ -58,7 +58,7 @@ class LocalJudge:
         """The verdict row of one image; its status may be `unjudged`.
 
         Raises:
-            NotJudgedError: it cannot be opened.
+            NotJudgedError: it cannot be opened, or its scores are no probabilities.
             ConfigError: `image` is an address; or no taxonomy was given and the classifier has none.
             ArbiterError: the classifier cannot be loaded, or a threshold is for a category that is not there.
         """
@@ -102,14 +102,17 @@ class LocalJudge:
         taxonomy = self._taxonomy(classifier)
         threshold = self._threshold(classifier, taxonomy)
         scores = classifier.score(frames.images, [prompt] * len(frames.images), taxonomy)
-        verdicts = verdicts_from_scores(
-            scores,
-            taxonomy,
-            threshold=threshold,
-            model=classifier.name,
-            evidence=evidence_of(classifier).of_policy(taxonomy),
-            promise=classifier.promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None,
-        )
+        try:
+            verdicts = verdicts_from_scores(
+                scores,
+                taxonomy,
+                threshold=threshold,
+                model=classifier.name,
+                evidence=evidence_of(classifier).of_policy(taxonomy),
+                promise=classifier.promise(taxonomy) if isinstance(classifier, PromisesMissRate) else None,
+            )
+        except ValueError as error:
+            raise NotJudgedError(f"no verdict: {error}") from error
         verdict, frame = verdict_of_frames(frames, verdicts)
         judging = Judging(taxonomy, threshold, classifier.name, model_hash)
         digest = hashlib.sha256(image).hexdigest()
