@@ -166,7 +166,7 @@ def test_a_key_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
             client.ask(picture(red=255))
         monkeypatch.setenv("ARBITER_API_KEY", "right")
         with VerdictClient(url, patience=0) as client:
-            assert client.ask(picture(red=255), "a prompt")["status"] == "unsafe"
+            assert client.ask(picture(red=255), "a prompt\ud800")["status"] == "unsafe"
 
 
 @pytest.mark.parametrize("name", shipped_taxonomies())

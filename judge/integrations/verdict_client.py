@@ -99,7 +99,9 @@ class VerdictClient:
             NotJudgedError: the server refuses this image, or gave no answer in `patience` seconds.
             ConfigError: another refusal: of the key, the taxonomy, the thresholds, or the URL.
         """
-        entry: dict[str, Any] = {"prompt": prompt}
+        # Lone surrogates, which a JSON event may hold, are no text; a reader of prompts drops them, too.
+        text = None if prompt is None else prompt.encode("utf-8", "ignore").decode()
+        entry: dict[str, Any] = {"prompt": text}
         if isinstance(image, bytes):
             entry["data"] = base64.b64encode(image).decode()
         else:
