@@ -44,11 +44,6 @@ class Scorer:
     _failures: int = field(default=0, init=False)
     """Images in a row on which it failed, or gave no answer."""
 
-    @property
-    def preprocessing(self) -> "ImagePreprocessing | None":
-        """What the first stage does to images; None where it hands them over as they are."""
-        return preprocessing_of(self.classifier)
-
     def __call__(self, block: Block) -> Scored:
         """The rows of a block.
 
