@@ -57,6 +57,7 @@ OF_THE_SYSTEM = {
         "systemd-run",
         "docker",
         "pg_dump",
+        "runuser",
     ),  # docs/operations.md
     *("vllm", "sglang", "transformers", "hf"),  # other engines, and the hub's client
 }
