@@ -48,9 +48,8 @@ def test_only_a_prefix_leads_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None
         raise CheckpointError("not downloaded in a test")
 
     monkeypatch.setattr("judge.vlm.load.load_base", load)
-    monkeypatch.setattr(
-        "judge.publish.hub.fetch", lambda *_: None
-    )  # the hub has no run of ours under this name
+    # The hub has no run of ours under this name.
+    monkeypatch.setattr("judge.classifiers.fetch", lambda *_: None)
     for name in ("hf:llava-hf/llava-1.5-7b-hf", "tiny-llava"):
         with pytest.raises(CheckpointError, match="not downloaded"):
             load_classifier(name)

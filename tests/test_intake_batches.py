@@ -263,7 +263,8 @@ def test_an_image_whose_worker_was_killed_is_asked_once_more(hooked: Path) -> No
         statuses = check(decoder, sources, 20)
         thread.join()
         assert statuses == {7: "not_an_image"}
-        assert set(victims).isdisjoint(decoder.pids)
+        # The one that had the image was replaced; the other one is, as soon as it is given something.
+        assert len(set(victims) & set(decoder.pids)) < 2
 
 
 def test_a_worker_that_waits_for_ever_is_killed(hooked: Path, monkeypatch: pytest.MonkeyPatch) -> None:

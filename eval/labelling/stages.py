@@ -1,7 +1,6 @@
 """Seconds that each stage of a labelling run takes for an image, for the simulated cluster (`eval.scale`)."""
 
 import os
-import pickle
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -70,7 +69,9 @@ def time_driver(bench: Bench, folder: Path, block: Block, taxonomies: list[Taxon
     """Seconds by the clock in which a driver takes a row that another process scored, collects and writes it."""
     job = bench.job(folder, folder, taxonomies)
     scorer = Scorer(bench.classifier, job.scoring.judgings, bench.batch_size)
-    scored, size = pickle.dumps(scorer(replace(block, last=False))), job.opening.block_rows
+    # As a block arrives from another process: what it is pickled to, and what makes it of that.
+    rebuild, parts_of_block = scorer(replace(block, last=False)).__reduce__()
+    size = job.opening.block_rows
     if len(block.rows) != size:
         raise ValueError(f"{len(block.rows)} rows; give a block of {size}.")
     rows = parts * job.opening.part_rows
@@ -78,7 +79,7 @@ def time_driver(bench: Bench, folder: Path, block: Block, taxonomies: list[Taxon
     def engine(tasks: Iterable[Task]) -> Iterator[Scored]:
         for task in tasks:
             for offset in range(0, rows, size):
-                one: Scored = pickle.loads(scored)
+                one: Scored = rebuild(*parts_of_block)
                 part, last = offset // job.opening.part_rows, offset + size == rows
                 yield replace(one, shard=task.shard.number, part=part, offset=offset, last=last)
 
